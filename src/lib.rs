@@ -1,0 +1,2 @@
+//! Turns "start video session" events into Webex Instant Connect links.
+pub mod sandbox;

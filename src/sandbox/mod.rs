@@ -1,0 +1,1 @@
+//! Instant Connect and the Webex Messages API, faked faithfully.
