@@ -1,0 +1,97 @@
+//! CloudEvents 1.0 around a start event: structured (`application/cloudevents+json`) or binary (attributes as
+//! headers `cloudEvents:…` or `cloudEvents_…`, CloudEvents AMQP and RabbitMQ's own mapping).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    decode::{self, Invalid},
+    message::Message,
+};
+
+/// What is left of a message when its wrapping is off.
+#[derive(Debug)]
+pub struct Unwrapped<'a> {
+    /// The start event's JSON.
+    pub data: &'a [u8],
+    /// The CloudEvents `id`.
+    pub id: Option<String>,
+    /// Where `data` stood in the body, for errors: `data` in a structured event, else empty.
+    pub path: &'static str,
+    /// The extension attributes `traceparent` and `tracestate`, where the wrapping had them.
+    pub trace: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "a CloudEvent")]
+struct Structured<'a> {
+    specversion: String,
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    source: String,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    traceparent: Option<String>,
+    tracestate: Option<String>,
+}
+
+/// Takes the wrapping off `message`, if it has one.
+///
+/// # Errors
+/// [`Invalid`] where it says that it is a CloudEvent and is none.
+pub fn unwrap(message: &Message) -> Result<Unwrapped<'_>, Invalid> {
+    let media_type = message.content_type.as_deref().unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/cloudevents+json") {
+        return structured(&message.body);
+    }
+    if media_type.len() >= 24
+        && media_type.is_char_boundary(24)
+        && media_type[..24].eq_ignore_ascii_case("application/cloudevents-")
+    {
+        return Err(Invalid::new("", "expected one CloudEvent as application/cloudevents+json, not a batch"));
+    }
+    let attribute = |name: &str| {
+        [':', '_']
+            .iter()
+            .find_map(|separator| message.header(&format!("cloudEvents{separator}{name}")))
+            .map(str::to_owned)
+    };
+    if let Some(version) = attribute("specversion") {
+        check_version(&version)?;
+    }
+    let trace = ["traceparent", "tracestate"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), attribute(name)?)));
+    Ok(Unwrapped { data: &message.body, id: attribute("id"), path: "", trace: trace.collect() })
+}
+
+fn structured(body: &[u8]) -> Result<Unwrapped<'_>, Invalid> {
+    let event: Structured<'_> = decode::from_json(body)?;
+    check_version(&event.specversion)?;
+    for (name, value) in [("id", &event.id), ("type", &event.kind), ("source", &event.source)] {
+        if value.is_empty() {
+            return Err(Invalid::new(name, "expected a non-empty string"));
+        }
+    }
+    let data =
+        event.data.ok_or_else(|| Invalid::new("data", "required, and missing (data_base64 is not read)"))?;
+    let trace = [("traceparent", event.traceparent), ("tracestate", event.tracestate)];
+    Ok(Unwrapped {
+        data: data.get().as_bytes(),
+        id: Some(event.id),
+        path: "data",
+        trace: trace.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
+    })
+}
+
+fn check_version(version: &str) -> Result<(), Invalid> {
+    if version.starts_with("1.") {
+        Ok(())
+    } else {
+        Err(Invalid::new("specversion", "expected CloudEvents 1.0"))
+    }
+}

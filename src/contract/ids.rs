@@ -1,0 +1,106 @@
+//! Ids that are the same at every repeat.
+
+use uuid::Uuid;
+
+use super::decode::Invalid;
+
+/// The namespace of every UUIDv5 of this project (itself the UUIDv5 of `instant-connect-worker` under the DNS
+/// namespace of RFC 9562). Changing it changes every `message_id`, so it never changes.
+pub const NAMESPACE: Uuid = Uuid::from_u128(0x2987_967b_d61c_54be_896e_836e_48cb_8df1);
+
+/// UUIDv5 of `bytes` in this project's [`NAMESPACE`].
+#[must_use]
+pub fn hash(bytes: &[u8]) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, bytes)
+}
+
+/// What one start event is known by, wherever it is delivered and however often: 1 to 255 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId(String);
+
+impl EventId {
+    /// The id in its order of preference: the AMQP `message_id`, the CloudEvents `id`, a UUIDv5 of the body.
+    /// An empty id counts as none.
+    ///
+    /// # Errors
+    /// [`Invalid`] for a CloudEvents id of more than 255 bytes, which no AMQP property could carry.
+    pub fn of(message_id: Option<&str>, cloud_event_id: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
+        let given = [message_id, cloud_event_id].into_iter().flatten().find(|id| !id.is_empty());
+        match given {
+            Some(id) if id.len() <= 255 => Ok(Self(id.to_owned())),
+            Some(_) => Err(Invalid::new("id", "expected an id of at most 255 bytes")),
+            None => Ok(Self(hash(body).to_string())),
+        }
+    }
+
+    /// The id as others gave it; use [`super::private::loggable_id`] for logs.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The `message_id` of the link for the person at `position` (from 0) in `role`.
+    #[must_use]
+    pub fn link_id(&self, role: Role, position: usize) -> Uuid {
+        hash(format!("{}/{}/{position}", self.0, role.as_str()).as_bytes())
+    }
+}
+
+/// For whom a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Opens the meeting as its host.
+    Host,
+    /// Joins as a guest.
+    Guest,
+}
+
+impl Role {
+    /// `host` or `guest`, as in routing keys and ids.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Guest => "guest",
+        }
+    }
+}
+
+/// The JWT subject of a session: `sessionId` as it is when it is letters, digits, `-` and `_` only, else a UUIDv5
+/// of it. The same subject always leads to the same meeting, and Webex may show it as the meeting's title.
+#[must_use]
+pub fn subject(session_id: &str) -> String {
+    let plain = session_id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if plain { session_id.to_owned() } else { hash(session_id.as_bytes()).to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_event_id_is_the_first_that_is_given() {
+        let of = |m, c| EventId::of(m, c, b"{}").unwrap();
+        assert_eq!(of(Some("m"), Some("c")).as_str(), "m");
+        assert_eq!(of(Some(""), Some("c")).as_str(), "c");
+        assert_eq!(of(None, None), of(None, Some("")));
+        assert_eq!(of(None, None).as_str(), hash(b"{}").to_string());
+        assert!(EventId::of(None, Some(&"x".repeat(256)), b"").is_err());
+    }
+
+    #[test]
+    fn link_ids_differ_by_event_role_and_position_and_never_change() {
+        let id = EventId::of(Some("e1"), None, b"").unwrap();
+        assert_ne!(id.link_id(Role::Guest, 0), id.link_id(Role::Guest, 1));
+        assert_ne!(id.link_id(Role::Guest, 0), id.link_id(Role::Host, 0));
+        // Pinned: consumers deduplicate by it across versions of this program.
+        assert_eq!(id.link_id(Role::Guest, 0).to_string(), "9a58bed1-6e22-51ff-b40f-df2011762f7f");
+    }
+
+    #[test]
+    fn a_subject_carries_no_free_text() {
+        assert_eq!(subject("visit-48_151623"), "visit-48_151623");
+        assert_eq!(subject("Ana +34600111222").len(), 36);
+        assert_ne!(subject("visit 1"), subject("visit 2"));
+    }
+}

@@ -1,0 +1,213 @@
+//! The links that go out. A guest's and a host's link are different types from the answer of Instant Connect to
+//! the routing key, and nothing turns one into the other.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    ids::Role,
+    people::{Channel, Expert, PhoneNumber},
+    private::Private,
+    start_session::{Attributes, Session},
+    time::Instant,
+    trace::TraceContext,
+};
+
+/// Where a meeting opens: the whole URL, and for a short link its two parts, which templates of `WhatsApp`
+/// messages need (`url` is `baseUrl` and `short`, concatenated).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    /// The whole link.
+    pub url: Private<String>,
+    /// What all short links begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// The short link's own part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short: Option<Private<String>>,
+}
+
+/// Opens the meeting for a guest. Made by [`crate::instant_connect`] alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct GuestAddress(pub(crate) Address);
+
+/// Opens the meeting for a host. Made by [`crate::instant_connect`] alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct HostAddress(pub(crate) Address);
+
+impl HostAddress {
+    /// The whole link, for the expert it is meant for.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.0.url.reveal()
+    }
+}
+
+impl GuestAddress {
+    /// The whole link, for the guest it is meant for.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.0.url.reveal()
+    }
+}
+
+/// Tells a sender of text messages which link to send to whom (`video.guest-link.v1`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(title = "Guest link, version 1 (video.guest-link.v1)")]
+pub struct GuestLink {
+    /// The id of the start event.
+    pub event_id: String,
+    /// As in the start event.
+    pub session_id: Private<String>,
+    /// How the guest is reached.
+    pub channel: Channel,
+    /// The guest's number.
+    pub to: PhoneNumber,
+    /// What the guest is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Private<String>>,
+    /// The language for the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
+    /// The link.
+    #[serde(flatten)]
+    pub address: GuestAddress,
+    /// The link opens from here on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Instant>,
+    /// The link opens until here.
+    pub expires_at: Instant,
+    /// As in the start event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<Private<String>>,
+    /// As in the start event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
+}
+
+/// Tells stage `host`, or another consumer of `host.webex`, which link to give to whom (`video.host-link.v1`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "a host link, a JSON object")]
+#[schemars(title = "Host link, version 1 (video.host-link.v1)")]
+pub struct HostLink {
+    /// The id of the start event.
+    pub event_id: String,
+    /// As in the start event.
+    pub session_id: Private<String>,
+    /// Who gets the link, as in the start event.
+    pub expert: Expert,
+    /// The names of those guests who have one.
+    pub guests: Vec<Private<String>>,
+    /// The link.
+    #[serde(flatten)]
+    pub address: HostAddress,
+    /// The link opens from here on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Instant>,
+    /// The link opens until here.
+    pub expires_at: Instant,
+    /// As in the start event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<Private<String>>,
+    /// As in the start event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
+}
+
+/// The property `type` of a guest link.
+pub const GUEST_LINK_TYPE: &str = "video.guest-link.v1";
+/// The property `type` of a host link.
+pub const HOST_LINK_TYPE: &str = "video.host-link.v1";
+/// The routing key of host links.
+pub const HOST_ROUTING_KEY: &str = "host.webex";
+
+/// A link message, ready for the exchange of links. Its key, type and id follow from the link it was made of.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The routing key.
+    pub routing_key: &'static str,
+    /// The property `type`.
+    pub kind: &'static str,
+    /// The property `message_id`: the same at every repeat.
+    pub message_id: Uuid,
+    /// The property `correlation_id`, at most 255 bytes.
+    pub correlation_id: Private<String>,
+    /// JSON.
+    pub body: Private<Vec<u8>>,
+    /// The message's place in the trace.
+    pub trace: TraceContext,
+}
+
+impl Outgoing {
+    /// The message for the guest at `position` of `session`.
+    ///
+    /// # Errors
+    /// None that is known: the link is made of text alone; a caller treats one as a defect.
+    pub fn guest(
+        session: &Session,
+        position: usize,
+        address: GuestAddress,
+    ) -> Result<Self, serde_json::Error> {
+        let guest = &session.guests[position];
+        let link = GuestLink {
+            event_id: session.event_id.as_str().to_owned(),
+            session_id: session.session_id.clone(),
+            channel: guest.channel,
+            to: guest.address.clone(),
+            name: guest.name.clone(),
+            locale: guest.locale.clone(),
+            address,
+            not_before: session.not_before,
+            expires_at: session.expires_at,
+            correlation_id: session.correlation_id.clone(),
+            attributes: session.attributes.clone(),
+        };
+        let body = serde_json::to_vec(&link)?;
+        Ok(Self::new(session, Role::Guest, position, guest.channel.routing_key(), GUEST_LINK_TYPE, body))
+    }
+
+    /// The message for the expert at `position` of `session`.
+    ///
+    /// # Errors
+    /// As [`Outgoing::guest`].
+    pub fn host(session: &Session, position: usize, address: HostAddress) -> Result<Self, serde_json::Error> {
+        let link = HostLink {
+            event_id: session.event_id.as_str().to_owned(),
+            session_id: session.session_id.clone(),
+            expert: session.experts[position].clone(),
+            guests: session.guests.iter().filter_map(|guest| guest.name.clone()).collect(),
+            address,
+            not_before: session.not_before,
+            expires_at: session.expires_at,
+            correlation_id: session.correlation_id.clone(),
+            attributes: session.attributes.clone(),
+        };
+        let body = serde_json::to_vec(&link)?;
+        Ok(Self::new(session, Role::Host, position, HOST_ROUTING_KEY, HOST_LINK_TYPE, body))
+    }
+
+    fn new(
+        session: &Session,
+        role: Role,
+        position: usize,
+        routing_key: &'static str,
+        kind: &'static str,
+        body: Vec<u8>,
+    ) -> Self {
+        Self {
+            routing_key,
+            kind,
+            message_id: session.event_id.link_id(role, position),
+            correlation_id: session.correlation.clone(),
+            body: body.into(),
+            trace: session.trace.child(),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What crosses the wire: the start event, the links that go out, their ids and headers.
+//!
+//! This module knows nobody else in the crate. Everything that names a person, a number, a room or a link is
+//! held in a type that cannot be printed (see [`private`]).
+
+pub mod cloud_event;
+pub mod decode;
+pub mod device;
+pub mod ids;
+pub mod link;
+pub mod message;
+pub mod people;
+pub mod private;
+pub mod schemas;
+pub mod start_session;
+pub mod time;
+pub mod trace;
+
+/// Largest start event body that is looked at, in bytes.
+pub const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Names of the message headers that others read.
+pub mod header {
+    /// W3C Trace Context, `00-{trace id}-{parent id}-{flags}`.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// W3C Trace Context, vendor part; passed on as it came.
+    pub const TRACESTATE: &str = "tracestate";
+    /// Read by RabbitMQ's message deduplication plugin; equal to `message_id`.
+    pub const DEDUPLICATION: &str = "x-deduplication-header";
+    /// Why a message is dead: one of the closed set of classes.
+    pub const DEAD_CLASS: &str = "x-dead-class";
+    /// Why a message is dead, for a person.
+    pub const DEAD_REASON: &str = "x-dead-reason";
+    /// When a message died, RFC 3339.
+    pub const DEAD_AT: &str = "x-dead-at";
+    /// How many attempts were counted against a message.
+    pub const ATTEMPTS: &str = "x-attempts";
+    /// When a message first failed, RFC 3339.
+    pub const FIRST_FAILED_AT: &str = "x-first-failed-at";
+}

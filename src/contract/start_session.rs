@@ -1,0 +1,583 @@
+//! The start event, version 1: what a flow sends, and what is true of it once it is taken.
+
+use std::{collections::BTreeMap, fmt};
+
+use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BODY_BYTES_MAX, cloud_event,
+    decode::{self, Invalid},
+    device::{AllowList, Device},
+    ids::{self, EventId},
+    message::Message,
+    people::{Expert, Guest},
+    private::Private,
+    time::Instant,
+    trace::TraceContext,
+};
+
+/// Most bytes that the keys and values of `attributes` may have together.
+pub const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024;
+
+/// Opaque pairs of the flow, echoed on everything that goes out.
+pub type Attributes = BTreeMap<String, Private<String>>;
+
+/// Asks for one video session: a link for each guest and each expert.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a start event, a JSON object")]
+#[schemars(title = "Start video session, version 1")]
+pub struct StartSession {
+    /// Names the session; the same id always leads to the same meeting.
+    #[schemars(length(min = 1, max = 128))]
+    pub session_id: String,
+    /// Who gets a guest's link.
+    #[schemars(length(min = 1))]
+    pub guests: Vec<Guest>,
+    /// Who gets a host's link.
+    #[schemars(length(min = 1))]
+    pub experts: Vec<Expert>,
+    /// Room devices to call into the meeting, without knocking. Each must be allowed by the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Vec<Device>>,
+    /// The wording that people see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vertical: Option<Vertical>,
+    /// Whether hosts sign in. Whoever holds a link without sign-in is the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_login: Option<bool>,
+    /// The links open from here on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Instant>,
+    /// The links open until here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Instant>,
+    /// Opaque to the worker; echoed on everything that goes out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<Private<String>>,
+    /// Opaque to the worker; echoed on everything that goes out. At most 4 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
+}
+
+/// Which wording a meeting has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Vertical {
+    /// Healthcare.
+    Hc,
+    /// General.
+    Gen,
+}
+
+impl Vertical {
+    /// As on the wire and in long links: `hc` or `gen`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hc => "hc",
+            Self::Gen => "gen",
+        }
+    }
+}
+
+/// What stands where an event says nothing, and what it may ask for.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// `instant_connect.vertical`.
+    pub vertical: Vertical,
+    /// `instant_connect.host_login`.
+    pub host_login: bool,
+    /// `instant_connect.link_lifetime`.
+    pub link_lifetime: SignedDuration,
+    /// `devices.allowed`.
+    pub devices: AllowList,
+}
+
+/// A start event that was found good.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The event's id.
+    pub event_id: EventId,
+    /// As the flow gave it; see [`super::private::loggable_id`] for logs.
+    pub session_id: Private<String>,
+    /// The JWT subject.
+    pub subject: String,
+    /// At least one.
+    pub guests: Vec<Guest>,
+    /// At least one, each with exactly one address.
+    pub experts: Vec<Expert>,
+    /// All allowed, each once.
+    pub devices: Vec<Device>,
+    /// The wording.
+    pub vertical: Vertical,
+    /// Whether hosts sign in.
+    pub host_login: bool,
+    /// From when the links open.
+    pub not_before: Option<Instant>,
+    /// Until when the links open: the session's deadline.
+    pub expires_at: Instant,
+    /// Echoed.
+    pub correlation_id: Option<Private<String>>,
+    /// What the AMQP property `correlation_id` of outgoing messages says.
+    pub correlation: Private<String>,
+    /// Echoed.
+    pub attributes: Option<Attributes>,
+    /// The trace that the event belongs to.
+    pub trace: TraceContext,
+}
+
+/// Why an event is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The event itself is wrong.
+    Invalid(Invalid),
+    /// The device at this position is not on `devices.allowed`.
+    DeviceNotAllowed(Invalid),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Invalid(invalid) | Self::DeviceNotAllowed(invalid)) = self;
+        invalid.fmt(f)
+    }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl Session {
+    /// Reads and checks the start event in `message`, at the time `now`.
+    ///
+    /// # Errors
+    /// [`Refusal`], which names the field and what was expected, and shows nothing of what came.
+    pub fn read(message: &Message, rules: &Rules, now: Timestamp) -> Result<Self, Refusal> {
+        if message.body.len() > BODY_BYTES_MAX {
+            return Err(Invalid::new(
+                "",
+                format!("expected at most {BODY_BYTES_MAX} bytes, and it has {}", message.body.len()),
+            )
+            .into());
+        }
+        let wrapped = cloud_event::unwrap(message)?;
+        let within =
+            |invalid: Invalid| if wrapped.path.is_empty() { invalid } else { invalid.within(wrapped.path) };
+        let start: StartSession = decode::from_json(wrapped.data).map_err(within)?;
+        let event_id = EventId::of(message.message_id.as_deref(), wrapped.id.as_deref(), &message.body)?;
+        check(&start, now).map_err(within)?;
+        let devices = allowed_devices(start.devices.unwrap_or_default(), &rules.devices)
+            .map_err(within_refusal(within))?;
+        let expires_at = start.expires_at.unwrap_or_else(|| {
+            let from = start.not_before.map_or(now, |not_before| not_before.timestamp().max(now));
+            Instant::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
+        });
+        let correlation = correlation(start.correlation_id.as_ref(), message, &event_id);
+        let mut headers = wrapped.trace;
+        headers.extend(
+            message
+                .headers
+                .iter()
+                .filter(|(name, _)| name.starts_with("trace"))
+                .map(|(k, v)| (k.clone(), v.clone())),
+        );
+        Ok(Self {
+            subject: ids::subject(&start.session_id),
+            session_id: start.session_id.into(),
+            event_id,
+            guests: start.guests,
+            experts: start.experts,
+            devices,
+            vertical: start.vertical.unwrap_or(rules.vertical),
+            host_login: start.host_login.unwrap_or(rules.host_login),
+            not_before: start.not_before,
+            expires_at,
+            correlation_id: start.correlation_id,
+            correlation,
+            attributes: start.attributes,
+            trace: TraceContext::of(&headers),
+        })
+    }
+}
+
+/// The rules that no type alone can hold.
+fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
+    let length = start.session_id.chars().count();
+    if !(1..=128).contains(&length) {
+        return Err(Invalid::new("sessionId", "expected 1 to 128 characters"));
+    }
+    if start.guests.is_empty() {
+        return Err(Invalid::new("guests", "expected at least one guest"));
+    }
+    if start.experts.is_empty() {
+        return Err(Invalid::new("experts", "expected at least one expert"));
+    }
+    for (position, expert) in start.experts.iter().enumerate() {
+        expert.address().map_err(|invalid| invalid.within(&format!("experts[{position}]")))?;
+    }
+    if let Some(expires_at) = start.expires_at {
+        if expires_at.timestamp() <= now {
+            return Err(Invalid::new("expiresAt", "expected a time to come, and it is past"));
+        }
+        if start.not_before.is_some_and(|not_before| not_before >= expires_at) {
+            return Err(Invalid::new("expiresAt", "expected a time after notBefore"));
+        }
+    }
+    let bytes: usize =
+        start.attributes.iter().flatten().map(|(key, value)| key.len() + value.reveal().len()).sum();
+    if bytes > ATTRIBUTES_BYTES_MAX {
+        return Err(Invalid::new(
+            "attributes",
+            format!("expected at most {ATTRIBUTES_BYTES_MAX} bytes, and it has {bytes}"),
+        ));
+    }
+    Ok(())
+}
+
+/// Each device once, if all are allowed.
+fn allowed_devices(devices: Vec<Device>, allowed: &AllowList) -> Result<Vec<Device>, Refusal> {
+    let mut unique = Vec::with_capacity(devices.len());
+    for (position, device) in devices.into_iter().enumerate() {
+        if !allowed.allows(&device) {
+            let path = format!("devices[{position}]");
+            return Err(Refusal::DeviceNotAllowed(Invalid::new(
+                path,
+                "expected a device that devices.allowed lists",
+            )));
+        }
+        if !unique.contains(&device) {
+            unique.push(device);
+        }
+    }
+    Ok(unique)
+}
+
+fn within_refusal(within: impl Fn(Invalid) -> Invalid) -> impl Fn(Refusal) -> Refusal {
+    move |refusal| match refusal {
+        Refusal::Invalid(invalid) => Refusal::Invalid(within(invalid)),
+        Refusal::DeviceNotAllowed(invalid) => Refusal::DeviceNotAllowed(within(invalid)),
+    }
+}
+
+/// An AMQP short string has at most 255 bytes; a longer correlation id is in the body alone.
+fn correlation(given: Option<&Private<String>>, message: &Message, event_id: &EventId) -> Private<String> {
+    let given = given.map(|id| id.reveal().as_str()).or(message.correlation_id.as_deref());
+    let given = given.filter(|id| !id.is_empty() && id.len() <= 255);
+    Private::new(given.unwrap_or_else(|| event_id.as_str()).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-11-21T09:00:00Z";
+
+    fn rules() -> Rules {
+        Rules {
+            vertical: Vertical::Hc,
+            host_login: true,
+            link_lifetime: SignedDuration::from_hours(2),
+            devices: serde_json::from_str(r#"["room-*@example.rooms.webex.com"]"#).unwrap(),
+        }
+    }
+
+    fn read(body: &str) -> Result<Session, String> {
+        let message = Message { body: body.into(), ..Message::default() };
+        Session::read(&message, &rules(), NOW.parse().unwrap()).map_err(|refusal| refusal.to_string())
+    }
+
+    const FULL: &str = r#"{
+        "sessionId": "visit-48151623",
+        "guests":  [{"channel": "whatsapp", "address": "+34600111222", "name": "Ana", "locale": "es"}],
+        "experts": [{"email": "expert@example.com", "name": "Dr Lee"}],
+        "devices": ["sip:Room-12@example.rooms.webex.com", "room-12@example.rooms.webex.com"],
+        "vertical": "gen", "hostLogin": false,
+        "notBefore": "2026-11-21T10:00:00Z", "expiresAt": "2026-11-21T11:00:00Z",
+        "correlationId": "flow-7f3a", "attributes": {"resumeKey": "chat-99"}}"#;
+
+    #[test]
+    fn the_whole_event_is_read() {
+        let session = read(FULL).unwrap();
+        assert_eq!(session.subject, "visit-48151623");
+        assert_eq!(session.vertical, Vertical::Gen);
+        assert!(!session.host_login);
+        assert_eq!(session.devices.len(), 1, "the same device is called once");
+        assert_eq!(session.expires_at.timestamp().to_string(), "2026-11-21T11:00:00Z");
+        assert_eq!(session.correlation.reveal(), "flow-7f3a");
+        assert_eq!(session.event_id.as_str(), ids::hash(FULL.as_bytes()).to_string());
+    }
+
+    #[test]
+    fn what_is_absent_or_null_gets_the_default() {
+        let bare = r#"{"sessionId":"a b","guests":[{"channel":"sms","address":"+34600111222","name":null}],
+            "experts":[{"roomId":"Y2lz"}],"devices":null}"#;
+        let session = read(bare).unwrap();
+        assert_eq!(session.subject, ids::hash(b"a b").to_string());
+        assert_eq!((session.vertical, session.host_login), (Vertical::Hc, true));
+        assert_eq!(session.expires_at.timestamp().to_string(), "2026-11-21T11:00:00Z");
+        assert_eq!(session.not_before, None);
+        assert!(session.devices.is_empty());
+    }
+
+    #[test]
+    fn links_of_a_later_session_live_from_its_beginning() {
+        let later = FULL.replace(r#", "expiresAt": "2026-11-21T11:00:00Z""#, "");
+        assert_eq!(read(&later).unwrap().expires_at.timestamp().to_string(), "2026-11-21T12:00:00Z");
+    }
+
+    /// (what is replaced in [`FULL`], by what, the error)
+    const WRONG: &[(&str, &str, &str)] = &[
+        (FULL, "", "body: expected JSON, which breaks off at line 1 column 0"),
+        (FULL, "[]", "body: expected a start event, a JSON object"),
+        (FULL, "\"x\"", "body: expected a start event, a JSON object"),
+        (r#""sessionId": "visit-48151623","#, "", "`sessionId`: required, and missing"),
+        (
+            r#""sessionId": "visit-48151623""#,
+            r#""sessionId": """#,
+            "`sessionId`: expected 1 to 128 characters",
+        ),
+        (r#""sessionId": "visit-48151623""#, r#""sessionId": 7"#, "`sessionId`: expected a string"),
+        (
+            r#""sessionId": "visit-48151623""#,
+            r#""sessionId": "a", "sessionId": "b""#,
+            "`sessionId`: expected once, and given twice",
+        ),
+        (
+            r#""devices""#,
+            r#""devcies""#,
+            "`devcies`: unknown field (did you mean `devices`?); known here: sessionId, guests, experts, devices, vertical, hostLogin, notBefore, expiresAt, correlationId, attributes",
+        ),
+        (
+            r#""devices""#,
+            r#""+34600111222""#,
+            "`(a name of 12 bytes)`: unknown field; known here: sessionId, guests, experts, devices, vertical, hostLogin, notBefore, expiresAt, correlationId, attributes",
+        ),
+        (
+            r#""locale""#,
+            r#""lokale""#,
+            "`guests[0].lokale`: unknown field (did you mean `locale`?); known here: channel, address, name, locale",
+        ),
+        (
+            r#""+34600111222""#,
+            r#""600 111 222""#,
+            "`guests[0].address`: expected an E.164 number such as +14155550123",
+        ),
+        (r#""+34600111222""#, "34600111222", "`guests[0].address`: expected a string"),
+        (r#""whatsapp""#, r#""telegram""#, "`guests[0].channel`: expected sms or whatsapp"),
+        (
+            r#"[{"channel": "whatsapp", "address": "+34600111222", "name": "Ana", "locale": "es"}]"#,
+            "[]",
+            "`guests`: expected at least one guest",
+        ),
+        (
+            r#"[{"channel": "whatsapp", "address": "+34600111222", "name": "Ana", "locale": "es"}]"#,
+            "[\"+34600111222\"]",
+            "`guests[0]`: expected an object such as {\"channel\": \"sms\", \"address\": \"+14155550123\"}",
+        ),
+        (
+            r#"[{"email": "expert@example.com", "name": "Dr Lee"}]"#,
+            "[]",
+            "`experts`: expected at least one expert",
+        ),
+        (
+            r#"{"email": "expert@example.com", "name": "Dr Lee"}"#,
+            "{}",
+            "`experts[0]`: expected exactly one of email, personId, roomId",
+        ),
+        (
+            "expert@example.com",
+            "expert at example",
+            "`experts[0].email`: expected an e-mail address such as expert@example.com",
+        ),
+        (
+            "sip:Room-12@",
+            "sips:room-12@",
+            "`devices[0]`: expected a device address such as room-12@example.rooms.webex.com",
+        ),
+        ("sip:Room-12@", "theatre@", "`devices[0]`: expected a device that devices.allowed lists"),
+        (r#""gen""#, r#""vet""#, "`vertical`: expected hc or gen"),
+        ("false", "\"no\"", "`hostLogin`: expected a boolean"),
+        (
+            "2026-11-21T11:00:00Z",
+            "tomorrow",
+            "`expiresAt`: expected an RFC 3339 time such as 2026-11-21T10:00:00Z",
+        ),
+        ("2026-11-21T11:00:00Z", "2026-11-21T10:00:00Z", "`expiresAt`: expected a time after notBefore"),
+        (
+            "2026-11-21T11:00:00Z",
+            "2026-11-21T09:00:00Z",
+            "`expiresAt`: expected a time to come, and it is past",
+        ),
+        (r#""chat-99""#, "99", "`attributes.resumeKey`: expected a string"),
+        (r#""flow-7f3a""#, "{}", "`correlationId`: expected a string"),
+    ];
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_path_and_what_was_expected() {
+        for (from, to, error) in WRONG {
+            let body = FULL.replacen(from, to, 1);
+            assert_ne!(body, FULL);
+            let got = read(&body).unwrap_err();
+            let got = if *error == "body: required, and missing" {
+                got.replace("`sessionId`", "body")
+            } else {
+                got
+            };
+            assert_eq!(&got, error, "for {to}");
+        }
+    }
+
+    #[test]
+    fn attributes_have_a_limit() {
+        let with = |n: usize| FULL.replace("chat-99", &"x".repeat(n));
+        assert!(read(&with(ATTRIBUTES_BYTES_MAX - "resumeKey".len())).is_ok());
+        let error = read(&with(ATTRIBUTES_BYTES_MAX - "resumeKey".len() + 1)).unwrap_err();
+        assert_eq!(error, "`attributes`: expected at most 4096 bytes, and it has 4097");
+    }
+
+    #[test]
+    fn a_body_has_a_limit() {
+        let error = read(&" ".repeat(BODY_BYTES_MAX + 1)).unwrap_err();
+        assert_eq!(error, "body: expected at most 262144 bytes, and it has 262145");
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_no_overflow() {
+        let error = read(&format!(r#"{{"attributes": {}"#, "[".repeat(100_000))).unwrap_err();
+        assert!(error.starts_with("`attributes`") || error.starts_with("body"), "{error}");
+    }
+
+    fn cloud_event(data: &str) -> Message {
+        Message {
+            body: format!(
+                r#"{{"specversion":"1.0","id":"ce-1","type":"t","source":"/flows/7","subject":"ignored",
+                "traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","data":{data}}}"#
+            )
+            .into(),
+            content_type: Some("application/cloudevents+json; charset=utf-8".into()),
+            ..Message::default()
+        }
+    }
+
+    #[test]
+    fn a_structured_cloud_event_is_unwrapped() {
+        let session = Session::read(&cloud_event(FULL), &rules(), NOW.parse().unwrap()).unwrap();
+        assert_eq!(session.event_id.as_str(), "ce-1");
+        assert_eq!(session.trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+    }
+
+    #[test]
+    fn paths_in_a_structured_cloud_event_begin_at_data() {
+        let wrong = cloud_event(&FULL.replace("+34600111222", "x"));
+        let error = Session::read(&wrong, &rules(), NOW.parse().unwrap()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`data.guests[0].address`: expected an E.164 number such as +14155550123"
+        );
+    }
+
+    #[test]
+    fn a_binary_cloud_event_has_its_attributes_in_headers() {
+        for separator in [":", "_"] {
+            let header =
+                |name: &str, value: &str| (format!("cloudEvents{separator}{name}"), value.to_owned());
+            let headers = BTreeMap::from([header("specversion", "1.0"), header("id", "ce-2")]);
+            let message = Message { body: FULL.into(), headers, ..Message::default() };
+            let session = Session::read(&message, &rules(), NOW.parse().unwrap()).unwrap();
+            assert_eq!(session.event_id.as_str(), "ce-2");
+        }
+    }
+
+    #[test]
+    fn a_broken_cloud_event_is_invalid() {
+        for (body, error) in [
+            ("{}", "`specversion`: required, and missing"),
+            (
+                r#"{"specversion":"0.3","id":"a","type":"t","source":"s"}"#,
+                "`specversion`: expected CloudEvents 1.0",
+            ),
+            (r#"{"specversion":"1.0","id":"","type":"t","source":"s"}"#, "`id`: expected a non-empty string"),
+            (
+                r#"{"specversion":"1.0","id":"a","type":"t","source":"s"}"#,
+                "`data`: required, and missing (data_base64 is not read)",
+            ),
+        ] {
+            let message = Message { body: body.into(), ..cloud_event("null") };
+            assert_eq!(
+                Session::read(&message, &rules(), NOW.parse().unwrap()).unwrap_err().to_string(),
+                error
+            );
+        }
+    }
+
+    #[test]
+    fn a_correlation_id_that_amqp_cannot_carry_stays_in_the_body() {
+        let session = read(&FULL.replace("flow-7f3a", &"x".repeat(256))).unwrap();
+        assert_eq!(session.correlation.reveal(), session.event_id.as_str());
+        assert_eq!(session.correlation_id.unwrap().reveal().len(), 256);
+    }
+
+    mod random {
+        use proptest::prelude::*;
+        use serde_json::Value;
+
+        use super::*;
+
+        /// The full event with the value at one place replaced by anything.
+        fn mutate(value: &mut Value, path: &[usize], with: &Value) {
+            let Some((&first, rest)) = path.split_first() else { return *value = with.clone() };
+            match value {
+                Value::Array(items) if !items.is_empty() => {
+                    let index = first % items.len();
+                    mutate(&mut items[index], rest, with);
+                }
+                Value::Object(map) if !map.is_empty() => {
+                    let key = map.keys().nth(first % map.len()).unwrap().clone();
+                    mutate(&mut map[&key], rest, with);
+                }
+                _ => *value = with.clone(),
+            }
+        }
+
+        fn any_json() -> impl Strategy<Value = Value> {
+            let leaf = prop_oneof![
+                Just(Value::Null),
+                any::<bool>().prop_map(Value::from),
+                any::<i64>().prop_map(Value::from),
+                any::<f64>().prop_map(Value::from),
+                "SECRET.{0,20}".prop_map(Value::from)
+            ];
+            leaf.prop_recursive(3, 16, 4, |inner| {
+                prop_oneof![
+                    prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                    prop::collection::btree_map("SECRET[ -~]{0,8}", inner, 0..4)
+                        .prop_map(|map| Value::Object(map.into_iter().collect())),
+                ]
+            })
+        }
+
+        proptest! {
+            #[test]
+            fn any_bytes_give_an_answer(body: Vec<u8>) {
+                let message = Message { body, ..Message::default() };
+                prop_assert!(Session::read(&message, &rules(), NOW.parse().unwrap()).is_err());
+            }
+
+            #[test]
+            fn any_change_of_an_event_gives_an_answer_that_shows_nothing_of_it(
+                path in prop::collection::vec(any::<usize>(), 1..4), with in any_json(),
+            ) {
+                let mut event: Value = serde_json::from_str(FULL).unwrap();
+                mutate(&mut event, &path, &with);
+                if let Err(reason) = read(&event.to_string()) {
+                    let known = reason.split("SECRET").count() == 1 || reason.contains("`SECRET") || reason.contains(".SECRET");
+                    prop_assert!(known && !reason.contains("34600111222") && !reason.contains("chat-99"), "{}", reason);
+                }
+            }
+        }
+    }
+}
