@@ -1,3 +1,9 @@
 //! Turns "start video session" events into Webex Instant Connect links.
 pub mod contract;
+pub mod instant_connect;
+pub mod outcome;
+pub mod retry;
 pub mod sandbox;
+pub mod stages;
+pub mod upstream;
+pub mod webex;

@@ -1,0 +1,88 @@
+//! Asks Instant Connect for all links of a session.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::info;
+use url::Url;
+
+use super::{
+    request::{self, Options, Request},
+    response::{self, LinkRules},
+};
+use crate::{
+    contract::{
+        link::{GuestAddress, HostAddress},
+        private::loggable_id,
+        start_session::Session,
+    },
+    upstream::{Cause, Upstream, UpstreamError},
+};
+
+/// Instant Connect, as configured.
+#[derive(Debug)]
+pub struct Client {
+    upstream: Upstream,
+    url: Url,
+    options: Options,
+    rules: LinkRules,
+}
+
+/// The links of one session, in the order of its experts and guests.
+#[derive(Debug)]
+pub struct Links {
+    /// One for each expert.
+    pub hosts: Vec<HostAddress>,
+    /// One for each guest.
+    pub guests: Vec<GuestAddress>,
+}
+
+impl Client {
+    /// A client that posts to `url`, the whole endpoint.
+    #[must_use]
+    pub const fn new(upstream: Upstream, url: Url, options: Options, rules: LinkRules) -> Self {
+        Self { upstream, url, options, rules }
+    }
+
+    /// Makes the links of `session`. A repeat makes other links, to the same meeting.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] of the first call that brings none.
+    pub async fn links(&self, session: &Session) -> Result<Links, UpstreamError> {
+        let mut links = Links { hosts: Vec::new(), guests: Vec::new() };
+        for (number, call) in request::calls(session.experts.len(), session.guests.len()).iter().enumerate() {
+            let request = Request::new(&self.options, session, call, number == 0);
+            let left = session.expires_at.timestamp().duration_since(Timestamp::now());
+            let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
+            let answer = self
+                .upstream
+                .post(self.url.clone(), &request, &session.trace, left)
+                .await
+                .map_err(forbidden)?;
+            info!(
+                event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
+                tracking_id = answer.tracking_id.as_deref().unwrap_or("none"),
+                hosts = call.hosts.len(), guests = call.guests.len(), "Instant Connect made links"
+            );
+            let (hosts, guests) = response::read(&answer.body, call, session.vertical, &self.rules)
+                .map_err(|problem| self.malformed(problem, answer.tracking_id.as_deref()))?;
+            links.hosts.extend(hosts);
+            links.guests.extend(guests);
+            if !response::all_different(&links.hosts, &links.guests) {
+                return Err(self.malformed("the same link twice".to_owned(), answer.tracking_id.as_deref()));
+            }
+        }
+        Ok(links)
+    }
+
+    fn malformed(&self, problem: String, tracking_id: Option<&str>) -> UpstreamError {
+        let tracking = tracking_id.map_or_else(String::new, |id| format!(" (tracking id {id})"));
+        UpstreamError::malformed(self.upstream.name(), problem + &tracking)
+    }
+}
+
+/// Nothing in a request is about a person, so a 403 is about us: Instant Connect is not activated, or not for our
+/// token. No event is to blame for that.
+fn forbidden(error: UpstreamError) -> UpstreamError {
+    if error.status == Some(403) { UpstreamError { cause: Cause::Token, ..error } } else { error }
+}

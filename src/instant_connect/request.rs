@@ -1,0 +1,193 @@
+//! The body of `POST /api/v2/joseencrypt`, as Instant Connect's Guide has it.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::contract::{device::Device, start_session::Session};
+
+/// Most links, hosts' and guests' together, that one call serves (Guide).
+pub const LINKS_MAX: usize = 25;
+
+/// How the key that encrypts a link is itself encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the values are the Guide's own")]
+pub enum JweAlg {
+    #[serde(rename = "PBES2-HS256+A128KW")]
+    Pbes2Hs256A128Kw,
+    #[serde(rename = "PBES2-HS384+A192KW")]
+    Pbes2Hs384A192Kw,
+    #[serde(rename = "PBES2-HS512+A256KW")]
+    Pbes2Hs512A256Kw,
+}
+
+/// How a link's claims are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the values are the Guide's own")]
+pub enum Enc {
+    #[serde(rename = "A128CBC-HS256")]
+    A128CbcHs256,
+    #[serde(rename = "A192CBC-HS384")]
+    A192CbcHs384,
+    #[serde(rename = "A256CBC-HS512")]
+    A256CbcHs512,
+    #[serde(rename = "A128GCM")]
+    A128Gcm,
+    #[serde(rename = "A192GCM")]
+    A192Gcm,
+    #[serde(rename = "A256GCM")]
+    A256Gcm,
+}
+
+/// How a link's claims are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the values are the Guide's own")]
+pub enum JwsAlg {
+    #[serde(rename = "HS256")]
+    Hs256,
+    #[serde(rename = "HS384")]
+    Hs384,
+    #[serde(rename = "HS512")]
+    Hs512,
+}
+
+/// The Guide's advanced options. What is `None` is left to Instant Connect's defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Crypto {
+    /// Key encryption.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwe_alg: Option<JweAlg>,
+    /// 8 to 128 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub salt_length: Option<u8>,
+    /// 1000 to 32767.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iterations: Option<u16>,
+    /// Content encryption.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enc: Option<Enc>,
+    /// Signature.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jws_alg: Option<JwsAlg>,
+}
+
+/// One request.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request<'a> {
+    jwt: Jwt<'a>,
+    aud: &'a str,
+    num_host: usize,
+    num_guest: usize,
+    provide_short_urls: bool,
+    vertical_type: &'static str,
+    login_url_for_host: bool,
+    #[serde(flatten)]
+    crypto: Crypto,
+}
+
+/// The claims. `nbf` and `exp` are lower case and in seconds: the Guide's samples, in capitals and milliseconds,
+/// contradict its own table and RFC 7519.
+#[derive(Debug, Serialize)]
+struct Jwt<'a> {
+    sub: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nbf: Option<i64>,
+    exp: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow: Option<Flow<'a>>,
+}
+
+/// Calls devices into the meeting, without knocking.
+#[derive(Debug, Serialize)]
+struct Flow<'a> {
+    id: &'static str,
+    data: Vec<Uri<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Uri<'a> {
+    uri: &'a str,
+}
+
+/// What one of a session's calls asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Positions among the experts.
+    pub hosts: Range<usize>,
+    /// Positions among the guests.
+    pub guests: Range<usize>,
+}
+
+/// The calls that serve `hosts` and `guests`: hosts first, at most [`LINKS_MAX`] links each.
+#[must_use]
+pub fn calls(hosts: usize, guests: usize) -> Vec<Call> {
+    let all = hosts + guests;
+    (0..all)
+        .step_by(LINKS_MAX)
+        .map(|begin| {
+            let end = (begin + LINKS_MAX).min(all);
+            Call {
+                hosts: begin.min(hosts)..end.min(hosts),
+                guests: begin.max(hosts) - hosts..end.max(hosts) - hosts,
+            }
+        })
+        .collect()
+}
+
+/// Settings that are the same for every request.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The audience.
+    pub aud: String,
+    /// Whether short links are asked for.
+    pub short_urls: bool,
+    /// The advanced options.
+    pub crypto: Crypto,
+}
+
+impl<'a> Request<'a> {
+    /// The request for `call`, which is the session's `first` or a later one. The devices are in the first alone, so
+    /// that each is called once.
+    #[must_use]
+    pub fn new(options: &'a Options, session: &'a Session, call: &Call, first: bool) -> Self {
+        let devices = if first { session.devices.as_slice() } else { &[] };
+        let data: Vec<_> = devices.iter().map(Device::reveal).map(|uri| Uri { uri }).collect();
+        Self {
+            jwt: Jwt {
+                sub: &session.subject,
+                nbf: session.not_before.map(crate::contract::time::Instant::unix_seconds),
+                exp: session.expires_at.unix_seconds(),
+                flow: (!data.is_empty()).then_some(Flow { id: "sip-no-knock", data }),
+            },
+            aud: &options.aud,
+            num_host: call.hosts.len(),
+            num_guest: call.guests.len(),
+            provide_short_urls: options.short_urls,
+            vertical_type: session.vertical.as_str(),
+            login_url_for_host: session.host_login,
+            crypto: options.crypto,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_person_is_in_exactly_one_call_and_no_call_is_too_large(hosts in 1usize..80, guests in 1usize..400) {
+            let calls = calls(hosts, guests);
+            prop_assert!(calls.iter().all(|c| (1..=LINKS_MAX).contains(&(c.hosts.len() + c.guests.len()))));
+            let all_hosts: Vec<_> = calls.iter().flat_map(|c| c.hosts.clone()).collect();
+            let all_guests: Vec<_> = calls.iter().flat_map(|c| c.guests.clone()).collect();
+            prop_assert_eq!(all_hosts, (0..hosts).collect::<Vec<_>>());
+            prop_assert_eq!(all_guests, (0..guests).collect::<Vec<_>>());
+            prop_assert!(calls[0].hosts.start == 0 && !calls[0].hosts.is_empty(), "the call with the devices has a host");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What can become of a message: the closed set of outcomes, and the closed set of classes of dead letters.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use crate::contract::{link::Outgoing, time::Instant};
+
+/// What a stage says of a message. The runtime alone carries it out.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Publish all of these, confirmed and routed; then acknowledge.
+    Done(Vec<Outgoing>),
+    /// A failure that may pass.
+    TryAgain(Failure),
+    /// The other side refuses our token or is down: keep the message, count nothing against it, ask again later.
+    Wait(Failure),
+    /// Nothing will make this succeed: publish it to the dead queue, then acknowledge.
+    Dead(Death),
+    /// The worker is shutting down: give the message back as it was.
+    HandedBack,
+}
+
+/// A failure that is not the message's fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What happened, for a person; shows nothing private.
+    pub reason: String,
+    /// How long the other side asked to be left alone.
+    pub retry_after: Option<Duration>,
+    /// When the session is over: nothing is sent for it from here on.
+    pub deadline: Instant,
+}
+
+/// Why a message is dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// For metrics, headers and filters.
+    pub class: Class,
+    /// For a person; shows nothing private.
+    pub reason: String,
+}
+
+impl Death {
+    /// A death of `class`, because of `reason`, which must show nothing private.
+    pub fn new(class: Class, reason: impl fmt::Display) -> Self {
+        Self { class, reason: reason.to_string() }
+    }
+}
+
+/// The classes of dead letters: the header `x-dead-class`, a metric label, and a filter alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// The message breaks the contract.
+    Invalid,
+    /// The event names a device that `devices.allowed` does not list.
+    DeviceNotAllowed,
+    /// The API refused this request for good.
+    Rejected,
+    /// The session was over before it could be served.
+    Expired,
+    /// All attempts were used up.
+    Exhausted,
+    /// No queue is bound for a message that had to go out.
+    Unroutable,
+    /// Delivered again and again without an outcome.
+    Poison,
+    /// A defect of this program.
+    Internal,
+}
+
+impl Class {
+    /// All classes, in the order of the contract.
+    pub const ALL: [Self; 8] = [
+        Self::Invalid,
+        Self::DeviceNotAllowed,
+        Self::Rejected,
+        Self::Expired,
+        Self::Exhausted,
+        Self::Unroutable,
+        Self::Poison,
+        Self::Internal,
+    ];
+
+    /// As on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::DeviceNotAllowed => "device-not-allowed",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::Exhausted => "exhausted",
+            Self::Unroutable => "unroutable",
+            Self::Poison => "poison",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Class {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = || Self::ALL.map(Self::as_str).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|class| class.as_str() == text)
+            .ok_or_else(|| format!("expected one of {}", known()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_read_back_from_its_name() {
+        for class in Class::ALL {
+            assert_eq!(class.as_str().parse(), Ok(class));
+        }
+        assert!("other".parse::<Class>().unwrap_err().contains("device-not-allowed"));
+    }
+}

@@ -1,0 +1,295 @@
+//! When to try again: a pure function of the failure, the attempts so far and the clock. The only user of
+//! `backoff`, whose own retry loop has no limit of attempts and lets a given Retry-After pass every other limit,
+//! so that only its intervals are taken.
+
+use std::time::Duration;
+
+use backoff::{ExponentialBackoff, backoff::Backoff};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::outcome::{Class, Death, Failure};
+
+/// The configuration section `retry`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// The wait after the first failure.
+    pub initial: Duration,
+    /// The longest wait between two attempts, before jitter.
+    pub max: Duration,
+    /// What each wait is multiplied by to give the next, at least 1.
+    pub multiplier: f64,
+    /// Waits vary by this share to both sides, 0 to 1, so that events which failed together come back apart.
+    pub jitter: f64,
+    /// Counted attempts, the first one included, at least 1.
+    pub attempts: u32,
+    /// How long after its first failure a message is given up, whatever attempts are left.
+    pub total: Duration,
+}
+
+/// What is known of a message's attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Attempts counted so far, the one that just failed not included.
+    pub attempts: u32,
+    /// When the message failed first; now, if it has just done so.
+    pub first_failed_at: Timestamp,
+}
+
+/// What to do about a failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Try again, not before `at`.
+    Again {
+        /// The earliest time of the next attempt.
+        at: Timestamp,
+        /// Attempts counted so far, with or without the one that just failed.
+        attempts: u32,
+    },
+    /// Give up.
+    GiveUp(Death),
+}
+
+/// Decides about `failure` at the time `now`. `random` (0 to 1) places the wait within its jitter.
+///
+/// A Retry-After is never undercut and costs no attempt; what can't be served before the session's deadline is
+/// given up as `expired` at once, what has no attempts or no time left as `exhausted`.
+#[must_use]
+pub fn decide(policy: &Policy, failure: &Failure, history: History, now: Timestamp, random: f64) -> Decision {
+    let attempts =
+        if failure.retry_after.is_some() { history.attempts } else { history.attempts.saturating_add(1) };
+    let wait = match failure.retry_after {
+        Some(asked) => asked + jitter(policy.initial, policy.jitter, random.clamp(0.0, 1.0)),
+        None => spread(interval(policy, attempts), policy.jitter, random.clamp(0.0, 1.0)),
+    };
+    let at = SignedDuration::try_from(wait)
+        .ok()
+        .and_then(|wait| now.checked_add(wait).ok())
+        .unwrap_or(Timestamp::MAX);
+    let give_up =
+        |class, why: &str| Decision::GiveUp(Death::new(class, format!("{} ({why})", failure.reason)));
+    if at >= failure.deadline.timestamp() {
+        return give_up(Class::Expired, "the session is over before the next attempt");
+    }
+    if attempts >= policy.attempts {
+        return give_up(Class::Exhausted, &format!("attempt {attempts} of {}", policy.attempts));
+    }
+    let total = SignedDuration::try_from(policy.total).unwrap_or(SignedDuration::MAX);
+    if at.duration_since(history.first_failed_at) > total {
+        return give_up(Class::Exhausted, "no time is left for another attempt");
+    }
+    Decision::Again { at, attempts }
+}
+
+/// The wait after attempt number `attempt` (from 1), without jitter.
+fn interval(policy: &Policy, attempt: u32) -> Duration {
+    let mut schedule = ExponentialBackoff {
+        current_interval: policy.initial,
+        initial_interval: policy.initial,
+        randomization_factor: 0.0,
+        multiplier: policy.multiplier,
+        max_interval: policy.max,
+        max_elapsed_time: None,
+        ..ExponentialBackoff::default()
+    };
+    // The schedule reaches its ceiling long before 100 steps; a higher count changes nothing.
+    (0..attempt.clamp(1, 100))
+        .filter_map(|_| schedule.next_backoff())
+        .last()
+        .unwrap_or(policy.max)
+        .min(policy.max)
+}
+
+/// The waits between attempts to reach something of ours (the broker): without limit of attempts, `max` at most.
+#[must_use]
+pub fn reconnect_wait(initial: Duration, max: Duration, attempt: u32, random: f64) -> Duration {
+    let policy =
+        Policy { initial, max, multiplier: 2.0, jitter: 0.5, attempts: u32::MAX, total: Duration::MAX };
+    spread(interval(&policy, attempt), policy.jitter, random.clamp(0.0, 1.0)).min(max)
+}
+
+/// `wait`, moved by up to `share` of itself to either side.
+fn spread(wait: Duration, share: f64, random: f64) -> Duration {
+    wait.mul_f64((1.0 + share * (2.0 * random - 1.0)).max(0.0))
+}
+
+/// Up to `share` of `wait`, to be added where nothing may come early.
+fn jitter(wait: Duration, share: f64, random: f64) -> Duration {
+    wait.mul_f64((share * random).max(0.0))
+}
+
+/// The longest wait that a Retry-After is read as; beyond it every deadline has passed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// Reads a Retry-After header (RFC 9110, section 10.2.3): seconds, or a date, from `now` on. A date that has passed is no
+/// wait. `None` for anything else.
+#[must_use]
+pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // Digits that fit no integer are a very long time, not an error.
+        let seconds = value.parse().unwrap_or(u64::MAX);
+        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
+    }
+    let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::contract::time::Instant;
+
+    fn policy() -> Policy {
+        Policy {
+            initial: Duration::from_secs(1),
+            max: Duration::from_secs(30),
+            multiplier: 2.0,
+            jitter: 0.2,
+            attempts: 5,
+            total: Duration::from_secs(300),
+        }
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-21T09:00:00Z".parse().unwrap()
+    }
+
+    fn failure(retry_after: Option<Duration>, left: i64) -> Failure {
+        let deadline = Instant::floor(now() + SignedDuration::from_secs(left));
+        Failure { reason: "it failed".into(), retry_after, deadline }
+    }
+
+    fn first() -> History {
+        History { attempts: 0, first_failed_at: now() }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_ceiling() {
+        let policy = Policy { jitter: 0.0, attempts: 99, total: Duration::from_secs(3600), ..policy() };
+        let waits: Vec<_> = (0..8)
+            .map(|attempts| {
+                match decide(&policy, &failure(None, 3600), History { attempts, ..first() }, now(), 0.7) {
+                    Decision::Again { at, .. } => at.duration_since(now()).as_secs(),
+                    Decision::GiveUp(death) => panic!("{death:?}"),
+                }
+            })
+            .collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30, 30]);
+    }
+
+    #[test]
+    fn the_last_attempt_ends_it() {
+        let last = History { attempts: 4, ..first() };
+        let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), last, now(), 0.5) else {
+            panic!()
+        };
+        assert_eq!((death.class, death.reason.as_str()), (Class::Exhausted, "it failed (attempt 5 of 5)"));
+    }
+
+    #[test]
+    fn no_time_left_ends_it() {
+        let old = History { attempts: 1, first_failed_at: now() - SignedDuration::from_secs(299) };
+        let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), old, now(), 0.5) else {
+            panic!()
+        };
+        assert_eq!(death.class, Class::Exhausted);
+    }
+
+    #[test]
+    fn what_cannot_be_served_in_time_expires_at_once() {
+        let Decision::GiveUp(death) =
+            decide(&policy(), &failure(Some(Duration::from_secs(60)), 60), first(), now(), 0.0)
+        else {
+            panic!()
+        };
+        assert_eq!(death.class, Class::Expired);
+    }
+
+    #[test]
+    fn a_retry_after_costs_no_attempt() {
+        let worn = History { attempts: 4, ..first() };
+        let decision = decide(&policy(), &failure(Some(Duration::from_secs(7)), 3600), worn, now(), 0.0);
+        assert_eq!(decision, Decision::Again { at: now() + SignedDuration::from_secs(7), attempts: 4 });
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date() {
+        let read = |text: &str| parse_retry_after(text, now()).map(|wait| wait.as_secs());
+        assert_eq!(read("7"), Some(7));
+        assert_eq!(read(" 0 "), Some(0));
+        assert_eq!(read("Sat, 21 Nov 2026 09:00:07 GMT"), Some(7));
+        assert_eq!(read("Sat, 21 Nov 2026 08:00:00 GMT"), Some(0));
+        assert_eq!(read("99999999999999999999999"), Some(RETRY_AFTER_MAX.as_secs()));
+        for wrong in ["", "-1", "1.5", "soon", "7 s", "Sat, 21 Nov 2026", "\u{0663}"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn reconnecting_waits_no_longer_than_the_ceiling() {
+        let max = Duration::from_secs(5);
+        assert!((0..200).all(|attempt| reconnect_wait(Duration::from_millis(100), max, attempt, 1.0) <= max));
+    }
+
+    prop_compose! {
+        fn any_policy()(
+            initial_ms in 0u64..120_000, max_ms in 0u64..3_600_000, multiplier in 1.0f64..10.0, jitter in 0.0f64..=1.0,
+            attempts in 1u32..200, total_s in 0u64..1_000_000,
+        ) -> Policy {
+            Policy {
+                initial: Duration::from_millis(initial_ms), max: Duration::from_millis(max_ms), multiplier, jitter, attempts,
+                total: Duration::from_secs(total_s),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_decision_keeps_all_limits(
+            policy in any_policy(), asked_s in prop::option::of(0u64..u64::MAX / 2), left_s in -1000i64..1_000_000,
+            attempts: u32, since_s in 0i64..1_000_000, random in 0.0f64..=1.0,
+        ) {
+            let failure = failure(asked_s.map(Duration::from_secs), left_s);
+            let history = History { attempts, first_failed_at: now() - SignedDuration::from_secs(since_s) };
+            if let Decision::Again { at, attempts: counted } = decide(&policy, &failure, history, now(), random) {
+                prop_assert!(at >= now() && at < failure.deadline.timestamp());
+                prop_assert!(counted < policy.attempts);
+                prop_assert!(at.duration_since(history.first_failed_at) <= SignedDuration::try_from(policy.total).unwrap());
+                match failure.retry_after {
+                    Some(asked) => {
+                        prop_assert_eq!(counted, attempts);
+                        prop_assert!(at.duration_since(now()) >= SignedDuration::try_from(asked).unwrap());
+                    }
+                    None => {
+                        prop_assert_eq!(counted, attempts + 1);
+                        let longest = policy.max.mul_f64(1.0 + policy.jitter) + Duration::from_millis(1);
+                        prop_assert!(at.duration_since(now()) <= SignedDuration::try_from(longest).unwrap());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_chain_of_failures_always_ends(policy in any_policy(), random in 0.0f64..=1.0) {
+            let mut history = first();
+            let mut at = now();
+            for _ in 0..=policy.attempts {
+                let failure = failure(None, 10_000_000);
+                match decide(&policy, &failure, history, at, random) {
+                    Decision::Again { at: next, attempts } => { at = next; history.attempts = attempts; }
+                    Decision::GiveUp(_) => return Ok(()),
+                }
+            }
+            prop_assert!(false, "no end after {} attempts", history.attempts);
+        }
+
+        #[test]
+        fn any_retry_after_gives_an_answer(text in ".{0,64}") {
+            if let Some(wait) = parse_retry_after(&text, now()) {
+                prop_assert!(wait <= RETRY_AFTER_MAX);
+            }
+        }
+    }
+}

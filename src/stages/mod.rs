@@ -1,0 +1,37 @@
+//! The stages: each a function from a message to an [`Outcome`], with at most one outside effect. A stage neither
+//! publishes nor settles, and knows nothing of AMQP.
+
+mod host;
+mod link;
+
+use std::{future::Future, panic::AssertUnwindSafe};
+
+use futures_util::FutureExt;
+
+pub use host::Host;
+pub use link::Link;
+
+use crate::{
+    contract::message::Message,
+    outcome::{Class, Death, Outcome},
+};
+
+/// One step on an event's way.
+pub trait Stage: Send + Sync + 'static {
+    /// `link` or `host`, for logs and metrics.
+    const NAME: &'static str;
+
+    /// Decides what becomes of `message`, and has the stage's one outside effect.
+    fn handle(&self, message: &Message) -> impl Future<Output = Outcome> + Send;
+}
+
+/// Runs `stage` on `message`; a panic is an outcome like any other.
+pub async fn run<S: Stage>(stage: &S, message: &Message) -> Outcome {
+    let run = AssertUnwindSafe(stage.handle(message)).catch_unwind();
+    run.await.unwrap_or_else(|_| {
+        Outcome::Dead(Death::new(
+            Class::Internal,
+            format!("stage {} panicked; this is a defect of the worker, see its log", S::NAME),
+        ))
+    })
+}

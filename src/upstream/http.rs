@@ -1,0 +1,224 @@
+//! One HTTP call with all its limits.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::{
+    Client, Method, StatusCode,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
+    redirect,
+};
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use url::{Host, Url};
+
+use super::{Cause, TokenSource, UpstreamError, token::is_token};
+use crate::{
+    contract::{header, trace::TraceContext},
+    retry::parse_retry_after,
+};
+
+/// The shortest wait after a Retry-After, as Cisco's own SDK has it.
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
+
+/// The limits of every call.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For a connection to stand, TLS included.
+    pub connect_timeout: Duration,
+    /// For the whole call, the answer's body included.
+    pub timeout: Duration,
+    /// Largest answer that is read, in bytes.
+    pub body_bytes_max: usize,
+    /// The wait after a 429 that names none.
+    pub rate_limit_wait: Duration,
+}
+
+/// An API that is called with a bearer token.
+#[derive(Debug)]
+pub struct Upstream {
+    name: &'static str,
+    http: Client,
+    token: TokenSource,
+    limits: Limits,
+}
+
+/// An answer with a status of success.
+#[derive(Debug)]
+pub struct Answer {
+    /// The body, within [`Limits::body_bytes_max`].
+    pub body: Vec<u8>,
+    /// What Cisco's support asks for, where the answer named it.
+    pub tracking_id: Option<String>,
+}
+
+impl Upstream {
+    /// A client for the API called `name` (in errors), reached at `url`.
+    ///
+    /// # Errors
+    /// Where no TLS can be set up on this machine.
+    pub fn new(
+        name: &'static str,
+        url: &Url,
+        token: TokenSource,
+        limits: Limits,
+    ) -> Result<Self, reqwest::Error> {
+        // Fails only where a provider is installed already, which is as good.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = Client::builder()
+            .user_agent(concat!("instant-connect-worker/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(limits.connect_timeout)
+            .timeout(limits.timeout)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .tcp_nodelay(true)
+            // A redirect could take the token to another host.
+            .redirect(redirect::Policy::none());
+        let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
+        Ok(Self { name, http: builder.build()?, token, limits })
+    }
+
+    /// The API's name, for errors and logs.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Posts `body` as JSON, within `limit` or the configured time, whichever is shorter.
+    ///
+    /// # Errors
+    /// [`UpstreamError`], sorted by what can be done.
+    pub async fn post<B: Serialize + Sync>(
+        &self,
+        url: Url,
+        body: &B,
+        trace: &TraceContext,
+        limit: Duration,
+    ) -> Result<Answer, UpstreamError> {
+        let request = self.http.request(Method::POST, url).json(body);
+        self.send(request, Some(trace), limit).await
+    }
+
+    /// Gets `url`, within the configured time.
+    ///
+    /// # Errors
+    /// As [`Upstream::post`].
+    pub async fn get(&self, url: Url) -> Result<Answer, UpstreamError> {
+        self.send(self.http.request(Method::GET, url), None, self.limits.timeout).await
+    }
+
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+        trace: Option<&TraceContext>,
+        limit: Duration,
+    ) -> Result<Answer, UpstreamError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, self.authorization()?);
+        if let Some(trace) = trace.map(TraceContext::child) {
+            insert(&mut headers, header::TRACEPARENT, &trace.traceparent());
+            insert(&mut headers, header::TRACESTATE, trace.tracestate().unwrap_or_default());
+        }
+        let request = request.headers(headers).timeout(limit.min(self.limits.timeout));
+        let response = request.send().await.map_err(|error| self.unanswered(&error))?;
+        let tracking_id = tracking_id(response.headers());
+        if !response.status().is_success() {
+            return Err(self.refused(response.status(), response.headers(), tracking_id.as_deref()));
+        }
+        let body = self.bounded(response).await?;
+        Ok(Answer { body, tracking_id })
+    }
+
+    fn authorization(&self) -> Result<HeaderValue, UpstreamError> {
+        let refused = |reason| UpstreamError { cause: Cause::Token, status: None, reason, retry_after: None };
+        let token = self.token.current().map_err(|error| refused(format!("{}: {error}", self.name)))?;
+        let value = is_token(&token)
+            .then(|| HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())).ok())
+            .flatten();
+        let mut value = value.ok_or_else(|| {
+            refused(format!("{}: the token is empty or no HTTP header can carry it", self.name))
+        })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    async fn bounded(&self, mut response: reqwest::Response) -> Result<Vec<u8>, UpstreamError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unanswered(&error))? {
+            if body.len() + chunk.len() > self.limits.body_bytes_max {
+                return Err(UpstreamError::malformed(
+                    self.name,
+                    format!("more than {} bytes", self.limits.body_bytes_max),
+                ));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// No whole answer: says at which step, not where to (a query may name a person).
+    fn unanswered(&self, error: &reqwest::Error) -> UpstreamError {
+        let step = match error {
+            error if error.is_timeout() => "no answer within the time limit",
+            error if error.is_connect() => "no connection",
+            error if error.is_body() || error.is_decode() => "the answer broke off",
+            _ => "the call failed on the way",
+        };
+        UpstreamError {
+            cause: Cause::Passing,
+            status: None,
+            reason: format!("{}: {step}", self.name),
+            retry_after: None,
+        }
+    }
+
+    fn refused(&self, status: StatusCode, headers: &HeaderMap, tracking_id: Option<&str>) -> UpstreamError {
+        let cause = match status.as_u16() {
+            401 => Cause::Token,
+            408 | 423 | 425 | 429 | 500..=599 => Cause::Passing,
+            400..=499 => Cause::Request,
+            _ => Cause::Malformed,
+        };
+        let asked = headers.get(RETRY_AFTER).map(|value| {
+            value
+                .to_str()
+                .ok()
+                .and_then(|value| parse_retry_after(value, Timestamp::now()))
+                .unwrap_or(self.limits.rate_limit_wait)
+        });
+        let asked = asked
+            .or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
+        let tracking = tracking_id.map_or_else(String::new, |id| format!(", tracking id {id}"));
+        UpstreamError {
+            cause,
+            status: Some(status.as_u16()),
+            reason: format!("{} answered {}{tracking}", self.name, status.as_u16()),
+            retry_after: asked.map(|wait| wait.max(RETRY_AFTER_MIN)).filter(|_| cause == Cause::Passing),
+        }
+    }
+}
+
+/// The `Trackingid` of an answer, if it is plainly an id.
+fn tracking_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get("trackingid")?.to_str().ok()?;
+    let plain = !id.is_empty()
+        && id.len() <= 128
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    plain.then(|| id.to_owned())
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
+        headers.insert(name, value);
+    }
+}
+
+/// Whether `url` names this machine itself.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}

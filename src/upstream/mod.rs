@@ -1,0 +1,72 @@
+//! What the two Webex APIs have in common: one HTTP client each, a bearer token that may rotate, answers of
+//! bounded size within bounded time, and failures sorted by what can be done about them.
+
+mod http;
+mod token;
+
+use std::{fmt, time::Duration};
+
+pub use http::{Answer, Limits, Upstream, is_loopback};
+pub use token::{TokenError, TokenSource};
+
+use crate::{
+    contract::time::Instant,
+    outcome::{Class, Death, Failure, Outcome},
+};
+
+/// What can be done about a failure of an API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It may pass: no connection, a time limit, 408, 423, 425, 429, 5xx.
+    Passing,
+    /// Our token is refused: nothing will work until somebody acts.
+    Token,
+    /// This request is refused, and always will be.
+    Request,
+    /// The answer is not what the API's guide says.
+    Malformed,
+}
+
+/// Why a call brought no result. Shows nothing of the request, and of the answer only its status and tracking id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamError {
+    /// What can be done.
+    pub cause: Cause,
+    /// The answer's status, where there was one.
+    pub status: Option<u16>,
+    /// What happened, for a person.
+    pub reason: String,
+    /// The wait that was asked for.
+    pub retry_after: Option<Duration>,
+}
+
+impl UpstreamError {
+    /// An answer that can't be believed; `problem` says why and shows nothing of it.
+    pub(crate) fn malformed(api: &str, problem: impl fmt::Display) -> Self {
+        Self {
+            cause: Cause::Malformed,
+            status: None,
+            reason: format!("{api}: malformed answer: {problem}"),
+            retry_after: None,
+        }
+    }
+
+    /// What becomes of the message that the call was made for, whose session ends at `deadline`.
+    #[must_use]
+    pub fn into_outcome(self, deadline: Instant) -> Outcome {
+        let failure = Failure { reason: self.reason, retry_after: self.retry_after, deadline };
+        match self.cause {
+            Cause::Passing | Cause::Malformed => Outcome::TryAgain(failure),
+            Cause::Token => Outcome::Wait(failure),
+            Cause::Request => Outcome::Dead(Death::new(Class::Rejected, failure.reason)),
+        }
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for UpstreamError {}

@@ -1,0 +1,9 @@
+//! The Webex Messages API: the expert's side.
+//!
+//! - [`card`]: what the expert sees
+//! - [`client`]: the call
+
+pub mod card;
+pub mod client;
+
+pub use client::Client;
