@@ -1,4 +1,5 @@
 //! Turns "start video session" events into Webex Instant Connect links.
+pub mod config;
 pub mod contract;
 pub mod instant_connect;
 pub mod outcome;

@@ -1,0 +1,414 @@
+//! The layers of the configuration, merged, with the origin of each value.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use toml::{Table, Value};
+
+use super::{Config, check};
+use crate::contract::decode;
+
+/// The defaults, which are also the reference: every key is in it, and its value tells the key's type.
+pub const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+/// Keys whose values are never shown.
+const SECRETS: [&str; 3] = ["amqp.url", "instant_connect.token", "hosts.token"];
+
+/// What lies over the defaults.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// A TOML file.
+    pub file: Option<PathBuf>,
+    /// The environment; what does not begin with `ICW_` is passed over.
+    pub environment: Vec<(String, String)>,
+    /// `section.key=value`, from flags.
+    pub flags: Vec<String>,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `config/default.toml`.
+    Default,
+    /// A file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// `--set`.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag => f.write_str("--set"),
+        }
+    }
+}
+
+/// A wrong configuration: where it stands, the key, its value, and what was expected.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    /// For a problem that has no single key.
+    pub(crate) fn new(problem: impl Into<String>) -> Self {
+        Self(problem.into())
+    }
+}
+
+/// A configuration, and where its values came from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// All settings, in order, as they were merged.
+    pub settings: Settings,
+}
+
+/// The merged values with their origins.
+#[derive(Debug, Default)]
+pub struct Settings(BTreeMap<String, (Value, Origin)>);
+
+impl Settings {
+    /// Key, value as TOML (secrets hidden) and origin of every setting.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, String, &Origin)> {
+        self.0.iter().map(|(key, (value, origin))| (key.as_str(), shown(key, value), origin))
+    }
+
+    /// An error about `key`.
+    pub(crate) fn error(&self, key: &str, problem: impl fmt::Display) -> ConfigError {
+        match self.0.get(key) {
+            Some((value, origin)) => {
+                ConfigError(format!("{origin}: {key} = {}: {problem}", shown(key, value)))
+            }
+            None => ConfigError(format!("{key}: {problem}")),
+        }
+    }
+
+    /// Where `key`'s value came from.
+    #[must_use]
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.0.get(key).map(|(_, origin)| origin)
+    }
+
+    fn set(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
+        let Some((default, _)) = self.0.get(key) else { return Err(self.unknown(key, &origin)) };
+        let value = match (default, value) {
+            (Value::Float(_), Value::Integer(number)) => {
+                Value::Float(f64::from(i32::try_from(number).unwrap_or(i32::MAX)))
+            }
+            (_, value) => value,
+        };
+        if !default.same_type(&value) {
+            let problem = format!("expected {}", kind(default));
+            return Err(ConfigError(format!("{origin}: {key} = {}: {problem}", shown(key, &value))));
+        }
+        self.0.insert(key.to_owned(), (value, origin));
+        Ok(())
+    }
+
+    fn unknown(&self, key: &str, origin: &Origin) -> ConfigError {
+        let (section, _) = key.split_once('.').unwrap_or((key, ""));
+        let in_section: Vec<_> =
+            self.0.keys().filter_map(|known| known.strip_prefix(section)?.strip_prefix('.')).collect();
+        let known = if in_section.is_empty() {
+            let mut sections: Vec<_> = self.0.keys().filter_map(|known| known.split('.').next()).collect();
+            sections.dedup();
+            format!("known sections: {}", sections.join(", "))
+        } else {
+            format!("known in {section}: {}", in_section.join(", "))
+        };
+        let near = self
+            .0
+            .keys()
+            .map(|known| (strsim::jaro_winkler(known, key), known))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = match near {
+            Some((score, near)) if score > 0.85 => format!(" (did you mean {near}?)"),
+            _ => String::new(),
+        };
+        ConfigError(format!("{origin}: {key}: unknown key{hint}; {known}"))
+    }
+}
+
+/// Merges the layers, reads the result and checks it.
+///
+/// # Errors
+/// [`ConfigError`] for the first thing that is wrong.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let mut settings = defaults()?;
+    if let Some(path) = &sources.file {
+        let problem = |problem: &dyn fmt::Display| ConfigError(format!("file {}: {problem}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
+        let table: Table =
+            text.parse().map_err(|error: toml::de::Error| problem(&one_line(&text, &error)))?;
+        for (key, value) in flatten(table) {
+            settings.set(&key, value, Origin::File(path.clone()))?;
+        }
+    }
+    for (name, value) in &sources.environment {
+        if let Some(key) = environment_key(name, &settings)? {
+            set_text(&mut settings, &key, value, Origin::Environment(name.clone()))?;
+        }
+    }
+    for flag in &sources.flags {
+        let (key, value) = flag
+            .split_once('=')
+            .ok_or_else(|| ConfigError("--set: expected section.key=value".to_owned()))?;
+        set_text(&mut settings, key.trim(), value, Origin::Flag)?;
+    }
+    let config = read(&settings)?;
+    check::check(&config, &settings)?;
+    Ok(Loaded { config, settings })
+}
+
+fn defaults() -> Result<Settings, ConfigError> {
+    let table: Table = DEFAULTS
+        .parse()
+        .map_err(|error: toml::de::Error| ConfigError(format!("default.toml: {}", error.message())))?;
+    Ok(Settings(flatten(table).into_iter().map(|(key, value)| (key, (value, Origin::Default))).collect()))
+}
+
+/// `section.key` for every value of a table of tables.
+fn flatten(table: Table) -> Vec<(String, Value)> {
+    let mut flat = Vec::new();
+    for (section, value) in table {
+        match value {
+            Value::Table(keys) => {
+                flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)))
+            }
+            value => flat.push((section, value)),
+        }
+    }
+    flat
+}
+
+/// The key that an environment variable sets, `None` for a variable that is not ours.
+fn environment_key(name: &str, settings: &Settings) -> Result<Option<String>, ConfigError> {
+    let Some(rest) = name.strip_prefix("ICW_") else { return Ok(None) };
+    if let Some((section, key)) = rest.split_once("__") {
+        return Ok(Some(format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase())));
+    }
+    // Kubernetes adds variables of its own for a service called icw. Those are no settings, but a setting
+    // with one underscore too few is a mistake that must not pass silently.
+    let meant = settings.0.keys().find(|key| key.replace('.', "_") == rest.to_ascii_lowercase());
+    match meant.and_then(|key| key.split_once('.')) {
+        Some((section, key)) => {
+            let right = format!("ICW_{}__{}", section.to_ascii_uppercase(), key.to_ascii_uppercase());
+            Err(ConfigError(format!("environment {name}: unknown; did you mean {right} (two underscores)?")))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Sets `key` from text, which is read as what the key's default is.
+fn set_text(settings: &mut Settings, key: &str, text: &str, origin: Origin) -> Result<(), ConfigError> {
+    let value = match settings.0.get(key).map(|(default, _)| default) {
+        Some(Value::Integer(_)) => text.trim().parse().map(Value::Integer).ok(),
+        Some(Value::Float(_)) => text.trim().parse().map(Value::Float).ok(),
+        Some(Value::Boolean(_)) => text.trim().parse().map(Value::Boolean).ok(),
+        Some(Value::Array(_)) => Some(list(text)),
+        _ => None,
+    };
+    // What can't be read as its kind stays text, which `set` refuses with the right words.
+    settings.set(key, value.unwrap_or_else(|| Value::String(text.to_owned())), origin)
+}
+
+fn list(text: &str) -> Value {
+    let parsed = format!("list = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("list"));
+    match parsed {
+        Some(Value::Array(items)) => Value::Array(items),
+        _ => text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(|item| Value::String(item.to_owned()))
+            .collect::<Vec<_>>()
+            .into(),
+    }
+}
+
+/// Reads the merged settings as a [`Config`].
+fn read(settings: &Settings) -> Result<Config, ConfigError> {
+    let mut sections = serde_json::Map::new();
+    for (key, (value, _)) in &settings.0 {
+        let (section, key) = key.split_once('.').unwrap_or(("", key));
+        let value = serde_json::to_value(value).unwrap_or_default();
+        if let Some(keys) = sections.entry(section).or_insert_with(|| serde_json::json!({})).as_object_mut() {
+            keys.insert(key.to_owned(), value);
+        }
+    }
+    serde_path_to_error::deserialize(serde_json::Value::Object(sections)).map_err(|error| {
+        let path = error.path().to_string();
+        let key = path.split('[').next().unwrap_or_default();
+        let invalid = decode::explain("", &error.inner().to_string()).to_string();
+        settings.error(key, invalid.strip_prefix("body: ").unwrap_or(&invalid))
+    })
+}
+
+fn shown(key: &str, value: &Value) -> String {
+    if SECRETS.contains(&key) && value.as_str() != Some("") {
+        "[hidden]".to_owned()
+    } else {
+        value.to_string()
+    }
+}
+
+const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Array(_) => "a list of strings",
+        Value::Table(_) => "a section",
+        Value::String(_) | Value::Datetime(_) => "a string",
+    }
+}
+
+/// The place and the message of a TOML error, without the line itself: it may hold a secret.
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    format!("line {line}: not TOML: {}", error.message().lines().next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(environment: &[(&str, &str)], flags: &[&str]) -> Result<Loaded, String> {
+        let sources = Sources {
+            file: None,
+            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+        };
+        load(&sources).map_err(|error| error.to_string())
+    }
+
+    fn file(text: &str) -> Result<Loaded, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let error =
+            |error: ConfigError| error.to_string().replace(&file.path().display().to_string(), "FILE");
+        load(&Sources { file: Some(file.path().to_owned()), ..Sources::default() }).map_err(error)
+    }
+
+    #[test]
+    fn the_defaults_are_a_configuration() {
+        let loaded = with(&[], &[]).unwrap();
+        assert_eq!(loaded.config.amqp.prefetch.get(), 32);
+        assert!(loaded.settings.rows().all(|(_, _, origin)| *origin == Origin::Default));
+    }
+
+    #[test]
+    fn a_later_layer_wins() {
+        let loaded = with(
+            &[("ICW_AMQP__PREFETCH", "7"), ("ICW_TOPOLOGY__PREFIX", "a"), ("PATH", "x")],
+            &["topology.prefix=b"],
+        )
+        .unwrap();
+        assert_eq!(loaded.config.amqp.prefetch.get(), 7);
+        assert_eq!(loaded.config.topology.prefix.as_str(), "b");
+        assert_eq!(loaded.settings.origin("topology.prefix"), Some(&Origin::Flag));
+    }
+
+    #[test]
+    fn the_environment_is_read_as_the_default_s_kind() {
+        let loaded = with(
+            &[
+                ("ICW_INSTANT_CONNECT__TOKEN", "12345"),
+                ("ICW_DEVICES__ALLOWED", "a@b.example, *@c.example"),
+                ("ICW_RETRY__MULTIPLIER", "3"),
+            ],
+            &["instant_connect.allowed_base_urls=[\"https://x.example/\"]"],
+        )
+        .unwrap();
+        assert_eq!(loaded.config.instant_connect.allowed_base_urls.len(), 1);
+        assert!((loaded.config.retry.multiplier.get() - 3.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place_key_value_and_what_was_expected() {
+        for (environment, expected) in [
+            (
+                ("ICW_AMQP__PREFETCH", "many"),
+                "environment ICW_AMQP__PREFETCH: amqp.prefetch = \"many\": expected a whole number",
+            ),
+            (
+                ("ICW_AMQP__PREFETCH", "0"),
+                "environment ICW_AMQP__PREFETCH: amqp.prefetch = 0: expected a whole number from 1 to 65535",
+            ),
+            (
+                ("ICW_RETRY__MAX", "soon"),
+                "environment ICW_RETRY__MAX: retry.max = \"soon\": expected a duration such as \"500ms\", \"30s\", \"5m\" or \"2h\", above zero and at most a year",
+            ),
+            (
+                ("ICW_TOPOLOGY__DECLARE", "maybe"),
+                "environment ICW_TOPOLOGY__DECLARE: topology.declare = \"maybe\": expected one of create, check, off",
+            ),
+            (
+                ("ICW_TOPOLOGY__PREFIX", "a b"),
+                "environment ICW_TOPOLOGY__PREFIX: topology.prefix = \"a b\": expected 1 to 200 letters, digits, -, _, . and :, not beginning with amq.",
+            ),
+            (
+                ("ICW_INSTANT_CONNECT__ENC", "ROT13"),
+                "environment ICW_INSTANT_CONNECT__ENC: instant_connect.enc = \"ROT13\": expected one of A128CBC-HS256, A192CBC-HS384, A256CBC-HS512, A128GCM, A192GCM, A256GCM",
+            ),
+            (
+                ("ICW_INSTANT_CONNECT__SALT_LENGTH", "7"),
+                "environment ICW_INSTANT_CONNECT__SALT_LENGTH: instant_connect.salt_length = 7: expected 0 or a whole number from 8 to 128",
+            ),
+            (
+                ("ICW_INSTANT_CONNECT__URL", "nowhere"),
+                "environment ICW_INSTANT_CONNECT__URL: instant_connect.url = \"nowhere\": expected a URL such as https://host/",
+            ),
+            (
+                ("ICW_DEVICES__ALLOWED", "*"),
+                "environment ICW_DEVICES__ALLOWED: devices.allowed = [\"*\"]: expected device addresses such as room-12@example.rooms.webex.com, or with a wildcard such as *@example.rooms.webex.com",
+            ),
+            (
+                ("ICW_AMQP_URL", "x"),
+                "environment ICW_AMQP_URL: unknown; did you mean ICW_AMQP__URL (two underscores)?",
+            ),
+            (
+                ("ICW_AMQP__URLL", "amqp://u:secret@h"),
+                "environment ICW_AMQP__URLL: amqp.urll: unknown key (did you mean amqp.url?); known in amqp: allow_insecure, concurrency, connect_timeout, hold_max, prefetch, reconnect_max, timeout, url, url_file",
+            ),
+        ] {
+            assert_eq!(with(&[environment], &[]).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn a_file_s_errors_name_the_file() {
+        assert_eq!(
+            file("[amqp]\nprefetch = \"x\"\n").unwrap_err(),
+            "file FILE: amqp.prefetch = \"x\": expected a whole number"
+        );
+        assert_eq!(file("[amqp]\nurl = \"amqp://u:secret@h/").unwrap_err().contains("secret"), false);
+        assert!(file("[amqp]\n\nx\n").unwrap_err().starts_with("file FILE: line 3: not TOML"));
+        assert!(file("[amqq]\nurl = 1\n").unwrap_err().contains("unknown key"));
+        assert!(
+            load(&Sources { file: Some("/nonexistent".into()), ..Sources::default() })
+                .unwrap_err()
+                .to_string()
+                .contains("No such file")
+        );
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let secrets = [("ICW_AMQP__URL", "gopher://u:s3cret@h"), ("ICW_INSTANT_CONNECT__TOKEN", "s3 cret")];
+        for secret in secrets {
+            assert!(!with(&[secret], &[]).unwrap_err().contains("cret"), "{secret:?}");
+        }
+        let loaded =
+            with(&[("ICW_AMQP__URL", "amqp://u:s3cret@localhost"), ("ICW_HOSTS__TOKEN", "s3cret")], &[])
+                .unwrap();
+        assert!(loaded.settings.rows().all(|(_, value, _)| !value.contains("s3cret")));
+        assert!(!format!("{:?}", loaded.config).contains("s3cret"));
+    }
+}

@@ -1,0 +1,191 @@
+//! The configuration: typed, checked, and documented by `config/default.toml`, which is built in.
+//!
+//! - [`load`]: the layers, and where each value came from
+//! - [`values`]: values with rules of their own
+//! - [`check`]: rules between settings
+
+pub mod check;
+pub mod load;
+pub mod values;
+
+use std::path::PathBuf;
+
+pub use load::{ConfigError, Loaded, Sources, load};
+use secrecy::SecretString;
+use serde::Deserialize;
+use url::Url;
+use values::{Bounded, Span, empty_is_none, http_url, zero_is_none};
+
+use crate::{
+    contract::{device::AllowList, start_session::Vertical},
+    instant_connect::request::{Enc, JweAlg, JwsAlg},
+};
+
+/// The whole configuration; `config/default.toml` says what each key means.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "config/default.toml documents every key, and a test holds the two together")]
+pub struct Config {
+    pub amqp: Amqp,
+    pub topology: Topology,
+    pub instant_connect: InstantConnect,
+    pub devices: Devices,
+    pub hosts: Hosts,
+    pub retry: Retry,
+    pub shutdown: Shutdown,
+    pub telemetry: Telemetry,
+}
+
+/// Section `amqp`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Amqp {
+    pub url: SecretString,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub url_file: Option<PathBuf>,
+    pub prefetch: Bounded<1, 65535>,
+    pub concurrency: Bounded<1, 65535>,
+    pub connect_timeout: Span,
+    pub timeout: Span,
+    pub reconnect_max: Span,
+    pub hold_max: Span,
+    pub allow_insecure: bool,
+}
+
+/// Section `topology`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Topology {
+    pub prefix: values::Prefix,
+    pub declare: Declare,
+    pub queue_length_max: Bounded<1, 2_147_483_647>,
+}
+
+/// `topology.declare`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Declare {
+    /// Declare what is missing.
+    Create,
+    /// See that it is there.
+    Check,
+    /// Neither.
+    Off,
+}
+
+/// Section `instant_connect`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct InstantConnect {
+    #[serde(deserialize_with = "http_url")]
+    pub url: Url,
+    pub token: SecretString,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub token_file: Option<PathBuf>,
+    pub aud: values::NonEmpty,
+    pub vertical: Vertical,
+    pub host_login: bool,
+    pub link_lifetime: Span,
+    pub short_urls: bool,
+    pub allowed_base_urls: Vec<values::BaseUrl>,
+    #[serde(deserialize_with = "http_url")]
+    pub long_url_base: Url,
+    pub connect_timeout: Span,
+    pub timeout: Span,
+    pub body_bytes_max: Bounded<1024, 1_073_741_824>,
+    pub rate_limit_wait: Span,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub jwe_alg: Option<JweAlg>,
+    #[serde(deserialize_with = "zero_is_none")]
+    pub salt_length: Option<Bounded<8, 128>>,
+    #[serde(deserialize_with = "zero_is_none")]
+    pub iterations: Option<Bounded<1000, 32767>>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub enc: Option<Enc>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub jws_alg: Option<JwsAlg>,
+    pub allow_insecure: bool,
+}
+
+/// Section `devices`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Devices {
+    pub allowed: AllowList,
+}
+
+/// Section `hosts`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Hosts {
+    pub delivery: Delivery,
+    #[serde(deserialize_with = "http_url")]
+    pub webex_url: Url,
+    pub token: SecretString,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub token_file: Option<PathBuf>,
+    pub connect_timeout: Span,
+    pub timeout: Span,
+    pub body_bytes_max: Bounded<1024, 1_073_741_824>,
+    pub rate_limit_wait: Span,
+    pub allow_insecure: bool,
+}
+
+/// `hosts.delivery`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// Stage `host` sends the link.
+    Webex,
+    /// It is left on `host.webex`.
+    Amqp,
+}
+
+/// Section `retry`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Retry {
+    pub initial: Span,
+    pub multiplier: values::Factor<1, 100>,
+    pub max: Span,
+    pub jitter: values::Factor<0, 1>,
+    pub attempts: Bounded<1, 1000>,
+    pub total: Span,
+    pub probe_initial: Span,
+    pub probe_max: Span,
+}
+
+/// Section `shutdown`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Shutdown {
+    pub grace: Span,
+}
+
+/// Section `telemetry`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Telemetry {
+    pub log_format: LogFormat,
+    pub log_level: LogLevel,
+}
+
+/// `telemetry.log_format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// `telemetry.log_level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the field's own names")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}

@@ -1,0 +1,236 @@
+//! Values with rules of their own. Each error says what was expected; who reports it adds where, and what was found.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer, de::Error};
+use url::Url;
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
+
+impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The number, as a length.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> fmt::Debug for Bounded<MIN, MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Bounded<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(deserializer).ok().and_then(|number| u32::try_from(number).ok());
+        match number {
+            Some(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
+            _ => Err(D::Error::custom(format_args!("expected a whole number from {MIN} to {MAX}"))),
+        }
+    }
+}
+
+/// A number from `MIN` to `MAX`, fractions allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factor<const MIN: u32, const MAX: u32>(f64);
+
+impl<const MIN: u32, const MAX: u32> Factor<MIN, MAX> {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Factor<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match f64::deserialize(deserializer) {
+            Ok(number) if (f64::from(MIN)..=f64::from(MAX)).contains(&number) => Ok(Self(number)),
+            _ => Err(D::Error::custom(format_args!("expected a number from {MIN} to {MAX}"))),
+        }
+    }
+}
+
+/// A duration, more than zero and at most a year.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(Duration);
+
+impl Span {
+    /// The duration.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+        String::deserialize(deserializer)
+            .ok()
+            .and_then(|text| text.parse::<SignedDuration>().ok())
+            .and_then(|span| Duration::try_from(span).ok())
+            .filter(|span| !span.is_zero() && *span <= YEAR)
+            .map(Self)
+            .ok_or_else(|| D::Error::custom("expected a duration such as \"500ms\", \"30s\", \"5m\" or \"2h\", above zero and at most a year"))
+    }
+}
+
+/// The first part of the names of exchanges and queues.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Prefix(String);
+
+impl Prefix {
+    /// As given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl TryFrom<String> for Prefix {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        // AMQP names have 255 bytes at most, and ours add a queue's name and a delay to the prefix.
+        let valid = (1..=200).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+            && !text.starts_with("amq.");
+        if valid {
+            Ok(Self(text))
+        } else {
+            Err("expected 1 to 200 letters, digits, -, _, . and :, not beginning with amq.")
+        }
+    }
+}
+
+/// What short links may begin with.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct BaseUrl(String);
+
+impl BaseUrl {
+    /// As given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for BaseUrl {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let valid = Url::parse(&text).is_ok_and(|url| {
+            url.scheme() == "https" || (url.scheme() == "http" && crate::upstream::is_loopback(&url))
+        }) && text.ends_with('/')
+            && text.bytes().all(|b| b.is_ascii_graphic() && !b"()<>[]\"\\`?#@".contains(&b));
+        if valid {
+            Ok(Self(text))
+        } else {
+            Err("expected https:// URLs that end with a slash (http:// on loopback alone)")
+        }
+    }
+}
+
+/// A string with something in it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct NonEmpty(String);
+
+impl NonEmpty {
+    /// As given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for NonEmpty {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text.trim().is_empty() { Err("expected a string that is not empty") } else { Ok(Self(text)) }
+    }
+}
+
+/// Reads an empty string as "not given".
+pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromText>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Ok(None) } else { T::from_text(text).map(Some).map_err(D::Error::custom) }
+}
+
+/// Reads a zero as "not given".
+pub(super) fn zero_is_none<'de, D: Deserializer<'de>, const MIN: u32, const MAX: u32>(
+    deserializer: D,
+) -> Result<Option<Bounded<MIN, MAX>>, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    if number == 0 {
+        return Ok(None);
+    }
+    let number = u32::try_from(number).ok().filter(|number| (MIN..=MAX).contains(number)).map(Bounded);
+    number
+        .map(Some)
+        .ok_or_else(|| D::Error::custom(format_args!("expected 0 or a whole number from {MIN} to {MAX}")))
+}
+
+/// Reads a URL that has a host.
+pub(super) fn http_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+    let url =
+        String::deserialize(deserializer).ok().and_then(|text| Url::parse(&text).ok()).filter(Url::has_host);
+    url.ok_or_else(|| D::Error::custom("expected a URL such as https://host/"))
+}
+
+/// What an optional setting's text is read as.
+pub(super) trait FromText: Sized {
+    fn from_text(text: String) -> Result<Self, String>;
+}
+
+impl FromText for PathBuf {
+    fn from_text(text: String) -> Result<Self, String> {
+        Ok(text.into())
+    }
+}
+
+/// Names that serde knows are read by serde.
+macro_rules! from_text_by_name {
+    ($($kind:ty),+) => {$(
+        impl FromText for $kind {
+            fn from_text(text: String) -> Result<Self, String> {
+                use serde::de::{IntoDeserializer, value::Error};
+                Self::deserialize(IntoDeserializer::<Error>::into_deserializer(text)).map_err(|error| error.to_string())
+            }
+        }
+    )+};
+}
+
+from_text_by_name!(
+    crate::instant_connect::request::JweAlg,
+    crate::instant_connect::request::Enc,
+    crate::instant_connect::request::JwsAlg
+);
