@@ -1,4 +1,5 @@
 //! Turns "start video session" events into Webex Instant Connect links.
+pub mod broker;
 pub mod config;
 pub mod contract;
 pub mod instant_connect;
@@ -8,3 +9,4 @@ pub mod sandbox;
 pub mod stages;
 pub mod upstream;
 pub mod webex;
+pub mod worker;

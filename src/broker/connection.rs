@@ -1,0 +1,150 @@
+//! Connections to the broker.
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::timeout;
+
+use crate::config::{self, check::amqp_urls};
+
+/// What the heartbeat is where the URL names none, in seconds: a peer that stalls is noticed after two.
+const HEARTBEAT_S: u16 = 10;
+/// Largest file with a URL that is read, in bytes.
+const URL_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Why the broker did not do what was asked. Shows no password.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// No answer in time.
+    #[error("{0}: no answer within {1:?}")]
+    Timeout(&'static str, Duration),
+    /// lapin's or the broker's own error.
+    #[error("{0}: {1}")]
+    Lapin(&'static str, lapin::Error),
+    /// The broker ended it, or it broke.
+    #[error("{0}")]
+    Ended(String),
+    /// The URL can't be read or used.
+    #[error("{0}")]
+    Url(String),
+}
+
+impl BrokerError {
+    /// The reply code of the broker's error, such as 406, where it was one.
+    #[must_use]
+    pub fn reply_code(&self) -> Option<u16> {
+        match self {
+            Self::Lapin(_, error) => match error.kind() {
+                lapin::ErrorKind::ProtocolError(error) => Some(error.get_id()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Waits for `action` of the broker, `limit` at most.
+///
+/// # Errors
+/// [`BrokerError::Timeout`] or [`BrokerError::Lapin`], which name the `step`.
+pub async fn within<T>(
+    step: &'static str,
+    limit: Duration,
+    action: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
+    match timeout(limit, action).await {
+        Ok(result) => result.map_err(|error| BrokerError::Lapin(step, error)),
+        Err(_) => Err(BrokerError::Timeout(step, limit)),
+    }
+}
+
+/// Makes connections, to one node of the cluster after the other.
+#[derive(Debug)]
+pub struct Connector {
+    urls: Urls,
+    allow_insecure: bool,
+    connect_timeout: Duration,
+    /// For any single answer of the broker.
+    pub timeout: Duration,
+    /// The longest wait between two tries.
+    pub reconnect_max: Duration,
+    next: AtomicUsize,
+}
+
+#[derive(Debug)]
+enum Urls {
+    Given(SecretString),
+    File(PathBuf),
+}
+
+impl Connector {
+    /// Connections as `config` says.
+    #[must_use]
+    pub fn new(config: &config::Amqp) -> Self {
+        Self {
+            urls: config.url_file.clone().map_or_else(|| Urls::Given(config.url.clone()), Urls::File),
+            allow_insecure: config.allow_insecure,
+            connect_timeout: config.connect_timeout.get(),
+            timeout: config.timeout.get(),
+            reconnect_max: config.reconnect_max.get(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// One try to connect, to the node after the one that was tried last. `purpose` shows in the broker's list of
+    /// connections.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        let urls = self.urls()?;
+        let url = &urls[self.next.fetch_add(1, Ordering::Relaxed) % urls.len()];
+        let mut uri: AMQPUri = url
+            .expose_secret()
+            .parse()
+            .map_err(|problem| BrokerError::Url(format!("amqp.url: {problem}")))?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        uri.query
+            .connection_timeout
+            .get_or_insert(u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX));
+        let name = format!("instant-connect-worker {} {purpose}", env!("CARGO_PKG_VERSION"));
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        within("connect", self.connect_timeout, Connection::connect_uri(uri, properties)).await
+    }
+
+    /// The URLs, never none.
+    fn urls(&self) -> Result<Vec<SecretString>, BrokerError> {
+        let (urls, place) = match &self.urls {
+            Urls::Given(urls) => (urls.clone(), "amqp.url".to_owned()),
+            Urls::File(path) => {
+                let text = read_bounded(path).map_err(|error| {
+                    BrokerError::Url(format!("amqp.url_file {}: {error}", path.display()))
+                })?;
+                (text.into(), format!("amqp.url_file {}", path.display()))
+            }
+        };
+        amqp_urls(&urls, self.allow_insecure)
+            .map_err(|problem| BrokerError::Url(format!("{place}: {problem}")))
+    }
+}
+
+fn read_bounded(path: &PathBuf) -> std::io::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(URL_FILE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text.trim().to_owned())
+}
+
+/// Closes `connection` in an orderly way, if the broker answers in time.
+pub async fn close(connection: &Connection, limit: Duration) {
+    if connection.status().connected() {
+        // A connection that can't be closed is gone, which is what was wanted.
+        _ = within("close", limit, connection.close(200, "bye".into())).await;
+    }
+}

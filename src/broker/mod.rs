@@ -1,0 +1,19 @@
+//! RabbitMQ: takes deliveries, has a stage decide, publishes what the outcome names, settles.
+//!
+//! - [`connection`]: one connection, with time limits; lapin's own recovery stays off
+//! - [`topology`]: exchanges, queues and bindings
+//! - [`publisher`]: the one task that publishes, many confirms outstanding
+//! - [`consumer`]: takes deliveries for a stage, a permit each
+//! - [`settle`]: carries an outcome out, in one place
+//! - [`properties`]: message properties and headers
+//!
+//! Deliveries and publishes use two connections: a broker that is short of memory or disk blocks publishing
+//! connections whole, acknowledgements too.
+
+pub mod connection;
+pub mod consumer;
+pub mod gate;
+pub mod properties;
+pub mod publisher;
+pub mod settle;
+pub mod topology;

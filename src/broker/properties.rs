@@ -1,0 +1,184 @@
+//! Message properties and headers: in as text, out as the contract has them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use lapin::{
+    BasicProperties,
+    message::Delivery,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+
+use crate::{
+    contract::{header, link::Outgoing, message::Message, trace::TraceContext},
+    outcome::Death,
+};
+
+/// The property `app_id` of everything that goes out.
+pub const APP_ID: &str = "instant-connect-worker";
+const PERSISTENT: u8 = 2;
+const JSON: &str = "application/json";
+
+/// `text` as an AMQP short string, cut to its 255 bytes.
+#[must_use]
+pub fn short(text: &str) -> ShortString {
+    let end = (0..=text.len().min(255)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    ShortString::from(&text[..end])
+}
+
+/// The message in `delivery`, whose body is taken out of it.
+#[must_use]
+pub fn message(delivery: &mut Delivery) -> Message {
+    let properties = &delivery.properties;
+    let text = |property: &Option<ShortString>| property.as_ref().map(|text| text.as_str().to_owned());
+    let headers = properties.headers().as_ref().map(text_headers).unwrap_or_default();
+    Message {
+        content_type: text(properties.content_type()),
+        message_id: text(properties.message_id()),
+        correlation_id: text(properties.correlation_id()),
+        headers,
+        body: std::mem::take(&mut delivery.data),
+    }
+}
+
+/// Headers that are text or whole numbers.
+fn text_headers(table: &FieldTable) -> BTreeMap<String, String> {
+    let text = |value: &AMQPValue| match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        AMQPValue::LongLongInt(number) => Some(number.to_string()),
+        AMQPValue::LongInt(number) => Some(number.to_string()),
+        AMQPValue::LongUInt(number) => Some(number.to_string()),
+        _ => None,
+    };
+    table.inner().iter().filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?))).collect()
+}
+
+/// The properties of a link message.
+#[must_use]
+pub fn link(outgoing: &Outgoing, now: Timestamp) -> BasicProperties {
+    let message_id = outgoing.message_id.to_string();
+    let mut headers = FieldTable::default();
+    set_trace(&mut headers, &outgoing.trace);
+    set_text(&mut headers, header::DEDUPLICATION, &message_id);
+    BasicProperties::default()
+        .with_content_type(JSON.into())
+        .with_delivery_mode(PERSISTENT)
+        .with_type(outgoing.kind.into())
+        .with_message_id(short(&message_id))
+        .with_correlation_id(short(outgoing.correlation_id.reveal()))
+        .with_timestamp(seconds(now))
+        .with_app_id(APP_ID.into())
+        .with_headers(headers)
+}
+
+/// The properties of a start event that this program itself emits.
+#[must_use]
+pub fn start_event(message_id: &str, trace: &TraceContext, now: Timestamp) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    set_trace(&mut headers, trace);
+    BasicProperties::default()
+        .with_content_type(JSON.into())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(short(message_id))
+        .with_timestamp(seconds(now))
+        .with_app_id(APP_ID.into())
+        .with_headers(headers)
+}
+
+/// The properties of a dead letter: those of the message as it came, and why it died.
+#[must_use]
+pub fn dead(original: &BasicProperties, message: &Message, death: &Death, now: Timestamp) -> BasicProperties {
+    let mut headers = copied_headers(original);
+    set_text(&mut headers, header::DEAD_CLASS, death.class.as_str());
+    set_text(&mut headers, header::DEAD_REASON, &death.reason);
+    set_text(&mut headers, header::DEAD_AT, &now.to_string());
+    headers.insert(
+        header::ATTEMPTS.into(),
+        AMQPValue::LongLongInt(i64::from(message.attempts().saturating_add(1))),
+    );
+    set_text(&mut headers, header::FIRST_FAILED_AT, &message.first_failed_at().unwrap_or(now).to_string());
+    set_trace(&mut headers, &TraceContext::of(&message.headers));
+    copied(original).with_headers(headers)
+}
+
+/// All properties that a copy may carry. Not `expiration`: it would end a message that must not get lost. Not
+/// `user_id`: the broker refuses one that is not the publishing connection's.
+fn copied(original: &BasicProperties) -> BasicProperties {
+    let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
+    macro_rules! copy {
+        ($($get:ident => $set:ident),+) => {$(
+            if let Some(value) = original.$get().clone() {
+                copy = copy.$set(value);
+            }
+        )+};
+    }
+    copy!(
+        content_type => with_content_type, content_encoding => with_content_encoding, priority => with_priority,
+        correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id,
+        timestamp => with_timestamp, kind => with_type, app_id => with_app_id, cluster_id => with_cluster_id
+    );
+    copy
+}
+
+/// All headers but those that would send a copy to further queues (RabbitMQ's sender-selected distribution).
+fn copied_headers(original: &BasicProperties) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for (name, value) in original.headers().iter().flat_map(|table| table.inner()) {
+        if !matches!(name.as_str(), "CC" | "BCC") {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    headers
+}
+
+fn set_text(headers: &mut FieldTable, name: &'static str, value: &str) {
+    headers.insert(name.into(), AMQPValue::LongString(value.into()));
+}
+
+fn set_trace(headers: &mut FieldTable, trace: &TraceContext) {
+    set_text(headers, header::TRACEPARENT, &trace.traceparent());
+    if let Some(state) = trace.tracestate() {
+        set_text(headers, header::TRACESTATE, state);
+    }
+}
+
+fn seconds(at: Timestamp) -> u64 {
+    u64::try_from(at.as_second()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Class;
+
+    #[test]
+    fn short_strings_are_cut_between_characters() {
+        assert_eq!(short(&"é".repeat(200)).as_str().len(), 254);
+        assert_eq!(short("a").as_str(), "a");
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_its_properties_but_those_that_would_harm_it() {
+        let mut headers = FieldTable::default();
+        headers.insert("mine".into(), AMQPValue::LongInt(7));
+        headers.insert("CC".into(), AMQPValue::LongString("elsewhere".into()));
+        let original = BasicProperties::default()
+            .with_message_id("m".into())
+            .with_expiration("1000".into())
+            .with_user_id("other".into())
+            .with_delivery_mode(1)
+            .with_headers(headers);
+        let death = Death::new(Class::Invalid, "`guests`: expected at least one guest");
+        let dead = dead(&original, &Message::default(), &death, Timestamp::UNIX_EPOCH);
+        assert_eq!(dead.message_id().as_ref().unwrap().as_str(), "m");
+        assert_eq!((dead.expiration(), dead.user_id(), dead.delivery_mode()), (&None, &None, &Some(2)));
+        let text = text_headers(dead.headers().as_ref().unwrap());
+        assert_eq!(text["mine"], "7");
+        assert!(!text.contains_key("CC"));
+        assert_eq!(text[header::DEAD_CLASS], "invalid");
+        assert_eq!(text[header::ATTEMPTS], "1");
+        assert_eq!(text[header::DEAD_AT], "1970-01-01T00:00:00Z");
+        assert!(text.contains_key(header::TRACEPARENT));
+    }
+}

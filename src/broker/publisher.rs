@@ -1,0 +1,320 @@
+//! The one task that publishes. It keeps many confirms outstanding, and takes a message as delivered only when the
+//! broker confirmed it and did not return it.
+//!
+//! Two traps of lapin shape this (measured, not guessed): a channel that several tasks publish on can attach a
+//! confirm to the wrong message, so there is one task; and a returned message comes attached to *some* confirm that
+//! the same or an earlier acknowledgement settles, so a confirm is believed only once every confirm that could carry
+//! its return has been seen.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection,
+    message::BasicReturnMessage,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
+use tracing::{info, warn};
+
+use super::{
+    connection::{BrokerError, Connector, close, within},
+    properties::short,
+    topology::{Topology, TopologyError},
+};
+use crate::retry;
+
+/// Most messages that wait for their confirm at once.
+const OUTSTANDING_MAX: usize = 1024;
+/// Most messages that wait to be published.
+const QUEUED_MAX: usize = 1024;
+/// The first wait between two tries to connect.
+const RECONNECT_INITIAL: Duration = Duration::from_millis(100);
+
+/// One message to publish: persistent by its properties, and always mandatory.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The exchange, empty for the default one.
+    pub exchange: String,
+    /// The routing key.
+    pub routing_key: String,
+    /// Properties and headers.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Arc<[u8]>,
+}
+
+/// Why a message is not known to be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The broker returned it: no queue is bound for it.
+    #[error("no queue is bound for it")]
+    Unroutable,
+    /// The broker refused it: a queue is full, or its leader is away.
+    #[error("the broker refused it (is a queue full?)")]
+    Nacked,
+    /// The connection broke, or no confirm came in time: it may or may not have arrived.
+    #[error("the connection to the broker broke before the confirm")]
+    Unknown,
+    /// The publisher has ended.
+    #[error("the publisher has ended")]
+    Ended,
+}
+
+/// A handle to the publishing task.
+#[derive(Clone, Debug)]
+pub struct Publisher(mpsc::Sender<Job>);
+
+#[derive(Debug)]
+struct Job {
+    publication: Publication,
+    reply: oneshot::Sender<Result<(), PublishError>>,
+}
+
+impl Publisher {
+    /// Starts the task. It ends, with its connection, when all handles are gone and all replies are given.
+    #[must_use]
+    pub fn start(connector: Arc<Connector>, topology: Topology) -> (Self, tokio::task::JoinHandle<()>) {
+        let (sender, receiver) = mpsc::channel(QUEUED_MAX);
+        (Self(sender), tokio::spawn(run(connector, topology, receiver)))
+    }
+
+    /// Publishes all of `publications` and waits for what the broker says of each. While there is no connection, this
+    /// waits: the caller sets the limit.
+    pub async fn publish(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+        let mut replies = Vec::with_capacity(publications.len());
+        for publication in publications {
+            let (reply, answer) = oneshot::channel();
+            replies.push(match self.0.send(Job { publication, reply }).await {
+                Ok(()) => Some(answer),
+                Err(_) => None,
+            });
+        }
+        let mut results = Vec::with_capacity(replies.len());
+        for answer in replies {
+            results.push(match answer {
+                Some(answer) => answer.await.unwrap_or(Err(PublishError::Ended)),
+                None => Err(PublishError::Ended),
+            });
+        }
+        results
+    }
+}
+
+async fn run(connector: Arc<Connector>, topology: Topology, mut jobs: mpsc::Receiver<Job>) {
+    let mut down_since: Option<Instant> = None;
+    let mut tries = 0;
+    loop {
+        let error = match open(&connector, &topology).await {
+            Ok((connection, channel)) => {
+                if let Some(since) = down_since.take() {
+                    info!(after_ms = since.elapsed().as_millis(), "publishing again");
+                }
+                tries = 0;
+                let ended = Session::new(channel, connector.timeout).run(&mut jobs).await;
+                close(&connection, connector.timeout).await;
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        if down_since.is_none() {
+            warn!(%error, "cannot publish; trying again until it works");
+            down_since = Some(Instant::now());
+        }
+        tries += 1;
+        let wait = retry::reconnect_wait(RECONNECT_INITIAL, connector.reconnect_max, tries, fastrand::f64());
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = abandoned(&jobs) => return,
+        }
+    }
+}
+
+/// Resolves when nobody is left who could want something published.
+async fn abandoned(jobs: &mpsc::Receiver<Job>) {
+    while !(jobs.sender_strong_count() == 0 && jobs.is_empty()) {
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn open(connector: &Connector, topology: &Topology) -> Result<(Connection, Channel), TopologyError> {
+    let connection = connector.connect("publish").await.map_err(TopologyError::Broker)?;
+    topology.ensure(&connection, connector.timeout).await?;
+    let limit = connector.timeout;
+    let channel =
+        within("open channel", limit, connection.create_channel()).await.map_err(TopologyError::Broker)?;
+    within("select confirms", limit, channel.confirm_select(ConfirmSelectOptions::default()))
+        .await
+        .map_err(TopologyError::Broker)?;
+    Ok((connection, channel))
+}
+
+/// What tells returned messages apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key {
+    exchange: String,
+    routing_key: String,
+    message_id: Option<String>,
+}
+
+impl Key {
+    fn of(exchange: &str, routing_key: &str, properties: &BasicProperties) -> Self {
+        let message_id = properties.message_id().as_ref().map(|id| id.as_str().to_owned());
+        Self { exchange: exchange.to_owned(), routing_key: routing_key.to_owned(), message_id }
+    }
+}
+
+struct Pending {
+    key: Key,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<(), PublishError>>,
+}
+
+/// One channel's life.
+struct Session {
+    channel: Channel,
+    limit: Duration,
+    next: u64,
+    confirms: FuturesUnordered<BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>,
+    pending: HashMap<u64, Pending>,
+    /// Answered by the broker, not yet believed.
+    answered: Vec<(u64, bool)>,
+    returned: Vec<Key>,
+}
+
+impl Session {
+    fn new(channel: Channel, limit: Duration) -> Self {
+        Self {
+            channel,
+            limit,
+            next: 0,
+            confirms: FuturesUnordered::new(),
+            pending: HashMap::new(),
+            answered: Vec::new(),
+            returned: Vec::new(),
+        }
+    }
+
+    /// Publishes until all handles are gone (`Ok`) or the channel breaks. Whoever waits then is told that the outcome is
+    /// unknown: dropping a reply does that.
+    async fn run(mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<(), TopologyError> {
+        let result = self.serve(jobs).await;
+        for (_, pending) in self.pending.drain() {
+            // Whoever asked may be gone; then nobody needs the answer.
+            _ = pending.reply.send(Err(PublishError::Unknown));
+        }
+        result.map_err(TopologyError::Broker)
+    }
+
+    async fn serve(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<(), BrokerError> {
+        let mut open = true;
+        let mut health = tokio::time::interval(Duration::from_secs(1).min(self.limit));
+        while open || !self.pending.is_empty() {
+            tokio::select! {
+                biased;
+                Some((id, confirmation)) = self.confirms.next() => self.answer(id, confirmation).await?,
+                job = jobs.recv(), if open && self.pending.len() < OUTSTANDING_MAX => match job {
+                    Some(job) => self.publish(job).await?,
+                    None => open = false,
+                },
+                _ = health.tick() => self.check_health()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn check_health(&self) -> Result<(), BrokerError> {
+        if !self.channel.status().connected() {
+            return Err(BrokerError::Ended("the channel was closed".to_owned()));
+        }
+        let now = Instant::now();
+        if self.pending.values().any(|pending| pending.deadline <= now) {
+            return Err(BrokerError::Timeout("confirm", self.limit));
+        }
+        Ok(())
+    }
+
+    async fn publish(&mut self, job: Job) -> Result<(), BrokerError> {
+        let Publication { exchange, routing_key, properties, body } = job.publication;
+        let key = Key::of(&exchange, &routing_key, &properties);
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let id = self.next;
+        self.next += 1;
+        self.pending.insert(id, Pending { key, deadline: Instant::now() + self.limit, reply: job.reply });
+        let publish =
+            self.channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
+        let confirm = within("publish", self.limit, publish).await?;
+        self.confirms.push(confirm.map(move |confirmation| (id, confirmation)).boxed());
+        Ok(())
+    }
+
+    /// Takes in one confirm and all that have come with it, and replies to those that can be believed.
+    async fn answer(
+        &mut self,
+        id: u64,
+        confirmation: lapin::Result<Confirmation>,
+    ) -> Result<(), BrokerError> {
+        self.take_in(id, confirmation)?;
+        self.take_in_ready()?;
+        if !self.confirms.is_empty() {
+            // A return may still be on its way with a confirm that lapin is settling at this moment. An answer to a
+            // question asked now comes after it.
+            let select = self.channel.confirm_select(ConfirmSelectOptions::default());
+            let believed = self.answered.len();
+            within("select confirms", self.limit, select).await?;
+            self.take_in_ready()?;
+            self.believe(believed);
+        } else {
+            self.believe(self.answered.len());
+            self.returned.clear();
+        }
+        Ok(())
+    }
+
+    fn take_in_ready(&mut self) -> Result<(), BrokerError> {
+        while let Some(Some((id, confirmation))) = self.confirms.next().now_or_never() {
+            self.take_in(id, confirmation)?;
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, id: u64, confirmation: lapin::Result<Confirmation>) -> Result<(), BrokerError> {
+        let (acked, returned) = match confirmation.map_err(|error| BrokerError::Lapin("confirm", error))? {
+            Confirmation::Ack(returned) => (true, returned),
+            Confirmation::Nack(returned) => (false, returned),
+            // Only without confirms, which are always selected.
+            Confirmation::NotRequested => (false, None),
+        };
+        self.answered.push((id, acked));
+        self.returned.extend(returned.as_ref().map(returned_key));
+        Ok(())
+    }
+
+    /// Replies to the first `count` that were answered.
+    fn believe(&mut self, count: usize) {
+        for (id, acked) in self.answered.drain(..count) {
+            let Some(pending) = self.pending.remove(&id) else { continue };
+            let returned = self.returned.iter().position(|key| *key == pending.key);
+            let result = match (returned, acked) {
+                (Some(position), _) => {
+                    self.returned.swap_remove(position);
+                    Err(PublishError::Unroutable)
+                }
+                (None, true) => Ok(()),
+                (None, false) => Err(PublishError::Nacked),
+            };
+            // Whoever asked may be gone; then nobody needs the answer.
+            _ = pending.reply.send(result);
+        }
+    }
+}
+
+fn returned_key(returned: &BasicReturnMessage) -> Key {
+    Key::of(returned.exchange.as_str(), returned.routing_key.as_str(), &returned.properties)
+}

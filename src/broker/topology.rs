@@ -1,0 +1,310 @@
+//! Exchanges, queues and bindings, as the contract names them.
+
+use std::{fmt::Write, time::Duration};
+
+use lapin::{
+    Channel, Connection, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use serde::Serialize;
+
+use super::{
+    connection::{BrokerError, within},
+    properties::short,
+};
+use crate::config::{self, Declare};
+
+/// How often the broker itself may deliver a message before it dead-letters it. This program puts a message that
+/// kills it aside much sooner; this is the net below, and it keeps RabbitMQ 4's default of 20 from counting a few
+/// restarts against an event.
+const DELIVERY_LIMIT: i32 = 1000;
+
+/// The names of this worker's exchanges and queues.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    prefix: String,
+    declare: Declare,
+    queue_length_max: u32,
+}
+
+/// One exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exchange {
+    /// Its name.
+    pub name: String,
+    /// Always `topic`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+}
+
+/// One queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// Its `x-` arguments.
+    pub arguments: Vec<(&'static str, Argument)>,
+}
+
+/// An `x-` argument.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Argument {
+    /// Text.
+    Text(String),
+    /// A number.
+    Number(i32),
+}
+
+/// One binding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Binding {
+    /// From.
+    pub exchange: String,
+    /// With.
+    pub routing_key: &'static str,
+    /// To.
+    pub queue: String,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Exchanges.
+    pub exchanges: Vec<Exchange>,
+    /// Queues.
+    pub queues: Vec<Queue>,
+    /// Bindings.
+    pub bindings: Vec<Binding>,
+}
+
+/// Why the topology is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// The broker has it otherwise: nothing but an operator's hand changes that.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The broker did not answer.
+    #[error(transparent)]
+    Broker(BrokerError),
+}
+
+impl Topology {
+    /// The names as `config` has them.
+    #[must_use]
+    pub fn new(config: &config::Topology) -> Self {
+        Self {
+            prefix: config.prefix.as_str().to_owned(),
+            declare: config.declare,
+            queue_length_max: config.queue_length_max.get(),
+        }
+    }
+
+    /// Where flows publish start events, with the key `session.start`.
+    #[must_use]
+    pub fn sessions_exchange(&self) -> String {
+        format!("{}.sessions", self.prefix)
+    }
+
+    /// Where links go.
+    #[must_use]
+    pub fn links_exchange(&self) -> String {
+        format!("{}.links", self.prefix)
+    }
+
+    /// What stage `link` takes from.
+    #[must_use]
+    pub fn sessions_queue(&self) -> String {
+        format!("{}.sessions", self.prefix)
+    }
+
+    /// What senders of text messages take from.
+    #[must_use]
+    pub fn guests_queue(&self) -> String {
+        format!("{}.guests", self.prefix)
+    }
+
+    /// What stage `host` takes from.
+    #[must_use]
+    pub fn hosts_queue(&self) -> String {
+        format!("{}.hosts", self.prefix)
+    }
+
+    /// Where dead letters of `queue` go.
+    #[must_use]
+    pub fn dead_queue(queue: &str) -> String {
+        format!("{queue}.dead")
+    }
+
+    /// Everything that is declared.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        let exchange = |name| Exchange { name, kind: "topic" };
+        let binding = |exchange, routing_key, queue| Binding { exchange, routing_key, queue };
+        let work = [self.sessions_queue(), self.guests_queue(), self.hosts_queue()];
+        Plan {
+            exchanges: vec![exchange(self.sessions_exchange()), exchange(self.links_exchange())],
+            // A queue that dead-letters comes after the one it dead-letters to.
+            queues: work.iter().flat_map(|name| [self.dead(name), self.work(name)]).collect(),
+            bindings: vec![
+                binding(self.sessions_exchange(), "session.start", self.sessions_queue()),
+                binding(self.links_exchange(), "guest.sms", self.guests_queue()),
+                binding(self.links_exchange(), "guest.whatsapp", self.guests_queue()),
+                binding(self.links_exchange(), "host.webex", self.hosts_queue()),
+            ],
+        }
+    }
+
+    fn bounded(&self) -> Vec<(&'static str, Argument)> {
+        let length_max = i32::try_from(self.queue_length_max).unwrap_or(i32::MAX);
+        vec![
+            ("x-queue-type", Argument::Text("quorum".to_owned())),
+            ("x-overflow", Argument::Text("reject-publish".to_owned())),
+            ("x-max-length", Argument::Number(length_max)),
+        ]
+    }
+
+    /// A queue whose messages the broker never drops: what it gives up on goes to the dead queue, at least once
+    /// (RabbitMQ's manual, "Quorum Queues: at-least-once dead-lettering", with the overflow and length it asks for).
+    fn work(&self, name: &str) -> Queue {
+        let mut arguments = self.bounded();
+        arguments.extend([
+            ("x-delivery-limit", Argument::Number(DELIVERY_LIMIT)),
+            ("x-dead-letter-exchange", Argument::Text(String::new())),
+            ("x-dead-letter-routing-key", Argument::Text(Self::dead_queue(name))),
+            ("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned())),
+        ]);
+        Queue { name: name.to_owned(), arguments }
+    }
+
+    /// A queue that only people empty: looking at a message must never use up its deliveries.
+    fn dead(&self, name: &str) -> Queue {
+        let mut arguments = self.bounded();
+        arguments.push(("x-delivery-limit", Argument::Number(i32::MAX)));
+        Queue { name: Self::dead_queue(name), arguments }
+    }
+
+    /// Declares, checks, or leaves it, as `topology.declare` says; `limit` for each answer.
+    ///
+    /// # Errors
+    /// [`TopologyError`], which names the exchange or queue and the argument.
+    pub async fn ensure(&self, connection: &Connection, limit: Duration) -> Result<(), TopologyError> {
+        let passive = match self.declare {
+            Declare::Off => return Ok(()),
+            Declare::Create => false,
+            Declare::Check => true,
+        };
+        self.apply(connection, passive, limit).await
+    }
+
+    /// Declares everything (or, `passive`, sees that it is there).
+    ///
+    /// # Errors
+    /// [`TopologyError`].
+    pub async fn apply(
+        &self,
+        connection: &Connection,
+        passive: bool,
+        limit: Duration,
+    ) -> Result<(), TopologyError> {
+        let channel = within("open channel", limit, connection.create_channel())
+            .await
+            .map_err(TopologyError::Broker)?;
+        let plan = self.plan();
+        for exchange in &plan.exchanges {
+            declare_exchange(&channel, exchange, passive, limit)
+                .await
+                .map_err(|error| explain(error, "exchange", &exchange.name))?;
+        }
+        for queue in &plan.queues {
+            declare_queue(&channel, queue, passive, limit)
+                .await
+                .map_err(|error| explain(error, "queue", &queue.name))?;
+        }
+        for binding in plan.bindings.iter().filter(|_| !passive) {
+            bind(&channel, binding, limit)
+                .await
+                .map_err(|error| explain(error, "binding of queue", &binding.queue))?;
+        }
+        // The channel was for this alone; one that can't be closed goes with its connection.
+        _ = within("close channel", limit, channel.close(200, "done".into())).await;
+        Ok(())
+    }
+}
+
+async fn declare_exchange(
+    channel: &Channel,
+    exchange: &Exchange,
+    passive: bool,
+    limit: Duration,
+) -> Result<(), BrokerError> {
+    let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+    within(
+        "declare exchange",
+        limit,
+        channel.exchange_declare(short(&exchange.name), ExchangeKind::Topic, options, FieldTable::default()),
+    )
+    .await
+}
+
+async fn declare_queue(
+    channel: &Channel,
+    queue: &Queue,
+    passive: bool,
+    limit: Duration,
+) -> Result<(), BrokerError> {
+    let mut arguments = FieldTable::default();
+    for (name, value) in &queue.arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Number(number) => AMQPValue::LongInt(*number),
+        };
+        arguments.insert((*name).into(), value);
+    }
+    let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+    within("declare queue", limit, channel.queue_declare(short(&queue.name), options, arguments))
+        .await
+        .map(drop)
+}
+
+async fn bind(channel: &Channel, binding: &Binding, limit: Duration) -> Result<(), BrokerError> {
+    let (queue, exchange) = (short(&binding.queue), short(&binding.exchange));
+    within(
+        "bind queue",
+        limit,
+        channel.queue_bind(
+            queue,
+            exchange,
+            binding.routing_key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        ),
+    )
+    .await
+}
+
+/// Says what the broker's refusal means and what to do.
+fn explain(error: BrokerError, kind: &str, name: &str) -> TopologyError {
+    let said = error.to_string();
+    let mut text = format!("{kind} {name}: ");
+    let hint = match error.reply_code() {
+        Some(404) => {
+            "it does not exist; declare it with `instant-connect-worker topology --declare`, or set topology.declare = \"create\""
+        }
+        Some(406) => {
+            if let Some(argument) =
+                said.split("inequivalent arg '").nth(1).and_then(|rest| rest.split('\'').next())
+            {
+                _ = write!(text, "argument {argument} is not what is declared: ");
+            }
+            "it exists with other arguments; delete it (when it is empty), change the setting it comes from, or set topology.declare = \"check\""
+        }
+        Some(403) => {
+            "the user may not do that; grant configure, write and read on the prefix, or let an administrator declare it and set topology.declare = \"check\""
+        }
+        _ => return TopologyError::Broker(error),
+    };
+    _ = write!(text, "{hint} (the broker says: {said})");
+    TopologyError::Mismatch(text)
+}
