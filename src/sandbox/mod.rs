@@ -165,14 +165,15 @@ impl Sandbox {
 }
 
 fn router(handle: Handle) -> Router {
-    Router::new()
+    let long_links =
+        visit::LONG_PATHS.iter().fold(Router::new(), |router, path| router.route(path, get(visit::long)));
+    long_links
         .route("/api/v2/joseencrypt", post(joseencrypt::post))
         .route("/v1/messages", get(messages::list).post(messages::post))
         .route("/v1/messages/direct", get(messages::direct))
         .route("/v1/messages/{id}", get(messages::one))
         .route("/v1/people/me", get(messages::me))
         .route("/visit/{code}", get(visit::visit))
-        .route("/{vertical}/v1/{way}", get(visit::long))
         .route("/", get(page::index))
         .route("/sandbox/state", get(page::state))
         .route("/sandbox/faults", get(control::list).post(control::add).delete(control::clear))

@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
 };
 use jiff::Timestamp;
@@ -32,20 +32,15 @@ pub(super) struct Long {
     data: String,
 }
 
+/// The Guide's long links, and the healthcare ones that short links lead to, without their origin.
+pub(super) const LONG_PATHS: [&str; 4] = ["/gen/v1/login", "/gen/v1/talk", "/hc/v1/login", "/hc/v1/talk"];
+
 /// Opens the cipher and says who one would be, in which meeting, until when, and which devices ring.
 pub(super) async fn long(
     State(handle): State<Handle>,
-    Path((vertical, way)): Path<(String, String)>,
+    uri: Uri,
     query: Result<Query<Long>, QueryRejection>,
 ) -> Response {
-    let known = matches!(vertical.as_str(), "gen" | "hc") && matches!(way.as_str(), "login" | "talk");
-    if !known {
-        return notice(
-            StatusCode::NOT_FOUND,
-            "No such page",
-            "Long links are /gen or /hc, /v1/, login or talk.",
-        );
-    }
     let Some(Query(query)) = query.ok().filter(|query| query.int == "jose" && query.v == "1") else {
         return notice(StatusCode::BAD_REQUEST, "This link is not whole", "It needs int=jose, v=1 and data.");
     };
@@ -59,10 +54,10 @@ pub(super) async fn long(
     if claims.exp <= Timestamp::now().as_second() {
         return gone(claims.exp);
     }
-    page::html(StatusCode::OK, "Instant Connect", &joined(&claims, &vertical, way == "login"))
+    page::html(StatusCode::OK, "Instant Connect", &joined(&claims, uri.path()))
 }
 
-fn joined(claims: &Claims, vertical: &str, login: bool) -> String {
+fn joined(claims: &Claims, path: &str) -> String {
     let (who, what) = match claims.role {
         Role::Host => ("host", "You are the <b>host</b>: the meeting starts when you join."),
         Role::Guest => ("guest", "You are a <b>guest</b>: you wait until a host has joined."),
@@ -72,7 +67,7 @@ fn joined(claims: &Claims, vertical: &str, login: bool) -> String {
     let devices: Vec<String> =
         claims.flow.iter().flat_map(|flow| &flow.data).map(|device| escape(&device.uri)).collect();
     let devices = if devices.is_empty() { "none".to_owned() } else { devices.join("<br>") };
-    let sign_in = if login { "asked for" } else { "not asked for" };
+    let sign_in = if path.ends_with("/login") { "asked for" } else { "not asked for" };
     format!(
         "<p class=\"badge {who}\">{who}</p><p class=lead>{what}</p><dl>\
          <dt>Meeting</dt><dd>{sub}</dd><dt>Opens</dt><dd>{opens}</dd><dt>Closes</dt><dd>{closes}</dd>\
@@ -81,7 +76,7 @@ fn joined(claims: &Claims, vertical: &str, login: bool) -> String {
          <p class=note>This is a sandbox: nobody is called, and no video starts.</p>",
         sub = escape(&claims.sub),
         closes = time(claims.exp),
-        wording = if vertical == "hc" { "healthcare" } else { "general" },
+        wording = if path.starts_with("/hc/") { "healthcare" } else { "general" },
     )
 }
 

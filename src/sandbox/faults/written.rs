@@ -37,7 +37,7 @@ pub(super) struct Written {
     status: Option<u16>,
     #[serde(default, deserialize_with = "number_or_text", skip_serializing_if = "Option::is_none")]
     retry_after: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number_or_text", skip_serializing_if = "Option::is_none")]
     delay: Option<String>,
     #[serde(default, skip_serializing_if = "is_false")]
     hang: bool,

@@ -57,7 +57,7 @@ pub(in crate::sandbox) async fn post(
     let bytes = body.as_ref().map_or(0, Bytes::len);
     let body: Body = api::parse(&headers, body)?;
     check_content(&body)?;
-    let (room_id, room_type) = room(&body)?;
+    let (room_id, room_type) = room(&handle, &body)?;
     let message = Message {
         id: ids::new_message(),
         room_id,
@@ -126,9 +126,13 @@ fn check_content(body: &Body) -> Result<(), ApiError> {
 }
 
 /// The room that a message goes to, and its type.
-fn room(body: &Body) -> Result<(String, &'static str), ApiError> {
+fn room(handle: &Handle, body: &Body) -> Result<(String, &'static str), ApiError> {
     match (&body.room_id, &body.to_person_id, &body.to_person_email) {
-        (Some(room), None, None) => ids::check("ROOM", room).map(|()| (room.clone(), "group")),
+        (Some(room), None, None) => {
+            ids::check("ROOM", room)?;
+            let known = handle.find_messages(1, |message| message.room_id == *room);
+            Ok((room.clone(), known.first().map_or("group", |message| message.room_type)))
+        }
         (None, Some(person), None) => {
             ids::check("PEOPLE", person).map(|()| (ids::direct_room(person), "direct"))
         }
