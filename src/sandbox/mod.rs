@@ -15,7 +15,7 @@
 //! | `visit` | `/visit/{code}` and the long links, which stay in the sandbox |
 //! | `page`, `control` | what a person sees on `/` and `/sandbox/state`; `/sandbox/faults` |
 //! | [`faults`] | rules, their written form, carrying them out |
-//! | `state`, `records`, `ring` | [`Handle`] and what it shows, bounded |
+//! | `state`, `log`, `records`, `ring` | [`Handle`] and what it shows, bounded |
 //!
 //! Nothing in here logs.
 
@@ -25,6 +25,7 @@ pub mod faults;
 pub mod jose;
 mod joseencrypt;
 mod keys;
+mod log;
 mod messages;
 mod page;
 mod records;
@@ -50,8 +51,9 @@ use tokio::net::TcpListener;
 use url::Url;
 
 pub use faults::{Endpoint, Fault, FaultRule, How, WrongShape};
+pub use log::{Counts, KEPT, KEPT_BYTES};
 pub use records::{Arrival, Call, Link, Message, Role, Text, Vertical};
-pub use state::{Counts, Handle, KEPT, KEPT_BYTES};
+pub use state::Handle;
 
 /// How long requests may take to end once the sandbox closes; what hangs by a fault is let go at once.
 const CLOSE: Duration = Duration::from_secs(2);

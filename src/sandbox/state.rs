@@ -14,16 +14,9 @@ use url::Url;
 use super::{
     faults::{Endpoint, Fault, FaultRule, Faults, RULES_MAX, Shown},
     keys::Keys,
+    log::{Counts, Log},
     records::{Arrival, Call, Link, Message, Role, Text},
-    ring::Ring,
 };
-
-/// Entries kept of each kind; counters go on. What is larger than [`KEPT_BYTES`] together is kept less long.
-pub const KEPT: usize = 100_000;
-/// Bytes kept of each kind, so that 100,000 entries of 2.5 KiB fit.
-pub const KEPT_BYTES: usize = 256 * 1024 * 1024;
-/// As in the Guide's examples, `ckmNR7I`.
-const CODE_CHARS: usize = 7;
 
 /// A view of a running sandbox, and the switches of its faults. Clones show the same sandbox.
 #[derive(Clone)]
@@ -40,67 +33,28 @@ struct Shared {
     closing: watch::Sender<bool>,
 }
 
-struct Log {
-    calls: Ring<Call>,
-    messages: Ring<Message>,
-    texts: Ring<Text>,
-    arrivals: Ring<Arrival>,
-    link_order: Ring<String>,
-    links: HashMap<String, Link>,
-    counts: Counts,
-}
-
-/// How many there were since the sandbox started, also of what it no longer keeps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Counts {
-    /// Requests to `joseencrypt`, whatever became of them.
-    pub joseencrypt: u64,
-    /// Requests to the Messages API, whatever became of them.
-    pub message_requests: u64,
-    /// Requests to the People API, whatever became of them.
-    pub people: u64,
-    /// [`Call`]s.
-    pub calls: u64,
-    /// [`Message`]s.
-    pub messages: u64,
-    /// [`Text`]s.
-    pub texts: u64,
-    /// [`Link`]s.
-    pub links: u64,
-}
-
 impl Handle {
     pub(super) fn new(keys: Keys, token: SecretString, url: Url, base_url: Url) -> Self {
-        let log = Log {
-            calls: Ring::new(KEPT, KEPT_BYTES),
-            messages: Ring::new(KEPT, KEPT_BYTES),
-            texts: Ring::new(KEPT, KEPT_BYTES),
-            arrivals: Ring::new(KEPT, KEPT_BYTES),
-            link_order: Ring::new(KEPT, KEPT_BYTES),
-            links: HashMap::new(),
-            counts: Counts::default(),
-        };
         Self(Arc::new(Shared {
             keys,
             url,
             base_url,
             token: Mutex::new(token),
             faults: Mutex::default(),
-            log: Mutex::new(log),
+            log: Mutex::new(Log::new()),
             version: watch::Sender::new(0),
             closing: watch::Sender::new(false),
         }))
     }
 
     /// Every `joseencrypt` request that passed authorisation and validation, oldest first, the latest
-    /// [`KEPT`] at most.
+    /// [`KEPT`](super::KEPT) at most.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         self.log().calls.iter().cloned().collect()
     }
 
-    /// The short links that `GET /visit/{code}` knows, by code; the latest [`KEPT`] at most.
+    /// The short links that `GET /visit/{code}` knows, by code; the latest [`KEPT`](super::KEPT) at most.
     #[must_use]
     pub fn links(&self) -> HashMap<String, Link> {
         self.log().links.clone()
@@ -112,13 +66,13 @@ impl Handle {
         self.log().links.get(code).cloned()
     }
 
-    /// The Webex messages posted, oldest first, the latest [`KEPT`] at most.
+    /// The Webex messages posted, oldest first, the latest [`KEPT`](super::KEPT) at most.
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         self.log().messages.iter().cloned().collect()
     }
 
-    /// The texts delivered to phones, oldest first, the latest [`KEPT`] at most.
+    /// The texts delivered to phones, oldest first, the latest [`KEPT`](super::KEPT) at most.
     #[must_use]
     pub fn texts(&self) -> Vec<Text> {
         self.log().texts.iter().cloned().collect()
@@ -126,12 +80,7 @@ impl Handle {
 
     /// Puts a text on a guest's phone.
     pub fn deliver_text(&self, text: Text) {
-        let bytes =
-            size_of::<Text>() + text.to.len() + text.url.len() + text.name.as_ref().map_or(0, String::len);
-        self.change(|log| {
-            log.counts.texts += 1;
-            log.texts.push(text, bytes);
-        });
+        self.change(|log| log.add_text(text));
     }
 
     /// From now on this token is accepted and the one before is refused with 401.
@@ -163,13 +112,13 @@ impl Handle {
         }
     }
 
-    /// When they came, oldest first, the latest [`KEPT`] of all endpoints at most.
+    /// When they came, oldest first, the latest [`KEPT`](super::KEPT) of all endpoints at most.
     #[must_use]
     pub fn arrivals(&self, endpoint: Endpoint) -> Vec<Arrival> {
         self.log().arrivals.iter().filter(|arrival| endpoint.covers(arrival.endpoint)).cloned().collect()
     }
 
-    /// All counters at one instant.
+    /// All counters at one instant. Cheap, unlike the lists, which are copied: wait on these in [`Self::until`].
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.log().counts
@@ -227,52 +176,22 @@ impl Handle {
         let fault = lock(&self.0.faults).pick(endpoint);
         let arrival =
             Arrival { at: Instant::now(), endpoint, method: method.to_string(), fault: fault.clone() };
-        self.change(|log| {
-            let count = match endpoint {
-                Endpoint::JoseEncrypt => &mut log.counts.joseencrypt,
-                Endpoint::People => &mut log.counts.people,
-                Endpoint::Messages | Endpoint::Any => &mut log.counts.message_requests,
-            };
-            *count += 1;
-            log.arrivals.push(arrival, size_of::<Arrival>());
-        });
+        self.change(|log| log.add_arrival(arrival));
         fault
     }
 
     pub(super) fn add_call(&self, call: Call) {
-        let bytes = size_of::<Call>() + call.sub.len() + call.devices.iter().map(String::len).sum::<usize>();
-        self.change(|log| {
-            log.counts.calls += 1;
-            log.calls.push(call, bytes);
-        });
+        self.change(|log| log.add_call(call));
     }
 
     /// Gives the link a code that no other live link has, and remembers it.
-    pub(super) fn add_link(&self, mut link: Link) -> String {
-        let devices = link.devices.iter().map(String::len).sum::<usize>();
-        let bytes = size_of::<Link>() + link.target.len() + link.sub.len() + devices;
-        self.change(|log| {
-            let code = loop {
-                let code: String = (0..CODE_CHARS).map(|_| fastrand::alphanumeric()).collect();
-                if !log.links.contains_key(&code) {
-                    break code;
-                }
-            };
-            link.code.clone_from(&code);
-            log.counts.links += 1;
-            log.links.insert(code.clone(), link);
-            for gone in log.link_order.push(code.clone(), bytes) {
-                log.links.remove(&gone);
-            }
-            code
-        })
+    pub(super) fn add_link(&self, link: Link) -> String {
+        self.change(|log| log.add_link(link))
     }
 
+    /// `bytes` is the size of what the message carries, near enough.
     pub(super) fn add_message(&self, message: Message, bytes: usize) {
-        self.change(|log| {
-            log.counts.messages += 1;
-            log.messages.push(message, size_of::<Message>() + bytes);
-        });
+        self.change(|log| log.add_message(message, bytes));
     }
 
     /// The messages that `take` wants, newest first, `max` at most.

@@ -138,7 +138,7 @@ async fn an_operator_sets_sees_and_clears_faults_over_http() {
     assert_eq!(served.send("/sandbox/faults", &rule).await.unwrap().status(), StatusCode::CREATED);
     refusal(served.message(&note()).await, StatusCode::SERVICE_UNAVAILABLE).await;
     let shown: Value = served.get("/sandbox/faults").await.json().await.unwrap();
-    assert_eq!(shown["faults"][0]["rule"], "messages:retry-after=1,status=503,times=2");
+    assert_eq!(shown["faults"][0]["rule"], "messages:status=503,retry-after=1,times=2");
     assert_eq!(shown["faults"][0]["fired"], 1);
     let cleared = served.client.delete(served.at("/sandbox/faults")).send().await.unwrap();
     assert_eq!(cleared.status(), StatusCode::NO_CONTENT);
