@@ -1,4 +1,4 @@
-//! Readers and clients that other people wrote: PyPI's `jwcrypto` and Cisco's community SDK `webexpythonsdk`.
+//! Readers and clients that other people wrote: `jwcrypto` and Cisco's community SDK `webexpythonsdk`.
 
 use std::{
     env,
