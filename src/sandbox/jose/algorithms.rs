@@ -1,0 +1,123 @@
+//! The Guide's value lists of `jweAlg`, `enc` and `jwsAlg`, with the sizes that RFC 7518 gives them.
+
+use serde::{Deserialize, Serialize};
+
+/// How the content key is wrapped: PBES2 with HMAC-SHA-2 and AES key wrap (RFC 7518, section 4.8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JweAlg {
+    /// `PBES2-HS256+A128KW`
+    #[serde(rename = "PBES2-HS256+A128KW")]
+    Pbes2Hs256A128Kw,
+    /// `PBES2-HS384+A192KW`
+    #[serde(rename = "PBES2-HS384+A192KW")]
+    Pbes2Hs384A192Kw,
+    /// `PBES2-HS512+A256KW`, the Guide's default
+    #[default]
+    #[serde(rename = "PBES2-HS512+A256KW")]
+    Pbes2Hs512A256Kw,
+}
+
+impl JweAlg {
+    /// All of the Guide's values.
+    pub const ALL: [Self; 3] = [Self::Pbes2Hs256A128Kw, Self::Pbes2Hs384A192Kw, Self::Pbes2Hs512A256Kw];
+
+    /// The name on the wire, which is also a part of the salt.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pbes2Hs256A128Kw => "PBES2-HS256+A128KW",
+            Self::Pbes2Hs384A192Kw => "PBES2-HS384+A192KW",
+            Self::Pbes2Hs512A256Kw => "PBES2-HS512+A256KW",
+        }
+    }
+
+    pub(super) const fn key_bytes(self) -> usize {
+        match self {
+            Self::Pbes2Hs256A128Kw => 16,
+            Self::Pbes2Hs384A192Kw => 24,
+            Self::Pbes2Hs512A256Kw => 32,
+        }
+    }
+}
+
+/// How the signed claims are encrypted (RFC 7518, section 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Enc {
+    /// `A128CBC-HS256`
+    #[serde(rename = "A128CBC-HS256")]
+    A128CbcHs256,
+    /// `A192CBC-HS384`
+    #[serde(rename = "A192CBC-HS384")]
+    A192CbcHs384,
+    /// `A256CBC-HS512`
+    #[serde(rename = "A256CBC-HS512")]
+    A256CbcHs512,
+    /// `A128GCM`
+    #[serde(rename = "A128GCM")]
+    A128Gcm,
+    /// `A192GCM`
+    #[serde(rename = "A192GCM")]
+    A192Gcm,
+    /// `A256GCM`, the Guide's default
+    #[default]
+    #[serde(rename = "A256GCM")]
+    A256Gcm,
+}
+
+impl Enc {
+    /// All of the Guide's values.
+    pub const ALL: [Self; 6] = [
+        Self::A128CbcHs256,
+        Self::A192CbcHs384,
+        Self::A256CbcHs512,
+        Self::A128Gcm,
+        Self::A192Gcm,
+        Self::A256Gcm,
+    ];
+
+    /// The CBC ones take two keys in one, for the MAC and for the cipher.
+    pub(super) const fn key_bytes(self) -> usize {
+        match self {
+            Self::A128Gcm => 16,
+            Self::A192Gcm => 24,
+            Self::A128CbcHs256 | Self::A256Gcm => 32,
+            Self::A192CbcHs384 => 48,
+            Self::A256CbcHs512 => 64,
+        }
+    }
+
+    pub(super) const fn iv_bytes(self) -> usize {
+        match self {
+            Self::A128CbcHs256 | Self::A192CbcHs384 | Self::A256CbcHs512 => 16,
+            Self::A128Gcm | Self::A192Gcm | Self::A256Gcm => 12,
+        }
+    }
+}
+
+/// How the claims are signed (RFC 7518, section 3.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JwsAlg {
+    /// `HS256`
+    #[serde(rename = "HS256")]
+    Hs256,
+    /// `HS384`
+    #[serde(rename = "HS384")]
+    Hs384,
+    /// `HS512`, the Guide's default
+    #[default]
+    #[serde(rename = "HS512")]
+    Hs512,
+}
+
+impl JwsAlg {
+    /// All of the Guide's values.
+    pub const ALL: [Self; 3] = [Self::Hs256, Self::Hs384, Self::Hs512];
+
+    pub(super) const fn hash_bytes(self) -> usize {
+        match self {
+            Self::Hs256 => 32,
+            Self::Hs384 => 48,
+            Self::Hs512 => 64,
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The ciphers: claims signed (JWS), then encrypted with a password (JWE). Pure, no clock and no state.
+//!
+//! A cipher is a compact JWE (RFC 7516) whose key is wrapped by PBES2 (RFC 7518, section 4.8) and whose
+//! content is a compact JWS (RFC 7515), marked by `"cty":"JWT"` as RFC 7519, section 5.2, asks for nested
+//! tokens. A reader needs two things, both made of the sandbox's password:
+//!
+//! - the JWE's password is the password's UTF-8 bytes;
+//! - the JWS's key is [`signing_key`] of it, the 64 bytes of its SHA-512, because RFC 7518, section 3.2, asks
+//!   for a key that is as long as the hash, and strict libraries refuse a shorter one.
+//!
+//! Readers that bound PBES2's work must allow the Guide's 32,767 iterations: Python's `jwcrypto`, for one, stops at
+//! 16,384 unless `jwcrypto.jwa.default_max_pbkdf2_iterations` is raised.
+//!
+//! ```
+//! use instant_connect_worker::sandbox::jose::{self, Enc, JweAlg, JwsAlg, WrapKey};
+//! let wrap = WrapKey::derive(b"secret", JweAlg::Pbes2Hs512A256Kw, b"8 to 128 octets".to_vec(), 1000);
+//! let cipher = jose::seal(br#"{"sub":"visit-1"}"#, &jose::signing_key(b"secret"), JwsAlg::Hs512, &wrap, Enc::A256Gcm)?;
+//! assert_eq!(jose::open(&cipher, b"secret")?, br#"{"sub":"visit-1"}"#);
+//! # Ok::<(), jose::Error>(())
+//! ```
+
+mod algorithms;
+mod content;
+
+use aes_kw::{KwAes128, KwAes192, KwAes256};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use hmac::KeyInit;
+use pbkdf2::pbkdf2_hmac;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
+
+pub use algorithms::{Enc, JweAlg, JwsAlg};
+
+/// The Guide's range of `saltLength`, in octets.
+pub const SALT_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
+/// The Guide's range of `iterations`.
+pub const ITERATIONS: std::ops::RangeInclusive<u32> = 1000..=32767;
+
+/// Why a cipher could not be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not the parts, the base64url or the header that RFC 7515 and RFC 7516 ask for.
+    #[error("not a nested compact JWE: {0}")]
+    Malformed(&'static str),
+    /// The password is another one, or the cipher was changed on its way.
+    #[error("the cipher does not open: another password, or it was changed")]
+    Refused,
+    /// A key or a buffer of a length that an algorithm has no use for.
+    #[error("a key or a buffer has the wrong length")]
+    Length,
+}
+
+/// The key of the JWS: SHA-512 of the sandbox's password, 64 bytes, which every `jwsAlg` accepts.
+#[must_use]
+pub fn signing_key(password: &[u8]) -> [u8; 64] {
+    Sha512::digest(password).into()
+}
+
+/// A key-encryption key, derived from a password by PBES2, with what a reader needs to derive it again.
+#[derive(Clone)]
+pub struct WrapKey {
+    alg: JweAlg,
+    salt: Vec<u8>,
+    iterations: u32,
+    key: Vec<u8>,
+}
+
+impl WrapKey {
+    /// Derives the key; its cost grows with `iterations` (about 0.5 µs each in a release build).
+    ///
+    /// `salt` is the `p2s` of the header: what PBKDF2 gets is `alg || 0x00 || salt` (RFC 7518, 4.8.1.1).
+    #[must_use]
+    pub fn derive(password: &[u8], alg: JweAlg, salt: Vec<u8>, iterations: u32) -> Self {
+        let input = [alg.name().as_bytes(), &[0], &salt].concat();
+        let mut key = vec![0; alg.key_bytes()];
+        match alg {
+            JweAlg::Pbes2Hs256A128Kw => pbkdf2_hmac::<Sha256>(password, &input, iterations, &mut key),
+            JweAlg::Pbes2Hs384A192Kw => pbkdf2_hmac::<Sha384>(password, &input, iterations, &mut key),
+            JweAlg::Pbes2Hs512A256Kw => pbkdf2_hmac::<Sha512>(password, &input, iterations, &mut key),
+        }
+        Self { alg, salt, iterations, key }
+    }
+
+    fn wrap(&self, cek: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut out = vec![0; cek.len() + aes_kw::IV_LEN];
+        match self.alg {
+            JweAlg::Pbes2Hs256A128Kw => {
+                KwAes128::new_from_slice(&self.key).map(|kw| kw.wrap_key(cek, &mut out).map(drop))
+            }
+            JweAlg::Pbes2Hs384A192Kw => {
+                KwAes192::new_from_slice(&self.key).map(|kw| kw.wrap_key(cek, &mut out).map(drop))
+            }
+            JweAlg::Pbes2Hs512A256Kw => {
+                KwAes256::new_from_slice(&self.key).map(|kw| kw.wrap_key(cek, &mut out).map(drop))
+            }
+        }
+        .map_err(|_| Error::Length)?
+        .map_err(|_| Error::Length)?;
+        Ok(out)
+    }
+
+    fn unwrap(&self, wrapped: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut out = vec![0; wrapped.len().saturating_sub(aes_kw::IV_LEN)];
+        match self.alg {
+            JweAlg::Pbes2Hs256A128Kw => {
+                KwAes128::new_from_slice(&self.key).map(|kw| kw.unwrap_key(wrapped, &mut out).map(drop))
+            }
+            JweAlg::Pbes2Hs384A192Kw => {
+                KwAes192::new_from_slice(&self.key).map(|kw| kw.unwrap_key(wrapped, &mut out).map(drop))
+            }
+            JweAlg::Pbes2Hs512A256Kw => {
+                KwAes256::new_from_slice(&self.key).map(|kw| kw.unwrap_key(wrapped, &mut out).map(drop))
+            }
+        }
+        .map_err(|_| Error::Length)?
+        .map_err(|_| Error::Refused)?;
+        Ok(out)
+    }
+}
+
+/// The protected header of the JWE. `p2s` comes first, as in every cipher that the Guide shows.
+#[derive(Serialize, Deserialize)]
+struct JweHeader {
+    p2s: String,
+    p2c: u32,
+    alg: JweAlg,
+    enc: Enc,
+    cty: String,
+}
+
+/// The header of the JWS inside.
+#[derive(Serialize, Deserialize)]
+struct JwsHeader {
+    alg: JwsAlg,
+    typ: String,
+}
+
+/// Signs the claims and encrypts the result; every call takes a fresh content key and initialisation vector.
+pub fn seal(
+    claims: &[u8],
+    signing_key: &[u8],
+    jws_alg: JwsAlg,
+    wrap: &WrapKey,
+    enc: Enc,
+) -> Result<String, Error> {
+    let signed = sign(claims, signing_key, jws_alg)?;
+    let header = encode_header(&JweHeader {
+        p2s: BASE64URL.encode(&wrap.salt),
+        p2c: wrap.iterations,
+        alg: wrap.alg,
+        enc,
+        cty: "JWT".to_owned(),
+    })?;
+    let cek = random_bytes(enc.key_bytes());
+    let iv = random_bytes(enc.iv_bytes());
+    let (ciphertext, tag) = content::encrypt(enc, &cek, &iv, header.as_bytes(), signed.as_bytes())?;
+    let parts = [&wrap.wrap(&cek)?, &iv, &ciphertext, &tag].map(|part| BASE64URL.encode(part));
+    Ok(format!("{header}.{}", parts.join(".")))
+}
+
+/// Opens what [`seal`] made and gives back the claims, their signature verified.
+///
+/// Salts and iterations outside the Guide's ranges are refused before any work is spent on them.
+pub fn open(cipher: &str, password: &[u8]) -> Result<Vec<u8>, Error> {
+    let parts: Vec<&str> = cipher.split('.').collect();
+    let [protected, wrapped, iv, ciphertext, tag] = parts[..] else {
+        return Err(Error::Malformed("a compact JWE has five parts"));
+    };
+    let header: JweHeader = decode_header(protected)?;
+    let salt = decode(&header.p2s)?;
+    if !SALT_BYTES.contains(&salt.len()) || !ITERATIONS.contains(&header.p2c) {
+        return Err(Error::Malformed("p2s or p2c is outside the Guide's range"));
+    }
+    let wrap = WrapKey::derive(password, header.alg, salt, header.p2c);
+    let cek = wrap.unwrap(&decode(wrapped)?)?;
+    let signed = content::decrypt(
+        header.enc,
+        &cek,
+        &decode(iv)?,
+        protected.as_bytes(),
+        &decode(ciphertext)?,
+        &decode(tag)?,
+    )?;
+    let signed = std::str::from_utf8(&signed).map_err(|_| Error::Malformed("the JWS is not text"))?;
+    verify(signed, &signing_key(password))
+}
+
+fn sign(claims: &[u8], key: &[u8], alg: JwsAlg) -> Result<String, Error> {
+    let header = encode_header(&JwsHeader { alg, typ: "JWT".to_owned() })?;
+    let input = format!("{header}.{}", BASE64URL.encode(claims));
+    let signature = content::mac(alg, key, &[input.as_bytes()])?;
+    Ok(format!("{input}.{}", BASE64URL.encode(signature)))
+}
+
+fn verify(signed: &str, key: &[u8]) -> Result<Vec<u8>, Error> {
+    let malformed = Error::Malformed("a compact JWS has three parts");
+    let Some((input, signature)) = signed.rsplit_once('.') else { return Err(malformed) };
+    let Some((header, claims)) = input.split_once('.') else { return Err(malformed) };
+    let header: JwsHeader = decode_header(header)?;
+    let signature = decode(signature)?;
+    if signature.len() != header.alg.hash_bytes() {
+        return Err(Error::Refused);
+    }
+    content::verify_mac(header.alg, key, &[input.as_bytes()], &signature)?;
+    decode(claims)
+}
+
+fn encode_header<T: Serialize>(header: &T) -> Result<String, Error> {
+    let json = serde_json::to_vec(header).map_err(|_| Error::Malformed("header"))?;
+    Ok(BASE64URL.encode(json))
+}
+
+fn decode_header<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, Error> {
+    serde_json::from_slice(&decode(part)?).map_err(|_| Error::Malformed("a header is not one of the Guide's"))
+}
+
+fn decode(part: &str) -> Result<Vec<u8>, Error> {
+    BASE64URL.decode(part).map_err(|_| Error::Malformed("a part is not base64url"))
+}
+
+/// Good enough for a sandbox, whose password its user knows anyway; not a generator for real keys.
+pub(super) fn random_bytes(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::fill(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    const PASSWORD: &[u8] = b"correct horse";
+
+    fn cipher(jwe: JweAlg, jws: JwsAlg, enc: Enc) -> String {
+        let wrap = WrapKey::derive(PASSWORD, jwe, random_bytes(8), 1000);
+        seal(br#"{"sub":"x"}"#, &signing_key(PASSWORD), jws, &wrap, enc).unwrap()
+    }
+
+    #[test]
+    fn every_combination_of_the_guides_values_opens_again() {
+        for jwe in JweAlg::ALL {
+            for jws in JwsAlg::ALL {
+                for enc in Enc::ALL {
+                    assert_eq!(open(&cipher(jwe, jws, enc), PASSWORD).unwrap(), br#"{"sub":"x"}"#);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_password_opens_nothing() {
+        for enc in Enc::ALL {
+            let sealed = cipher(JweAlg::Pbes2Hs256A128Kw, JwsAlg::Hs256, enc);
+            assert!(matches!(open(&sealed, b"wrong"), Err(Error::Refused)));
+        }
+    }
+
+    #[test]
+    fn a_change_in_any_part_is_noticed() {
+        for enc in Enc::ALL {
+            let sealed = cipher(JweAlg::Pbes2Hs512A256Kw, JwsAlg::Hs384, enc);
+            let starts = std::iter::once(0).chain(sealed.match_indices('.').map(|(at, _)| at + 1));
+            for at in starts {
+                let mut bytes = sealed.clone().into_bytes();
+                bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+                assert!(open(&String::from_utf8(bytes).unwrap(), PASSWORD).is_err(), "{enc:?} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_asks_for_too_much_work_is_refused_unopened() {
+        let wrap = WrapKey::derive(PASSWORD, JweAlg::Pbes2Hs256A128Kw, random_bytes(8), 999);
+        let sealed = seal(b"{}", &signing_key(PASSWORD), JwsAlg::Hs256, &wrap, Enc::A128Gcm).unwrap();
+        assert!(matches!(open(&sealed, PASSWORD), Err(Error::Malformed(_))));
+    }
+
+    #[test]
+    fn a_cipher_starts_like_the_guides_examples() {
+        assert!(cipher(JweAlg::Pbes2Hs512A256Kw, JwsAlg::Hs512, Enc::A256Gcm).starts_with("eyJwMnMiOi"));
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_never_a_panic() {
+        for text in ["", ".", "....", "a.b.c.d.e", "eyJ9.....", "é.é.é.é.é"] {
+            assert!(open(text, PASSWORD).is_err());
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What may be asked for: the Guide's table of body parameters, with its types, ranges and defaults.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::sandbox::{
+    api::ApiError,
+    jose::{Enc, ITERATIONS, JweAlg, JwsAlg, SALT_BYTES},
+    records::Vertical,
+};
+
+/// Links in one call, hosts and guests together, and each of them.
+const LINKS_MAX: u64 = 25;
+/// In the year 5138. Seconds stay below for longer than any link lives; milliseconds passed it in 1973.
+const SECONDS_MAX: i64 = 100_000_000_000;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Body {
+    aud: Uuid,
+    jwt: Jwt,
+    num_host: Option<u64>,
+    num_guest: Option<u64>,
+    provide_short_urls: Option<bool>,
+    vertical_type: Option<Vertical>,
+    login_url_for_host: Option<bool>,
+    jwe_alg: Option<JweAlg>,
+    salt_length: Option<usize>,
+    iterations: Option<u32>,
+    enc: Option<Enc>,
+    jws_alg: Option<JwsAlg>,
+}
+
+#[derive(Deserialize)]
+struct Jwt {
+    sub: String,
+    nbf: Option<i64>,
+    exp: Option<i64>,
+    flow: Option<Flow>,
+}
+
+/// Devices to call when the meeting starts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::sandbox) struct Flow {
+    id: FlowId,
+    pub(in crate::sandbox) data: Vec<Device>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum FlowId {
+    #[serde(rename = "sip-no-knock")]
+    SipNoKnock,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::sandbox) struct Device {
+    pub(in crate::sandbox) uri: String,
+}
+
+/// A request that holds to the Guide, defaults filled in.
+pub(super) struct Asked {
+    pub(super) aud: Uuid,
+    pub(super) sub: String,
+    pub(super) nbf: Option<i64>,
+    pub(super) exp: Option<i64>,
+    pub(super) flow: Option<Flow>,
+    pub(super) hosts: usize,
+    pub(super) guests: usize,
+    pub(super) short_urls: bool,
+    pub(super) vertical: Vertical,
+    pub(super) login_url_for_host: bool,
+    pub(super) jwe_alg: JweAlg,
+    pub(super) salt_length: Option<usize>,
+    pub(super) iterations: Option<u32>,
+    pub(super) enc: Enc,
+    pub(super) jws_alg: JwsAlg,
+}
+
+impl Asked {
+    /// Types are checked by then; this checks ranges and fills in the Guide's defaults.
+    pub(super) fn check(body: Body) -> Result<Self, ApiError> {
+        let Jwt { sub, nbf, exp, flow } = body.jwt;
+        if sub.is_empty() {
+            return Err(invalid("jwt.sub: expected a string that is not empty"));
+        }
+        for (name, value) in [("nbf", nbf), ("exp", exp)] {
+            if value.is_some_and(|value| !(0..SECONDS_MAX).contains(&value)) {
+                let hint = "expected seconds since the epoch (the Guide's samples show milliseconds, its table and RFC 7519 say seconds)";
+                return Err(invalid(format!("jwt.{name}: {hint}")));
+            }
+        }
+        for device in flow.iter().flat_map(|flow| &flow.data) {
+            check_uri(&device.uri)?;
+        }
+        let hosts = count("numHost", body.num_host)?;
+        let guests = count("numGuest", body.num_guest)?;
+        if hosts + guests > LINKS_MAX {
+            return Err(invalid("numHost, numGuest: together 25 at most"));
+        }
+        within("saltLength", body.salt_length, &SALT_BYTES)?;
+        within("iterations", body.iterations, &ITERATIONS)?;
+        Ok(Self {
+            aud: body.aud,
+            sub,
+            nbf,
+            exp,
+            flow,
+            hosts: usize::try_from(hosts).unwrap_or_default(),
+            guests: usize::try_from(guests).unwrap_or_default(),
+            short_urls: body.provide_short_urls.unwrap_or(false),
+            vertical: body.vertical_type.unwrap_or_default(),
+            login_url_for_host: body.login_url_for_host.unwrap_or(true),
+            jwe_alg: body.jwe_alg.unwrap_or_default(),
+            salt_length: body.salt_length,
+            iterations: body.iterations,
+            enc: body.enc.unwrap_or_default(),
+            jws_alg: body.jws_alg.unwrap_or_default(),
+        })
+    }
+
+    pub(super) fn devices(&self) -> Vec<String> {
+        self.flow.iter().flat_map(|flow| &flow.data).map(|device| device.uri.clone()).collect()
+    }
+}
+
+fn count(name: &str, value: Option<u64>) -> Result<u64, ApiError> {
+    within(name, value, &(0..=LINKS_MAX))?;
+    Ok(value.unwrap_or(1))
+}
+
+fn within<T: PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: Option<T>,
+    range: &std::ops::RangeInclusive<T>,
+) -> Result<(), ApiError> {
+    match value {
+        Some(value) if !range.contains(&value) => {
+            Err(invalid(format!("{name}: expected an integer from {} to {}", range.start(), range.end())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_uri(uri: &str) -> Result<(), ApiError> {
+    let fits =
+        |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c == '@' || c == ':');
+    match uri.split_once('@') {
+        Some((user, host)) if fits(user) && fits(host) => Ok(()),
+        _ => Err(invalid("jwt.flow.data.uri: expected user@host, without a scheme such as sip:")),
+    }
+}
+
+fn invalid(description: impl Into<String>) -> ApiError {
+    ApiError::bad("The request body is invalid").describe(description)
+}

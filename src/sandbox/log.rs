@@ -1,0 +1,110 @@
+//! The memory of a sandbox: what happened, the latest of it, and how much there was in all.
+
+use std::collections::HashMap;
+
+use super::{
+    faults::Endpoint,
+    records::{Arrival, Call, Link, Message, Text},
+    ring::Ring,
+};
+
+/// Entries kept of each kind; counters go on. What is larger than [`KEPT_BYTES`] together is kept less long.
+pub const KEPT: usize = 100_000;
+/// Bytes kept of each kind, so that 100,000 entries of 2.5 KiB fit.
+pub const KEPT_BYTES: usize = 256 * 1024 * 1024;
+/// As in the Guide's examples, `ckmNR7I`.
+const CODE_CHARS: usize = 7;
+
+/// All of it, oldest first.
+pub(super) struct Log {
+    pub(super) calls: Ring<Call>,
+    pub(super) messages: Ring<Message>,
+    pub(super) texts: Ring<Text>,
+    pub(super) arrivals: Ring<Arrival>,
+    link_order: Ring<String>,
+    pub(super) links: HashMap<String, Link>,
+    pub(super) counts: Counts,
+}
+
+/// How many there were since the sandbox started, also of what it no longer keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Requests to `joseencrypt`, whatever became of them.
+    pub joseencrypt: u64,
+    /// Requests to the Messages API, whatever became of them.
+    pub message_requests: u64,
+    /// Requests to the People API, whatever became of them.
+    pub people: u64,
+    /// [`Call`]s.
+    pub calls: u64,
+    /// [`Message`]s.
+    pub messages: u64,
+    /// [`Text`]s.
+    pub texts: u64,
+    /// [`Link`]s.
+    pub links: u64,
+}
+
+impl Log {
+    pub(super) fn new() -> Self {
+        Self {
+            calls: Ring::new(KEPT, KEPT_BYTES),
+            messages: Ring::new(KEPT, KEPT_BYTES),
+            texts: Ring::new(KEPT, KEPT_BYTES),
+            arrivals: Ring::new(KEPT, KEPT_BYTES),
+            link_order: Ring::new(KEPT, KEPT_BYTES),
+            links: HashMap::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    pub(super) fn add_arrival(&mut self, arrival: Arrival) {
+        let count = match arrival.endpoint {
+            Endpoint::JoseEncrypt => &mut self.counts.joseencrypt,
+            Endpoint::People => &mut self.counts.people,
+            Endpoint::Messages | Endpoint::Any => &mut self.counts.message_requests,
+        };
+        *count += 1;
+        self.arrivals.push(arrival, size_of::<Arrival>());
+    }
+
+    pub(super) fn add_call(&mut self, call: Call) {
+        let bytes = size_of::<Call>() + call.sub.len() + lengths(&call.devices);
+        self.counts.calls += 1;
+        self.calls.push(call, bytes);
+    }
+
+    pub(super) fn add_link(&mut self, mut link: Link) -> String {
+        let bytes = size_of::<Link>() + link.target.len() + link.sub.len() + lengths(&link.devices);
+        let code = loop {
+            let code: String = (0..CODE_CHARS).map(|_| fastrand::alphanumeric()).collect();
+            if !self.links.contains_key(&code) {
+                break code;
+            }
+        };
+        link.code.clone_from(&code);
+        self.counts.links += 1;
+        self.links.insert(code.clone(), link);
+        for gone in self.link_order.push(code.clone(), bytes) {
+            self.links.remove(&gone);
+        }
+        code
+    }
+
+    pub(super) fn add_message(&mut self, message: Message, bytes: usize) {
+        self.counts.messages += 1;
+        self.messages.push(message, size_of::<Message>() + bytes);
+    }
+
+    pub(super) fn add_text(&mut self, text: Text) {
+        let name = text.name.as_ref().map_or(0, String::len);
+        let bytes = size_of::<Text>() + text.channel.len() + text.to.len() + text.url.len() + name;
+        self.counts.texts += 1;
+        self.texts.push(text, bytes);
+    }
+}
+
+fn lengths(texts: &[String]) -> usize {
+    texts.iter().map(|text| size_of::<String>() + text.len()).sum()
+}

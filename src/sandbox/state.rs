@@ -1,0 +1,252 @@
+//! What a running sandbox knows, shared by its handlers, by tests, and by the demo.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::http::Method;
+use secrecy::SecretString;
+use tokio::sync::watch;
+use url::Url;
+
+use super::{
+    faults::{Endpoint, Fault, FaultRule, Faults, RULES_MAX, Shown},
+    keys::Keys,
+    log::{Counts, Log},
+    records::{Arrival, Call, Link, Message, Role, Text},
+};
+
+/// A view of a running sandbox, and the switches of its faults. Clones show the same sandbox.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+struct Shared {
+    keys: Keys,
+    url: Url,
+    base_url: Url,
+    token: Mutex<SecretString>,
+    faults: Mutex<Faults>,
+    log: Mutex<Log>,
+    version: watch::Sender<u64>,
+    closing: watch::Sender<bool>,
+}
+
+impl Handle {
+    pub(super) fn new(keys: Keys, token: SecretString, url: Url, base_url: Url) -> Self {
+        Self(Arc::new(Shared {
+            keys,
+            url,
+            base_url,
+            token: Mutex::new(token),
+            faults: Mutex::default(),
+            log: Mutex::new(Log::new()),
+            version: watch::Sender::new(0),
+            closing: watch::Sender::new(false),
+        }))
+    }
+
+    /// Every `joseencrypt` request that passed authorisation and validation, oldest first, the latest
+    /// [`KEPT`](super::KEPT) at most.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.log().calls.iter().cloned().collect()
+    }
+
+    /// The short links that `GET /visit/{code}` knows, by code; the latest [`KEPT`](super::KEPT) at most.
+    #[must_use]
+    pub fn links(&self) -> HashMap<String, Link> {
+        self.log().links.clone()
+    }
+
+    /// One of the short links.
+    #[must_use]
+    pub fn link(&self, code: &str) -> Option<Link> {
+        self.log().links.get(code).cloned()
+    }
+
+    /// The Webex messages posted, oldest first, the latest [`KEPT`](super::KEPT) at most.
+    #[must_use]
+    pub fn messages(&self) -> Vec<Message> {
+        self.log().messages.iter().cloned().collect()
+    }
+
+    /// The texts delivered to phones, oldest first, the latest [`KEPT`](super::KEPT) at most.
+    #[must_use]
+    pub fn texts(&self) -> Vec<Text> {
+        self.log().texts.iter().cloned().collect()
+    }
+
+    /// Puts a text on a guest's phone.
+    pub fn deliver_text(&self, text: Text) {
+        self.change(|log| log.add_text(text));
+    }
+
+    /// From now on this token is accepted and the one before is refused with 401.
+    pub fn set_token(&self, token: SecretString) {
+        *lock(&self.0.token) = token;
+    }
+
+    /// Adds a rule behind those that are there; the first that fires decides.
+    pub fn fault(&self, rule: FaultRule) {
+        lock(&self.0.faults).add(rule);
+        self.change(|_| ());
+    }
+
+    /// Ends all faults. Requests that hang or are delayed already stay so.
+    pub fn clear_faults(&self) {
+        lock(&self.0.faults).clear();
+        self.change(|_| ());
+    }
+
+    /// How many requests came to the endpoint, also the refused and the faulted ones.
+    #[must_use]
+    pub fn requests(&self, endpoint: Endpoint) -> u64 {
+        let counts = self.counts();
+        match endpoint {
+            Endpoint::JoseEncrypt => counts.joseencrypt,
+            Endpoint::Messages => counts.message_requests,
+            Endpoint::People => counts.people,
+            Endpoint::Any => counts.joseencrypt + counts.message_requests + counts.people,
+        }
+    }
+
+    /// When they came, oldest first, the latest [`KEPT`](super::KEPT) of all endpoints at most.
+    #[must_use]
+    pub fn arrivals(&self, endpoint: Endpoint) -> Vec<Arrival> {
+        self.log().arrivals.iter().filter(|arrival| endpoint.covers(arrival.endpoint)).cloned().collect()
+    }
+
+    /// All counters at one instant. Cheap, unlike the lists, which are copied: wait on these in [`Self::until`].
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.log().counts
+    }
+
+    /// Resolves at the first change of anything above after **this call**, not after the first poll: take the
+    /// future, look at the state, then await it, and no change is missed. [`Self::until`] does that.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut version = self.0.version.subscribe();
+        let keep_alive = self.clone();
+        async move {
+            // It fails only without a sender, and that one is kept alive here.
+            let _ = version.changed().await;
+            drop(keep_alive);
+        }
+    }
+
+    /// Resolves as soon as the condition holds; looks at it now and after every change.
+    pub async fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
+        loop {
+            let changed = self.changed();
+            if condition(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// For the handlers.
+impl Handle {
+    pub(super) fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    pub(super) fn url(&self) -> &Url {
+        &self.0.url
+    }
+
+    pub(super) fn base_url(&self) -> &Url {
+        &self.0.base_url
+    }
+
+    pub(super) fn token(&self) -> SecretString {
+        lock(&self.0.token).clone()
+    }
+
+    /// Goes up with every change.
+    pub(super) fn version(&self) -> u64 {
+        *self.0.version.borrow()
+    }
+
+    /// Counts a request and draws its fault.
+    pub(super) fn arrive(&self, endpoint: Endpoint, method: &Method) -> Option<Fault> {
+        let fault = lock(&self.0.faults).pick(endpoint);
+        let arrival =
+            Arrival { at: Instant::now(), endpoint, method: method.to_string(), fault: fault.clone() };
+        self.change(|log| log.add_arrival(arrival));
+        fault
+    }
+
+    pub(super) fn add_call(&self, call: Call) {
+        self.change(|log| log.add_call(call));
+    }
+
+    /// Gives the link a code that no other live link has, and remembers it.
+    pub(super) fn add_link(&self, link: Link) -> String {
+        self.change(|log| log.add_link(link))
+    }
+
+    /// `bytes` is the size of what the message carries, near enough.
+    pub(super) fn add_message(&self, message: Message, bytes: usize) {
+        self.change(|log| log.add_message(message, bytes));
+    }
+
+    /// The messages that `take` wants, newest first, `max` at most.
+    pub(super) fn find_messages(&self, max: usize, take: impl FnMut(&&Message) -> bool) -> Vec<Message> {
+        self.log().messages.iter().rev().filter(take).take(max).cloned().collect()
+    }
+
+    /// The latest calls and texts, newest first, for the page.
+    pub(super) fn latest(&self, max: usize) -> (Vec<Call>, Vec<Text>) {
+        let log = self.log();
+        (
+            log.calls.iter().rev().take(max).cloned().collect(),
+            log.texts.iter().rev().take(max).cloned().collect(),
+        )
+    }
+
+    pub(super) fn link_role(&self, code: &str) -> Option<Role> {
+        self.log().links.get(code).map(|link| link.role)
+    }
+
+    pub(super) fn shown_faults(&self) -> Vec<Shown> {
+        lock(&self.0.faults).shown()
+    }
+
+    pub(super) fn too_many_faults(&self) -> bool {
+        lock(&self.0.faults).len() >= RULES_MAX
+    }
+
+    /// Waits so long, or until the sandbox closes: a fault must not hold up its end.
+    pub(super) async fn pause(&self, length: Duration) {
+        let _ = tokio::time::timeout(length, self.closing()).await;
+    }
+
+    pub(super) fn close(&self) {
+        self.0.closing.send_replace(true);
+    }
+
+    /// Resolves when [`Self::close`] was called.
+    pub(super) async fn closing(&self) {
+        // It fails only without a sender, and `self` has one.
+        let _ = self.0.closing.subscribe().wait_for(|closing| *closing).await;
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        lock(&self.0.log)
+    }
+
+    fn change<T>(&self, act: impl FnOnce(&mut Log) -> T) -> T {
+        let done = act(&mut self.log());
+        self.0.version.send_modify(|version| *version += 1);
+        done
+    }
+}
+
+/// A handler that panicked has left its log whole: every change is a few pushes.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,125 @@
+//! The sandbox is what the other tests believe in, so it is itself tested from outside, over HTTP.
+
+mod faults;
+mod instant_connect;
+mod messages;
+mod pages;
+mod python;
+
+use std::{future::pending, sync::Once};
+
+use instant_connect_worker::sandbox::{Error, Handle, Options, Sandbox};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use url::Url;
+
+pub(crate) const TOKEN: &str = "sandbox-token";
+pub(crate) const PASSWORD: &str = "sandbox-password";
+
+/// A sandbox that serves as long as the test's runtime lives.
+pub(crate) struct Served {
+    pub(crate) handle: Handle,
+    pub(crate) url: Url,
+    pub(crate) client: Client,
+}
+
+pub(crate) async fn serve() -> Served {
+    static CRYPTO: Once = Once::new();
+    CRYPTO.call_once(|| {
+        rustls::crypto::ring::default_provider().install_default().expect("nobody installed one before");
+    });
+    let sandbox = Sandbox::bind(options()).await.unwrap();
+    let (handle, url) = (sandbox.handle(), sandbox.url());
+    tokio::spawn(sandbox.serve(pending()));
+    let client = Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
+    Served { handle, url, client }
+}
+
+pub(crate) fn options() -> Options {
+    Options {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        allow_any_address: false,
+        token: TOKEN.into(),
+        password: PASSWORD.into(),
+        base_url: None,
+    }
+}
+
+impl Served {
+    pub(crate) fn at(&self, path: &str) -> Url {
+        self.url.join(path).unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.client.get(self.at(path)).bearer_auth(TOKEN).send().await.unwrap()
+    }
+
+    pub(crate) async fn send(&self, path: &str, body: &Value) -> reqwest::Result<Response> {
+        self.client.post(self.at(path)).bearer_auth(TOKEN).json(body).send().await
+    }
+
+    pub(crate) async fn ask(&self, body: &Value) -> Response {
+        self.send("/api/v2/joseencrypt", body).await.unwrap()
+    }
+
+    pub(crate) async fn message(&self, body: &Value) -> Response {
+        self.send("/v1/messages", body).await.unwrap()
+    }
+}
+
+/// The Guide's smallest request, with these fields on top.
+pub(crate) fn request(more: &Value) -> Value {
+    let mut body = json!({"jwt": {"sub": "visit-1"}, "aud": "a4d886b0-979f-4e2c-a958-3e8c14605e51"});
+    for (key, value) in more.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+/// Reads a refusal: its shape is Cisco's, its tracking id the header's. Gives back the description.
+pub(crate) async fn refusal(response: Response, status: StatusCode) -> String {
+    assert_eq!(response.status(), status);
+    let tracking_id = response.headers()["trackingid"].to_str().unwrap().to_owned();
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["trackingId"], tracking_id);
+    assert!(body["message"].is_string(), "{body}");
+    body["errors"][0]["description"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn it_listens_on_loopback_only_unless_told_otherwise() {
+    let anywhere = Options { listen: "0.0.0.0:0".parse().unwrap(), ..options() };
+    let refused = Sandbox::bind(anywhere.clone()).await.err().unwrap();
+    assert!(matches!(refused, Error::NotLoopback(_)));
+    assert!(refused.to_string().contains("allow_any_address"));
+    let told = Sandbox::bind(Options { allow_any_address: true, ..anywhere }).await.unwrap();
+    assert_eq!(told.url().host_str(), Some("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn a_base_url_that_codes_cannot_be_appended_to_is_refused() {
+    let base_url = Some("https://instant.webex.com/visit".parse().unwrap());
+    assert!(matches!(Sandbox::bind(Options { base_url, ..options() }).await, Err(Error::BaseUrl)));
+}
+
+#[tokio::test]
+async fn it_closes_although_a_request_hangs() {
+    let sandbox = Sandbox::bind(options()).await.unwrap();
+    let (handle, url) = (sandbox.handle(), sandbox.url());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let served = tokio::spawn(sandbox.serve(async {
+        let _ = stopped.await;
+    }));
+    handle.fault("any:hang".parse().unwrap());
+    let hung = tokio::spawn(tokio::net::TcpStream::connect(handle_address(&url)));
+    let mut stream = hung.await.unwrap().unwrap();
+    let head = b"GET /v1/people/me HTTP/1.1\r\nhost: sandbox\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.unwrap();
+    handle.until(|handle| handle.counts().people == 1).await;
+    stop.send(()).unwrap();
+    served.await.unwrap().unwrap();
+}
+
+pub(crate) fn handle_address(url: &Url) -> String {
+    format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())
+}
