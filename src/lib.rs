@@ -1,5 +1,32 @@
-//! Turns "start video session" events into Webex Instant Connect links.
+//! Turns "start video session" events from RabbitMQ into Webex Instant Connect links: each guest's link to the topic
+//! from which SMS and WhatsApp senders work, the host's link to the expert as a Webex message.
+//!
+//! # The way of an event
+//!
+//! A delivery of the queue of sessions becomes a [`contract::message::Message`]; stage [`stages::Link`] reads it, has
+//! [`instant_connect`] make the links, and says [`outcome::Outcome::Done`] with a message for each person. The runtime
+//! ([`broker`]) publishes these with confirms, and only then acknowledges. A host's link comes back as a delivery of the
+//! queue of hosts, and stage [`stages::Host`] gives it to the expert through [`webex`].
+//!
+//! # Layout
+//!
+//! - [`contract`]: what crosses the wire; types that hide what is personal
+//! - [`outcome`]: the closed set of outcomes and of classes of dead letters
+//! - [`retry`]: when to try again, a pure function
+//! - [`upstream`]: HTTP with limits, tokens that rotate, failures sorted
+//! - [`instant_connect`], [`webex`]: the two APIs
+//! - [`stages`]: message to outcome, one outside effect each; they know nothing of AMQP
+//! - [`broker`]: deliveries, publishing, settling; it knows nothing of Webex
+//! - [`worker`]: both stages, supervised
+//! - [`config`]: layers over `config/default.toml`, which is the reference
+//! - [`telemetry`]: what operators see
+//! - [`sandbox`]: both APIs, faked faithfully
+//! - [`cli`]: one file a subcommand
+//!
+//! An arrow points one way: `cli` → `worker` → `stages`, `broker` → `contract`, `outcome`, `retry`.
+
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod contract;
 pub mod instant_connect;
@@ -7,6 +34,7 @@ pub mod outcome;
 pub mod retry;
 pub mod sandbox;
 pub mod stages;
+pub mod telemetry;
 pub mod upstream;
 pub mod webex;
 pub mod worker;

@@ -1,2 +1,10 @@
 //! The program: parses, calls the library, maps the error to an exit status.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use instant_connect_worker::cli;
+
+fn main() -> ExitCode {
+    cli::run(cli::Cli::parse())
+}

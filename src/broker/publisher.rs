@@ -262,16 +262,20 @@ impl Session {
     ) -> Result<(), BrokerError> {
         self.take_in(id, confirmation)?;
         self.take_in_ready()?;
+        let mut believable = self.answered.len();
         if !self.confirms.is_empty() {
             // A return may still be on its way with a confirm that lapin is settling at this moment. An answer to a
             // question asked now comes after it.
             let select = self.channel.confirm_select(ConfirmSelectOptions::default());
-            let believed = self.answered.len();
             within("select confirms", self.limit, select).await?;
             self.take_in_ready()?;
-            self.believe(believed);
-        } else {
-            self.believe(self.answered.len());
+        }
+        if self.confirms.is_empty() {
+            // No confirm is left that could carry a return. Otherwise one is to come, and with it the rest's turn.
+            believable = self.answered.len();
+        }
+        self.believe(believable);
+        if self.confirms.is_empty() {
             self.returned.clear();
         }
         Ok(())

@@ -148,6 +148,15 @@ impl Loaded {
         endpoint(&self.config.hosts.webex_url, "/v1/messages")
     }
 
+    /// The whole URL of `people/me`, which tells whose token one is.
+    #[must_use]
+    pub fn people_me_url(&self) -> Url {
+        let mut url = self.messages_url();
+        let path = url.path().trim_end_matches("/messages").to_owned() + "/people/me";
+        url.set_path(&path);
+        url
+    }
+
     /// The token for Instant Connect, tried once where it is a file.
     ///
     /// # Errors

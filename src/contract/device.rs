@@ -137,6 +137,12 @@ impl fmt::Debug for Pattern {
 pub struct AllowList(Vec<Pattern>);
 
 impl AllowList {
+    /// Whether nothing is allowed.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether `device` is on the list.
     #[must_use]
     pub fn allows(&self, device: &Device) -> bool {

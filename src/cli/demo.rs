@@ -1,0 +1,240 @@
+//! `demo`: the whole way on a sandbox. One session with two guests, an expert and a room, and what each received.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
+use serde_json::{Value, json};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
+use uuid::Uuid;
+
+use super::{Failure, Global, emit, phones, say, signals};
+use crate::{
+    broker::{
+        connection::{Connector, close, within},
+        properties::short,
+        topology::Topology,
+    },
+    config::Loaded,
+    sandbox::{Handle, Options, Sandbox, Text},
+    worker,
+};
+
+/// How long the demo waits for what should take a second or two.
+const PATIENCE: Duration = Duration::from_secs(30);
+const DEVICE: &str = "room-12@example.rooms.webex.com";
+const TOKEN: &str = "demo-token";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Stay up with the page until Ctrl-C, taking further events
+    #[arg(long)]
+    keep: bool,
+    /// Where the sandbox listens; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+}
+
+pub(super) async fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let stop = signals::shutdown()?;
+    let options = Options {
+        listen: args.listen,
+        allow_any_address: false,
+        token: TOKEN.into(),
+        password: "demo-password".into(),
+        base_url: None,
+    };
+    let sandbox = Sandbox::bind(options).await.map_err(|error| Failure::Usage(error.to_string()))?;
+    let (url, handle) = (sandbox.url(), sandbox.handle());
+    let loaded = Arc::new(global.load_with(&settings(&url))?);
+    let topology = Topology::new(&loaded.config.topology);
+    let connector = Arc::new(Connector::new(&loaded.config.amqp));
+    let prepared = async {
+        let connection = connector.connect("demo").await?;
+        topology.apply(&connection, false, connector.timeout).await?;
+        close(&connection, connector.timeout).await;
+        Ok::<_, Failure>(())
+    };
+    prepared.await.map_err(|failure| {
+        Failure::Failed(format!(
+            "{failure}; the demo needs RabbitMQ: `make demo` brings one, or set ICW_AMQP__URL"
+        ))
+    })?;
+    say(&format!("sandbox   {url}  (Instant Connect and Webex Messages, faked)"))?;
+    say(&format!("broker    exchanges and queues {}.*", loaded.config.topology.prefix.as_str()))?;
+
+    let mut parts = Parts::start(sandbox, &loaded, &connector, &topology, &handle);
+    let shown = tokio::select! {
+        shown = show(&loaded, &topology, &handle, args.keep) => shown,
+        ended = &mut parts.worker => Err(ended.map_err(|error| Failure::Failed(error.to_string())).and_then(|result| result.map_err(Failure::from)).err().unwrap_or_else(|| Failure::Failed("the worker ended".to_owned()))),
+        () = stop => Ok(()),
+    };
+    parts.stop().await;
+    clean_up(&connector, &topology).await?;
+    shown?;
+    say(&format!("done in {:.1} s", begun.elapsed().as_secs_f32()))
+}
+
+fn settings(sandbox: &url::Url) -> Vec<String> {
+    let base = sandbox.as_str().trim_end_matches('/');
+    let prefix = format!("icw-demo-{}", &Uuid::new_v4().simple().to_string()[..8]);
+    vec![
+        format!("topology.prefix={prefix}"),
+        "topology.declare=create".to_owned(),
+        format!("instant_connect.url={base}"),
+        format!("instant_connect.token={TOKEN}"),
+        "instant_connect.token_file=".to_owned(),
+        format!("instant_connect.allowed_base_urls={base}/visit/"),
+        format!("hosts.webex_url={base}"),
+        "hosts.delivery=webex".to_owned(),
+        "hosts.token=".to_owned(),
+        "hosts.token_file=".to_owned(),
+        format!("devices.allowed={DEVICE}"),
+    ]
+}
+
+/// What runs while the demo does.
+struct Parts {
+    worker: JoinHandle<Result<(), worker::WorkerError>>,
+    stop_worker: oneshot::Sender<()>,
+    stop_sandbox: oneshot::Sender<()>,
+    sandbox: JoinHandle<()>,
+    phones: JoinHandle<()>,
+}
+
+impl Parts {
+    fn start(
+        sandbox: Sandbox,
+        loaded: &Arc<Loaded>,
+        connector: &Arc<Connector>,
+        topology: &Topology,
+        handle: &Handle,
+    ) -> Self {
+        let (stop_worker, worker_stopped) = oneshot::channel::<()>();
+        let (stop_sandbox, sandbox_stopped) = oneshot::channel::<()>();
+        let loaded = Arc::clone(loaded);
+        let worker =
+            tokio::spawn(async move { worker::run(&loaded, async { _ = worker_stopped.await }).await });
+        let sandbox =
+            tokio::spawn(async move { _ = sandbox.serve(async { _ = sandbox_stopped.await }).await });
+        let (connector, queue, handle) = (Arc::clone(connector), topology.guests_queue(), handle.clone());
+        let phones = tokio::spawn(async move {
+            // When the demo ends so does this; a broken connection shows as texts that don't come.
+            _ = phones::ring(&connector, &queue, &handle, |text| _ = say(&received(text))).await;
+        });
+        Self { worker, stop_worker, stop_sandbox, sandbox, phones }
+    }
+
+    async fn stop(self) {
+        // What has ended already needs no telling.
+        _ = self.stop_worker.send(());
+        if !self.worker.is_finished() {
+            _ = timeout(PATIENCE, self.worker).await;
+        }
+        self.phones.abort();
+        _ = self.stop_sandbox.send(());
+        _ = timeout(PATIENCE, self.sandbox).await;
+    }
+}
+
+fn received(text: &Text) -> String {
+    let channel = if text.channel == "whatsapp" { "WhatsApp" } else { "SMS" };
+    format!("{channel:<9} to {} ({}): {}", text.to, text.name.as_deref().unwrap_or("no name"), text.url)
+}
+
+/// Emits one session and waits until everybody has what they should.
+async fn show(loaded: &Loaded, topology: &Topology, handle: &Handle, keep: bool) -> Result<(), Failure> {
+    let message_id = Uuid::new_v4().to_string();
+    let session = format!("visit-{}", &message_id[..8]);
+    emit::publish(loaded, topology, &message_id, event(&session).to_string().into_bytes()).await?;
+    say(&format!(
+        "event     {message_id} published to {} (session.start): session {session}, two guests, an expert, a room",
+        topology.sessions_exchange()
+    ))?;
+    let all = handle.until(|sandbox| {
+        let counts = sandbox.counts();
+        counts.texts >= 2 && counts.messages >= 1
+    });
+    if timeout(PATIENCE, all).await.is_err() {
+        let counts = handle.counts();
+        return Err(Failure::Failed(format!(
+            "after {PATIENCE:?}: {} of 2 texts, {} of 1 Webex messages, {} calls of Instant Connect; look for warnings above",
+            counts.texts, counts.messages, counts.calls
+        )));
+    }
+    for message in handle.messages() {
+        say(&expert_received(&message))?;
+    }
+    for call in handle.calls() {
+        for device in &call.devices {
+            say(&format!("{:<9} {device} put into meeting {} (sip-no-knock)", "Device", call.sub))?;
+        }
+    }
+    if keep {
+        say("staying up; open the page, or emit further events with the same ICW_AMQP__URL and:")?;
+        say(&format!(
+            "          instant-connect-worker emit --set topology.prefix={} --guest sms:+14155550123:Ben --expert expert@example.com",
+            loaded.config.topology.prefix.as_str()
+        ))?;
+        say("Ctrl-C ends it")?;
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+fn expert_received(message: &crate::sandbox::Message) -> String {
+    let card = message.attachments.first().map(|attachment| &attachment["content"]);
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+    let headline = text(card.and_then(|card| card.pointer("/body/0/text")));
+    let button = text(card.and_then(|card| card.pointer("/actions/0/title")));
+    let url = text(card.and_then(|card| card.pointer("/actions/0/url")));
+    format!(
+        "{:<9} to {}: \"{headline}\" [{button}] {url}",
+        "Webex",
+        message.to_person_email.as_deref().unwrap_or_default()
+    )
+}
+
+fn event(session: &str) -> Value {
+    json!({
+        "sessionId": session,
+        "guests": [
+            {"channel": "sms", "address": "+14155550123", "name": "Ben"},
+            {"channel": "whatsapp", "address": "+34600111222", "name": "Ana", "locale": "es"},
+        ],
+        "experts": [{"email": "expert@example.com", "name": "Dr Lee"}],
+        "devices": [DEVICE],
+        "correlationId": "flow-7f3a",
+        "attributes": {"resumeKey": "chat-99"},
+    })
+}
+
+/// Deletes the demo's own exchanges and queues.
+async fn clean_up(connector: &Connector, topology: &Topology) -> Result<(), Failure> {
+    let limit = connector.timeout;
+    let connection = connector.connect("demo").await?;
+    let channel = within("open channel", limit, connection.create_channel()).await?;
+    let plan = topology.plan();
+    for queue in plan.queues {
+        within(
+            "delete queue",
+            limit,
+            channel.queue_delete(short(&queue.name), QueueDeleteOptions::default()),
+        )
+        .await?;
+    }
+    for exchange in plan.exchanges {
+        within(
+            "delete exchange",
+            limit,
+            channel.exchange_delete(short(&exchange.name), ExchangeDeleteOptions::default()),
+        )
+        .await?;
+    }
+    close(&connection, limit).await;
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! `emit`: publishes a start event, as a flow would.
+
+use std::{collections::BTreeMap, io::Read, path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{Failure, say, say_json};
+use crate::{
+    broker::{
+        connection::Connector,
+        properties,
+        publisher::{Publication, Publisher},
+        topology::Topology,
+    },
+    config::Loaded,
+    contract::{BODY_BYTES_MAX, decode, start_session::StartSession, trace::TraceContext},
+};
+
+/// The routing key of start events.
+const ROUTING_KEY: &str = "session.start";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A file with the event's JSON, - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["session", "guest", "expert", "device"])]
+    file: Option<PathBuf>,
+    /// The session's id; a new one where none is given
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
+    /// A guest, as channel:number or channel:number:name (channel: sms or whatsapp); may be given again
+    #[arg(long, value_name = "GUEST")]
+    guest: Vec<String>,
+    /// An expert's e-mail address; may be given again
+    #[arg(long, value_name = "EMAIL")]
+    expert: Vec<String>,
+    /// A room device, user@host; may be given again
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<String>,
+    /// The message's id; a new one where none is given
+    #[arg(long, value_name = "ID")]
+    message_id: Option<String>,
+    /// Publish even what is no valid start event
+    #[arg(long)]
+    unchecked: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
+    let body = match &args.file {
+        Some(path) => read(path)?,
+        None => built(args)?.to_string().into_bytes(),
+    };
+    if !args.unchecked {
+        decode::from_json::<StartSession>(&body).map_err(|invalid| {
+            Failure::Usage(format!("the event is invalid: {invalid} (--unchecked publishes it all the same)"))
+        })?;
+    }
+    let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+    let topology = Topology::new(&loaded.config.topology);
+    publish(loaded, &topology, &message_id, body).await?;
+    if args.json {
+        return say_json(
+            &json!({"messageId": message_id, "exchange": topology.sessions_exchange(), "routingKey": ROUTING_KEY}),
+        );
+    }
+    say(&format!("published {message_id} to {} ({ROUTING_KEY})", topology.sessions_exchange()))
+}
+
+/// Publishes `body` as a start event, confirmed.
+pub(super) async fn publish(
+    loaded: &Loaded,
+    topology: &Topology,
+    message_id: &str,
+    body: Vec<u8>,
+) -> Result<(), Failure> {
+    let (publisher, publishing) =
+        Publisher::start(Arc::new(Connector::new(&loaded.config.amqp)), topology.clone());
+    let publication = Publication {
+        exchange: topology.sessions_exchange(),
+        routing_key: ROUTING_KEY.to_owned(),
+        properties: properties::start_event(
+            message_id,
+            &TraceContext::of(&BTreeMap::new()),
+            Timestamp::now(),
+        ),
+        body: body.into(),
+    };
+    let limit = loaded.config.amqp.connect_timeout.get() + loaded.config.amqp.timeout.get();
+    let results = timeout(limit, publisher.publish(vec![publication])).await;
+    let results = results.map_err(|_| {
+        Failure::Failed(format!(
+            "no confirm of the broker within {limit:?}; the event may not have been published"
+        ))
+    })?;
+    drop(publisher);
+    // The connection is closed in passing; the event is confirmed.
+    _ = timeout(Duration::from_secs(1), publishing).await;
+    results
+        .into_iter()
+        .collect::<Result<(), _>>()
+        .map_err(|error| Failure::Failed(format!("the event was not published: {error}")))
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    let limit = BODY_BYTES_MAX as u64 + 1;
+    if path.as_os_str() == "-" {
+        std::io::stdin().take(limit).read_to_end(&mut body)?;
+    } else {
+        let file = std::fs::File::open(path)
+            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+        file.take(limit).read_to_end(&mut body)?;
+    }
+    if body.len() > BODY_BYTES_MAX {
+        return Err(Failure::Usage(format!("{}: expected at most {BODY_BYTES_MAX} bytes", path.display())));
+    }
+    Ok(body)
+}
+
+fn built(args: &Args) -> Result<Value, Failure> {
+    if args.guest.is_empty() || args.expert.is_empty() {
+        return Err(Failure::Usage("expected --file, or at least one --guest and one --expert, such as --guest sms:+14155550123:Ben --expert expert@example.com".to_owned()));
+    }
+    let session = args.session.clone().unwrap_or_else(|| format!("visit-{}", Uuid::new_v4().simple()));
+    let guests: Vec<Value> = args.guest.iter().map(|guest| self::guest(guest)).collect();
+    let experts: Vec<Value> = args.expert.iter().map(|email| json!({"email": email})).collect();
+    let mut event = json!({"sessionId": session, "guests": guests, "experts": experts});
+    if !args.device.is_empty() {
+        event["devices"] = json!(args.device);
+    }
+    Ok(event)
+}
+
+fn guest(text: &str) -> Value {
+    let mut parts = text.splitn(3, ':');
+    let (channel, address) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    match parts.next() {
+        Some(name) => json!({"channel": channel, "address": address, "name": name}),
+        None => json!({"channel": channel, "address": address}),
+    }
+}

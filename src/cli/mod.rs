@@ -1,0 +1,191 @@
+//! The command line: one file a subcommand. Data goes to standard output, everything else to standard error; exit
+//! status 0 is done, 1 failed, 2 wrong usage or configuration.
+
+mod check;
+mod demo;
+mod emit;
+mod phones;
+mod run;
+mod sandbox;
+mod schema;
+mod signals;
+mod topology;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    broker::{connection::BrokerError, topology::TopologyError},
+    config::{self, ConfigError, Loaded, Sources},
+    telemetry,
+    worker::WorkerError,
+};
+
+/// Turns "start video session" events from RabbitMQ into Webex Instant Connect links.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Settings over the defaults, as TOML
+    #[arg(long, global = true, env = "ICW_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting, over all others; may be given again
+    #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the worker
+    Run,
+    /// Show the whole way on a sandbox: one session, what each person receives
+    Demo(demo::Args),
+    /// Serve Instant Connect and Webex Messages, faked faithfully
+    Sandbox(sandbox::Args),
+    /// Publish a start event
+    Emit(emit::Args),
+    /// Show the configuration as understood; with --connect, try what it names
+    Check(check::Args),
+    /// Print the exchanges and queues, or declare them
+    Topology(topology::Args),
+    /// Print the JSON Schemas of the messages
+    Schema(schema::Args),
+}
+
+/// What ends a command otherwise than well.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// Wrong usage or configuration: exit status 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else: exit status 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<WorkerError> for Failure {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::Config(error) => error.into(),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        Self::Failed(format!("broker: {error}"))
+    }
+}
+
+impl From<TopologyError> for Failure {
+    fn from(error: TopologyError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Runs the command of `cli`, and reports how that ended.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Failure::Failed(format!("no threads for the runtime: {error}"))),
+    };
+    match runtime.block_on(dispatch(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    if let Command::Schema(args) = &cli.command {
+        return schema::run(args);
+    }
+    // A demo is for a person: it is quiet, and what it says is text, unless that is set.
+    let quiet = matches!(cli.command, Command::Demo(_));
+    let loaded = cli.global.load(if quiet {
+        &["telemetry.log_format=text", "telemetry.log_level=warn"]
+    } else {
+        &[]
+    })?;
+    telemetry::logs::init(&loaded.config.telemetry);
+    match cli.command {
+        Command::Run => run::run(&loaded).await,
+        Command::Demo(args) => demo::run(&cli.global, &args).await,
+        Command::Sandbox(args) => sandbox::run(&loaded, args).await,
+        Command::Emit(args) => emit::run(&loaded, &args).await,
+        Command::Check(args) => check::run(&loaded, &args).await,
+        Command::Topology(args) => topology::run(&loaded, &args).await,
+        Command::Schema(args) => schema::run(&args),
+    }
+}
+
+impl Global {
+    /// The configuration, with `defaults` below all other flags.
+    fn load(&self, defaults: &[&str]) -> Result<Loaded, ConfigError> {
+        self.load_over(defaults, &[])
+    }
+
+    /// The configuration, with `more` over everything.
+    fn load_with(&self, more: &[String]) -> Result<Loaded, ConfigError> {
+        self.load_over(&[], more)
+    }
+
+    fn load_over(&self, defaults: &[&str], more: &[String]) -> Result<Loaded, ConfigError> {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let defaults = defaults.iter().map(|flag| (*flag).to_owned());
+        config::load(&Sources {
+            file: self.config.clone(),
+            environment: environment.collect(),
+            flags: defaults.chain(self.set.iter().cloned()).chain(more.iter().cloned()).collect(),
+        })
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    // Where standard error is gone nobody can be told.
+    _ = writeln!(io::stderr(), "error: {failure}");
+    match failure {
+        Failure::Usage(_) => ExitCode::from(2),
+        Failure::Failed(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Writes a line to standard output. A reader that has gone away (`| head`) is no failure of ours.
+fn say(line: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// `value` as JSON, on standard output.
+fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    say(&serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?)
+}

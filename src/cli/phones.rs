@@ -1,0 +1,61 @@
+//! Plays the senders of text messages: takes guest links from the broker and puts them on the sandbox's phones.
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use lapin::{
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+
+use crate::{
+    broker::{
+        connection::{BrokerError, Connector, within},
+        properties::short,
+    },
+    contract::{decode, link::GuestLink},
+    sandbox::{Handle, Text},
+};
+
+/// Takes from `queue` until the connection breaks, and tells `each` of every text.
+///
+/// # Errors
+/// [`BrokerError`]: what broke.
+pub(super) async fn ring(
+    connector: &Connector,
+    queue: &str,
+    sandbox: &Handle,
+    each: impl Fn(&Text),
+) -> Result<(), BrokerError> {
+    let limit = connector.timeout;
+    let connection = connector.connect("phones").await?;
+    let channel = within("open channel", limit, connection.create_channel()).await?;
+    within("set prefetch", limit, channel.basic_qos(32, BasicQosOptions::default())).await?;
+    let consume = channel.basic_consume(
+        short(queue),
+        "phones".into(),
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    );
+    let mut deliveries = within("consume", limit, consume).await?;
+    while let Some(delivery) = deliveries.next().await {
+        let delivery = delivery.map_err(|error| BrokerError::Lapin("consume", error))?;
+        // What is no guest link is not this program's, and a sandbox has no dead letters.
+        if let Ok(link) = decode::from_json::<GuestLink>(&delivery.data) {
+            let text = text(&link);
+            each(&text);
+            sandbox.deliver_text(text);
+        }
+        within("acknowledge", limit, delivery.ack(BasicAckOptions::default())).await?;
+    }
+    Ok(())
+}
+
+fn text(link: &GuestLink) -> Text {
+    Text {
+        channel: link.channel.as_str().to_owned(),
+        to: link.to.reveal().to_owned(),
+        name: link.name.as_ref().map(|name| name.reveal().clone()),
+        url: link.address.reveal().to_owned(),
+        at: Timestamp::now(),
+    }
+}

@@ -1,0 +1,69 @@
+//! `sandbox`: Instant Connect and Webex Messages, faked faithfully.
+
+use std::{net::SocketAddr, time::Duration};
+
+use secrecy::SecretString;
+use tracing::info;
+use url::Url;
+
+use super::{Failure, phones, say, signals};
+use crate::{
+    broker::{connection::Connector, topology::Topology},
+    config::Loaded,
+    sandbox::{Options, Sandbox, faults::FaultRule},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Listen on other addresses than loopback too: whoever reaches it sees all links
+    #[arg(long)]
+    allow_any_address: bool,
+    /// The bearer token that is accepted
+    #[arg(long, default_value = "sandbox-token", value_name = "TOKEN")]
+    token: SecretString,
+    /// Opens the links' ciphers
+    #[arg(long, default_value = "sandbox-password", value_name = "PASSWORD")]
+    password: SecretString,
+    /// What short links begin with; the sandbox's own address where not given
+    #[arg(long, value_name = "URL")]
+    base_url: Option<Url>,
+    /// A fault, such as joseencrypt:status=429,retry-after=7,times=3; may be given again
+    #[arg(long, value_name = "FAULT")]
+    fault: Vec<FaultRule>,
+    /// Also take guest links from the broker, and show the texts that guests would get
+    #[arg(long)]
+    phones: bool,
+}
+
+pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
+    let options = Options {
+        listen: args.listen,
+        allow_any_address: args.allow_any_address,
+        token: args.token,
+        password: args.password,
+        base_url: args.base_url,
+    };
+    let sandbox = Sandbox::bind(options).await.map_err(|error| Failure::Usage(error.to_string()))?;
+    let handle = sandbox.handle();
+    args.fault.into_iter().for_each(|rule| handle.fault(rule));
+    say(&format!("sandbox {}", sandbox.url()))?;
+    info!(address = %sandbox.addr(), "sandbox listening");
+    let phones = async {
+        while args.phones {
+            let connector = Connector::new(&loaded.config.amqp);
+            let queue = Topology::new(&loaded.config.topology).guests_queue();
+            if let Err(error) = phones::ring(&connector, &queue, &handle, |_| {}).await {
+                tracing::warn!(%error, "no phones: the guests' queue can't be taken from; trying again");
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        served = sandbox.serve(signals::shutdown()?) => served.map_err(|error| Failure::Failed(error.to_string())),
+        () = phones => Ok(()),
+    }
+}

@@ -1,0 +1,39 @@
+//! `schema`: JSON Schemas of the messages.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{Failure, say_json};
+use crate::contract::schemas::{NAMES, schema};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Which one; all of them, by name, where none is given
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(NAMES))]
+    name: Option<String>,
+    /// Write them as files into this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with = "name")]
+    write: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    match (&args.name, &args.write) {
+        (Some(name), _) => say_json(&schema(name)),
+        (None, Some(folder)) => {
+            std::fs::create_dir_all(folder)?;
+            for name in NAMES {
+                let text = serde_json::to_string_pretty(&schema(name))
+                    .map_err(|error| Failure::Failed(error.to_string()))?;
+                std::fs::write(folder.join(format!("{name}.json")), text + "\n")?;
+            }
+            Ok(())
+        }
+        (None, None) => say_json(
+            &NAMES
+                .into_iter()
+                .map(|name| (name.to_owned(), json!(schema(name))))
+                .collect::<serde_json::Map<_, _>>(),
+        ),
+    }
+}

@@ -1,0 +1,48 @@
+//! `topology`: exchanges, queues and bindings, printed or declared.
+
+use super::{Failure, say, say_json};
+use crate::{
+    broker::{
+        connection::{Connector, close},
+        topology::{Argument, Topology},
+    },
+    config::Loaded,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Declare what is missing, whatever topology.declare says
+    #[arg(long)]
+    declare: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
+    let topology = Topology::new(&loaded.config.topology);
+    if args.declare {
+        let connector = Connector::new(&loaded.config.amqp);
+        let connection = connector.connect("topology").await?;
+        topology.apply(&connection, false, connector.timeout).await?;
+        close(&connection, connector.timeout).await;
+    }
+    let plan = topology.plan();
+    if args.json {
+        return say_json(&plan);
+    }
+    for exchange in &plan.exchanges {
+        say(&format!("exchange {} ({}, durable)", exchange.name, exchange.kind))?;
+    }
+    for queue in &plan.queues {
+        let arguments = queue.arguments.iter().map(|(name, value)| match value {
+            Argument::Text(text) => format!("{name}={text}"),
+            Argument::Number(number) => format!("{name}={number}"),
+        });
+        say(&format!("queue    {} (durable, {})", queue.name, arguments.collect::<Vec<_>>().join(", ")))?;
+    }
+    for binding in &plan.bindings {
+        say(&format!("binding  {} --{}--> {}", binding.exchange, binding.routing_key, binding.queue))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! What operators see.
+//!
+//! - [`logs`]: one line a decision
+
+pub mod logs;
