@@ -1,0 +1,52 @@
+# Two commands do everything: `make demo` and `make test`. Each installs what it needs and says so.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= start_session retry_after
+export CARGO
+
+.PHONY: help demo test lint deny fuzz schemas clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the whole way of one session, on a real RabbitMQ and the sandbox
+	@$(CARGO) build --locked
+	scripts/broker with $(CARGO) run --quiet --locked -- demo
+
+test: ## all tests, on a real RabbitMQ; TESTS="name …" for some of them
+	@scripts/broker ensure
+	ICW_TEST_PYTHON=$$(scripts/python-env)
+	export ICW_TEST_PYTHON
+	$(CARGO) test --locked --all-targets --no-run
+	scripts/broker with $(CARGO) test --locked --all-targets -- $(TESTS)
+	if [ -z "$(TESTS)" ]; then $(CARGO) test --locked --doc; fi
+
+lint: ## formatting, clippy and documentation, warnings refused
+	@$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+
+deny: ## licences, sources and advisories of the dependencies
+	@scripts/deny
+
+# --sanitizer none and RUSTC_BOOTSTRAP: the coverage that steers libFuzzer is an unstable option of a stable
+# compiler; the crate has no unsafe code for a sanitizer to watch.
+fuzz: ## each fuzz target for FUZZ_SECONDS (60)
+	@command -v c++ >/dev/null || scripts/apt-install g++
+	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --quiet --locked --version 0.13.2 cargo-fuzz
+	for target in $(FUZZ_TARGETS); do
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none "$$target" -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=5 -print_final_stats=1
+	done
+
+schemas: ## write config/schemas anew from the program's types
+	@$(CARGO) run --quiet --locked -- schema --out config/schemas
+
+clean: ## delete what the targets above made in this folder
+	@$(CARGO) clean
+	rm -rf .venv fuzz/target fuzz/corpus fuzz/artifacts
