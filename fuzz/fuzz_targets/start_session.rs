@@ -1,4 +1,24 @@
-//! Any bytes from the queue become a session or a dead letter's reason, never a panic.
+//! Any bytes from the queue, plain or as a CloudEvent, become a session or a dead letter's reason, never a panic.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|body: &[u8]| instant_connect_worker::contract::start_session::fuzz(body));
+use instant_connect_worker::contract::{
+    message::Message,
+    start_session::{Rules, Session, Vertical},
+};
+use jiff::{SignedDuration, Timestamp};
+
+libfuzzer_sys::fuzz_target!(|body: &[u8]| {
+    let rules = Rules {
+        vertical: Vertical::Hc,
+        host_login: true,
+        link_lifetime: SignedDuration::from_hours(2),
+        devices: Default::default(),
+    };
+    let now = Timestamp::from_second(1_795_255_200).expect("a time in 2026");
+    for content_type in [None, Some("application/cloudevents+json".to_owned())] {
+        let message = Message { body: body.to_vec(), content_type, ..Message::default() };
+        if let Err(refusal) = Session::read(&message, &rules, now) {
+            assert!(refusal.to_string().len() < 1000, "a reason fits into a header and a log line");
+        }
+    }
+});
