@@ -9,9 +9,9 @@ use crate::contract::{link::Outgoing, time::Instant};
 pub enum Outcome {
     /// Publish all of these, confirmed and routed; then acknowledge.
     Done(Vec<Outgoing>),
-    /// A failure that may pass.
+    /// A failure that may pass: hold a copy back for a while, its attempt counted.
     TryAgain(Failure),
-    /// The other side refuses our token or is down: keep the message, count nothing against it, ask again later.
+    /// The other side refuses our token: take no more messages, count nothing against this one.
     Wait(Failure),
     /// Nothing will make this succeed: publish it to the dead queue, then acknowledge.
     Dead(Death),
@@ -19,9 +19,37 @@ pub enum Outcome {
     HandedBack,
 }
 
+/// What kind of failure passes: the header `x-retry-reason`, and a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// No connection, a time limit, an answer that says "later".
+    Unavailable,
+    /// The other side asked to be left alone for a while.
+    RateLimited,
+    /// The answer can't be believed.
+    Malformed,
+    /// Our token is refused.
+    Token,
+}
+
+impl Cause {
+    /// As on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::RateLimited => "rate-limited",
+            Self::Malformed => "malformed",
+            Self::Token => "token",
+        }
+    }
+}
+
 /// A failure that is not the message's fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
+    /// What kind it is.
+    pub cause: Cause,
     /// What happened, for a person; shows nothing private.
     pub reason: String,
     /// How long the other side asked to be left alone.

@@ -80,6 +80,33 @@ pub fn decide(policy: &Policy, failure: &Failure, history: History, now: Timesta
     Decision::Again { at, attempts }
 }
 
+/// Decides about `failure` while the other side is known to be down: nothing is counted, and the message is back after
+/// `wait` or its Retry-After, to be taken when the other side works again. Only the session's deadline ends this.
+#[must_use]
+pub fn postpone(failure: &Failure, history: History, now: Timestamp, wait: Duration) -> Decision {
+    let wait = failure.retry_after.unwrap_or(wait);
+    let at = SignedDuration::try_from(wait)
+        .ok()
+        .and_then(|wait| now.checked_add(wait).ok())
+        .unwrap_or(Timestamp::MAX);
+    if at >= failure.deadline.timestamp() {
+        let reason = format!("{} (the session is over before the next attempt)", failure.reason);
+        return Decision::GiveUp(Death::new(Class::Expired, reason));
+    }
+    Decision::Again { at, attempts: history.attempts }
+}
+
+/// Which of the hold queues' delays (ascending, in milliseconds) brings a message back for `at`: the smallest that is not
+/// early. Where that would miss the `deadline`, or `at` is later than all of them, the largest that is not late: the
+/// message then comes back early, is seen to be early, and is held again.
+#[must_use]
+pub fn rung(delays: &[Duration], now: Timestamp, at: Timestamp, deadline: Timestamp) -> Option<Duration> {
+    let until = |then: Timestamp| Duration::try_from(then.duration_since(now)).unwrap_or_default();
+    let (wait, left) = (until(at), until(deadline));
+    let exact = delays.iter().find(|delay| **delay >= wait && **delay < left);
+    exact.or_else(|| delays.iter().rfind(|delay| **delay <= wait)).or_else(|| delays.first()).copied()
+}
+
 /// The wait after attempt number `attempt` (from 1), without jitter.
 fn interval(policy: &Policy, attempt: u32) -> Duration {
     let mut schedule = ExponentialBackoff {
@@ -139,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::contract::time::Instant;
+    use crate::{contract::time::Instant, outcome::Cause};
 
     fn policy() -> Policy {
         Policy {
@@ -158,7 +185,7 @@ mod tests {
 
     fn failure(retry_after: Option<Duration>, left: i64) -> Failure {
         let deadline = Instant::floor(now() + SignedDuration::from_secs(left));
-        Failure { reason: "it failed".into(), retry_after, deadline }
+        Failure { cause: Cause::Unavailable, reason: "it failed".into(), retry_after, deadline }
     }
 
     fn first() -> History {
@@ -225,6 +252,19 @@ mod tests {
         for wrong in ["", "-1", "1.5", "soon", "7 s", "Sat, 21 Nov 2026", "\u{0663}"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_rung_is_the_smallest_that_is_not_early() {
+        let delays = [1, 5, 30].map(Duration::from_secs);
+        let pick = |wait_ms: i64, left_s: i64| {
+            let (at, deadline) =
+                (now() + SignedDuration::from_millis(wait_ms), now() + SignedDuration::from_secs(left_s));
+            rung(&delays, now(), at, deadline).unwrap().as_secs()
+        };
+        assert_eq!([pick(0, 99), pick(1000, 99), pick(1001, 99), pick(7000, 99)], [1, 1, 5, 30]);
+        assert_eq!(pick(7000, 20), 5, "the smallest that is not early would miss the deadline");
+        assert_eq!(pick(3_600_000, 9999), 30, "later than all");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     broker::{
+        breaker,
         connection::{Connector, close},
         consumer::{Consumer, Limits},
         publisher::Publisher,
@@ -52,10 +53,12 @@ pub enum WorkerError {
 pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let config = &loaded.config;
     let connector = Arc::new(Connector::new(&config.amqp));
-    let topology = Topology::new(&config.topology);
+    let topology = Topology::new(&config.topology, config.retry.hold.delays());
     let (stop, stopped) = watch::channel(false);
     let (publisher, publishing) = Publisher::start(Arc::clone(&connector), topology.clone());
-    let settler = |queue| Settler::new(publisher.clone(), &topology, queue, config.amqp.timeout.get());
+    let settler = |queue| {
+        Settler::new(publisher.clone(), &topology, queue, config.amqp.timeout.get(), retry_policy(loaded))
+    };
     let link = Consumer::new(
         link_stage(loaded)?,
         topology.sessions_queue(),
@@ -258,20 +261,29 @@ fn messages_api(loaded: &Loaded, url: &url::Url, token: TokenSource) -> Result<U
 }
 
 fn limits(loaded: &Loaded) -> Limits {
-    let (amqp, retry) = (&loaded.config.amqp, &loaded.config.retry);
+    let (amqp, breaker) = (&loaded.config.amqp, &loaded.config.breaker);
     Limits {
         prefetch: u16::try_from(amqp.prefetch.get()).unwrap_or(u16::MAX),
         concurrency: amqp.concurrency.size(),
+        deliveries_max: amqp.deliveries_max.get(),
         hold_max: amqp.hold_max.get(),
         timeout: amqp.timeout.get(),
-        retry: Policy {
-            initial: retry.initial.get(),
-            max: retry.max.get(),
-            multiplier: retry.multiplier.get(),
-            jitter: retry.jitter.get(),
-            attempts: retry.attempts.get(),
-            total: retry.total.get(),
+        breaker: breaker::Policy {
+            failures: breaker.failures.get(),
+            probe_initial: breaker.probe_initial.get(),
+            probe_max: breaker.probe_max.get(),
         },
-        probe: (retry.probe_initial.get(), retry.probe_max.get()),
+    }
+}
+
+fn retry_policy(loaded: &Loaded) -> Policy {
+    let retry = &loaded.config.retry;
+    Policy {
+        initial: retry.initial.get(),
+        max: retry.max.get(),
+        multiplier: retry.multiplier.get(),
+        jitter: retry.jitter.get(),
+        attempts: retry.attempts.get(),
+        total: retry.total.get(),
     }
 }

@@ -1,5 +1,5 @@
 //! Takes deliveries for a stage: a permit first, then the delivery, then a task of its own that carries both until the
-//! delivery is settled.
+//! delivery is settled. While the stage's breaker is open, one delivery at a time.
 
 use std::{
     future::Future,
@@ -7,36 +7,40 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use lapin::{
     Channel, Connection, Consumer as Deliveries,
     message::Delivery,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::FieldTable,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    types::{FieldTable, ShortString},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
+    breaker::{self, Breaker},
     connection::{BrokerError, within},
-    gate::Gate,
     properties::{self, short},
     settle::{Settler, Ticket},
 };
 use crate::{
-    contract::{header, message::Message, private::loggable_id},
-    outcome::{Failure, Outcome},
-    retry::{self, Decision, History, Policy},
+    contract::{message::Message, private::loggable_id},
+    outcome::{Class, Death, Outcome},
     stages::{self, Stage},
 };
 
-/// How often a wait looks whether its channel still stands.
+/// How often a wait looks whether its connection still stands.
 const HEALTH: Duration = Duration::from_secs(1);
+/// From this many deliveries without an outcome on, messages take turns: one of them may be what ends the worker, and
+/// the others must get their turn before it.
+const SUSPECT: u32 = 3;
+/// Suspects come to their turn in random order, spread over this time.
+const SUSPECTS_SPREAD_MS: u64 = 250;
 
 /// The limits of a consumer.
 #[derive(Clone, Debug)]
@@ -45,14 +49,14 @@ pub struct Limits {
     pub prefetch: u16,
     /// Deliveries that are worked on.
     pub concurrency: usize,
-    /// Longest that a delivery is kept without an outcome.
+    /// Deliveries of one message without an outcome, before it is put aside.
+    pub deliveries_max: u32,
+    /// Longest that a delivery is kept without being settled.
     pub hold_max: Duration,
     /// For any single answer of the broker.
     pub timeout: Duration,
-    /// When to try again.
-    pub retry: Policy,
-    /// The first and the longest wait between two tries while a token is refused.
-    pub probe: (Duration, Duration),
+    /// When to stop taking.
+    pub breaker: breaker::Policy,
 }
 
 /// Takes what is in one queue to one stage.
@@ -63,10 +67,18 @@ pub struct Consumer<S> {
     settler: Settler,
     limits: Limits,
     permits: Arc<Semaphore>,
-    gate: Gate,
+    breaker: Breaker,
+    suspects: tokio::sync::Mutex<()>,
     tasks: Mutex<JoinSet<()>>,
     /// True once nothing more is to be taken.
     stop: watch::Receiver<bool>,
+}
+
+/// Deliveries of one channel.
+struct Subscription {
+    channel: Channel,
+    tag: ShortString,
+    deliveries: Deliveries,
 }
 
 impl<S: Stage> Consumer<S> {
@@ -79,14 +91,14 @@ impl<S: Stage> Consumer<S> {
         limits: Limits,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(limits.concurrency));
         Self {
             stage,
             queue,
             settler,
+            permits: Arc::new(Semaphore::new(limits.concurrency)),
+            breaker: Breaker::new(S::NAME, limits.breaker),
             limits,
-            permits,
-            gate: Gate::new(S::NAME),
+            suspects: tokio::sync::Mutex::default(),
             tasks: Mutex::default(),
             stop,
         }
@@ -97,47 +109,107 @@ impl<S: Stage> Consumer<S> {
     /// # Errors
     /// [`BrokerError`]: what broke.
     pub async fn consume(self: &Arc<Self>, connection: &Connection) -> Result<(), BrokerError> {
-        let limit = self.limits.timeout;
-        let channel = within("open channel", limit, connection.create_channel()).await?;
-        within("set prefetch", limit, channel.basic_qos(self.limits.prefetch, BasicQosOptions::default()))
-            .await?;
-        let tag = short(&format!("instant-connect-worker.{}.{:08x}", S::NAME, fastrand::u32(..)));
-        let options = BasicConsumeOptions::default();
-        let consume = channel.basic_consume(short(&self.queue), tag.clone(), options, FieldTable::default());
-        let mut deliveries = within("consume", limit, consume).await?;
-        debug!(stage = S::NAME, queue = self.queue, "consuming");
-        let result = self.take(&channel, &mut deliveries).await;
-        if result.is_ok() {
-            // What was delivered and not taken goes back by itself when the channel closes.
-            _ = within("cancel", limit, channel.basic_cancel(tag, BasicCancelOptions::default())).await;
-        }
-        result
-    }
-
-    async fn take(
-        self: &Arc<Self>,
-        channel: &Channel,
-        deliveries: &mut Deliveries,
-    ) -> Result<(), BrokerError> {
-        let mut stop = self.stop.clone();
-        loop {
-            tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
-                next = self.next(channel, deliveries) => {
-                    let (permit, delivery) = next?;
-                    // The channel lives as long as the last of its deliveries.
-                    self.spawn(Arc::clone(self).work(permit, delivery, channel.clone()));
+        while !self.is_stopped() {
+            match self.breaker.probe_at() {
+                None => self.take_all(connection).await?,
+                Some(at) => {
+                    self.pause(connection, at).await?;
+                    self.probe(connection).await?;
                 }
             }
         }
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    async fn stopped(&self) {
+        // A sender that is gone means a worker that is gone.
+        _ = self.stop.clone().wait_for(|stop| *stop).await;
+    }
+
+    /// Takes as many as the limits allow, until the breaker opens or a stop is asked for.
+    async fn take_all(self: &Arc<Self>, connection: &Connection) -> Result<(), BrokerError> {
+        let mut subscription = self.subscribe(connection, self.limits.prefetch).await?;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stopped() => break,
+                () = self.breaker.opened() => break,
+                next = self.next(&mut subscription) => {
+                    let (permit, delivery) = next?;
+                    // The channel lives as long as the last of its deliveries.
+                    self.spawn(Arc::clone(self).work(permit, delivery, subscription.channel.clone()));
+                }
+            }
+        }
+        self.hand_back(subscription).await
+    }
+
+    /// Takes one delivery, to see whether the API works again.
+    async fn probe(self: &Arc<Self>, connection: &Connection) -> Result<(), BrokerError> {
+        let mut subscription = self.subscribe(connection, 1).await?;
+        let (permit, delivery) = tokio::select! {
+            biased;
+            () = self.stopped() => return self.hand_back(subscription).await,
+            next = self.next(&mut subscription) => next?,
+        };
+        let channel = subscription.channel.clone();
+        self.hand_back(subscription).await?;
+        let (done, ended) = oneshot::channel();
+        let work = Arc::clone(self).work(permit, delivery, channel);
+        // A task of its own, as for every delivery: what becomes of it must not hang on this connection.
+        self.spawn(work.map(|()| _ = done.send(())));
+        // A task that is aborted drops its sender, which is an end too.
+        _ = ended.await;
+        Ok(())
+    }
+
+    async fn subscribe(&self, connection: &Connection, prefetch: u16) -> Result<Subscription, BrokerError> {
+        let limit = self.limits.timeout;
+        let channel = within("open channel", limit, connection.create_channel()).await?;
+        within("set prefetch", limit, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        let tag = short(&format!("instant-connect-worker.{}.{:08x}", S::NAME, fastrand::u32(..)));
+        let options = BasicConsumeOptions::default();
+        let consume = channel.basic_consume(short(&self.queue), tag.clone(), options, FieldTable::default());
+        let deliveries = within("consume", limit, consume).await?;
+        debug!(stage = S::NAME, queue = self.queue, prefetch, "consuming");
+        Ok(Subscription { channel, tag, deliveries })
+    }
+
+    /// Ends the subscription and gives back what was delivered and not taken. What was taken goes on.
+    async fn hand_back(&self, mut subscription: Subscription) -> Result<(), BrokerError> {
+        let limit = self.limits.timeout;
+        let cancel = subscription.channel.basic_cancel(subscription.tag, BasicCancelOptions::default());
+        within("cancel", limit, cancel).await?;
+        // All that was delivered before the broker's answer is here by now.
+        while let Some(Some(Ok(delivery))) = subscription.deliveries.next().now_or_never() {
+            let options = BasicNackOptions { requeue: true, multiple: false };
+            within("give back", limit, delivery.nack(options)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until `at` or a stop.
+    async fn pause(&self, connection: &Connection, at: Instant) -> Result<(), BrokerError> {
+        while Instant::now() < at {
+            tokio::select! {
+                () = sleep_until(at.min(Instant::now() + HEALTH)) => {}
+                () = self.stopped() => return Ok(()),
+            }
+            if !connection.status().connected() {
+                return Err(BrokerError::Ended("the connection was closed".to_owned()));
+            }
+        }
+        Ok(())
     }
 
     /// The permit first: a delivery that nobody here could work on is better with another worker.
     async fn next(
         &self,
-        channel: &Channel,
-        deliveries: &mut Deliveries,
+        subscription: &mut Subscription,
     ) -> Result<(OwnedSemaphorePermit, Delivery), BrokerError> {
         let ended = || {
             BrokerError::Ended(format!(
@@ -145,21 +217,17 @@ impl<S: Stage> Consumer<S> {
                 self.queue
             ))
         };
-        let ready = async {
-            let permit = Arc::clone(&self.permits).acquire_owned().await;
-            self.gate.passable().await;
-            permit
-        };
-        tokio::pin!(ready);
+        let acquire = Arc::clone(&self.permits).acquire_owned();
+        tokio::pin!(acquire);
         let permit = loop {
             tokio::select! {
-                permit = &mut ready => break permit.map_err(|_| ended())?,
-                () = sleep(HEALTH) => if !channel.status().connected() {
+                permit = &mut acquire => break permit.map_err(|_| ended())?,
+                () = sleep(HEALTH) => if !subscription.channel.status().connected() {
                     return Err(BrokerError::Ended(format!("the channel of {} was closed", self.queue)));
                 },
             }
         };
-        let delivery = deliveries.next().await.ok_or_else(ended)?;
+        let delivery = subscription.deliveries.next().await.ok_or_else(ended)?;
         Ok((permit, delivery.map_err(|error| BrokerError::Lapin("consume", error))?))
     }
 
@@ -171,100 +239,43 @@ impl<S: Stage> Consumer<S> {
             .as_deref()
             .map_or_else(|| "none".to_owned(), |id| loggable_id(id).into_owned());
         let ticket = Ticket { acker: delivery.acker, properties: delivery.properties, event_id, keep_until };
-        let (message, outcome) = self.decide(message, &ticket).await;
-        let settled = self.settler.settle(&ticket, &message, outcome).await;
+        let settled = match self.early(&message).await {
+            Some(at) => self.settler.hold_again(&ticket, &message, at).await,
+            None => {
+                let outcome = self.decide(&message).await;
+                self.breaker.observe(&outcome);
+                self.settler.settle(&ticket, &message, outcome, self.breaker.probe_at().is_some()).await
+            }
+        };
         debug!(event_id = ticket.event_id, stage = S::NAME, ?settled, "settled");
         drop((permit, channel));
     }
 
-    /// Runs the stage until it says something final, or time is up.
-    async fn decide(&self, mut message: Message, ticket: &Ticket) -> (Message, Outcome) {
-        let mut outcome = stages::run(&self.stage, &message).await;
-        loop {
-            outcome = match outcome {
-                Outcome::TryAgain(failure) => match self.try_again(&mut message, failure, ticket).await {
-                    None => stages::run(&self.stage, &message).await,
-                    Some(outcome) => return (message, outcome),
-                },
-                Outcome::Wait(failure) => self.wait(&message, &failure, ticket).await,
-                outcome => return (message, outcome),
-            };
+    /// When `message` may be tried, where that is too far ahead to be waited for here.
+    async fn early(&self, message: &Message) -> Option<Timestamp> {
+        let at = message.not_before()?;
+        let wait = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+        if wait > self.settler.shortest_hold() {
+            return Some(at);
         }
+        sleep(wait).await;
+        None
     }
 
-    /// Counts the failure and waits for the next attempt; an outcome, where there is none.
-    async fn try_again(&self, message: &mut Message, failure: Failure, ticket: &Ticket) -> Option<Outcome> {
-        let now = Timestamp::now();
-        let history = History {
-            attempts: message.attempts(),
-            first_failed_at: message.first_failed_at().unwrap_or(now),
-        };
-        match retry::decide(&self.limits.retry, &failure, history, now, fastrand::f64()) {
-            Decision::GiveUp(death) => Some(Outcome::Dead(death)),
-            Decision::Again { at, attempts } => {
-                let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-                warn!(
-                    event_id = ticket.event_id,
-                    stage = S::NAME,
-                    reason = failure.reason,
-                    attempts,
-                    wait_ms = wait.as_millis(),
-                    "trying again"
-                );
-                message.headers.insert(header::ATTEMPTS.to_owned(), attempts.to_string());
-                message
-                    .headers
-                    .insert(header::FIRST_FAILED_AT.to_owned(), history.first_failed_at.to_string());
-                self.rest(wait, ticket).await
-            }
+    async fn decide(&self, message: &Message) -> Outcome {
+        let deliveries = message.deliveries();
+        if deliveries >= self.limits.deliveries_max {
+            let reason = format!(
+                "delivered {deliveries} times without an outcome; a worker may have ended over it each time"
+            );
+            return Outcome::Dead(Death::new(Class::Poison, reason));
         }
-    }
-
-    /// Keeps the message while the other side refuses our token, and gives the first outcome after that.
-    async fn wait(&self, message: &Message, failure: &Failure, ticket: &Ticket) -> Outcome {
-        let _waiting = self.gate.close(&failure.reason);
-        let mut tries = 0;
-        loop {
-            let _turn = tokio::select! {
-                turn = self.gate.turn() => turn,
-                outcome = self.rest(Duration::MAX, ticket) => return outcome.unwrap_or(Outcome::HandedBack),
-            };
-            if !self.gate.is_closed() {
-                break;
-            }
-            tries += 1;
-            let pause =
-                retry::reconnect_wait(self.limits.probe.0, self.limits.probe.1, tries, fastrand::f64());
-            if let Some(outcome) = self.rest(pause, ticket).await {
-                return outcome;
-            }
-            let outcome = stages::run(&self.stage, message).await;
-            if !matches!(outcome, Outcome::Wait(_)) {
-                self.gate.open();
-                return outcome;
-            }
+        if deliveries < SUSPECT {
+            return stages::run(&self.stage, message).await;
         }
+        sleep(Duration::from_millis(fastrand::u64(..SUSPECTS_SPREAD_MS))).await;
+        let _turn = self.suspects.lock().await;
         stages::run(&self.stage, message).await
-    }
-
-    /// Rests for `wait`. An outcome, where the worker stops, the delivery can't be kept that long, or its channel is gone.
-    async fn rest(&self, wait: Duration, ticket: &Ticket) -> Option<Outcome> {
-        let now = Instant::now();
-        let until = now.checked_add(wait).unwrap_or(ticket.keep_until + HEALTH);
-        let mut stop = self.stop.clone();
-        loop {
-            let next = (Instant::now() + HEALTH).min(until).min(ticket.keep_until);
-            tokio::select! {
-                () = sleep_until(next) => {}
-                _ = stop.wait_for(|stop| *stop) => return Some(Outcome::HandedBack),
-            }
-            if next == until {
-                return None;
-            }
-            if next == ticket.keep_until || !ticket.acker.usable() {
-                return Some(Outcome::HandedBack);
-            }
-        }
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {

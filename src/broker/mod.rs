@@ -1,5 +1,6 @@
 //! RabbitMQ: takes deliveries, has a stage decide, publishes what the outcome names, settles.
 //!
+//! - [`breaker`]: stops the taking while an API is down
 //! - [`connection`]: one connection, with time limits; lapin's own recovery stays off
 //! - [`topology`]: exchanges, queues and bindings
 //! - [`publisher`]: the one task that publishes, many confirms outstanding
@@ -10,9 +11,10 @@
 //! Deliveries and publishes use two connections: a broker that is short of memory or disk blocks publishing
 //! connections whole, acknowledgements too.
 
+pub mod breaker;
 pub mod connection;
 pub mod consumer;
-pub mod gate;
+
 pub mod properties;
 pub mod publisher;
 pub mod settle;

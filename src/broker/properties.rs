@@ -11,7 +11,7 @@ use lapin::{
 
 use crate::{
     contract::{header, link::Outgoing, message::Message, trace::TraceContext},
-    outcome::Death,
+    outcome::{Cause, Death},
 };
 
 /// The property `app_id` of everything that goes out.
@@ -102,6 +102,38 @@ pub fn dead(original: &BasicProperties, message: &Message, death: &Death, now: T
     copied(original).with_headers(headers)
 }
 
+/// What a copy that waits in a hold queue says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// What kind of failure it was.
+    pub cause: Cause,
+    /// Attempts counted so far.
+    pub attempts: u32,
+    /// When the message failed first.
+    pub first_failed_at: Timestamp,
+    /// When it may be tried again.
+    pub not_before: Timestamp,
+}
+
+/// The properties of a copy that waits in a hold queue: those of the message as it came, and what the next attempt
+/// must know.
+#[must_use]
+pub fn held(original: &BasicProperties, message: &Message, held: &Held) -> BasicProperties {
+    let mut headers = copied_headers(original);
+    headers.insert(header::ATTEMPTS.into(), AMQPValue::LongLongInt(held.attempts.into()));
+    set_text(&mut headers, header::RETRY_REASON, held.cause.as_str());
+    set_text(&mut headers, header::FIRST_FAILED_AT, &held.first_failed_at.to_string());
+    set_text(&mut headers, header::NOT_BEFORE, &held.not_before.to_string());
+    set_trace(&mut headers, &TraceContext::of(&message.headers));
+    copied(original).with_headers(headers)
+}
+
+/// The properties of a copy that is held once more, as they are.
+#[must_use]
+pub fn held_again(original: &BasicProperties) -> BasicProperties {
+    copied(original).with_headers(copied_headers(original))
+}
+
 /// All properties that a copy may carry. Not `expiration`: it would end a message that must not get lost. Not
 /// `user_id`: the broker refuses one that is not the publishing connection's.
 fn copied(original: &BasicProperties) -> BasicProperties {
@@ -121,11 +153,12 @@ fn copied(original: &BasicProperties) -> BasicProperties {
     copy
 }
 
-/// All headers but those that would send a copy to further queues (RabbitMQ's sender-selected distribution).
+/// All headers but those that would send a copy to further queues (RabbitMQ's sender-selected distribution), and the
+/// count of deliveries, which is the original's.
 fn copied_headers(original: &BasicProperties) -> FieldTable {
     let mut headers = FieldTable::default();
     for (name, value) in original.headers().iter().flat_map(|table| table.inner()) {
-        if !matches!(name.as_str(), "CC" | "BCC") {
+        if !matches!(name.as_str(), "CC" | "BCC" | header::DELIVERY_COUNT) {
             headers.insert(name.clone(), value.clone());
         }
     }

@@ -114,7 +114,8 @@ async fn run(connector: Arc<Connector>, topology: Topology, mut jobs: mpsc::Rece
                     info!(after_ms = since.elapsed().as_millis(), "publishing again");
                 }
                 tries = 0;
-                let ended = Session::new(channel, connector.timeout).run(&mut jobs).await;
+                let ended =
+                    Session::new(channel, &connection, &topology, connector.timeout).run(&mut jobs).await;
                 close(&connection, connector.timeout).await;
                 match ended {
                     Ok(()) => return,
@@ -177,8 +178,12 @@ struct Pending {
 }
 
 /// One channel's life.
-struct Session {
+struct Session<'a> {
     channel: Channel,
+    connection: &'a Connection,
+    topology: &'a Topology,
+    /// A queue of our own was found missing.
+    missing: bool,
     limit: Duration,
     next: u64,
     confirms: FuturesUnordered<BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>,
@@ -188,10 +193,13 @@ struct Session {
     returned: Vec<Key>,
 }
 
-impl Session {
-    fn new(channel: Channel, limit: Duration) -> Self {
+impl<'a> Session<'a> {
+    fn new(channel: Channel, connection: &'a Connection, topology: &'a Topology, limit: Duration) -> Self {
         Self {
             channel,
+            connection,
+            topology,
+            missing: false,
             limit,
             next: 0,
             confirms: FuturesUnordered::new(),
@@ -278,7 +286,18 @@ impl Session {
         if self.confirms.is_empty() {
             self.returned.clear();
         }
+        if std::mem::take(&mut self.missing) {
+            self.declare_again().await;
+        }
         Ok(())
+    }
+
+    /// Hold and dead queues are this program's own: one that somebody deleted is made again.
+    async fn declare_again(&mut self) {
+        warn!("a hold or dead queue is missing; declaring it again");
+        if let Err(error) = self.topology.ensure(self.connection, self.limit).await {
+            warn!(%error, "it could not be declared");
+        }
     }
 
     fn take_in_ready(&mut self) -> Result<(), BrokerError> {
@@ -308,6 +327,7 @@ impl Session {
             let result = match (returned, acked) {
                 (Some(position), _) => {
                     self.returned.swap_remove(position);
+                    self.missing |= pending.key.exchange.is_empty();
                     Err(PublishError::Unroutable)
                 }
                 (None, true) => Ok(()),

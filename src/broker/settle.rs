@@ -13,14 +13,14 @@ use tracing::{error, info, warn};
 
 use super::{
     connection::within,
-    properties,
+    properties::{self, Held},
     publisher::{Publication, PublishError, Publisher},
     topology::Topology,
 };
 use crate::{
     contract::{link::Outgoing, message::Message},
-    outcome::{Class, Death, Outcome},
-    retry,
+    outcome::{Class, Death, Failure, Outcome},
+    retry::{self, Decision, History, Policy},
 };
 
 /// What a delivery leaves behind when its body is taken out: what is needed to settle it.
@@ -43,6 +43,8 @@ pub struct Settler {
     queue: String,
     links_exchange: String,
     limit: Duration,
+    retry: Policy,
+    delays: Vec<Duration>,
 }
 
 /// How a delivery ended.
@@ -52,6 +54,8 @@ pub enum Settled {
     Done,
     /// In the dead queue, acknowledged.
     Dead(Class),
+    /// A copy waits in a hold queue, acknowledged.
+    Held,
     /// Given back to the broker.
     Returned,
     /// Its channel is gone: the broker delivers it again.
@@ -59,14 +63,33 @@ pub enum Settled {
 }
 
 impl Settler {
-    /// For deliveries of `queue`.
+    /// For deliveries of `queue`, tried again as `retry` says.
     #[must_use]
-    pub fn new(publisher: Publisher, topology: &Topology, queue: String, limit: Duration) -> Self {
-        Self { publisher, queue, links_exchange: topology.links_exchange(), limit }
+    pub fn new(
+        publisher: Publisher,
+        topology: &Topology,
+        queue: String,
+        limit: Duration,
+        retry: Policy,
+    ) -> Self {
+        let delays = topology.delays().to_vec();
+        Self { publisher, queue, links_exchange: topology.links_exchange(), limit, retry, delays }
     }
 
-    /// Carries `outcome` out. `TryAgain` and `Wait` are the consumer's and are given back here as they are.
-    pub async fn settle(&self, ticket: &Ticket, message: &Message, outcome: Outcome) -> Settled {
+    /// The delay of the first hold queue.
+    #[must_use]
+    pub fn shortest_hold(&self) -> Duration {
+        self.delays.first().copied().unwrap_or_default()
+    }
+
+    /// Carries `outcome` out. While the stage's breaker is open (`paused`), no attempt is counted.
+    pub async fn settle(
+        &self,
+        ticket: &Ticket,
+        message: &Message,
+        outcome: Outcome,
+        paused: bool,
+    ) -> Settled {
         let now = Timestamp::now();
         match outcome {
             Outcome::Done(outgoing) => {
@@ -85,10 +108,73 @@ impl Settler {
                 }
             }
             Outcome::Dead(death) => self.dead(ticket, message, &death).await,
-            Outcome::TryAgain(failure) | Outcome::Wait(failure) => {
-                self.give_back(ticket, &failure.reason).await
-            }
+            Outcome::TryAgain(failure) => self.try_again(ticket, message, &failure, paused, now).await,
+            Outcome::Wait(failure) => self.try_again(ticket, message, &failure, true, now).await,
             Outcome::HandedBack => self.give_back(ticket, "the worker is shutting down").await,
+        }
+    }
+
+    async fn try_again(
+        &self,
+        ticket: &Ticket,
+        message: &Message,
+        failure: &Failure,
+        paused: bool,
+        now: Timestamp,
+    ) -> Settled {
+        let history = History {
+            attempts: message.attempts(),
+            first_failed_at: message.first_failed_at().unwrap_or(now),
+        };
+        let decision = if paused {
+            retry::postpone(failure, history, now, self.shortest_hold())
+        } else {
+            retry::decide(&self.retry, failure, history, now, fastrand::f64())
+        };
+        let (at, attempts) = match decision {
+            Decision::Again { at, attempts } => (at, attempts),
+            Decision::GiveUp(death) => return self.dead(ticket, message, &death).await,
+        };
+        let held =
+            Held { cause: failure.cause, attempts, first_failed_at: history.first_failed_at, not_before: at };
+        let Some(delay) = retry::rung(&self.delays, now, at, failure.deadline.timestamp()) else {
+            return self.give_back(ticket, "no hold queue is configured").await;
+        };
+        info!(
+            event_id = ticket.event_id,
+            queue = self.queue,
+            reason = failure.reason,
+            attempts,
+            hold_ms = delay.as_millis(),
+            "trying again later"
+        );
+        self.hold(ticket, delay, properties::held(&ticket.properties, message, &held), &message.body).await
+    }
+
+    /// Holds a message that came back before its time, nothing counted.
+    pub async fn hold_again(&self, ticket: &Ticket, message: &Message, at: Timestamp) -> Settled {
+        let Some(delay) = retry::rung(&self.delays, Timestamp::now(), at, Timestamp::MAX) else {
+            return self.give_back(ticket, "no hold queue is configured").await;
+        };
+        self.hold(ticket, delay, properties::held_again(&ticket.properties), &message.body).await
+    }
+
+    async fn hold(
+        &self,
+        ticket: &Ticket,
+        delay: Duration,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Settled {
+        let copy = Publication {
+            exchange: String::new(),
+            routing_key: Topology::hold_queue(&self.queue, delay),
+            properties,
+            body: body.into(),
+        };
+        match self.publish(ticket, vec![copy]).await {
+            Ok(()) => self.ack(ticket, Settled::Held).await,
+            Err(error) => self.give_back(ticket, &format!("it could not be held back: {error}")).await,
         }
     }
 
@@ -139,7 +225,9 @@ impl Settler {
             let results = tokio::time::timeout_at(ticket.keep_until, attempt)
                 .await
                 .map_err(|_| PublishError::Unknown)?;
-            if results.contains(&Err(PublishError::Unroutable)) {
+            // A queue of our own that is missing is declared again by the publisher; a binding of the links is not ours.
+            let ours = publications.iter().all(|publication| publication.exchange.is_empty());
+            if !ours && results.contains(&Err(PublishError::Unroutable)) {
                 return Err(PublishError::Unroutable);
             }
             let Some(error) = results.iter().find_map(|result| result.err()) else { return Ok(()) };

@@ -26,6 +26,7 @@ pub struct Topology {
     prefix: String,
     declare: Declare,
     queue_length_max: u32,
+    delays: Vec<Duration>,
 }
 
 /// One exchange.
@@ -91,13 +92,14 @@ pub enum TopologyError {
 }
 
 impl Topology {
-    /// The names as `config` has them.
+    /// The names as `config` has them, with a hold queue for each of `delays`.
     #[must_use]
-    pub fn new(config: &config::Topology) -> Self {
+    pub fn new(config: &config::Topology, delays: &[Duration]) -> Self {
         Self {
             prefix: config.prefix.as_str().to_owned(),
             declare: config.declare,
             queue_length_max: config.queue_length_max.get(),
+            delays: delays.to_vec(),
         }
     }
 
@@ -137,16 +139,33 @@ impl Topology {
         format!("{queue}.dead")
     }
 
+    /// Where messages of `queue` wait for `delay`.
+    #[must_use]
+    pub fn hold_queue(queue: &str, delay: Duration) -> String {
+        format!("{queue}.hold.{}", delay.as_millis())
+    }
+
+    /// The delays of the hold queues, ascending.
+    #[must_use]
+    pub fn delays(&self) -> &[Duration] {
+        &self.delays
+    }
+
     /// Everything that is declared.
     #[must_use]
     pub fn plan(&self) -> Plan {
         let exchange = |name| Exchange { name, kind: "topic" };
         let binding = |exchange, routing_key, queue| Binding { exchange, routing_key, queue };
         let work = [self.sessions_queue(), self.guests_queue(), self.hosts_queue()];
+        // A queue that dead-letters comes after the one it dead-letters to.
+        let mut queues: Vec<_> = work.iter().flat_map(|name| [self.dead(name), self.work(name)]).collect();
+        // Only what this program itself takes from is held back by it.
+        for name in [self.sessions_queue(), self.hosts_queue()] {
+            queues.extend(self.delays.iter().map(|delay| self.hold(&name, *delay)));
+        }
         Plan {
             exchanges: vec![exchange(self.sessions_exchange()), exchange(self.links_exchange())],
-            // A queue that dead-letters comes after the one it dead-letters to.
-            queues: work.iter().flat_map(|name| [self.dead(name), self.work(name)]).collect(),
+            queues,
             bindings: vec![
                 binding(self.sessions_exchange(), "session.start", self.sessions_queue()),
                 binding(self.links_exchange(), "guest.sms", self.guests_queue()),
@@ -169,13 +188,19 @@ impl Topology {
     /// (RabbitMQ's manual, "Quorum Queues: at-least-once dead-lettering", with the overflow and length it asks for).
     fn work(&self, name: &str) -> Queue {
         let mut arguments = self.bounded();
-        arguments.extend([
-            ("x-delivery-limit", Argument::Number(DELIVERY_LIMIT)),
-            ("x-dead-letter-exchange", Argument::Text(String::new())),
-            ("x-dead-letter-routing-key", Argument::Text(Self::dead_queue(name))),
-            ("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned())),
-        ]);
+        arguments.push(("x-delivery-limit", Argument::Number(DELIVERY_LIMIT)));
+        arguments.extend(dead_letter_to(Self::dead_queue(name)));
         Queue { name: name.to_owned(), arguments }
+    }
+
+    /// A queue that gives every message back to the queue `name` after `delay`. One delay for all of its messages: with a
+    /// time of its own for each, one would wait behind another.
+    fn hold(&self, name: &str, delay: Duration) -> Queue {
+        let mut arguments = self.bounded();
+        arguments
+            .push(("x-message-ttl", Argument::Number(i32::try_from(delay.as_millis()).unwrap_or(i32::MAX))));
+        arguments.extend(dead_letter_to(name.to_owned()));
+        Queue { name: Self::hold_queue(name, delay), arguments }
     }
 
     /// A queue that only people empty: looking at a message must never use up its deliveries.
@@ -231,6 +256,14 @@ impl Topology {
         _ = within("close channel", limit, channel.close(200, "done".into())).await;
         Ok(())
     }
+}
+
+fn dead_letter_to(queue: String) -> [(&'static str, Argument); 3] {
+    [
+        ("x-dead-letter-exchange", Argument::Text(String::new())),
+        ("x-dead-letter-routing-key", Argument::Text(queue)),
+        ("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned())),
+    ]
 }
 
 async fn declare_exchange(

@@ -98,7 +98,7 @@ async fn connect(loaded: &Loaded) -> Vec<Finding> {
 async fn broker(loaded: &Loaded) -> Result<String, String> {
     let connector = Connector::new(&loaded.config.amqp);
     let connection = connector.connect("check").await.map_err(|error| error.to_string())?;
-    let topology = Topology::new(&loaded.config.topology);
+    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
     // A check changes nothing: queues that `create` would declare are only looked for.
     let passive = topology.apply(&connection, true, connector.timeout).await;
     close(&connection, connector.timeout).await;

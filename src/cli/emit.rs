@@ -61,7 +61,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
         })?;
     }
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
-    let topology = Topology::new(&loaded.config.topology);
+    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
     publish(loaded, &topology, &message_id, body).await?;
     if args.json {
         return say_json(

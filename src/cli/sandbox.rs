@@ -54,7 +54,8 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
     let phones = async {
         while args.phones {
             let connector = Connector::new(&loaded.config.amqp);
-            let queue = Topology::new(&loaded.config.topology).guests_queue();
+            let queue =
+                Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays()).guests_queue();
             if let Err(error) = phones::ring(&connector, &queue, &handle, |_| {}).await {
                 tracing::warn!(%error, "no phones: the guests' queue can't be taken from; trying again");
             }

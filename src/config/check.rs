@@ -34,7 +34,12 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     token(settings, "hosts", &config.hosts.token, config.hosts.token_file.as_deref())?;
     let ordered = [
         ("retry.initial", config.retry.initial, "retry.max", config.retry.max),
-        ("retry.probe_initial", config.retry.probe_initial, "retry.probe_max", config.retry.probe_max),
+        (
+            "breaker.probe_initial",
+            config.breaker.probe_initial,
+            "breaker.probe_max",
+            config.breaker.probe_max,
+        ),
         ("instant_connect.timeout", config.instant_connect.timeout, "amqp.hold_max", config.amqp.hold_max),
         ("hosts.timeout", config.hosts.timeout, "amqp.hold_max", config.amqp.hold_max),
     ];

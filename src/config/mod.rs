@@ -31,6 +31,7 @@ pub struct Config {
     pub devices: Devices,
     pub hosts: Hosts,
     pub retry: Retry,
+    pub breaker: Breaker,
     pub shutdown: Shutdown,
     pub telemetry: Telemetry,
 }
@@ -47,6 +48,7 @@ pub struct Amqp {
     pub connect_timeout: Span,
     pub timeout: Span,
     pub reconnect_max: Span,
+    pub deliveries_max: Bounded<1, 900>,
     pub hold_max: Span,
     pub allow_insecure: bool,
 }
@@ -150,6 +152,14 @@ pub struct Retry {
     pub jitter: values::Factor<0, 1>,
     pub attempts: Bounded<1, 1000>,
     pub total: Span,
+    pub hold: values::Ladder,
+}
+
+/// Section `breaker`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Breaker {
+    pub failures: Bounded<1, 1000>,
     pub probe_initial: Span,
     pub probe_max: Span,
 }

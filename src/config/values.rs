@@ -92,6 +92,35 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// The delays of the hold queues: ascending, whole milliseconds, one at least.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Vec<Span>")]
+pub struct Ladder(Vec<Duration>);
+
+impl Ladder {
+    /// The delays.
+    #[must_use]
+    pub fn delays(&self) -> &[Duration] {
+        &self.0
+    }
+}
+
+impl TryFrom<Vec<Span>> for Ladder {
+    type Error = &'static str;
+
+    fn try_from(spans: Vec<Span>) -> Result<Self, Self::Error> {
+        let delays: Vec<_> = spans.into_iter().map(Span::get).collect();
+        let valid = (1..=20).contains(&delays.len())
+            && delays.windows(2).all(|pair| pair[0] < pair[1])
+            && delays.iter().all(|delay| delay.subsec_nanos() % 1_000_000 == 0);
+        if valid {
+            Ok(Self(delays))
+        } else {
+            Err("expected 1 to 20 ascending durations in whole milliseconds, such as [\"1s\", \"30s\"]")
+        }
+    }
+}
+
 /// The first part of the names of exchanges and queues.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

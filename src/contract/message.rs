@@ -32,6 +32,18 @@ impl Message {
         self.header(super::header::ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
+    /// How often this message was delivered before without an outcome (header `x-delivery-count`, RabbitMQ's own).
+    #[must_use]
+    pub fn deliveries(&self) -> u32 {
+        self.header(super::header::DELIVERY_COUNT).and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// When this message may be tried again (header `x-not-before`).
+    #[must_use]
+    pub fn not_before(&self) -> Option<Timestamp> {
+        self.header(super::header::NOT_BEFORE).and_then(|text| text.parse().ok())
+    }
+
     /// When this message failed first (header `x-first-failed-at`).
     #[must_use]
     pub fn first_failed_at(&self) -> Option<Timestamp> {

@@ -35,6 +35,12 @@ pub mod header {
     pub const DEAD_AT: &str = "x-dead-at";
     /// How many attempts were counted against a message.
     pub const ATTEMPTS: &str = "x-attempts";
+    /// What kind of failure sent a message to a hold queue.
+    pub const RETRY_REASON: &str = "x-retry-reason";
+    /// When a message that was held back may be tried again, RFC 3339.
+    pub const NOT_BEFORE: &str = "x-not-before";
+    /// How often a quorum queue has delivered a message before; RabbitMQ's own.
+    pub const DELIVERY_COUNT: &str = "x-delivery-count";
     /// When a message first failed, RFC 3339.
     pub const FIRST_FAILED_AT: &str = "x-first-failed-at";
 }

@@ -173,7 +173,9 @@ impl Session {
         let devices = allowed_devices(start.devices.unwrap_or_default(), &rules.devices)
             .map_err(within_refusal(within))?;
         let expires_at = start.expires_at.unwrap_or_else(|| {
-            let from = start.not_before.map_or(now, |not_before| not_before.timestamp().max(now));
+            // From the first attempt on, so that waiting does not move the deadline.
+            let begun = message.first_failed_at().map_or(now, |failed| failed.min(now));
+            let from = start.not_before.map_or(begun, |not_before| not_before.timestamp().max(begun));
             Instant::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
         });
         let correlation = correlation(start.correlation_id.as_ref(), message, &event_id);

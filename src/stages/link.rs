@@ -54,7 +54,9 @@ fn refused(refusal: &Refusal, message: &Message) -> Death {
     match refusal {
         Refusal::DeviceNotAllowed(_) => Death::new(Class::DeviceNotAllowed, refusal),
         // An event that was tried before was valid then: only time can have made it wrong.
-        Refusal::Invalid(invalid) if message.attempts() > 0 && invalid.path().ends_with("expiresAt") => {
+        Refusal::Invalid(invalid)
+            if message.first_failed_at().is_some() && invalid.path().ends_with("expiresAt") =>
+        {
             Death::new(Class::Expired, "the session is over")
         }
         Refusal::Invalid(_) => Death::new(Class::Invalid, refusal),

@@ -1,6 +1,9 @@
 //! One HTTP call with all its limits.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use reqwest::{
@@ -41,6 +44,8 @@ pub struct Upstream {
     http: Client,
     token: TokenSource,
     limits: Limits,
+    /// No call is made before this: the API asked for it. One for all tasks.
+    not_before: Mutex<Option<Instant>>,
 }
 
 /// An answer with a status of success.
@@ -74,7 +79,7 @@ impl Upstream {
             // A redirect could take the token to another host.
             .redirect(redirect::Policy::none());
         let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
-        Ok(Self { name, http: builder.build()?, token, limits })
+        Ok(Self { name, http: builder.build()?, token, limits, not_before: Mutex::default() })
     }
 
     /// The API's name, for errors and logs.
@@ -112,6 +117,15 @@ impl Upstream {
         trace: Option<&TraceContext>,
         limit: Duration,
     ) -> Result<Answer, UpstreamError> {
+        if let Some(left) = self.resting() {
+            let reason = format!("{} asked to be left alone; not called", self.name);
+            return Err(UpstreamError {
+                cause: Cause::Passing,
+                status: None,
+                reason,
+                retry_after: Some(left),
+            });
+        }
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, self.authorization()?);
         if let Some(trace) = trace.map(TraceContext::child) {
@@ -126,6 +140,17 @@ impl Upstream {
         }
         let body = self.bounded(response).await?;
         Ok(Answer { body, tracking_id })
+    }
+
+    /// How long the API is still to be left alone.
+    fn resting(&self) -> Option<Duration> {
+        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        not_before.and_then(|at| at.checked_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    }
+
+    fn rest(&self, wait: Duration) {
+        let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        *not_before = (*not_before).max(Instant::now().checked_add(wait));
     }
 
     fn authorization(&self) -> Result<HeaderValue, UpstreamError> {
@@ -187,12 +212,16 @@ impl Upstream {
         });
         let asked = asked
             .or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
+        let retry_after = asked.map(|wait| wait.max(RETRY_AFTER_MIN)).filter(|_| cause == Cause::Passing);
+        if let Some(wait) = retry_after {
+            self.rest(wait);
+        }
         let tracking = tracking_id.map_or_else(String::new, |id| format!(", tracking id {id}"));
         UpstreamError {
             cause,
             status: Some(status.as_u16()),
             reason: format!("{} answered {}{tracking}", self.name, status.as_u16()),
-            retry_after: asked.map(|wait| wait.max(RETRY_AFTER_MIN)).filter(|_| cause == Cause::Passing),
+            retry_after,
         }
     }
 }

@@ -11,7 +11,7 @@ pub use token::{TokenError, TokenSource};
 
 use crate::{
     contract::time::Instant,
-    outcome::{Class, Death, Failure, Outcome},
+    outcome::{self, Class, Death, Failure, Outcome},
 };
 
 /// What can be done about a failure of an API.
@@ -54,7 +54,13 @@ impl UpstreamError {
     /// What becomes of the message that the call was made for, whose session ends at `deadline`.
     #[must_use]
     pub fn into_outcome(self, deadline: Instant) -> Outcome {
-        let failure = Failure { reason: self.reason, retry_after: self.retry_after, deadline };
+        let cause = match self.cause {
+            Cause::Token => outcome::Cause::Token,
+            Cause::Malformed => outcome::Cause::Malformed,
+            _ if self.retry_after.is_some() => outcome::Cause::RateLimited,
+            _ => outcome::Cause::Unavailable,
+        };
+        let failure = Failure { cause, reason: self.reason, retry_after: self.retry_after, deadline };
         match self.cause {
             Cause::Passing | Cause::Malformed => Outcome::TryAgain(failure),
             Cause::Token => Outcome::Wait(failure),
