@@ -16,7 +16,11 @@ use crate::{
         topology::Topology,
     },
     config::Loaded,
-    contract::{BODY_BYTES_MAX, decode, start_session::StartSession, trace::TraceContext},
+    contract::{
+        BODY_BYTES_MAX, decode,
+        start_session::{StartSession, check},
+        trace::TraceContext,
+    },
 };
 
 /// The routing key of start events.
@@ -56,9 +60,16 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
         None => built(args)?.to_string().into_bytes(),
     };
     if !args.unchecked {
-        decode::from_json::<StartSession>(&body).map_err(|invalid| {
-            Failure::Usage(format!("the event is invalid: {invalid} (--unchecked publishes it all the same)"))
-        })?;
+        decode::from_json(&body).and_then(|start: StartSession| check(&start, Timestamp::now())).map_err(
+            |invalid| {
+                Failure::Usage(format!(
+                    "the event is invalid: {invalid} (--unchecked publishes it all the same)"
+                ))
+            },
+        )?;
+    }
+    if args.message_id.as_ref().is_some_and(|id| !(1..=255).contains(&id.len())) {
+        return Err(Failure::Usage("--message-id: expected 1 to 255 bytes".to_owned()));
     }
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());

@@ -1,9 +1,12 @@
 //! JSON in, with errors that name the place and what was expected, and never what was found: that may be a
 //! person's number.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_path_to_error::Segment;
 
 /// What is wrong with a message: where (a JSON path) and what was expected there.
@@ -52,9 +55,89 @@ impl std::error::Error for Invalid {}
 /// [`Invalid`] where it is not JSON or not a `T`.
 pub fn from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Invalid> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid(&error))?;
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid(&error))?;
     json.end().map_err(|error| not_json(&error))?;
     Ok(value)
+}
+
+/// A `T` that was written as an object. Derived types read themselves from an array too, field by field, which no
+/// contract allows and no schema shows.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+/// Reads a field that is an object.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|Object(value)| value)
+}
+
+/// Reads a field that is a list of objects.
+pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let objects: Vec<Object<T>> = Vec::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
+
+/// Reads a field that is a list of objects, where `null` is an empty one.
+pub(crate) fn objects_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let objects: Option<Vec<Object<T>>> = Option::deserialize(deserializer)?;
+    Ok(objects.into_iter().flatten().map(|Object(value)| value).collect())
+}
+
+/// Reads a map in which no key stands twice: of two values one would be lost silently.
+pub(crate) fn unique<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<BTreeMap<String, T>>, D::Error> {
+    struct Unique<T>(BTreeMap<String, T>);
+
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Entries<T>(PhantomData<T>);
+
+            impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+                type Value = BTreeMap<String, T>;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an object of strings")
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                    let mut entries = BTreeMap::new();
+                    while let Some((key, value)) = map.next_entry()? {
+                        if entries.insert(key, value).is_some() {
+                            return Err(A::Error::custom("expected each key once, and one is given twice"));
+                        }
+                    }
+                    Ok(entries)
+                }
+            }
+
+            deserializer.deserialize_map(Entries(PhantomData)).map(Self)
+        }
+    }
+
+    Ok(Option::<Unique<T>>::deserialize(deserializer)?.map(|Unique(entries)| entries))
 }
 
 fn invalid(error: &serde_path_to_error::Error<serde_json::Error>) -> Invalid {
@@ -97,6 +180,7 @@ fn join(path: &mut String, name: &str) {
 /// A field's name as an error may show it: names come from outside too, and could be anything.
 fn field_name(name: &str) -> String {
     let identifier = name.len() <= 40
+        && name.bytes().filter(u8::is_ascii_digit).count() < 7
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if identifier { name.to_owned() } else { format!("(a name of {} bytes)", name.len()) }

@@ -2,8 +2,6 @@
 
 use uuid::Uuid;
 
-use super::decode::Invalid;
-
 /// The namespace of every UUIDv5 of this project (itself the UUIDv5 of `instant-connect-worker` under the DNS
 /// namespace of RFC 9562). Changing it changes every `message_id`, so it never changes.
 pub const NAMESPACE: Uuid = Uuid::from_u128(0x2987_967b_d61c_54be_896e_836e_48cb_8df1);
@@ -20,17 +18,16 @@ pub struct EventId(String);
 
 impl EventId {
     /// The id in its order of preference: the AMQP `message_id`, the CloudEvents `id`, a UUIDv5 of the body.
-    /// An empty id counts as none.
-    ///
-    /// # Errors
-    /// [`Invalid`] for a CloudEvents id of more than 255 bytes, which no AMQP property could carry.
-    pub fn of(message_id: Option<&str>, cloud_event_id: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
+    /// An empty id counts as none, one of more than 255 bytes as its UUIDv5.
+    #[must_use]
+    pub fn of(message_id: Option<&str>, cloud_event_id: Option<&str>, body: &[u8]) -> Self {
         let given = [message_id, cloud_event_id].into_iter().flatten().find(|id| !id.is_empty());
-        match given {
-            Some(id) if id.len() <= 255 => Ok(Self(id.to_owned())),
-            Some(_) => Err(Invalid::new("id", "expected an id of at most 255 bytes")),
-            None => Ok(Self(hash(body).to_string())),
-        }
+        Self(match given {
+            // No AMQP property could carry a longer one.
+            Some(id) if id.len() > 255 => hash(id.as_bytes()).to_string(),
+            Some(id) => id.to_owned(),
+            None => hash(body).to_string(),
+        })
     }
 
     /// The id as others gave it; use [`super::private::loggable_id`] for logs.
@@ -80,17 +77,17 @@ mod tests {
 
     #[test]
     fn the_event_id_is_the_first_that_is_given() {
-        let of = |m, c| EventId::of(m, c, b"{}").unwrap();
+        let of = |m, c| EventId::of(m, c, b"{}");
         assert_eq!(of(Some("m"), Some("c")).as_str(), "m");
         assert_eq!(of(Some(""), Some("c")).as_str(), "c");
         assert_eq!(of(None, None), of(None, Some("")));
         assert_eq!(of(None, None).as_str(), hash(b"{}").to_string());
-        assert!(EventId::of(None, Some(&"x".repeat(256)), b"").is_err());
+        assert_eq!(EventId::of(None, Some(&"x".repeat(256)), b"").as_str().len(), 36);
     }
 
     #[test]
     fn link_ids_differ_by_event_role_and_position_and_never_change() {
-        let id = EventId::of(Some("e1"), None, b"").unwrap();
+        let id = EventId::of(Some("e1"), None, b"");
         assert_ne!(id.link_id(Role::Guest, 0), id.link_id(Role::Guest, 1));
         assert_ne!(id.link_id(Role::Guest, 0), id.link_id(Role::Host, 0));
         // Pinned: consumers deduplicate by it across versions of this program.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
+    decode,
     ids::Role,
     people::{Channel, Expert, PhoneNumber},
     private::Private,
@@ -94,7 +95,7 @@ pub struct GuestLink {
 
 /// Tells stage `host`, or another consumer of `host.webex`, which link to give to whom (`video.host-link.v1`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", expecting = "a host link, a JSON object")]
+#[serde(rename_all = "camelCase")]
 #[schemars(title = "Host link, version 1 (video.host-link.v1)")]
 pub struct HostLink {
     /// The id of the start event.
@@ -102,6 +103,7 @@ pub struct HostLink {
     /// As in the start event.
     pub session_id: Private<String>,
     /// Who gets the link, as in the start event.
+    #[serde(deserialize_with = "decode::object")]
     pub expert: Expert,
     /// The names of those guests who have one.
     pub guests: Vec<Private<String>>,

@@ -9,8 +9,8 @@ use super::{decode::Invalid, private::Private};
 
 /// How a guest is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+#[schemars(inline, !try_from)]
 pub enum Channel {
     /// A text message.
     Sms,
@@ -34,6 +34,18 @@ impl Channel {
         match self {
             Self::Sms => "guest.sms",
             Self::Whatsapp => "guest.whatsapp",
+        }
+    }
+}
+
+impl TryFrom<String> for Channel {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "sms" => Ok(Self::Sms),
+            "whatsapp" => Ok(Self::Whatsapp),
+            _ => Err("expected sms or whatsapp"),
         }
     }
 }
@@ -129,10 +141,7 @@ impl JsonSchema for Email {
 
 /// Somebody who joins as a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "an object such as {\"channel\": \"sms\", \"address\": \"+14155550123\"}"
-)]
+#[serde(deny_unknown_fields)]
 pub struct Guest {
     /// How the guest is reached.
     pub channel: Channel,
@@ -148,12 +157,12 @@ pub struct Guest {
 
 /// Somebody who joins as host: exactly one of `email`, `personId` and `roomId` says where the link goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(
-    rename_all = "camelCase",
-    deny_unknown_fields,
-    expecting = "an object such as {\"email\": \"expert@example.com\"}"
-)]
-#[schemars(extend("oneOf" = [{"required": ["email"]}, {"required": ["personId"]}, {"required": ["roomId"]}]))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("oneOf" = [
+    {"required": ["email"], "properties": {"email": {"type": "string"}}},
+    {"required": ["personId"], "properties": {"personId": {"type": "string", "minLength": 1}}},
+    {"required": ["roomId"], "properties": {"roomId": {"type": "string", "minLength": 1}}},
+]))]
 pub struct Expert {
     /// The e-mail address of the expert's Webex account.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -50,19 +50,18 @@ impl<T: JsonSchema> JsonSchema for Private<T> {
 /// How an id that came from outside may appear in a log: as it is where it is plainly an id, else as a UUIDv5 of
 /// it. A flow's author may have used a customer's number or address as an id, and a log must not show it.
 ///
-/// Kept as they are: 1 to 128 letters, digits, `-`, `_`, `.`, `:`, that are not a bare number of 7 digits or more.
+/// Kept as they are: UUIDs, and 1 to 128 letters, digits, `-`, `_`, `.`, `:` without a run of 9 digits, or 7 where there is
+/// no letter (counted across the separators): what could be somebody's number is not.
 #[must_use]
 pub fn loggable_id(id: &str) -> Cow<'_, str> {
     let plain = !id.is_empty()
         && id.len() <= 128
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
-    let digits = id.bytes().filter(u8::is_ascii_digit).count();
-    let number_like = digits >= 7 && id.bytes().all(|b| !b.is_ascii_alphabetic());
-    if plain && !number_like {
-        Cow::Borrowed(id)
-    } else {
-        Cow::Owned(super::ids::hash(id.as_bytes()).to_string())
-    }
+    let joined = id.replace(['-', '_', '.', ':'], "");
+    let run = joined.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
+    let limit = if joined.bytes().any(|b| b.is_ascii_alphabetic()) { 9 } else { 7 };
+    let fine = plain && (run < limit || uuid::Uuid::try_parse(id).is_ok());
+    if fine { Cow::Borrowed(id) } else { Cow::Owned(super::ids::hash(id.as_bytes()).to_string()) }
 }
 
 #[cfg(test)]
@@ -81,7 +80,18 @@ mod tests {
         for id in ["visit-48151623", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "a", "flow:7f3a_1.2", "123456"] {
             assert_eq!(loggable_id(id), id);
         }
-        for person in ["+34600111222", "34600111222", "600-111-222", "ana@example.com", "Ana García", ""] {
+        for person in [
+            "+34600111222",
+            "34600111222",
+            "600-111-222",
+            "ana@example.com",
+            "Ana García",
+            "",
+            "tel:34600111222",
+            "wa-34600111222",
+            "34600111222x",
+            "3460-0111-222a",
+        ] {
             assert_ne!(loggable_id(person), person);
             assert_eq!(loggable_id(person).len(), 36);
         }

@@ -21,21 +21,28 @@ use super::{
 /// Most bytes that the keys and values of `attributes` may have together.
 pub const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024;
 
+/// Most guests and experts of one session, together: a call for each 25 of them must end in minutes.
+pub const PEOPLE_MAX: usize = 1000;
+/// Most devices of one session.
+pub const DEVICES_MAX: usize = 100;
+
 /// Opaque pairs of the flow, echoed on everything that goes out.
 pub type Attributes = BTreeMap<String, Private<String>>;
 
 /// Asks for one video session: a link for each guest and each expert.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a start event, a JSON object")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(title = "Start video session, version 1")]
 pub struct StartSession {
     /// Names the session; the same id always leads to the same meeting.
     #[schemars(length(min = 1, max = 128))]
     pub session_id: String,
     /// Who gets a guest's link.
+    #[serde(deserialize_with = "decode::objects")]
     #[schemars(length(min = 1))]
     pub guests: Vec<Guest>,
     /// Who gets a host's link.
+    #[serde(deserialize_with = "decode::objects")]
     #[schemars(length(min = 1))]
     pub experts: Vec<Expert>,
     /// Room devices to call into the meeting, without knocking. Each must be allowed by the configuration.
@@ -57,14 +64,14 @@ pub struct StartSession {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<Private<String>>,
     /// Opaque to the worker; echoed on everything that goes out. At most 4 KiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "decode::unique", skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Attributes>,
 }
 
 /// Which wording a meeting has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+#[schemars(inline, !try_from)]
 pub enum Vertical {
     /// Healthcare.
     Hc,
@@ -79,6 +86,18 @@ impl Vertical {
         match self {
             Self::Hc => "hc",
             Self::Gen => "gen",
+        }
+    }
+}
+
+impl TryFrom<String> for Vertical {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "hc" => Ok(Self::Hc),
+            "gen" => Ok(Self::Gen),
+            _ => Err("expected hc or gen"),
         }
     }
 }
@@ -168,7 +187,7 @@ impl Session {
         let within =
             |invalid: Invalid| if wrapped.path.is_empty() { invalid } else { invalid.within(wrapped.path) };
         let start: StartSession = decode::from_json(wrapped.data).map_err(within)?;
-        let event_id = EventId::of(message.message_id.as_deref(), wrapped.id.as_deref(), &message.body)?;
+        let event_id = EventId::of(message.message_id.as_deref(), wrapped.id.as_deref(), &message.body);
         check(&start, now).map_err(within)?;
         let devices = allowed_devices(start.devices.unwrap_or_default(), &rules.devices)
             .map_err(within_refusal(within))?;
@@ -206,8 +225,11 @@ impl Session {
     }
 }
 
-/// The rules that no type alone can hold.
-fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
+/// The rules that no type alone can hold, at the time `now`.
+///
+/// # Errors
+/// [`Invalid`], as [`Session::read`].
+pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     let length = start.session_id.chars().count();
     if !(1..=128).contains(&length) {
         return Err(Invalid::new("sessionId", "expected 1 to 128 characters"));
@@ -217,6 +239,15 @@ fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     }
     if start.experts.is_empty() {
         return Err(Invalid::new("experts", "expected at least one expert"));
+    }
+    if start.guests.len() + start.experts.len() > PEOPLE_MAX {
+        return Err(Invalid::new(
+            "guests",
+            format!("expected at most {PEOPLE_MAX} guests and experts together"),
+        ));
+    }
+    if start.devices.as_ref().is_some_and(|devices| devices.len() > DEVICES_MAX) {
+        return Err(Invalid::new("devices", format!("expected at most {DEVICES_MAX} devices")));
     }
     for (position, expert) in start.experts.iter().enumerate() {
         expert.address().map_err(|invalid| invalid.within(&format!("experts[{position}]")))?;
@@ -334,8 +365,10 @@ mod tests {
     /// (what is replaced in [`FULL`], by what, the error)
     const WRONG: &[(&str, &str, &str)] = &[
         (FULL, "", "body: expected JSON, which breaks off at line 1 column 0"),
-        (FULL, "[]", "body: expected a start event, a JSON object"),
-        (FULL, "\"x\"", "body: expected a start event, a JSON object"),
+        (FULL, "[]", "body: expected an object"),
+        (FULL, "\"x\"", "body: expected an object"),
+        (FULL, r#"["s",[["sms","+34600111222"]],[["a@b.co"]]]"#, "body: expected an object"),
+        (r#""whatsapp""#, r#"{"whatsapp":null}"#, "`guests[0].channel`: expected a string"),
         (r#""sessionId": "visit-48151623","#, "", "`sessionId`: required, and missing"),
         (
             r#""sessionId": "visit-48151623""#,
@@ -378,7 +411,7 @@ mod tests {
         (
             r#"[{"channel": "whatsapp", "address": "+34600111222", "name": "Ana", "locale": "es"}]"#,
             "[\"+34600111222\"]",
-            "`guests[0]`: expected an object such as {\"channel\": \"sms\", \"address\": \"+14155550123\"}",
+            "`guests[0]`: expected an object",
         ),
         (
             r#"[{"email": "expert@example.com", "name": "Dr Lee"}]"#,

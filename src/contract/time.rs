@@ -41,16 +41,37 @@ impl TryFrom<String> for Instant {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        // The parser knows more forms than RFC 3339 (section 5.6), which wants a full time and an offset.
-        let bytes = text.as_bytes();
-        let shape = bytes.len() >= 20
-            && bytes.len() <= 40
-            && [4, 7].iter().all(|&i| bytes[i] == b'-')
-            && [13, 16].iter().all(|&i| bytes[i] == b':')
-            && matches!(bytes[10], b'T' | b't')
-            && bytes[0].is_ascii_digit();
-        let parsed = if shape { text.parse::<Timestamp>().ok() } else { None };
-        parsed.map(Self::floor).ok_or("expected an RFC 3339 time such as 2026-11-21T10:00:00Z")
+        parse(&text).ok_or("expected an RFC 3339 time such as 2026-11-21T10:00:00Z")
+    }
+}
+
+/// RFC 3339, section 5.6, and no more: the parser behind it knows further forms. A fraction is cut.
+fn parse(text: &str) -> Option<Instant> {
+    const DATE_TIME: &[u8] = b"dddd-dd-ddTdd:dd:dd";
+    let (date_time, rest) = (text.get(..DATE_TIME.len())?, text.get(DATE_TIME.len()..)?);
+    let fits = |text: &str, shape: &[u8]| {
+        text.len() == shape.len()
+            && text
+                .bytes()
+                .zip(shape)
+                .all(|(b, s)| if *s == b'd' { b.is_ascii_digit() } else { b.eq_ignore_ascii_case(s) })
+    };
+    let offset = match rest.strip_prefix('.') {
+        Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
+        None => rest,
+    };
+    let cut = rest.strip_suffix(offset)?;
+    let hour = offset.get(1..3).and_then(|hour| hour.parse::<u8>().ok());
+    let zone = fits(offset, b"Z")
+        || ((fits(offset, b"+dd:dd") || fits(offset, b"-dd:dd")) && hour.is_some_and(|hour| hour < 24));
+    if !fits(date_time, DATE_TIME) || !zone || cut == "." || text.len() > 64 {
+        return None;
+    }
+    match format!("{date_time}{offset}").parse::<Timestamp>() {
+        Ok(at) => Some(Instant::floor(at)),
+        // "For ever", as some write it, is past the end of what the clock can say.
+        Err(_) if date_time.get(..10) == Some("9999-12-31") => Some(Instant::floor(Timestamp::MAX)),
+        Err(_) => None,
     }
 }
 
@@ -75,6 +96,8 @@ mod tests {
         let read = |text: &str| Instant::try_from(text.to_owned()).map(Instant::unix_seconds);
         assert_eq!(read("2026-11-21T10:00:00Z"), Ok(1_795_255_200));
         assert_eq!(read("2026-11-21T11:00:00.999+01:00"), Ok(1_795_255_200));
+        assert_eq!(read("2026-11-21t10:00:00.12345678901234z"), Ok(1_795_255_200));
+        assert!(read("9999-12-31T23:59:59Z").is_ok());
         for wrong in [
             "",
             "2026-11-21",
@@ -83,6 +106,13 @@ mod tests {
             "1795255200",
             "now",
             "2026-11-21T10:00:00+01:00[Europe/Madrid]x",
+            "2026-11-21T11:00:00Z[UTC]",
+            "2026-11-21T11:00:00+01",
+            "2026-11-21T11:00:00+0100",
+            "2026-11-21T11:00:00+01:00:30",
+            "2026-11-21T11:00:00,5Z",
+            "2026-11-21T11:00:00.Z",
+            "2026-11-21T11:00:00+24:00",
             "2026-13-21T10:00:00Z",
             "éééééééééééééééé",
         ] {

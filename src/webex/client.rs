@@ -20,7 +20,6 @@ pub struct Client {
 
 /// What is believed of the answer.
 #[derive(Deserialize)]
-#[serde(expecting = "a message, a JSON object")]
 struct Created {
     id: String,
 }
