@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use crate::{
     broker::{
         breaker,
-        connection::{Connector, close},
+        connection::{BrokerError, Connector, close},
         consumer::{Consumer, Limits},
         publisher::Publisher,
         settle::Settler,
@@ -26,7 +26,7 @@ use crate::{
         response::LinkRules,
     },
     retry::{self, Policy},
-    stages::{Host, Link},
+    stages::{Host, Link, Stage},
     upstream::{self, TokenSource, Upstream},
     webex,
 };
@@ -82,15 +82,18 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     drop(publisher);
 
     let grace = config.shutdown.grace.get();
-    let supervise = supervise(&connector, &topology, &consumers, stopped, grace);
     let stop_when_told = async {
         shutdown.await;
         info!(grace_s = grace.as_secs(), "shutting down: no more messages are taken");
         stop.send_replace(true);
-        std::future::pending().await
+        sleep(grace).await;
+        warn!(
+            in_progress = consumers.in_progress(),
+            "not done within shutdown.grace; given back to the broker"
+        );
     };
     let result = tokio::select! {
-        result = supervise => result,
+        result = supervise(&connector, &topology, &consumers, stopped) => result,
         () = stop_when_told => Ok(()),
     };
     consumers.abort();
@@ -108,11 +111,22 @@ struct Consumers {
 }
 
 impl Consumers {
-    /// Consumes until the connection breaks or a stop is asked for.
-    async fn consume(&self, connection: &Connection) -> Result<(), crate::broker::connection::BrokerError> {
+    /// Consumes until the connection breaks or a stop is asked for. Trouble of one consumer alone does not stop the other.
+    async fn consume(&self, connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
         match &self.host {
-            Some(host) => tokio::try_join!(self.link.consume(connection), host.consume(connection)).map(drop),
-            None => self.link.consume(connection).await,
+            Some(host) => {
+                tokio::try_join!(keep(&self.link, connection, topology), keep(host, connection, topology))
+                    .map(drop)
+            }
+            None => keep(&self.link, connection, topology).await,
+        }
+    }
+
+    /// Takes one message at a time from here on, or as many as the limits allow.
+    fn set_careful(&self, careful: bool) {
+        self.link.set_careful(careful);
+        if let Some(host) = &self.host {
+            host.set_careful(careful);
         }
     }
 
@@ -136,60 +150,117 @@ impl Consumers {
     }
 }
 
+/// Consumes over `connection`, on a new channel whenever the old one breaks alone.
+async fn keep<S: Stage>(
+    consumer: &Arc<Consumer<S>>,
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<(), BrokerError> {
+    let mut pace = Pace::new(Duration::from_secs(5));
+    loop {
+        let error = match consumer.consume(connection).await {
+            Err(error) if connection.status().connected() && !error.is_unreadable() => error,
+            result => return result,
+        };
+        if pace.failed() {
+            warn!(stage = S::NAME, %error, "consuming broke off; trying again");
+        }
+        tokio::select! {
+            () = sleep(pace.wait()) => {}
+            () = consumer.stopped() => return Ok(()),
+        }
+        // Whatever is missing may be what broke it. Where it can't be declared, consuming says so again.
+        _ = topology.ensure(connection, Duration::from_secs(30)).await;
+        pace.begun();
+    }
+}
+
+/// How fast tries follow each other, and whether a failure is news: what broke soon after it began has not worked.
+struct Pace {
+    max: Duration,
+    tries: u32,
+    begun: Instant,
+}
+
+impl Pace {
+    /// What lasts this long has worked.
+    const STABLE: Duration = Duration::from_secs(5);
+
+    fn new(max: Duration) -> Self {
+        Self { max, tries: 0, begun: Instant::now() }
+    }
+
+    fn begun(&mut self) {
+        self.begun = Instant::now();
+    }
+
+    /// Takes in a failure; whether it is the first in a row.
+    fn failed(&mut self) -> bool {
+        if self.tries > 0 && self.begun.elapsed() >= Self::STABLE {
+            self.tries = 0;
+        }
+        self.tries = self.tries.saturating_add(1);
+        self.tries == 1
+    }
+
+    fn wait(&self) -> Duration {
+        retry::reconnect_wait(Duration::from_millis(100), self.max, self.tries, fastrand::f64())
+    }
+}
+
 /// Keeps a connection for consuming, and makes a new one when it breaks.
 async fn supervise(
     connector: &Connector,
     topology: &Topology,
     consumers: &Consumers,
     mut stopped: watch::Receiver<bool>,
-    grace: Duration,
 ) -> Result<(), TopologyError> {
-    let mut down_since = Some(Instant::now());
-    let mut said = false;
-    let mut tries = 0;
+    let mut pace = Pace::new(connector.reconnect_max);
+    let mut connected_before = false;
     while !*stopped.borrow() {
-        let error = match open(connector, topology).await {
+        pace.begun();
+        let opened = tokio::select! {
+            opened = open(connector, topology) => opened,
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        let error = match opened {
             Ok(connection) => {
-                info!(
-                    after_ms = down_since.take().map_or(0, |since| since.elapsed().as_millis()),
-                    "connected to the broker; taking messages"
-                );
-                (said, tries) = (false, 0);
-                match consumers.consume(&connection).await {
+                info!("connected to the broker; taking messages");
+                connected_before = true;
+                pace.begun();
+                match consumers.consume(&connection, topology).await {
                     Ok(()) => {
-                        drain(consumers, grace).await;
-                        close(&connection, connector.timeout.min(Duration::from_secs(5))).await;
+                        consumers.idle().await;
+                        close(&connection, Duration::from_secs(1)).await;
                         return Ok(());
                     }
                     Err(error) => {
-                        close(&connection, connector.timeout.min(Duration::from_secs(5))).await;
+                        close(&connection, Duration::from_secs(1)).await;
                         error
                     }
                 }
             }
-            Err(TopologyError::Broker(error)) => error,
-            Err(mismatch) => {
-                error!(error = %mismatch, "cannot work with this broker");
-                return Err(mismatch);
+            Err(TopologyError::Mismatch(problem)) if !connected_before => {
+                error!(problem, "cannot work with this broker");
+                return Err(TopologyError::Mismatch(problem));
             }
+            Err(TopologyError::Mismatch(problem)) => BrokerError::Ended(problem),
+            Err(TopologyError::Broker(error)) => error,
         };
-        if !std::mem::replace(&mut said, true) {
+        if pace.failed() {
             warn!(%error, "no connection to the broker; trying until there is one");
         }
-        down_since.get_or_insert_with(Instant::now);
-        tries += 1;
-        let wait = retry::reconnect_wait(
-            Duration::from_millis(100),
-            connector.reconnect_max,
-            tries,
-            fastrand::f64(),
-        );
+        // A message that lapin can't read ends the connection each time, until the broker's delivery limit puts it aside.
+        // Its neighbours are not to be counted with it, and the sooner that is over the better.
+        let unreadable = error.is_unreadable();
+        consumers.set_careful(unreadable);
+        let wait = if unreadable { Duration::from_millis(50) } else { pace.wait() };
         tokio::select! {
             () = sleep(wait) => {}
             _ = stopped.wait_for(|stop| *stop) => {}
         }
     }
-    drain(consumers, grace).await;
+    consumers.idle().await;
     Ok(())
 }
 
@@ -197,16 +268,6 @@ async fn open(connector: &Connector, topology: &Topology) -> Result<Connection, 
     let connection = connector.connect("consume").await.map_err(TopologyError::Broker)?;
     topology.ensure(&connection, connector.timeout).await?;
     Ok(connection)
-}
-
-/// Waits for what is in progress, `grace` at most. What is not done then is the broker's again when the connection closes.
-async fn drain(consumers: &Consumers, grace: Duration) {
-    if timeout(grace, consumers.idle()).await.is_err() {
-        warn!(
-            in_progress = consumers.in_progress(),
-            "not done within shutdown.grace; given back to the broker"
-        );
-    }
 }
 
 fn link_stage(loaded: &Loaded) -> Result<Link, WorkerError> {
@@ -230,10 +291,6 @@ fn link_stage(loaded: &Loaded) -> Result<Link, WorkerError> {
             jws_alg: section.jws_alg,
         },
     };
-    let rules = LinkRules {
-        allowed_base_urls: section.allowed_base_urls.iter().map(|base| base.as_str().to_owned()).collect(),
-        long_url_base: section.long_url_base.as_str().trim_end_matches('/').to_owned(),
-    };
     let session_rules = Rules {
         vertical: section.vertical,
         host_login: section.host_login,
@@ -241,12 +298,20 @@ fn link_stage(loaded: &Loaded) -> Result<Link, WorkerError> {
             .unwrap_or(jiff::SignedDuration::MAX),
         devices: loaded.config.devices.allowed.clone(),
     };
-    Ok(Link::new(instant_connect::Client::new(upstream, url, options, rules), session_rules))
+    Ok(Link::new(instant_connect::Client::new(upstream, url, options, link_rules(loaded)), session_rules))
+}
+
+fn link_rules(loaded: &Loaded) -> LinkRules {
+    let section = &loaded.config.instant_connect;
+    LinkRules {
+        allowed_base_urls: section.allowed_base_urls.iter().map(|base| base.as_str().to_owned()).collect(),
+        long_url_base: section.long_url_base.as_str().trim_end_matches('/').to_owned(),
+    }
 }
 
 fn host_stage(loaded: &Loaded) -> Result<Host, WorkerError> {
     let (url, token) = (loaded.messages_url(), loaded.hosts_token()?);
-    Ok(Host::new(webex::Client::new(messages_api(loaded, &url, token)?, url)))
+    Ok(Host::new(webex::Client::new(messages_api(loaded, &url, token)?, url), link_rules(loaded)))
 }
 
 fn messages_api(loaded: &Loaded, url: &url::Url, token: TokenSource) -> Result<Upstream, WorkerError> {

@@ -10,13 +10,15 @@ use std::{
 use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
+use url::Url;
 
-use crate::config::{self, check::amqp_urls};
+use crate::config::{
+    self,
+    check::{amqp_urls, read_url_file},
+};
 
 /// What the heartbeat is where the URL names none, in seconds: a peer that stalls is noticed after two.
 const HEARTBEAT_S: u16 = 10;
-/// Largest file with a URL that is read, in bytes.
-const URL_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why the broker did not do what was asked. Shows no password.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,12 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// Whether the broker sent something that lapin can't read, such as a property that is not UTF-8.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Lapin(_, error) if matches!(error.kind(), lapin::ErrorKind::ParsingError(_)))
+    }
+
     /// The reply code of the broker's error, such as 406, where it was one.
     #[must_use]
     pub fn reply_code(&self) -> Option<u16> {
@@ -108,7 +116,11 @@ impl Connector {
         let mut uri: AMQPUri = url
             .expose_secret()
             .parse()
-            .map_err(|problem| BrokerError::Url(format!("amqp.url: {problem}")))?;
+            .map_err(|_| BrokerError::Url("amqp.url: expected an amqp:// or amqps:// URL".to_owned()))?;
+        // The URI's own parser takes an IPv6 address for no host at all, and no host for this machine.
+        if let Some(host) = Url::parse(url.expose_secret()).ok().as_ref().and_then(Url::host_str) {
+            host.trim_start_matches('[').trim_end_matches(']').clone_into(&mut uri.authority.host);
+        }
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
         uri.query
             .connection_timeout
@@ -123,22 +135,15 @@ impl Connector {
         let (urls, place) = match &self.urls {
             Urls::Given(urls) => (urls.clone(), "amqp.url".to_owned()),
             Urls::File(path) => {
-                let text = read_bounded(path).map_err(|error| {
+                let text = read_url_file(path).map_err(|error| {
                     BrokerError::Url(format!("amqp.url_file {}: {error}", path.display()))
                 })?;
-                (text.into(), format!("amqp.url_file {}", path.display()))
+                (text, format!("amqp.url_file {}", path.display()))
             }
         };
         amqp_urls(&urls, self.allow_insecure)
             .map_err(|problem| BrokerError::Url(format!("{place}: {problem}")))
     }
-}
-
-fn read_bounded(path: &PathBuf) -> std::io::Result<String> {
-    use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(URL_FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text.trim().to_owned())
 }
 
 /// Closes `connection` in an orderly way, if the broker answers in time.

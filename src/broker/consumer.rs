@@ -3,7 +3,11 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +22,7 @@ use lapin::{
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tracing::debug;
 
@@ -29,7 +33,7 @@ use super::{
     settle::{Settler, Ticket},
 };
 use crate::{
-    contract::{message::Message, private::loggable_id},
+    contract::{header, message::Message, private::loggable_id, start_session::Identity},
     outcome::{Class, Death, Outcome},
     stages::{self, Stage},
 };
@@ -69,6 +73,7 @@ pub struct Consumer<S> {
     permits: Arc<Semaphore>,
     breaker: Breaker,
     suspects: tokio::sync::Mutex<()>,
+    careful: AtomicBool,
     tasks: Mutex<JoinSet<()>>,
     /// True once nothing more is to be taken.
     stop: watch::Receiver<bool>,
@@ -99,6 +104,7 @@ impl<S: Stage> Consumer<S> {
             breaker: Breaker::new(S::NAME, limits.breaker),
             limits,
             suspects: tokio::sync::Mutex::default(),
+            careful: AtomicBool::new(false),
             tasks: Mutex::default(),
             stop,
         }
@@ -125,14 +131,24 @@ impl<S: Stage> Consumer<S> {
         *self.stop.borrow()
     }
 
-    async fn stopped(&self) {
+    /// Has the broker deliver one message at a time from the next subscription on, or as many as the limits allow.
+    pub fn set_careful(&self, careful: bool) {
+        self.careful.store(careful, Ordering::Relaxed);
+    }
+
+    fn prefetch(&self) -> u16 {
+        if self.careful.load(Ordering::Relaxed) { 1 } else { self.limits.prefetch }
+    }
+
+    /// Resolves when nothing more is to be taken.
+    pub async fn stopped(&self) {
         // A sender that is gone means a worker that is gone.
         _ = self.stop.clone().wait_for(|stop| *stop).await;
     }
 
     /// Takes as many as the limits allow, until the breaker opens or a stop is asked for.
     async fn take_all(self: &Arc<Self>, connection: &Connection) -> Result<(), BrokerError> {
-        let mut subscription = self.subscribe(connection, self.limits.prefetch).await?;
+        let mut subscription = self.subscribe(connection, self.prefetch()).await?;
         loop {
             tokio::select! {
                 biased;
@@ -231,24 +247,39 @@ impl<S: Stage> Consumer<S> {
         Ok((permit, delivery.map_err(|error| BrokerError::Lapin("consume", error))?))
     }
 
-    async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, mut delivery: Delivery, channel: Channel) {
-        let keep_until = Instant::now() + self.limits.hold_max;
-        let message = properties::message(&mut delivery);
-        let event_id = message
-            .message_id
-            .as_deref()
-            .map_or_else(|| "none".to_owned(), |id| loggable_id(id).into_owned());
-        let ticket = Ticket { acker: delivery.acker, properties: delivery.properties, event_id, keep_until };
-        let settled = match self.early(&message).await {
-            Some(at) => self.settler.hold_again(&ticket, &message, at).await,
-            None => {
-                let outcome = self.decide(&message).await;
-                self.breaker.observe(&outcome);
-                self.settler.settle(&ticket, &message, outcome, self.breaker.probe_at().is_some()).await
-            }
-        };
-        debug!(event_id = ticket.event_id, stage = S::NAME, ?settled, "settled");
+    async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery, channel: Channel) {
+        let acker = delivery.acker.clone();
+        if AssertUnwindSafe(self.settle(delivery)).catch_unwind().await.is_err() {
+            // A defect outside the stage: the message stays, and the count of its deliveries ends this.
+            let options = BasicNackOptions { requeue: true, multiple: false };
+            _ = within("give back", self.limits.timeout, acker.nack(options)).await;
+        }
         drop((permit, channel));
+    }
+
+    async fn settle(&self, mut delivery: Delivery) {
+        let keep_until = Instant::now() + self.limits.hold_max;
+        let mut message = properties::message(&mut delivery);
+        let Identity { event_id, trace } = self.stage.identify(&message);
+        // One trace for all attempts, the dead letter included.
+        message.headers.insert(header::TRACEPARENT.to_owned(), trace.traceparent());
+        let event_id = loggable_id(event_id.as_str()).into_owned();
+        let ticket =
+            Ticket { acker: delivery.acker, properties: delivery.properties, event_id, trace, keep_until };
+        let settled = if let Some(at) = self.early(&message).await {
+            self.settler.hold_again(&ticket, &message, at).await
+        } else {
+            let outcome = timeout_at(keep_until, self.decide(&message)).await.unwrap_or(Outcome::HandedBack);
+            self.breaker.observe(&outcome);
+            self.settler.settle(&ticket, &message, outcome, self.breaker.probe_at().is_some()).await
+        };
+        debug!(
+            event_id = ticket.event_id,
+            trace_id = ticket.trace.trace_id(),
+            stage = S::NAME,
+            ?settled,
+            "settled"
+        );
     }
 
     /// When `message` may be tried, where that is too far ahead to be waited for here.

@@ -36,6 +36,9 @@ pub fn message(delivery: &mut Delivery) -> Message {
         content_type: text(properties.content_type()),
         message_id: text(properties.message_id()),
         correlation_id: text(properties.correlation_id()),
+        published_at: properties
+            .timestamp()
+            .and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok()),
         headers,
         body: std::mem::take(&mut delivery.data),
     }
@@ -134,8 +137,9 @@ pub fn held_again(original: &BasicProperties) -> BasicProperties {
     copied(original).with_headers(copied_headers(original))
 }
 
-/// All properties that a copy may carry. Not `expiration`: it would end a message that must not get lost. Not
-/// `user_id`: the broker refuses one that is not the publishing connection's.
+/// All properties that a copy may carry. Not `expiration`: it would end a message that must not get lost. Not `user_id`:
+/// the broker refuses one that is not the publishing connection's. And `reply_to` only where it is no direct reply,
+/// which the broker refuses from anybody but the requester.
 fn copied(original: &BasicProperties) -> BasicProperties {
     let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
     macro_rules! copy {
@@ -147,22 +151,61 @@ fn copied(original: &BasicProperties) -> BasicProperties {
     }
     copy!(
         content_type => with_content_type, content_encoding => with_content_encoding, priority => with_priority,
-        correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id,
+        correlation_id => with_correlation_id, message_id => with_message_id,
         timestamp => with_timestamp, kind => with_type, app_id => with_app_id, cluster_id => with_cluster_id
     );
-    copy
+    match original.reply_to() {
+        Some(reply_to) if !reply_to.as_str().starts_with("amq.rabbitmq.reply-to") => {
+            copy.with_reply_to(reply_to.clone())
+        }
+        _ => copy,
+    }
 }
 
+/// Most bytes of foreign headers that a copy carries. With our own on top, the whole must stay within one AMQP frame
+/// (128 KiB unless negotiated smaller), or the broker closes the connection.
+const COPIED_BYTES_MAX: usize = 64 * 1024;
+
+/// The number of headers that a copy had to leave behind.
+const HEADERS_DROPPED: &str = "x-headers-dropped";
+
 /// All headers but those that would send a copy to further queues (RabbitMQ's sender-selected distribution), and the
-/// count of deliveries, which is the original's.
+/// count of deliveries, which is the original's; the smallest first, while they fit.
 fn copied_headers(original: &BasicProperties) -> FieldTable {
+    let foreign = original.headers().iter().flat_map(FieldTable::inner);
+    let mut foreign: Vec<_> = foreign
+        .filter(|(name, _)| !matches!(name.as_str(), "CC" | "BCC" | header::DELIVERY_COUNT))
+        .map(|(name, value)| (name.as_str().len() + bytes(value), name, value))
+        .collect();
+    foreign.sort_by_key(|(bytes, name, _)| (*bytes, name.as_str()));
     let mut headers = FieldTable::default();
-    for (name, value) in original.headers().iter().flat_map(|table| table.inner()) {
-        if !matches!(name.as_str(), "CC" | "BCC" | header::DELIVERY_COUNT) {
+    let (mut used, mut dropped) = (0, 0);
+    for (bytes, name, value) in foreign {
+        used += bytes;
+        if used <= COPIED_BYTES_MAX {
             headers.insert(name.clone(), value.clone());
+        } else {
+            dropped += 1;
         }
     }
+    if dropped > 0 {
+        headers.insert(HEADERS_DROPPED.into(), AMQPValue::LongLongInt(dropped));
+    }
     headers
+}
+
+/// What `value` takes on the wire, or a little more.
+fn bytes(value: &AMQPValue) -> usize {
+    16 + match value {
+        AMQPValue::LongString(text) => text.len(),
+        AMQPValue::ShortString(text) => text.as_str().len(),
+        AMQPValue::ByteArray(array) => array.len(),
+        AMQPValue::FieldArray(array) => array.as_slice().iter().map(bytes).sum(),
+        AMQPValue::FieldTable(table) => {
+            table.inner().iter().map(|(name, value)| name.as_str().len() + bytes(value)).sum()
+        }
+        _ => 0,
+    }
 }
 
 fn set_text(headers: &mut FieldTable, name: &'static str, value: &str) {
@@ -191,6 +234,14 @@ mod tests {
         assert_eq!(short("a").as_str(), "a");
     }
 
+    fn dead_with_header_of(bytes: usize) -> BasicProperties {
+        let mut headers = FieldTable::default();
+        headers.insert("big".into(), AMQPValue::LongString("x".repeat(bytes).into()));
+        headers.insert("small".into(), AMQPValue::LongString("x".into()));
+        let original = BasicProperties::default().with_headers(headers);
+        dead(&original, &Message::default(), &Death::new(Class::Invalid, "why"), Timestamp::UNIX_EPOCH)
+    }
+
     #[test]
     fn a_dead_letter_keeps_its_properties_but_those_that_would_harm_it() {
         let mut headers = FieldTable::default();
@@ -206,6 +257,9 @@ mod tests {
         let dead = dead(&original, &Message::default(), &death, Timestamp::UNIX_EPOCH);
         assert_eq!(dead.message_id().as_ref().unwrap().as_str(), "m");
         assert_eq!((dead.expiration(), dead.user_id(), dead.delivery_mode()), (&None, &None, &Some(2)));
+        let big = dead_with_header_of(100_000);
+        assert!(bytes(&AMQPValue::FieldTable(big.headers().clone().unwrap())) < COPIED_BYTES_MAX);
+        assert_eq!(text_headers(big.headers().as_ref().unwrap())[HEADERS_DROPPED], "1");
         let text = text_headers(dead.headers().as_ref().unwrap());
         assert_eq!(text["mine"], "7");
         assert!(!text.contains_key("CC"));

@@ -158,6 +158,7 @@ async fn open(connector: &Connector, topology: &Topology) -> Result<(Connection,
 
 /// What tells returned messages apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_field_names, reason = "a routing key is called so")]
 struct Key {
     exchange: String,
     routing_key: String,
@@ -184,13 +185,17 @@ struct Session<'a> {
     topology: &'a Topology,
     /// A queue of our own was found missing.
     missing: bool,
+    /// The broker takes no publishes at the moment.
+    blocked: bool,
+    last_answer: Instant,
     limit: Duration,
     next: u64,
     confirms: FuturesUnordered<BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>,
     pending: HashMap<u64, Pending>,
     /// Answered by the broker, not yet believed.
     answered: Vec<(u64, bool)>,
-    returned: Vec<Key>,
+    /// Returned messages, each with the number of the publish that came after it at the earliest.
+    returned: Vec<(Key, u64)>,
 }
 
 impl<'a> Session<'a> {
@@ -200,6 +205,8 @@ impl<'a> Session<'a> {
             connection,
             topology,
             missing: false,
+            blocked: false,
+            last_answer: Instant::now(),
             limit,
             next: 0,
             confirms: FuturesUnordered::new(),
@@ -226,24 +233,48 @@ impl<'a> Session<'a> {
         while open || !self.pending.is_empty() {
             tokio::select! {
                 biased;
+                _ = health.tick() => self.check_health()?,
                 Some((id, confirmation)) = self.confirms.next() => self.answer(id, confirmation).await?,
-                job = jobs.recv(), if open && self.pending.len() < OUTSTANDING_MAX => match job {
+                job = jobs.recv(), if open && !self.blocked && self.pending.len() < OUTSTANDING_MAX => match job {
+                    // Nobody waits for it any more; its delivery is with the broker again.
+                    Some(job) if job.reply.is_closed() => {}
                     Some(job) => self.publish(job).await?,
                     None => open = false,
                 },
-                _ = health.tick() => self.check_health()?,
             }
         }
         Ok(())
     }
 
-    fn check_health(&self) -> Result<(), BrokerError> {
+    fn check_health(&mut self) -> Result<(), BrokerError> {
         if !self.channel.status().connected() {
             return Err(BrokerError::Ended("the channel was closed".to_owned()));
         }
         let now = Instant::now();
-        if self.pending.values().any(|pending| pending.deadline <= now) {
+        let blocked = self.connection.status().blocked();
+        match (std::mem::replace(&mut self.blocked, blocked), blocked) {
+            (false, true) => warn!(
+                "the broker blocks publishing (memory or disk alarm); nothing is published until it is over"
+            ),
+            (true, false) => info!("the broker takes publishes again"),
+            _ => {}
+        }
+        if blocked {
+            self.last_answer = now;
+            self.pending.values_mut().for_each(|pending| pending.deadline = now + self.limit);
+            return Ok(());
+        }
+        let overdue: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| *id).collect();
+        // No answer at all is a connection that is gone; one that is missing among others is one queue's trouble.
+        if !overdue.is_empty()
+            && (now - self.last_answer >= self.limit || self.confirms.len() > 2 * OUTSTANDING_MAX)
+        {
             return Err(BrokerError::Timeout("confirm", self.limit));
+        }
+        for pending in overdue.iter().filter_map(|id| self.pending.remove(id)) {
+            // Whoever asked may be gone; then nobody needs the answer.
+            _ = pending.reply.send(Err(PublishError::Unknown));
         }
         Ok(())
     }
@@ -283,9 +314,9 @@ impl<'a> Session<'a> {
             believable = self.answered.len();
         }
         self.believe(believable);
-        if self.confirms.is_empty() {
-            self.returned.clear();
-        }
+        // What was published before the oldest that is left can't be meant any more.
+        let oldest = self.pending.keys().min().copied().unwrap_or(u64::MAX);
+        self.returned.retain(|(_, before)| *before > oldest);
         if std::mem::take(&mut self.missing) {
             self.declare_again().await;
         }
@@ -315,7 +346,8 @@ impl<'a> Session<'a> {
             Confirmation::NotRequested => (false, None),
         };
         self.answered.push((id, acked));
-        self.returned.extend(returned.as_ref().map(returned_key));
+        self.last_answer = Instant::now();
+        self.returned.extend(returned.as_ref().map(|returned| (returned_key(returned), self.next)));
         Ok(())
     }
 
@@ -323,15 +355,15 @@ impl<'a> Session<'a> {
     fn believe(&mut self, count: usize) {
         for (id, acked) in self.answered.drain(..count) {
             let Some(pending) = self.pending.remove(&id) else { continue };
-            let returned = self.returned.iter().position(|key| *key == pending.key);
+            // Messages of equal keys can't be told apart: if one was returned, none of them is taken as delivered.
+            let returned = self.returned.iter().any(|(key, before)| id < *before && *key == pending.key);
             let result = match (returned, acked) {
-                (Some(position), _) => {
-                    self.returned.swap_remove(position);
+                (true, _) => {
                     self.missing |= pending.key.exchange.is_empty();
                     Err(PublishError::Unroutable)
                 }
-                (None, true) => Ok(()),
-                (None, false) => Err(PublishError::Nacked),
+                (false, true) => Ok(()),
+                (false, false) => Err(PublishError::Nacked),
             };
             // Whoever asked may be gone; then nobody needs the answer.
             _ = pending.reply.send(result);

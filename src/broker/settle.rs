@@ -18,7 +18,7 @@ use super::{
     topology::Topology,
 };
 use crate::{
-    contract::{link::Outgoing, message::Message},
+    contract::{link::Outgoing, message::Message, trace::TraceContext},
     outcome::{Class, Death, Failure, Outcome},
     retry::{self, Decision, History, Policy},
 };
@@ -30,8 +30,10 @@ pub struct Ticket {
     pub acker: Acker,
     /// As they came.
     pub properties: BasicProperties,
-    /// How the delivery is called in logs.
+    /// What the event is called in logs.
     pub event_id: String,
+    /// Its trace.
+    pub trace: TraceContext,
     /// Until when it may be kept: after that it goes back to the broker.
     pub keep_until: Instant,
 }
@@ -142,6 +144,7 @@ impl Settler {
         };
         info!(
             event_id = ticket.event_id,
+            trace_id = ticket.trace.trace_id(),
             queue = self.queue,
             reason = failure.reason,
             attempts,
@@ -189,6 +192,7 @@ impl Settler {
             Ok(()) => {
                 warn!(
                     event_id = ticket.event_id,
+                    trace_id = ticket.trace.trace_id(),
                     queue = self.queue,
                     class = death.class.as_str(),
                     reason = death.reason,
@@ -197,7 +201,7 @@ impl Settler {
                 self.ack(ticket, Settled::Dead(death.class)).await
             }
             Err(error) => {
-                error!(event_id = ticket.event_id, queue = self.queue, class = death.class.as_str(), %error, "no dead letter could be written; the message stays");
+                error!(event_id = ticket.event_id, trace_id = ticket.trace.trace_id(), queue = self.queue, class = death.class.as_str(), %error, "no dead letter could be written; the message stays");
                 self.give_back(ticket, "its dead letter could not be written").await
             }
         }
@@ -221,10 +225,12 @@ impl Settler {
             if !ticket.acker.usable() {
                 return Err(PublishError::Unknown);
             }
-            let attempt = self.publisher.publish(publications.clone());
-            let results = tokio::time::timeout_at(ticket.keep_until, attempt)
-                .await
-                .map_err(|_| PublishError::Unknown)?;
+            // Never with no time left: what is queued may be published although nobody waits for it any more.
+            let until = ticket.keep_until.max(Instant::now() + self.limit);
+            let results = tokio::select! {
+                results = self.publisher.publish(publications.clone()) => results,
+                () = gone(&ticket.acker, until) => return Err(PublishError::Unknown),
+            };
             // A queue of our own that is missing is declared again by the publisher; a binding of the links is not ours.
             let ours = publications.iter().all(|publication| publication.exchange.is_empty());
             if !ours && results.contains(&Err(PublishError::Unroutable)) {
@@ -261,6 +267,7 @@ impl Settler {
             Ok(true) => {
                 info!(
                     event_id = ticket.event_id,
+                    trace_id = ticket.trace.trace_id(),
                     queue = self.queue,
                     reason,
                     "given back to the broker, nothing counted"
@@ -275,11 +282,19 @@ impl Settler {
     fn lost(&self, ticket: &Ticket, reason: &str) -> Settled {
         warn!(
             event_id = ticket.event_id,
+            trace_id = ticket.trace.trace_id(),
             queue = self.queue,
             reason,
             "not settled; the broker will deliver it again"
         );
         Settled::Lost
+    }
+}
+
+/// Resolves when the delivery's channel is gone, or at `until`.
+async fn gone(acker: &Acker, until: Instant) {
+    while acker.usable() && Instant::now() < until {
+        sleep(Duration::from_secs(1)).await;
     }
 }
 

@@ -18,7 +18,7 @@ use crate::config::{self, Declare};
 /// How often the broker itself may deliver a message before it dead-letters it. This program puts a message that
 /// kills it aside much sooner; this is the net below, and it keeps RabbitMQ 4's default of 20 from counting a few
 /// restarts against an event.
-const DELIVERY_LIMIT: i32 = 1000;
+const DELIVERY_LIMIT: i32 = 100;
 
 /// The names of this worker's exchanges and queues.
 #[derive(Clone, Debug)]

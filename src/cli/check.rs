@@ -45,6 +45,7 @@ impl Finding {
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     let mut findings = tokens(loaded);
+    let configured = findings.iter().all(|finding| finding.result == "pass");
     if args.connect {
         findings.extend(connect(loaded).await);
     }
@@ -64,6 +65,9 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
         }
     }
     let failed = findings.iter().filter(|finding| finding.result == "fail").count();
+    if !configured {
+        return Err(Failure::Usage("a token is missing".to_owned()));
+    }
     if failed == 0 {
         Ok(())
     } else {
@@ -84,13 +88,11 @@ fn tokens(loaded: &Loaded) -> Vec<Finding> {
 
 async fn connect(loaded: &Loaded) -> Vec<Finding> {
     let mut findings = vec![Finding::of("broker", broker(loaded).await)];
-    for (what, token) in [
-        ("Instant Connect's token at Webex", loaded.instant_connect_token()),
-        ("the hosts' token at Webex", loaded.hosts_token()),
-    ] {
-        if let Ok(token) = token {
-            findings.push(Finding::of(what, person(loaded, token).await));
-        }
+    // A token is tried only where the worker itself would send it.
+    if loaded.delivers_to_hosts()
+        && let Ok(token) = loaded.hosts_token()
+    {
+        findings.push(Finding::of("token of Webex Messages at Webex", person(loaded, token).await));
     }
     findings
 }

@@ -38,8 +38,8 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// Settings over the defaults, as TOML
-    #[arg(long, global = true, env = "ICW_CONFIG", value_name = "FILE")]
+    /// Settings over the defaults, as TOML [env: `ICW_CONFIG`]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// One setting, over all others; may be given again
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
@@ -156,13 +156,23 @@ impl Global {
     }
 
     fn load_over(&self, defaults: &[&str], more: &[String]) -> Result<Loaded, ConfigError> {
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let defaults = defaults.iter().map(|flag| (*flag).to_owned());
+        let mut environment = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => environment.push((name, value)),
+                Err(_) if name.starts_with("ICW_") => {
+                    return Err(ConfigError::new(format!("environment {name}: expected UTF-8")));
+                }
+                Err(_) => {}
+            }
+        }
+        let named = environment.iter().find(|(name, value)| name == "ICW_CONFIG" && !value.is_empty());
         config::load(&Sources {
-            file: self.config.clone(),
-            environment: environment.collect(),
-            flags: defaults.chain(self.set.iter().cloned()).chain(more.iter().cloned()).collect(),
+            defaults: defaults.iter().map(|flag| (*flag).to_owned()).collect(),
+            file: self.config.clone().or_else(|| named.map(|(_, value)| value.into())),
+            environment,
+            flags: self.set.iter().chain(more).cloned().collect(),
         })
     }
 }

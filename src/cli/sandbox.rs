@@ -10,7 +10,7 @@ use super::{Failure, phones, say, signals};
 use crate::{
     broker::{connection::Connector, topology::Topology},
     config::Loaded,
-    sandbox::{Options, Sandbox, faults::FaultRule},
+    sandbox::{Error, Options, Sandbox, faults::FaultRule},
 };
 
 #[derive(Debug, clap::Args)]
@@ -46,13 +46,19 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
         password: args.password,
         base_url: args.base_url,
     };
-    let sandbox = Sandbox::bind(options).await.map_err(|error| Failure::Usage(error.to_string()))?;
+    let sandbox = Sandbox::bind(options).await.map_err(|error| match error {
+        Error::Listen { .. } => Failure::Failed(error.to_string()),
+        error => Failure::Usage(error.to_string()),
+    })?;
     let handle = sandbox.handle();
     args.fault.into_iter().for_each(|rule| handle.fault(rule));
     say(&format!("sandbox {}", sandbox.url()))?;
     info!(address = %sandbox.addr(), "sandbox listening");
     let phones = async {
-        while args.phones {
+        loop {
+            if !args.phones {
+                return std::future::pending().await;
+            }
             let connector = Connector::new(&loaded.config.amqp);
             let queue =
                 Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays()).guests_queue();
@@ -61,7 +67,6 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        std::future::pending::<()>().await;
     };
     tokio::select! {
         served = sandbox.serve(signals::shutdown()?) => served.map_err(|error| Failure::Failed(error.to_string())),

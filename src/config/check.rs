@@ -1,13 +1,15 @@
 //! Rules between settings, and what is made of them: endpoints and tokens.
 
-use std::{net::IpAddr, path::Path};
+use std::{io::Read, net::IpAddr, path::Path, time::Duration};
+
+use lapin::uri::AMQPUri;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
     Config, Delivery,
-    load::{ConfigError, Loaded, Settings},
+    load::{ConfigError, Loaded, Origin, Settings, is_path},
 };
 use crate::upstream::{TokenSource, is_loopback};
 
@@ -21,9 +23,19 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     )?;
     http_url(settings, "hosts.webex_url", &config.hosts.webex_url, config.hosts.allow_insecure)?;
     http_url(settings, "instant_connect.long_url_base", &config.instant_connect.long_url_base, false)?;
-    if config.amqp.url_file.is_none() {
-        amqp_urls(&config.amqp.url, config.amqp.allow_insecure)
-            .map_err(|problem| settings.error("amqp.url", problem))?;
+    broker(config, settings)?;
+    if config.instant_connect.link_lifetime.get() < Duration::from_secs(60) {
+        return Err(settings.error("instant_connect.link_lifetime", "expected a minute or more"));
+    }
+    for (key, path) in [
+        ("amqp.url_file", &config.amqp.url_file),
+        ("instant_connect.token_file", &config.instant_connect.token_file),
+        ("hosts.token_file", &config.hosts.token_file),
+    ] {
+        // A secret given in place of a path would stand in every message about that path.
+        if path.as_ref().is_some_and(|path| !is_path(&path.to_string_lossy())) {
+            return Err(settings.error(key, "expected the path of a file, with a / in it"));
+        }
     }
     token(
         settings,
@@ -49,6 +61,34 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
         }
     }
     Ok(())
+}
+
+fn broker(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
+    let allow_insecure = config.amqp.allow_insecure;
+    let Some(path) = &config.amqp.url_file else {
+        let urls = amqp_urls(&config.amqp.url, allow_insecure);
+        return urls.map(drop).map_err(|problem| settings.error("amqp.url", problem));
+    };
+    if settings.origin("amqp.url") != Some(&Origin::Default) {
+        return Err(
+            settings.error("amqp.url", "expected one of amqp.url and amqp.url_file, and both are given")
+        );
+    }
+    let urls = read_url_file(path).map_err(|error| settings.error("amqp.url_file", error))?;
+    amqp_urls(&urls, allow_insecure).map(drop).map_err(|problem| settings.error("amqp.url_file", problem))
+}
+
+/// Largest file with a URL that is read, in bytes.
+const URL_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What the file at `path` holds.
+///
+/// # Errors
+/// Where it can't be read.
+pub fn read_url_file(path: &Path) -> std::io::Result<SecretString> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(URL_FILE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text.trim().into())
 }
 
 fn token(
@@ -78,21 +118,20 @@ fn is_local(url: &Url) -> bool {
     let Some(host) = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']')) else {
         return false;
     };
-    match host.parse::<IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => {
-            let name = host.trim_end_matches('.');
-            !name.contains('.')
-                || name.ends_with(".svc")
-                || name.ends_with(".cluster.local")
-                || is_loopback(url)
-        }
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return address.is_loopback();
     }
+    let labels: Vec<&str> = host.trim_end_matches('.').split('.').collect();
+    labels.len() == 1
+        || labels.last() == Some(&"svc")
+        || labels.ends_with(&["cluster", "local"])
+        || is_loopback(url)
 }
 
 fn http_url(settings: &Settings, key: &str, url: &Url, allow_insecure: bool) -> Result<(), ConfigError> {
     let section = key.split('.').next().unwrap_or_default();
     match url.scheme() {
+        _ if url.query().is_some() || url.fragment().is_some() => Err(settings.error(key, "expected a URL without ? and #")),
         _ if !url.username().is_empty() || url.password().is_some() => Err(settings.error(key, "expected a URL without user and password")),
         "https" => Ok(()),
         "http" if allow_insecure || is_local(url) => Ok(()),
@@ -114,6 +153,13 @@ pub fn amqp_urls(urls: &SecretString, allow_insecure: bool) -> Result<Vec<Secret
     for text in &texts {
         let url =
             Url::parse(text).map_err(|error| format!("expected an amqp:// or amqps:// URL ({error})"))?;
+        // Read twice, by two parsers: what they could read differently is refused. Their own words could hold the password.
+        text.parse::<AMQPUri>().map_err(|_| {
+            "expected an amqp:// or amqps:// URL (a comma in a password is written %2C)".to_owned()
+        })?;
+        if url.host_str().is_some_and(|host| host.contains('%') || is_number(host)) {
+            return Err("expected a URL with a host's name or its address in full".to_owned());
+        }
         match url.scheme() {
             _ if url.host_str().is_none_or(str::is_empty) => return Err("expected a URL with a host, such as amqps://user:password@host/vhost".to_owned()),
             "amqps" => {}
@@ -125,11 +171,20 @@ pub fn amqp_urls(urls: &SecretString, allow_insecure: bool) -> Result<Vec<Secret
     Ok(texts.into_iter().map(SecretString::from).collect())
 }
 
+/// Whether `host` is an IP address as a bare number, which resolvers take and people misread.
+fn is_number(host: &str) -> bool {
+    host.parse::<IpAddr>().is_err()
+        && host.starts_with(|c: char| c.is_ascii_digit())
+        && !host.contains(|c: char| c.is_ascii_alphabetic() && c != 'x')
+}
+
 /// `base` with `path` where it has none, so that a setting may name the host or the whole endpoint.
 fn endpoint(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     let given = base.path().trim_end_matches('/');
-    if !given.ends_with(path) {
+    if given.ends_with(path) {
+        url.set_path(given);
+    } else {
         // `https://webexapis.com/v1` is how Webex's own SDKs write it.
         let joined = match path.strip_prefix("/v1").filter(|_| given.ends_with("/v1")) {
             Some(rest) => format!("{given}{rest}"),
@@ -253,10 +308,14 @@ mod tests {
         assert!(
             with(&[("ICW_AMQP__URL", "amqp://example.com"), ("ICW_AMQP__ALLOW_INSECURE", "true")]).is_ok()
         );
-        assert!(
-            with(&[("ICW_AMQP__URL", "amqp://a,amqp://example.com")]).is_err(),
-            "each of several is checked"
-        );
+        for wrong in [
+            "amqp://a,amqp://example.com",
+            "amqp://evil%2eexample%2ecom",
+            "amqp://134744072",
+            "amqp://a?heartbeat=x",
+        ] {
+            assert!(with(&[("ICW_AMQP__URL", wrong)]).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -265,6 +324,7 @@ mod tests {
             ("http://localhost:1", "http://localhost:1/api/v2/joseencrypt"),
             ("http://localhost:1/", "http://localhost:1/api/v2/joseencrypt"),
             ("http://localhost:1/api/v2/joseencrypt", "http://localhost:1/api/v2/joseencrypt"),
+            ("http://localhost:1/api/v2/joseencrypt/", "http://localhost:1/api/v2/joseencrypt"),
             ("http://localhost:1/proxy/", "http://localhost:1/proxy/api/v2/joseencrypt"),
         ] {
             assert_eq!(with(&[("ICW_INSTANT_CONNECT__URL", given)]).unwrap().joseencrypt_url().as_str(), url);
@@ -281,10 +341,10 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_each_other_are_refused() {
-        let error = with(&[("ICW_RETRY__INITIAL", "1m")]).unwrap_err();
+        let error = with(&[("ICW_RETRY__INITIAL", "1h")]).unwrap_err();
         assert_eq!(
             error,
-            "environment ICW_RETRY__INITIAL: retry.initial = \"1m\": expected no more than retry.max, which is 30s"
+            "environment ICW_RETRY__INITIAL: retry.initial = \"1h\": expected no more than retry.max, which is 600s"
         );
         let both = with(&[("ICW_HOSTS__TOKEN", "x"), ("ICW_HOSTS__TOKEN_FILE", "/x")]).unwrap_err();
         assert!(both.contains("both are given"), "{both}");

@@ -14,8 +14,10 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 const SECRETS: [&str; 3] = ["amqp.url", "instant_connect.token", "hosts.token"];
 
 /// What lies over the defaults.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Sources {
+    /// `section.key=value` below everything else that is given.
+    pub defaults: Vec<String>,
     /// A TOML file.
     pub file: Option<PathBuf>,
     /// The environment; what does not begin with `ICW_` is passed over.
@@ -69,9 +71,15 @@ pub struct Loaded {
     pub settings: Settings,
 }
 
-/// The merged values with their origins.
-#[derive(Debug, Default)]
+/// The merged values with their origins. `Debug` shows no secret.
+#[derive(Default)]
 pub struct Settings(BTreeMap<String, (Value, Origin)>);
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.rows().map(|(key, value, _)| (key, value))).finish()
+    }
+}
 
 impl Settings {
     /// Key, value as TOML (secrets hidden) and origin of every setting.
@@ -141,6 +149,9 @@ impl Settings {
 /// [`ConfigError`] for the first thing that is wrong.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut settings = defaults()?;
+    for default in &sources.defaults {
+        set_flag(&mut settings, default, Origin::Default)?;
+    }
     if let Some(path) = &sources.file {
         let problem = |problem: &dyn fmt::Display| ConfigError(format!("file {}: {problem}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
@@ -150,16 +161,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
             settings.set(&key, value, Origin::File(path.clone()))?;
         }
     }
-    for (name, value) in &sources.environment {
+    // A variable that is set to nothing, as charts do, is one that is not given.
+    for (name, value) in sources.environment.iter().filter(|(_, value)| !value.is_empty()) {
         if let Some(key) = environment_key(name, &settings)? {
             set_text(&mut settings, &key, value, Origin::Environment(name.clone()))?;
         }
     }
     for flag in &sources.flags {
-        let (key, value) = flag
-            .split_once('=')
-            .ok_or_else(|| ConfigError("--set: expected section.key=value".to_owned()))?;
-        set_text(&mut settings, key.trim(), value, Origin::Flag)?;
+        set_flag(&mut settings, flag, Origin::Flag)?;
     }
     let config = read(&settings)?;
     check::check(&config, &settings)?;
@@ -179,7 +188,7 @@ fn flatten(table: Table) -> Vec<(String, Value)> {
     for (section, value) in table {
         match value {
             Value::Table(keys) => {
-                flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)))
+                flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
             }
             value => flat.push((section, value)),
         }
@@ -203,6 +212,12 @@ fn environment_key(name: &str, settings: &Settings) -> Result<Option<String>, Co
         }
         None => Ok(None),
     }
+}
+
+fn set_flag(settings: &mut Settings, flag: &str, origin: Origin) -> Result<(), ConfigError> {
+    let (key, value) =
+        flag.split_once('=').ok_or_else(|| ConfigError("--set: expected section.key=value".to_owned()))?;
+    set_text(settings, key.trim(), value, origin)
 }
 
 /// Sets `key` from text, which is read as what the key's default is.
@@ -250,12 +265,28 @@ fn read(settings: &Settings) -> Result<Config, ConfigError> {
     })
 }
 
+/// `value` as an error may show it. A secret is often pasted into the variable beside its own: what should be a path and is
+/// none, or has a user and password in it, is not shown either.
 fn shown(key: &str, value: &Value) -> String {
-    if SECRETS.contains(&key) && value.as_str() != Some("") {
-        "[hidden]".to_owned()
-    } else {
-        value.to_string()
-    }
+    let hidden = match value {
+        Value::String(text) if text.is_empty() => false,
+        Value::String(text) => {
+            SECRETS.contains(&key) || (key.ends_with("_file") && !is_path(text)) || has_userinfo(text)
+        }
+        Value::Array(items) => items.iter().filter_map(Value::as_str).any(has_userinfo),
+        _ => SECRETS.contains(&key),
+    };
+    if hidden { "[hidden]".to_owned() } else { value.to_string() }
+}
+
+/// Whether `text` could be meant as a path.
+pub(super) fn is_path(text: &str) -> bool {
+    text.contains('/') && !text.contains("://")
+}
+
+fn has_userinfo(text: &str) -> bool {
+    let host = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    host.is_some_and(|host| host.contains('@'))
 }
 
 const fn kind(value: &Value) -> &'static str {
@@ -281,9 +312,9 @@ mod tests {
 
     fn with(environment: &[(&str, &str)], flags: &[&str]) -> Result<Loaded, String> {
         let sources = Sources {
-            file: None,
             environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+            ..Sources::default()
         };
         load(&sources).map_err(|error| error.to_string())
     }
@@ -375,7 +406,7 @@ mod tests {
             ),
             (
                 ("ICW_AMQP__URLL", "amqp://u:secret@h"),
-                "environment ICW_AMQP__URLL: amqp.urll: unknown key (did you mean amqp.url?); known in amqp: allow_insecure, concurrency, connect_timeout, hold_max, prefetch, reconnect_max, timeout, url, url_file",
+                "environment ICW_AMQP__URLL: amqp.urll: unknown key (did you mean amqp.url?); known in amqp: allow_insecure, concurrency, connect_timeout, deliveries_max, hold_max, prefetch, reconnect_max, timeout, url, url_file",
             ),
         ] {
             assert_eq!(with(&[environment], &[]).unwrap_err(), expected);
@@ -388,7 +419,7 @@ mod tests {
             file("[amqp]\nprefetch = \"x\"\n").unwrap_err(),
             "file FILE: amqp.prefetch = \"x\": expected a whole number"
         );
-        assert_eq!(file("[amqp]\nurl = \"amqp://u:secret@h/").unwrap_err().contains("secret"), false);
+        assert!(!file("[amqp]\nurl = \"amqp://u:secret@h/").unwrap_err().contains("secret"));
         assert!(file("[amqp]\n\nx\n").unwrap_err().starts_with("file FILE: line 3: not TOML"));
         assert!(file("[amqq]\nurl = 1\n").unwrap_err().contains("unknown key"));
         assert!(
@@ -401,7 +432,14 @@ mod tests {
 
     #[test]
     fn a_secret_is_not_shown() {
-        let secrets = [("ICW_AMQP__URL", "gopher://u:s3cret@h"), ("ICW_INSTANT_CONNECT__TOKEN", "s3 cret")];
+        let secrets = [
+            ("ICW_AMQP__URL", "gopher://u:s3cret@h"),
+            ("ICW_AMQP__URL", "amqp://u:s3cret@localhost?heartbeat=abc"),
+            ("ICW_AMQP__URL_FILE", "amqp://u:s3cret@h"),
+            ("ICW_INSTANT_CONNECT__TOKEN", "s3 cret"),
+            ("ICW_INSTANT_CONNECT__URL", "https://u:s3cret@h"),
+            ("ICW_INSTANT_CONNECT__ALLOWED_BASE_URLS", "https://u:s3cret@h/"),
+        ];
         for secret in secrets {
             assert!(!with(&[secret], &[]).unwrap_err().contains("cret"), "{secret:?}");
         }
@@ -409,6 +447,6 @@ mod tests {
             with(&[("ICW_AMQP__URL", "amqp://u:s3cret@localhost"), ("ICW_HOSTS__TOKEN", "s3cret")], &[])
                 .unwrap();
         assert!(loaded.settings.rows().all(|(_, value, _)| !value.contains("s3cret")));
-        assert!(!format!("{:?}", loaded.config).contains("s3cret"));
+        assert!(!format!("{loaded:?}").contains("s3cret"));
     }
 }

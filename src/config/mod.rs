@@ -48,7 +48,7 @@ pub struct Amqp {
     pub connect_timeout: Span,
     pub timeout: Span,
     pub reconnect_max: Span,
-    pub deliveries_max: Bounded<1, 900>,
+    pub deliveries_max: Bounded<1, 90>,
     pub hold_max: Span,
     pub allow_insecure: bool,
 }

@@ -30,10 +30,10 @@ impl Invalid {
         Self { path, problem: self.problem }
     }
 
-    /// The JSON path.
+    /// What was expected.
     #[must_use]
-    pub fn path(&self) -> &str {
-        &self.path
+    pub fn problem(&self) -> &str {
+        &self.problem
     }
 }
 

@@ -88,6 +88,21 @@ impl Pattern {
     }
 }
 
+/// A host, or `*.` and a domain that is one organisation's: `*` alone, `*.com` and Webex's own domains would be every device of
+/// every organisation.
+fn is_host_pattern(host: &str) -> bool {
+    match host.strip_prefix("*.") {
+        None => is_host(host),
+        Some(domain) => {
+            let shared = ["webex.com", "ciscospark.com", "wbx2.com"];
+            let everybody = shared.iter().any(|shared| {
+                domain == *shared || domain == format!("rooms.{shared}") || domain == format!("room.{shared}")
+            });
+            is_host(domain) && domain.contains('.') && !everybody
+        }
+    }
+}
+
 /// Whether `text` matches `pattern`, in which `*` stands for any run of bytes. Linear in the product of the lengths.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
@@ -115,8 +130,7 @@ impl TryFrom<String> for Pattern {
         let lower = text.to_ascii_lowercase();
         let address = lower.strip_prefix("sip:").unwrap_or(&lower);
         match address.split_once('@') {
-            // `*` alone as a host would be every device of every organisation.
-            Some((user, host)) if is_user(user, true) && is_host(host.strip_prefix("*.").unwrap_or(host)) => {
+            Some((user, host)) if is_user(user, true) && is_host_pattern(host) => {
                 Ok(Self { user: user.to_owned(), host: host.to_owned() })
             }
             _ => Err("expected device addresses such as room-12@example.rooms.webex.com, \
@@ -239,7 +253,19 @@ mod tests {
 
     #[test]
     fn an_entry_that_would_allow_everybody_is_refused() {
-        for wrong in ["*", "*@*", "room@*", "room@*.", "room@rooms.*", "room@a*.example", "", "@x"] {
+        for wrong in [
+            "*",
+            "*@*",
+            "room@*",
+            "room@*.",
+            "room@rooms.*",
+            "room@a*.example",
+            "",
+            "@x",
+            "*@*.com",
+            "*@*.rooms.webex.com",
+            "*@*.webex.com",
+        ] {
             assert!(Pattern::try_from(wrong.to_owned()).is_err(), "{wrong}");
         }
     }

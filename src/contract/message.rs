@@ -15,6 +15,8 @@ pub struct Message {
     pub message_id: Option<String>,
     /// The `correlation_id` property.
     pub correlation_id: Option<String>,
+    /// The `timestamp` property, whole seconds.
+    pub published_at: Option<Timestamp>,
     /// The headers that are text.
     pub headers: BTreeMap<String, String>,
 }

@@ -10,6 +10,7 @@ use super::{
     BODY_BYTES_MAX, cloud_event,
     decode::{self, Invalid},
     device::{AllowList, Device},
+    header,
     ids::{self, EventId},
     message::Message,
     people::{Expert, Guest},
@@ -153,13 +154,15 @@ pub struct Session {
 pub enum Refusal {
     /// The event itself is wrong.
     Invalid(Invalid),
+    /// The event was right when it was sent; the session is over now.
+    Expired(Invalid),
     /// The device at this position is not on `devices.allowed`.
     DeviceNotAllowed(Invalid),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Invalid(invalid) | Self::DeviceNotAllowed(invalid)) = self;
+        let (Self::Invalid(invalid) | Self::Expired(invalid) | Self::DeviceNotAllowed(invalid)) = self;
         invalid.fmt(f)
     }
 }
@@ -187,8 +190,9 @@ impl Session {
         let within =
             |invalid: Invalid| if wrapped.path.is_empty() { invalid } else { invalid.within(wrapped.path) };
         let start: StartSession = decode::from_json(wrapped.data).map_err(within)?;
-        let event_id = EventId::of(message.message_id.as_deref(), wrapped.id.as_deref(), &message.body);
-        check(&start, now).map_err(within)?;
+        check(&start, now)
+            .map_err(|invalid| expired(invalid, &start, message))
+            .map_err(within_refusal(within))?;
         let devices = allowed_devices(start.devices.unwrap_or_default(), &rules.devices)
             .map_err(within_refusal(within))?;
         let expires_at = start.expires_at.unwrap_or_else(|| {
@@ -197,15 +201,8 @@ impl Session {
             let from = start.not_before.map_or(begun, |not_before| not_before.timestamp().max(begun));
             Instant::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
         });
+        let Identity { event_id, trace } = identify(message);
         let correlation = correlation(start.correlation_id.as_ref(), message, &event_id);
-        let mut headers = wrapped.trace;
-        headers.extend(
-            message
-                .headers
-                .iter()
-                .filter(|(name, _)| name.starts_with("trace"))
-                .map(|(k, v)| (k.clone(), v.clone())),
-        );
         Ok(Self {
             subject: ids::subject(&start.session_id),
             session_id: start.session_id.into(),
@@ -220,10 +217,50 @@ impl Session {
             correlation_id: start.correlation_id,
             correlation,
             attributes: start.attributes,
-            trace: TraceContext::of(&headers),
+            trace,
         })
     }
 }
+
+/// What an event is known by, valid or not.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The event's id.
+    pub event_id: EventId,
+    /// Its trace.
+    pub trace: TraceContext,
+}
+
+/// What the start event in `message` is known by.
+#[must_use]
+pub fn identify(message: &Message) -> Identity {
+    let wrapped = if message.body.len() <= BODY_BYTES_MAX { cloud_event::unwrap(message).ok() } else { None };
+    let (id, mut headers) = wrapped.map(|wrapped| (wrapped.id, wrapped.trace)).unwrap_or_default();
+    let own = message
+        .headers
+        .iter()
+        .filter(|(name, _)| matches!(name.as_str(), header::TRACEPARENT | header::TRACESTATE));
+    headers.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+    Identity {
+        event_id: EventId::of(message.message_id.as_deref(), id.as_deref(), &message.body),
+        trace: TraceContext::of(&headers),
+    }
+}
+
+/// An event whose time is over was wrong from the beginning only if nothing says that it was sent before that.
+fn expired(invalid: Invalid, start: &StartSession, message: &Message) -> Refusal {
+    let sent_in_time = message.first_failed_at().is_some()
+        || message.deliveries() > 0
+        || message.published_at.is_some_and(|at| start.expires_at.is_some_and(|end| at < end.timestamp()));
+    if sent_in_time && invalid.problem() == EXPIRED {
+        Refusal::Expired(invalid)
+    } else {
+        Refusal::Invalid(invalid)
+    }
+}
+
+/// What is said of an `expiresAt` that is past.
+const EXPIRED: &str = "expected a time to come, and it is past";
 
 /// The rules that no type alone can hold, at the time `now`.
 ///
@@ -254,7 +291,7 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     }
     if let Some(expires_at) = start.expires_at {
         if expires_at.timestamp() <= now {
-            return Err(Invalid::new("expiresAt", "expected a time to come, and it is past"));
+            return Err(Invalid::new("expiresAt", EXPIRED));
         }
         if start.not_before.is_some_and(|not_before| not_before >= expires_at) {
             return Err(Invalid::new("expiresAt", "expected a time after notBefore"));
@@ -292,6 +329,7 @@ fn allowed_devices(devices: Vec<Device>, allowed: &AllowList) -> Result<Vec<Devi
 fn within_refusal(within: impl Fn(Invalid) -> Invalid) -> impl Fn(Refusal) -> Refusal {
     move |refusal| match refusal {
         Refusal::Invalid(invalid) => Refusal::Invalid(within(invalid)),
+        Refusal::Expired(invalid) => Refusal::Expired(within(invalid)),
         Refusal::DeviceNotAllowed(invalid) => Refusal::DeviceNotAllowed(within(invalid)),
     }
 }

@@ -37,6 +37,15 @@ pub struct LinkRules {
     pub long_url_base: String,
 }
 
+impl LinkRules {
+    /// Whether `url` is a link that could have come from Instant Connect.
+    #[must_use]
+    pub fn allow(&self, url: &str) -> bool {
+        let short = self.allowed_base_urls.iter().any(|base| url.starts_with(base.as_str()));
+        short || url.strip_prefix(&self.long_url_base).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
 /// Reads the links that `call` asked for from `body`.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use tracing::info;
 
 use super::Stage;
@@ -10,11 +11,14 @@ use crate::{
     contract::{
         BODY_BYTES_MAX,
         decode::{self, Invalid},
+        ids::EventId,
         link::HostLink,
         message::Message,
         private::loggable_id,
+        start_session::Identity,
         trace::TraceContext,
     },
+    instant_connect::response::LinkRules,
     outcome::{Class, Death, Outcome},
     webex::Client,
 };
@@ -23,21 +27,34 @@ use crate::{
 #[derive(Debug)]
 pub struct Host {
     client: Client,
+    rules: LinkRules,
 }
 
 impl Host {
-    /// The stage, with the client it calls.
+    /// The stage, with the client it calls and the rules for links.
     #[must_use]
-    pub const fn new(client: Client) -> Self {
-        Self { client }
+    pub const fn new(client: Client, rules: LinkRules) -> Self {
+        Self { client, rules }
     }
 }
 
 impl Stage for Host {
     const NAME: &'static str = "host";
 
+    fn identify(&self, message: &Message) -> Identity {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Known {
+            event_id: String,
+        }
+
+        let known = decode::from_json::<Known>(&message.body).map(|known| known.event_id).ok();
+        let id = known.as_deref().or(message.message_id.as_deref());
+        Identity { event_id: EventId::of(id, None, &message.body), trace: TraceContext::of(&message.headers) }
+    }
+
     async fn handle(&self, message: &Message) -> Outcome {
-        let link = match read(message) {
+        let link = match read(message, &self.rules) {
             Ok(link) => link,
             Err(invalid) => return Outcome::Dead(Death::new(Class::Invalid, invalid)),
         };
@@ -64,17 +81,18 @@ impl Stage for Host {
     }
 }
 
-fn read(message: &Message) -> Result<HostLink, Invalid> {
+fn read(message: &Message, rules: &LinkRules) -> Result<HostLink, Invalid> {
     // A host link echoes the event, so it is hardly larger than one.
     if message.body.len() > 2 * BODY_BYTES_MAX {
         return Err(Invalid::new("", format!("expected at most {} bytes", 2 * BODY_BYTES_MAX)));
     }
     let link: HostLink = decode::from_json(&message.body)?;
+    // What an expert is told to open must be Instant Connect's, whoever put it into the queue.
     let url = link.address.reveal();
     let safe = url.bytes().all(|b| b.is_ascii_graphic() && !b"()<>[]\"\\`".contains(&b));
-    if safe && (url.starts_with("https://") || url.starts_with("http://")) {
+    if safe && rules.allow(url) {
         Ok(link)
     } else {
-        Err(Invalid::new("url", "expected a link"))
+        Err(Invalid::new("url", "expected a link of Instant Connect"))
     }
 }

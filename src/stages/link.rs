@@ -9,7 +9,7 @@ use crate::{
         link::Outgoing,
         message::Message,
         private::loggable_id,
-        start_session::{Refusal, Rules, Session},
+        start_session::{self, Identity, Refusal, Rules, Session},
     },
     instant_connect::{Client, Links},
     outcome::{Class, Death, Outcome},
@@ -33,10 +33,14 @@ impl Link {
 impl Stage for Link {
     const NAME: &'static str = "link";
 
+    fn identify(&self, message: &Message) -> Identity {
+        start_session::identify(message)
+    }
+
     async fn handle(&self, message: &Message) -> Outcome {
         let session = match Session::read(message, &self.rules, Timestamp::now()) {
             Ok(session) => session,
-            Err(refusal) => return Outcome::Dead(refused(&refusal, message)),
+            Err(refusal) => return Outcome::Dead(refused(&refusal)),
         };
         debug!(
             event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
@@ -50,17 +54,13 @@ impl Stage for Link {
     }
 }
 
-fn refused(refusal: &Refusal, message: &Message) -> Death {
-    match refusal {
-        Refusal::DeviceNotAllowed(_) => Death::new(Class::DeviceNotAllowed, refusal),
-        // An event that was tried before was valid then: only time can have made it wrong.
-        Refusal::Invalid(invalid)
-            if message.first_failed_at().is_some() && invalid.path().ends_with("expiresAt") =>
-        {
-            Death::new(Class::Expired, "the session is over")
-        }
-        Refusal::Invalid(_) => Death::new(Class::Invalid, refusal),
-    }
+fn refused(refusal: &Refusal) -> Death {
+    let class = match refusal {
+        Refusal::Invalid(_) => Class::Invalid,
+        Refusal::Expired(_) => Class::Expired,
+        Refusal::DeviceNotAllowed(_) => Class::DeviceNotAllowed,
+    };
+    Death::new(class, refusal)
 }
 
 /// One message for each link. Guests' links go to guests and hosts' to hosts by type: see [`Outgoing`].

@@ -12,7 +12,7 @@ pub use host::Host;
 pub use link::Link;
 
 use crate::{
-    contract::message::Message,
+    contract::{message::Message, start_session::Identity},
     outcome::{Class, Death, Outcome},
 };
 
@@ -20,6 +20,9 @@ use crate::{
 pub trait Stage: Send + Sync + 'static {
     /// `link` or `host`, for logs and metrics.
     const NAME: &'static str;
+
+    /// What `message` is known by, whatever becomes of it.
+    fn identify(&self, message: &Message) -> Identity;
 
     /// Decides what becomes of `message`, and has the stage's one outside effect.
     fn handle(&self, message: &Message) -> impl Future<Output = Outcome> + Send;

@@ -78,7 +78,8 @@ impl Upstream {
             .tcp_nodelay(true)
             // A redirect could take the token to another host.
             .redirect(redirect::Policy::none());
-        let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
+        // Without TLS a proxy would read the token; such hosts are local, and need none.
+        let builder = if url.scheme() == "http" { builder.no_proxy() } else { builder };
         Ok(Self { name, http: builder.build()?, token, limits, not_before: Mutex::default() })
     }
 
@@ -138,7 +139,9 @@ impl Upstream {
         if !response.status().is_success() {
             return Err(self.refused(response.status(), response.headers(), tracking_id.as_deref()));
         }
-        let body = self.bounded(response).await?;
+        let status = response.status().as_u16();
+        let body =
+            self.bounded(response).await.map_err(|error| UpstreamError { status: Some(status), ..error })?;
         Ok(Answer { body, tracking_id })
     }
 
@@ -199,7 +202,7 @@ impl Upstream {
     fn refused(&self, status: StatusCode, headers: &HeaderMap, tracking_id: Option<&str>) -> UpstreamError {
         let cause = match status.as_u16() {
             401 => Cause::Token,
-            408 | 423 | 425 | 429 | 500..=599 => Cause::Passing,
+            407 | 408 | 423 | 425 | 429 | 500..=599 => Cause::Passing,
             400..=499 => Cause::Request,
             _ => Cause::Malformed,
         };

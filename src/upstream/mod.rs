@@ -32,7 +32,7 @@ pub enum Cause {
 pub struct UpstreamError {
     /// What can be done.
     pub cause: Cause,
-    /// The answer's status, where there was one.
+    /// The answer's status, where there was one: also a status of success, whose body then could not be read.
     pub status: Option<u16>,
     /// What happened, for a person.
     pub reason: String,

@@ -136,7 +136,7 @@ fn plain(text: &str) -> String {
         match c {
             c if c.is_control() || c.is_whitespace() => safe.push(' '),
             // Marks that turn the direction of writing could make one link look like another.
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
+            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
             '&' => safe.push_str("&amp;"),

@@ -27,7 +27,7 @@ struct Created {
 /// A message that Webex took.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Webex's id of the message.
+    /// Webex's id of the message, empty where its answer could not be read.
     pub message_id: String,
     /// What Cisco's support asks for.
     pub tracking_id: Option<String>,
@@ -53,8 +53,14 @@ impl Client {
         limit: Duration,
     ) -> Result<Sent, UpstreamError> {
         let request = MessageRequest::new(address, link);
-        let answer = self.upstream.post(self.messages.clone(), &request, trace, limit).await?;
-        // A 2xx is a message that was sent. An answer that can't be read must not send it again.
+        let answer = match self.upstream.post(self.messages.clone(), &request, trace, limit).await {
+            Ok(answer) => answer,
+            // A 2xx is a message that was sent. An answer that can't be read must not send it again.
+            Err(error) if error.status.is_some_and(|status| (200..300).contains(&status)) => {
+                return Ok(Sent { message_id: String::new(), tracking_id: None });
+            }
+            Err(error) => return Err(error),
+        };
         let id = decode::from_json::<Created>(&answer.body).map(|created| created.id).unwrap_or_default();
         Ok(Sent { message_id: id, tracking_id: answer.tracking_id })
     }
