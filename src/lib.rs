@@ -16,6 +16,7 @@
 //! - [`upstream`]: HTTP with limits, tokens that rotate, failures sorted
 //! - [`instant_connect`], [`webex`]: the two APIs
 //! - [`stages`]: message to outcome, one outside effect each; they know nothing of AMQP
+//! - [`ledger`]: what was already done, consulted before every outside effect
 //! - [`broker`]: deliveries, publishing, settling; it knows nothing of Webex
 //! - [`worker`]: both stages, supervised
 //! - [`config`]: layers over `config/default.toml`, which is the reference
@@ -30,6 +31,7 @@ pub mod cli;
 pub mod config;
 pub mod contract;
 pub mod instant_connect;
+pub mod ledger;
 pub mod outcome;
 pub mod retry;
 pub mod sandbox;

@@ -1,0 +1,151 @@
+//! Who acts on which key in this process. Claimants of a key take turns, in the order in which they came.
+
+use std::{
+    collections::{HashMap, hash_map},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use super::entry::Fingerprint;
+
+/// The keys that somebody in this process has, or waits for.
+#[derive(Debug, Default)]
+pub(super) struct Claims(Mutex<HashMap<String, Slot>>);
+
+#[derive(Debug)]
+struct Slot {
+    turn: Arc<Semaphore>,
+    /// How many have or await the turn; the last one removes the slot.
+    users: usize,
+    /// What the one who acts came with; nobody does while it is only being looked up.
+    acting: Option<Fingerprint>,
+}
+
+/// What came of waiting for a turn.
+pub(super) enum Waited {
+    Turn(Turn),
+    /// The one who acts came with another fingerprint.
+    Conflict,
+    /// It took longer than the claimant's patience.
+    Busy,
+}
+
+/// The right to look a key up and to act on it, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    // Given back before the slot is left, see `Drop` of both.
+    _permit: OwnedSemaphorePermit,
+    user: User,
+}
+
+/// One of those who have or await a turn.
+#[derive(Debug)]
+struct User {
+    claims: Arc<Claims>,
+    key: String,
+}
+
+impl Claims {
+    /// Waits for the turn on `key`, `patience` at most.
+    pub(super) async fn turn(
+        self: &Arc<Self>,
+        key: &str,
+        fingerprint: &Fingerprint,
+        patience: Duration,
+    ) -> Waited {
+        let (turn, user) = {
+            let mut slots = self.lock();
+            let slot = slots.entry(key.to_owned()).or_insert_with(|| Slot {
+                turn: Arc::new(Semaphore::new(1)),
+                users: 0,
+                acting: None,
+            });
+            if slot.acting.is_some_and(|acting| acting != *fingerprint) {
+                return Waited::Conflict;
+            }
+            slot.users += 1;
+            (slot.turn.clone(), User { claims: self.clone(), key: key.to_owned() })
+        };
+        match timeout(patience, turn.acquire_owned()).await {
+            Ok(Ok(permit)) => Waited::Turn(Turn { _permit: permit, user }),
+            Ok(Err(_)) | Err(_) => Waited::Busy,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn {
+    /// Its owner acts now: who comes with another fingerprint is refused at once.
+    pub(super) fn act(&self, fingerprint: Fingerprint) {
+        self.acting(Some(fingerprint));
+    }
+
+    fn acting(&self, fingerprint: Option<Fingerprint>) {
+        if let Some(slot) = self.user.claims.lock().get_mut(&self.user.key) {
+            slot.acting = fingerprint;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.acting(None);
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let mut slots = self.claims.lock();
+        if let hash_map::Entry::Occupied(mut slot) = slots.entry(std::mem::take(&mut self.key)) {
+            slot.get_mut().users -= 1;
+            if slot.get().users == 0 {
+                slot.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn turn(claims: &Arc<Claims>) -> Turn {
+        match claims.turn("k", &[1; 32], Duration::MAX).await {
+            Waited::Turn(turn) => turn,
+            _ => panic!("no turn"),
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_a_key_that_nobody_wants() {
+        let claims = Arc::new(Claims::default());
+        let first = turn(&claims).await;
+        assert!(matches!(claims.turn("k", &[1; 32], Duration::ZERO).await, Waited::Busy));
+        let waits = tokio::spawn({
+            let claims = claims.clone();
+            async move { drop(turn(&claims).await) }
+        });
+        drop(first);
+        waits.await.unwrap();
+        assert!(claims.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn another_fingerprint_is_refused_by_who_acts_and_not_by_who_looks() {
+        let claims = Arc::new(Claims::default());
+        let first = turn(&claims).await;
+        assert!(matches!(claims.turn("k", &[2; 32], Duration::ZERO).await, Waited::Busy));
+        first.act([1; 32]);
+        assert!(matches!(claims.turn("k", &[2; 32], Duration::MAX).await, Waited::Conflict));
+        drop(first);
+        assert!(matches!(claims.turn("k", &[2; 32], Duration::ZERO).await, Waited::Turn(_)));
+    }
+}

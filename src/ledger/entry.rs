@@ -1,0 +1,58 @@
+//! What is kept for a key.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+/// A hash of the body that a key came with.
+pub(super) type Fingerprint = [u8; 32];
+
+/// What is known of an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Somebody was about to act; whether the effect happened is unknown.
+    Noted,
+    /// It happened.
+    Recorded,
+}
+
+/// What is kept for a key, until it may be forgotten.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) state: State,
+    /// The note or the result, which may hold links.
+    pub(super) bytes: Vec<u8>,
+    pub(super) until: Timestamp,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { state, bytes, until, .. } = self;
+        write!(f, "Entry({state:?}, {} bytes, until {until})", bytes.len())
+    }
+}
+
+/// What a claimant finds.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Nothing was done; a note, where somebody was about to.
+    Free(Option<Vec<u8>>),
+    Recorded(Vec<u8>),
+    Conflict,
+    Busy,
+}
+
+impl Found {
+    /// What `entry` means to a claimant with `fingerprint`, at `now`.
+    pub(super) fn of(entry: Option<Entry>, fingerprint: &Fingerprint, now: Timestamp) -> Self {
+        match entry {
+            Some(entry) if entry.until > now => match entry.state {
+                _ if entry.fingerprint != *fingerprint => Self::Conflict,
+                State::Recorded => Self::Recorded(entry.bytes),
+                State::Noted => Self::Free(Some(entry.bytes)),
+            },
+            _ => Self::Free(None),
+        }
+    }
+}

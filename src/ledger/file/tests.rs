@@ -1,0 +1,78 @@
+//! What can only be tried from inside: a disk that is full for a while.
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+use jiff::Timestamp;
+use redb::{Builder, StorageBackend, backends::FileBackend};
+
+use super::*;
+use crate::ledger::entry::State;
+
+/// A file on a disk that is full while it is told so.
+#[derive(Debug)]
+struct Disk {
+    file: FileBackend,
+    full: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn room(&self) -> io::Result<()> {
+        if self.full.load(SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.room().and_then(|()| self.file.set_len(len))
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.room().and_then(|()| self.file.sync_data())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.room().and_then(|()| self.file.write(offset, data))
+    }
+}
+
+fn entry(byte: u8) -> Change {
+    let until = Timestamp::from_second(Timestamp::now().as_second() + 3600).unwrap();
+    Change::Put(Entry { fingerprint: [0; 32], state: State::Recorded, bytes: vec![byte], until })
+}
+
+#[tokio::test]
+async fn a_disk_that_has_room_again_is_used_again_and_nothing_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    drop(database::open(&path, true).unwrap());
+    let full = Arc::new(AtomicBool::new(false));
+    let opener: Opener = {
+        let (path, full) = (path.clone(), full.clone());
+        Box::new(move || {
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            let disk = Disk { file: FileBackend::new(file).unwrap(), full: full.clone() };
+            database::guard(&path, || Ok(Builder::new().create_with_backend(disk)?))
+        })
+    };
+    let file = File::start(path.clone(), opener().unwrap(), opener).unwrap();
+    file.write("before".to_owned(), entry(1), None).await.unwrap();
+    full.store(true, SeqCst);
+    for _ in 0..2 {
+        let refused = file.write("while".to_owned(), entry(2), None).await.unwrap_err();
+        assert_eq!(refused, LedgerError::Full { path: path.clone() });
+        assert_eq!(file.len().await.unwrap_err(), LedgerError::Full { path: path.clone() });
+    }
+    full.store(false, SeqCst);
+    file.write("after".to_owned(), entry(3), None).await.unwrap();
+    assert_eq!(file.get("before").await.unwrap().unwrap().bytes, [1]);
+    assert_eq!(file.get("after").await.unwrap().unwrap().bytes, [3]);
+    file.close().await;
+    assert_eq!(file.get("after").await, Err(LedgerError::Closed));
+}

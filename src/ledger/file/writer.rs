@@ -1,0 +1,126 @@
+//! The thread that writes. While one commit is on its way to the disk, others wait; the next takes them all.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use ::redb::Database;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use super::{Change, Shared, database};
+use crate::ledger::{LedgerError, claims::Turn};
+
+/// Most writes in one commit.
+const BATCH_MAX: usize = 512;
+/// No further write joins a commit that has this many bytes.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Most expired entries that one commit removes where nothing is written.
+const SWEEP_MAX: usize = 1024;
+
+/// What the writer is asked for.
+pub(super) enum Job {
+    Write(Write),
+    Sweep,
+}
+
+/// A change, and who waits for it.
+pub(super) struct Write {
+    pub(super) key: String,
+    pub(super) change: Change,
+    /// Ends when the change is made, where it ends a claim.
+    pub(super) turn: Option<Turn>,
+    pub(super) done: oneshot::Sender<Result<(), LedgerError>>,
+}
+
+pub(super) struct Writer {
+    jobs: mpsc::Receiver<Job>,
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    pub(super) const fn new(jobs: mpsc::Receiver<Job>, shared: Arc<Shared>) -> Self {
+        Self { jobs, shared }
+    }
+
+    /// Writes until nobody can ask for more, then closes the database.
+    pub(super) fn run(mut self) {
+        while let Some(job) = self.jobs.blocking_recv() {
+            let writes = self.gather(job);
+            if writes.is_empty() {
+                self.sweep();
+                continue;
+            }
+            // Removes more than comes in, so that the file stays bounded while there is no quiet moment.
+            let result = self.commit(&writes, 64 + 2 * writes.len());
+            for write in writes {
+                // In this order, so that one who was told finds the claim ended.
+                drop(write.turn);
+                _ = write.done.send(result.clone());
+            }
+        }
+        self.shared.set_database(Err(LedgerError::Closed));
+    }
+
+    /// `first`, and what else waits.
+    fn gather(&mut self, first: Job) -> Vec<Write> {
+        let (mut writes, mut bytes) = (Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some(job) = next {
+            if let Job::Write(write) = job {
+                bytes += match &write.change {
+                    Change::Put(entry) => entry.bytes.len(),
+                    Change::Remove => 0,
+                };
+                writes.push(write);
+            }
+            let room = writes.len() < BATCH_MAX && bytes < BATCH_BYTES;
+            next = if room { self.jobs.try_recv().ok() } else { None };
+        }
+        writes
+    }
+
+    /// Removes expired entries, until none is left or there is something to write.
+    fn sweep(&self) {
+        loop {
+            let ended = self.database().and_then(|database| {
+                database::guard(&self.shared.path, || database::has_ended(&database, Timestamp::now()))
+            });
+            match ended {
+                Ok(true) if self.commit(&[], SWEEP_MAX).is_ok() && self.jobs.is_empty() => {}
+                Ok(_) => return,
+                Err(error) => return self.fail(error),
+            }
+        }
+    }
+
+    fn commit(&self, writes: &[Write], sweep_max: usize) -> Result<(), LedgerError> {
+        let result = self.database().and_then(|database| {
+            database::guard(&self.shared.path, || {
+                database::apply(&database, writes, Timestamp::now(), sweep_max)
+            })
+        });
+        match &result {
+            Ok(()) => _ = self.shared.commits.fetch_add(1, Ordering::Relaxed),
+            Err(error) => self.fail(error.clone()),
+        }
+        result
+    }
+
+    /// The database; after a failure it is opened anew, as redb wants it (`StorageError::PreviousIo`).
+    fn database(&self) -> Result<Arc<Database>, LedgerError> {
+        if let Ok(database) = self.shared.database() {
+            return Ok(database);
+        }
+        let database = Arc::new((self.shared.opener)()?);
+        self.shared.set_database(Ok(database.clone()));
+        info!("the ledger can be used again");
+        Ok(database)
+    }
+
+    fn fail(&self, error: LedgerError) {
+        if self.shared.database().is_ok() {
+            warn!(%error, "the ledger can't be used");
+        }
+        self.shared.set_database(Err(error));
+    }
+}

@@ -1,0 +1,122 @@
+//! The right to act on a key.
+
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::{
+    LedgerError, VALUE_BYTES_MAX, check,
+    claims::Turn,
+    entry::{Entry, Fingerprint, State},
+    file::{Change, File},
+    memory::Memory,
+    redis::Held,
+};
+
+/// The right to act on a key, of one claimant at a time.
+///
+/// Dropping it ends the claim and keeps a note, as the effect's outcome is then unknown. In this process that is at
+/// once; other workers on the same Redis see it as soon as Redis was told, within 30 s where it can't be.
+pub struct Lease {
+    key: String,
+    fingerprint: Fingerprint,
+    note: Option<Vec<u8>>,
+    /// Whether the ledger may hold a note, this lease's own or an earlier holder's.
+    noted: bool,
+    // Dropped before the turn, so that Redis is being told of the end when the next in this process asks it.
+    holding: Holding,
+    turn: Turn,
+}
+
+/// Where the claim was made.
+#[derive(Debug)]
+pub(super) enum Holding {
+    Memory(Arc<Memory>),
+    File(Arc<File>),
+    Redis(Held),
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("noted", &self.noted).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    pub(super) fn new(
+        key: &str,
+        fingerprint: Fingerprint,
+        note: Option<Vec<u8>>,
+        turn: Turn,
+        holding: Holding,
+    ) -> Self {
+        Self { key: key.to_owned(), fingerprint, noted: note.is_some(), note, holding, turn }
+    }
+
+    /// What an earlier holder noted before it died or gave up, so that the outcome of its effect is unknown; `None`
+    /// where nobody did.
+    #[must_use]
+    pub fn note(&self) -> Option<&[u8]> {
+        self.note.as_deref()
+    }
+
+    /// Durably notes `note` before an effect whose outcome could become unknown, in place of any note before it.
+    /// Returns once it is on the disk. The note counts until `until`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: the note may or may not be kept, and the effect should not be begun.
+    /// [`LedgerError::Lost`]: another worker holds the claim by now.
+    pub async fn write_note(&mut self, note: &[u8], until: Timestamp) -> Result<(), LedgerError> {
+        check("a note", note.len(), VALUE_BYTES_MAX)?;
+        self.noted = true;
+        let entry = self.entry(State::Noted, note, until);
+        match &self.holding {
+            Holding::Memory(memory) => {
+                memory.put(&self.key, entry);
+                Ok(())
+            }
+            Holding::File(file) => file.write(self.key.clone(), Change::Put(entry), None).await,
+            Holding::Redis(held) => held.note(&entry).await,
+        }
+    }
+
+    /// Durably records `result`, in place of any note, and ends the claim. Returns once it is on the disk; writes
+    /// that wait at the same time share one commit. The record counts until `until`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: the result may or may not be kept, and the claim is over. One who has to be sure claims the
+    /// key again, and records without acting. [`LedgerError::Lost`]: another worker took the claim over.
+    pub async fn record(self, result: &[u8], until: Timestamp) -> Result<(), LedgerError> {
+        check("a result", result.len(), VALUE_BYTES_MAX)?;
+        let entry = self.entry(State::Recorded, result, until);
+        self.end(Change::Put(entry)).await
+    }
+
+    /// Ends the claim without a result: the effect did not happen. A note is removed.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: the claim is over, a note may be left.
+    pub async fn release(self) -> Result<(), LedgerError> {
+        // Without a note the files have nothing to forget, and no commit is spent on it.
+        if !self.noted && !matches!(self.holding, Holding::Redis(_)) {
+            return Ok(());
+        }
+        self.end(Change::Remove).await
+    }
+
+    async fn end(self, change: Change) -> Result<(), LedgerError> {
+        match (self.holding, change) {
+            (Holding::Memory(memory), Change::Put(entry)) => memory.put(&self.key, entry),
+            (Holding::Memory(memory), Change::Remove) => memory.remove(&self.key),
+            // The turn goes along: should nobody wait for the answer any more, it still ends after the commit.
+            (Holding::File(file), change) => return file.write(self.key, change, Some(self.turn)).await,
+            (Holding::Redis(held), Change::Put(entry)) => return held.record(&entry).await,
+            (Holding::Redis(held), Change::Remove) => return held.release().await,
+        }
+        Ok(())
+    }
+
+    fn entry(&self, state: State, bytes: &[u8], until: Timestamp) -> Entry {
+        Entry { fingerprint: self.fingerprint, state, bytes: bytes.to_vec(), until }
+    }
+}

@@ -1,0 +1,211 @@
+//! What was already done, consulted before every outside effect, so that an event that comes again gets the same
+//! result, and an effect that happened does not happen again.
+//!
+//! One who is about to act [claims](Ledger::claim) a key. One claimant at a time gets a [`Lease`], acts, and records
+//! the result; the others wait, and get that result. Where an effect's outcome can become unknown (a request that
+//! was sent, no answer read), its owner first writes a note: whoever comes after a crash sees it, and decides.
+//!
+//! # Kinds
+//! - *File*: an embedded store in one file (`redb`), for one process. What was said to be recorded survives a crash
+//!   and a power cut: each commit is synchronised to the disk, and waiting writes share one. Missing folders are
+//!   created with mode 0700 and the file with 0600. **It holds links as they are**: its volume is as sensitive as
+//!   the queues.
+//! - *Redis*: for several replicas. A claim is a lease of 30 s that is renewed while it is held, so a killed worker's
+//!   claim ends by itself. As durable as that Redis is set up to be (`appendonly yes`, `appendfsync`).
+//! - *Memory*: lives as long as the process.
+//!
+//! # Ends
+//! Each entry has a time from which it counts as absent. Expired entries are removed in bounded batches: by the
+//! writes that come (file, memory), once a second where none come (file), by Redis itself.
+
+mod claims;
+mod entry;
+mod error;
+mod file;
+mod lease;
+mod memory;
+mod redis;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+
+pub use error::LedgerError;
+pub use lease::Lease;
+
+use claims::{Claims, Waited};
+use entry::{Fingerprint, Found};
+use file::File;
+use lease::Holding;
+use memory::Memory;
+use redis::Redis;
+
+/// Largest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 300;
+/// Largest note or result, in bytes: a few times the largest event, which each of its links echoes in part.
+pub const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Which ledger, as configured.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// In this process only.
+    Memory,
+    /// In a file, which this process alone may have open.
+    File {
+        /// Where; created where it is missing.
+        path: PathBuf,
+    },
+    /// In a Redis, shared by all workers with the same prefix.
+    Redis {
+        /// `redis://` or `rediss://`, with its password where it has one.
+        url: SecretString,
+        /// Begins every key.
+        prefix: String,
+    },
+}
+
+/// Opened as configured; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    claims: Arc<Claims>,
+    store: Store,
+}
+
+#[derive(Clone, Debug)]
+enum Store {
+    Memory(Arc<Memory>),
+    File(Arc<File>),
+    Redis(Arc<Redis>),
+}
+
+/// What a claimant gets.
+pub enum Claim {
+    /// Nothing is recorded: act now.
+    Mine(Lease),
+    /// It was done, and this was recorded.
+    Recorded(Vec<u8>),
+    /// The key is known, or being acted on, with another fingerprint.
+    Conflict,
+    /// Somebody else still acts.
+    Busy,
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mine(lease) => f.debug_tuple("Mine").field(lease).finish(),
+            Self::Recorded(result) => write!(f, "Recorded({} bytes)", result.len()),
+            Self::Conflict => f.write_str("Conflict"),
+            Self::Busy => f.write_str("Busy"),
+        }
+    }
+}
+
+impl Ledger {
+    /// Opens a ledger. Redis is connected to when it is first needed, and again whenever the connection is lost:
+    /// [`Ledger::ping`] tells whether it is there.
+    ///
+    /// # Errors
+    /// [`LedgerError`] where the file is in use, damaged (it is then left as it is) or out of reach, or the URL is
+    /// not one of Redis.
+    pub async fn open(kind: Kind) -> Result<Self, LedgerError> {
+        let store = match kind {
+            Kind::Memory => Store::Memory(Arc::default()),
+            Kind::File { path } => Store::File(File::open(path).await?),
+            Kind::Redis { url, prefix } => Store::Redis(Arc::new(Redis::new(&url, prefix)?)),
+        };
+        Ok(Self { claims: Arc::default(), store })
+    }
+
+    /// Claims `key` for a message whose body has `fingerprint`. Waits while somebody else (in this process, or in
+    /// another one on the same Redis) holds the claim, `patience` at most. May be cancelled at any point.
+    ///
+    /// # Errors
+    /// [`LedgerError`] where the ledger can't be read, or `key` has more than [`KEY_BYTES_MAX`] bytes.
+    pub async fn claim(
+        &self,
+        key: &str,
+        fingerprint: Fingerprint,
+        patience: Duration,
+    ) -> Result<Claim, LedgerError> {
+        check("a key", key.len(), KEY_BYTES_MAX)?;
+        let since = tokio::time::Instant::now();
+        let turn = match self.claims.turn(key, &fingerprint, patience).await {
+            Waited::Turn(turn) => turn,
+            Waited::Conflict => return Ok(Claim::Conflict),
+            Waited::Busy => return Ok(Claim::Busy),
+        };
+        let (found, holding) = match &self.store {
+            Store::Memory(memory) => {
+                (Found::of(memory.get(key), &fingerprint, Timestamp::now()), Holding::Memory(memory.clone()))
+            }
+            Store::File(file) => {
+                let entry = file.get(key).await?;
+                (Found::of(entry, &fingerprint, Timestamp::now()), Holding::File(file.clone()))
+            }
+            Store::Redis(redis) => {
+                let left = patience.saturating_sub(since.elapsed());
+                let (found, held) = redis.claim(key, fingerprint, left).await?;
+                (found, Holding::Redis(held))
+            }
+        };
+        Ok(match found {
+            Found::Free(note) => {
+                turn.act(fingerprint);
+                Claim::Mine(Lease::new(key, fingerprint, note, turn, holding))
+            }
+            Found::Recorded(result) => Claim::Recorded(result),
+            Found::Conflict => Claim::Conflict,
+            Found::Busy => Claim::Busy,
+        })
+    }
+
+    /// Whether the ledger is usable, for readiness and `check`.
+    ///
+    /// # Errors
+    /// [`LedgerError`] says why it is not.
+    pub async fn ping(&self) -> Result<(), LedgerError> {
+        match &self.store {
+            Store::Memory(_) => Ok(()),
+            Store::File(file) => file.len().await.map(drop),
+            Store::Redis(redis) => redis.ping().await,
+        }
+    }
+
+    /// How many entries there are, for a gauge; expired ones count until they are removed. `None` for Redis, which
+    /// could tell only by visiting each key.
+    ///
+    /// # Errors
+    /// [`LedgerError`] where the file can't be read.
+    #[expect(clippy::len_without_is_empty, reason = "a gauge, not a collection")]
+    pub async fn len(&self) -> Result<Option<u64>, LedgerError> {
+        match &self.store {
+            Store::Memory(memory) => Ok(Some(memory.len())),
+            Store::File(file) => file.len().await.map(Some),
+            Store::Redis(_) => Ok(None),
+        }
+    }
+
+    /// How many commits were synchronised to the disk since the ledger was opened. Many fewer than records under
+    /// load, as waiting writes share one. 0 for the other kinds.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        match &self.store {
+            Store::File(file) => file.commits(),
+            Store::Memory(_) | Store::Redis(_) => 0,
+        }
+    }
+
+    /// Finishes the writes that were begun and closes the file; whatever is asked of it afterwards is
+    /// [`LedgerError::Closed`]. Closing twice does no harm, nor does dropping without closing.
+    pub async fn close(&self) {
+        if let Store::File(file) = &self.store {
+            file.close().await;
+        }
+    }
+}
+
+fn check(what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), LedgerError> {
+    if bytes > bytes_max { Err(LedgerError::TooLarge { what, bytes, bytes_max }) } else { Ok(()) }
+}

@@ -1,0 +1,124 @@
+//! One connection, shared by all claims and made anew when it fails. The client's own manager would do that, too, but
+//! keeps a connection on which nothing is answered any more.
+
+use std::{fmt, time::Duration};
+
+use redis::{AsyncConnectionConfig, Client, RedisError, Script, aio::MultiplexedConnection};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
+
+use crate::ledger::{LedgerError, entry::Fingerprint};
+
+/// How long Redis has for an answer, the time to connect included.
+const LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) struct Connection {
+    client: Client,
+    script: Script,
+    current: Mutex<Current>,
+}
+
+/// The connection there is, and which one it is.
+#[derive(Default)]
+struct Current {
+    number: u64,
+    connection: Option<MultiplexedConnection>,
+}
+
+/// What the script takes.
+pub(super) struct Arguments<'a> {
+    pub(super) key: &'a str,
+    pub(super) op: &'static str,
+    pub(super) token: &'a str,
+    pub(super) fingerprint: &'a Fingerprint,
+    pub(super) lease: Duration,
+    pub(super) until_ms: i64,
+    pub(super) bytes: &'a [u8],
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Connection {
+    pub(super) fn new(url: &SecretString) -> Result<Self, LedgerError> {
+        // What the client says of a bad URL may show it, and it may hold a password.
+        let client = Client::open(url.expose_secret()).map_err(|_| LedgerError::Url)?;
+        let script = Script::new(include_str!("entry.lua"));
+        Ok(Self { client, script, current: Mutex::default() })
+    }
+
+    /// Runs the script. It may run twice for one call, and answers the second time as the first.
+    pub(super) async fn call(&self, arguments: &Arguments<'_>) -> Result<Vec<Vec<u8>>, LedgerError> {
+        let mut call = self.script.key(arguments.key);
+        call.arg(arguments.op)
+            .arg(arguments.token)
+            .arg(arguments.fingerprint.as_slice())
+            .arg(arguments.lease.as_millis().to_string())
+            .arg(arguments.until_ms)
+            .arg(arguments.bytes);
+        let deadline = Instant::now() + LIMIT;
+        let slow = |_| LedgerError::Slow { limit: LIMIT };
+        let mut first = true;
+        loop {
+            let connected = timeout_at(deadline, self.connect()).await.map_err(slow)?;
+            let (number, mut connection) = connected.map_err(|error| shown(&error))?;
+            match timeout_at(deadline, call.invoke_async(&mut connection)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                // A connection that was lost while nobody used it is worth another try.
+                Ok(Err(error)) if error.is_unrecoverable_error() => {
+                    self.forget(number).await;
+                    if !first {
+                        return Err(shown(&error));
+                    }
+                    first = false;
+                }
+                Ok(Err(error)) => return Err(shown(&error)),
+                Err(elapsed) => {
+                    self.forget(number).await;
+                    return Err(slow(elapsed));
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
+        let mut current = self.current.lock().await;
+        if let Some(connection) = &current.connection {
+            return Ok((current.number, connection.clone()));
+        }
+        // `run` has the limits.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        current.number += 1;
+        current.connection = Some(connection.clone());
+        Ok((current.number, connection))
+    }
+
+    /// Has the next call connect, unless another one has done so already.
+    async fn forget(&self, number: u64) {
+        let mut current = self.current.lock().await;
+        if current.number == number {
+            current.connection = None;
+        }
+    }
+}
+
+/// Without the server's own words, which may repeat what it was sent, or the client's, which may show the URL.
+fn shown(error: &RedisError) -> LedgerError {
+    let reason = match error.code() {
+        Some(code) => format!("{} {code}", error.category()),
+        None => error.category().to_owned(),
+    };
+    if error.is_io_error() {
+        let refused = if error.is_connection_refusal() { "connection refused" } else { &reason };
+        LedgerError::Unreachable { reason: refused.to_owned() }
+    } else {
+        LedgerError::Refused { reason }
+    }
+}

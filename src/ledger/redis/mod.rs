@@ -1,0 +1,193 @@
+//! A ledger in Redis, for several workers. Each entry is one hash, which one script changes; a claim is a lease with
+//! a token of its own, so that one whose lease ended can't overwrite what another did since.
+
+mod connection;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::Either;
+use secrecy::SecretString;
+use tokio::{task::AbortHandle, time::sleep};
+use uuid::Uuid;
+
+use super::{
+    LedgerError,
+    entry::{Entry, Fingerprint, Found},
+};
+use connection::{Arguments, Connection};
+
+/// How long a claim lasts without being renewed, as when its worker was killed.
+const LEASE: Duration = Duration::from_secs(30);
+/// How often a claim is renewed. Two renewals may fail, each by its time limit, before the lease ends.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// How long the first wait for another worker's result lasts, and how long later ones do at most.
+const POLL_FIRST: Duration = Duration::from_millis(25);
+const POLL_LAST: Duration = Duration::from_millis(400);
+
+/// Entries under a prefix.
+#[derive(Debug)]
+pub(super) struct Redis {
+    connection: Connection,
+    prefix: String,
+}
+
+/// A claim in Redis. Dropping it tells Redis that it has ended, and keeps a note.
+#[derive(Debug)]
+pub(super) struct Held {
+    redis: Arc<Redis>,
+    key: String,
+    token: String,
+    fingerprint: Fingerprint,
+    renewal: Option<AbortHandle>,
+    /// Whether Redis knows that it has ended.
+    ended: bool,
+}
+
+impl Redis {
+    pub(super) fn new(url: &SecretString, prefix: String) -> Result<Self, LedgerError> {
+        Ok(Self { connection: Connection::new(url)?, prefix })
+    }
+
+    /// Whether the script can run.
+    pub(super) async fn ping(self: &Arc<Self>) -> Result<(), LedgerError> {
+        let mut held = self.held("", [0; 32]);
+        held.ended = true;
+        done(&held.call("ping", 0, b"").await?)
+    }
+
+    fn held(self: &Arc<Self>, key: &str, fingerprint: Fingerprint) -> Held {
+        Held {
+            redis: self.clone(),
+            key: format!("{}{key}", self.prefix),
+            token: Uuid::new_v4().to_string(),
+            fingerprint,
+            renewal: None,
+            ended: false,
+        }
+    }
+
+    /// Claims `key`; waits for another worker to end, `patience` at most.
+    pub(super) async fn claim(
+        self: &Arc<Self>,
+        key: &str,
+        fingerprint: Fingerprint,
+        patience: Duration,
+    ) -> Result<(Found, Held), LedgerError> {
+        // Made before it is asked for, so that a claim that is cancelled meanwhile ends.
+        let mut held = self.held(key, fingerprint);
+        let over = sleep(patience);
+        tokio::pin!(over);
+        let mut wait = POLL_FIRST;
+        loop {
+            match held.call("claim", 0, b"").await?.as_slice() {
+                [state] if state == b"free" => return Ok((Found::Free(None), held.renewed())),
+                [state, note] if state == b"free" => {
+                    return Ok((Found::Free(Some(note.clone())), held.renewed()));
+                }
+                [state] if state == b"busy" => {}
+                answer => {
+                    held.ended = true;
+                    return match answer {
+                        [state, result] if state == b"recorded" => {
+                            Ok((Found::Recorded(result.clone()), held))
+                        }
+                        [state] if state == b"conflict" => Ok((Found::Conflict, held)),
+                        _ => Err(unknown()),
+                    };
+                }
+            }
+            // Jitter, so that workers that wait for the same do not ask at the same time.
+            let pause = sleep(wait.mul_f64(0.5 + 0.5 * fastrand::f64()));
+            tokio::pin!(pause);
+            if let Either::Left(_) = futures_util::future::select(over.as_mut(), pause).await {
+                held.ended = true;
+                return Ok((Found::Busy, held));
+            }
+            wait = (wait * 2).min(POLL_LAST);
+        }
+    }
+}
+
+impl Held {
+    pub(super) async fn note(&self, entry: &Entry) -> Result<(), LedgerError> {
+        done(&self.call("note", entry.until.as_millisecond(), &entry.bytes).await?)
+    }
+
+    pub(super) async fn record(mut self, entry: &Entry) -> Result<(), LedgerError> {
+        let answer = self.call("record", entry.until.as_millisecond(), &entry.bytes).await?;
+        self.ended = true;
+        done(&answer)
+    }
+
+    pub(super) async fn release(mut self) -> Result<(), LedgerError> {
+        let answer = self.call("release", 0, b"").await?;
+        self.ended = true;
+        done(&answer)
+    }
+
+    async fn call(&self, op: &'static str, until_ms: i64, bytes: &[u8]) -> Result<Vec<Vec<u8>>, LedgerError> {
+        let arguments = Arguments {
+            key: &self.key,
+            op,
+            token: &self.token,
+            fingerprint: &self.fingerprint,
+            lease: LEASE,
+            until_ms,
+            bytes,
+        };
+        self.redis.connection.call(&arguments).await
+    }
+
+    /// This claim, renewed in the background from now on.
+    fn renewed(mut self) -> Self {
+        let same = self.twin();
+        let renewal = tokio::spawn(async move {
+            loop {
+                sleep(RENEW_EVERY).await;
+                // What fails now may succeed next time; a claim that is lost is found out when it is used.
+                _ = same.call("renew", 0, b"").await;
+            }
+        });
+        self.renewal = Some(renewal.abort_handle());
+        self
+    }
+
+    /// The same claim, for a task of its own; dropping it does nothing.
+    fn twin(&self) -> Self {
+        Self {
+            redis: self.redis.clone(),
+            key: self.key.clone(),
+            token: self.token.clone(),
+            fingerprint: self.fingerprint,
+            renewal: None,
+            ended: true,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(renewal) = self.renewal.take() {
+            renewal.abort();
+        }
+        if !self.ended
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let same = self.twin();
+            // Should this fail, the lease ends by itself.
+            runtime.spawn(async move { _ = same.call("abandon", 0, b"").await });
+        }
+    }
+}
+
+fn done(answer: &[Vec<u8>]) -> Result<(), LedgerError> {
+    match answer {
+        [state] if state == b"ok" => Ok(()),
+        [state] if state == b"lost" => Err(LedgerError::Lost),
+        _ => Err(unknown()),
+    }
+}
+
+fn unknown() -> LedgerError {
+    LedgerError::Refused { reason: "an answer that is not the script's".to_owned() }
+}
