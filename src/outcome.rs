@@ -30,6 +30,10 @@ pub enum Cause {
     Malformed,
     /// Our token is refused.
     Token,
+    /// Another worker is at the same event.
+    Busy,
+    /// The ledger can't be read or written.
+    Ledger,
 }
 
 impl Cause {
@@ -41,6 +45,8 @@ impl Cause {
             Self::RateLimited => "rate-limited",
             Self::Malformed => "malformed",
             Self::Token => "token",
+            Self::Busy => "busy",
+            Self::Ledger => "ledger",
         }
     }
 }

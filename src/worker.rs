@@ -18,15 +18,16 @@ use crate::{
         settle::Settler,
         topology::{Topology, TopologyError},
     },
-    config::{ConfigError, Loaded},
+    config::{self, ConfigError, Loaded},
     contract::start_session::Rules,
     instant_connect::{
         self,
         request::{Crypto, Options},
         response::LinkRules,
     },
+    ledger::{Ledger, LedgerError},
     retry::{self, Policy},
-    stages::{Host, Link, Stage},
+    stages::{Book, Host, Link, OnFailure, Stage},
     upstream::{self, TokenSource, Upstream},
     webex,
 };
@@ -40,6 +41,9 @@ pub enum WorkerError {
     /// The broker's exchanges or queues are not what they must be, and only a person can change that.
     #[error(transparent)]
     Topology(TopologyError),
+    /// The ledger can't be opened.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// No HTTP client could be set up.
     #[error("HTTP client: {0}")]
     Http(#[from] reqwest::Error),
@@ -54,13 +58,15 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let config = &loaded.config;
     let connector = Arc::new(Connector::new(&config.amqp));
     let topology = Topology::new(&config.topology, config.retry.hold.delays());
+    let ledger = Ledger::open(loaded.ledger()).await?;
+    let book = book(loaded, &ledger);
     let (stop, stopped) = watch::channel(false);
     let (publisher, publishing) = Publisher::start(Arc::clone(&connector), topology.clone());
     let settler = |queue| {
         Settler::new(publisher.clone(), &topology, queue, config.amqp.timeout.get(), retry_policy(loaded))
     };
     let link = Consumer::new(
-        link_stage(loaded)?,
+        link_stage(loaded, book.clone())?,
         topology.sessions_queue(),
         settler(topology.sessions_queue()),
         limits(loaded),
@@ -69,7 +75,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let host = if loaded.delivers_to_hosts() {
         let queue = topology.hosts_queue();
         Some(Arc::new(Consumer::new(
-            host_stage(loaded)?,
+            host_stage(loaded, book)?,
             queue.clone(),
             settler(queue),
             limits(loaded),
@@ -102,6 +108,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     if timeout(Duration::from_secs(1), publishing).await.is_err() {
         warn!("the publisher did not end in time");
     }
+    ledger.close().await;
     result.map_err(WorkerError::Topology)
 }
 
@@ -270,7 +277,7 @@ async fn open(connector: &Connector, topology: &Topology) -> Result<Connection, 
     Ok(connection)
 }
 
-fn link_stage(loaded: &Loaded) -> Result<Link, WorkerError> {
+fn link_stage(loaded: &Loaded, book: Book) -> Result<Link, WorkerError> {
     let section = &loaded.config.instant_connect;
     let url = loaded.joseencrypt_url();
     let limits = upstream::Limits {
@@ -298,7 +305,21 @@ fn link_stage(loaded: &Loaded) -> Result<Link, WorkerError> {
             .unwrap_or(jiff::SignedDuration::MAX),
         devices: loaded.config.devices.allowed.clone(),
     };
-    Ok(Link::new(instant_connect::Client::new(upstream, url, options, link_rules(loaded)), session_rules))
+    Ok(Link::new(
+        instant_connect::Client::new(upstream, url, options, link_rules(loaded)),
+        session_rules,
+        book,
+    ))
+}
+
+fn book(loaded: &Loaded, ledger: &Ledger) -> Book {
+    let section = &loaded.config.ledger;
+    let on_failure = match section.on_failure {
+        config::OnFailure::Wait => OnFailure::Wait,
+        config::OnFailure::Continue => OnFailure::Continue,
+    };
+    let margin = jiff::SignedDuration::try_from(section.margin.get()).unwrap_or(jiff::SignedDuration::MAX);
+    Book::new(ledger.clone(), on_failure, margin)
 }
 
 fn link_rules(loaded: &Loaded) -> LinkRules {
@@ -309,9 +330,9 @@ fn link_rules(loaded: &Loaded) -> LinkRules {
     }
 }
 
-fn host_stage(loaded: &Loaded) -> Result<Host, WorkerError> {
+fn host_stage(loaded: &Loaded, book: Book) -> Result<Host, WorkerError> {
     let (url, token) = (loaded.messages_url(), loaded.hosts_token()?);
-    Ok(Host::new(webex::Client::new(messages_api(loaded, &url, token)?, url), link_rules(loaded)))
+    Ok(Host::new(webex::Client::new(messages_api(loaded, &url, token)?, url), link_rules(loaded), book))
 }
 
 fn messages_api(loaded: &Loaded, url: &url::Url, token: TokenSource) -> Result<Upstream, WorkerError> {

@@ -64,7 +64,8 @@ impl Sign {
             Outcome::Dead(death) if death.class == Class::Rejected => Self::Works,
             Outcome::TryAgain(failure) | Outcome::Wait(failure) => match (failure.cause, failure.retry_after)
             {
-                (Cause::Token, _) => Self::Closed(None),
+                (Cause::Busy, _) => Self::Nothing,
+                (Cause::Token | Cause::Ledger, _) => Self::Closed(None),
                 (_, Some(wait)) => Self::Closed(Some(wait)),
                 (_, None) => Self::Fails,
             },

@@ -90,6 +90,7 @@ fn settings(sandbox: &url::Url) -> Vec<String> {
         "instant_connect.token_file=".to_owned(),
         format!("instant_connect.allowed_base_urls={base}/visit/"),
         format!("hosts.webex_url={base}"),
+        "ledger.kind=memory".to_owned(),
         "hosts.delivery=webex".to_owned(),
         "hosts.token=".to_owned(),
         "hosts.token_file=".to_owned(),

@@ -8,10 +8,13 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
-    Config, Delivery,
+    Config, Delivery, LedgerKind,
     load::{ConfigError, Loaded, Origin, Settings, is_path},
 };
-use crate::upstream::{TokenSource, is_loopback};
+use crate::{
+    ledger,
+    upstream::{TokenSource, is_loopback},
+};
 
 /// Rules that no single key can hold.
 pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
@@ -24,6 +27,9 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     http_url(settings, "hosts.webex_url", &config.hosts.webex_url, config.hosts.allow_insecure)?;
     http_url(settings, "instant_connect.long_url_base", &config.instant_connect.long_url_base, false)?;
     broker(config, settings)?;
+    if config.ledger.kind == LedgerKind::Redis {
+        redis_url(&config.ledger).map_err(|problem| settings.error("ledger.url", problem))?;
+    }
     if config.instant_connect.link_lifetime.get() < Duration::from_secs(60) {
         return Err(settings.error("instant_connect.link_lifetime", "expected a minute or more"));
     }
@@ -61,6 +67,19 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
         }
     }
     Ok(())
+}
+
+fn redis_url(config: &super::Ledger) -> Result<(), &'static str> {
+    let url = Url::parse(config.url.expose_secret())
+        .map_err(|_| "expected redis:// or rediss://, as ledger.kind is redis")?;
+    match url.scheme() {
+        "rediss" => Ok(()),
+        "redis" if config.allow_insecure || is_local(&url) => Ok(()),
+        "redis" => Err(
+            "expected rediss:// (redis:// is for loopback and cluster-local hosts, or with ledger.allow_insecure)",
+        ),
+        _ => Err("expected redis:// or rediss://"),
+    }
 }
 
 fn broker(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
@@ -237,6 +256,20 @@ impl Loaded {
         match self.token_source("hosts", &section.token, section.token_file.as_deref())? {
             Some(source) => Ok(source),
             None => self.instant_connect_token(),
+        }
+    }
+
+    /// Which ledger is kept.
+    #[must_use]
+    pub fn ledger(&self) -> ledger::Kind {
+        let (section, prefix) = (&self.config.ledger, self.config.topology.prefix.as_str());
+        match section.kind {
+            LedgerKind::Memory => ledger::Kind::Memory,
+            LedgerKind::File => {
+                let path = section.path.clone().unwrap_or_else(|| format!("{prefix}.ledger").into());
+                ledger::Kind::File { path }
+            }
+            LedgerKind::Redis => ledger::Kind::Redis { url: section.url.clone(), prefix: prefix.to_owned() },
         }
     }
 

@@ -11,7 +11,7 @@ use crate::contract::decode;
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Keys whose values are never shown.
-const SECRETS: [&str; 3] = ["amqp.url", "instant_connect.token", "hosts.token"];
+const SECRETS: [&str; 4] = ["amqp.url", "instant_connect.token", "hosts.token", "ledger.url"];
 
 /// What lies over the defaults.
 #[derive(Default)]

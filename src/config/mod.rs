@@ -32,6 +32,7 @@ pub struct Config {
     pub hosts: Hosts,
     pub retry: Retry,
     pub breaker: Breaker,
+    pub ledger: Ledger,
     pub shutdown: Shutdown,
     pub telemetry: Telemetry,
 }
@@ -162,6 +163,38 @@ pub struct Breaker {
     pub failures: Bounded<1, 1000>,
     pub probe_initial: Span,
     pub probe_max: Span,
+}
+
+/// Section `ledger`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Ledger {
+    pub kind: LedgerKind,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub path: Option<PathBuf>,
+    pub url: SecretString,
+    pub allow_insecure: bool,
+    pub on_failure: OnFailure,
+    pub margin: Span,
+}
+
+/// `ledger.kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the field's own names")]
+pub enum LedgerKind {
+    File,
+    Redis,
+    Memory,
+}
+
+/// `ledger.on_failure`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the field's own names")]
+pub enum OnFailure {
+    Wait,
+    Continue,
 }
 
 /// Section `shutdown`.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tracing::info;
 use url::Url;
 
@@ -29,7 +30,7 @@ pub struct Client {
 }
 
 /// The links of one session, in the order of its experts and guests.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Links {
     /// One for each expert.
     pub hosts: Vec<HostAddress>,

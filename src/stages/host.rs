@@ -6,35 +6,95 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tracing::info;
 
-use super::Stage;
+use super::{
+    Stage,
+    book::{Book, Turn},
+};
 use crate::{
     contract::{
         BODY_BYTES_MAX,
         decode::{self, Invalid},
-        ids::EventId,
+        ids::{self, EventId},
         link::HostLink,
         message::Message,
+        people::HostAddress,
         private::loggable_id,
         start_session::Identity,
+        time::Instant,
         trace::TraceContext,
     },
     instant_connect::response::LinkRules,
+    ledger::Lease,
     outcome::{Class, Death, Outcome},
     webex::Client,
 };
+
+/// What the ledger notes before a message is sent, and records after.
+const SENDING: &[u8] = b"sending";
+const DELIVERED: &[u8] = b"delivered";
 
 /// Stage `host`.
 #[derive(Debug)]
 pub struct Host {
     client: Client,
     rules: LinkRules,
+    book: Book,
 }
 
 impl Host {
-    /// The stage, with the client it calls and the rules for links.
+    /// The stage, with the client it calls, the rules for links, and the ledger of what was delivered.
     #[must_use]
-    pub const fn new(client: Client, rules: LinkRules) -> Self {
-        Self { client, rules }
+    pub const fn new(client: Client, rules: LinkRules, book: Book) -> Self {
+        Self { client, rules, book }
+    }
+
+    /// Sends `link` to `address`, unless that was done.
+    async fn deliver(
+        &self,
+        message: &Message,
+        link: &HostLink,
+        address: &HostAddress<'_>,
+        trace: &TraceContext,
+    ) -> Outcome {
+        let deadline = link.expires_at;
+        let id = message.message_id.clone().unwrap_or_else(|| ids::hash(&message.body).to_string());
+        let mut lease = match self.book.turn(&format!("host:{id}"), &message.body, deadline).await {
+            Turn::Act(lease) => lease,
+            Turn::Done(_) => return Outcome::Done(Vec::new()),
+            Turn::Otherwise(outcome) => return outcome,
+        };
+        if lease.as_ref().is_some_and(|lease| lease.note().is_some()) {
+            match self.client.was_sent(address, link).await {
+                Ok(Some(true)) => return self.delivered(lease, deadline).await,
+                Ok(_) => {}
+                Err(error) => return error.into_outcome(deadline),
+            }
+        }
+        if let Some(outcome) = self.book.note(&mut lease, SENDING, deadline).await {
+            return outcome;
+        }
+        let left =
+            Duration::try_from(deadline.timestamp().duration_since(Timestamp::now())).unwrap_or_default();
+        match self.client.send(address, link, trace, left).await {
+            Ok(sent) => {
+                info!(
+                    event_id = %loggable_id(&link.event_id), trace_id = trace.trace_id(),
+                    tracking_id = sent.tracking_id.as_deref().unwrap_or("none"), "the expert has the host link"
+                );
+                self.delivered(lease, deadline).await
+            }
+            Err(error) => {
+                // The note stays where the message may have been sent: the next attempt looks before it sends.
+                if !error.unknown {
+                    Book::release(lease).await;
+                }
+                error.into_outcome(deadline)
+            }
+        }
+    }
+
+    async fn delivered(&self, lease: Option<Lease>, deadline: Instant) -> Outcome {
+        self.book.record(lease, DELIVERED, deadline).await.unwrap_or(Outcome::Done(Vec::new()))
     }
 }
 
@@ -62,22 +122,11 @@ impl Stage for Host {
             Ok(address) => address,
             Err(invalid) => return Outcome::Dead(Death::new(Class::Invalid, invalid.within("expert"))),
         };
-        let left = Duration::try_from(link.expires_at.timestamp().duration_since(Timestamp::now()))
-            .unwrap_or_default();
-        if left.is_zero() {
+        if link.expires_at.timestamp() <= Timestamp::now() {
             return Outcome::Dead(Death::new(Class::Expired, "the session is over"));
         }
         let trace = TraceContext::of(&message.headers);
-        match self.client.send(&address, &link, &trace, left).await {
-            Ok(sent) => {
-                info!(
-                    event_id = %loggable_id(&link.event_id), trace_id = trace.trace_id(),
-                    tracking_id = sent.tracking_id.as_deref().unwrap_or("none"), "the expert has the host link"
-                );
-                Outcome::Done(Vec::new())
-            }
-            Err(error) => error.into_outcome(link.expires_at),
-        }
+        self.deliver(message, &link, &address, &trace).await
     }
 }
 

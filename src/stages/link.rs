@@ -1,15 +1,21 @@
 //! Stage `link`: a start event becomes links.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-use super::Stage;
+use super::{
+    Stage,
+    book::{Book, Turn},
+};
 use crate::{
     contract::{
+        decode,
         link::Outgoing,
         message::Message,
         private::loggable_id,
         start_session::{self, Identity, Refusal, Rules, Session},
+        time::Instant,
     },
     instant_connect::{Client, Links},
     outcome::{Class, Death, Outcome},
@@ -20,13 +26,37 @@ use crate::{
 pub struct Link {
     client: Client,
     rules: Rules,
+    book: Book,
 }
 
 impl Link {
-    /// The stage, with the client it calls and the rules for events.
+    /// The stage, with the client it calls, the rules for events, and the ledger of the links that were made.
     #[must_use]
-    pub const fn new(client: Client, rules: Rules) -> Self {
-        Self { client, rules }
+    pub const fn new(client: Client, rules: Rules, book: Book) -> Self {
+        Self { client, rules, book }
+    }
+
+    /// The links of `session`: those that were made before, else new ones, recorded before anybody sees them.
+    async fn links(&self, session: &mut Session, body: &[u8]) -> Result<Links, Outcome> {
+        let key = format!("link:{}", session.event_id.as_str());
+        let lease = match self.book.turn(&key, body, session.expires_at).await {
+            Turn::Act(lease) => lease,
+            Turn::Done(recorded) => return recall(session, &recorded),
+            Turn::Otherwise(outcome) => return Err(outcome),
+        };
+        let links = match self.client.links(session).await {
+            Ok(links) => links,
+            Err(error) => {
+                Book::release(lease).await;
+                return Err(error.into_outcome(session.expires_at));
+            }
+        };
+        let made = Made { expires_at: session.expires_at, links };
+        let Ok(record) = serde_json::to_vec(&made) else { return Err(unwritable()) };
+        match self.book.record(lease, &record, session.expires_at).await {
+            None => Ok(made.links),
+            Some(outcome) => Err(outcome),
+        }
     }
 }
 
@@ -38,7 +68,7 @@ impl Stage for Link {
     }
 
     async fn handle(&self, message: &Message) -> Outcome {
-        let session = match Session::read(message, &self.rules, Timestamp::now()) {
+        let mut session = match Session::read(message, &self.rules, Timestamp::now()) {
             Ok(session) => session,
             Err(refusal) => return Outcome::Dead(refused(&refusal)),
         };
@@ -47,11 +77,34 @@ impl Stage for Link {
             session = %loggable_id(session.session_id.reveal()), guests = session.guests.len(),
             experts = session.experts.len(), devices = session.devices.len(), "start event taken"
         );
-        match self.client.links(&session).await {
+        match self.links(&mut session, &message.body).await {
             Ok(links) => publish(&session, links),
-            Err(error) => error.into_outcome(session.expires_at),
+            Err(outcome) => outcome,
         }
     }
+}
+
+/// What the ledger keeps of an event.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Made {
+    expires_at: Instant,
+    #[serde(flatten)]
+    links: Links,
+}
+
+/// The links that `session` got before, which end when they did then.
+fn recall(session: &mut Session, recorded: &[u8]) -> Result<Links, Outcome> {
+    let made: Made = decode::from_json(recorded).map_err(|_| unwritable())?;
+    if (made.links.hosts.len(), made.links.guests.len()) != (session.experts.len(), session.guests.len()) {
+        return Err(unwritable());
+    }
+    session.expires_at = made.expires_at;
+    Ok(made.links)
+}
+
+fn unwritable() -> Outcome {
+    Outcome::Dead(Death::new(Class::Internal, "the links in the ledger are not those of this event"))
 }
 
 fn refused(refusal: &Refusal) -> Death {

@@ -1,6 +1,7 @@
 //! The stages: each a function from a message to an [`Outcome`], with at most one outside effect. A stage neither
 //! publishes nor settles, and knows nothing of AMQP.
 
+mod book;
 mod host;
 mod link;
 
@@ -8,6 +9,7 @@ use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
+pub use book::{Book, OnFailure};
 pub use host::Host;
 pub use link::Link;
 

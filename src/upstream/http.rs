@@ -123,6 +123,7 @@ impl Upstream {
             return Err(UpstreamError {
                 cause: Cause::Passing,
                 status: None,
+                unknown: false,
                 reason,
                 retry_after: Some(left),
             });
@@ -157,7 +158,13 @@ impl Upstream {
     }
 
     fn authorization(&self) -> Result<HeaderValue, UpstreamError> {
-        let refused = |reason| UpstreamError { cause: Cause::Token, status: None, reason, retry_after: None };
+        let refused = |reason| UpstreamError {
+            cause: Cause::Token,
+            status: None,
+            unknown: false,
+            reason,
+            retry_after: None,
+        };
         let token = self.token.current().map_err(|error| refused(format!("{}: {error}", self.name)))?;
         let value = is_token(&token)
             .then(|| HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())).ok())
@@ -194,6 +201,7 @@ impl Upstream {
         UpstreamError {
             cause: Cause::Passing,
             status: None,
+            unknown: !error.is_connect(),
             reason: format!("{}: {step}", self.name),
             retry_after: None,
         }
@@ -223,6 +231,8 @@ impl Upstream {
         UpstreamError {
             cause,
             status: Some(status.as_u16()),
+            // A gateway's 5xx says nothing of what lies behind it.
+            unknown: status.is_server_error(),
             reason: format!("{} answered {}{tracking}", self.name, status.as_u16()),
             retry_after,
         }

@@ -34,6 +34,8 @@ pub struct UpstreamError {
     pub cause: Cause,
     /// The answer's status, where there was one: also a status of success, whose body then could not be read.
     pub status: Option<u16>,
+    /// Whether the request may have had its effect all the same.
+    pub unknown: bool,
     /// What happened, for a person.
     pub reason: String,
     /// The wait that was asked for.
@@ -46,6 +48,7 @@ impl UpstreamError {
         Self {
             cause: Cause::Malformed,
             status: None,
+            unknown: true,
             reason: format!("{api}: malformed answer: {problem}"),
             retry_after: None,
         }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use super::card::MessageRequest;
 use crate::{
-    contract::{decode, link::HostLink, people::HostAddress, trace::TraceContext},
+    contract::{decode, link::HostLink, people::HostAddress, private::Private, trace::TraceContext},
     upstream::{Upstream, UpstreamError},
 };
 
@@ -24,6 +25,26 @@ struct Created {
     id: String,
 }
 
+/// A list of messages; only whether a link is in one of them is looked at.
+#[derive(Deserialize)]
+struct Listed {
+    items: Vec<Private<Value>>,
+}
+
+/// Whether `text` stands anywhere in `message`.
+fn holds(message: &Private<Value>, text: &str) -> bool {
+    let mut left = vec![message.reveal()];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::String(found) if found.contains(text) => return true,
+            Value::Array(items) => left.extend(items),
+            Value::Object(fields) => left.extend(fields.values()),
+            _ => {}
+        }
+    }
+    false
+}
+
 /// A message that Webex took.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sent {
@@ -38,6 +59,35 @@ impl Client {
     #[must_use]
     pub const fn new(upstream: Upstream, messages: Url) -> Self {
         Self { upstream, messages }
+    }
+
+    /// Whether a message with `link` was sent to the person at `address` before, among the latest that were. `None` for a
+    /// space, where a bot sees only messages that mention it.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn was_sent(
+        &self,
+        address: &HostAddress<'_>,
+        link: &HostLink,
+    ) -> Result<Option<bool>, UpstreamError> {
+        let mut direct = self.messages.clone();
+        direct.set_path(&format!("{}/direct", self.messages.path()));
+        match *address {
+            HostAddress::Email(email) => direct.query_pairs_mut().append_pair("personEmail", email.reveal()),
+            HostAddress::Person(id) => direct.query_pairs_mut().append_pair("personId", id),
+            HostAddress::Room(_) => return Ok(None),
+        };
+        let answer = match self.upstream.get(direct).await {
+            // No direct messages with that person yet.
+            Err(error) if error.status == Some(404) => return Ok(Some(false)),
+            answer => answer?,
+        };
+        let listed: Listed = decode::from_json(&answer.body)
+            .map_err(|invalid| UpstreamError::malformed(self.upstream.name(), invalid))?;
+        // A link is for one expert alone, so a message that holds it is the one.
+        let url = link.address.reveal();
+        Ok(Some(listed.items.iter().any(|item| holds(item, url))))
     }
 
     /// Sends `link` to the expert at `address`, within `limit`. There is no idempotency key: after a time limit the

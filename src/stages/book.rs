@@ -1,0 +1,121 @@
+//! The ledger as the stages use it: whose turn it is, and what follows where the ledger can't say.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use crate::{
+    contract::time::Instant,
+    ledger::{Claim, Lease, Ledger, LedgerError},
+    outcome::{Cause, Class, Death, Failure, Outcome},
+};
+
+/// How long one worker waits for another that acts on the same event: a call and its retries are over by then.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to do while the ledger is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Take no events: nothing can happen twice.
+    Wait,
+    /// Go on without: an event that comes twice is served twice.
+    Continue,
+}
+
+/// A ledger, and the rules for its use.
+#[derive(Clone, Debug)]
+pub struct Book {
+    ledger: Ledger,
+    on_failure: OnFailure,
+    margin: SignedDuration,
+}
+
+/// Whether to act.
+pub(super) enum Turn {
+    /// Act, and record it with the lease (there is none where the ledger is down and that is to be borne).
+    Act(Option<Lease>),
+    /// It was done; what was recorded.
+    Done(Vec<u8>),
+    /// Neither.
+    Otherwise(Outcome),
+}
+
+impl Book {
+    /// Entries outlive the session's links by `margin`.
+    #[must_use]
+    pub const fn new(ledger: Ledger, on_failure: OnFailure, margin: SignedDuration) -> Self {
+        Self { ledger, on_failure, margin }
+    }
+
+    /// Whose turn it is to act on `key` for a message with this `body`, whose session ends at `deadline`.
+    pub(super) async fn turn(&self, key: &str, body: &[u8], deadline: Instant) -> Turn {
+        match self.ledger.claim(key, Sha256::digest(body).into(), PATIENCE).await {
+            Ok(Claim::Mine(lease)) => Turn::Act(Some(lease)),
+            Ok(Claim::Recorded(result)) => Turn::Done(result),
+            Ok(Claim::Conflict) => Turn::Otherwise(Outcome::Dead(Death::new(
+                Class::Invalid,
+                "the event's id was used before, with another body",
+            ))),
+            Ok(Claim::Busy) => Turn::Otherwise(Outcome::TryAgain(Failure {
+                cause: Cause::Busy,
+                reason: "another worker is at the same event".to_owned(),
+                retry_after: Some(Duration::from_secs(1)),
+                deadline,
+            })),
+            Err(error) => self.down(&error, deadline).map_or(Turn::Act(None), Turn::Otherwise),
+        }
+    }
+
+    /// Records `result`; an outcome, where the effect must not go on without.
+    pub(super) async fn record(
+        &self,
+        lease: Option<Lease>,
+        result: &[u8],
+        deadline: Instant,
+    ) -> Option<Outcome> {
+        let recorded = lease?.record(result, self.until(deadline)).await;
+        recorded.err().and_then(|error| self.down(&error, deadline))
+    }
+
+    /// Notes that an effect is about to happen; an outcome, where it must not go on without.
+    pub(super) async fn note(
+        &self,
+        lease: &mut Option<Lease>,
+        note: &[u8],
+        deadline: Instant,
+    ) -> Option<Outcome> {
+        let noted = lease.as_mut()?.write_note(note, self.until(deadline)).await;
+        noted.err().and_then(|error| self.down(&error, deadline))
+    }
+
+    /// Ends the turn: the effect did not happen.
+    pub(super) async fn release(lease: Option<Lease>) {
+        if let Some(lease) = lease
+            && let Err(error) = lease.release().await
+        {
+            // The claim ends by itself, at the latest with its lease.
+            warn!(%error, "a claim could not be given back");
+        }
+    }
+
+    fn until(&self, deadline: Instant) -> Timestamp {
+        deadline.timestamp().saturating_add(self.margin).unwrap_or(Timestamp::MAX)
+    }
+
+    fn down(&self, error: &LedgerError, deadline: Instant) -> Option<Outcome> {
+        match self.on_failure {
+            OnFailure::Continue => {
+                warn!(%error, "going on without the ledger: an event that comes again is served again");
+                None
+            }
+            OnFailure::Wait => Some(Outcome::Wait(Failure {
+                cause: Cause::Ledger,
+                reason: error.to_string(),
+                retry_after: None,
+                deadline,
+            })),
+        }
+    }
+}
