@@ -45,7 +45,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	done
 
 schemas: ## write config/schemas anew from the program's types
-	@$(CARGO) run --quiet --locked -- schema --out config/schemas
+	@$(CARGO) run --quiet --locked -- schema --write config/schemas
 
 clean: ## delete what the targets above made in this folder
 	@$(CARGO) clean
