@@ -10,7 +10,7 @@ use crate::support::{
     Rig,
     amqp::{Received, headers, with_id},
     event,
-    events::{OPAQUE, event_with, number},
+    events::{DEVICE, OPAQUE, event_with, number},
 };
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -19,7 +19,7 @@ const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 fn bad_bodies() -> Vec<(Vec<u8>, &'static str, &'static str)> {
     let past = json!({"notBefore": "2020-01-01T10:00:00Z", "expiresAt": "2020-01-01T11:00:00Z"});
     let backwards = json!({"notBefore": "2126-01-01T11:00:00Z", "expiresAt": "2126-01-01T10:00:00Z"});
-    let device = json!({"devices": ["room-12@example.rooms.webex.com", "camera-1@example.net"]});
+    let device = json!({"devices": [DEVICE, "salon-4711@example.net"]});
     let wrong = |more: Value| event_with(7, &more).to_string().into_bytes();
     let guests = |second: Value| json!({"guests": [{"channel": "sms", "address": number(1)}, second]});
     let large = json!({"attributes": {"resumeKey": OPAQUE, "filler": "x".repeat(300 * 1024)}});
@@ -36,7 +36,11 @@ fn bad_bodies() -> Vec<(Vec<u8>, &'static str, &'static str)> {
             "invalid",
             "`guests[1].nmae`: unknown field (did you mean `name`?); known here: channel, address, name, locale",
         ),
-        (wrong(guests(json!({"channel": "fax", "address": number(2)}))), "invalid", "`guests[1].channel`: expected"),
+        (
+            wrong(guests(json!({"channel": "fax", "address": number(2)}))),
+            "invalid",
+            "`guests[1].channel`: expected",
+        ),
         (
             wrong(guests(json!({"channel": "sms", "address": "34600000002"}))),
             "invalid",
@@ -65,7 +69,7 @@ fn assert_dead_letter(letter: &Received, class: &str, reason: &str, since: Times
     assert_eq!(letter.header("x-dead-class"), class);
     let said = letter.header("x-dead-reason");
     assert!(said.starts_with(reason), "expected `{reason}`, found `{said}`");
-    for private in ["flowsecret", "Guadalupe", "innifred", "346000", "camera", "x".repeat(20).as_str()] {
+    for private in ["flowsecret", "Guadalupe", "innifred", "346000", "salon-4711", "x".repeat(20).as_str()] {
         assert!(!said.contains(private), "{said}");
     }
     assert_eq!(letter.headers()["x-attempts"], AMQPValue::LongLongInt(1));
@@ -78,7 +82,7 @@ fn assert_dead_letter(letter: &Received, class: &str, reason: &str, since: Times
 async fn each_kind_of_bad_event_dies_alone_with_its_reason_and_as_it_came() {
     let rig = Rig::new().await;
     // One at a time: a bad event that held the stage up would hold up the good one behind it.
-    let allowed = ("devices.allowed", "room-12@example.rooms.webex.com");
+    let allowed = ("devices.allowed", DEVICE);
     let worker = rig.start(&[allowed, ("amqp.concurrency", "1"), ("amqp.prefetch", "1")]).await;
     let mut dead = rig.dead_letters("sessions").await;
     let since = Timestamp::now();
@@ -137,7 +141,7 @@ async fn no_device_is_called_where_none_is_allowed() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let since = Timestamp::now();
-    let device = json!({"devices": ["room-12@example.rooms.webex.com"]});
+    let device = json!({"devices": [DEVICE]});
     rig.publish_event(with_id("event-1"), &event_with(1, &device)).await;
     let letter = rig.dead_letters("sessions").await.next().await;
     assert_dead_letter(&letter, "device-not-allowed", "`devices[0]`: expected a device", since);
@@ -158,7 +162,8 @@ async fn what_is_no_host_link_on_the_hosts_queue_dies_there_and_holds_no_expert_
     let script = json!({"eventId": "e", "sessionId": "s", "expert": {"email": "winnifred-1@example.com"}, "guests": [], "url": "javascript:alert(1)", "expiresAt": "2126-01-01T10:00:00Z"});
     let over = json!({"eventId": "e", "sessionId": "s", "expert": {"email": "winnifred-1@example.com"}, "guests": [], "url": "https://instant.webex.com/visit/x", "expiresAt": "2020-01-01T10:00:00Z"});
     for (body, class, reason) in [
-        (event(1), "invalid", "`eventId`: required, and missing"),
+        (json!({}), "invalid", "`eventId`: required, and missing"),
+        (event(1), "invalid", "`guests[0]`: expected a string"),
         (guest, "invalid", "`expert`: required, and missing"),
         (script, "invalid", "`url`: expected a link"),
         (over, "expired", "the session is over"),

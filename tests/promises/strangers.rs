@@ -28,7 +28,11 @@ async fn a_plain_client_publishes_json_and_gets_the_link_on_a_queue_of_its_own()
     assert_eq!(seen["body"]["eventId"], event_id, "an event without an id is known by its body");
     assert_eq!(seen["body"]["to"], event["guests"][0]["address"]);
     let sent = sender.next().await;
-    assert_eq!((sent.json(), json!(sent.id())), (seen["body"].clone(), seen["id"].clone()), "both get the same");
+    assert_eq!(
+        (sent.json(), json!(sent.id())),
+        (seen["body"].clone(), seen["id"].clone()),
+        "both get the same"
+    );
     worker.stop().await;
 }
 

@@ -11,12 +11,11 @@ use uuid::Uuid;
 use crate::support::{
     Rig,
     amqp::{Received, headers, with_id},
-    events::{email, event_with, number},
+    events::{DEVICE, email, event_with, number},
     rig::BASE_URL,
 };
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const DEVICE: &str = "room-12@example.rooms.webex.com";
 
 /// The contract's rule, written down a second time: UUIDv5 of event, role and position.
 fn link_id(event_id: &str, role: &str, position: usize) -> String {
@@ -25,7 +24,13 @@ fn link_id(event_id: &str, role: &str, position: usize) -> String {
 }
 
 /// Checks everything about a link message that is not its body.
-fn assert_properties(message: &Received, kind: &str, message_id: &str, correlation_id: &str, since: Timestamp) {
+fn assert_properties(
+    message: &Received,
+    kind: &str,
+    message_id: &str,
+    correlation_id: &str,
+    since: Timestamp,
+) {
     let properties = &message.properties;
     let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
     assert_eq!(*properties.delivery_mode(), Some(2), "persistent");
@@ -104,7 +109,11 @@ async fn with_five_settings_a_session_reaches_its_guests_on_both_channels_and_it
 
     let expected = [
         ("guest.sms", 0, json!({"channel": "sms", "to": number(1)})),
-        ("guest.whatsapp", 1, json!({"channel": "whatsapp", "to": number(2), "name": "Guadalupe", "locale": "es"})),
+        (
+            "guest.whatsapp",
+            1,
+            json!({"channel": "whatsapp", "to": number(2), "name": "Guadalupe", "locale": "es"}),
+        ),
     ];
     for (link, (routing_key, position, fields)) in links.iter().zip(expected) {
         assert_eq!((link.exchange.clone(), link.routing_key.as_str()), (rig.name("links"), routing_key));
@@ -112,13 +121,7 @@ async fn with_five_settings_a_session_reaches_its_guests_on_both_channels_and_it
         assert_properties(link, "video.guest-link.v1", &id, "flowsecret-7f3a", since);
         assert_eq!(link.json(), with_link(link, with_echo(fields)), "what was not given is left out");
     }
-    assert_properties(
-        &host,
-        "video.host-link.v1",
-        &link_id("event-1", "host", 0),
-        "flowsecret-7f3a",
-        since,
-    );
+    assert_properties(&host, "video.host-link.v1", &link_id("event-1", "host", 0), "flowsecret-7f3a", since);
     let fields = json!({"expert": {"email": email(1), "name": "Winnifred"}, "guests": ["Guadalupe"]});
     assert_eq!(host.json(), with_link(&host, with_echo(fields)));
 
@@ -153,7 +156,7 @@ async fn with_five_settings_a_session_reaches_its_guests_on_both_channels_and_it
 #[tokio::test]
 async fn every_field_of_the_event_reaches_instant_connect() {
     let rig = Rig::new().await;
-    let worker = rig.start(&[("devices.allowed", "room-*@example.rooms.webex.com")]).await;
+    let worker = rig.start(&[("devices.allowed", "salon-*@example.rooms.webex.com")]).await;
     let mut guests = rig.guest_links().await;
     let from = Timestamp::now().as_second() + 3600;
     let time = |second| Timestamp::from_second(second).unwrap().to_string();
@@ -161,7 +164,7 @@ async fn every_field_of_the_event_reaches_instant_connect() {
         1,
         &json!({
             "sessionId": "Sala nº 1 / Ana",
-            "devices": [format!("sip:{DEVICE}"), DEVICE.to_uppercase(), "room-13@example.rooms.webex.com"],
+            "devices": [format!("sip:{DEVICE}"), DEVICE.to_uppercase(), "salon-4711b@example.rooms.webex.com"],
             "vertical": "gen", "hostLogin": false, "notBefore": time(from), "expiresAt": time(from + 60),
             "correlationId": null, "attributes": null,
         }),
@@ -173,14 +176,17 @@ async fn every_field_of_the_event_reaches_instant_connect() {
     let namespace = Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"instant-connect-worker");
     assert_eq!(call.sub, Uuid::new_v5(&namespace, "Sala nº 1 / Ana".as_bytes()).to_string());
     assert_eq!((call.nbf, call.exp), (Some(from), Some(from + 60)));
-    assert_eq!(call.devices, [DEVICE, "room-13@example.rooms.webex.com"], "each once, without sip:");
+    assert_eq!(call.devices, [DEVICE, "salon-4711b@example.rooms.webex.com"], "each once, without sip:");
     assert_eq!((call.vertical, call.login_url_for_host), (Vertical::Gen, false));
     let body = link.json();
     assert_eq!((&body["notBefore"], &body["expiresAt"]), (&json!(time(from)), &json!(time(from + 60))));
     assert_eq!(body["sessionId"], "Sala nº 1 / Ana");
     assert!(body.get("correlationId").is_none() && body.get("attributes").is_none());
     let correlation_id = link.properties.correlation_id().as_ref().unwrap().as_str().to_owned();
-    assert_eq!(correlation_id, "flowsecret-property", "the property is passed on where the body says nothing");
+    assert_eq!(
+        correlation_id, "flowsecret-property",
+        "the property is passed on where the body says nothing"
+    );
     worker.stop().await;
 }
 
@@ -188,12 +194,14 @@ async fn every_field_of_the_event_reaches_instant_connect() {
 async fn experts_are_reached_by_person_and_by_room_too() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
-    let experts = json!([{"personId": "Winnifred-person"}, {"roomId": "Winnifred-room"}, {"email": email(1)}]);
+    // Both are Webex ids: `ciscospark://us/PEOPLE/1` and `ciscospark://us/ROOM/1`, in base64.
+    let (person, room) = ("Y2lzY29zcGFyazovL3VzL1BFT1BMRS8x", "Y2lzY29zcGFyazovL3VzL1JPT00vMQ");
+    let experts = json!([{"personId": person}, {"roomId": room}, {"email": email(1)}]);
     rig.publish_event(with_id("event-1"), &event_with(1, &json!({"experts": experts}))).await;
     rig.until_experts_have(3).await;
     let messages = rig.sandbox.messages();
-    assert!(messages.iter().any(|one| one.to_person_id.as_deref() == Some("Winnifred-person")));
-    assert!(messages.iter().any(|one| one.room_id == "Winnifred-room" && one.to_person_email.is_none()));
+    assert!(messages.iter().any(|one| one.to_person_id.as_deref() == Some(person)));
+    assert!(messages.iter().any(|one| one.room_id == room && one.to_person_email.is_none()));
     assert!(messages.iter().any(|one| one.to_person_email == Some(email(1))));
     worker.stop().await;
 }
@@ -213,13 +221,15 @@ async fn more_people_than_one_call_can_serve_meet_in_one_meeting_each_with_a_lin
     let calls = rig.sandbox.calls();
     assert_eq!(calls.len(), 2);
     assert!(calls.iter().all(|call| call.sub == "visit-1" && call.hosts + call.guests <= 25));
-    assert_eq!(calls.iter().map(|call| (call.hosts, call.guests)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)), (2, 30));
+    assert_eq!(
+        calls.iter().map(|call| (call.hosts, call.guests)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)),
+        (2, 30)
+    );
     assert_eq!((calls[0].devices.as_slice(), calls[1].devices.len()), ([DEVICE.to_owned()].as_slice(), 0));
     let by_number: BTreeMap<_, _> =
         guests.iter().map(|link| (link.json()["to"].to_string(), link.json()["url"].to_string())).collect();
     assert_eq!(by_number.len(), 30, "everyone is served");
-    let urls: HashSet<_> =
-        guests.iter().chain(&hosts).map(|link| link.json()["url"].to_string()).collect();
+    let urls: HashSet<_> = guests.iter().chain(&hosts).map(|link| link.json()["url"].to_string()).collect();
     assert_eq!(urls.len(), 32, "nobody shares a link");
     let known = rig.sandbox.links();
     let role = |link: &Received| known[link.json()["short"].as_str().unwrap()].role;

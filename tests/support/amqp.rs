@@ -154,8 +154,13 @@ impl Amqp {
     /// Takes from a queue of our own that gets what `exchange` has for `routing_keys`, from now on.
     pub(crate) async fn tap(&self, exchange: &str, routing_keys: &[&str]) -> Deliveries {
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        let queue =
-            self.channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap().name().clone();
+        let queue = self
+            .channel
+            .queue_declare("".into(), options, FieldTable::default())
+            .await
+            .unwrap()
+            .name()
+            .clone();
         for routing_key in routing_keys {
             self.channel
                 .queue_bind(
@@ -198,10 +203,10 @@ impl Amqp {
         Some(depth)
     }
 
-    /// Waits until a queue that nobody consumes has so many messages. Only then do its unacknowledged ones count.
-    pub(crate) async fn until_depth(&self, queue: &str, messages: u32) {
-        let what = format!("{queue} to have {messages} messages and no consumer");
-        poll(&what, async || (self.depth(queue).await? == (messages, 0)).then_some(())).await;
+    /// Waits until nobody consumes a queue and nothing is in it: what was taken and not acknowledged is back by then.
+    pub(crate) async fn until_done(&self, queue: &str) {
+        let what = format!("{queue} to have no message and no consumer");
+        poll(&what, async || (self.depth(queue).await? == (0, 0)).then_some(())).await;
     }
 
     /// Deletes queues, whatever is in them.

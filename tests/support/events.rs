@@ -7,6 +7,11 @@ pub(crate) const NAMES: [&str; 2] = ["Guadalupe", "Winnifred"];
 /// Is in every opaque value of a flow here.
 pub(crate) const OPAQUE: &str = "flowsecret";
 
+/// Is in the address of every room device here.
+pub(crate) const DEVICE_NAME: &str = "salon-4711";
+/// A room device.
+pub(crate) const DEVICE: &str = "salon-4711@example.rooms.webex.com";
+
 /// A guest's number: 11 digits, the first three always the same.
 pub(crate) fn number(n: usize) -> String {
     format!("+346{n:08}")

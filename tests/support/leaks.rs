@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use instant_connect_worker::sandbox::Handle;
 
 use super::{
-    events::{NAMES, OPAQUE},
+    events::{DEVICE_NAME, NAMES, OPAQUE},
     rig::{NEW_TOKEN, PASSWORD, TOKEN},
 };
 
@@ -19,22 +19,19 @@ pub(crate) fn leaks(text: &str, sandbox: &Handle) -> Vec<String> {
 
 fn leak(line: &str, codes: &HashSet<String>) -> Option<String> {
     let lower = line.to_lowercase();
-    let texts = NAMES
-        .iter()
-        .map(|name| ("a name", name.to_lowercase()))
-        .chain(
-            [
-                ("a link", "/visit/"),
-                ("a cipher", "eyj"),
-                ("an address", "@example."),
-                ("a flow's opaque value", OPAQUE),
-                ("a token", TOKEN),
-                ("a token", NEW_TOKEN),
-                ("a password", PASSWORD),
-                ("the broker's password", "guest:guest"),
-            ]
-            .map(|(what, text)| (what, text.to_owned())),
-        );
+    let texts = NAMES.iter().map(|name| ("a name", name.to_lowercase())).chain(
+        [
+            ("a link", "/visit/"),
+            ("a cipher", "eyj"),
+            ("a device", DEVICE_NAME),
+            ("a flow's opaque value", OPAQUE),
+            ("a token", TOKEN),
+            ("a token", NEW_TOKEN),
+            ("a password", PASSWORD),
+            ("the broker's password", "guest:guest"),
+        ]
+        .map(|(what, text)| (what, text.to_owned())),
+    );
     for (what, text) in texts {
         if lower.contains(&text) {
             return Some(format!("{what} ({text})"));
@@ -62,6 +59,8 @@ async fn the_search_for_leaks_finds_each_kind_of_them() {
         "name=Guadalupe",
         "to winnifred-1@example.com",
         "number 34600000001 called",
+        super::events::DEVICE,
+        "correlation flowsecret-flow-1",
         "https://elsewhere/visit/x",
         TOKEN,
         PASSWORD,

@@ -46,7 +46,8 @@ pub(crate) struct Rig {
 impl Rig {
     /// On the broker that all tests share.
     pub(crate) async fn new() -> Self {
-        let url = env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into());
+        let url =
+            env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into());
         Self::on(url, None).await
     }
 
@@ -201,8 +202,16 @@ impl Rig {
 
     /// After the worker was stopped: nothing is left in any queue but the guests', and nothing died.
     pub(crate) async fn assert_all_is_done(&self, amqp: &Amqp) {
-        for queue in ["sessions", "hosts", "sessions.dead", "hosts.dead", "guests.dead"] {
-            amqp.until_depth(&self.name(queue), 0).await;
+        let environment = self.environments.lock().unwrap().last().unwrap().clone();
+        let queues = planned("queues", &environment).await;
+        assert!(queues.len() >= 6, "{queues:?}");
+        for queue in queues.iter().filter(|queue| **queue != self.name("guests")) {
+            if queue.ends_with(".dead") {
+                let (messages, _) = amqp.depth(queue).await.unwrap();
+                assert_eq!(messages, 0, "{queue}");
+            } else {
+                amqp.until_done(queue).await;
+            }
         }
     }
 
@@ -215,13 +224,10 @@ impl Rig {
             runtime.block_on(async {
                 let amqp = Amqp::connect(&url).await;
                 for environment in environments {
-                    let plan = program::finished(&["topology", "--json"], &environment).await.json();
-                    let names = |kind: &str| -> Vec<String> {
-                        let things = plan[kind].as_array().unwrap();
-                        things.iter().map(|thing| thing["name"].as_str().unwrap().to_owned()).collect()
-                    };
-                    amqp.delete_queues(names("queues").iter().map(String::as_str)).await;
-                    amqp.delete_exchanges(names("exchanges").iter().map(String::as_str)).await;
+                    let queues = planned("queues", &environment).await;
+                    amqp.delete_queues(queues.iter().map(String::as_str)).await;
+                    let exchanges = planned("exchanges", &environment).await;
+                    amqp.delete_exchanges(exchanges.iter().map(String::as_str)).await;
                 }
             });
         });
@@ -251,10 +257,16 @@ impl Drop for Rig {
     }
 }
 
+/// The names of what the program declares in this environment.
+async fn planned(kind: &str, environment: &Environment) -> Vec<String> {
+    let plan = program::finished(&["topology", "--json"], environment).await.json();
+    let things = plan[kind].as_array().unwrap();
+    things.iter().map(|thing| thing["name"].as_str().unwrap().to_owned()).collect()
+}
+
 /// Prints the seed of a random test, so that it can be run again: `ICW_TEST_SEED=… cargo test NAME`.
 pub(crate) fn random() -> fastrand::Rng {
     let seed = env::var("ICW_TEST_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().unwrap());
     eprintln!("ICW_TEST_SEED={seed}");
     fastrand::Rng::with_seed(seed)
 }
-
