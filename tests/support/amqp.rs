@@ -49,7 +49,7 @@ impl Received {
         let headers = self.properties.headers().as_ref();
         headers
             .into_iter()
-            .flat_map(|table| table.inner())
+            .flat_map(FieldTable::inner)
             .map(|(k, v)| (k.as_str().to_owned(), v.clone()))
             .collect()
     }

@@ -28,10 +28,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits for `future`; says what it waited for in vain.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("waited {PATIENCE:?} in vain for {what}"),
-    }
+    let waited = tokio::time::timeout(PATIENCE, future).await;
+    waited.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain for {what}"))
 }
 
 /// Looks at a state that nobody tells of, again and again, until `ask` has an answer.

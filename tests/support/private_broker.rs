@@ -66,8 +66,9 @@ fn script(action: &str, node: PathBuf) -> String {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/broker");
     let output = Command::new(script).arg(action).arg(node).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() && !std::thread::panicking() {
-        panic!("`scripts/broker {action}` failed; is there no RabbitMQ here? Run `make test`.\n{errors}");
-    }
+    assert!(
+        output.status.success() || std::thread::panicking(),
+        "`scripts/broker {action}` failed; is there no RabbitMQ here? Run `make test`.\n{errors}"
+    );
     String::from_utf8(output.stdout).unwrap()
 }
