@@ -257,16 +257,13 @@ mod tests {
                 prop_assert!(at >= now() && at < failure.deadline.timestamp());
                 prop_assert!(counted < policy.attempts);
                 prop_assert!(at.duration_since(history.first_failed_at) <= SignedDuration::try_from(policy.total).unwrap());
-                match failure.retry_after {
-                    Some(asked) => {
-                        prop_assert_eq!(counted, attempts);
-                        prop_assert!(at.duration_since(now()) >= SignedDuration::try_from(asked).unwrap());
-                    }
-                    None => {
-                        prop_assert_eq!(counted, attempts + 1);
-                        let longest = policy.max.mul_f64(1.0 + policy.jitter) + Duration::from_millis(1);
-                        prop_assert!(at.duration_since(now()) <= SignedDuration::try_from(longest).unwrap());
-                    }
+                if let Some(asked) = failure.retry_after {
+                    prop_assert_eq!(counted, attempts);
+                    prop_assert!(at.duration_since(now()) >= SignedDuration::try_from(asked).unwrap());
+                } else {
+                    prop_assert_eq!(counted, attempts + 1);
+                    let longest = policy.max.mul_f64(1.0 + policy.jitter) + Duration::from_millis(1);
+                    prop_assert!(at.duration_since(now()) <= SignedDuration::try_from(longest).unwrap());
                 }
             }
         }

@@ -84,7 +84,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
         shutdown.await;
         info!(grace_s = grace.as_secs(), "shutting down: no more messages are taken");
         stop.send_replace(true);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let result = tokio::select! {
         result = supervise => result,

@@ -124,7 +124,7 @@ fn copied(original: &BasicProperties) -> BasicProperties {
 /// All headers but those that would send a copy to further queues (RabbitMQ's sender-selected distribution).
 fn copied_headers(original: &BasicProperties) -> FieldTable {
     let mut headers = FieldTable::default();
-    for (name, value) in original.headers().iter().flat_map(|table| table.inner()) {
+    for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
         if !matches!(name.as_str(), "CC" | "BCC") {
             headers.insert(name.clone(), value.clone());
         }

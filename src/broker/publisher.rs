@@ -157,6 +157,7 @@ async fn open(connector: &Connector, topology: &Topology) -> Result<(Connection,
 
 /// What tells returned messages apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_field_names, reason = "a routing key is AMQP's own word")]
 struct Key {
     exchange: String,
     routing_key: String,

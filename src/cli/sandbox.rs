@@ -52,7 +52,10 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
     say(&format!("sandbox {}", sandbox.url()))?;
     info!(address = %sandbox.addr(), "sandbox listening");
     let phones = async {
-        while args.phones {
+        if !args.phones {
+            std::future::pending::<()>().await;
+        }
+        loop {
             let connector = Connector::new(&loaded.config.amqp);
             let queue = Topology::new(&loaded.config.topology).guests_queue();
             if let Err(error) = phones::ring(&connector, &queue, &handle, |_| {}).await {
@@ -60,10 +63,9 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        std::future::pending::<()>().await;
     };
     tokio::select! {
         served = sandbox.serve(signals::shutdown()?) => served.map_err(|error| Failure::Failed(error.to_string())),
-        () = phones => Ok(()),
+        never = phones => never,
     }
 }

@@ -73,16 +73,12 @@ fn is_local(url: &Url) -> bool {
     let Some(host) = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']')) else {
         return false;
     };
-    match host.parse::<IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => {
-            let name = host.trim_end_matches('.');
-            !name.contains('.')
-                || name.ends_with(".svc")
-                || name.ends_with(".cluster.local")
-                || is_loopback(url)
-        }
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return address.is_loopback();
     }
+    let name = host.trim_end_matches('.');
+    let in_cluster = matches!(name.rsplit('.').next(), Some("svc")) || name.ends_with(".cluster.local");
+    !name.contains('.') || in_cluster || is_loopback(url)
 }
 
 fn http_url(settings: &Settings, key: &str, url: &Url, allow_insecure: bool) -> Result<(), ConfigError> {
