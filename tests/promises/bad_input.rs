@@ -120,6 +120,7 @@ async fn each_kind_of_bad_event_dies_alone_with_its_reason_and_as_it_came() {
         assert!(letter.header("traceparent").starts_with(&format!("00-{TRACE_ID}-")));
     }
     assert_eq!(rig.sandbox.counts().joseencrypt, 1, "no bad event reached Instant Connect");
+    rig.until_experts_have(1).await;
     worker.stop().await;
     rig.assert_all_is_done(&rig.amqp).await;
 }

@@ -247,6 +247,7 @@ async fn a_forbidden_call_counts_against_no_event() {
     fault(&rig, "joseencrypt:status=403,times=8");
     rig.publish(1).await;
     rig.guest_links().await.next().await;
+    rig.until_experts_have(1).await;
     assert_eq!(rig.sandbox.counts().joseencrypt, 9);
     worker.stop().await;
     rig.assert_all_is_done(&rig.amqp).await;
