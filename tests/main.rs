@@ -3,8 +3,11 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     missing_docs,
-    reason = "a test fails by panicking"
+    reason = "a test fails by panicking, and its output is for a person"
 )]
 
+mod promises;
 mod sandbox;
+mod support;

@@ -1,0 +1,138 @@
+//! The worker outlives its broker.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::net::TcpListener;
+
+use crate::support::{
+    Rig,
+    amqp::{Amqp, Received},
+    events::event_of,
+    poll,
+    program::Program,
+    soon,
+};
+
+const DOWN: &str = "no connection to the broker; trying until there is one";
+const UP: &str = "connected to the broker; taking messages";
+
+/// Takes guests' links until each of `events` has one, then what else there is.
+pub(crate) async fn all_guest_links(
+    amqp: &Amqp,
+    rig: &Rig,
+    events: usize,
+) -> BTreeMap<String, Vec<Received>> {
+    let mut by_id: BTreeMap<String, Vec<Received>> = BTreeMap::new();
+    let mut deliveries = amqp.consume(&rig.name("guests")).await;
+    while by_id.len() < events {
+        let link = deliveries.next().await;
+        by_id.entry(link.id()).or_default().push(link);
+    }
+    by_id
+}
+
+/// Waits until each of `events` has told its expert.
+pub(crate) async fn until_every_expert_knows(rig: &Rig, events: usize) {
+    let served = rig
+        .sandbox
+        .until(|sandbox| sandbox.counts().messages >= events as u64 && experts(rig).len() == events);
+    soon("every expert's message", served).await;
+}
+
+/// The events whose experts have a message.
+pub(crate) fn experts(rig: &Rig) -> BTreeSet<usize> {
+    rig.sandbox.messages().iter().map(|one| event_of(one.to_person_email.as_ref().unwrap())).collect()
+}
+
+/// A connection is lost once and comes back once, whatever it took.
+fn assert_said_once_per_change(worker: &Program, losses_min: usize) {
+    let records = worker.output.records();
+    let said: Vec<_> = records
+        .iter()
+        .filter_map(|one| one["message"].as_str())
+        .filter(|text| [UP, DOWN].contains(text))
+        .collect();
+    assert!(said.windows(2).all(|pair| pair[0] != pair[1]), "{said:?}");
+    assert!(said.iter().filter(|text| **text == DOWN).count() >= losses_min, "{said:?}");
+    assert_eq!(said.last(), Some(&UP));
+}
+
+#[tokio::test]
+async fn restarts_under_load_lose_nothing_and_repeats_carry_the_same_id() {
+    const EVENTS: usize = 300;
+    let rig = Rig::private().await;
+    rig.sandbox.fault("joseencrypt:delay=40ms".parse().unwrap());
+    let mut worker = rig.start(&[("amqp.concurrency", "4"), ("amqp.prefetch", "8")]).await;
+    rig.publish_many(0..EVENTS).await;
+    for (calls, crash) in [(50, false), (150, true)] {
+        let reached = rig.sandbox.until(|sandbox| sandbox.counts().calls >= calls);
+        soon("the next restart", reached).await;
+        if crash {
+            rig.broker().crash_and_start().await;
+        } else {
+            rig.broker().restart().await;
+        }
+    }
+    let amqp = rig.reconnect().await;
+    let links = all_guest_links(&amqp, &rig, EVENTS).await;
+    until_every_expert_knows(&rig, EVENTS).await;
+    assert!(worker.is_running(), "it went on by itself");
+    assert_said_once_per_change(&worker, 2);
+    worker.stop().await;
+    rig.assert_all_is_done(&amqp).await;
+    let served: BTreeSet<_> = links.values().map(|copies| copies[0].json()["eventId"].to_string()).collect();
+    assert_eq!((links.len(), served.len()), (EVENTS, EVENTS), "an event's repeats have one message_id");
+}
+
+#[tokio::test]
+async fn without_a_broker_the_worker_waits_says_so_once_and_serves_when_there_is_one() {
+    let rig = Rig::private().await;
+    rig.broker().stop().await;
+    // In the broker's place stands one who hangs up, and counts.
+    let listener = TcpListener::bind(rig.broker().address()).await.unwrap();
+    let counted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&counted);
+    let hanging_up = tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let worker = rig.launch(&[("amqp.reconnect_max", "100ms")]);
+    poll("twenty attempts", async || (counted.load(Ordering::Relaxed) >= 20).then_some(())).await;
+    assert_eq!(worker.output.saying(DOWN).len(), 1);
+    assert_eq!(worker.output.saying("cannot publish; trying again until it works").len(), 1);
+    hanging_up.abort();
+    // An aborted task has let go of its listener once it is joined.
+    _ = hanging_up.await;
+    rig.broker().start_again().await;
+    worker.output.until("consuming", 2).await;
+    let amqp = rig.reconnect().await;
+    let event = crate::support::event(1).to_string();
+    amqp.publish(
+        &rig.name("sessions"),
+        "session.start",
+        crate::support::amqp::with_id("event-1"),
+        event.as_bytes(),
+    )
+    .await;
+    all_guest_links(&amqp, &rig, 1).await;
+    until_every_expert_knows(&rig, 1).await;
+    assert_said_once_per_change(&worker, 1);
+    worker.stop().await;
+    rig.assert_all_is_done(&amqp).await;
+}
+
+#[tokio::test]
+async fn a_worker_without_a_broker_ends_when_told_to() {
+    let rig = Rig::new().await;
+    // Port 1 is nobody's.
+    let worker = rig.launch(&[("amqp.url", "amqp://guest:guest@127.0.0.1:1/%2f")]);
+    worker.output.until(DOWN, 1).await;
+    worker.stop().await;
+}

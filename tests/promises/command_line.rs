@@ -1,0 +1,276 @@
+//! Every subcommand, as a person or a program calls it.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Rig, event,
+    events::{email, number},
+    program::{Finished, finished},
+    rig::{NEW_TOKEN, TOKEN},
+};
+
+fn assert_usage(finished: &Finished, texts: &[&str]) {
+    assert_eq!((finished.status, finished.stdout.as_str()), (Some(2), ""), "{finished:?}");
+    for text in texts {
+        assert!(finished.stderr.contains(text), "expected {text} in {}", finished.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_ends_with_two_and_names_place_key_value_and_what_was_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("worker.toml");
+    let path = file.to_str().unwrap();
+    for (text, expected) in [
+        ("[amqp]\nprefetch = 0\n", vec!["amqp.prefetch = 0", "expected a whole number from 1 to 65535"]),
+        ("[retry]\ninitial = \"soon\"\n", vec!["retry.initial = \"soon\"", "expected a duration such as"]),
+        ("[amqp]\nprefetsh = 1\n", vec!["amqp.prefetsh", "unknown key (did you mean amqp.prefetch?)"]),
+        ("[hosts]\ndelivery = \"fax\"\n", vec!["hosts.delivery = \"fax\"", "expected webex or amqp"]),
+        ("[devices]\nallowed = [\"*\"]\n", vec!["devices.allowed = [\"*\"]", "expected device addresses"]),
+        ("[amqp\n", vec!["line 1: not TOML"]),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let expected = [expected, vec!["error: file ", path]].concat();
+        assert_usage(&finished(&["run", "--config", path], &Vec::new()).await, &expected);
+    }
+    let missing = folder.path().join("missing.toml");
+    assert_usage(
+        &finished(&["run", "--config", missing.to_str().unwrap()], &Vec::new()).await,
+        &["missing.toml", "No such file"],
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_environment_ends_with_two_and_names_the_variable() {
+    for (name, value, expected) in [
+        ("ICW_AMQP__PREFETCH", "many", vec!["amqp.prefetch = \"many\"", "expected a whole number"]),
+        ("ICW_AMQP__PREFETSH", "1", vec!["unknown key (did you mean amqp.prefetch?)"]),
+        ("ICW_AMQP_PREFETCH", "1", vec!["did you mean ICW_AMQP__PREFETCH (two underscores)?"]),
+        (
+            "ICW_AMQP__URL",
+            "amqp://user:hidden-secret@mq.example.org",
+            vec!["amqp.url = [hidden]", "expected amqps://"],
+        ),
+        ("ICW_INSTANT_CONNECT__URL", "http://example.org", vec!["expected https://"]),
+    ] {
+        let finished = finished(&["run"], &vec![(name.to_owned(), value.to_owned())]).await;
+        assert_usage(&finished, &[expected, vec![name]].concat());
+        assert!(!finished.stderr.contains("hidden-secret"), "{}", finished.stderr);
+    }
+}
+
+#[tokio::test]
+async fn without_a_token_the_worker_does_not_start_and_says_how_to_give_one() {
+    let finished = finished(&["run"], &Vec::new()).await;
+    assert_usage(&finished, &["instant_connect.token", "ICW_INSTANT_CONNECT__TOKEN_FILE"]);
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_two_and_help_with_nought() {
+    for arguments in [&["dance"][..], &["emit", "--guest"], &["schema", "nothing.v1"], &["run", "--set", "x"]]
+    {
+        assert_usage(&finished(arguments, &Vec::new()).await, &["error: "]);
+    }
+    let help = finished(&["--help"], &Vec::new()).await;
+    assert_eq!(help.status, Some(0));
+    for subcommand in ["run", "demo", "sandbox", "emit", "check", "topology", "schema"] {
+        assert!(help.stdout.contains(&format!("\n  {subcommand} ")), "{}", help.stdout);
+    }
+}
+
+#[tokio::test]
+async fn the_schemas_in_config_are_those_of_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = finished(&["schema", "--write", folder.path().to_str().unwrap()], &Vec::new()).await;
+    assert_eq!(written.status, Some(0), "{written:?}");
+    let kept = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/schemas");
+    let names = |folder: &PathBuf| {
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|one| one.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&kept), names(&folder.path().to_owned()));
+    let all = finished(&["schema"], &Vec::new()).await.json();
+    for name in names(&kept) {
+        let kept = std::fs::read_to_string(kept.join(&name)).unwrap();
+        let made = std::fs::read_to_string(folder.path().join(&name)).unwrap();
+        assert_eq!(kept, made, "{} is not what `schema` says: run `make schemas`", name.display());
+        let name = name.to_str().unwrap().trim_end_matches(".json");
+        assert_eq!(all[name], serde_json::from_str::<Value>(&made).unwrap());
+        assert_eq!(finished(&["schema", name], &Vec::new()).await.stdout, made);
+    }
+}
+
+#[tokio::test]
+async fn topology_prints_what_the_worker_declares() {
+    let rig = Rig::new().await;
+    let plan = rig.command(&["topology", "--json"], &[]).await.json();
+    let name = |name: &str| rig.name(name);
+    assert_eq!(
+        plan["exchanges"],
+        json!([{"name": name("sessions"), "type": "topic"}, {"name": name("links"), "type": "topic"}])
+    );
+    let queues: Vec<_> =
+        plan["queues"].as_array().unwrap().iter().map(|queue| queue["name"].clone()).collect();
+    for queue in ["sessions", "guests", "hosts", "sessions.dead", "guests.dead", "hosts.dead"] {
+        assert!(queues.contains(&json!(name(queue))), "{queue}");
+        assert_eq!(rig.amqp.depth(&name(queue)).await, None, "printing declares nothing");
+    }
+    for (key, queue) in [("guest.sms", "guests"), ("guest.whatsapp", "guests"), ("host.webex", "hosts")] {
+        let binding = json!({"exchange": name("links"), "routing_key": key, "queue": name(queue)});
+        assert!(plan["bindings"].as_array().unwrap().contains(&binding), "{binding}");
+    }
+    let text = rig.command(&["topology", "--declare"], &[]).await;
+    assert_eq!(text.status, Some(0), "{text:?}");
+    for queue in queues {
+        assert!(text.stdout.contains(queue.as_str().unwrap()));
+        assert_eq!(rig.amqp.depth(queue.as_str().unwrap()).await, Some((0, 0)));
+    }
+}
+
+#[tokio::test]
+async fn emit_publishes_a_start_event_and_says_which() {
+    let rig = Rig::new().await;
+    let guest = format!("whatsapp:{}:Guadalupe", number(1));
+    let expert = email(1);
+    let arguments = ["emit", "--json", "--session", "visit-1", "--guest", &guest, "--expert", &expert];
+    let said = rig.command(&arguments, &[]).await.json();
+    let event = rig.amqp.consume(&rig.name("sessions")).await.next().await;
+    let expected =
+        json!({"messageId": event.id(), "exchange": rig.name("sessions"), "routingKey": "session.start"});
+    assert_eq!(said, expected);
+    assert_eq!(
+        event.json(),
+        json!({"sessionId": "visit-1", "experts": [{"email": email(1)}],
+            "guests": [{"channel": "whatsapp", "address": number(1), "name": "Guadalupe"}]})
+    );
+    assert_eq!(*event.properties.delivery_mode(), Some(2));
+}
+
+#[tokio::test]
+async fn emit_refuses_an_invalid_event_unless_told_otherwise() {
+    let rig = Rig::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("event.json");
+    let mut wrong = event(1);
+    wrong["guests"][0]["address"] = json!("600111222");
+    std::fs::write(&file, wrong.to_string()).unwrap();
+    let path = file.to_str().unwrap();
+    let refused = rig.command(&["emit", "--file", path], &[]).await;
+    assert_usage(&refused, &["`guests[0].address`: expected an E.164 number", "--unchecked"]);
+    assert_eq!(rig.amqp.depth(&rig.name("sessions")).await, None, "nothing was published");
+    let told = rig.command(&["emit", "--file", path, "--unchecked", "--message-id", "mine"], &[]).await;
+    assert_eq!(told.status, Some(0), "{told:?}");
+    let published = rig.amqp.consume(&rig.name("sessions")).await.next().await;
+    assert_eq!((published.id().as_str(), published.json()), ("mine", wrong));
+}
+
+#[tokio::test]
+async fn check_shows_every_setting_with_its_origin_and_tries_what_they_name() {
+    let rig = Rig::new().await;
+    let report = rig.command(&["check", "--connect", "--json"], &[]).await;
+    assert_eq!(report.status, Some(0), "{report:?}");
+    let report = report.json();
+    let findings = report["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|finding| finding["result"] == "pass"), "{findings:?}");
+    assert_eq!(findings.len(), 5, "{findings:?}");
+    let setting = |key: &str| {
+        let settings = report["settings"].as_array().unwrap();
+        settings.iter().find(|setting| setting["key"] == key).unwrap().clone()
+    };
+    let token = json!({"key": "instant_connect.token", "value": "[hidden]", "origin": "environment ICW_INSTANT_CONNECT__TOKEN"});
+    assert_eq!(setting("instant_connect.token"), token);
+    assert_eq!(setting("amqp.url")["value"], "[hidden]");
+    assert_eq!(setting("amqp.prefetch"), json!({"key": "amqp.prefetch", "value": "32", "origin": "default"}));
+    assert_eq!(rig.amqp.depth(&rig.name("sessions")).await, None, "a check changes nothing");
+}
+
+#[tokio::test]
+async fn check_fails_where_a_token_is_refused_or_queues_are_missing() {
+    let rig = Rig::new().await;
+    let settings = [("instant_connect.token", NEW_TOKEN), ("topology.declare", "check")];
+    let report = rig.command(&["check", "--connect"], &settings).await;
+    assert_eq!(report.status, Some(1), "{report:?}");
+    for text in ["fail: broker: exchange ", "fail: Instant Connect's token at Webex: Webex answered 401"] {
+        assert!(report.stdout.contains(text), "{report:?}");
+    }
+    for secret in [TOKEN, NEW_TOKEN, "guest:guest"] {
+        assert!(!report.stdout.contains(secret), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_demo_shows_what_each_person_receives_and_leaves_nothing_behind() {
+    let rig = Rig::new().await;
+    let url = vec![("ICW_AMQP__URL".to_owned(), rig.url().to_owned())];
+    let demo = finished(&["demo"], &url).await;
+    assert_eq!((demo.status, demo.stderr.as_str()), (Some(0), ""), "{demo:?}");
+    let line = |begin: &str| {
+        demo.stdout
+            .lines()
+            .find(|line| line.starts_with(begin))
+            .unwrap_or_else(|| panic!("{begin}: {demo:?}"))
+    };
+    assert!(line("SMS ").contains("+14155550123 (Ben): http://127.0.0.1:"));
+    assert!(line("WhatsApp ").contains("+34600111222 (Ana): http://127.0.0.1:"));
+    assert!(
+        line("Webex ").contains("expert@example.com")
+            && line("Webex ").contains("[Join session] http://127.0.0.1:")
+    );
+    assert!(line("Device ").contains("room-12@example.rooms.webex.com put into meeting visit-"));
+    let prefix = line("broker ").split_whitespace().nth(4).unwrap().trim_end_matches(".*").to_owned();
+    assert!(prefix.starts_with("icw-demo-"), "{prefix}");
+    for queue in ["sessions", "guests", "hosts", "sessions.dead", "guests.dead", "hosts.dead"] {
+        assert_eq!(rig.amqp.depth(&format!("{prefix}.{queue}")).await, None, "{queue} is gone");
+    }
+}
+
+#[tokio::test]
+async fn the_demo_without_a_broker_says_how_to_get_one() {
+    let url = vec![("ICW_AMQP__URL".to_owned(), "amqp://127.0.0.1:1/%2f".to_owned())];
+    let demo = finished(&["demo"], &url).await;
+    assert_eq!(demo.status, Some(1));
+    assert!(demo.stderr.contains("`make demo` brings one, or set ICW_AMQP__URL"), "{demo:?}");
+}
+
+#[tokio::test]
+async fn sigterm_ends_an_idle_worker_well() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[]).await;
+    let output = std::sync::Arc::clone(&worker.output);
+    worker.stop().await;
+    assert_eq!(output.records().last().unwrap()["message"], "stopped");
+    assert_eq!(rig.amqp.depth(&rig.name("sessions")).await, Some((0, 0)));
+}
+
+#[tokio::test]
+async fn sigterm_under_load_ends_a_worker_well_and_another_serves_the_rest() {
+    const EVENTS: usize = 200;
+    let rig = Rig::new().await;
+    rig.sandbox.fault("joseencrypt:delay=50ms".parse().unwrap());
+    let mut worker = rig.start(&[]).await;
+    rig.publish_many(0..EVENTS).await;
+    for calls in [40, 110] {
+        rig.sandbox.until(|sandbox| sandbox.counts().calls >= calls).await;
+        worker.stop().await;
+        let (left, _) = rig.amqp.depth(&rig.name("sessions")).await.unwrap();
+        assert!(left > 0, "it was stopped in the middle");
+        worker = rig.start(&[]).await;
+    }
+    let links = super::broker_restarts::all_guest_links(&rig.amqp, &rig, EVENTS).await;
+    super::broker_restarts::until_every_expert_knows(&rig, EVENTS).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert!(links.values().all(|copies| copies.len() == 1), "a shutdown repeats nothing");
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
+}
+
+#[tokio::test]
+async fn the_sandbox_refuses_what_it_must_not_and_what_it_does_not_know() {
+    assert_usage(&finished(&["sandbox", "--listen", "0.0.0.0:0"], &Vec::new()).await, &["127.0.0.1"]);
+    assert_usage(&finished(&["sandbox", "--fault", "joseencrypt:dance"], &Vec::new()).await, &["--fault"]);
+}

@@ -1,0 +1,10 @@
+//! One module for each promise, tested on a real broker, the program as a process, and the sandbox.
+
+mod bad_input;
+mod broker_restarts;
+mod command_line;
+mod load;
+mod outages;
+mod routing;
+mod strangers;
+mod whole_way;

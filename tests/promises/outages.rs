@@ -1,0 +1,291 @@
+//! What goes wrong at Webex is waited out, tried again, or given up with its reason; never answered with a wrong link.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use instant_connect_worker::sandbox::{Endpoint, Handle, Role};
+use jiff::{SignedDuration, Timestamp};
+use lapin::types::AMQPValue;
+use serde_json::json;
+
+use crate::support::{
+    Rig,
+    amqp::{Received, with_id},
+    events::event_with,
+    rig::{NEW_TOKEN, TOKEN},
+    soon,
+};
+
+/// Short waits, and no more attempts than a test has patience for.
+const QUICK: [(&str, &str); 4] =
+    [("retry.initial", "10ms"), ("retry.max", "50ms"), ("retry.attempts", "3"), ("retry.jitter", "0")];
+
+fn quick<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    QUICK.iter().chain(more).copied().collect()
+}
+
+fn fault(rig: &Rig, rule: &str) {
+    rig.sandbox.fault(rule.parse().unwrap());
+}
+
+fn assert_guest_role(sandbox: &Handle, link: &Received) {
+    let short = link.json()["short"].as_str().unwrap().to_owned();
+    assert_eq!(sandbox.link(&short).unwrap().role, Role::Guest);
+}
+
+#[tokio::test]
+async fn an_api_that_fails_twice_is_asked_a_third_time() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[])).await;
+    fault(&rig, "joseencrypt:status=503,times=2");
+    fault(&rig, "messages:status=503,times=2");
+    rig.publish(1).await;
+    rig.guest_links().await.next().await;
+    rig.until_experts_have(1).await;
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.joseencrypt, counts.message_requests, counts.messages), (3, 3, 1));
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+}
+
+#[tokio::test]
+async fn a_retry_after_is_never_undercut_and_costs_no_attempt() {
+    let rig = Rig::new().await;
+    // With one attempt, an answer that counted would be the end.
+    let worker = rig.start(&quick(&[("retry.attempts", "1")])).await;
+    fault(&rig, "joseencrypt:status=429,retry-after=2,times=2");
+    fault(&rig, "messages:status=429,retry-after=2,times=1");
+    rig.publish(1).await;
+    rig.guest_links().await.next().await;
+    rig.until_experts_have(1).await;
+    for (endpoint, requests) in [(Endpoint::JoseEncrypt, 3), (Endpoint::Messages, 2)] {
+        let arrivals = rig.sandbox.arrivals(endpoint);
+        assert_eq!(arrivals.len(), requests);
+        assert!(arrivals.windows(2).all(|pair| pair[1].at - pair[0].at >= Duration::from_secs(2)));
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_retry_after_in_the_form_of_a_date_is_never_undercut() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[])).await;
+    let at = Timestamp::from_second(Timestamp::now().as_second() + 3).unwrap();
+    let date = at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    // The written form has no commas, so the rule is made by hand.
+    let code = 429;
+    let fault = instant_connect_worker::sandbox::Fault::Status { code, retry_after: Some(date) };
+    let times = instant_connect_worker::sandbox::How::Times(1);
+    let endpoint = Endpoint::JoseEncrypt;
+    rig.sandbox.fault(instant_connect_worker::sandbox::FaultRule { endpoint, fault, times });
+    rig.publish(1).await;
+    rig.guest_links().await.next().await;
+    assert!(rig.sandbox.calls()[0].at >= at, "not before the date");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_api_refuses_for_good_is_dead_at_once() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[])).await;
+    fault(&rig, "joseencrypt:status=400,times=1");
+    rig.publish(1).await;
+    let letter = rig.dead_letters("sessions").await.next().await;
+    assert_eq!(letter.header("x-dead-class"), "rejected");
+    assert!(letter.header("x-dead-reason").starts_with("Instant Connect answered 400, tracking id "));
+    fault(&rig, "messages:status=404,times=1");
+    rig.publish(2).await;
+    let letter = rig.dead_letters("hosts").await.next().await;
+    assert_eq!(letter.header("x-dead-class"), "rejected");
+    assert!(letter.header("x-dead-reason").starts_with("Webex Messages answered 404"));
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.joseencrypt, counts.message_requests), (2, 1));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn no_malformed_answer_is_believed_and_each_is_asked_for_again() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[])).await;
+    let (mut guests, mut dead) = (rig.guest_links().await, rig.dead_letters("sessions").await);
+    let faults = [
+        ("garbage", "malformed answer: body: expected JSON"),
+        ("empty", "malformed answer: body: expected JSON"),
+        ("huge=2", "malformed answer: more than 1048576 bytes"),
+        ("cut=body", "the answer broke off"),
+        ("cut=before", "the call failed on the way"),
+        ("status=302", "answered 302"),
+        ("wrong-shape=fewer-guests", "0 guest links, and 1 were asked for"),
+        ("wrong-shape=http-base", "a baseUrl that instant_connect.allowed_base_urls does not list"),
+        ("wrong-shape=foreign-base", "a baseUrl that instant_connect.allowed_base_urls does not list"),
+        ("wrong-shape=host-as-guest", "the same link twice"),
+        ("wrong-shape=missing-short", "a baseUrl, and a link without short"),
+    ];
+    for (n, (name, reason)) in faults.into_iter().enumerate() {
+        let before = rig.sandbox.requests(Endpoint::JoseEncrypt);
+        fault(&rig, &format!("joseencrypt:{name},times=1"));
+        rig.publish(100 + n).await;
+        let link = guests.next().await;
+        assert_eq!(link.json()["sessionId"], format!("visit-{}", 100 + n));
+        assert_guest_role(&rig.sandbox, &link);
+        assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt) - before, 2, "{name}");
+
+        fault(&rig, &format!("joseencrypt:{name}"));
+        rig.publish(200 + n).await;
+        let letter = dead.next().await;
+        rig.sandbox.clear_faults();
+        assert_eq!(letter.header("x-dead-class"), "exhausted", "{name}");
+        let said = letter.header("x-dead-reason");
+        assert!(said.contains(reason) && said.ends_with("(attempt 3 of 3)"), "{name}: {said}");
+        assert_eq!(letter.headers()["x-attempts"], AMQPValue::LongLongInt(3), "{name}");
+        let time = |name: &str| letter.header(name).parse::<Timestamp>().unwrap();
+        assert!(time("x-first-failed-at") < time("x-dead-at"), "{name}");
+    }
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "nobody got a wrong link");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_is_given_up_and_made_again() {
+    let rig = Rig::new().await;
+    let limits = [("instant_connect.timeout", "300ms"), ("hosts.timeout", "300ms")];
+    let worker = rig.start(&quick(&limits)).await;
+    fault(&rig, "joseencrypt:hang,times=1");
+    fault(&rig, "messages:hang,times=1");
+    rig.publish(1).await;
+    rig.guest_links().await.next().await;
+    rig.until_experts_have(1).await;
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.joseencrypt, counts.message_requests), (2, 2));
+    worker.output.until("no answer within the time limit", 2).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_to_a_message_that_cannot_be_read_does_not_send_it_again() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[])).await;
+    for (n, name) in ["garbage", "empty"].into_iter().enumerate() {
+        fault(&rig, &format!("messages:{name},times=1"));
+        rig.publish(n).await;
+        rig.until_experts_have(n as u64 + 1).await;
+    }
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().message_requests, 2);
+}
+
+#[tokio::test]
+async fn a_refused_token_stops_the_taking_of_events_until_a_new_one_is_in_its_file() {
+    let rig = Rig::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    rig.sandbox.set_token(NEW_TOKEN.into());
+    let settings = [
+        ("instant_connect.token", ""),
+        ("instant_connect.token_file", file.to_str().unwrap()),
+        ("retry.probe_initial", "10ms"),
+        ("retry.probe_max", "20ms"),
+        ("amqp.prefetch", "4"),
+    ];
+    let worker = rig.start(&quick(&settings)).await;
+    rig.publish(0).await;
+    worker.output.until("no more messages are taken until this passes", 1).await;
+    rig.publish_many(1..=20).await;
+    let before = rig.sandbox.requests(Endpoint::JoseEncrypt);
+    let probes = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= before + 20);
+    soon("twenty probes", probes).await;
+    // The one that was waited for when the token was refused may still come; then they take turns.
+    let taken: BTreeSet<_> =
+        worker.output.saying("start event taken").iter().map(|one| one["event_id"].to_string()).collect();
+    assert!(taken.len() <= 2, "{taken:?}");
+    let (ready, _) = rig.amqp.depth(&rig.name("sessions")).await.unwrap();
+    assert!(ready >= 20 - 4, "{ready}: the others wait on the broker");
+
+    std::fs::write(&file, format!("{NEW_TOKEN}\n")).unwrap();
+    rig.guest_links().await.take(21).await;
+    rig.until_experts_have(21).await;
+    assert_eq!(
+        worker.output.saying("no more messages are taken until this passes; those here are kept").len(),
+        1
+    );
+    worker.output.until("messages are taken again", 1).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().calls, 21);
+}
+
+#[tokio::test]
+async fn a_refused_token_for_messages_holds_the_experts_links_and_not_the_guests() {
+    let rig = Rig::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, NEW_TOKEN).unwrap();
+    let settings = [
+        ("hosts.token_file", file.to_str().unwrap()),
+        ("retry.probe_initial", "10ms"),
+        ("retry.probe_max", "20ms"),
+    ];
+    let worker = rig.start(&quick(&settings)).await;
+    let mut guests = rig.guest_links().await;
+    rig.publish(1).await;
+    guests.next().await;
+    worker.output.until("no more messages are taken until this passes", 1).await;
+    rig.publish(2).await;
+    assert_eq!(guests.next().await.json()["sessionId"], "visit-2", "the guests' stage goes on");
+    assert_eq!(rig.sandbox.counts().messages, 0);
+    std::fs::write(&file, TOKEN).unwrap();
+    rig.until_experts_have(2).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+}
+
+#[tokio::test]
+async fn a_forbidden_call_counts_against_no_event() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[("retry.probe_initial", "10ms"), ("retry.probe_max", "20ms")])).await;
+    fault(&rig, "joseencrypt:status=403,times=8");
+    rig.publish(1).await;
+    rig.guest_links().await.next().await;
+    rig.until_experts_have(1).await;
+    assert_eq!(rig.sandbox.counts().joseencrypt, 9);
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+}
+
+#[tokio::test]
+async fn an_outage_of_the_messages_api_ends_with_one_message() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[("retry.attempts", "1000"), ("retry.max", "20ms")])).await;
+    fault(&rig, "messages:cut=before");
+    rig.publish_many(0..10).await;
+    let refused = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::Messages) >= 100);
+    soon("a hundred requests", refused).await;
+    rig.sandbox.clear_faults();
+    rig.until_experts_have(10).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().messages, 10);
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_before_the_api_is_back_expires() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[("retry.attempts", "1000"), ("retry.max", "100ms")])).await;
+    fault(&rig, "joseencrypt:status=503");
+    let expires_at = Timestamp::from_second(Timestamp::now().as_second() + 3).unwrap();
+    rig.publish_event(with_id("event-1"), &event_with(1, &json!({"expiresAt": expires_at.to_string()})))
+        .await;
+    let letter = rig.dead_letters("sessions").await.next().await;
+    assert_eq!(letter.header("x-dead-class"), "expired", "{}", letter.header("x-dead-reason"));
+    // Where a Retry-After leads beyond the session's end, nothing is waited for.
+    rig.sandbox.clear_faults();
+    fault(&rig, "joseencrypt:status=429,retry-after=3600");
+    let before = rig.sandbox.requests(Endpoint::JoseEncrypt);
+    let soon_over = (Timestamp::now() + SignedDuration::from_mins(30)).to_string();
+    rig.publish_event(with_id("event-2"), &event_with(2, &json!({"expiresAt": soon_over}))).await;
+    let letter = rig.dead_letters("sessions").await.next().await;
+    assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-2", "expired"));
+    assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt), before + 1);
+    worker.stop().await;
+}

@@ -1,0 +1,239 @@
+//! A plain client of the broker. It shares no code with the program.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt as _;
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+        ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::Value;
+
+use super::{poll, soon};
+
+/// Confirms that are waited for at once.
+const OUTSTANDING: usize = 500;
+
+/// A connection, with a channel to publish on.
+pub(crate) struct Amqp {
+    connection: Connection,
+    channel: Channel,
+}
+
+/// A message as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+    pub(crate) properties: BasicProperties,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Received {
+    /// The body, as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The property `message_id`.
+    pub(crate) fn id(&self) -> String {
+        self.properties.message_id().as_ref().unwrap().as_str().to_owned()
+    }
+
+    /// All headers.
+    pub(crate) fn headers(&self) -> BTreeMap<String, AMQPValue> {
+        let headers = self.properties.headers().as_ref();
+        headers
+            .into_iter()
+            .flat_map(FieldTable::inner)
+            .map(|(k, v)| (k.as_str().to_owned(), v.clone()))
+            .collect()
+    }
+
+    /// A header that is text.
+    pub(crate) fn header(&self, name: &str) -> String {
+        match self.headers().get(name) {
+            Some(AMQPValue::LongString(text)) => String::from_utf8(text.as_bytes().to_vec()).unwrap(),
+            other => panic!("{name}: expected text, found {other:?}"),
+        }
+    }
+}
+
+/// What comes from a queue; each message is acknowledged as it is taken.
+pub(crate) struct Deliveries {
+    queue: String,
+    consumer: lapin::Consumer,
+    _channel: Channel,
+}
+
+impl Deliveries {
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> Received {
+        let what = format!("a message on {}", self.queue);
+        let delivery = soon(&what, self.consumer.next()).await.expect("the queue is there").unwrap();
+        delivery.ack(BasicAckOptions::default()).await.unwrap();
+        Received {
+            exchange: delivery.exchange.as_str().to_owned(),
+            routing_key: delivery.routing_key.as_str().to_owned(),
+            properties: delivery.properties,
+            body: delivery.data,
+        }
+    }
+
+    /// The next `count`.
+    pub(crate) async fn take(&mut self, count: usize) -> Vec<Received> {
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            all.push(self.next().await);
+        }
+        all
+    }
+}
+
+impl Amqp {
+    /// Connects. A test without its broker fails and says what to do.
+    pub(crate) async fn connect(url: &str) -> Self {
+        let address = url.rsplit('@').next().unwrap_or_default();
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap_or_else(|error| {
+            panic!("no broker at {address} ({error}): run `make test`, which brings one, or set ICW_AMQP__URL to yours")
+        });
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        Self { connection, channel }
+    }
+
+    /// Publishes, confirmed and routed.
+    pub(crate) async fn publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) {
+        self.publish_all(exchange, routing_key, [(properties, body.to_vec())]).await;
+    }
+
+    /// Publishes all, each confirmed and routed.
+    pub(crate) async fn publish_all(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        messages: impl IntoIterator<Item = (BasicProperties, Vec<u8>)>,
+    ) {
+        let mut confirms = Vec::new();
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let mut messages = messages.into_iter().peekable();
+        while let Some((properties, body)) = messages.next() {
+            let publish =
+                self.channel.basic_publish(exchange.into(), routing_key.into(), options, &body, properties);
+            confirms.push(publish.await.unwrap());
+            if confirms.len() == OUTSTANDING || messages.peek().is_none() {
+                for confirm in confirms.drain(..) {
+                    let confirmed = soon("a confirm", confirm).await.unwrap();
+                    assert!(matches!(confirmed, Confirmation::Ack(None)), "{exchange} {routing_key}");
+                }
+            }
+        }
+    }
+
+    /// Takes from a queue that is there.
+    pub(crate) async fn consume(&self, queue: &str) -> Deliveries {
+        let channel = self.connection.create_channel().await.unwrap();
+        channel.basic_qos(500, BasicQosOptions::default()).await.unwrap();
+        let consumer = channel
+            .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .await
+            .unwrap();
+        Deliveries { queue: queue.to_owned(), consumer, _channel: channel }
+    }
+
+    /// Takes from a queue of our own that gets what `exchange` has for `routing_keys`, from now on.
+    pub(crate) async fn tap(&self, exchange: &str, routing_keys: &[&str]) -> Deliveries {
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let queue = self
+            .channel
+            .queue_declare("".into(), options, FieldTable::default())
+            .await
+            .unwrap()
+            .name()
+            .clone();
+        for routing_key in routing_keys {
+            self.channel
+                .queue_bind(
+                    queue.clone(),
+                    exchange.into(),
+                    (*routing_key).into(),
+                    QueueBindOptions::default(),
+                    FieldTable::default(),
+                )
+                .await
+                .unwrap();
+        }
+        self.consume(queue.as_str()).await
+    }
+
+    /// Takes a binding away.
+    pub(crate) async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) {
+        let table = FieldTable::default();
+        self.channel.queue_unbind(queue.into(), exchange.into(), routing_key.into(), table).await.unwrap();
+    }
+
+    /// Declares a durable queue with these arguments.
+    pub(crate) async fn declare(&self, queue: &str, arguments: &[(&'static str, AMQPValue)]) {
+        let mut table = FieldTable::default();
+        for (name, value) in arguments {
+            table.insert((*name).into(), value.clone());
+        }
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        self.channel.queue_declare(queue.into(), options, table).await.unwrap();
+    }
+
+    /// How many messages are ready in a queue, and how many consumers it has; `None` where there is no such queue.
+    pub(crate) async fn depth(&self, queue: &str) -> Option<(u32, u32)> {
+        // On a channel of its own: a missing queue closes it.
+        let channel = self.connection.create_channel().await.unwrap();
+        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok()?;
+        let depth = (declared.message_count(), declared.consumer_count());
+        _ = channel.close(200, "done".into()).await;
+        Some(depth)
+    }
+
+    /// Waits until nobody consumes a queue and nothing is in it: what was taken and not acknowledged is back by then.
+    pub(crate) async fn until_done(&self, queue: &str) {
+        let what = format!("{queue} to have no message and no consumer");
+        poll(&what, async || (self.depth(queue).await? == (0, 0)).then_some(())).await;
+    }
+
+    /// Deletes queues, whatever is in them.
+    pub(crate) async fn delete_queues(&self, queues: impl IntoIterator<Item = &str>) {
+        for queue in queues {
+            self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+        }
+    }
+
+    /// Deletes exchanges.
+    pub(crate) async fn delete_exchanges(&self, exchanges: impl IntoIterator<Item = &str>) {
+        for exchange in exchanges {
+            self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
+        }
+    }
+}
+
+/// Properties with a `message_id` and nothing else.
+pub(crate) fn with_id(message_id: &str) -> BasicProperties {
+    BasicProperties::default().with_message_id(message_id.into())
+}
+
+/// A table of headers that are text.
+pub(crate) fn headers(pairs: &[(&str, &str)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in pairs {
+        table.insert((*name).into(), AMQPValue::LongString((*value).into()));
+    }
+    table
+}

@@ -1,0 +1,52 @@
+//! Start events whose private parts follow a pattern, so that [`super::leaks`] finds them in whatever was printed.
+
+use serde_json::{Value, json};
+
+/// Begins every name, and every e-mail address of an expert, here.
+pub(crate) const NAMES: [&str; 2] = ["Guadalupe", "Winnifred"];
+/// Is in every opaque value of a flow here.
+pub(crate) const OPAQUE: &str = "flowsecret";
+
+/// Is in the address of every room device here.
+pub(crate) const DEVICE_NAME: &str = "salon-4711";
+/// A room device.
+pub(crate) const DEVICE: &str = "salon-4711@example.rooms.webex.com";
+
+/// A guest's number: 11 digits, the first three always the same.
+pub(crate) fn number(n: usize) -> String {
+    format!("+346{n:08}")
+}
+
+/// An expert's address.
+pub(crate) fn email(n: usize) -> String {
+    format!("winnifred-{n}@example.com")
+}
+
+/// Which event an expert's address belongs to.
+pub(crate) fn event_of(email: &str) -> usize {
+    email.strip_prefix("winnifred-").and_then(|rest| rest.split('@').next()).unwrap().parse().unwrap()
+}
+
+/// Start event number `n`: a guest on SMS, an expert, no devices.
+pub(crate) fn event(n: usize) -> Value {
+    json!({
+        "sessionId": format!("visit-{n}"),
+        "guests": [{"channel": "sms", "address": number(n), "name": format!("Guadalupe {n}")}],
+        "experts": [{"email": email(n), "name": format!("Winnifred {n}")}],
+        "correlationId": format!("{OPAQUE}-flow-{n}"),
+        "attributes": {"resumeKey": format!("{OPAQUE}-{n}")},
+    })
+}
+
+/// Start event number `n` with the fields of `more` in place of its own; `null` takes one away.
+pub(crate) fn event_with(n: usize, more: &Value) -> Value {
+    let mut event = event(n);
+    for (name, value) in more.as_object().unwrap() {
+        if value.is_null() {
+            event.as_object_mut().unwrap().remove(name);
+        } else {
+            event[name] = value.clone();
+        }
+    }
+    event
+}

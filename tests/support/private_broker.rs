@@ -1,0 +1,74 @@
+//! A broker that a test may stop, kill and start again; gone with the value.
+
+use std::{path::PathBuf, process::Command};
+
+use tempfile::TempDir;
+
+/// A node of `scripts/broker`, in a folder of its own.
+pub(crate) struct PrivateBroker {
+    folder: TempDir,
+    url: String,
+}
+
+impl PrivateBroker {
+    /// Starts one.
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let node = folder.path().join("node");
+        let url = tokio::task::spawn_blocking(move || script("start", node)).await.unwrap();
+        Self { folder, url: url.trim().to_owned() }
+    }
+
+    /// With user and password.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where it listens, as `127.0.0.1:PORT`.
+    pub(crate) fn address(&self) -> String {
+        self.url.split(['@', '/']).nth(3).unwrap().to_owned()
+    }
+
+    /// Stops it in good order; its state stays.
+    pub(crate) async fn stop(&self) {
+        self.ask("stop").await;
+    }
+
+    /// Starts it again, on the same port, with its state.
+    pub(crate) async fn start_again(&self) {
+        self.ask("start").await;
+    }
+
+    /// Stops it in good order and starts it again.
+    pub(crate) async fn restart(&self) {
+        self.ask("restart").await;
+    }
+
+    /// Ends it as a power cut would, and starts it again.
+    pub(crate) async fn crash_and_start(&self) {
+        self.ask("kill").await;
+        self.ask("start").await;
+    }
+
+    async fn ask(&self, action: &'static str) {
+        let node = self.folder.path().join("node");
+        tokio::task::spawn_blocking(move || script(action, node)).await.unwrap();
+    }
+}
+
+impl Drop for PrivateBroker {
+    fn drop(&mut self) {
+        script("remove", self.folder.path().join("node"));
+    }
+}
+
+fn script(action: &str, node: PathBuf) -> String {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/broker");
+    let output = Command::new(script).arg(action).arg(node).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() || std::thread::panicking(),
+        "`scripts/broker {action}` failed; is there no RabbitMQ here? Run `make test`.\n{errors}"
+    );
+    String::from_utf8(output.stdout).unwrap()
+}

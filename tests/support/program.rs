@@ -1,0 +1,117 @@
+//! The program as a process of its own.
+
+use std::{
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use super::{output::Output, poll};
+
+/// Name and value of environment variables, nothing else of the test's own environment gets through.
+pub(crate) type Environment = Vec<(String, String)>;
+
+/// A running program. Killed, as by a power cut, when it is dropped.
+pub(crate) struct Program {
+    child: Child,
+    pub(crate) output: Arc<Output>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// Standard output, as JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+fn command(arguments: &[&str], environment: &Environment) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_instant-connect-worker"));
+    command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null());
+    command
+}
+
+/// Runs the program to its end.
+pub(crate) async fn finished(arguments: &[&str], environment: &Environment) -> Finished {
+    let mut command = command(arguments, environment);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    Finished {
+        status: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Program {
+    /// Starts `instant-connect-worker run`.
+    pub(crate) fn run(environment: &Environment) -> Self {
+        let mut command = command(&["run"], environment);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = Output::new();
+        let readers =
+            vec![output.read(child.stdout.take().unwrap()), output.read(child.stderr.take().unwrap())];
+        Self { child, output, readers }
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident memory in KiB, as Linux counts it.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(mut self) -> ExitStatus {
+        let status = poll("the program's end", async || self.child.try_wait().unwrap()).await;
+        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+        status
+    }
+
+    /// SIGTERM, as an orchestrator sends it; waits for the end, which must be a good one.
+    pub(crate) async fn stop(self) {
+        self.signal("TERM");
+        assert_eq!(self.ended().await.code(), Some(0), "the status after SIGTERM");
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// SIGKILL: no line of the program's code runs after it.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        // It fails only where the program has ended already.
+        _ = self.child.kill();
+        _ = self.child.wait();
+        self.readers.drain(..).for_each(|reader| _ = reader.join());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,27 @@
+//! Readers and clients that other people wrote, in `tests/python`.
+
+use std::{
+    env,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use tokio::task::spawn_blocking;
+
+/// Runs a script of `tests/python`. A missing Python fails the test: it must never pass unseen.
+pub(crate) async fn python(script: &str, arguments: &[&str]) -> String {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let python = env::var_os("ICW_TEST_PYTHON").map_or_else(|| root.join(".venv/bin/python3"), PathBuf::from);
+    let mut command = Command::new(&python);
+    command.arg(root.join("tests/python").join(script)).args(arguments);
+    let output = spawn_blocking(move || command.stdin(Stdio::null()).output()).await.unwrap();
+    let output = output.unwrap_or_else(|error| {
+        panic!(
+            "{} cannot be run ({error}): run `make test`, which makes it, or set ICW_TEST_PYTHON",
+            python.display()
+        )
+    });
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: if a module is missing, run `make test`\n{errors}");
+    String::from_utf8(output.stdout).unwrap()
+}

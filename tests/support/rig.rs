@@ -1,0 +1,272 @@
+//! Broker, sandbox and program together.
+
+use std::{
+    env,
+    future::pending,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use instant_connect_worker::sandbox::{Handle, Options, Sandbox};
+use lapin::BasicProperties;
+use serde_json::Value;
+
+use super::{
+    amqp::{Amqp, Deliveries, with_id},
+    event,
+    leaks::leaks,
+    output::Output,
+    private_broker::PrivateBroker,
+    program::{self, Environment, Finished, Program},
+    soon,
+};
+
+/// What short links begin with, as at Webex.
+pub(crate) const BASE_URL: &str = "https://instant.webex.com/visit/";
+/// The token that the sandbox accepts.
+pub(crate) const TOKEN: &str = "rig-token-that-must-not-be-shown";
+/// The token after a rotation.
+pub(crate) const NEW_TOKEN: &str = "rig-token-that-came-after-it";
+/// Opens the sandbox's ciphers.
+pub(crate) const PASSWORD: &str = "rig-password-that-must-not-be-shown";
+
+/// A broker, a sandbox, and room on the broker that no other test uses. Dropping it deletes what is on the broker, and
+/// fails the test if the program said anything that it must keep to itself.
+pub(crate) struct Rig {
+    pub(crate) prefix: String,
+    pub(crate) sandbox: Handle,
+    pub(crate) amqp: Amqp,
+    url: String,
+    private: Option<PrivateBroker>,
+    outputs: Mutex<Vec<Arc<Output>>>,
+    /// What the program ran with, each once, to know what it made.
+    environments: Mutex<Vec<Environment>>,
+}
+
+impl Rig {
+    /// On the broker that all tests share.
+    pub(crate) async fn new() -> Self {
+        let url =
+            env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into());
+        Self::on(url, None).await
+    }
+
+    /// On a broker of its own.
+    pub(crate) async fn private() -> Self {
+        let broker = PrivateBroker::start().await;
+        Self::on(broker.url().to_owned(), Some(broker)).await
+    }
+
+    async fn on(url: String, private: Option<PrivateBroker>) -> Self {
+        let options = Options {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            allow_any_address: false,
+            token: TOKEN.into(),
+            password: PASSWORD.into(),
+            base_url: Some(BASE_URL.parse().unwrap()),
+        };
+        let sandbox = Sandbox::bind(options).await.unwrap();
+        let handle = sandbox.handle();
+        let address = sandbox.url();
+        tokio::spawn(sandbox.serve(pending()));
+        let rig = Self {
+            prefix: format!("icw-test-{:016x}", fastrand::u64(..)),
+            sandbox: handle,
+            amqp: Amqp::connect(&url).await,
+            url,
+            private,
+            outputs: Mutex::default(),
+            environments: Mutex::default(),
+        };
+        let five = rig.five(address.as_str());
+        rig.environments.lock().unwrap().push(five);
+        rig
+    }
+
+    /// The five settings without which nothing works.
+    fn five(&self, sandbox: &str) -> Environment {
+        [
+            ("ICW_AMQP__URL", self.url.as_str()),
+            ("ICW_INSTANT_CONNECT__URL", sandbox),
+            ("ICW_INSTANT_CONNECT__TOKEN", TOKEN),
+            ("ICW_HOSTS__WEBEX_URL", sandbox),
+            ("ICW_TOPOLOGY__PREFIX", &self.prefix),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+    }
+
+    /// The environment with these settings over the five; an empty value takes one away.
+    pub(crate) fn environment(&self, settings: &[(&str, &str)]) -> Environment {
+        let mut environment = self.environments.lock().unwrap()[0].clone();
+        for (key, value) in settings {
+            let name = format!("ICW_{}", key.replace('.', "__").to_uppercase());
+            environment.retain(|(known, _)| *known != name);
+            if !value.is_empty() {
+                environment.push((name, (*value).to_owned()));
+            }
+        }
+        environment
+    }
+
+    /// Starts the worker with `settings` over the five, saying all it can, and waits until it takes messages.
+    pub(crate) async fn start(&self, settings: &[(&str, &str)]) -> Program {
+        let program = self.launch(settings);
+        program.output.until("consuming", 1).await;
+        program
+    }
+
+    /// Starts the worker, saying all it can.
+    pub(crate) fn launch(&self, settings: &[(&str, &str)]) -> Program {
+        let settings = [&[("telemetry.log_level", "debug")], settings].concat();
+        self.launch_with(self.environment(&settings))
+    }
+
+    /// Starts the worker with exactly this environment.
+    pub(crate) fn launch_with(&self, environment: Environment) -> Program {
+        let program = Program::run(&environment);
+        self.outputs.lock().unwrap().push(Arc::clone(&program.output));
+        let mut environments = self.environments.lock().unwrap();
+        if !environments.contains(&environment) {
+            environments.push(environment);
+        }
+        program
+    }
+
+    /// Runs a subcommand to its end.
+    pub(crate) async fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Finished {
+        let finished = program::finished(arguments, &self.environment(settings)).await;
+        let output = Output::new();
+        output.read(std::io::Cursor::new(finished.stderr.clone())).join().unwrap();
+        self.outputs.lock().unwrap().push(output);
+        finished
+    }
+
+    /// The broker that may be stopped.
+    pub(crate) fn broker(&self) -> &PrivateBroker {
+        self.private.as_ref().unwrap()
+    }
+
+    /// A new client of the broker, for one that was restarted.
+    pub(crate) async fn reconnect(&self) -> Amqp {
+        Amqp::connect(&self.url).await
+    }
+
+    /// A client of another make needs the URL.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// `{prefix}.{name}`
+    pub(crate) fn name(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// Publishes [`event`] number `n`, with `event-n` as its id.
+    pub(crate) async fn publish(&self, n: usize) {
+        self.publish_event(with_id(&format!("event-{n}")), &event(n)).await;
+    }
+
+    /// Publishes events, with ids as [`Rig::publish`] gives them.
+    pub(crate) async fn publish_many(&self, numbers: impl IntoIterator<Item = usize>) {
+        let messages =
+            numbers.into_iter().map(|n| (with_id(&format!("event-{n}")), event(n).to_string().into_bytes()));
+        self.amqp.publish_all(&self.name("sessions"), "session.start", messages).await;
+    }
+
+    /// Publishes a start event.
+    pub(crate) async fn publish_event(&self, properties: BasicProperties, event: &Value) {
+        self.publish_body(properties, event.to_string().as_bytes()).await;
+    }
+
+    /// Publishes what may be no start event.
+    pub(crate) async fn publish_body(&self, properties: BasicProperties, body: &[u8]) {
+        self.amqp.publish(&self.name("sessions"), "session.start", properties, body).await;
+    }
+
+    /// Takes guests' links, as a sender of text messages does.
+    pub(crate) async fn guest_links(&self) -> Deliveries {
+        self.amqp.consume(&self.name("guests")).await
+    }
+
+    /// Takes dead letters of the queue called `name`.
+    pub(crate) async fn dead_letters(&self, name: &str) -> Deliveries {
+        self.amqp.consume(&self.name(&format!("{name}.dead"))).await
+    }
+
+    /// Waits until experts have this many messages.
+    pub(crate) async fn until_experts_have(&self, messages: u64) {
+        let arrived = self.sandbox.until(|sandbox| sandbox.counts().messages >= messages);
+        soon(&format!("{messages} Webex messages"), arrived).await;
+    }
+
+    /// After the worker was stopped: nothing is left in any queue but the guests', and nothing died.
+    pub(crate) async fn assert_all_is_done(&self, amqp: &Amqp) {
+        let environment = self.environments.lock().unwrap().last().unwrap().clone();
+        let queues = planned("queues", &environment).await;
+        assert!(queues.len() >= 6, "{queues:?}");
+        for queue in queues.iter().filter(|queue| **queue != self.name("guests")) {
+            if queue.rsplit('.').next() == Some("dead") {
+                let (messages, _) = amqp.depth(queue).await.unwrap();
+                assert_eq!(messages, 0, "{queue}");
+            } else {
+                amqp.until_done(queue).await;
+            }
+        }
+    }
+
+    /// Deletes what programs with these environments made. On a thread of its own, which may block.
+    fn clean_up(&self) -> Result<(), String> {
+        let environments = self.environments.lock().unwrap().clone();
+        let url = self.url.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let deleted = thread::spawn(move || {
+            runtime.block_on(async {
+                let amqp = Amqp::connect(&url).await;
+                for environment in environments {
+                    let queues = planned("queues", &environment).await;
+                    amqp.delete_queues(queues.iter().map(String::as_str)).await;
+                    let exchanges = planned("exchanges", &environment).await;
+                    amqp.delete_exchanges(exchanges.iter().map(String::as_str)).await;
+                }
+            });
+        });
+        deleted.join().map_err(|_| format!("could not delete {}.* on the broker", self.prefix))
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let outputs = self.outputs.lock().unwrap().clone();
+        // A private broker goes as a whole.
+        let cleaned = if self.private.is_none() { self.clean_up() } else { Ok(()) };
+        if thread::panicking() {
+            for output in outputs {
+                let text = output.text();
+                let lines: Vec<_> = text.lines().collect();
+                let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+                eprintln!("--- the end of what a program said ({} lines):\n{tail}", lines.len());
+            }
+            return;
+        }
+        cleaned.unwrap();
+        for output in outputs {
+            let leaks = leaks(&output.text(), &self.sandbox);
+            assert!(leaks.is_empty(), "{} leaks, such as {}", leaks.len(), leaks[0]);
+        }
+    }
+}
+
+/// The names of what the program declares in this environment.
+async fn planned(kind: &str, environment: &Environment) -> Vec<String> {
+    let plan = program::finished(&["topology", "--json"], environment).await.json();
+    let things = plan[kind].as_array().unwrap();
+    things.iter().map(|thing| thing["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Prints the seed of a random test, so that it can be run again: `ICW_TEST_SEED=… cargo test NAME`.
+pub(crate) fn random() -> fastrand::Rng {
+    let seed = env::var("ICW_TEST_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().unwrap());
+    eprintln!("ICW_TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
