@@ -20,6 +20,7 @@ demo: ## the whole way of one session, on a real RabbitMQ and the sandbox
 
 test: ## all tests, on a real RabbitMQ; TESTS="name …" for some of them
 	@scripts/broker ensure
+	command -v redis-server >/dev/null || scripts/apt-install redis-server
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
 	$(CARGO) test --locked --all-targets --no-run

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and its output is for a person"
 )]
 
+mod ledger;
 mod promises;
 mod sandbox;
 mod support;

@@ -1,8 +1,8 @@
 //! The configuration: typed, checked, and documented by `config/default.toml`, which is built in.
 //!
-//! - [`load`]: the layers, and where each value came from
+//! - [`mod@load`]: the layers, and where each value came from
 //! - [`values`]: values with rules of their own
-//! - [`check`]: rules between settings
+//! - [`mod@check`]: rules between settings
 
 pub mod check;
 pub mod load;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, hash_map},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,10 +15,9 @@ use tokio::{
 use super::entry::Fingerprint;
 
 /// The keys that somebody in this process has, or waits for.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Claims(Mutex<HashMap<String, Slot>>);
 
-#[derive(Debug)]
 struct Slot {
     turn: Arc<Semaphore>,
     /// How many have or await the turn; the last one removes the slot.
@@ -36,7 +36,6 @@ pub(super) enum Waited {
 }
 
 /// The right to look a key up and to act on it, until it is dropped.
-#[derive(Debug)]
 pub(super) struct Turn {
     // Given back before the slot is left, see `Drop` of both.
     _permit: OwnedSemaphorePermit,
@@ -44,10 +43,16 @@ pub(super) struct Turn {
 }
 
 /// One of those who have or await a turn.
-#[derive(Debug)]
 struct User {
     claims: Arc<Claims>,
     key: String,
+}
+
+/// Without the keys: an event's id may be somebody's number.
+impl fmt::Debug for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Claims({})", self.lock().len())
+    }
 }
 
 impl Claims {
@@ -88,6 +93,11 @@ impl Turn {
         self.acting(Some(fingerprint));
     }
 
+    /// Its owner acts no more, and ends the claim elsewhere before it leaves the turn to the next.
+    pub(super) fn rest(&self) {
+        self.acting(None);
+    }
+
     fn acting(&self, fingerprint: Option<Fingerprint>) {
         if let Some(slot) = self.user.claims.lock().get_mut(&self.user.key) {
             slot.acting = fingerprint;
@@ -97,7 +107,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.acting(None);
+        self.rest();
     }
 }
 

@@ -14,7 +14,7 @@ pub enum LedgerError {
         /// Which file.
         path: PathBuf,
     },
-    /// The file is not a ledger, or is damaged. It is left as it is.
+    /// The file is not a ledger, or is damaged. No new one is made in its place.
     #[error(
         "ledger {}: damaged, or not a ledger ({reason}); hint: put a copy of it back, or move it away to start \
          with an empty one, which knows nothing of the sessions so far: events that come again are served again",

@@ -15,25 +15,31 @@ use super::{
 
 /// The right to act on a key, of one claimant at a time.
 ///
-/// Dropping it ends the claim and keeps a note, as the effect's outcome is then unknown. In this process that is at
-/// once; other workers on the same Redis see it as soon as Redis was told, within 30 s where it can't be.
+/// Dropping it ends the claim and keeps a note, as the effect's outcome is then unknown. That is at once, or as soon
+/// as Redis was told; where it can't be, the claim ends there by itself within 30 s.
 pub struct Lease {
     key: String,
     fingerprint: Fingerprint,
     note: Option<Vec<u8>>,
     /// Whether the ledger may hold a note, this lease's own or an earlier holder's.
     noted: bool,
-    // Dropped before the turn, so that Redis is being told of the end when the next in this process asks it.
     holding: Holding,
-    turn: Turn,
 }
 
-/// Where the claim was made.
-#[derive(Debug)]
+/// Where the claim was made, and the turn in this process.
 pub(super) enum Holding {
-    Memory(Arc<Memory>),
-    File(Arc<File>),
-    Redis(Held),
+    Memory(Arc<Memory>, Turn),
+    File(Arc<File>, Turn),
+    Redis(Box<Held>),
+}
+
+impl Holding {
+    const fn turn(&self) -> Option<&Turn> {
+        match self {
+            Self::Memory(_, turn) | Self::File(_, turn) => Some(turn),
+            Self::Redis(held) => held.turn(),
+        }
+    }
 }
 
 impl fmt::Debug for Lease {
@@ -43,14 +49,11 @@ impl fmt::Debug for Lease {
 }
 
 impl Lease {
-    pub(super) fn new(
-        key: &str,
-        fingerprint: Fingerprint,
-        note: Option<Vec<u8>>,
-        turn: Turn,
-        holding: Holding,
-    ) -> Self {
-        Self { key: key.to_owned(), fingerprint, noted: note.is_some(), note, holding, turn }
+    pub(super) fn new(key: &str, fingerprint: Fingerprint, note: Option<Vec<u8>>, holding: Holding) -> Self {
+        if let Some(turn) = holding.turn() {
+            turn.act(fingerprint);
+        }
+        Self { key: key.to_owned(), fingerprint, noted: note.is_some(), note, holding }
     }
 
     /// What an earlier holder noted before it died or gave up, so that the outcome of its effect is unknown; `None`
@@ -71,11 +74,11 @@ impl Lease {
         self.noted = true;
         let entry = self.entry(State::Noted, note, until);
         match &self.holding {
-            Holding::Memory(memory) => {
+            Holding::Memory(memory, _) => {
                 memory.put(&self.key, entry);
                 Ok(())
             }
-            Holding::File(file) => file.write(self.key.clone(), Change::Put(entry), None).await,
+            Holding::File(file, _) => file.write(self.key.clone(), Change::Put(entry), None).await,
             Holding::Redis(held) => held.note(&entry).await,
         }
     }
@@ -106,10 +109,10 @@ impl Lease {
 
     async fn end(self, change: Change) -> Result<(), LedgerError> {
         match (self.holding, change) {
-            (Holding::Memory(memory), Change::Put(entry)) => memory.put(&self.key, entry),
-            (Holding::Memory(memory), Change::Remove) => memory.remove(&self.key),
+            (Holding::Memory(memory, _turn), Change::Put(entry)) => memory.put(&self.key, entry),
+            (Holding::Memory(memory, _turn), Change::Remove) => memory.remove(&self.key),
             // The turn goes along: should nobody wait for the answer any more, it still ends after the commit.
-            (Holding::File(file), change) => return file.write(self.key, change, Some(self.turn)).await,
+            (Holding::File(file, turn), change) => return file.write(self.key, change, Some(turn)).await,
             (Holding::Redis(held), Change::Put(entry)) => return held.record(&entry).await,
             (Holding::Redis(held), Change::Remove) => return held.release().await,
         }

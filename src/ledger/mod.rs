@@ -107,7 +107,7 @@ impl Ledger {
     /// [`Ledger::ping`] tells whether it is there.
     ///
     /// # Errors
-    /// [`LedgerError`] where the file is in use, damaged (it is then left as it is) or out of reach, or the URL is
+    /// [`LedgerError`] where the file is in use, damaged (no new one is made in its place) or out of reach, or the URL is
     /// not one of Redis.
     pub async fn open(kind: Kind) -> Result<Self, LedgerError> {
         let store = match kind {
@@ -138,23 +138,21 @@ impl Ledger {
         };
         let (found, holding) = match &self.store {
             Store::Memory(memory) => {
-                (Found::of(memory.get(key), &fingerprint, Timestamp::now()), Holding::Memory(memory.clone()))
+                let found = Found::of(memory.get(key), &fingerprint, Timestamp::now());
+                (found, Holding::Memory(memory.clone(), turn))
             }
             Store::File(file) => {
-                let entry = file.get(key).await?;
-                (Found::of(entry, &fingerprint, Timestamp::now()), Holding::File(file.clone()))
+                let found = Found::of(file.get(key).await?, &fingerprint, Timestamp::now());
+                (found, Holding::File(file.clone(), turn))
             }
             Store::Redis(redis) => {
                 let left = patience.saturating_sub(since.elapsed());
-                let (found, held) = redis.claim(key, fingerprint, left).await?;
-                (found, Holding::Redis(held))
+                let (found, held) = redis.claim(key, fingerprint, left, turn).await?;
+                (found, Holding::Redis(Box::new(held)))
             }
         };
         Ok(match found {
-            Found::Free(note) => {
-                turn.act(fingerprint);
-                Claim::Mine(Lease::new(key, fingerprint, note, turn, holding))
-            }
+            Found::Free(note) => Claim::Mine(Lease::new(key, fingerprint, note, holding)),
             Found::Recorded(result) => Claim::Recorded(result),
             Found::Conflict => Claim::Conflict,
             Found::Busy => Claim::Busy,
@@ -178,7 +176,6 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`] where the file can't be read.
-    #[expect(clippy::len_without_is_empty, reason = "a gauge, not a collection")]
     pub async fn len(&self) -> Result<Option<u64>, LedgerError> {
         match &self.store {
             Store::Memory(memory) => Ok(Some(memory.len())),

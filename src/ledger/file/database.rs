@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use redb::{
     Builder, Database, Error, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
+use tracing::warn;
 
 use super::{Change, writer::Write};
 use crate::ledger::{
@@ -33,7 +34,9 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Database, LedgerError> {
     guard(path, || {
         let mut database = Builder::new().set_cache_size(CACHE_BYTES).create_file(file)?;
         // redb verifies its checksums after a crash only; a damaged page would else be found in the middle of work.
-        database.check_integrity()?;
+        if !database.check_integrity()? {
+            warn!(path = %path.display(), "the ledger was damaged and is repaired; its last records may be lost");
+        }
         let transaction = database.begin_write()?;
         transaction.open_table(ENTRIES)?;
         transaction.open_table(ENDS)?;

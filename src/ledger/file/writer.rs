@@ -108,10 +108,16 @@ impl Writer {
 
     /// The database; after a failure it is opened anew, as redb wants it (`StorageError::PreviousIo`).
     fn database(&self) -> Result<Arc<Database>, LedgerError> {
-        if let Ok(database) = self.shared.database() {
-            return Ok(database);
-        }
-        let database = Arc::new((self.shared.opener)()?);
+        let failure = match self.shared.database() {
+            Ok(database) => return Ok(database),
+            Err(failure) => failure,
+        };
+        let database = (self.shared.opener)().map_err(|error| match error {
+            // A reader of ours has not let go of it yet.
+            LedgerError::InUse { .. } => failure,
+            error => error,
+        })?;
+        let database = Arc::new(database);
         self.shared.set_database(Ok(database.clone()));
         info!("the ledger can be used again");
         Ok(database)

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     LedgerError,
+    claims::Turn,
     entry::{Entry, Fingerprint, Found},
 };
 use connection::{Arguments, Connection};
@@ -31,13 +32,14 @@ pub(super) struct Redis {
     prefix: String,
 }
 
-/// A claim in Redis. Dropping it tells Redis that it has ended, and keeps a note.
-#[derive(Debug)]
+/// A claim in Redis. Dropping it tells Redis that it has ended, and keeps a note; the turn in this process ends when
+/// Redis knows.
 pub(super) struct Held {
     redis: Arc<Redis>,
     key: String,
     token: String,
     fingerprint: Fingerprint,
+    turn: Option<Turn>,
     renewal: Option<AbortHandle>,
     /// Whether Redis knows that it has ended.
     ended: bool,
@@ -50,17 +52,18 @@ impl Redis {
 
     /// Whether the script can run.
     pub(super) async fn ping(self: &Arc<Self>) -> Result<(), LedgerError> {
-        let mut held = self.held("", [0; 32]);
+        let mut held = self.held("", [0; 32], None);
         held.ended = true;
         done(&held.call("ping", 0, b"").await?)
     }
 
-    fn held(self: &Arc<Self>, key: &str, fingerprint: Fingerprint) -> Held {
+    fn held(self: &Arc<Self>, key: &str, fingerprint: Fingerprint, turn: Option<Turn>) -> Held {
         Held {
             redis: self.clone(),
             key: format!("{}{key}", self.prefix),
             token: Uuid::new_v4().to_string(),
             fingerprint,
+            turn,
             renewal: None,
             ended: false,
         }
@@ -72,9 +75,10 @@ impl Redis {
         key: &str,
         fingerprint: Fingerprint,
         patience: Duration,
+        turn: Turn,
     ) -> Result<(Found, Held), LedgerError> {
         // Made before it is asked for, so that a claim that is cancelled meanwhile ends.
-        let mut held = self.held(key, fingerprint);
+        let mut held = self.held(key, fingerprint, Some(turn));
         let over = sleep(patience);
         tokio::pin!(over);
         let mut wait = POLL_FIRST;
@@ -109,6 +113,10 @@ impl Redis {
 }
 
 impl Held {
+    pub(super) const fn turn(&self) -> Option<&Turn> {
+        self.turn.as_ref()
+    }
+
     pub(super) async fn note(&self, entry: &Entry) -> Result<(), LedgerError> {
         done(&self.call("note", entry.until.as_millisecond(), &entry.bytes).await?)
     }
@@ -159,6 +167,7 @@ impl Held {
             key: self.key.clone(),
             token: self.token.clone(),
             fingerprint: self.fingerprint,
+            turn: None,
             renewal: None,
             ended: true,
         }
@@ -173,9 +182,15 @@ impl Drop for Held {
         if !self.ended
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let same = self.twin();
-            // Should this fail, the lease ends by itself.
-            runtime.spawn(async move { _ = same.call("abandon", 0, b"").await });
+            let (same, turn) = (self.twin(), self.turn.take());
+            if let Some(turn) = &turn {
+                turn.rest();
+            }
+            runtime.spawn(async move {
+                // Should this fail, the lease ends by itself.
+                _ = same.call("abandon", 0, b"").await;
+                drop(turn);
+            });
         }
     }
 }

@@ -1,0 +1,184 @@
+//! What can happen to Redis.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn place() -> Place {
+    Place::Redis(Server::start())
+}
+
+fn server(place: &mut Place) -> &mut Server {
+    let Place::Redis(server) = place else { panic!("not Redis") };
+    server
+}
+
+#[tokio::test]
+async fn redis_gone_is_an_error_and_redis_back_is_used_again() {
+    let mut place = place();
+    let ledger = place.open().await;
+    let lease = mine(&ledger, "k").await;
+    server(&mut place).kill();
+    for error in [ledger.ping().await.unwrap_err(), ledger.claim("l", BODY, LONG).await.unwrap_err()] {
+        assert!(matches!(error, LedgerError::Unreachable { .. }), "{error}");
+        assert!(error.to_string().contains("connection refused"), "{error}");
+    }
+    server(&mut place).restart();
+    ledger.ping().await.unwrap();
+    // It forgot the claim, but nobody else has made one since, and the effect happened.
+    lease.record(b"r", later()).await.unwrap();
+    assert_eq!(recorded(&ledger, "k").await, b"r");
+}
+
+#[tokio::test]
+async fn a_restart_between_two_calls_is_not_noticed() {
+    let mut place = place();
+    let ledger = place.open().await;
+    for _ in 0..3 {
+        record(&ledger, "k", b"r").await;
+        server(&mut place).kill();
+        server(&mut place).restart();
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_stalls_is_an_error_within_the_limit() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://:hunter2@{}/", silent.local_addr().unwrap());
+    let ledger = Ledger::open(Kind::Redis { url: url.into(), prefix: String::new() }).await.unwrap();
+    let since = Instant::now();
+    let calls = (0..5).map(|_| ledger.ping());
+    for answer in futures_util::future::join_all(calls).await {
+        let error = answer.unwrap_err();
+        assert!(matches!(error, LedgerError::Slow { .. }), "{error}");
+        assert!(!error.to_string().contains("hunter2") && !format!("{ledger:?}").contains("hunter2"));
+    }
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_that_stalls_is_replaced() {
+    let place = place();
+    let ledger = place.open().await;
+    ledger.ping().await.unwrap();
+    let Place::Redis(server) = &place else { panic!() };
+    server.signal("STOP");
+    let error = ledger.ping().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Slow { .. }), "{error}");
+    server.signal("CONT");
+    ledger.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_processes_take_turns() {
+    let place = place();
+    let (one, other) = (place.open().await, place.open().await);
+    let lease = mine(&one, "k").await;
+    assert!(matches!(other.claim("k", BODY, Duration::ZERO).await.unwrap(), Claim::Busy));
+    assert!(matches!(other.claim("k", OTHER_BODY, LONG).await.unwrap(), Claim::Conflict));
+    let (result, done) = tokio::join!(recorded(&other, "k"), lease.record(b"r", later()));
+    done.unwrap();
+    assert_eq!(result, b"r");
+
+    let mut lease = mine(&one, "noted").await;
+    lease.write_note(b"n", later()).await.unwrap();
+    let (theirs, ()) = tokio::join!(mine(&other, "noted"), async { drop(lease) });
+    assert_eq!(theirs.note(), Some(&b"n"[..]));
+}
+
+/// Ends every lease, as time would.
+fn end_leases(server: &Server) {
+    let mut connection = server.connect();
+    let keys: Vec<String> = ::redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
+    for key in keys {
+        let [ttl]: [i64; 1] = [::redis::cmd("PTTL").arg(&key).query(&mut connection).unwrap()];
+        assert!(ttl > 0, "every key ends some time");
+        ::redis::cmd("HSET").arg(&key).arg("lease_until").arg(0).query::<()>(&mut connection).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn one_whose_lease_ended_cannot_overwrite_what_another_did_since() {
+    let place = place();
+    let Place::Redis(server) = &place else { panic!() };
+    let (one, other) = (place.open().await, place.open().await);
+    let mut late = mine(&one, "k").await;
+    end_leases(server);
+    let theirs = mine(&other, "k").await;
+    assert_eq!(late.write_note(b"late", later()).await, Err(LedgerError::Lost));
+    theirs.record(b"theirs", later()).await.unwrap();
+    assert_eq!(late.record(b"late", later()).await, Err(LedgerError::Lost));
+    assert_eq!(recorded(&one, "k").await, b"theirs");
+
+    let late = mine(&one, "l").await;
+    end_leases(server);
+    let theirs = mine(&other, "l").await;
+    late.release().await.unwrap();
+    let third = place.open().await;
+    let claim = third.claim("l", BODY, Duration::ZERO).await.unwrap();
+    assert!(matches!(claim, Claim::Busy), "a late release ends nobody else's claim: {claim:?}");
+    theirs.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_whose_lease_ended_goes_on_where_nobody_else_began() {
+    let place = place();
+    let Place::Redis(server) = &place else { panic!() };
+    let ledger = place.open().await;
+    let mut lease = mine(&ledger, "k").await;
+    end_leases(server);
+    lease.write_note(b"n", later()).await.unwrap();
+    end_leases(server);
+    lease.record(b"r", later()).await.unwrap();
+    assert_eq!(recorded(&ledger, "k").await, b"r");
+}
+
+#[tokio::test]
+async fn a_claim_is_renewed_while_it_is_held() {
+    let place = place();
+    let Place::Redis(server) = &place else { panic!() };
+    let ledger = place.open().await;
+    let _lease = mine(&ledger, "k").await;
+    let mut connection = server.connect();
+    let mut until = || -> i64 {
+        ::redis::cmd("HGET").arg("icw:test:k").arg("lease_until").query(&mut connection).unwrap()
+    };
+    let before = until();
+    // The only wait for time here: renewal is every ten seconds, by Redis' clock and ours.
+    let since = Instant::now();
+    while until() == before {
+        assert!(since.elapsed() < Duration::from_secs(15), "not renewed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn all_keys_are_under_the_prefix_and_end_in_time() {
+    let place = place();
+    let Place::Redis(server) = &place else { panic!() };
+    let ledger = place.open().await;
+    record(&ledger, "recorded", b"r").await;
+    let mut lease = mine(&ledger, "noted").await;
+    lease.write_note(b"n", later()).await.unwrap();
+    let _held = mine(&ledger, "held").await;
+    let mut connection = server.connect();
+    let mut keys: Vec<String> = ::redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
+    keys.sort();
+    assert_eq!(keys, ["icw:test:held", "icw:test:noted", "icw:test:recorded"]);
+    for (key, at_least, at_most) in
+        [(0, 20_000, 30_000), (1, 3_500_000, 3_600_000), (2, 3_500_000, 3_600_000)]
+    {
+        let ttl: i64 = ::redis::cmd("PTTL").arg(&keys[key]).query(&mut connection).unwrap();
+        assert!((at_least..=at_most).contains(&ttl), "{} ends in {ttl} ms", keys[key]);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_url_is_an_error_that_does_not_show_it() {
+    for url in ["", "http://hunter2@host/", "redis://:hunter2@host:port/", "hunter2"] {
+        let kind = Kind::Redis { url: url.into(), prefix: String::new() };
+        let error = Ledger::open(kind).await.unwrap_err();
+        assert_eq!(error, LedgerError::Url, "{url}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+    }
+}
