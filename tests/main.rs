@@ -3,6 +3,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
     clippy::print_stderr,
     missing_docs,
     reason = "a test fails by panicking, and its output is for a person"

@@ -78,7 +78,10 @@ async fn what_was_recorded_survives_kill_9() {
                     // It may have been recorded since, and have ended then: every twelfth is.
                     Claim::Mine(lease) => {
                         let number: usize = key[4..].parse().unwrap();
-                        assert!(lease.note() == Some(&result(key)) || number % 3 == 0, "{line}, seed {seed}");
+                        assert!(
+                            lease.note() == Some(&result(key)) || number.is_multiple_of(3),
+                            "{line}, seed {seed}"
+                        );
                     }
                     Claim::Recorded(found) => assert_eq!(found, result(key)),
                     other => panic!("{other:?}: {line}, kill {kill}, seed {seed}"),
