@@ -5,7 +5,6 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
-    clippy::print_stderr,
     missing_docs,
     reason = "a test fails by panicking, and its output is for a person"
 )]
