@@ -137,6 +137,10 @@ impl Consumers {
         }
     }
 
+    fn settled(&self) -> u64 {
+        self.link.settled() + self.host.as_ref().map_or(0, |host| host.settled())
+    }
+
     async fn idle(&self) {
         self.link.idle().await;
         if let Some(host) = &self.host {
@@ -165,11 +169,13 @@ async fn keep<S: Stage>(
 ) -> Result<(), BrokerError> {
     let mut pace = Pace::new(Duration::from_secs(5));
     loop {
+        let settled = consumer.settled();
+        pace.works();
         let error = match consumer.consume(connection).await {
             Err(error) if connection.status().connected() && !error.is_unreadable() => error,
             result => return result,
         };
-        if pace.failed() {
+        if pace.failed(consumer.settled() > settled) {
             warn!(stage = S::NAME, %error, "consuming broke off; trying again");
         }
         tokio::select! {
@@ -178,7 +184,6 @@ async fn keep<S: Stage>(
         }
         // Whatever is missing may be what broke it. Where it can't be declared, consuming says so again.
         _ = topology.ensure(connection, Duration::from_secs(30)).await;
-        pace.begun();
     }
 }
 
@@ -186,7 +191,8 @@ async fn keep<S: Stage>(
 struct Pace {
     max: Duration,
     tries: u32,
-    begun: Instant,
+    /// Since when it works, or seems to.
+    works_since: Option<Instant>,
 }
 
 impl Pace {
@@ -194,16 +200,17 @@ impl Pace {
     const STABLE: Duration = Duration::from_secs(5);
 
     fn new(max: Duration) -> Self {
-        Self { max, tries: 0, begun: Instant::now() }
+        Self { max, tries: 0, works_since: None }
     }
 
-    fn begun(&mut self) {
-        self.begun = Instant::now();
+    fn works(&mut self) {
+        self.works_since = Some(Instant::now());
     }
 
-    /// Takes in a failure; whether it is the first in a row.
-    fn failed(&mut self) -> bool {
-        if self.tries > 0 && self.begun.elapsed() >= Self::STABLE {
+    /// Takes in a failure, of something that had `worked` or lasted; whether it is the first in a row.
+    fn failed(&mut self, worked: bool) -> bool {
+        let lasted = self.works_since.take().is_some_and(|since| since.elapsed() >= Self::STABLE);
+        if worked || lasted {
             self.tries = 0;
         }
         self.tries = self.tries.saturating_add(1);
@@ -223,18 +230,20 @@ async fn supervise(
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), TopologyError> {
     let mut pace = Pace::new(connector.reconnect_max);
-    let mut connected_before = false;
+    let (mut connected_before, mut up) = (false, false);
     while !*stopped.borrow() {
-        pace.begun();
+        let settled = consumers.settled();
         let opened = tokio::select! {
             opened = open(connector, topology) => opened,
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         let error = match opened {
             Ok(connection) => {
-                info!("connected to the broker; taking messages");
+                if !std::mem::replace(&mut up, true) {
+                    info!("connected to the broker; taking messages");
+                }
                 connected_before = true;
-                pace.begun();
+                pace.works();
                 match consumers.consume(&connection, topology).await {
                     Ok(()) => {
                         consumers.idle().await;
@@ -254,7 +263,8 @@ async fn supervise(
             Err(TopologyError::Mismatch(problem)) => BrokerError::Ended(problem),
             Err(TopologyError::Broker(error)) => error,
         };
-        if pace.failed() {
+        if pace.failed(consumers.settled() > settled) {
+            up = false;
             warn!(%error, "no connection to the broker; trying until there is one");
         }
         // A message that lapin can't read ends the connection each time, until the broker's delivery limit puts it aside.

@@ -6,7 +6,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +30,7 @@ use super::{
     breaker::{self, Breaker},
     connection::{BrokerError, within},
     properties::{self, short},
-    settle::{Settler, Ticket},
+    settle::{Settled, Settler, Ticket},
 };
 use crate::{
     contract::{header, message::Message, private::loggable_id, start_session::Identity},
@@ -74,6 +74,7 @@ pub struct Consumer<S> {
     breaker: Breaker,
     suspects: tokio::sync::Mutex<()>,
     careful: AtomicBool,
+    settled: AtomicU64,
     tasks: Mutex<JoinSet<()>>,
     /// True once nothing more is to be taken.
     stop: watch::Receiver<bool>,
@@ -105,6 +106,7 @@ impl<S: Stage> Consumer<S> {
             limits,
             suspects: tokio::sync::Mutex::default(),
             careful: AtomicBool::new(false),
+            settled: AtomicU64::new(0),
             tasks: Mutex::default(),
             stop,
         }
@@ -134,6 +136,12 @@ impl<S: Stage> Consumer<S> {
     /// Has the broker deliver one message at a time from the next subscription on, or as many as the limits allow.
     pub fn set_careful(&self, careful: bool) {
         self.careful.store(careful, Ordering::Relaxed);
+    }
+
+    /// How many deliveries were settled so far.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Relaxed)
     }
 
     fn prefetch(&self) -> u16 {
@@ -280,6 +288,9 @@ impl<S: Stage> Consumer<S> {
             ?settled,
             "settled"
         );
+        if settled != Settled::Lost {
+            self.settled.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// When `message` may be tried, where that is too far ahead to be waited for here.
