@@ -11,6 +11,9 @@ use super::{output::Output, poll};
 /// Name and value of environment variables, nothing else of the test's own environment gets through.
 pub(crate) type Environment = Vec<(String, String)>;
 
+/// Where programs run: what one writes beside itself is no part of the sources.
+pub(crate) const FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
+
 /// A running program. Killed, as by a power cut, when it is dropped.
 pub(crate) struct Program {
     child: Child,
@@ -36,6 +39,7 @@ impl Finished {
 fn command(arguments: &[&str], environment: &Environment) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_instant-connect-worker"));
     command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null());
+    command.current_dir(FOLDER);
     command
 }
 

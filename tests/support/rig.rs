@@ -240,6 +240,13 @@ impl Drop for Rig {
         let outputs = self.outputs.lock().unwrap().clone();
         // A private broker goes as a whole.
         let cleaned = if self.private.is_none() { self.clean_up() } else { Ok(()) };
+        for file in std::fs::read_dir(program::FOLDER).unwrap().map_while(Result::ok) {
+            if file.file_name().to_string_lossy().starts_with(&self.prefix) {
+                // A file or a folder; whichever it is not is no loss.
+                _ = std::fs::remove_file(file.path());
+                _ = std::fs::remove_dir_all(file.path());
+            }
+        }
         if thread::panicking() {
             for output in outputs {
                 let text = output.text();
