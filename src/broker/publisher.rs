@@ -111,7 +111,7 @@ async fn run(connector: Arc<Connector>, topology: Topology, mut jobs: mpsc::Rece
         let error = match open(&connector, &topology).await {
             Ok((connection, channel)) => {
                 if let Some(since) = down_since.take() {
-                    info!(after_ms = since.elapsed().as_millis(), "publishing again");
+                    info!(after_ms = since.elapsed().as_secs_f64() * 1e3, "publishing again");
                 }
                 tries = 0;
                 let ended =

@@ -98,15 +98,12 @@ impl Settler {
                 let publications = outgoing.iter().map(|outgoing| self.link(outgoing, now)).collect();
                 match self.publish(ticket, publications).await {
                     Ok(()) => self.ack(ticket, Settled::Done).await,
-                    Err(PublishError::Unroutable) => {
-                        let reason = format!(
-                            "no queue is bound to exchange {} for {}",
-                            self.links_exchange,
-                            keys(&outgoing)
-                        );
+                    Err(Unpublished { error: PublishError::Unroutable, keys }) => {
+                        let reason =
+                            format!("no queue is bound to exchange {} for {keys}", self.links_exchange);
                         self.dead(ticket, message, &Death::new(Class::Unroutable, reason)).await
                     }
-                    Err(error) => self.give_back(ticket, &error.to_string()).await,
+                    Err(Unpublished { error, .. }) => self.give_back(ticket, &error.to_string()).await,
                 }
             }
             Outcome::Dead(death) => self.dead(ticket, message, &death).await,
@@ -148,7 +145,7 @@ impl Settler {
             queue = self.queue,
             reason = failure.reason,
             attempts,
-            hold_ms = delay.as_millis(),
+            hold_ms = delay.as_secs_f64() * 1e3,
             "trying again later"
         );
         self.hold(ticket, delay, properties::held(&ticket.properties, message, &held), &message.body).await
@@ -177,7 +174,9 @@ impl Settler {
         };
         match self.publish(ticket, vec![copy]).await {
             Ok(()) => self.ack(ticket, Settled::Held).await,
-            Err(error) => self.give_back(ticket, &format!("it could not be held back: {error}")).await,
+            Err(Unpublished { error, .. }) => {
+                self.give_back(ticket, &format!("it could not be held back: {error}")).await
+            }
         }
     }
 
@@ -200,7 +199,7 @@ impl Settler {
                 );
                 self.ack(ticket, Settled::Dead(death.class)).await
             }
-            Err(error) => {
+            Err(Unpublished { error, .. }) => {
                 error!(event_id = ticket.event_id, trace_id = ticket.trace.trace_id(), queue = self.queue, class = death.class.as_str(), %error, "no dead letter could be written; the message stays");
                 self.give_back(ticket, "its dead letter could not be written").await
             }
@@ -218,23 +217,26 @@ impl Settler {
 
     /// Publishes all, and what did not arrive again, until all are confirmed, one is unroutable, the delivery's time is
     /// up or its channel is gone.
-    async fn publish(&self, ticket: &Ticket, mut publications: Vec<Publication>) -> Result<(), PublishError> {
+    async fn publish(&self, ticket: &Ticket, mut publications: Vec<Publication>) -> Result<(), Unpublished> {
         let mut tries = 0;
         loop {
             // What this channel delivered is delivered again when it is gone: publishing now would repeat it.
             if !ticket.acker.usable() {
-                return Err(PublishError::Unknown);
+                return Err(PublishError::Unknown.into());
             }
             // Never with no time left: what is queued may be published although nobody waits for it any more.
             let until = ticket.keep_until.max(Instant::now() + self.limit);
             let results = tokio::select! {
                 results = self.publisher.publish(publications.clone()) => results,
-                () = gone(&ticket.acker, until) => return Err(PublishError::Unknown),
+                () = gone(&ticket.acker, until) => return Err(PublishError::Unknown.into()),
             };
             // A queue of our own that is missing is declared again by the publisher; a binding of the links is not ours.
             let ours = publications.iter().all(|publication| publication.exchange.is_empty());
             if !ours && results.contains(&Err(PublishError::Unroutable)) {
-                return Err(PublishError::Unroutable);
+                return Err(Unpublished {
+                    error: PublishError::Unroutable,
+                    keys: unroutable(&publications, &results),
+                });
             }
             let Some(error) = results.iter().find_map(|result| result.err()) else { return Ok(()) };
             let failed = publications.into_iter().zip(&results).filter(|(_, result)| result.is_err());
@@ -247,7 +249,7 @@ impl Settler {
                 fastrand::f64(),
             );
             if error == PublishError::Ended || Instant::now() + wait >= ticket.keep_until {
-                return Err(error);
+                return Err(error.into());
             }
             sleep(wait).await;
         }
@@ -298,9 +300,23 @@ async fn gone(acker: &Acker, until: Instant) {
     }
 }
 
-/// The routing keys of `outgoing`, each once.
-fn keys(outgoing: &[Outgoing]) -> String {
-    let mut keys: Vec<_> = outgoing.iter().map(|outgoing| outgoing.routing_key).collect();
+/// Why a batch is not known to be delivered, and for which routing keys no queue is bound.
+struct Unpublished {
+    error: PublishError,
+    keys: String,
+}
+
+impl From<PublishError> for Unpublished {
+    fn from(error: PublishError) -> Self {
+        Self { error, keys: String::new() }
+    }
+}
+
+/// The routing keys of what was returned, each once.
+fn unroutable(publications: &[Publication], results: &[Result<(), PublishError>]) -> String {
+    let returned =
+        publications.iter().zip(results).filter(|(_, result)| **result == Err(PublishError::Unroutable));
+    let mut keys: Vec<_> = returned.map(|(publication, _)| publication.routing_key.as_str()).collect();
     keys.sort_unstable();
     keys.dedup();
     keys.join(" or ")

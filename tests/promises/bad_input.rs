@@ -27,7 +27,7 @@ fn bad_bodies() -> Vec<(Vec<u8>, &'static str, &'static str)> {
         (b"".to_vec(), "invalid", "body: expected JSON, which breaks off at line 1 column 0"),
         (b"flowsecret, but no JSON".to_vec(), "invalid", "body: expected JSON"),
         (vec![0xff, 0xfe, 0x00], "invalid", "body: expected JSON"),
-        (br#""a text""#.to_vec(), "invalid", "body: expected a start event, a JSON object"),
+        (br#""a text""#.to_vec(), "invalid", "body: expected an object"),
         (wrong(json!({"guests": "flowsecret"})), "invalid", "`guests`: expected a sequence"),
         (wrong(json!({"sessionId": null})), "invalid", "`sessionId`: required, and missing"),
         (wrong(json!({"devces": []})), "invalid", "`devces`: unknown field (did you mean `devices`?)"),
