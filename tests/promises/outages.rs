@@ -1,6 +1,6 @@
 //! What goes wrong at Webex is waited out, tried again, or given up with its reason; never answered with a wrong link.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use instant_connect_worker::sandbox::{Endpoint, Handle, Role};
 use jiff::{SignedDuration, Timestamp};
@@ -14,6 +14,10 @@ use crate::support::{
     rig::{NEW_TOKEN, TOKEN},
     soon,
 };
+
+/// Said once when the taking of messages stops.
+const OPENED: &str =
+    "breaker open: no more messages are taken until this passes; nothing is counted against them";
 
 /// Short waits, and no more attempts than a test has patience for.
 const QUICK: [(&str, &str); 5] = [
@@ -211,7 +215,7 @@ async fn a_refused_token_stops_the_taking_of_events_until_a_new_one_is_in_its_fi
     std::fs::write(&file, format!("{NEW_TOKEN}\n")).unwrap();
     rig.guest_links().await.take(21).await;
     rig.until_experts_have(21).await;
-    assert_eq!(worker.output.saying("no more messages are taken until this passes").len(), 1);
+    assert_eq!(worker.output.saying(OPENED).len(), 1);
     worker.output.until("messages are taken again", 1).await;
     worker.stop().await;
     rig.assert_all_is_done(&rig.amqp).await;
