@@ -26,9 +26,8 @@ COPY --from=build /out/instant-connect-worker /usr/local/bin/instant-connect-wor
 # Without a shell account: a number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 WORKDIR /var/lib/instant-connect-worker
-# The default, loopback, could not be reached by a probe or by Prometheus.
-ENV ICW_ADMIN__LISTEN=0.0.0.0:9464
-EXPOSE 9464
+# The ledger is written here: mount a volume, or set ledger.kind.
+VOLUME /var/lib/instant-connect-worker
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/instant-connect-worker"]
 CMD ["run"]
