@@ -5,6 +5,7 @@ mod broker_restarts;
 mod command_line;
 mod load;
 mod outages;
+mod repeats;
 mod routing;
 mod strangers;
 mod whole_way;

@@ -1,0 +1,93 @@
+//! What comes twice has one result.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::support::{Rig, amqp::with_id, event, events::event_with};
+
+/// The event is published three times. Each repeat publishes the same links; the expert has one message.
+async fn the_same_event_has_one_result(rig: &Rig) {
+    let mut guests = rig.guest_links().await;
+    for _ in 0..3 {
+        rig.publish_event(with_id("event-1"), &event(1)).await;
+    }
+    let copies = guests.take(3).await;
+    let different: BTreeSet<_> = copies.iter().map(|link| (link.id(), link.body.clone())).collect();
+    assert_eq!(different.len(), 1, "the same id, the same link");
+    rig.until_experts_have(1).await;
+}
+
+#[tokio::test]
+async fn the_same_event_gives_one_set_of_links_and_one_host_message() {
+    for kind in ["file", "memory"] {
+        let rig = Rig::new().await;
+        let worker = rig.start(&[("ledger.kind", kind)]).await;
+        the_same_event_has_one_result(&rig).await;
+        worker.stop().await;
+        rig.assert_all_is_done(&rig.amqp).await;
+        let counts = rig.sandbox.counts();
+        assert_eq!((counts.calls, counts.messages), (1, 1), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_worker_knows_what_the_killed_one_did() {
+    let rig = Rig::new().await;
+    let mut worker = rig.start(&[]).await;
+    rig.publish_event(with_id("event-1"), &event(1)).await;
+    let mut guests = rig.guest_links().await;
+    let first = guests.next().await;
+    rig.until_experts_have(1).await;
+    worker.output.until("the expert has the host link", 1).await;
+    // The message is out; what the ledger says of it is on disk once the delivery is settled.
+    worker.output.until("\"stage\":\"host\",\"settled\":\"Done\"", 1).await;
+    worker.kill();
+    let worker = rig.start(&[]).await;
+    rig.publish_event(with_id("event-1"), &event(1)).await;
+    let again = guests.next().await;
+    assert_eq!((first.id(), first.body), (again.id(), again.body));
+    worker.output.until("\"stage\":\"host\",\"settled\":\"Done\"", 1).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.calls, counts.messages), (1, 1));
+}
+
+#[tokio::test]
+async fn the_same_id_with_another_body_is_refused() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[]).await;
+    rig.publish_event(with_id("event-1"), &event(1)).await;
+    rig.guest_links().await.next().await;
+    rig.publish_event(with_id("event-1"), &event_with(1, &json!({"sessionId": "visit-other"}))).await;
+    let letter = rig.dead_letters("sessions").await.next().await;
+    assert_eq!(letter.header("x-dead-class"), "invalid");
+    assert_eq!(letter.header("x-dead-reason"), "the event's id was used before, with another body");
+    worker.stop().await;
+    assert_eq!(rig.sandbox.counts().calls, 1);
+}
+
+#[tokio::test]
+async fn a_message_whose_answer_was_lost_is_looked_for_and_not_sent_again() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[("hosts.timeout", "500ms"), ("retry.hold", "10ms,1s")]).await;
+    // The message is posted, and its answer comes too late.
+    rig.sandbox.fault("messages:delay=2s,times=1".parse().unwrap());
+    rig.publish(1).await;
+    worker.output.until("no answer within the time limit", 1).await;
+    worker.output.until("\"stage\":\"host\",\"settled\":\"Done\"", 1).await;
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().messages, 1);
+}
+
+#[tokio::test]
+async fn a_second_worker_on_the_same_ledger_file_ends_and_says_why() {
+    let rig = Rig::new().await;
+    let _first = rig.start(&[]).await;
+    let second = rig.command(&["run"], &[]).await;
+    assert_eq!(second.status, Some(1), "{second:?}");
+    assert!(second.stderr.contains("in use by another process"), "{second:?}");
+}
