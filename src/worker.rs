@@ -99,7 +99,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
         );
     };
     let result = tokio::select! {
-        result = supervise(&connector, &topology, &consumers, stopped) => result,
+        result = consumers.run(&connector, &topology) => result,
         () = stop_when_told => Ok(()),
     };
     consumers.abort();
@@ -118,33 +118,17 @@ struct Consumers {
 }
 
 impl Consumers {
-    /// Consumes until the connection breaks or a stop is asked for. Trouble of one consumer alone does not stop the other.
-    async fn consume(&self, connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
+    /// Consumes until a stop is asked for and what was in progress is done.
+    async fn run(&self, connector: &Connector, topology: &Topology) -> Result<(), TopologyError> {
         match &self.host {
             Some(host) => {
-                tokio::try_join!(keep(&self.link, connection, topology), keep(host, connection, topology))
-                    .map(drop)
+                let both = tokio::try_join!(
+                    supervise(connector, topology, &self.link),
+                    supervise(connector, topology, host)
+                );
+                both.map(drop)
             }
-            None => keep(&self.link, connection, topology).await,
-        }
-    }
-
-    /// Takes one message at a time from here on, or as many as the limits allow.
-    fn set_careful(&self, careful: bool) {
-        self.link.set_careful(careful);
-        if let Some(host) = &self.host {
-            host.set_careful(careful);
-        }
-    }
-
-    fn settled(&self) -> u64 {
-        self.link.settled() + self.host.as_ref().map_or(0, |host| host.settled())
-    }
-
-    async fn idle(&self) {
-        self.link.idle().await;
-        if let Some(host) = &self.host {
-            host.idle().await;
+            None => supervise(connector, topology, &self.link).await,
         }
     }
 
@@ -158,32 +142,6 @@ impl Consumers {
 
     fn in_progress(&self) -> usize {
         self.link.in_progress() + self.host.as_ref().map_or(0, |host| host.in_progress())
-    }
-}
-
-/// Consumes over `connection`, on a new channel whenever the old one breaks alone.
-async fn keep<S: Stage>(
-    consumer: &Arc<Consumer<S>>,
-    connection: &Connection,
-    topology: &Topology,
-) -> Result<(), BrokerError> {
-    let mut pace = Pace::new(Duration::from_secs(5));
-    loop {
-        let settled = consumer.settled();
-        pace.works();
-        let error = match consumer.consume(connection).await {
-            Err(error) if connection.status().connected() && !error.is_unreadable() => error,
-            result => return result,
-        };
-        if pace.failed(consumer.settled() > settled) {
-            warn!(stage = S::NAME, %error, "consuming broke off; trying again");
-        }
-        tokio::select! {
-            () = sleep(pace.wait()) => {}
-            () = consumer.stopped() => return Ok(()),
-        }
-        // Whatever is missing may be what broke it. Where it can't be declared, consuming says so again.
-        _ = topology.ensure(connection, Duration::from_secs(30)).await;
     }
 }
 
@@ -222,38 +180,36 @@ impl Pace {
     }
 }
 
-/// Keeps a connection for consuming, and makes a new one when it breaks.
-async fn supervise(
+/// Keeps a connection for one consumer, and makes a new one when it breaks. Each consumer has its own: what breaks one, such as
+/// a message that can't be read, must not count against the other's.
+async fn supervise<S: Stage>(
     connector: &Connector,
     topology: &Topology,
-    consumers: &Consumers,
-    mut stopped: watch::Receiver<bool>,
+    consumer: &Arc<Consumer<S>>,
 ) -> Result<(), TopologyError> {
     let mut pace = Pace::new(connector.reconnect_max);
     let (mut connected_before, mut up) = (false, false);
-    while !*stopped.borrow() {
-        let settled = consumers.settled();
+    while !consumer.is_stopped() {
+        let settled = consumer.settled();
         let opened = tokio::select! {
-            opened = open(connector, topology) => opened,
-            _ = stopped.wait_for(|stop| *stop) => break,
+            opened = open(connector, topology, S::NAME) => opened,
+            () = consumer.stopped() => break,
         };
         let error = match opened {
             Ok(connection) => {
                 if !std::mem::replace(&mut up, true) {
-                    info!("connected to the broker; taking messages");
+                    info!(stage = S::NAME, "connected to the broker; taking messages");
                 }
                 connected_before = true;
                 pace.works();
-                match consumers.consume(&connection, topology).await {
-                    Ok(()) => {
-                        consumers.idle().await;
-                        close(&connection, Duration::from_secs(1)).await;
-                        return Ok(());
-                    }
-                    Err(error) => {
-                        close(&connection, Duration::from_secs(1)).await;
-                        error
-                    }
+                let ended = consumer.consume(&connection).await;
+                if ended.is_ok() {
+                    consumer.idle().await;
+                }
+                close(&connection, Duration::from_secs(1)).await;
+                match ended {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
                 }
             }
             Err(TopologyError::Mismatch(problem)) if !connected_before => {
@@ -263,26 +219,26 @@ async fn supervise(
             Err(TopologyError::Mismatch(problem)) => BrokerError::Ended(problem),
             Err(TopologyError::Broker(error)) => error,
         };
-        if pace.failed(consumers.settled() > settled) {
+        if pace.failed(consumer.settled() > settled) {
             up = false;
-            warn!(%error, "no connection to the broker; trying until there is one");
+            warn!(stage = S::NAME, %error, "no connection to the broker; trying until there is one");
         }
         // A message that lapin can't read ends the connection each time, until the broker's delivery limit puts it aside.
         // Its neighbours are not to be counted with it, and the sooner that is over the better.
         let unreadable = error.is_unreadable();
-        consumers.set_careful(unreadable);
+        consumer.set_careful(unreadable);
         let wait = if unreadable { Duration::from_millis(50) } else { pace.wait() };
         tokio::select! {
             () = sleep(wait) => {}
-            _ = stopped.wait_for(|stop| *stop) => {}
+            () = consumer.stopped() => {}
         }
     }
-    consumers.idle().await;
+    consumer.idle().await;
     Ok(())
 }
 
-async fn open(connector: &Connector, topology: &Topology) -> Result<Connection, TopologyError> {
-    let connection = connector.connect("consume").await.map_err(TopologyError::Broker)?;
+async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result<Connection, TopologyError> {
+    let connection = connector.connect(&format!("consume {stage}")).await.map_err(TopologyError::Broker)?;
     topology.ensure(&connection, connector.timeout).await?;
     Ok(connection)
 }

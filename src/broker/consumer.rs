@@ -129,7 +129,9 @@ impl<S: Stage> Consumer<S> {
         Ok(())
     }
 
-    fn is_stopped(&self) -> bool {
+    /// Whether nothing more is to be taken.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
         *self.stop.borrow()
     }
 

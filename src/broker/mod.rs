@@ -8,8 +8,9 @@
 //! - [`settle`]: carries an outcome out, in one place
 //! - [`properties`]: message properties and headers
 //!
-//! Deliveries and publishes use two connections: a broker that is short of memory or disk blocks publishing
-//! connections whole, acknowledgements too.
+//! Deliveries and publishes use different connections: a broker that is short of memory or disk blocks publishing
+//! connections whole, acknowledgements too. Each stage has its own connection for its deliveries: a message that lapin can't
+//! read ends a connection, and must not count against the other stage's.
 
 pub mod breaker;
 pub mod connection;

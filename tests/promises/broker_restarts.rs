@@ -52,15 +52,18 @@ pub(crate) fn experts(rig: &Rig) -> BTreeSet<usize> {
 
 /// A connection is lost once and comes back once, whatever it took.
 fn assert_said_once_per_change(worker: &Program, losses_min: usize) {
-    let records = worker.output.records();
-    let said: Vec<_> = records
-        .iter()
-        .filter_map(|one| one["message"].as_str())
-        .filter(|text| [UP, DOWN].contains(text))
-        .collect();
-    assert!(said.windows(2).all(|pair| pair[0] != pair[1]), "{said:?}");
-    assert!(said.iter().filter(|text| **text == DOWN).count() >= losses_min, "{said:?}");
-    assert_eq!(said.last(), Some(&UP));
+    for stage in ["link", "host"] {
+        let records = worker.output.records();
+        let said: Vec<_> = records
+            .iter()
+            .filter(|one| one["stage"] == stage)
+            .filter_map(|one| one["message"].as_str())
+            .filter(|text| [UP, DOWN].contains(text))
+            .collect();
+        assert!(said.windows(2).all(|pair| pair[0] != pair[1]), "{stage}: {said:?}");
+        assert!(said.iter().filter(|text| **text == DOWN).count() >= losses_min, "{stage}: {said:?}");
+        assert_eq!(said.last(), Some(&UP));
+    }
 }
 
 #[tokio::test]
@@ -105,7 +108,7 @@ async fn without_a_broker_the_worker_waits_says_so_once_and_serves_when_there_is
     });
     let worker = rig.launch(&[("amqp.reconnect_max", "100ms")]);
     poll("twenty attempts", async || (counted.load(Ordering::Relaxed) >= 20).then_some(())).await;
-    assert_eq!(worker.output.saying(DOWN).len(), 1);
+    assert_eq!(worker.output.saying(DOWN).len(), 2, "once for each stage");
     assert_eq!(worker.output.saying("cannot publish; trying again until it works").len(), 1);
     hanging_up.abort();
     // An aborted task has let go of its listener once it is joined.

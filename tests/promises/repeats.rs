@@ -34,7 +34,7 @@ async fn the_same_event_gives_one_set_of_links_and_one_host_message() {
 #[tokio::test]
 async fn a_new_worker_knows_what_the_killed_one_did() {
     let rig = Rig::new().await;
-    let mut worker = rig.start(&[]).await;
+    let worker = rig.start(&[]).await;
     rig.publish_event(with_id("event-1"), &event(1)).await;
     let mut guests = rig.guest_links().await;
     let first = guests.next().await;
