@@ -3,8 +3,10 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     missing_docs,
-    reason = "a test fails by panicking"
+    reason = "a test fails by panicking, and its output is for a person"
 )]
 
+mod chaos;
 mod sandbox;
