@@ -288,20 +288,27 @@ impl Field {
         self.sandbox.clear_faults();
         self.publishing.take().expect("it was started").await.unwrap();
         self.history.until_finished(self.plan.events).await;
-        for queue in self.work_queues() {
-            self.until_empty(&queue).await;
-        }
-        for worker in &mut self.workers {
-            let status = worker.take().unwrap().stop().await;
-            assert_eq!(status.code(), Some(0), "the status after SIGTERM");
-        }
-        // What was taken and not acknowledged would be back by now.
-        for queue in self.work_queues() {
-            poll(&format!("{queue} to be left alone"), async || {
-                depth(&self.url, &queue).await.filter(|(_, consumers)| *consumers == 0).map(drop)
-            })
-            .await;
-            assert_eq!(depth(&self.url, &queue).await, Some((0, 0)), "{queue}");
+        // Nobody tells from outside what is taken and not acknowledged, repeats of what is finished among it. It is back
+        // when the last worker has ended; then one takes it again.
+        for round in 1.. {
+            for queue in self.work_queues() {
+                self.until_empty(&queue).await;
+            }
+            for worker in self.workers.iter_mut().filter_map(Option::take) {
+                assert_eq!(worker.stop().await.code(), Some(0), "the status after SIGTERM");
+            }
+            let mut left = Vec::new();
+            for queue in self.work_queues() {
+                let what = format!("{queue} to be left alone");
+                let alone = async || depth(&self.url, &queue).await.filter(|(_, consumers)| *consumers == 0);
+                let (ready, _) = poll(&what, alone).await;
+                left.extend((ready > 0).then_some((queue, ready)));
+            }
+            if left.is_empty() {
+                break;
+            }
+            assert!(round < 10, "still there: {left:?}");
+            self.start_worker(0).await;
         }
         self.until_empty(&self.name("guests")).await;
         self.assert_logs_keep_silent();
@@ -334,6 +341,26 @@ impl Field {
         for exchange in ["sessions", "links"].map(|name| self.name(name)) {
             let options = ExchangeDeleteOptions::default();
             channel.exchange_delete(exchange.as_str().into(), options).await.unwrap();
+        }
+    }
+}
+
+impl Drop for Field {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut logs: Vec<_> = std::fs::read_dir(self.logs.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        logs.sort();
+        for log in logs.iter().rev().take(3) {
+            let lines: Vec<_> = lines(log).collect();
+            let tail = lines[lines.len().saturating_sub(40)..].join("\n");
+            eprintln!("--- the end of what a worker said ({} lines):\n{tail}", lines.len());
         }
     }
 }

@@ -148,6 +148,7 @@ struct Inner {
 pub(crate) struct History {
     inner: Mutex<Inner>,
     version: watch::Sender<u64>,
+    begun: Instant,
     /// Classes of dead letters that the run's faults explain.
     explained: Vec<&'static str>,
 }
@@ -158,6 +159,7 @@ impl History {
         Self {
             inner: Mutex::new(Inner { records, ..Inner::default() }),
             version: watch::Sender::new(0),
+            begun: Instant::now(),
             explained: explained.to_vec(),
         }
     }
@@ -258,6 +260,8 @@ impl History {
         self.change(|inner| {
             inner.disturbed_ms.push(jiff::Timestamp::now().as_millisecond());
             *inner.faults.entry(what).or_default() += 1;
+            let (since, finished) = (self.begun.elapsed().as_secs_f64(), inner.finished);
+            eprintln!("{since:7.1} s, {finished:6} finished: {what}");
         });
     }
 
@@ -329,7 +333,7 @@ impl History {
                 "answerCut": inner.hosts_repeated_cut, "disturbed": inner.hosts_repeated_disturbed,
                 "unexplained": inner.hosts_repeated,
             },
-            "faults": inner.faults, "recoverySeconds": recoveries,
+            "seconds": self.begun.elapsed().as_secs(), "faults": inner.faults, "recoverySeconds": recoveries,
         });
         let mut failures = Vec::new();
         if !lost.is_empty() {

@@ -10,8 +10,10 @@ use tokio::{
     },
     sync::watch,
     task::{AbortHandle, JoinSet},
-    time::sleep,
+    time::{sleep, timeout},
 };
+
+use super::PATIENCE;
 
 /// What happens to bytes of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,7 @@ struct Mode {
 pub(crate) struct Relay {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
+    accepted: watch::Receiver<usize>,
     accepting: AbortHandle,
 }
 
@@ -49,15 +52,17 @@ impl Relay {
         let address = listener.local_addr().unwrap();
         let mode = watch::Sender::new(Mode { up: Flow::Pass, down: Flow::Pass, cuts: 0 });
         let modes = mode.clone();
+        let (count, accepted) = watch::channel(0);
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (worker, _) = listener.accept().await.unwrap();
+                count.send_modify(|count| *count += 1);
                 while connections.try_join_next().is_some() {}
                 connections.spawn(relay(worker, target.clone(), modes.subscribe()));
             }
         });
-        Self { address, mode, accepting: accepting.abort_handle() }
+        Self { address, mode, accepted, accepting: accepting.abort_handle() }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -71,6 +76,18 @@ impl Relay {
 
     pub(crate) fn heal(&self) {
         self.set(Flow::Pass, Flow::Pass);
+    }
+
+    /// How many connections there were.
+    pub(crate) fn accepted(&self) -> usize {
+        *self.accepted.borrow()
+    }
+
+    /// Waits until there were so many connections.
+    pub(crate) async fn until_accepted(&self, count: usize) {
+        let mut accepted = self.accepted.clone();
+        let enough = accepted.wait_for(|accepted| *accepted >= count);
+        _ = timeout(PATIENCE, enough).await.expect("nobody connects again");
     }
 
     /// Ends all connections, with what is on its way.
