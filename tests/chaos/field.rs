@@ -21,6 +21,7 @@ use lapin::{
 };
 use tempfile::TempDir;
 use tokio::{
+    sync::watch,
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
@@ -83,6 +84,8 @@ pub(crate) struct Field {
     logs: TempDir,
     logs_count: usize,
     publishing: Option<JoinHandle<()>>,
+    /// How many events may be published so far.
+    allowed: watch::Sender<u32>,
     plan: Plan,
     /// End with the value.
     _tasks: JoinSet<()>,
@@ -153,6 +156,7 @@ impl Field {
             logs: tempfile::tempdir().unwrap(),
             logs_count: 0,
             publishing: None,
+            allowed: watch::Sender::new(u32::MAX),
             plan,
             _tasks: tasks,
         };
@@ -214,6 +218,11 @@ impl Field {
         self.history.until_recovered().await;
     }
 
+    /// Lets the publisher go on to this number of events and no further, so that there is load for what is to come.
+    pub(crate) fn allow(&self, events: u32) {
+        self.allowed.send_replace(events);
+    }
+
     /// Starts the publisher.
     pub(crate) fn publish(&mut self) {
         let publish = publish(
@@ -222,6 +231,7 @@ impl Field {
             Arc::clone(&self.history),
             self.plan.events,
             self.plan.window,
+            self.allowed.subscribe(),
         );
         self.publishing = Some(tokio::spawn(publish));
     }
@@ -286,6 +296,7 @@ impl Field {
     pub(crate) async fn finish(mut self) -> Report {
         self.relay.heal();
         self.sandbox.clear_faults();
+        self.allow(u32::MAX);
         self.publishing.take().expect("it was started").await.unwrap();
         self.history.until_finished(self.plan.events).await;
         // Nobody tells from outside what is taken and not acknowledged, repeats of what is finished among it. It is back
@@ -430,10 +441,17 @@ async fn consume_once(url: &str, queue: &str, take: &mut impl FnMut(&Delivery)) 
 }
 
 /// Publishes all events, each until the broker confirmed it, as a flow that is built well does.
-async fn publish(url: String, exchange: String, history: Arc<History>, events: u32, window: u32) {
+async fn publish(
+    url: String,
+    exchange: String,
+    history: Arc<History>,
+    events: u32,
+    window: u32,
+    mut allowed: watch::Receiver<u32>,
+) {
     let mut queue: VecDeque<Start> = (0..events).map(Start).collect();
     while !queue.is_empty() {
-        _ = publish_until_broken(&url, &exchange, &history, &mut queue, window).await;
+        _ = publish_until_broken(&url, &exchange, &history, &mut queue, window, &mut allowed).await;
         if !queue.is_empty() {
             // Whatever broke it lasts a while.
             sleep(Duration::from_millis(100)).await;
@@ -447,12 +465,16 @@ async fn publish_until_broken(
     history: &History,
     queue: &mut VecDeque<Start>,
     window: u32,
+    allowed: &mut watch::Receiver<u32>,
 ) -> lapin::Result<()> {
     let (_connection, channel) = open(url).await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     while !queue.is_empty() {
         history.until_fewer_than(window).await;
+        let next = queue.front().map_or(0, |start| start.0);
+        // It fails only when the run is over.
+        _ = allowed.wait_for(|allowed| *allowed > next).await;
         let batch: Vec<_> = queue.drain(..queue.len().min(BATCH)).collect();
         let mut confirms = Vec::with_capacity(batch.len());
         for start in &batch {

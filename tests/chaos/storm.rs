@@ -80,11 +80,13 @@ async fn chaos_of_every_kind_at_once() {
     let plan = Plan { events, window: 300, workers: 2, settings, own_broker: true, ..Plan::default() };
     let mut field = Field::start(plan).await;
     field.let_queues_settle().await;
+    // Events are spread over all troubles, so that each meets some.
+    let share = |n: usize| u32::try_from(u64::from(events) * n as u64 / (troubles.len() as u64 + 1)).unwrap();
+    field.allow(share(1));
     field.publish();
     for (n, trouble) in (1..).zip(&troubles) {
-        // Under load until the last: a tenth comes after it.
-        let due = u64::from(events) * n * 9 / (10 * troubles.len() as u64);
-        field.history.until_finished(u32::try_from(due).unwrap()).await;
+        field.history.until_finished(share(n) * 9 / 10).await;
+        field.allow(share(n + 1));
         // No trouble begins at a moment that the count of events decides.
         sleep(Duration::from_millis(random.u64(0..200))).await;
         make(*trouble, &mut field, &mut random).await;
