@@ -110,11 +110,11 @@ async fn chaos_queues_deleted_under_their_consumers() {
 async fn chaos_a_disk_alarm_blocks_publishing_and_passes() {
     let mut field = Field::start(Plan { own_broker: true, ..Plan::default() }).await;
     field.publish();
-    for alarm in 1..=2 {
-        field.history.until_finished(alarm as u32 * 250).await;
+    for (alarm, events) in [(1, 250), (2, 500)] {
+        field.history.until_finished(events).await;
         // Events wait while the API is down, so that there is something to publish when the disk is full.
         field.sandbox.fault("joseencrypt:status=503".parse().unwrap());
-        field.history.until_confirmed(alarm as u32 * 250 + 100).await;
+        field.history.until_confirmed(events + 100).await;
         field.history.disturbed("disk alarm");
         let worker = field.workers[0].as_ref().unwrap();
         field.node().disk_is_full(true).await;
@@ -134,7 +134,6 @@ async fn chaos_an_upstream_that_is_down_is_waited_out_without_a_storm_at_its_ret
     const CONCURRENCY: usize = 8;
     /// At its return each answer takes so long.
     const ANSWER: Duration = Duration::from_millis(200);
-    // With one attempt, a failure that counted would be the end: those before the breaker opens do count.
     let settings = vec![("amqp.concurrency", "8"), ("amqp.prefetch", "16")];
     let mut field = Field::start(Plan { events: 500, window: 500, settings, ..Plan::default() }).await;
     for endpoint in ["joseencrypt", "messages"] {
@@ -153,7 +152,7 @@ async fn chaos_an_upstream_that_is_down_is_waited_out_without_a_storm_at_its_ret
         .sandbox
         .arrivals(Endpoint::JoseEncrypt)
         .into_iter()
-        .skip(during as usize)
+        .skip(usize::try_from(during).unwrap())
         .map(|arrival| arrival.at)
         .collect();
     let busiest = arrivals
@@ -204,9 +203,9 @@ async fn chaos_a_retry_after_for_everything_is_obeyed_by_all_tasks_and_counted_b
 async fn chaos_a_worker_terminated_under_load_loses_and_repeats_nothing() {
     let mut field = Field::start(Plan { workers: 2, ..Plan::default() }).await;
     field.publish();
-    for part in 1..=4 {
-        field.history.until_finished(part * 180).await;
-        field.terminate_worker(part as usize % 2).await;
+    for (finished, worker) in [(180, 0), (360, 1), (540, 0), (720, 1)] {
+        field.history.until_finished(finished).await;
+        field.terminate_worker(worker).await;
     }
     let report = field.finish().await;
     show(&report);

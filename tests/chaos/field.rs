@@ -88,7 +88,7 @@ pub(crate) struct Field {
     allowed: watch::Sender<u32>,
     plan: Plan,
     /// End with the value.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Field {
@@ -158,7 +158,7 @@ impl Field {
             publishing: None,
             allowed: watch::Sender::new(u32::MAX),
             plan,
-            _tasks: tasks,
+            tasks,
         };
         for index in 0..field.workers.len() {
             field.start_worker(index).await;
@@ -239,14 +239,14 @@ impl Field {
     fn consume(&mut self) {
         let sandbox = self.sandbox.clone();
         let history = Arc::clone(&self.history);
-        self._tasks.spawn(consume(self.url.clone(), self.name("guests"), move |delivery| {
+        self.tasks.spawn(consume(self.url.clone(), self.name("guests"), move |delivery| {
             let id = delivery.properties.message_id().as_ref().map_or("", |id| id.as_str());
             history.guest_link(id, delivery.redelivered, &delivery.data, &sandbox);
         }));
         for name in ["sessions", "guests", "hosts"] {
             let history = Arc::clone(&self.history);
             let queue = self.name(&format!("{name}.dead"));
-            self._tasks.spawn(consume(self.url.clone(), queue, move |delivery| {
+            self.tasks.spawn(consume(self.url.clone(), queue, move |delivery| {
                 let id = delivery.properties.message_id().as_ref().map_or("", |id| id.as_str());
                 let (class, reason) = (header(delivery, "x-dead-class"), header(delivery, "x-dead-reason"));
                 history.dead_letter(name, id, &class, &reason, &delivery.data);

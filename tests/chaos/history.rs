@@ -272,7 +272,7 @@ impl History {
 
     /// Waits until that is over, or nothing is left to serve.
     pub(crate) async fn until_recovered(&self) {
-        let events = self.inner().records.len() as u32;
+        let events = u32::try_from(self.inner().records.len()).unwrap();
         self.until(|inner| inner.recovering.is_none() || inner.finished == events).await;
         self.change(|inner| inner.recovering = None);
     }
@@ -468,9 +468,8 @@ fn hash(text: &str) -> u64 {
 fn summary(times: &[f64]) -> Value {
     let mut times = times.to_vec();
     times.sort_by(f64::total_cmp);
-    let at = |share: f64| times.get(((times.len() as f64 - 1.0) * share).round() as usize);
     let shown = |time: Option<&f64>| time.map(|time| (time * 1000.0).round() / 1000.0);
-    json!({"count": times.len(), "median": shown(at(0.5)), "max": shown(times.last())})
+    json!({"count": times.len(), "median": shown(times.get(times.len() / 2)), "max": shown(times.last())})
 }
 
 /// The verdict.
