@@ -3,16 +3,22 @@
 use std::time::Duration;
 
 use instant_connect_worker::sandbox::Endpoint;
+use tokio::time::sleep;
 
 use super::{
     field::{Field, Plan},
     history::Report,
     relay::Flow,
-    storm::random,
+    storm::{random, setting},
 };
 
 fn show(report: &Report) {
     eprintln!("{}", report.table());
+}
+
+/// So long an outage goes on at least: CHAOS_OUTAGE_S, for the two-minute one, which no test needs.
+async fn outlast() {
+    sleep(Duration::from_secs(setting("CHAOS_OUTAGE_S").unwrap_or(0))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,6 +150,7 @@ async fn chaos_an_upstream_that_is_down_is_waited_out_without_a_storm_at_its_ret
     let down = field.sandbox.requests(Endpoint::JoseEncrypt);
     // Probes go on one at a time: so many take a while.
     field.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= down + 12).await;
+    outlast().await;
     let during = field.sandbox.requests(Endpoint::JoseEncrypt);
     field.sandbox.clear_faults();
     field.sandbox.fault(format!("joseencrypt:delay={}ms", ANSWER.as_millis()).parse().unwrap());
@@ -174,14 +181,16 @@ async fn chaos_an_upstream_that_is_down_is_waited_out_without_a_storm_at_its_ret
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_retry_after_for_everything_is_obeyed_by_all_tasks_and_counted_by_none() {
-    const ASKED: Duration = Duration::from_secs(2);
+    let seconds = if setting("CHAOS_OUTAGE_S").is_some() { 7 } else { 2 };
+    let asked = Duration::from_secs(seconds);
     // With one attempt, one that was counted would be the end.
     let settings = vec![("retry.attempts", "1"), ("amqp.concurrency", "8"), ("amqp.prefetch", "16")];
     let mut field = Field::start(Plan { events: 300, window: 300, settings, ..Plan::default() }).await;
-    field.sandbox.fault("joseencrypt:status=429,retry-after=2".parse().unwrap());
+    field.sandbox.fault(format!("joseencrypt:status=429,retry-after={seconds}").parse().unwrap());
     field.publish();
     // The first may come with its neighbours; those after it come one at a time.
     field.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= 8 + 4).await;
+    outlast().await;
     field.sandbox.clear_faults();
     field.history.until_finished(200).await;
     let arrivals = field.sandbox.arrivals(Endpoint::JoseEncrypt);
@@ -189,12 +198,12 @@ async fn chaos_a_retry_after_for_everything_is_obeyed_by_all_tasks_and_counted_b
     show(&report);
     let refused: Vec<_> = arrivals.iter().filter(|arrival| arrival.fault.is_some()).collect();
     let first = refused[0].at;
-    let in_flight = refused.iter().filter(|arrival| arrival.at - first < ASKED).count();
+    let in_flight = refused.iter().filter(|arrival| arrival.at - first < asked).count();
     assert!(in_flight <= 8, "{in_flight} requests, and 8 can be on their way");
     // From the last of those on, nothing comes before it may.
     for pair in arrivals[in_flight - 1..=refused.len()].windows(2) {
         let wait = pair[1].at - pair[0].at;
-        assert!(wait >= ASKED, "{wait:?} after a Retry-After of {ASKED:?}");
+        assert!(wait >= asked, "{wait:?} after a Retry-After of {asked:?}");
     }
     report.assert(false);
 }

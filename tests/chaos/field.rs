@@ -401,20 +401,26 @@ async fn watch_sandbox(sandbox: Handle, history: Arc<History>) {
     }
 }
 
-async fn open(url: &str) -> lapin::Result<(Connection, Channel)> {
+/// The answer of the broker, `None` where it is an error or does not come. lapin's futures can stay pending for good when
+/// a broker goes away at the wrong moment: a consumer of dead letters once did not come back after a restart.
+async fn within<T>(action: impl Future<Output = lapin::Result<T>>) -> Option<T> {
+    timeout(Duration::from_secs(10), action).await.ok()?.ok()
+}
+
+async fn open(url: &str) -> Option<(Connection, Channel)> {
     let url = format!("{url}?heartbeat=10");
-    let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    Ok((connection, channel))
+    let connection = within(Connection::connect(&url, ConnectionProperties::default())).await?;
+    let channel = within(connection.create_channel()).await?;
+    Some((connection, channel))
 }
 
 /// How many messages are ready in a queue, and how many consumers it has; `None` where nobody can tell.
 async fn depth(url: &str, queue: &str) -> Option<(u32, u32)> {
-    let (connection, channel) = open(url).await.ok()?;
+    let (connection, channel) = open(url).await?;
     let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
-    _ = connection.close(200, "done".into()).await;
-    declared.ok().map(|queue| (queue.message_count(), queue.consumer_count()))
+    let declared = within(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
+    _ = within(connection.close(200, "done".into())).await;
+    declared.map(|queue| (queue.message_count(), queue.consumer_count()))
 }
 
 /// Takes from a queue for ever, whatever becomes of the connection.
@@ -426,18 +432,16 @@ async fn consume(url: String, queue: String, mut take: impl FnMut(&Delivery)) {
     }
 }
 
-async fn consume_once(url: &str, queue: &str, take: &mut impl FnMut(&Delivery)) -> lapin::Result<()> {
+async fn consume_once(url: &str, queue: &str, take: &mut impl FnMut(&Delivery)) -> Option<()> {
     let (_connection, channel) = open(url).await?;
-    channel.basic_qos(200, BasicQosOptions::default()).await?;
-    let options = BasicConsumeOptions::default();
-    let mut deliveries =
-        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-    while let Some(delivery) = deliveries.next().await {
-        let delivery = delivery?;
+    within(channel.basic_qos(200, BasicQosOptions::default())).await?;
+    let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+    let mut deliveries = within(channel.basic_consume(queue.into(), "".into(), options, table)).await?;
+    while let Some(Ok(delivery)) = deliveries.next().await {
         take(&delivery);
-        delivery.ack(BasicAckOptions::default()).await?;
+        within(delivery.ack(BasicAckOptions::default())).await?;
     }
-    Ok(())
+    Some(())
 }
 
 /// Publishes all events, each until the broker confirmed it, as a flow that is built well does.
@@ -466,9 +470,9 @@ async fn publish_until_broken(
     queue: &mut VecDeque<Start>,
     window: u32,
     allowed: &mut watch::Receiver<u32>,
-) -> lapin::Result<()> {
+) -> Option<()> {
     let (_connection, channel) = open(url).await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     while !queue.is_empty() {
         history.until_fewer_than(window).await;
@@ -515,8 +519,8 @@ async fn publish_until_broken(
         }
         bad.into_iter().rev().for_each(|start| queue.push_front(start));
         if broken {
-            return Ok(());
+            return None;
         }
     }
-    Ok(())
+    Some(())
 }

@@ -16,7 +16,8 @@ pub(crate) fn random() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-fn setting(name: &str) -> Option<u64> {
+/// A number from the environment.
+pub(crate) fn setting(name: &str) -> Option<u64> {
     env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
 }
 
