@@ -6,10 +6,16 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
+CHAOS_EVENTS ?= 100000
+CHAOS_KILLS ?= 50
+CHAOS_RESTARTS ?= 20
+CHAOS_SEED ?=
+CHAOS_STRICT ?= 0
+CHAOS_JSON ?= target/chaos.json
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test lint deny fuzz schemas clean
+.PHONY: help demo test chaos lint deny fuzz schemas clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +32,12 @@ test: ## all tests, on a real RabbitMQ; TESTS="name …" for some of them
 	$(CARGO) test --locked --all-targets --no-run
 	scripts/broker with $(CARGO) test --locked --all-targets -- $(TESTS)
 	if [ -z "$(TESTS)" ]; then $(CARGO) test --locked --doc; fi
+
+chaos: ## CHAOS_EVENTS (100000) under CHAOS_KILLS (50) and CHAOS_RESTARTS (20); the verdict goes to CHAOS_JSON
+	@scripts/broker ensure
+	export CHAOS_EVENTS=$(CHAOS_EVENTS) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_RESTARTS=$(CHAOS_RESTARTS)
+	export CHAOS_SEED=$(CHAOS_SEED) CHAOS_STRICT=$(CHAOS_STRICT) CHAOS_JSON=$(CHAOS_JSON)
+	$(CARGO) test --locked --test main chaos_of_every_kind_at_once -- --nocapture
 
 lint: ## formatting, clippy and documentation, warnings refused
 	@$(CARGO) fmt --check

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and its output is for a person"
 )]
 
+mod chaos;
 mod ledger;
 mod promises;
 mod sandbox;

@@ -72,6 +72,21 @@ impl Handle {
         self.log().messages.iter().cloned().collect()
     }
 
+    /// The calls after the first `count` of all that [`Counts::calls`] counts, oldest first: what a reader who has seen
+    /// `count` has not. The latest [`KEPT`](super::KEPT) at most.
+    #[must_use]
+    pub fn calls_after(&self, count: u64) -> Vec<Call> {
+        let log = self.log();
+        after(log.calls.iter(), log.counts.calls, count)
+    }
+
+    /// The messages after the first `count` of all that [`Counts::messages`] counts, as [`Self::calls_after`].
+    #[must_use]
+    pub fn messages_after(&self, count: u64) -> Vec<Message> {
+        let log = self.log();
+        after(log.messages.iter(), log.counts.messages, count)
+    }
+
     /// The texts delivered to phones, oldest first, the latest [`KEPT`](super::KEPT) at most.
     #[must_use]
     pub fn texts(&self) -> Vec<Text> {
@@ -244,6 +259,18 @@ impl Handle {
         self.0.version.send_modify(|version| *version += 1);
         done
     }
+}
+
+/// The last of `entries`, of which there were `total`, without the first `count`.
+fn after<'a, T: Clone + 'a>(
+    entries: impl DoubleEndedIterator<Item = &'a T>,
+    total: u64,
+    count: u64,
+) -> Vec<T> {
+    let new = usize::try_from(total.saturating_sub(count)).unwrap_or(usize::MAX);
+    let mut latest: Vec<T> = entries.rev().take(new).cloned().collect();
+    latest.reverse();
+    latest
 }
 
 /// A handler that panicked has left its log whole: every change is a few pushes.

@@ -103,6 +103,24 @@ async fn a_base_url_that_codes_cannot_be_appended_to_is_refused() {
 }
 
 #[tokio::test]
+async fn a_reader_gets_what_is_new_since_it_last_looked() {
+    let sandbox = serve().await;
+    for _ in 0..3 {
+        sandbox.ask(&request(&json!({}))).await;
+        sandbox.message(&json!({"toPersonEmail": "expert@example.com", "text": "hello"})).await;
+    }
+    let (calls, messages) = (sandbox.handle.calls(), sandbox.handle.messages());
+    for seen in 0..=4 {
+        let new: Vec<_> = sandbox.handle.calls_after(seen).into_iter().map(|call| call.tracking_id).collect();
+        let all = calls.iter().map(|call| call.tracking_id.clone());
+        assert_eq!(new, all.skip(usize::try_from(seen).unwrap()).collect::<Vec<_>>());
+        let new: Vec<_> = sandbox.handle.messages_after(seen).into_iter().map(|one| one.id).collect();
+        let all = messages.iter().map(|one| one.id.clone());
+        assert_eq!(new, all.skip(usize::try_from(seen).unwrap()).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
 async fn it_closes_although_a_request_hangs() {
     let sandbox = Sandbox::bind(options()).await.unwrap();
     let (handle, url) = (sandbox.handle(), sandbox.url());

@@ -1,0 +1,532 @@
+//! Everything that takes part in a run.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    env,
+    future::pending,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use instant_connect_worker::sandbox::{Handle, Options, Sandbox};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+        ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use tempfile::TempDir;
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use super::{
+    BASE_URL, PATIENCE,
+    history::{History, Report, Start},
+    node::Node,
+    poll,
+    relay::Relay,
+    worker::{Worker, lines},
+};
+
+const TOKEN: &str = "chaos-token-that-must-not-be-shown";
+/// What is held back here, in milliseconds.
+const HOLDS: [u32; 4] = [200, 1000, 5000, 30_000];
+/// Publishes whose confirms are waited for at once.
+const BATCH: usize = 50;
+/// RabbitMQ 3.10 forgets a quorum queue that it loses its power within a second of declaring: no test of ours can change
+/// that, so brokers are killed only after this.
+const QUEUES_SETTLE: Duration = Duration::from_secs(3);
+
+/// How a run is set up.
+pub(crate) struct Plan {
+    pub(crate) events: u32,
+    /// Most events that are on their way at once.
+    pub(crate) window: u32,
+    pub(crate) workers: usize,
+    /// Over those of [`Field::start`].
+    pub(crate) settings: Vec<(&'static str, &'static str)>,
+    /// Classes of dead letters that what is done explains.
+    pub(crate) explained: Vec<&'static str>,
+    /// Whether the broker is our own, to be stopped and killed.
+    pub(crate) own_broker: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            events: 1000,
+            window: 200,
+            workers: 1,
+            settings: Vec::new(),
+            explained: Vec::new(),
+            own_broker: false,
+        }
+    }
+}
+
+/// Broker, relay, sandbox, workers, a publisher, and consumers of links and dead letters.
+pub(crate) struct Field {
+    pub(crate) history: Arc<History>,
+    pub(crate) sandbox: Handle,
+    pub(crate) relay: Relay,
+    pub(crate) workers: Vec<Option<Worker>>,
+    node: Option<Node>,
+    url: String,
+    prefix: String,
+    environment: Vec<(String, String)>,
+    logs: TempDir,
+    logs_count: usize,
+    publishing: Option<JoinHandle<()>>,
+    /// How many events may be published so far.
+    allowed: watch::Sender<u32>,
+    plan: Plan,
+    /// End with the value.
+    tasks: JoinSet<()>,
+}
+
+impl Field {
+    /// Starts all but the publisher, and waits until the workers take messages.
+    pub(crate) async fn start(plan: Plan) -> Self {
+        let node = if plan.own_broker { Some(Node::start().await) } else { None };
+        let shared =
+            || env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into());
+        let url = node.as_ref().map_or_else(shared, |node| node.url().to_owned());
+        let address = url.split(['@', '/']).nth(3).unwrap();
+        let relay = Relay::start(address.to_owned()).await;
+        let sandbox = Sandbox::bind(Options {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            allow_any_address: false,
+            token: TOKEN.into(),
+            password: "chaos-password".into(),
+            base_url: Some(BASE_URL.parse().unwrap()),
+        })
+        .await
+        .unwrap();
+        let (handle, api) = (sandbox.handle(), sandbox.url().to_string());
+        let prefix = format!("icw-chaos-{:016x}", fastrand::u64(..));
+        let holds = HOLDS.map(|hold| format!("{hold}ms")).join(",");
+        // A peer that stalls is noticed after two heartbeats.
+        let relayed = format!("{}?heartbeat=2", url.replace(address, &relay.address().to_string()));
+        let logs = tempfile::tempdir().unwrap();
+        // A file is one worker's; several would share a Redis, which is not what this breaks.
+        let path = logs.path().join("ledger").display().to_string();
+        let ledger =
+            if plan.workers == 1 { ("ledger.path", path.as_str()) } else { ("ledger.kind", "memory") };
+        let mut settings: Vec<(&str, &str)> = vec![
+            ("amqp.url", &relayed),
+            ("amqp.connect_timeout", "3s"),
+            ("topology.prefix", &prefix),
+            ("instant_connect.url", &api),
+            ("instant_connect.token", TOKEN),
+            ("instant_connect.timeout", "5s"),
+            ("hosts.webex_url", &api),
+            ("hosts.timeout", "5s"),
+            ("devices.allowed", "room-*@example.rooms.webex.com"),
+            ("retry.initial", "100ms"),
+            ("retry.max", "2s"),
+            ("retry.hold", &holds),
+            ("breaker.probe_initial", "100ms"),
+            ("breaker.probe_max", "1s"),
+            ledger,
+        ];
+        for (name, value) in &plan.settings {
+            settings.retain(|(known, _)| known != name);
+            settings.push((name, value));
+        }
+        let environment = settings
+            .into_iter()
+            .map(|(name, value)| {
+                (format!("ICW_{}", name.replace('.', "__").to_uppercase()), value.to_owned())
+            })
+            .collect();
+        let history = Arc::new(History::new(plan.events, &plan.explained));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async { sandbox.serve(pending()).await.unwrap() });
+        tasks.spawn(watch_sandbox(handle.clone(), Arc::clone(&history)));
+        let mut field = Self {
+            history,
+            sandbox: handle,
+            relay,
+            workers: (0..plan.workers).map(|_| None).collect(),
+            node,
+            url,
+            prefix,
+            environment,
+            logs,
+            logs_count: 0,
+            publishing: None,
+            allowed: watch::Sender::new(u32::MAX),
+            plan,
+            tasks,
+        };
+        for index in 0..field.workers.len() {
+            field.start_worker(index).await;
+        }
+        field.consume();
+        field
+    }
+
+    /// The broker that may be stopped.
+    pub(crate) fn node(&self) -> &Node {
+        self.node.as_ref().unwrap()
+    }
+
+    /// Starts worker number `index` and waits until it takes messages.
+    pub(crate) async fn start_worker(&mut self, index: usize) {
+        self.logs_count += 1;
+        let log = self.logs.path().join(format!("{:04}.log", self.logs_count));
+        let worker = Worker::start(&self.environment, log);
+        worker.until_it_says("connected to the broker; taking messages", 1).await;
+        self.workers[index] = Some(worker);
+    }
+
+    /// `kill -9`, and a new one in its place.
+    pub(crate) async fn kill_worker(&mut self, index: usize) {
+        self.history.disturbed("worker killed");
+        self.workers[index].take().unwrap().kill();
+        self.start_worker(index).await;
+    }
+
+    /// SIGTERM, a good end, and a new one in its place.
+    pub(crate) async fn terminate_worker(&mut self, index: usize) {
+        self.history.disturbed("worker terminated");
+        let status = self.workers[index].take().unwrap().stop().await;
+        assert_eq!(status.code(), Some(0), "the status after SIGTERM");
+        self.start_worker(index).await;
+    }
+
+    /// See [`QUEUES_SETTLE`].
+    pub(crate) async fn let_queues_settle(&self) {
+        for queue in self.work_queues() {
+            self.until_empty(&queue).await;
+        }
+        sleep(QUEUES_SETTLE).await;
+    }
+
+    /// Stops the broker in good order or kills it, starts it again, and waits for the first event that is served.
+    pub(crate) async fn restart_broker(&mut self, crash: bool) {
+        let what = if crash { "broker killed" } else { "broker restarted" };
+        self.history.disturbed(what);
+        if crash {
+            self.node().crash_and_start().await;
+        } else {
+            self.node().restart().await;
+        }
+        self.history.disturbed("broker ready");
+        self.history.recovering(what);
+        self.history.until_recovered().await;
+    }
+
+    /// Lets the publisher go on to this number of events and no further, so that there is load for what is to come.
+    pub(crate) fn allow(&self, events: u32) {
+        self.allowed.send_replace(events);
+    }
+
+    /// Starts the publisher.
+    pub(crate) fn publish(&mut self) {
+        let publish = publish(
+            self.url.clone(),
+            self.name("sessions"),
+            Arc::clone(&self.history),
+            self.plan.events,
+            self.plan.window,
+            self.allowed.subscribe(),
+        );
+        self.publishing = Some(tokio::spawn(publish));
+    }
+
+    fn consume(&mut self) {
+        let sandbox = self.sandbox.clone();
+        let history = Arc::clone(&self.history);
+        self.tasks.spawn(consume(self.url.clone(), self.name("guests"), move |delivery| {
+            let id = delivery.properties.message_id().as_ref().map_or("", |id| id.as_str());
+            history.guest_link(id, delivery.redelivered, &delivery.data, &sandbox);
+        }));
+        for name in ["sessions", "guests", "hosts"] {
+            let history = Arc::clone(&self.history);
+            let queue = self.name(&format!("{name}.dead"));
+            self.tasks.spawn(consume(self.url.clone(), queue, move |delivery| {
+                let id = delivery.properties.message_id().as_ref().map_or("", |id| id.as_str());
+                let (class, reason) = (header(delivery, "x-dead-class"), header(delivery, "x-dead-reason"));
+                history.dead_letter(name, id, &class, &reason, &delivery.data);
+            }));
+        }
+    }
+
+    pub(crate) fn name(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// What workers take from, and what comes back to it.
+    fn work_queues(&self) -> Vec<String> {
+        ["sessions", "hosts"]
+            .into_iter()
+            .flat_map(|name| {
+                let holds = HOLDS.map(|hold| self.name(&format!("{name}.hold.{hold}")));
+                holds.into_iter().chain([self.name(name)])
+            })
+            .collect()
+    }
+
+    /// Waits until nothing is ready in a queue.
+    pub(crate) async fn until_empty(&self, queue: &str) {
+        poll(&format!("{queue} to be empty"), async || {
+            depth(&self.url, queue).await.filter(|(ready, _)| *ready == 0).map(drop)
+        })
+        .await;
+    }
+
+    /// Waits until a queue is there, and somebody takes from it.
+    pub(crate) async fn until_taken_from(&self, queue: &str) {
+        poll(&format!("a consumer of {queue}"), async || {
+            depth(&self.url, queue).await.filter(|(_, consumers)| *consumers > 0).map(drop)
+        })
+        .await;
+    }
+
+    /// Deletes a queue under its consumers.
+    pub(crate) async fn delete_queue(&self, queue: &str) {
+        let (_connection, channel) = open(&self.url).await.unwrap();
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+
+    /// Ends all trouble, waits until every event came to an end and nothing is left in any queue, stops the workers, and
+    /// gives the verdict.
+    pub(crate) async fn finish(mut self) -> Report {
+        self.relay.heal();
+        self.sandbox.clear_faults();
+        self.allow(u32::MAX);
+        self.publishing.take().expect("it was started").await.unwrap();
+        self.history.until_finished(self.plan.events).await;
+        // Nobody tells from outside what is taken and not acknowledged, repeats of what is finished among it. It is back
+        // when the last worker has ended; then one takes it again.
+        for round in 1.. {
+            for queue in self.work_queues() {
+                self.until_empty(&queue).await;
+            }
+            for worker in self.workers.iter_mut().filter_map(Option::take) {
+                assert_eq!(worker.stop().await.code(), Some(0), "the status after SIGTERM");
+            }
+            let mut left = Vec::new();
+            for queue in self.work_queues() {
+                let what = format!("{queue} to be left alone");
+                let alone = async || depth(&self.url, &queue).await.filter(|(_, consumers)| *consumers == 0);
+                let (ready, _) = poll(&what, alone).await;
+                left.extend((ready > 0).then_some((queue, ready)));
+            }
+            if left.is_empty() {
+                break;
+            }
+            assert!(round < 10, "still there: {left:?}");
+            self.start_worker(0).await;
+        }
+        self.until_empty(&self.name("guests")).await;
+        self.assert_logs_keep_silent();
+        let report = self.history.report();
+        if self.node.is_none() {
+            self.clean_up().await;
+        }
+        report
+    }
+
+    /// No link, number, address or token is in what workers said.
+    fn assert_logs_keep_silent(&self) {
+        for entry in std::fs::read_dir(self.logs.path()).unwrap() {
+            for line in lines(&entry.unwrap().path()) {
+                let leak = ["/visit/", "+346", "@example", "Guadalupe", TOKEN, "guest:guest"]
+                    .into_iter()
+                    .find(|secret| line.contains(secret));
+                assert_eq!(leak, None, "{line}");
+            }
+        }
+    }
+
+    /// Deletes what this run made on a broker that others use.
+    async fn clean_up(&self) {
+        let (_connection, channel) = open(&self.url).await.unwrap();
+        let others = ["guests", "guests.dead", "sessions.dead", "hosts.dead"].map(|name| self.name(name));
+        for queue in self.work_queues().into_iter().chain(others) {
+            channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+        }
+        for exchange in ["sessions", "links"].map(|name| self.name(name)) {
+            let options = ExchangeDeleteOptions::default();
+            channel.exchange_delete(exchange.as_str().into(), options).await.unwrap();
+        }
+    }
+}
+
+impl Drop for Field {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut logs: Vec<_> = std::fs::read_dir(self.logs.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        logs.sort();
+        for log in logs.iter().rev().take(3) {
+            let lines: Vec<_> = lines(log).collect();
+            let tail = lines[lines.len().saturating_sub(40)..].join("\n");
+            eprintln!("--- the end of what a worker said ({} lines):\n{tail}", lines.len());
+        }
+    }
+}
+
+fn header(delivery: &Delivery, name: &str) -> String {
+    let headers = delivery.properties.headers().as_ref();
+    match headers.and_then(|headers| headers.inner().get(name)) {
+        Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Takes in what the sandbox sees.
+async fn watch_sandbox(sandbox: Handle, history: Arc<History>) {
+    let (mut calls, mut messages) = (0, 0);
+    loop {
+        let changed = sandbox.changed();
+        for call in sandbox.calls_after(calls) {
+            calls += 1;
+            history.call(&call);
+        }
+        for message in sandbox.messages_after(messages) {
+            messages += 1;
+            history.host_message(&message, &sandbox);
+        }
+        changed.await;
+    }
+}
+
+/// The answer of the broker, `None` where it is an error or does not come. lapin's futures can stay pending for good when
+/// a broker goes away at the wrong moment: a consumer of dead letters once did not come back after a restart.
+async fn within<T>(action: impl Future<Output = lapin::Result<T>>) -> Option<T> {
+    timeout(Duration::from_secs(10), action).await.ok()?.ok()
+}
+
+async fn open(url: &str) -> Option<(Connection, Channel)> {
+    let url = format!("{url}?heartbeat=10");
+    let connection = within(Connection::connect(&url, ConnectionProperties::default())).await?;
+    let channel = within(connection.create_channel()).await?;
+    Some((connection, channel))
+}
+
+/// How many messages are ready in a queue, and how many consumers it has; `None` where nobody can tell.
+async fn depth(url: &str, queue: &str) -> Option<(u32, u32)> {
+    let (connection, channel) = open(url).await?;
+    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let declared = within(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
+    _ = within(connection.close(200, "done".into())).await;
+    declared.map(|queue| (queue.message_count(), queue.consumer_count()))
+}
+
+/// Takes from a queue for ever, whatever becomes of the connection.
+async fn consume(url: String, queue: String, mut take: impl FnMut(&Delivery)) {
+    loop {
+        _ = consume_once(&url, &queue, &mut take).await;
+        // Whatever broke it lasts a while.
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn consume_once(url: &str, queue: &str, take: &mut impl FnMut(&Delivery)) -> Option<()> {
+    let (_connection, channel) = open(url).await?;
+    within(channel.basic_qos(200, BasicQosOptions::default())).await?;
+    let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+    let mut deliveries = within(channel.basic_consume(queue.into(), "".into(), options, table)).await?;
+    while let Some(Ok(delivery)) = deliveries.next().await {
+        take(&delivery);
+        within(delivery.ack(BasicAckOptions::default())).await?;
+    }
+    Some(())
+}
+
+/// Publishes all events, each until the broker confirmed it, as a flow that is built well does.
+async fn publish(
+    url: String,
+    exchange: String,
+    history: Arc<History>,
+    events: u32,
+    window: u32,
+    mut allowed: watch::Receiver<u32>,
+) {
+    let mut queue: VecDeque<Start> = (0..events).map(Start).collect();
+    while !queue.is_empty() {
+        _ = publish_until_broken(&url, &exchange, &history, &mut queue, window, &mut allowed).await;
+        if !queue.is_empty() {
+            // Whatever broke it lasts a while.
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+async fn publish_until_broken(
+    url: &str,
+    exchange: &str,
+    history: &History,
+    queue: &mut VecDeque<Start>,
+    window: u32,
+    allowed: &mut watch::Receiver<u32>,
+) -> Option<()> {
+    let (_connection, channel) = open(url).await?;
+    within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    while !queue.is_empty() {
+        history.until_fewer_than(window).await;
+        let next = queue.front().map_or(0, |start| start.0);
+        // It fails only when the run is over.
+        _ = allowed.wait_for(|allowed| *allowed > next).await;
+        let batch: Vec<_> = queue.drain(..queue.len().min(BATCH)).collect();
+        let mut confirms = Vec::with_capacity(batch.len());
+        for start in &batch {
+            history.published(*start);
+            let body = start.body();
+            let properties = BasicProperties::default()
+                .with_message_id(start.id().into())
+                .with_content_type("application/json".into())
+                .with_delivery_mode(2);
+            let publish =
+                channel.basic_publish(exchange.into(), "session.start".into(), options, &body, properties);
+            confirms.push((*start, publish.await));
+        }
+        let (mut good, mut bad, mut returned) = (Vec::new(), Vec::new(), HashSet::new());
+        for (start, confirm) in confirms {
+            let confirmed = match confirm {
+                // A broker that says it blocks answers late, and not again.
+                Ok(confirm) => timeout(PATIENCE, confirm).await.ok().and_then(Result::ok),
+                Err(_) => None,
+            };
+            match confirmed {
+                Some(Confirmation::Ack(back)) => {
+                    // The message that comes with a confirm may be any of the batch.
+                    let id = back.and_then(|back| back.properties.message_id().clone());
+                    returned.extend(id.map(|id| id.as_str().to_owned()));
+                    good.push(start);
+                }
+                _ => bad.push(start),
+            }
+        }
+        let broken = !bad.is_empty() || !returned.is_empty();
+        for start in good {
+            if returned.contains(&start.id()) {
+                bad.push(start);
+            } else {
+                history.confirmed(start);
+            }
+        }
+        bad.into_iter().rev().for_each(|start| queue.push_front(start));
+        if broken {
+            return None;
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,37 @@
+//! Chaos on real parts: everything that can break is broken under load, and a checker says what became of every event.
+//!
+//! - [`history`]: what was sent and what came of it, and the verdict
+//! - [`field`]: broker, relay, sandbox, workers, a publisher, and consumers of links and dead letters
+//! - [`node`], [`relay`], [`worker`]: what can be broken
+//! - [`faults`]: one kind of trouble at a time
+//! - [`storm`]: all of it at once, from a seed; `make chaos` runs it for long
+
+mod faults;
+mod field;
+mod history;
+mod node;
+mod relay;
+mod storm;
+mod worker;
+
+use std::time::Duration;
+
+/// What short links begin with, as at Webex.
+const BASE_URL: &str = "https://instant.webex.com/visit/";
+
+/// How long a run goes on although nothing happens. Nothing is measured by it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Looks at a state that nobody tells of, again and again, until `ask` has an answer.
+async fn poll<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let look = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, look).await;
+    waited.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain for {what}"))
+}
