@@ -16,7 +16,7 @@ fn show(report: &Report) {
     eprintln!("{}", report.table());
 }
 
-/// So long an outage goes on at least: CHAOS_OUTAGE_S, for the two-minute one, which no test needs.
+/// So long an outage goes on at least: `CHAOS_OUTAGE_S`, for the two-minute one, which no test needs.
 async fn outlast() {
     sleep(Duration::from_secs(setting("CHAOS_OUTAGE_S").unwrap_or(0))).await;
 }

@@ -82,6 +82,7 @@ pub(crate) struct Field {
     prefix: String,
     environment: Vec<(String, String)>,
     logs: TempDir,
+    _ledgers: tempfile::TempDir,
     logs_count: usize,
     publishing: Option<JoinHandle<()>>,
     /// How many events may be published so far.
@@ -114,9 +115,9 @@ impl Field {
         let holds = HOLDS.map(|hold| format!("{hold}ms")).join(",");
         // A peer that stalls is noticed after two heartbeats.
         let relayed = format!("{}?heartbeat=2", url.replace(address, &relay.address().to_string()));
-        let logs = tempfile::tempdir().unwrap();
+        let (logs, ledgers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         // A file is one worker's; several would share a Redis, which is not what this breaks.
-        let path = logs.path().join("ledger").display().to_string();
+        let path = ledgers.path().join("ledger").display().to_string();
         let ledger =
             if plan.workers == 1 { ("ledger.path", path.as_str()) } else { ("ledger.kind", "memory") };
         let mut settings: Vec<(&str, &str)> = vec![
@@ -160,6 +161,7 @@ impl Field {
             prefix,
             environment,
             logs,
+            _ledgers: ledgers,
             logs_count: 0,
             publishing: None,
             allowed: watch::Sender::new(u32::MAX),
