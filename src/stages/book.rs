@@ -49,9 +49,9 @@ impl Book {
         Self { ledger, on_failure, margin }
     }
 
-    /// Whose turn it is to act on `key` for a message with this `body`, whose session ends at `deadline`.
-    pub(super) async fn turn(&self, key: &str, body: &[u8], deadline: Instant) -> Turn {
-        match self.ledger.claim(key, Sha256::digest(body).into(), PATIENCE).await {
+    /// Whose turn it is to act on `key` for a message of this `content`, whose session ends at `deadline`.
+    pub(super) async fn turn(&self, key: &str, content: &[u8], deadline: Instant) -> Turn {
+        match self.ledger.claim(key, Sha256::digest(content).into(), PATIENCE).await {
             Ok(Claim::Mine(lease)) => Turn::Act(Some(lease)),
             Ok(Claim::Recorded(result)) => Turn::Done(result),
             Ok(Claim::Conflict) => Turn::Otherwise(Outcome::Dead(Death::new(

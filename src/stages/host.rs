@@ -58,7 +58,9 @@ impl Host {
     ) -> Outcome {
         let deadline = link.expires_at;
         let id = message.message_id.clone().unwrap_or_else(|| ids::hash(&message.body).to_string());
-        let mut lease = match self.book.turn(&format!("host:{id}"), &message.body, deadline).await {
+        // By its id alone: where the link's ledger was lost, the same effect comes again with another link to the same
+        // meeting, and the expert has one already.
+        let mut lease = match self.book.turn(&format!("host:{id}"), id.as_bytes(), deadline).await {
             Turn::Act(lease) => lease,
             Turn::Done(_) => return Outcome::Done(Vec::new()),
             Turn::Otherwise(outcome) => return outcome,

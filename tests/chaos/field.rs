@@ -82,7 +82,7 @@ pub(crate) struct Field {
     prefix: String,
     environment: Vec<(String, String)>,
     logs: TempDir,
-    _ledgers: tempfile::TempDir,
+    _ledgers: TempDir,
     logs_count: usize,
     publishing: Option<JoinHandle<()>>,
     /// How many events may be published so far.
