@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use crate::{
     broker::{
         breaker,
-        connection::{BrokerError, Connector, close},
+        connection::{BrokerError, Connector, close, gone},
         consumer::{Consumer, Limits},
         publisher::Publisher,
         settle::Settler,
@@ -202,7 +202,11 @@ async fn supervise<S: Stage>(
                 }
                 connected_before = true;
                 pace.works();
-                let ended = consumer.consume(&connection).await;
+                let ended = tokio::select! {
+                biased;
+                result = consumer.consume(&connection) => result,
+                error = gone(&connection) => Err(error),
+                };
                 if ended.is_ok() {
                     consumer.idle().await;
                 }

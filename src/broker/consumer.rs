@@ -30,7 +30,7 @@ use super::{
     breaker::{self, Breaker},
     connection::{BrokerError, within},
     properties::{self, short},
-    settle::{Settled, Settler, Ticket},
+    settle::{Settled, Settler, Ticket, written},
 };
 use crate::{
     contract::{header, message::Message, private::loggable_id, start_session::Identity},
@@ -262,7 +262,7 @@ impl<S: Stage> Consumer<S> {
         if AssertUnwindSafe(self.settle(delivery)).catch_unwind().await.is_err() {
             // A defect outside the stage: the message stays, and the count of its deliveries ends this.
             let options = BasicNackOptions { requeue: true, multiple: false };
-            _ = within("give back", self.limits.timeout, acker.nack(options)).await;
+            _ = written("give back", self.limits.timeout, &acker, acker.nack(options)).await;
         }
         drop((permit, channel));
     }

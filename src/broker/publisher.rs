@@ -21,7 +21,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    connection::{BrokerError, Connector, close, within},
+    connection::{BrokerError, Connector, close, gone, within},
     properties::short,
     topology::{Topology, TopologyError},
 };
@@ -146,13 +146,21 @@ async fn abandoned(jobs: &mpsc::Receiver<Job>) {
 
 async fn open(connector: &Connector, topology: &Topology) -> Result<(Connection, Channel), TopologyError> {
     let connection = connector.connect("publish").await.map_err(TopologyError::Broker)?;
-    topology.ensure(&connection, connector.timeout).await?;
     let limit = connector.timeout;
-    let channel =
-        within("open channel", limit, connection.create_channel()).await.map_err(TopologyError::Broker)?;
-    within("select confirms", limit, channel.confirm_select(ConfirmSelectOptions::default()))
-        .await
-        .map_err(TopologyError::Broker)?;
+    let prepare = async {
+        topology.ensure(&connection, limit).await?;
+        let channel = within("open channel", limit, connection.create_channel()).await;
+        let channel = channel.map_err(TopologyError::Broker)?;
+        within("select confirms", limit, channel.confirm_select(ConfirmSelectOptions::default()))
+            .await
+            .map_err(TopologyError::Broker)?;
+        Ok(channel)
+    };
+    let channel = tokio::select! {
+        biased;
+        channel = prepare => channel,
+        error = gone(&connection) => Err(TopologyError::Broker(error)),
+    }?;
     Ok((connection, channel))
 }
 
@@ -219,7 +227,12 @@ impl<'a> Session<'a> {
     /// Publishes until all handles are gone (`Ok`) or the channel breaks. Whoever waits then is told that the outcome is
     /// unknown: dropping a reply does that.
     async fn run(mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<(), TopologyError> {
-        let result = self.serve(jobs).await;
+        let connection = self.connection;
+        let result = tokio::select! {
+            biased;
+            result = self.serve(jobs) => result,
+            error = gone(connection) => Err(error),
+        };
         for (_, pending) in self.pending.drain() {
             // Whoever asked may be gone; then nobody needs the answer.
             _ = pending.reply.send(Err(PublishError::Unknown));

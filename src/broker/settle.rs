@@ -1,18 +1,18 @@
 //! Carries an outcome out: publishes what it names, with confirms, then settles the delivery. The one place where
 //! deliveries are acknowledged.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use jiff::Timestamp;
 use lapin::{
     Acker, BasicProperties,
     options::{BasicAckOptions, BasicNackOptions},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::{
-    connection::within,
+    connection::{BrokerError, within},
     properties::{self, Held},
     publisher::{Publication, PublishError, Publisher},
     topology::Topology,
@@ -96,7 +96,13 @@ impl Settler {
         match outcome {
             Outcome::Done(outgoing) => {
                 let publications = outgoing.iter().map(|outgoing| self.link(outgoing, now)).collect();
-                match self.publish(ticket, publications).await {
+                // A publisher without a connection waits. What nobody waits for any more it does not publish.
+                let publish = timeout(left(&outgoing, now), self.publish(ticket, publications));
+                let Ok(published) = publish.await else {
+                    let reason = "the session was over before its links could be published";
+                    return self.dead(ticket, message, &Death::new(Class::Expired, reason)).await;
+                };
+                match published {
                     Ok(()) => self.ack(ticket, Settled::Done).await,
                     Err(Unpublished { error: PublishError::Unroutable, keys }) => {
                         let reason =
@@ -151,9 +157,10 @@ impl Settler {
         self.hold(ticket, delay, properties::held(&ticket.properties, message, &held), &message.body).await
     }
 
-    /// Holds a message that came back before its time, nothing counted.
+    /// Holds a message that came back before its time, nothing counted. It came back early because the next longer hold
+    /// would have missed its session's deadline, which is not known here: so it is never held past its time.
     pub async fn hold_again(&self, ticket: &Ticket, message: &Message, at: Timestamp) -> Settled {
-        let Some(delay) = retry::rung(&self.delays, Timestamp::now(), at, Timestamp::MAX) else {
+        let Some(delay) = retry::rung(&self.delays, Timestamp::now(), at, at) else {
             return self.give_back(ticket, "no hold queue is configured").await;
         };
         self.hold(ticket, delay, properties::held_again(&ticket.properties), &message.body).await
@@ -256,7 +263,8 @@ impl Settler {
     }
 
     async fn ack(&self, ticket: &Ticket, settled: Settled) -> Settled {
-        match within("acknowledge", self.limit, ticket.acker.ack(BasicAckOptions::default())).await {
+        let ack = ticket.acker.ack(BasicAckOptions::default());
+        match written("acknowledge", self.limit, &ticket.acker, ack).await {
             Ok(true) => settled,
             Ok(false) => self.lost(ticket, "its channel is closed"),
             Err(error) => self.lost(ticket, &error.to_string()),
@@ -265,7 +273,8 @@ impl Settler {
 
     async fn give_back(&self, ticket: &Ticket, reason: &str) -> Settled {
         let options = BasicNackOptions { requeue: true, multiple: false };
-        match within("give back", self.limit, ticket.acker.nack(options)).await {
+        let nack = ticket.acker.nack(options);
+        match written("give back", self.limit, &ticket.acker, nack).await {
             Ok(true) => {
                 info!(
                     event_id = ticket.event_id,
@@ -293,11 +302,38 @@ impl Settler {
     }
 }
 
+/// Waits until an acknowledgement is written; `false` where the channel is gone first. lapin leaves one that was under
+/// way when a connection broke without an answer now and then: each would keep its permit until `limit`, and a worker
+/// with all permits gone takes nothing.
+pub(super) async fn written(
+    step: &'static str,
+    limit: Duration,
+    acker: &Acker,
+    action: impl Future<Output = lapin::Result<bool>>,
+) -> Result<bool, BrokerError> {
+    let gone = async {
+        while !acker.poisoned() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        result = within(step, limit, action) => result,
+        () = gone => Ok(false),
+    }
+}
+
 /// Resolves when the delivery's channel is gone, or at `until`.
 async fn gone(acker: &Acker, until: Instant) {
     while acker.usable() && Instant::now() < until {
         sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// How long it is until the first of the sessions of `outgoing` is over; very long for nothing.
+fn left(outgoing: &[Outgoing], now: Timestamp) -> Duration {
+    let deadline = outgoing.iter().map(|outgoing| outgoing.deadline.timestamp()).min();
+    Duration::try_from(deadline.unwrap_or(Timestamp::MAX).duration_since(now)).unwrap_or_default()
 }
 
 /// Why a batch is not known to be delivered, and for which routing keys no queue is bound.

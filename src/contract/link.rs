@@ -145,6 +145,8 @@ pub struct Outgoing {
     pub body: Private<Vec<u8>>,
     /// The message's place in the trace.
     pub trace: TraceContext,
+    /// When the session is over: the message must not go out after that.
+    pub deadline: Instant,
 }
 
 impl Outgoing {
@@ -210,6 +212,7 @@ impl Outgoing {
             correlation_id: session.correlation.clone(),
             body: body.into(),
             trace: session.trace.child(),
+            deadline: session.expires_at,
         }
     }
 }
