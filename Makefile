@@ -15,23 +15,28 @@ CHAOS_JSON ?= target/chaos.json
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test chaos lint deny fuzz schemas clean
+.PHONY: help demo test chaos chaos-tests lint deny fuzz schemas clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the whole way of one session, on a real RabbitMQ and the sandbox
 	@$(CARGO) build --locked
 	scripts/broker with $(CARGO) run --quiet --locked -- demo
 
-test: ## all tests, on a real RabbitMQ; TESTS="name …" for some of them
+# Chaos has a command of its own: minutes of broken networks and brokers on top of these.
+test: ## all tests but chaos, on a real RabbitMQ; TESTS="name …" for some of them
 	@scripts/broker ensure
 	command -v redis-server >/dev/null || scripts/apt-install redis-server
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
 	$(CARGO) test --locked --all-targets --no-run
-	scripts/broker with $(CARGO) test --locked --all-targets -- $(TESTS)
+	scripts/broker with $(CARGO) test --locked --all-targets -- --skip chaos $(TESTS)
 	if [ -z "$(TESTS)" ]; then $(CARGO) test --locked --doc; fi
+
+chaos-tests: ## what breaks brokers, networks and workers under load, in minutes
+	@scripts/broker ensure
+	scripts/broker with $(CARGO) test --locked --test main chaos
 
 chaos: ## CHAOS_EVENTS (100000) under CHAOS_KILLS (50) and CHAOS_RESTARTS (20); the verdict goes to CHAOS_JSON
 	@scripts/broker ensure
