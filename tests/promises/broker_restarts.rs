@@ -51,7 +51,7 @@ pub(crate) fn experts(rig: &Rig) -> BTreeSet<usize> {
 }
 
 /// A connection is lost once and comes back once, whatever it took.
-fn assert_said_once_per_change(worker: &Program, losses_min: usize) {
+fn assert_said_once_per_change(worker: &Program) {
     for stage in ["link", "host"] {
         let records = worker.output.records();
         let said: Vec<_> = records
@@ -61,7 +61,8 @@ fn assert_said_once_per_change(worker: &Program, losses_min: usize) {
             .filter(|text| [UP, DOWN].contains(text))
             .collect();
         assert!(said.windows(2).all(|pair| pair[0] != pair[1]), "{stage}: {said:?}");
-        assert!(said.iter().filter(|text| **text == DOWN).count() >= losses_min, "{stage}: {said:?}");
+        // A connection that broke before it had done anything is no news.
+        assert!(said.contains(&DOWN), "{stage}: {said:?}");
         assert_eq!(said.last(), Some(&UP));
     }
 }
@@ -86,7 +87,7 @@ async fn restarts_under_load_lose_nothing_and_repeats_carry_the_same_id() {
     let links = all_guest_links(&amqp, &rig, EVENTS).await;
     until_every_expert_knows(&rig, EVENTS).await;
     assert!(worker.is_running(), "it went on by itself");
-    assert_said_once_per_change(&worker, 2);
+    assert_said_once_per_change(&worker);
     worker.stop().await;
     rig.assert_all_is_done(&amqp).await;
     let served: BTreeSet<_> = links.values().map(|copies| copies[0].json()["eventId"].to_string()).collect();
@@ -126,7 +127,7 @@ async fn without_a_broker_the_worker_waits_says_so_once_and_serves_when_there_is
     .await;
     all_guest_links(&amqp, &rig, 1).await;
     until_every_expert_knows(&rig, 1).await;
-    assert_said_once_per_change(&worker, 1);
+    assert_said_once_per_change(&worker);
     worker.stop().await;
     rig.assert_all_is_done(&amqp).await;
 }
