@@ -44,7 +44,7 @@ async fn of_ten_thousand_events_none_is_lost_none_is_served_twice_and_memory_sta
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_killed_again_and_again_under_load_loses_nothing_and_repeats_carry_the_same_id() {
-    const EVENTS: usize = 2_500;
+    const EVENTS: usize = 10_000;
     let rig = Rig::new().await;
     let mut random = random();
     let mut worker = rig.start(&[]).await;
