@@ -12,6 +12,7 @@
 //!
 //! - [`contract`]: what crosses the wire; types that hide what is personal
 //! - [`outcome`]: the closed set of outcomes and of classes of dead letters
+//! - [`clock`]: what time it is
 //! - [`retry`]: when to try again, a pure function
 //! - [`upstream`]: HTTP with limits, tokens that rotate, failures sorted
 //! - [`instant_connect`], [`webex`]: the two APIs
@@ -28,6 +29,7 @@
 
 pub mod broker;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod instant_connect;

@@ -33,6 +33,7 @@ use super::{
     settle::{Settled, Settler, Ticket, written},
 };
 use crate::{
+    clock,
     contract::{header, message::Message, private::loggable_id, start_session::Identity},
     outcome::{Class, Death, Outcome},
     stages::{self, Stage},
@@ -298,7 +299,7 @@ impl<S: Stage> Consumer<S> {
     /// When `message` may be tried, where that is too far ahead to be waited for here.
     async fn early(&self, message: &Message) -> Option<Timestamp> {
         let at = message.not_before()?;
-        let wait = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+        let wait = Duration::try_from(at.duration_since(clock::now())).unwrap_or_default();
         if wait > self.settler.shortest_hold() {
             return Some(at);
         }

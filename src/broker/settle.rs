@@ -18,6 +18,7 @@ use super::{
     topology::Topology,
 };
 use crate::{
+    clock,
     contract::{link::Outgoing, message::Message, trace::TraceContext},
     outcome::{Class, Death, Failure, Outcome},
     retry::{self, Decision, History, Policy},
@@ -92,7 +93,7 @@ impl Settler {
         outcome: Outcome,
         paused: bool,
     ) -> Settled {
-        let now = Timestamp::now();
+        let now = clock::now();
         match outcome {
             Outcome::Done(outgoing) => {
                 let publications = outgoing.iter().map(|outgoing| self.link(outgoing, now)).collect();
@@ -160,7 +161,7 @@ impl Settler {
     /// Holds a message that came back before its time, nothing counted. It came back early because the next longer hold
     /// would have missed its session's deadline, which is not known here: so it is never held past its time.
     pub async fn hold_again(&self, ticket: &Ticket, message: &Message, at: Timestamp) -> Settled {
-        let Some(delay) = retry::rung(&self.delays, Timestamp::now(), at, at) else {
+        let Some(delay) = retry::rung(&self.delays, clock::now(), at, at) else {
             return self.give_back(ticket, "no hold queue is configured").await;
         };
         self.hold(ticket, delay, properties::held_again(&ticket.properties), &message.body).await
@@ -191,7 +192,7 @@ impl Settler {
         let letter = Publication {
             exchange: String::new(),
             routing_key: Topology::dead_queue(&self.queue),
-            properties: properties::dead(&ticket.properties, message, death, Timestamp::now()),
+            properties: properties::dead(&ticket.properties, message, death, clock::now()),
             body: message.body.as_slice().into(),
         };
         match self.publish(ticket, vec![letter]).await {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 use url::Url;
@@ -12,6 +11,7 @@ use super::{
     response::{self, LinkRules},
 };
 use crate::{
+    clock,
     contract::{
         link::{GuestAddress, HostAddress},
         private::loggable_id,
@@ -53,7 +53,7 @@ impl Client {
         let mut links = Links { hosts: Vec::new(), guests: Vec::new() };
         for (number, call) in request::calls(session.experts.len(), session.guests.len()).iter().enumerate() {
             let request = Request::new(&self.options, session, call, number == 0);
-            let left = session.expires_at.timestamp().duration_since(Timestamp::now());
+            let left = session.expires_at.timestamp().duration_since(clock::now());
             let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
             let answer = self
                 .upstream

@@ -9,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::entry::Entry;
+use crate::clock;
 
 /// How many expired entries a write removes, at most. More than one, so that writing always gains on expiry.
 const SWEEP_MAX: usize = 64;
@@ -40,7 +41,7 @@ impl Memory {
         entries.remove(key);
         entries.by_end.insert((entry.until, key.to_owned()));
         entries.by_key.insert(key.to_owned(), entry);
-        entries.sweep(Timestamp::now());
+        entries.sweep(clock::now());
     }
 
     pub(super) fn remove(&self, key: &str) {

@@ -28,12 +28,12 @@ mod redis;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use secrecy::SecretString;
 
 pub use error::LedgerError;
 pub use lease::Lease;
 
+use crate::clock;
 use claims::{Claims, Waited};
 use entry::{Fingerprint, Found};
 use file::File;
@@ -138,11 +138,11 @@ impl Ledger {
         };
         let (found, holding) = match &self.store {
             Store::Memory(memory) => {
-                let found = Found::of(memory.get(key), &fingerprint, Timestamp::now());
+                let found = Found::of(memory.get(key), &fingerprint, clock::now());
                 (found, Holding::Memory(memory.clone(), turn))
             }
             Store::File(file) => {
-                let found = Found::of(file.get(key).await?, &fingerprint, Timestamp::now());
+                let found = Found::of(file.get(key).await?, &fingerprint, clock::now());
                 (found, Holding::File(file.clone(), turn))
             }
             Store::Redis(redis) => {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::Deserialize;
 use tracing::info;
 
@@ -11,6 +10,7 @@ use super::{
     book::{Book, Turn},
 };
 use crate::{
+    clock,
     contract::{
         BODY_BYTES_MAX,
         decode::{self, Invalid},
@@ -75,8 +75,7 @@ impl Host {
         if let Some(outcome) = self.book.note(&mut lease, SENDING, deadline).await {
             return outcome;
         }
-        let left =
-            Duration::try_from(deadline.timestamp().duration_since(Timestamp::now())).unwrap_or_default();
+        let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
         match self.client.send(address, link, trace, left).await {
             Ok(sent) => {
                 info!(
@@ -124,7 +123,7 @@ impl Stage for Host {
             Ok(address) => address,
             Err(invalid) => return Outcome::Dead(Death::new(Class::Invalid, invalid.within("expert"))),
         };
-        if link.expires_at.timestamp() <= Timestamp::now() {
+        if link.expires_at.timestamp() <= clock::now() {
             return Outcome::Dead(Death::new(Class::Expired, "the session is over"));
         }
         let trace = TraceContext::of(&message.headers);

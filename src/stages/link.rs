@@ -1,6 +1,5 @@
 //! Stage `link`: a start event becomes links.
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
@@ -9,6 +8,7 @@ use super::{
     book::{Book, Turn},
 };
 use crate::{
+    clock,
     contract::{
         decode,
         link::Outgoing,
@@ -68,7 +68,7 @@ impl Stage for Link {
     }
 
     async fn handle(&self, message: &Message) -> Outcome {
-        let mut session = match Session::read(message, &self.rules, Timestamp::now()) {
+        let mut session = match Session::read(message, &self.rules, clock::now()) {
             Ok(session) => session,
             Err(refusal) => return Outcome::Dead(refused(&refusal)),
         };

@@ -2,10 +2,9 @@
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use jiff::Timestamp;
 use reqwest::{
     Client, Method, StatusCode,
     header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
@@ -13,10 +12,12 @@ use reqwest::{
 };
 use secrecy::ExposeSecret;
 use serde::Serialize;
+use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::{Cause, TokenSource, UpstreamError, token::is_token};
 use crate::{
+    clock,
     contract::{header, trace::TraceContext},
     retry::parse_retry_after,
 };
@@ -218,7 +219,7 @@ impl Upstream {
             value
                 .to_str()
                 .ok()
-                .and_then(|value| parse_retry_after(value, Timestamp::now()))
+                .and_then(|value| parse_retry_after(value, clock::now()))
                 .unwrap_or(self.limits.rate_limit_wait)
         });
         let asked = asked

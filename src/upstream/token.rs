@@ -1,13 +1,10 @@
 //! A bearer token, given as a value or as a file that is read again when it changes, so that a token rotates
 //! without a restart.
 
-use std::{
-    path::PathBuf,
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Mutex, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
 
 /// How old a file's token may be before the file is looked at again.
 const FRESH: Duration = Duration::from_secs(1);

@@ -3,12 +3,14 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use ::redb::Database;
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::{Change, Shared, database};
-use crate::ledger::{LedgerError, claims::Turn};
+use crate::{
+    clock,
+    ledger::{LedgerError, claims::Turn},
+};
 
 /// Most writes in one commit.
 const BATCH_MAX: usize = 512;
@@ -83,7 +85,7 @@ impl Writer {
     fn sweep(&self) {
         loop {
             let ended = self.database().and_then(|database| {
-                database::guard(&self.shared.path, || database::has_ended(&database, Timestamp::now()))
+                database::guard(&self.shared.path, || database::has_ended(&database, clock::now()))
             });
             match ended {
                 Ok(true) if self.commit(&[], SWEEP_MAX).is_ok() && self.jobs.is_empty() => {}
@@ -95,9 +97,7 @@ impl Writer {
 
     fn commit(&self, writes: &[Write], sweep_max: usize) -> Result<(), LedgerError> {
         let result = self.database().and_then(|database| {
-            database::guard(&self.shared.path, || {
-                database::apply(&database, writes, Timestamp::now(), sweep_max)
-            })
+            database::guard(&self.shared.path, || database::apply(&database, writes, clock::now(), sweep_max))
         });
         match &result {
             Ok(()) => _ = self.shared.commits.fetch_add(1, Ordering::Relaxed),
