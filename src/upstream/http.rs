@@ -6,16 +6,19 @@ use std::{
 };
 
 use reqwest::{
-    Client, Method, StatusCode,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
-    redirect,
+    Method, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use tokio::time::Instant;
 use url::{Host, Url};
 
-use super::{Cause, TokenSource, UpstreamError, token::is_token};
+use super::{
+    Cause, TokenSource, UpstreamError,
+    token::is_token,
+    transport::{Broken, Transport},
+};
 use crate::{
     clock,
     contract::{header, trace::TraceContext},
@@ -42,7 +45,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Upstream {
     name: &'static str,
-    http: Client,
+    transport: Transport,
     token: TokenSource,
     limits: Limits,
     /// No call is made before this: the API asked for it. One for all tasks.
@@ -69,19 +72,8 @@ impl Upstream {
         token: TokenSource,
         limits: Limits,
     ) -> Result<Self, reqwest::Error> {
-        // Fails only where a provider is installed already, which is as good.
-        _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = Client::builder()
-            .user_agent(concat!("instant-connect-worker/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(limits.connect_timeout)
-            .timeout(limits.timeout)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .tcp_nodelay(true)
-            // A redirect could take the token to another host.
-            .redirect(redirect::Policy::none());
-        // Without TLS a proxy would read the token; such hosts are local, and need none.
-        let builder = if url.scheme() == "http" { builder.no_proxy() } else { builder };
-        Ok(Self { name, http: builder.build()?, token, limits, not_before: Mutex::default() })
+        let transport = Transport::new(url, &limits)?;
+        Ok(Self { name, transport, token, limits, not_before: Mutex::default() })
     }
 
     /// The API's name, for errors and logs.
@@ -101,7 +93,10 @@ impl Upstream {
         trace: &TraceContext,
         limit: Duration,
     ) -> Result<Answer, UpstreamError> {
-        let request = self.http.request(Method::POST, url).json(body);
+        let mut request = Request::new(Method::POST, url);
+        let json = serde_json::to_vec(body).map_err(|_| self.unanswered(Broken::OnTheWay))?;
+        *request.body_mut() = Some(json.into());
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.send(request, Some(trace), limit).await
     }
 
@@ -110,12 +105,12 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::post`].
     pub async fn get(&self, url: Url) -> Result<Answer, UpstreamError> {
-        self.send(self.http.request(Method::GET, url), None, self.limits.timeout).await
+        self.send(Request::new(Method::GET, url), None, self.limits.timeout).await
     }
 
     async fn send(
         &self,
-        request: reqwest::RequestBuilder,
+        mut request: Request,
         trace: Option<&TraceContext>,
         limit: Duration,
     ) -> Result<Answer, UpstreamError> {
@@ -129,14 +124,14 @@ impl Upstream {
                 retry_after: Some(left),
             });
         }
-        let mut headers = HeaderMap::new();
+        let headers = request.headers_mut();
         headers.insert(AUTHORIZATION, self.authorization()?);
         if let Some(trace) = trace.map(TraceContext::child) {
-            insert(&mut headers, header::TRACEPARENT, &trace.traceparent());
-            insert(&mut headers, header::TRACESTATE, trace.tracestate().unwrap_or_default());
+            insert(headers, header::TRACEPARENT, &trace.traceparent());
+            insert(headers, header::TRACESTATE, trace.tracestate().unwrap_or_default());
         }
-        let request = request.headers(headers).timeout(limit.min(self.limits.timeout));
-        let response = request.send().await.map_err(|error| self.unanswered(&error))?;
+        *request.timeout_mut() = Some(limit.min(self.limits.timeout));
+        let response = self.transport.call(request).await.map_err(|broken| self.unanswered(broken))?;
         let tracking_id = tracking_id(response.headers());
         if !response.status().is_success() {
             return Err(self.refused(response.status(), response.headers(), tracking_id.as_deref()));
@@ -177,9 +172,9 @@ impl Upstream {
         Ok(value)
     }
 
-    async fn bounded(&self, mut response: reqwest::Response) -> Result<Vec<u8>, UpstreamError> {
+    async fn bounded(&self, mut response: Response) -> Result<Vec<u8>, UpstreamError> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.unanswered(&error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unanswered(error.into()))? {
             if body.len() + chunk.len() > self.limits.body_bytes_max {
                 return Err(UpstreamError::malformed(
                     self.name,
@@ -192,17 +187,17 @@ impl Upstream {
     }
 
     /// No whole answer: says at which step, not where to (a query may name a person).
-    fn unanswered(&self, error: &reqwest::Error) -> UpstreamError {
-        let step = match error {
-            error if error.is_timeout() => "no answer within the time limit",
-            error if error.is_connect() => "no connection",
-            error if error.is_body() || error.is_decode() => "the answer broke off",
-            _ => "the call failed on the way",
+    fn unanswered(&self, broken: Broken) -> UpstreamError {
+        let step = match broken {
+            Broken::NoConnection => "no connection",
+            Broken::TimedOut => "no answer within the time limit",
+            Broken::CutOff => "the answer broke off",
+            Broken::OnTheWay => "the call failed on the way",
         };
         UpstreamError {
             cause: Cause::Passing,
             status: None,
-            unknown: !error.is_connect(),
+            unknown: broken != Broken::NoConnection,
             reason: format!("{}: {step}", self.name),
             retry_after: None,
         }

@@ -3,6 +3,7 @@
 
 mod http;
 mod token;
+mod transport;
 
 use std::{fmt, time::Duration};
 
