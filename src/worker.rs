@@ -204,7 +204,7 @@ async fn supervise<S: Stage>(
                 pace.works();
                 let ended = tokio::select! {
                 biased;
-                result = consumer.consume(&connection) => result,
+                result = consumer.consume((&connection).into()) => result,
                 error = gone(&connection) => Err(error),
                 };
                 if ended.is_ok() {

@@ -11,14 +11,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use jiff::Timestamp;
-use lapin::{
-    Channel, Connection, Consumer as Deliveries,
-    message::Delivery,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
-    types::{FieldTable, ShortString},
-};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::JoinSet,
@@ -28,9 +22,10 @@ use tracing::debug;
 
 use super::{
     breaker::{self, Breaker},
-    connection::{BrokerError, within},
-    properties::{self, short},
-    settle::{Settled, Settler, Ticket, written},
+    connection::BrokerError,
+    properties,
+    settle::{Settled, Settler, Ticket},
+    source::{Delivery, Source, Subscription},
 };
 use crate::{
     clock,
@@ -81,13 +76,6 @@ pub struct Consumer<S> {
     stop: watch::Receiver<bool>,
 }
 
-/// Deliveries of one channel.
-struct Subscription {
-    channel: Channel,
-    tag: ShortString,
-    deliveries: Deliveries,
-}
-
 impl<S: Stage> Consumer<S> {
     /// Takes from `queue` to `stage`, until `stop` turns true.
     #[must_use]
@@ -113,17 +101,17 @@ impl<S: Stage> Consumer<S> {
         }
     }
 
-    /// Consumes over `connection` until it breaks (`Err`) or `stop` turns true (`Ok`). What is in progress then goes on.
+    /// Consumes from `source` until it breaks (`Err`) or `stop` turns true (`Ok`). What is in progress then goes on.
     ///
     /// # Errors
     /// [`BrokerError`]: what broke.
-    pub async fn consume(self: &Arc<Self>, connection: &Connection) -> Result<(), BrokerError> {
+    pub async fn consume(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         while !self.is_stopped() {
             match self.breaker.probe_at() {
-                None => self.take_all(connection).await?,
+                None => self.take_all(source).await?,
                 Some(at) => {
-                    self.pause(connection, at).await?;
-                    self.probe(connection).await?;
+                    self.pause(source, at).await?;
+                    self.probe(source).await?;
                 }
             }
         }
@@ -158,8 +146,8 @@ impl<S: Stage> Consumer<S> {
     }
 
     /// Takes as many as the limits allow, until the breaker opens or a stop is asked for.
-    async fn take_all(self: &Arc<Self>, connection: &Connection) -> Result<(), BrokerError> {
-        let mut subscription = self.subscribe(connection, self.prefetch()).await?;
+    async fn take_all(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let mut subscription = self.subscribe(source, self.prefetch()).await?;
         loop {
             tokio::select! {
                 biased;
@@ -167,8 +155,7 @@ impl<S: Stage> Consumer<S> {
                 () = self.breaker.opened() => break,
                 next = self.next(&mut subscription) => {
                     let (permit, delivery) = next?;
-                    // The channel lives as long as the last of its deliveries.
-                    self.spawn(Arc::clone(self).work(permit, delivery, subscription.channel.clone()));
+                    self.spawn(Arc::clone(self).work(permit, delivery));
                 }
             }
         }
@@ -176,17 +163,16 @@ impl<S: Stage> Consumer<S> {
     }
 
     /// Takes one delivery, to see whether the API works again.
-    async fn probe(self: &Arc<Self>, connection: &Connection) -> Result<(), BrokerError> {
-        let mut subscription = self.subscribe(connection, 1).await?;
+    async fn probe(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let mut subscription = self.subscribe(source, 1).await?;
         let (permit, delivery) = tokio::select! {
             biased;
             () = self.stopped() => return self.hand_back(subscription).await,
             next = self.next(&mut subscription) => next?,
         };
-        let channel = subscription.channel.clone();
         self.hand_back(subscription).await?;
         let (done, ended) = oneshot::channel();
-        let work = Arc::clone(self).work(permit, delivery, channel);
+        let work = Arc::clone(self).work(permit, delivery);
         // A task of its own, as for every delivery: what becomes of it must not hang on this connection.
         self.spawn(work.map(|()| _ = done.send(())));
         // A task that is aborted drops its sender, which is an end too.
@@ -194,39 +180,31 @@ impl<S: Stage> Consumer<S> {
         Ok(())
     }
 
-    async fn subscribe(&self, connection: &Connection, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let limit = self.limits.timeout;
-        let channel = within("open channel", limit, connection.create_channel()).await?;
-        within("set prefetch", limit, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        let tag = short(&format!("instant-connect-worker.{}.{:08x}", S::NAME, fastrand::u32(..)));
-        let options = BasicConsumeOptions::default();
-        let consume = channel.basic_consume(short(&self.queue), tag.clone(), options, FieldTable::default());
-        let deliveries = within("consume", limit, consume).await?;
+    async fn subscribe(&self, source: Source<'_>, prefetch: u16) -> Result<Subscription, BrokerError> {
+        let name = format!("instant-connect-worker.{}.{:08x}", S::NAME, fastrand::u32(..));
+        let subscription = source.subscribe(&self.queue, &name, prefetch, self.limits.timeout).await?;
         debug!(stage = S::NAME, queue = self.queue, prefetch, "consuming");
-        Ok(Subscription { channel, tag, deliveries })
+        Ok(subscription)
     }
 
     /// Ends the subscription and gives back what was delivered and not taken. What was taken goes on.
-    async fn hand_back(&self, mut subscription: Subscription) -> Result<(), BrokerError> {
+    async fn hand_back(&self, subscription: Subscription) -> Result<(), BrokerError> {
         let limit = self.limits.timeout;
-        let cancel = subscription.channel.basic_cancel(subscription.tag, BasicCancelOptions::default());
-        within("cancel", limit, cancel).await?;
-        // All that was delivered before the broker's answer is here by now.
-        while let Some(Some(Ok(delivery))) = subscription.deliveries.next().now_or_never() {
-            let options = BasicNackOptions { requeue: true, multiple: false };
-            within("give back", limit, delivery.nack(options)).await?;
+        for delivery in subscription.cancel(limit).await? {
+            delivery.receipt.give_back(limit).await?;
         }
         Ok(())
     }
 
     /// Waits until `at` or a stop.
-    async fn pause(&self, connection: &Connection, at: Instant) -> Result<(), BrokerError> {
+    async fn pause(&self, source: Source<'_>, at: Instant) -> Result<(), BrokerError> {
         while Instant::now() < at {
             tokio::select! {
-                () = sleep_until(at.min(Instant::now() + HEALTH)) => {}
+                biased;
                 () = self.stopped() => return Ok(()),
+                () = sleep_until(at.min(Instant::now() + HEALTH)) => {}
             }
-            if !connection.status().connected() {
+            if !source.connected() {
                 return Err(BrokerError::Ended("the connection was closed".to_owned()));
             }
         }
@@ -238,45 +216,40 @@ impl<S: Stage> Consumer<S> {
         &self,
         subscription: &mut Subscription,
     ) -> Result<(OwnedSemaphorePermit, Delivery), BrokerError> {
-        let ended = || {
-            BrokerError::Ended(format!(
-                "the broker ended the consumer of {}; was the queue deleted?",
-                self.queue
-            ))
-        };
         let acquire = Arc::clone(&self.permits).acquire_owned();
         tokio::pin!(acquire);
         let permit = loop {
             tokio::select! {
-                permit = &mut acquire => break permit.map_err(|_| ended())?,
-                () = sleep(HEALTH) => if !subscription.channel.status().connected() {
-                    return Err(BrokerError::Ended(format!("the channel of {} was closed", self.queue)));
+                biased;
+                permit = &mut acquire => match permit {
+                    Ok(permit) => break permit,
+                    // The semaphore is never closed.
+                    Err(_) => return Err(BrokerError::Ended("the consumer has ended".to_owned())),
                 },
+                () = sleep(HEALTH) => subscription.check()?,
             }
         };
-        let delivery = subscription.deliveries.next().await.ok_or_else(ended)?;
-        Ok((permit, delivery.map_err(|error| BrokerError::Lapin("consume", error))?))
+        Ok((permit, subscription.next().await?))
     }
 
-    async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery, channel: Channel) {
-        let acker = delivery.acker.clone();
+    async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
+        let receipt = delivery.receipt.clone();
         if AssertUnwindSafe(self.settle(delivery)).catch_unwind().await.is_err() {
             // A defect outside the stage: the message stays, and the count of its deliveries ends this.
-            let options = BasicNackOptions { requeue: true, multiple: false };
-            _ = written("give back", self.limits.timeout, &acker, acker.nack(options)).await;
+            _ = receipt.give_back(self.limits.timeout).await;
         }
-        drop((permit, channel));
+        drop(permit);
     }
 
-    async fn settle(&self, mut delivery: Delivery) {
+    async fn settle(&self, delivery: Delivery) {
         let keep_until = Instant::now() + self.limits.hold_max;
-        let mut message = properties::message(&mut delivery);
+        let Delivery { body, properties, receipt } = delivery;
+        let mut message = properties::message(&properties, body);
         let Identity { event_id, trace } = self.stage.identify(&message);
         // One trace for all attempts, the dead letter included.
         message.headers.insert(header::TRACEPARENT.to_owned(), trace.traceparent());
         let event_id = loggable_id(event_id.as_str()).into_owned();
-        let ticket =
-            Ticket { acker: delivery.acker, properties: delivery.properties, event_id, trace, keep_until };
+        let ticket = Ticket { receipt, properties, event_id, trace, keep_until };
         let settled = if let Some(at) = self.early(&message).await {
             self.settler.hold_again(&ticket, &message, at).await
         } else {

@@ -19,4 +19,5 @@ pub mod consumer;
 pub mod properties;
 pub mod publisher;
 pub mod settle;
+pub mod source;
 pub mod topology;

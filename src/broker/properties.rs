@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use lapin::{
     BasicProperties,
-    message::Delivery,
     types::{AMQPValue, FieldTable, ShortString},
 };
 
@@ -26,10 +25,9 @@ pub fn short(text: &str) -> ShortString {
     ShortString::from(&text[..end])
 }
 
-/// The message in `delivery`, whose body is taken out of it.
+/// The message of these `properties` and this `body`.
 #[must_use]
-pub fn message(delivery: &mut Delivery) -> Message {
-    let properties = &delivery.properties;
+pub fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
     let text = |property: &Option<ShortString>| property.as_ref().map(|text| text.as_str().to_owned());
     let headers = properties.headers().as_ref().map(text_headers).unwrap_or_default();
     Message {
@@ -40,7 +38,7 @@ pub fn message(delivery: &mut Delivery) -> Message {
             .timestamp()
             .and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok()),
         headers,
-        body: std::mem::take(&mut delivery.data),
+        body,
     }
 }
 

@@ -1,20 +1,17 @@
 //! Carries an outcome out: publishes what it names, with confirms, then settles the delivery. The one place where
 //! deliveries are acknowledged.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use lapin::{
-    Acker, BasicProperties,
-    options::{BasicAckOptions, BasicNackOptions},
-};
+use lapin::BasicProperties;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::{
-    connection::{BrokerError, within},
     properties::{self, Held},
     publisher::{Publication, PublishError, Publisher},
+    source::Receipt,
     topology::Topology,
 };
 use crate::{
@@ -28,7 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Ticket {
     /// Acknowledges.
-    pub acker: Acker,
+    pub receipt: Receipt,
     /// As they came.
     pub properties: BasicProperties,
     /// What the event is called in logs.
@@ -229,14 +226,15 @@ impl Settler {
         let mut tries = 0;
         loop {
             // What this channel delivered is delivered again when it is gone: publishing now would repeat it.
-            if !ticket.acker.usable() {
+            if !ticket.receipt.usable() {
                 return Err(PublishError::Unknown.into());
             }
             // Never with no time left: what is queued may be published although nobody waits for it any more.
             let until = ticket.keep_until.max(Instant::now() + self.limit);
             let results = tokio::select! {
+                biased;
                 results = self.publisher.publish(publications.clone()) => results,
-                () = gone(&ticket.acker, until) => return Err(PublishError::Unknown.into()),
+                () = gone(&ticket.receipt, until) => return Err(PublishError::Unknown.into()),
             };
             // A queue of our own that is missing is declared again by the publisher; a binding of the links is not ours.
             let ours = publications.iter().all(|publication| publication.exchange.is_empty());
@@ -264,8 +262,7 @@ impl Settler {
     }
 
     async fn ack(&self, ticket: &Ticket, settled: Settled) -> Settled {
-        let ack = ticket.acker.ack(BasicAckOptions::default());
-        match written("acknowledge", self.limit, &ticket.acker, ack).await {
+        match ticket.receipt.ack(self.limit).await {
             Ok(true) => settled,
             Ok(false) => self.lost(ticket, "its channel is closed"),
             Err(error) => self.lost(ticket, &error.to_string()),
@@ -273,9 +270,7 @@ impl Settler {
     }
 
     async fn give_back(&self, ticket: &Ticket, reason: &str) -> Settled {
-        let options = BasicNackOptions { requeue: true, multiple: false };
-        let nack = ticket.acker.nack(options);
-        match written("give back", self.limit, &ticket.acker, nack).await {
+        match ticket.receipt.give_back(self.limit).await {
             Ok(true) => {
                 info!(
                     event_id = ticket.event_id,
@@ -303,30 +298,9 @@ impl Settler {
     }
 }
 
-/// Waits until an acknowledgement is written; `false` where the channel is gone first. lapin leaves one that was under
-/// way when a connection broke without an answer now and then: each would keep its permit until `limit`, and a worker
-/// with all permits gone takes nothing.
-pub(super) async fn written(
-    step: &'static str,
-    limit: Duration,
-    acker: &Acker,
-    action: impl Future<Output = lapin::Result<bool>>,
-) -> Result<bool, BrokerError> {
-    let gone = async {
-        while !acker.poisoned() {
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::select! {
-        biased;
-        result = within(step, limit, action) => result,
-        () = gone => Ok(false),
-    }
-}
-
 /// Resolves when the delivery's channel is gone, or at `until`.
-async fn gone(acker: &Acker, until: Instant) {
-    while acker.usable() && Instant::now() < until {
+async fn gone(receipt: &Receipt, until: Instant) {
+    while receipt.usable() && Instant::now() < until {
         sleep(Duration::from_secs(1)).await;
     }
 }
