@@ -22,6 +22,7 @@
 //! - [`worker`]: both stages, supervised
 //! - [`config`]: layers over `config/default.toml`, which is the reference
 //! - [`telemetry`]: what operators see
+//! - `fault`: points at which tests have the worker die; nothing in a release
 //! - [`sandbox`]: both APIs, faked faithfully
 //! - [`cli`]: one file a subcommand
 //!
@@ -32,6 +33,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod contract;
+mod fault;
 pub mod instant_connect;
 pub mod ledger;
 pub mod outcome;

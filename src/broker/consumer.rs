@@ -30,6 +30,7 @@ use super::{
 use crate::{
     clock,
     contract::{header, message::Message, private::loggable_id, start_session::Identity},
+    fault,
     outcome::{Class, Death, Outcome},
     stages::{self, Stage},
 };
@@ -242,6 +243,7 @@ impl<S: Stage> Consumer<S> {
     }
 
     async fn settle(&self, delivery: Delivery) {
+        fault::point(&self.queue, "taken");
         let keep_until = Instant::now() + self.limits.hold_max;
         let Delivery { body, properties, receipt } = delivery;
         let mut message = properties::message(&properties, body);
@@ -254,6 +256,7 @@ impl<S: Stage> Consumer<S> {
             self.settler.hold_again(&ticket, &message, at).await
         } else {
             let outcome = timeout_at(keep_until, self.decide(&message)).await.unwrap_or(Outcome::HandedBack);
+            fault::point(&self.queue, "decided");
             self.breaker.observe(&outcome);
             self.settler.settle(&ticket, &message, outcome, self.breaker.probe_at().is_some()).await
         };

@@ -25,7 +25,7 @@ use super::{
     properties::short,
     topology::{Topology, TopologyError},
 };
-use crate::retry;
+use crate::{fault, retry};
 
 /// Most messages that wait for their confirm at once.
 const OUTSTANDING_MAX: usize = 1024;
@@ -301,7 +301,9 @@ impl<'a> Session<'a> {
         self.pending.insert(id, Pending { key, deadline: Instant::now() + self.limit, reply: job.reply });
         let publish =
             self.channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
+        fault::point("publish", "asked");
         let confirm = within("publish", self.limit, publish).await?;
+        fault::point("publish", "sent");
         self.confirms.push(confirm.map(move |confirmation| (id, confirmation)).boxed());
         Ok(())
     }
@@ -378,6 +380,7 @@ impl<'a> Session<'a> {
                 (false, true) => Ok(()),
                 (false, false) => Err(PublishError::Nacked),
             };
+            fault::point("publish", "confirmed");
             // Whoever asked may be gone; then nobody needs the answer.
             _ = pending.reply.send(result);
         }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     clock,
     contract::{link::Outgoing, message::Message, trace::TraceContext},
+    fault,
     outcome::{Class, Death, Failure, Outcome},
     retry::{self, Decision, History, Policy},
 };
@@ -262,7 +263,10 @@ impl Settler {
     }
 
     async fn ack(&self, ticket: &Ticket, settled: Settled) -> Settled {
-        match ticket.receipt.ack(self.limit).await {
+        fault::point(&self.queue, "published");
+        let acked = ticket.receipt.ack(self.limit).await;
+        fault::point(&self.queue, "acked");
+        match acked {
             Ok(true) => settled,
             Ok(false) => self.lost(ticket, "its channel is closed"),
             Err(error) => self.lost(ticket, &error.to_string()),
@@ -270,7 +274,9 @@ impl Settler {
     }
 
     async fn give_back(&self, ticket: &Ticket, reason: &str) -> Settled {
-        match ticket.receipt.give_back(self.limit).await {
+        let returned = ticket.receipt.give_back(self.limit).await;
+        fault::point(&self.queue, "returned");
+        match returned {
             Ok(true) => {
                 info!(
                     event_id = ticket.event_id,

@@ -17,6 +17,7 @@ use crate::{
         private::loggable_id,
         start_session::Session,
     },
+    fault,
     upstream::{Cause, Upstream, UpstreamError},
 };
 
@@ -60,6 +61,7 @@ impl Client {
                 .post(self.url.clone(), &request, &session.trace, left)
                 .await
                 .map_err(forbidden)?;
+            fault::point("link", "answered");
             info!(
                 event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
                 tracking_id = answer.tracking_id.as_deref().unwrap_or("none"),

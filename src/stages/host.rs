@@ -23,6 +23,7 @@ use crate::{
         time::Instant,
         trace::TraceContext,
     },
+    fault,
     instant_connect::response::LinkRules,
     ledger::Lease,
     outcome::{Class, Death, Outcome},
@@ -65,8 +66,11 @@ impl Host {
             Turn::Done(_) => return Outcome::Done(Vec::new()),
             Turn::Otherwise(outcome) => return outcome,
         };
+        fault::point(Self::NAME, "claimed");
         if lease.as_ref().is_some_and(|lease| lease.note().is_some()) {
-            match self.client.was_sent(address, link).await {
+            let sent = self.client.was_sent(address, link).await;
+            fault::point(Self::NAME, "looked");
+            match sent {
                 Ok(Some(true)) => return self.delivered(lease, deadline).await,
                 Ok(_) => {}
                 Err(error) => return error.into_outcome(deadline),
@@ -75,8 +79,11 @@ impl Host {
         if let Some(outcome) = self.book.note(&mut lease, SENDING, deadline).await {
             return outcome;
         }
+        fault::point(Self::NAME, "noted");
         let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
-        match self.client.send(address, link, trace, left).await {
+        let sent = self.client.send(address, link, trace, left).await;
+        fault::point(Self::NAME, "answered");
+        match sent {
             Ok(sent) => {
                 info!(
                     event_id = %loggable_id(&link.event_id), trace_id = trace.trace_id(),
@@ -88,6 +95,7 @@ impl Host {
                 // The note stays where the message may have been sent: the next attempt looks before it sends.
                 if !error.unknown {
                     Book::release(lease).await;
+                    fault::point(Self::NAME, "released");
                 }
                 error.into_outcome(deadline)
             }
@@ -95,7 +103,9 @@ impl Host {
     }
 
     async fn delivered(&self, lease: Option<Lease>, deadline: Instant) -> Outcome {
-        self.book.record(lease, DELIVERED, deadline).await.unwrap_or(Outcome::Done(Vec::new()))
+        let recorded = self.book.record(lease, DELIVERED, deadline).await;
+        fault::point(Self::NAME, "recorded");
+        recorded.unwrap_or(Outcome::Done(Vec::new()))
     }
 }
 
@@ -127,6 +137,7 @@ impl Stage for Host {
             return Outcome::Dead(Death::new(Class::Expired, "the session is over"));
         }
         let trace = TraceContext::of(&message.headers);
+        fault::point(Self::NAME, "read");
         self.deliver(message, &link, &address, &trace).await
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         start_session::{self, Identity, Refusal, Rules, Session},
         time::Instant,
     },
+    fault,
     instant_connect::{Client, Links},
     outcome::{Class, Death, Outcome},
 };
@@ -44,16 +45,20 @@ impl Link {
             Turn::Done(recorded) => return recall(session, &recorded),
             Turn::Otherwise(outcome) => return Err(outcome),
         };
+        fault::point(Self::NAME, "claimed");
         let links = match self.client.links(session).await {
             Ok(links) => links,
             Err(error) => {
                 Book::release(lease).await;
+                fault::point(Self::NAME, "released");
                 return Err(error.into_outcome(session.expires_at));
             }
         };
         let made = Made { expires_at: session.expires_at, links };
         let Ok(record) = serde_json::to_vec(&made) else { return Err(unwritable()) };
-        match self.book.record(lease, &record, session.expires_at).await {
+        let recorded = self.book.record(lease, &record, session.expires_at).await;
+        fault::point(Self::NAME, "recorded");
+        match recorded {
             None => Ok(made.links),
             Some(outcome) => Err(outcome),
         }
@@ -77,6 +82,7 @@ impl Stage for Link {
             session = %loggable_id(session.session_id.reveal()), guests = session.guests.len(),
             experts = session.experts.len(), devices = session.devices.len(), "start event taken"
         );
+        fault::point(Self::NAME, "read");
         match self.links(&mut session, &message.body).await {
             Ok(links) => publish(&session, links),
             Err(outcome) => outcome,

@@ -3,6 +3,7 @@
 mod bad_input;
 mod broker_restarts;
 mod command_line;
+mod ended_anywhere;
 mod load;
 mod outages;
 mod repeats;

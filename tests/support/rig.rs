@@ -122,10 +122,22 @@ impl Rig {
         self.launch_with(self.environment(&settings))
     }
 
+    /// Starts the worker, which gets the signal of `plan` at its point (see `src/fault.rs`).
+    pub(crate) fn launch_with_fault(&self, settings: &[(&str, &str)], plan: &str) -> Program {
+        let mut environment = self.environment(settings);
+        environment.push(("FAULT_AT".to_owned(), plan.to_owned()));
+        self.run(&environment)
+    }
+
+    fn run(&self, environment: &Environment) -> Program {
+        let program = Program::run(environment);
+        self.outputs.lock().unwrap().push(Arc::clone(&program.output));
+        program
+    }
+
     /// Starts the worker with exactly this environment.
     pub(crate) fn launch_with(&self, environment: Environment) -> Program {
-        let program = Program::run(&environment);
-        self.outputs.lock().unwrap().push(Arc::clone(&program.output));
+        let program = self.run(&environment);
         let mut environments = self.environments.lock().unwrap();
         if !environments.contains(&environment) {
             environments.push(environment);

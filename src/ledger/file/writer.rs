@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::{Change, Shared, database};
 use crate::{
-    clock,
+    clock, fault,
     ledger::{LedgerError, claims::Turn},
 };
 
@@ -53,7 +53,9 @@ impl Writer {
                 continue;
             }
             // Removes more than comes in, so that the file stays bounded while there is no quiet moment.
+            fault::point("ledger", "asked");
             let result = self.commit(&writes, 64 + 2 * writes.len());
+            fault::point("ledger", "written");
             for write in writes {
                 // In this order, so that one who was told finds the claim ended.
                 drop(write.turn);

@@ -1,0 +1,56 @@
+//! Points between two steps, where a test has this process killed or told to end, to see what becomes of the message. In a
+//! build without debug assertions, as every release is, a point is nothing at all.
+//!
+//! `FAULT_AT=sessions.taken:2:KILL` sends SIGKILL at the second pass of the step `taken` of the queue of sessions. A process
+//! with such a plan says each pass on standard error.
+
+/// Passes the point after `step` of `scope`: a stage, a part of the worker, or a queue, of whose name the last part counts.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub(crate) const fn point(_scope: &str, _step: &str) {}
+
+#[cfg(debug_assertions)]
+pub(crate) use plan::point;
+
+#[cfg(debug_assertions)]
+mod plan {
+    use std::{
+        io::{Write, stderr},
+        process::{Command, id},
+        sync::{
+            LazyLock,
+            atomic::{AtomicU32, Ordering},
+        },
+        thread,
+    };
+
+    struct Plan {
+        point: String,
+        /// Passes until the signal.
+        left: AtomicU32,
+        signal: String,
+    }
+
+    static PLAN: LazyLock<Option<Plan>> = LazyLock::new(|| {
+        let text = std::env::var("FAULT_AT").ok()?;
+        let mut parts = text.split(':').map(str::to_owned);
+        let (point, passes, signal) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Plan { point, left: AtomicU32::new(passes.parse().ok()?), signal })
+    });
+
+    pub(crate) fn point(scope: &str, step: &str) {
+        let Some(plan) = &*PLAN else { return };
+        let point = format!("{}.{step}", scope.rsplit('.').next().unwrap_or_default());
+        // Where nobody reads standard error the test has ended.
+        _ = stderr().write_all(format!("fault point {point}\n").as_bytes());
+        if point == plan.point && plan.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // Without `unsafe`, only another process can send a signal.
+            _ = Command::new("kill").args(["-s", &plan.signal, &id().to_string()]).status();
+            if plan.signal == "KILL" {
+                loop {
+                    thread::park();
+                }
+            }
+        }
+    }
+}
