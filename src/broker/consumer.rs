@@ -24,6 +24,7 @@ use super::{
     breaker::{self, Breaker},
     connection::BrokerError,
     properties,
+    report::Report,
     settle::{Settled, Settler, Ticket},
     source::{Delivery, Source, Subscription},
 };
@@ -244,7 +245,8 @@ impl<S: Stage> Consumer<S> {
 
     async fn settle(&self, delivery: Delivery) {
         fault::point(&self.queue, "taken");
-        let keep_until = Instant::now() + self.limits.hold_max;
+        let begun = Instant::now();
+        let keep_until = begun + self.limits.hold_max;
         let Delivery { body, properties, receipt } = delivery;
         let mut message = properties::message(&properties, body);
         let Identity { event_id, trace } = self.stage.identify(&message);
@@ -252,7 +254,8 @@ impl<S: Stage> Consumer<S> {
         message.headers.insert(header::TRACEPARENT.to_owned(), trace.traceparent());
         let event_id = loggable_id(event_id.as_str()).into_owned();
         let ticket = Ticket { receipt, properties, event_id, trace, keep_until };
-        let settled = if let Some(at) = self.early(&message).await {
+        let report = Report::begin(S::NAME, &ticket, message.attempts(), begun);
+        let settlement = if let Some(at) = self.early(&message).await {
             self.settler.hold_again(&ticket, &message, at).await
         } else {
             let outcome = timeout_at(keep_until, self.decide(&message)).await.unwrap_or(Outcome::HandedBack);
@@ -260,14 +263,8 @@ impl<S: Stage> Consumer<S> {
             self.breaker.observe(&outcome);
             self.settler.settle(&ticket, &message, outcome, self.breaker.probe_at().is_some()).await
         };
-        debug!(
-            event_id = ticket.event_id,
-            trace_id = ticket.trace.trace_id(),
-            stage = S::NAME,
-            ?settled,
-            "settled"
-        );
-        if settled != Settled::Lost {
+        report.settled(&settlement);
+        if settlement.settled != Settled::Lost {
             self.settled.fetch_add(1, Ordering::Relaxed);
         }
     }

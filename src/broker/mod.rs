@@ -6,6 +6,7 @@
 //! - [`publisher`]: the one task that publishes, many confirms outstanding
 //! - [`consumer`]: takes deliveries for a stage, a permit each
 //! - [`settle`]: carries an outcome out, in one place
+//! - `report`: says what became of a delivery
 //! - [`properties`]: message properties and headers
 //!
 //! Deliveries and publishes use different connections: a broker that is short of memory or disk blocks publishing
@@ -15,9 +16,9 @@
 pub mod breaker;
 pub mod connection;
 pub mod consumer;
-
 pub mod properties;
 pub mod publisher;
+mod report;
 pub mod settle;
 pub mod source;
 pub mod topology;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{error, info, warn};
 
 use super::{
+    connection::BrokerError,
     properties::{self, Held},
     publisher::{Publication, PublishError, Publisher},
     source::Receipt,
@@ -18,7 +18,7 @@ use crate::{
     clock,
     contract::{link::Outgoing, message::Message, trace::TraceContext},
     fault,
-    outcome::{Class, Death, Failure, Outcome},
+    outcome::{Cause, Class, Death, Failure, Outcome},
     retry::{self, Decision, History, Policy},
 };
 
@@ -55,12 +55,62 @@ pub enum Settled {
     Done,
     /// In the dead queue, acknowledged.
     Dead(Class),
-    /// A copy waits in a hold queue, acknowledged.
-    Held,
-    /// Given back to the broker.
-    Returned,
+    /// A copy waits in a hold queue, its attempt counted; acknowledged.
+    Held(Cause),
+    /// A copy waits in a hold queue, nothing counted: the other side is down, or refuses our token. Acknowledged.
+    Waits(Cause),
+    /// It came back before its time and waits on in a hold queue; acknowledged.
+    Early,
+    /// Given back to the broker, for the worker is shutting down.
+    HandedBack,
+    /// Given back to the broker, for what its outcome asks for could not be done.
+    Undone,
     /// Its channel is gone: the broker delivers it again.
     Lost,
+}
+
+impl Settled {
+    /// As in logs and spans.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Dead(_) => "dead",
+            Self::Held(_) => "try-again",
+            Self::Waits(_) => "wait",
+            Self::Early => "early",
+            Self::HandedBack => "handed-back",
+            Self::Undone => "undone",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The class of the dead letter, or the cause of the failure.
+    #[must_use]
+    pub const fn class(self) -> Option<&'static str> {
+        match self {
+            Self::Dead(class) => Some(class.as_str()),
+            Self::Held(cause) | Self::Waits(cause) => Some(cause.as_str()),
+            _ => None,
+        }
+    }
+}
+
+/// What became of a delivery, for its line in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// How it ended.
+    pub settled: Settled,
+    /// Why, for a person; shows nothing private.
+    pub reason: Option<String>,
+    /// How long the copy in a hold queue waits.
+    pub hold: Option<Duration>,
+}
+
+impl Settlement {
+    fn of(settled: Settled, reason: impl Into<Option<String>>) -> Self {
+        Self { settled, reason: reason.into(), hold: None }
+    }
 }
 
 impl Settler {
@@ -90,7 +140,7 @@ impl Settler {
         message: &Message,
         outcome: Outcome,
         paused: bool,
-    ) -> Settled {
+    ) -> Settlement {
         let now = clock::now();
         match outcome {
             Outcome::Done(outgoing) => {
@@ -102,19 +152,22 @@ impl Settler {
                     return self.dead(ticket, message, &Death::new(Class::Expired, reason)).await;
                 };
                 match published {
-                    Ok(()) => self.ack(ticket, Settled::Done).await,
+                    Ok(()) => self.ack(ticket, Settlement::of(Settled::Done, None)).await,
                     Err(Unpublished { error: PublishError::Unroutable, keys }) => {
                         let reason =
                             format!("no queue is bound to exchange {} for {keys}", self.links_exchange);
                         self.dead(ticket, message, &Death::new(Class::Unroutable, reason)).await
                     }
-                    Err(Unpublished { error, .. }) => self.give_back(ticket, &error.to_string()).await,
+                    Err(Unpublished { error, .. }) => self.undone(ticket, error.to_string()).await,
                 }
             }
             Outcome::Dead(death) => self.dead(ticket, message, &death).await,
             Outcome::TryAgain(failure) => self.try_again(ticket, message, &failure, paused, now).await,
             Outcome::Wait(failure) => self.try_again(ticket, message, &failure, true, now).await,
-            Outcome::HandedBack => self.give_back(ticket, "the worker is shutting down").await,
+            Outcome::HandedBack => {
+                let reason = "the worker is shutting down, or the message was kept for too long";
+                self.give_back(ticket, Settlement::of(Settled::HandedBack, reason.to_owned())).await
+            }
         }
     }
 
@@ -125,7 +178,7 @@ impl Settler {
         failure: &Failure,
         paused: bool,
         now: Timestamp,
-    ) -> Settled {
+    ) -> Settlement {
         let history = History {
             attempts: message.attempts(),
             first_failed_at: message.first_failed_at().unwrap_or(now),
@@ -142,27 +195,21 @@ impl Settler {
         let held =
             Held { cause: failure.cause, attempts, first_failed_at: history.first_failed_at, not_before: at };
         let Some(delay) = retry::rung(&self.delays, now, at, failure.deadline.timestamp()) else {
-            return self.give_back(ticket, "no hold queue is configured").await;
+            return self.undone(ticket, "no hold queue is configured".to_owned()).await;
         };
-        info!(
-            event_id = ticket.event_id,
-            trace_id = ticket.trace.trace_id(),
-            queue = self.queue,
-            reason = failure.reason,
-            attempts,
-            hold_ms = delay.as_secs_f64() * 1e3,
-            "trying again later"
-        );
-        self.hold(ticket, delay, properties::held(&ticket.properties, message, &held), &message.body).await
+        let settled = if paused { Settled::Waits(failure.cause) } else { Settled::Held(failure.cause) };
+        let copy = properties::held(&ticket.properties, message, &held);
+        self.hold(ticket, delay, copy, &message.body, Settlement::of(settled, failure.reason.clone())).await
     }
 
     /// Holds a message that came back before its time, nothing counted. It came back early because the next longer hold
     /// would have missed its session's deadline, which is not known here: so it is never held past its time.
-    pub async fn hold_again(&self, ticket: &Ticket, message: &Message, at: Timestamp) -> Settled {
+    pub async fn hold_again(&self, ticket: &Ticket, message: &Message, at: Timestamp) -> Settlement {
         let Some(delay) = retry::rung(&self.delays, clock::now(), at, at) else {
-            return self.give_back(ticket, "no hold queue is configured").await;
+            return self.undone(ticket, "no hold queue is configured".to_owned()).await;
         };
-        self.hold(ticket, delay, properties::held_again(&ticket.properties), &message.body).await
+        let settlement = Settlement::of(Settled::Early, None);
+        self.hold(ticket, delay, properties::held_again(&ticket.properties), &message.body, settlement).await
     }
 
     async fn hold(
@@ -171,7 +218,8 @@ impl Settler {
         delay: Duration,
         properties: BasicProperties,
         body: &[u8],
-    ) -> Settled {
+        settlement: Settlement,
+    ) -> Settlement {
         let copy = Publication {
             exchange: String::new(),
             routing_key: Topology::hold_queue(&self.queue, delay),
@@ -179,14 +227,15 @@ impl Settler {
             body: body.into(),
         };
         match self.publish(ticket, vec![copy]).await {
-            Ok(()) => self.ack(ticket, Settled::Held).await,
+            Ok(()) => self.ack(ticket, Settlement { hold: Some(delay), ..settlement }).await,
             Err(Unpublished { error, .. }) => {
-                self.give_back(ticket, &format!("it could not be held back: {error}")).await
+                let reason = settlement.reason.unwrap_or_else(|| "too early".to_owned());
+                self.undone(ticket, format!("{reason}; it could not be held back: {error}")).await
             }
         }
     }
 
-    async fn dead(&self, ticket: &Ticket, message: &Message, death: &Death) -> Settled {
+    async fn dead(&self, ticket: &Ticket, message: &Message, death: &Death) -> Settlement {
         let letter = Publication {
             exchange: String::new(),
             routing_key: Topology::dead_queue(&self.queue),
@@ -195,19 +244,15 @@ impl Settler {
         };
         match self.publish(ticket, vec![letter]).await {
             Ok(()) => {
-                warn!(
-                    event_id = ticket.event_id,
-                    trace_id = ticket.trace.trace_id(),
-                    queue = self.queue,
-                    class = death.class.as_str(),
-                    reason = death.reason,
-                    "dead letter"
-                );
-                self.ack(ticket, Settled::Dead(death.class)).await
+                self.ack(ticket, Settlement::of(Settled::Dead(death.class), death.reason.clone())).await
             }
             Err(Unpublished { error, .. }) => {
-                error!(event_id = ticket.event_id, trace_id = ticket.trace.trace_id(), queue = self.queue, class = death.class.as_str(), %error, "no dead letter could be written; the message stays");
-                self.give_back(ticket, "its dead letter could not be written").await
+                let (class, reason) = (death.class, &death.reason);
+                self.undone(
+                    ticket,
+                    format!("{class}: {reason}; its dead letter could not be written: {error}"),
+                )
+                .await
             }
         }
     }
@@ -262,46 +307,33 @@ impl Settler {
         }
     }
 
-    async fn ack(&self, ticket: &Ticket, settled: Settled) -> Settled {
+    async fn ack(&self, ticket: &Ticket, settlement: Settlement) -> Settlement {
         fault::point(&self.queue, "published");
         let acked = ticket.receipt.ack(self.limit).await;
         fault::point(&self.queue, "acked");
-        match acked {
-            Ok(true) => settled,
-            Ok(false) => self.lost(ticket, "its channel is closed"),
-            Err(error) => self.lost(ticket, &error.to_string()),
-        }
+        written_or_lost(acked, settlement)
     }
 
-    async fn give_back(&self, ticket: &Ticket, reason: &str) -> Settled {
+    /// What the outcome asks for could not be done, because of `reason`.
+    async fn undone(&self, ticket: &Ticket, reason: String) -> Settlement {
+        self.give_back(ticket, Settlement::of(Settled::Undone, reason)).await
+    }
+
+    async fn give_back(&self, ticket: &Ticket, settlement: Settlement) -> Settlement {
         let returned = ticket.receipt.give_back(self.limit).await;
         fault::point(&self.queue, "returned");
-        match returned {
-            Ok(true) => {
-                info!(
-                    event_id = ticket.event_id,
-                    trace_id = ticket.trace.trace_id(),
-                    queue = self.queue,
-                    reason,
-                    "given back to the broker, nothing counted"
-                );
-                Settled::Returned
-            }
-            Ok(false) => self.lost(ticket, "its channel is closed"),
-            Err(error) => self.lost(ticket, &error.to_string()),
-        }
+        written_or_lost(returned, settlement)
     }
+}
 
-    fn lost(&self, ticket: &Ticket, reason: &str) -> Settled {
-        warn!(
-            event_id = ticket.event_id,
-            trace_id = ticket.trace.trace_id(),
-            queue = self.queue,
-            reason,
-            "not settled; the broker will deliver it again"
-        );
-        Settled::Lost
-    }
+fn written_or_lost(written: Result<bool, BrokerError>, settlement: Settlement) -> Settlement {
+    let problem = match written {
+        Ok(true) => return settlement,
+        Ok(false) => "its channel is closed".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let meant = settlement.settled.as_str();
+    Settlement::of(Settled::Lost, format!("{problem}; it would have been: {meant}"))
 }
 
 /// Resolves when the delivery's channel is gone, or at `until`.

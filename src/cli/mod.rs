@@ -132,9 +132,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     } else {
         &[]
     })?;
-    telemetry::logs::init(&loaded.config.telemetry);
+    let level = telemetry::logs::init(&loaded.config.telemetry);
     match cli.command {
-        Command::Run => run::run(&loaded).await,
+        Command::Run => run::run(&loaded, level).await,
         Command::Demo(args) => demo::run(&cli.global, &args).await,
         Command::Sandbox(args) => sandbox::run(&loaded, args).await,
         Command::Emit(args) => emit::run(&loaded, &args).await,

@@ -4,29 +4,64 @@
 //! `correlationId`. Ids that came from outside are logged as [`crate::contract::private::loggable_id`] gives them.
 //! Libraries' own events are dropped whatever the level, for they may hold any of these (lapin logs a returned
 //! message whole); their errors are reported by the code that got them. A panic is logged by its place alone.
+//! The README says the same to operators, and what the levels mean.
 
-use std::panic;
+use std::{fmt, panic};
 
-use tracing::{Level, Metadata, error};
+use tracing::{Metadata, error, info};
 use tracing_subscriber::{
-    Layer,
+    Layer, Registry,
     filter::{LevelFilter, filter_fn},
-    fmt,
+    fmt as format,
     layer::SubscriberExt,
+    reload,
     util::SubscriberInitExt,
 };
 
 use crate::config::{LogFormat, LogLevel, Telemetry};
 
+/// The level of the log, which may be changed while the program runs.
+pub struct Level {
+    configured: LevelFilter,
+    current: reload::Handle<LevelFilter, Registry>,
+}
+
+impl Level {
+    /// Says all there is to say from here on.
+    pub fn debug(&self) {
+        self.set(LevelFilter::DEBUG);
+        info!(log_level = "debug", "log level changed");
+    }
+
+    /// Says what the configuration asks for.
+    pub fn configured(&self) {
+        // Said before it holds: a higher level would not let it pass.
+        info!(log_level = %self.configured, "log level changed");
+        self.set(self.configured);
+    }
+
+    fn set(&self, level: LevelFilter) {
+        // It fails only where no log is set up any more.
+        _ = self.current.reload(level);
+    }
+}
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Level").field("configured", &self.configured).finish_non_exhaustive()
+    }
+}
+
 /// Sends this program's events to standard error from here on, and panics too. A second call changes nothing.
-pub fn init(config: &Telemetry) {
-    let level = LevelFilter::from_level(match config.log_level {
-        LogLevel::Error => Level::ERROR,
-        LogLevel::Warn => Level::WARN,
-        LogLevel::Info => Level::INFO,
-        LogLevel::Debug => Level::DEBUG,
-    });
-    let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
+pub fn init(config: &Telemetry) -> Level {
+    let configured = match config.log_level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    let (level, current) = reload::Layer::new(configured);
+    let layer = format::layer().with_writer(std::io::stderr).with_target(false);
     let layer = match config.log_format {
         LogFormat::Json => {
             layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
@@ -42,6 +77,7 @@ pub fn init(config: &Telemetry) {
             error!(place, "panic: a defect of this program");
         }));
     }
+    Level { configured, current }
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {

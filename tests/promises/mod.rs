@@ -5,6 +5,7 @@ mod broker_restarts;
 mod command_line;
 mod ended_anywhere;
 mod load;
+mod logs;
 mod outages;
 mod repeats;
 mod routing;

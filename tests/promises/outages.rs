@@ -208,8 +208,8 @@ async fn a_refused_token_stops_the_taking_of_events_until_a_new_one_is_in_its_fi
     let probes = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= before + 20);
     soon("twenty probes", probes).await;
     // They take turns, one call each, and nothing is counted against them.
-    let held = worker.output.saying("trying again later");
-    assert!(held.len() >= 20 && held.iter().all(|one| one["attempts"] == 0), "{held:?}");
+    let held = worker.output.saying("waiting; nothing is counted");
+    assert!(held.len() >= 20 && held.iter().all(|one| one["attempt"] == 1), "{held:?}");
     assert!(worker.output.saying("dead letter").is_empty());
 
     std::fs::write(&file, format!("{NEW_TOKEN}\n")).unwrap();

@@ -41,13 +41,13 @@ async fn a_new_worker_knows_what_the_killed_one_did() {
     rig.until_experts_have(1).await;
     worker.output.until("the expert has the host link", 1).await;
     // The message is out; what the ledger says of it is on disk once the delivery is settled.
-    worker.output.until("\"stage\":\"host\",\"settled\":\"Done\"", 1).await;
+    worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
     worker.kill();
     let worker = rig.start(&[]).await;
     rig.publish_event(with_id("event-1"), &event(1)).await;
     let again = guests.next().await;
     assert_eq!((first.id(), first.body), (again.id(), again.body));
-    worker.output.until("\"stage\":\"host\",\"settled\":\"Done\"", 1).await;
+    worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
     worker.stop().await;
     rig.assert_all_is_done(&rig.amqp).await;
     let counts = rig.sandbox.counts();
@@ -76,7 +76,7 @@ async fn a_message_whose_answer_was_lost_is_looked_for_and_not_sent_again() {
     rig.sandbox.fault("messages:delay=2s,times=1".parse().unwrap());
     rig.publish(1).await;
     worker.output.until("no answer within the time limit", 1).await;
-    worker.output.until("\"stage\":\"host\",\"settled\":\"Done\"", 1).await;
+    worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
     rig.until_experts_have(1).await;
     worker.stop().await;
     rig.assert_all_is_done(&rig.amqp).await;

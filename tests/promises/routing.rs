@@ -95,7 +95,7 @@ async fn a_full_queue_loses_no_link_and_repeats_none() {
         let ids: BTreeSet<_> = links.iter().map(Received::id).collect();
         assert_eq!(ids.len(), EVENTS);
     }
-    worker.output.until("\"settled\":\"Done\"", EVENTS).await;
+    worker.output.until("\"outcome\":\"done\"", EVENTS).await;
     worker.stop().await;
     for queue in ["sessions", "sessions.dead", "guests", "hosts"] {
         assert_eq!(rig.amqp.depth(&rig.name(queue)).await.unwrap().0, 0, "{queue}");
