@@ -205,12 +205,12 @@ async fn supervise<S: Stage>(
                 let ended = tokio::select! {
                 biased;
                 result = consumer.consume((&connection).into()) => result,
-                error = gone(&connection) => Err(error),
+                error = gone("consume", &connection) => Err(error),
                 };
                 if ended.is_ok() {
                     consumer.idle().await;
                 }
-                close(&connection, Duration::from_secs(1)).await;
+                close(&connection).await;
                 match ended {
                     Ok(()) => return Ok(()),
                     Err(error) => error,

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+use lapin::{Acker, Channel, Connection, ConnectionProperties, uri::AMQPUri};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{sleep, timeout};
 use url::Url;
@@ -19,6 +19,9 @@ use crate::config::{
 
 /// What the heartbeat is where the URL names none, in seconds: a peer that stalls is noticed after two.
 const HEARTBEAT_S: u16 = 10;
+
+/// For the broker's answer to a goodbye.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why the broker did not do what was asked. Shows no password.
 #[derive(Debug, thiserror::Error)]
@@ -57,19 +60,59 @@ impl BrokerError {
     }
 }
 
-/// Waits for `action` of the broker, `limit` at most.
+/// What answers come from, and what can be gone before they do.
+pub trait Peer: Sync {
+    /// Whether no answer can come any more.
+    fn is_gone(&self) -> bool;
+}
+
+impl Peer for Connection {
+    fn is_gone(&self) -> bool {
+        !self.status().connected()
+    }
+}
+
+impl Peer for Channel {
+    fn is_gone(&self) -> bool {
+        !self.status().connected()
+    }
+}
+
+impl Peer for Acker {
+    fn is_gone(&self) -> bool {
+        self.poisoned()
+    }
+}
+
+/// Waits for `action` of `peer`: until it is answered, until the peer is gone, and `limit` at most. Whatever is asked of the
+/// broker goes through this: lapin leaves what was asked while a connection broke without an answer now and then
+/// (measured: a close, a confirm.select, acks).
 ///
 /// # Errors
-/// [`BrokerError::Timeout`] or [`BrokerError::Lapin`], which name the `step`.
+/// [`BrokerError`], which names the `step`.
 pub async fn within<T>(
     step: &'static str,
     limit: Duration,
+    peer: &impl Peer,
     action: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T, BrokerError> {
-    match timeout(limit, action).await {
-        Ok(result) => result.map_err(|error| BrokerError::Lapin(step, error)),
-        Err(_) => Err(BrokerError::Timeout(step, limit)),
+    tokio::select! {
+        biased;
+        result = timeout(limit, action) => match result {
+            Ok(result) => result.map_err(|error| BrokerError::Lapin(step, error)),
+            Err(_) => Err(BrokerError::Timeout(step, limit)),
+        },
+        error = gone(step, peer) => Err(error),
     }
+}
+
+/// Resolves when `peer` is gone, a little later: time enough for lapin to say why to whoever waits for it.
+pub async fn gone(step: &'static str, peer: &impl Peer) -> BrokerError {
+    while !peer.is_gone() {
+        sleep(Duration::from_millis(100)).await;
+    }
+    sleep(Duration::from_millis(500)).await;
+    BrokerError::Ended(format!("{step}: the connection was closed"))
 }
 
 /// Makes connections, to one node of the cluster after the other.
@@ -127,7 +170,10 @@ impl Connector {
             .get_or_insert(u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX));
         let name = format!("instant-connect-worker {} {purpose}", env!("CARGO_PKG_VERSION"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        within("connect", self.connect_timeout, Connection::connect_uri(uri, properties)).await
+        match timeout(self.connect_timeout, Connection::connect_uri(uri, properties)).await {
+            Ok(result) => result.map_err(|error| BrokerError::Lapin("connect", error)),
+            Err(_) => Err(BrokerError::Timeout("connect", self.connect_timeout)),
+        }
     }
 
     /// The URLs, never none.
@@ -146,21 +192,11 @@ impl Connector {
     }
 }
 
-/// Resolves when `connection` has been gone for a second, time enough for whoever uses it to have said why. lapin leaves
-/// what was under way when a connection broke without an answer now and then (measured: a confirm.select, acks), and
-/// nobody should wait for that as long as for a broker that is slow.
-pub async fn gone(connection: &Connection) -> BrokerError {
-    while connection.status().connected() {
-        sleep(Duration::from_millis(100)).await;
-    }
-    sleep(Duration::from_secs(1)).await;
-    BrokerError::Ended("the connection was closed".to_owned())
-}
-
-/// Closes `connection` in an orderly way, if the broker answers in time.
-pub async fn close(connection: &Connection, limit: Duration) {
+/// Closes `connection` in an orderly way, if the broker answers soon: nobody needs that answer, and others wait for the next
+/// connection.
+pub async fn close(connection: &Connection) {
     if connection.status().connected() {
         // A connection that can't be closed is gone, which is what was wanted.
-        _ = within("close", limit, connection.close(200, "bye".into())).await;
+        _ = timeout(CLOSE_LIMIT, connection.close(200, "bye".into())).await;
     }
 }

@@ -116,7 +116,7 @@ async fn run(connector: Arc<Connector>, topology: Topology, mut jobs: mpsc::Rece
                 tries = 0;
                 let ended =
                     Session::new(channel, &connection, &topology, connector.timeout).run(&mut jobs).await;
-                close(&connection, connector.timeout).await;
+                close(&connection).await;
                 match ended {
                     Ok(()) => return,
                     Err(error) => error,
@@ -147,20 +147,12 @@ async fn abandoned(jobs: &mpsc::Receiver<Job>) {
 async fn open(connector: &Connector, topology: &Topology) -> Result<(Connection, Channel), TopologyError> {
     let connection = connector.connect("publish").await.map_err(TopologyError::Broker)?;
     let limit = connector.timeout;
-    let prepare = async {
-        topology.ensure(&connection, limit).await?;
-        let channel = within("open channel", limit, connection.create_channel()).await;
-        let channel = channel.map_err(TopologyError::Broker)?;
-        within("select confirms", limit, channel.confirm_select(ConfirmSelectOptions::default()))
-            .await
-            .map_err(TopologyError::Broker)?;
-        Ok(channel)
-    };
-    let channel = tokio::select! {
-        biased;
-        channel = prepare => channel,
-        error = gone(&connection) => Err(TopologyError::Broker(error)),
-    }?;
+    topology.ensure(&connection, limit).await?;
+    let channel = within("open channel", limit, &connection, connection.create_channel())
+        .await
+        .map_err(TopologyError::Broker)?;
+    let select = channel.confirm_select(ConfirmSelectOptions::default());
+    within("select confirms", limit, &connection, select).await.map_err(TopologyError::Broker)?;
     Ok((connection, channel))
 }
 
@@ -231,7 +223,7 @@ impl<'a> Session<'a> {
         let result = tokio::select! {
             biased;
             result = self.serve(jobs) => result,
-            error = gone(connection) => Err(error),
+            error = gone("publish", connection) => Err(error),
         };
         for (_, pending) in self.pending.drain() {
             // Whoever asked may be gone; then nobody needs the answer.
@@ -302,7 +294,7 @@ impl<'a> Session<'a> {
         let publish =
             self.channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
         fault::point("publish", "asked");
-        let confirm = within("publish", self.limit, publish).await?;
+        let confirm = within("publish", self.limit, self.connection, publish).await?;
         fault::point("publish", "sent");
         self.confirms.push(confirm.map(move |confirmation| (id, confirmation)).boxed());
         Ok(())
@@ -321,7 +313,7 @@ impl<'a> Session<'a> {
             // A return may still be on its way with a confirm that lapin is settling at this moment. An answer to a
             // question asked now comes after it.
             let select = self.channel.confirm_select(ConfirmSelectOptions::default());
-            within("select confirms", self.limit, select).await?;
+            within("select confirms", self.limit, self.connection, select).await?;
             self.take_in_ready()?;
         }
         if self.confirms.is_empty() {

@@ -1,6 +1,6 @@
 //! Where deliveries come from and how they are settled, as little of AMQP as the consumer and the settler need.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -8,7 +8,6 @@ use lapin::{
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::{FieldTable, ShortString},
 };
-use tokio::time::sleep;
 
 use super::{
     connection::{BrokerError, within},
@@ -66,12 +65,13 @@ impl Source<'_> {
         prefetch: u16,
         limit: Duration,
     ) -> Result<Subscription, BrokerError> {
-        let channel = within("open channel", limit, self.0.create_channel()).await?;
-        within("set prefetch", limit, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        let channel = within("open channel", limit, self.0, self.0.create_channel()).await?;
+        within("set prefetch", limit, &channel, channel.basic_qos(prefetch, BasicQosOptions::default()))
+            .await?;
         let tag = short(name);
         let options = BasicConsumeOptions::default();
         let consume = channel.basic_consume(short(queue), tag.clone(), options, FieldTable::default());
-        let deliveries = within("consume", limit, consume).await?;
+        let deliveries = within("consume", limit, &channel, consume).await?;
         Ok(Subscription { channel, tag, deliveries, queue: queue.to_owned() })
     }
 }
@@ -110,7 +110,7 @@ impl Subscription {
     /// Has the broker deliver no more; what it delivered and nobody took.
     pub(super) async fn cancel(mut self, limit: Duration) -> Result<Vec<Delivery>, BrokerError> {
         let cancel = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default());
-        within("cancel", limit, cancel).await?;
+        within("cancel", limit, &self.channel, cancel).await?;
         // All that was delivered before the broker's answer is here by now.
         let mut left = Vec::new();
         while let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() {
@@ -128,33 +128,12 @@ impl Receipt {
 
     /// Acknowledges; `false` where the broker took the delivery back before. `limit` for this to be written.
     pub(super) async fn ack(&self, limit: Duration) -> Result<bool, BrokerError> {
-        self.written("acknowledge", limit, self.acker.ack(BasicAckOptions::default())).await
+        within("acknowledge", limit, &self.acker, self.acker.ack(BasicAckOptions::default())).await
     }
 
     /// Gives the delivery back to the queue, as it was; otherwise as [`Receipt::ack`].
     pub(super) async fn give_back(&self, limit: Duration) -> Result<bool, BrokerError> {
         let options = BasicNackOptions { requeue: true, multiple: false };
-        self.written("give back", limit, self.acker.nack(options)).await
-    }
-
-    /// Waits until an acknowledgement is written; `false` where the channel is gone first. lapin leaves one that was under
-    /// way when a connection broke without an answer now and then: each would keep its permit until `limit`, and a worker
-    /// with all permits gone takes nothing.
-    async fn written(
-        &self,
-        step: &'static str,
-        limit: Duration,
-        action: impl Future<Output = lapin::Result<bool>>,
-    ) -> Result<bool, BrokerError> {
-        let gone = async {
-            while !self.acker.poisoned() {
-                sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            result = within(step, limit, action) => result,
-            () = gone => Ok(false),
-        }
+        within("give back", limit, &self.acker, self.acker.nack(options)).await
     }
 }

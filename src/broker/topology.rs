@@ -233,7 +233,7 @@ impl Topology {
         passive: bool,
         limit: Duration,
     ) -> Result<(), TopologyError> {
-        let channel = within("open channel", limit, connection.create_channel())
+        let channel = within("open channel", limit, connection, connection.create_channel())
             .await
             .map_err(TopologyError::Broker)?;
         let plan = self.plan();
@@ -253,7 +253,7 @@ impl Topology {
                 .map_err(|error| explain(error, "binding of queue", &binding.queue))?;
         }
         // The channel was for this alone; one that can't be closed goes with its connection.
-        _ = within("close channel", limit, channel.close(200, "done".into())).await;
+        _ = within("close channel", limit, connection, channel.close(200, "done".into())).await;
         Ok(())
     }
 }
@@ -276,6 +276,7 @@ async fn declare_exchange(
     within(
         "declare exchange",
         limit,
+        channel,
         channel.exchange_declare(short(&exchange.name), ExchangeKind::Topic, options, FieldTable::default()),
     )
     .await
@@ -296,7 +297,7 @@ async fn declare_queue(
         arguments.insert((*name).into(), value);
     }
     let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-    within("declare queue", limit, channel.queue_declare(short(&queue.name), options, arguments))
+    within("declare queue", limit, channel, channel.queue_declare(short(&queue.name), options, arguments))
         .await
         .map(drop)
 }
@@ -306,6 +307,7 @@ async fn bind(channel: &Channel, binding: &Binding, limit: Duration) -> Result<(
     within(
         "bind queue",
         limit,
+        channel,
         channel.queue_bind(
             queue,
             exchange,

@@ -103,7 +103,7 @@ async fn broker(loaded: &Loaded) -> Result<String, String> {
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
     // A check changes nothing: queues that `create` would declare are only looked for.
     let passive = topology.apply(&connection, true, connector.timeout).await;
-    close(&connection, connector.timeout).await;
+    close(&connection).await;
     match passive {
         Ok(()) => Ok("connected; all exchanges and queues are there".to_owned()),
         Err(error) if loaded.config.topology.declare == Declare::Create => {

@@ -56,7 +56,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let prepared = async {
         let connection = connector.connect("demo").await?;
         topology.apply(&connection, false, connector.timeout).await?;
-        close(&connection, connector.timeout).await;
+        close(&connection).await;
         Ok::<_, Failure>(())
     };
     prepared.await.map_err(|failure| {
@@ -218,12 +218,13 @@ fn event(session: &str) -> Value {
 async fn clean_up(connector: &Connector, topology: &Topology) -> Result<(), Failure> {
     let limit = connector.timeout;
     let connection = connector.connect("demo").await?;
-    let channel = within("open channel", limit, connection.create_channel()).await?;
+    let channel = within("open channel", limit, &connection, connection.create_channel()).await?;
     let plan = topology.plan();
     for queue in plan.queues {
         within(
             "delete queue",
             limit,
+            &connection,
             channel.queue_delete(short(&queue.name), QueueDeleteOptions::default()),
         )
         .await?;
@@ -232,10 +233,11 @@ async fn clean_up(connector: &Connector, topology: &Topology) -> Result<(), Fail
         within(
             "delete exchange",
             limit,
+            &connection,
             channel.exchange_delete(short(&exchange.name), ExchangeDeleteOptions::default()),
         )
         .await?;
     }
-    close(&connection, limit).await;
+    close(&connection).await;
     Ok(())
 }

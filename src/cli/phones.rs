@@ -28,15 +28,15 @@ pub(super) async fn ring(
 ) -> Result<(), BrokerError> {
     let limit = connector.timeout;
     let connection = connector.connect("phones").await?;
-    let channel = within("open channel", limit, connection.create_channel()).await?;
-    within("set prefetch", limit, channel.basic_qos(32, BasicQosOptions::default())).await?;
+    let channel = within("open channel", limit, &connection, connection.create_channel()).await?;
+    within("set prefetch", limit, &connection, channel.basic_qos(32, BasicQosOptions::default())).await?;
     let consume = channel.basic_consume(
         short(queue),
         "phones".into(),
         BasicConsumeOptions::default(),
         FieldTable::default(),
     );
-    let mut deliveries = within("consume", limit, consume).await?;
+    let mut deliveries = within("consume", limit, &connection, consume).await?;
     while let Some(delivery) = deliveries.next().await {
         let delivery = delivery.map_err(|error| BrokerError::Lapin("consume", error))?;
         // What is no guest link is not this program's, and a sandbox has no dead letters.
@@ -45,7 +45,7 @@ pub(super) async fn ring(
             each(&text);
             sandbox.deliver_text(text);
         }
-        within("acknowledge", limit, delivery.ack(BasicAckOptions::default())).await?;
+        within("acknowledge", limit, &connection, delivery.ack(BasicAckOptions::default())).await?;
     }
     Ok(())
 }

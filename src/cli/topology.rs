@@ -25,7 +25,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
         let connector = Connector::new(&loaded.config.amqp);
         let connection = connector.connect("topology").await?;
         topology.apply(&connection, false, connector.timeout).await?;
-        close(&connection, connector.timeout).await;
+        close(&connection).await;
     }
     let plan = topology.plan();
     if args.json {
