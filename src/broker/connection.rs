@@ -176,6 +176,25 @@ impl Connector {
         }
     }
 
+    /// One try at each node of the cluster, for a command that a person waits for.
+    ///
+    /// # Errors
+    /// [`BrokerError`] of the node that was tried last.
+    pub async fn connect_once(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        let mut result = self.connect(purpose).await;
+        for _ in 1..self.urls()?.len() {
+            if result.is_ok() {
+                break;
+            }
+            result = self.connect(purpose).await;
+        }
+        if result.is_ok() {
+            // The next connection begins with the node that answered.
+            self.next.fetch_sub(1, Ordering::Relaxed);
+        }
+        result
+    }
+
     /// The URLs, never none.
     fn urls(&self) -> Result<Vec<SecretString>, BrokerError> {
         let (urls, place) = match &self.urls {

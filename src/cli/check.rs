@@ -66,7 +66,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     }
     let failed = findings.iter().filter(|finding| finding.result == "fail").count();
     if !configured {
-        return Err(Failure::Usage("a token is missing".to_owned()));
+        return Err(Failure::Usage("a token is missing or can't be read".to_owned()));
     }
     if failed == 0 {
         Ok(())
@@ -99,7 +99,7 @@ async fn connect(loaded: &Loaded) -> Vec<Finding> {
 
 async fn broker(loaded: &Loaded) -> Result<String, String> {
     let connector = Connector::new(&loaded.config.amqp);
-    let connection = connector.connect("check").await.map_err(|error| error.to_string())?;
+    let connection = connector.connect_once("check").await.map_err(|error| error.to_string())?;
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
     // A check changes nothing: queues that `create` would declare are only looked for.
     let passive = topology.apply(&connection, true, connector.timeout).await;

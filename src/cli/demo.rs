@@ -48,13 +48,13 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         password: "demo-password".into(),
         base_url: None,
     };
-    let sandbox = Sandbox::bind(options).await.map_err(|error| Failure::Usage(error.to_string()))?;
+    let sandbox = Sandbox::bind(options).await?;
     let (url, handle) = (sandbox.url(), sandbox.handle());
     let loaded = Arc::new(global.load_with(&settings(&url))?);
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
     let connector = Arc::new(Connector::new(&loaded.config.amqp));
     let prepared = async {
-        let connection = connector.connect("demo").await?;
+        let connection = connector.connect_once("demo").await?;
         topology.apply(&connection, false, connector.timeout).await?;
         close(&connection).await;
         Ok::<_, Failure>(())
@@ -69,7 +69,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), Failure> {
 
     let mut parts = Parts::start(sandbox, &loaded, &connector, &topology, &handle);
     let shown = tokio::select! {
-        shown = show(&loaded, &topology, &handle, args.keep) => shown,
+        shown = show(&loaded, &connector, &topology, &handle, args.keep) => shown,
         ended = &mut parts.worker => Err(ended.map_err(|error| Failure::Failed(error.to_string())).and_then(|result| result.map_err(Failure::from)).err().unwrap_or_else(|| Failure::Failed("the worker ended".to_owned()))),
         () = stop => Ok(()),
     };
@@ -148,10 +148,16 @@ fn received(text: &Text) -> String {
 }
 
 /// Emits one session and waits until everybody has what they should.
-async fn show(loaded: &Loaded, topology: &Topology, handle: &Handle, keep: bool) -> Result<(), Failure> {
+async fn show(
+    loaded: &Loaded,
+    connector: &Arc<Connector>,
+    topology: &Topology,
+    handle: &Handle,
+    keep: bool,
+) -> Result<(), Failure> {
     let message_id = Uuid::new_v4().to_string();
     let session = format!("visit-{}", &message_id[..8]);
-    emit::publish(loaded, topology, &message_id, event(&session).to_string().into_bytes()).await?;
+    emit::publish(loaded, connector, topology, &message_id, event(&session).to_string().into_bytes()).await?;
     say(&format!(
         "event     {message_id} published to {} (session.start): session {session}, two guests, an expert, a room",
         topology.sessions_exchange()
@@ -217,7 +223,7 @@ fn event(session: &str) -> Value {
 /// Deletes the demo's own exchanges and queues.
 async fn clean_up(connector: &Connector, topology: &Topology) -> Result<(), Failure> {
     let limit = connector.timeout;
-    let connection = connector.connect("demo").await?;
+    let connection = connector.connect_once("demo").await?;
     let channel = within("open channel", limit, &connection, connection.create_channel()).await?;
     let plan = topology.plan();
     for queue in plan.queues {

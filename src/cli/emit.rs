@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Failure, say, say_json};
 use crate::{
     broker::{
-        connection::Connector,
+        connection::{Connector, close},
         properties,
         publisher::{Publication, Publisher},
         topology::Topology,
@@ -73,7 +73,14 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     }
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
-    publish(loaded, &topology, &message_id, body).await?;
+    // The publisher below would try again and again, which is right for a worker and not for a person who waits.
+    let connector = Arc::new(Connector::new(&loaded.config.amqp));
+    let connection = connector
+        .connect_once("emit")
+        .await
+        .map_err(|error| Failure::Failed(format!("the event was not published: broker: {error}")))?;
+    close(&connection).await;
+    publish(loaded, &connector, &topology, &message_id, body).await?;
     if args.json {
         return say_json(
             &json!({"messageId": message_id, "exchange": topology.sessions_exchange(), "routingKey": ROUTING_KEY}),
@@ -85,12 +92,12 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
 /// Publishes `body` as a start event, confirmed.
 pub(super) async fn publish(
     loaded: &Loaded,
+    connector: &Arc<Connector>,
     topology: &Topology,
     message_id: &str,
     body: Vec<u8>,
 ) -> Result<(), Failure> {
-    let (publisher, publishing) =
-        Publisher::start(Arc::new(Connector::new(&loaded.config.amqp)), topology.clone());
+    let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone());
     let publication = Publication {
         exchange: topology.sessions_exchange(),
         routing_key: ROUTING_KEY.to_owned(),

@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     broker::{connection::BrokerError, topology::TopologyError},
     config::{self, ConfigError, Loaded, Sources},
+    sandbox::Error as SandboxError,
     telemetry,
     worker::WorkerError,
 };
@@ -38,8 +39,12 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// Settings over the defaults, as TOML [env: `ICW_CONFIG`]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help = "Settings over the defaults, as TOML [env: ICW_CONFIG]"
+    )]
     config: Option<PathBuf>,
     /// One setting, over all others; may be given again
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
@@ -99,6 +104,15 @@ impl From<BrokerError> for Failure {
 impl From<TopologyError> for Failure {
     fn from(error: TopologyError) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+impl From<SandboxError> for Failure {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::NotLoopback(_) | SandboxError::BaseUrl => Self::Usage(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Failure, phones, say, signals};
 use crate::{
     broker::{connection::Connector, topology::Topology},
     config::Loaded,
-    sandbox::{Error, Options, Sandbox, faults::FaultRule},
+    sandbox::{Options, Sandbox, faults::FaultRule},
 };
 
 #[derive(Debug, clap::Args)]
@@ -46,10 +46,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
         password: args.password,
         base_url: args.base_url,
     };
-    let sandbox = Sandbox::bind(options).await.map_err(|error| match error {
-        Error::Listen { .. } => Failure::Failed(error.to_string()),
-        error => Failure::Usage(error.to_string()),
-    })?;
+    let sandbox = Sandbox::bind(options).await?;
     let handle = sandbox.handle();
     args.fault.into_iter().for_each(|rule| handle.fault(rule));
     say(&format!("sandbox {}", sandbox.url()))?;

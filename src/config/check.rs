@@ -179,6 +179,12 @@ pub fn amqp_urls(urls: &SecretString, allow_insecure: bool) -> Result<Vec<Secret
         if url.host_str().is_some_and(|host| host.contains('%') || is_number(host)) {
             return Err("expected a URL with a host's name or its address in full".to_owned());
         }
+        if url.path() == "/" {
+            return Err(
+                "expected a virtual host after the last / (the default one, \"/\", is written %2f or left out with its slash)"
+                    .to_owned(),
+            );
+        }
         match url.scheme() {
             _ if url.host_str().is_none_or(str::is_empty) => return Err("expected a URL with a host, such as amqps://user:password@host/vhost".to_owned()),
             "amqps" => {}

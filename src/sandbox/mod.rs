@@ -78,7 +78,7 @@ pub struct Options {
 pub enum Error {
     /// [`Options::listen`] is not loopback, and [`Options::allow_any_address`] is not set.
     #[error(
-        "the sandbox would listen on {0}, where others can reach its links and its faults\nhint: listen on 127.0.0.1, or set allow_any_address (--allow-any-address) if they may"
+        "the sandbox would listen on {0}, where others can reach its links and its faults\nhint: listen on 127.0.0.1, or, if they may, `sandbox --allow-any-address`"
     )]
     NotLoopback(SocketAddr),
     /// [`Options::base_url`] has no use as a prefix of codes.

@@ -53,6 +53,7 @@ async fn a_wrong_environment_ends_with_two_and_names_the_variable() {
             "amqp://user:hidden-secret@mq.example.org",
             vec!["amqp.url = [hidden]", "expected amqps://"],
         ),
+        ("ICW_AMQP__URL", "amqp://guest:hidden-secret@127.0.0.1/", vec!["expected a virtual host", "%2f"]),
         ("ICW_INSTANT_CONNECT__URL", "http://example.org", vec!["expected https://"]),
     ] {
         let finished = finished(&["run"], &vec![(name.to_owned(), value.to_owned())]).await;
@@ -189,6 +190,26 @@ async fn check_shows_every_setting_with_its_origin_and_tries_what_they_name() {
 }
 
 #[tokio::test]
+async fn the_configuration_for_the_sandbox_fits_the_sandbox_as_it_starts() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/sandbox.toml");
+    let report = finished(&["check", "--json", "--config", file], &Vec::new()).await;
+    assert_eq!(report.status, Some(0), "{report:?}");
+    let report = report.json();
+    let setting = |key: &str| {
+        let settings = report["settings"].as_array().unwrap();
+        settings.iter().find(|setting| setting["key"] == key).unwrap()["value"].as_str().unwrap().to_owned()
+    };
+    let help = finished(&["sandbox", "--help"], &Vec::new()).await.stdout;
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(help.contains("[default: sandbox-token]") && text.contains("\ntoken = \"sandbox-token\"\n"));
+    assert!(help.contains("[default: 127.0.0.1:8080]"), "{help}");
+    for key in ["instant_connect.url", "hosts.webex_url"] {
+        assert_eq!(setting(key), "\"http://127.0.0.1:8080\"");
+    }
+    assert_eq!(setting("instant_connect.allowed_base_urls"), "[\"http://127.0.0.1:8080/visit/\"]");
+}
+
+#[tokio::test]
 async fn check_fails_where_a_token_is_refused_or_queues_are_missing() {
     let rig = Rig::new().await;
     let settings = [("instant_connect.token", NEW_TOKEN), ("topology.declare", "check")];
@@ -237,6 +258,24 @@ async fn the_demo_without_a_broker_says_how_to_get_one() {
 }
 
 #[tokio::test]
+async fn a_broker_that_is_not_there_is_said_at_once_and_a_cluster_is_tried_node_by_node() {
+    let guest = format!("sms:{}", number(1));
+    let emit = ["emit", "--guest", &guest, "--expert", &email(1)];
+    let nowhere = vec![("ICW_AMQP__URL".to_owned(), "amqp://127.0.0.1:1/%2f".to_owned())];
+    let told = finished(&emit, &nowhere).await;
+    assert_eq!((told.status, told.stdout.as_str()), (Some(1), ""), "{told:?}");
+    // One line: it did not begin to try again and again.
+    let reason = "error: the event was not published: broker: connect: ";
+    assert!(told.stderr.starts_with(reason) && told.stderr.lines().count() == 1, "{told:?}");
+    let rig = Rig::new().await;
+    let cluster = format!("amqp://127.0.0.1:1/%2f,{}", rig.url());
+    for arguments in [&emit[..], &["topology", "--declare"], &["check", "--connect"]] {
+        let told = rig.command(arguments, &[("amqp.url", &cluster)]).await;
+        assert_eq!((told.status, told.stderr.as_str()), (Some(0), ""), "{arguments:?}: {told:?}");
+    }
+}
+
+#[tokio::test]
 async fn sigterm_ends_an_idle_worker_well() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
@@ -271,6 +310,13 @@ async fn sigterm_under_load_ends_a_worker_well_and_another_serves_the_rest() {
 
 #[tokio::test]
 async fn the_sandbox_refuses_what_it_must_not_and_what_it_does_not_know() {
-    assert_usage(&finished(&["sandbox", "--listen", "0.0.0.0:0"], &Vec::new()).await, &["127.0.0.1"]);
+    for command in ["sandbox", "demo"] {
+        let told = finished(&[command, "--listen", "0.0.0.0:0"], &Vec::new()).await;
+        assert_usage(&told, &["127.0.0.1", "`sandbox --allow-any-address`"]);
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let told = finished(&[command, "--listen", &address], &Vec::new()).await;
+        assert!(told.status == Some(1) && told.stderr.contains("Address already in use"), "{told:?}");
+    }
     assert_usage(&finished(&["sandbox", "--fault", "joseencrypt:dance"], &Vec::new()).await, &["--fault"]);
 }
