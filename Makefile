@@ -15,10 +15,10 @@ CHAOS_JSON ?= target/chaos.json
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test chaos chaos-tests lint deny fuzz schemas clean
+.PHONY: help demo test test-4 chaos chaos-tests lint deny fuzz schemas clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the whole way of one session, on a real RabbitMQ and the sandbox
 	@$(CARGO) build --locked
@@ -33,6 +33,14 @@ test: ## all tests but chaos, on a real RabbitMQ; TESTS="name …" for some of t
 	$(CARGO) test --locked --all-targets --no-run
 	scripts/broker with $(CARGO) test --locked --all-targets -- --skip chaos $(TESTS)
 	if [ -z "$(TESTS)" ]; then $(CARGO) test --locked --doc; fi
+
+test-4: ## the promises on RabbitMQ 4.0, in a root of its own that is made as root and once
+	@export ICW_BROKER=4.0
+	scripts/broker ensure
+	command -v redis-server >/dev/null || scripts/apt-install redis-server
+	ICW_TEST_PYTHON=$$(scripts/python-env)
+	export ICW_TEST_PYTHON
+	scripts/broker with $(CARGO) test --locked --test main $(if $(TESTS),$(TESTS),promises)
 
 chaos-tests: ## what breaks brokers, networks and workers under load, in minutes
 	@scripts/broker ensure
