@@ -3,7 +3,8 @@
 use std::{
     collections::HashSet,
     env,
-    io::{BufRead, BufReader, Write, stdout},
+    ffi::OsString,
+    io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -19,11 +20,8 @@ fn result(key: &str) -> Vec<u8> {
     key.as_bytes().iter().copied().cycle().take(3000).collect()
 }
 
-/// What [`what_was_recorded_survives_kill_9`] runs as another process: records for ever, and says so.
-#[tokio::test]
-#[ignore = "a part of what_was_recorded_survives_kill_9"]
-async fn child() {
-    let Some(path) = env::var_os(PATH) else { return };
+/// What [`what_was_recorded_survives_kill_9`] does as another process: records for ever, and says so.
+async fn record_for_ever(path: OsString) {
     let first: usize = env::var(FIRST).unwrap().parse().unwrap();
     let ledger = Ledger::open(Kind::File { path: path.into() }).await.unwrap();
     let mut records = tokio::task::JoinSet::new();
@@ -37,14 +35,14 @@ async fn child() {
             let mut lease = mine(&ledger, &key).await;
             if record % 4 == 0 {
                 lease.write_note(&result(&key), later()).await.unwrap();
-                writeln!(stdout(), "\nnoted {key}").unwrap();
+                println!("\nnoted {key}");
             }
             // Some end at once, so that the sweep is at work when the kill comes.
             if record % 3 == 0 {
                 lease.record(b"", past()).await.unwrap();
             } else {
                 lease.record(&result(&key), later()).await.unwrap();
-                writeln!(stdout(), "\nrecorded {key}").unwrap();
+                println!("\nrecorded {key}");
             }
         });
     }
@@ -52,6 +50,9 @@ async fn child() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_was_recorded_survives_kill_9() {
+    if let Some(path) = env::var_os(PATH) {
+        return record_for_ever(path).await;
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = env::var(SEED).map_or(now.as_secs(), |seed| seed.parse().unwrap());
     println!("{SEED}={seed}");
@@ -97,7 +98,7 @@ async fn what_was_recorded_survives_kill_9() {
 /// What the child said before it was killed.
 fn run_and_kill(path: &std::path::Path, first: usize, lines: usize, pause: Duration) -> Vec<String> {
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "ledger::crash::child", "--ignored", "--nocapture"])
+        .args(["--exact", "ledger::crash::what_was_recorded_survives_kill_9", "--nocapture"])
         .env(PATH, path)
         .env(FIRST, first.to_string())
         .stdin(Stdio::null())
