@@ -201,6 +201,9 @@ impl Session {
             let from = start.not_before.map_or(begun, |not_before| not_before.timestamp().max(begun));
             Instant::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
         });
+        if expires_at.timestamp() <= now {
+            return Err(Refusal::Expired(within(Invalid::new("expiresAt", OVER))));
+        }
         let Identity { event_id, trace } = identify(message);
         let correlation = correlation(start.correlation_id.as_ref(), message, &event_id);
         Ok(Self {
@@ -261,6 +264,8 @@ fn expired(invalid: Invalid, start: &StartSession, message: &Message) -> Refusal
 
 /// What is said of an `expiresAt` that is past.
 const EXPIRED: &str = "expected a time to come, and it is past";
+/// What is said where there is no `expiresAt`, and the first attempt is so long ago that the session is over.
+const OVER: &str = "not given, and links would have ended by now, counted from the first attempt";
 
 /// The rules that no type alone can hold, at the time `now`.
 ///
@@ -398,6 +403,18 @@ mod tests {
     fn links_of_a_later_session_live_from_its_beginning() {
         let later = FULL.replace(r#", "expiresAt": "2026-11-21T11:00:00Z""#, "");
         assert_eq!(read(&later).unwrap().expires_at.timestamp().to_string(), "2026-11-21T12:00:00Z");
+    }
+
+    #[test]
+    fn an_event_that_waited_until_its_session_was_over_is_expired() {
+        let bare = r#"{"sessionId":"a","guests":[{"channel":"sms","address":"+34600111222"}],"experts":[{"roomId":"Y2lz"}]}"#;
+        let read = |first_failed_at: &str| {
+            let headers = [(header::FIRST_FAILED_AT.to_owned(), first_failed_at.to_owned())].into();
+            let message = Message { body: bare.into(), headers, ..Message::default() };
+            Session::read(&message, &rules(), NOW.parse().unwrap()).map(|session| session.expires_at)
+        };
+        assert_eq!(read("2026-11-21T07:00:01Z").unwrap().timestamp().to_string(), "2026-11-21T09:00:01Z");
+        assert!(matches!(read("2026-11-21T07:00:00Z"), Err(Refusal::Expired(_))));
     }
 
     /// (what is replaced in [`FULL`], by what, the error)
