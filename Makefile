@@ -12,10 +12,14 @@ CHAOS_RESTARTS ?= 20
 CHAOS_SEED ?=
 CHAOS_STRICT ?= 0
 CHAOS_JSON ?= target/chaos.json
+BODIES ?= 10000000
+ANSWERS ?= 1000000
+CALLS ?= 100000
+BODIES_SEED ?=
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test test-4 chaos chaos-tests lint deny fuzz schemas clean
+.PHONY: help demo test test-4 chaos chaos-tests bodies lint deny fuzz schemas clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +55,12 @@ chaos: ## CHAOS_EVENTS (100000) under CHAOS_KILLS (50) and CHAOS_RESTARTS (20); 
 	export CHAOS_EVENTS=$(CHAOS_EVENTS) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_RESTARTS=$(CHAOS_RESTARTS)
 	export CHAOS_SEED=$(CHAOS_SEED) CHAOS_STRICT=$(CHAOS_STRICT) CHAOS_JSON=$(CHAOS_JSON)
 	$(CARGO) test --locked --test main chaos_of_every_kind_at_once -- --nocapture
+
+# Each test prints its seed; the same seed makes the same cases.
+bodies: ## BODIES (10000000) through the decoders, ANSWERS (1000000) through the reader, CALLS (100000) through HTTP
+	@export ICW_BODIES=$(BODIES) ICW_ANSWERS=$(ANSWERS) ICW_CALLS=$(CALLS)
+	if [ -n "$(BODIES_SEED)" ]; then export ICW_TEST_SEED=$(BODIES_SEED); fi
+	$(CARGO) test --locked --profile bodies --test main random:: -- --nocapture --test-threads 1
 
 lint: ## formatting, clippy and documentation, warnings refused
 	@$(CARGO) fmt --check

@@ -12,5 +12,6 @@
 mod chaos;
 mod ledger;
 mod promises;
+mod random;
 mod sandbox;
 mod support;
