@@ -28,6 +28,9 @@ USER 65532:65532
 WORKDIR /var/lib/instant-connect-worker
 # The ledger is written here: mount a volume, or set ledger.kind.
 VOLUME /var/lib/instant-connect-worker
+# Metrics, for Prometheus beside the container; nothing there needs or shows a secret.
+ENV ICW_ADMIN__LISTEN=0.0.0.0:9464
+EXPOSE 9464
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/instant-connect-worker"]
 CMD ["run"]

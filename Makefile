@@ -19,7 +19,7 @@ BODIES_SEED ?=
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test test-4 chaos chaos-tests bodies lint deny fuzz schemas clean
+.PHONY: help demo test test-4 chaos chaos-tests bodies lint deny fuzz schemas metrics clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,7 @@ demo: ## the whole way of one session, on a real RabbitMQ and the sandbox
 test: ## all tests but chaos, on a real RabbitMQ; TESTS="name …" for some of them
 	@scripts/broker ensure
 	command -v redis-server >/dev/null || scripts/apt-install redis-server
+	command -v promtool >/dev/null || scripts/apt-install prometheus
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
 	$(CARGO) test --locked --all-targets --no-run
@@ -82,6 +83,9 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 
 schemas: ## write config/schemas anew from the program's types
 	@$(CARGO) run --quiet --locked -- schema --write config/schemas
+
+metrics: ## write config/metrics.md anew from the program
+	@ICW_WRITE_METRICS=1 $(CARGO) test --quiet --locked --lib the_list_in_the_repository
 
 clean: ## delete what the targets above made in this folder
 	@$(CARGO) clean

@@ -23,11 +23,13 @@
 //! - [`config`]: layers over `config/default.toml`, which is the reference
 //! - [`telemetry`]: what operators see
 //! - `fault`: points at which tests have the worker die; nothing in a release
+//! - [`admin`]: what operators and orchestrators ask over HTTP
 //! - [`sandbox`]: both APIs, faked faithfully
 //! - [`cli`]: one file a subcommand
 //!
 //! An arrow points one way: `cli` → `worker` → `stages`, `broker` → `contract`, `outcome`, `retry`.
 
+pub mod admin;
 pub mod broker;
 pub mod cli;
 pub mod clock;

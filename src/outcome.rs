@@ -37,6 +37,10 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All causes.
+    pub const ALL: [Self; 6] =
+        [Self::Unavailable, Self::RateLimited, Self::Malformed, Self::Token, Self::Busy, Self::Ledger];
+
     /// As on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -10,6 +10,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    admin::{Admin, AdminError},
     broker::{
         breaker,
         connection::{BrokerError, Connector, close, gone},
@@ -28,6 +29,7 @@ use crate::{
     ledger::{Ledger, LedgerError},
     retry::{self, Policy},
     stages::{Book, Host, Link, OnFailure, Stage},
+    telemetry::metrics::{Metrics, UpstreamMetrics, labels},
     upstream::{self, TokenSource, Upstream},
     webex,
 };
@@ -41,12 +43,18 @@ pub enum WorkerError {
     /// The broker's exchanges or queues are not what they must be, and only a person can change that.
     #[error(transparent)]
     Topology(TopologyError),
+    /// The admin server can't be started.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The ledger can't be opened.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// No HTTP client could be set up.
     #[error("HTTP client: {0}")]
     Http(#[from] reqwest::Error),
+    /// The metrics contradict each other: a defect.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
 }
 
 /// Runs the worker as `loaded` says, until `shutdown` resolves and what was in progress is done, `shutdown.grace` at
@@ -58,27 +66,33 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let config = &loaded.config;
     let connector = Arc::new(Connector::new(&config.amqp));
     let topology = Topology::new(&config.topology, config.retry.hold.delays());
+    let metrics = Metrics::new(config.retry.hold.delays())?;
+    let _admin = config.admin.listen.map(|listen| Admin::start(listen, metrics.clone())).transpose()?;
     let ledger = Ledger::open(loaded.ledger()).await?;
-    let book = book(loaded, &ledger);
     let (stop, stopped) = watch::channel(false);
-    let (publisher, publishing) = Publisher::start(Arc::clone(&connector), topology.clone());
-    let settler = |queue| {
-        Settler::new(publisher.clone(), &topology, queue, config.amqp.timeout.get(), retry_policy(loaded))
+    let (publisher, publishing) =
+        Publisher::start(Arc::clone(&connector), topology.clone(), metrics.publishing());
+    let settler = |queue, stage| {
+        let limit = config.amqp.timeout.get();
+        Settler::new(publisher.clone(), &topology, queue, limit, retry_policy(loaded), metrics.stage(stage))
     };
+    let stage = labels::Stage::Link;
     let link = Consumer::new(
-        link_stage(loaded, book.clone())?,
+        link_stage(loaded, book(loaded, &ledger, &metrics, stage), &metrics)?,
         topology.sessions_queue(),
-        settler(topology.sessions_queue()),
+        settler(topology.sessions_queue(), stage),
         limits(loaded),
+        metrics.stage(stage),
         stopped.clone(),
     );
     let host = if loaded.delivers_to_hosts() {
-        let queue = topology.hosts_queue();
+        let (queue, stage) = (topology.hosts_queue(), labels::Stage::Host);
         Some(Arc::new(Consumer::new(
-            host_stage(loaded, book)?,
+            host_stage(loaded, book(loaded, &ledger, &metrics, stage), &metrics)?,
             queue.clone(),
-            settler(queue),
+            settler(queue, stage),
             limits(loaded),
+            metrics.stage(stage),
             stopped.clone(),
         )))
     } else {
@@ -101,6 +115,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let result = tokio::select! {
         result = consumers.run(&connector, &topology) => result,
         () = stop_when_told => Ok(()),
+        () = measure(&ledger, &metrics) => Ok(()),
     };
     consumers.abort();
     drop(consumers);
@@ -110,6 +125,18 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     }
     ledger.close().await;
     result.map_err(WorkerError::Topology)
+}
+
+/// Keeps the size of the ledger up to date in the metrics.
+async fn measure(ledger: &Ledger, metrics: &Metrics) {
+    let metrics = metrics.ledger(labels::Stage::Link);
+    loop {
+        // One that can't be read is told of where it is needed.
+        if let Ok(Some(entries)) = ledger.len().await {
+            metrics.set_entries(entries);
+        }
+        sleep(Duration::from_secs(2)).await;
+    }
 }
 
 struct Consumers {
@@ -195,6 +222,9 @@ async fn supervise<S: Stage>(
             opened = open(connector, topology, S::NAME) => opened,
             () = consumer.stopped() => break,
         };
+        if opened.is_err() {
+            consumer.metrics().connection.failed();
+        }
         let error = match opened {
             Ok(connection) => {
                 if !std::mem::replace(&mut up, true) {
@@ -202,6 +232,7 @@ async fn supervise<S: Stage>(
                 }
                 connected_before = true;
                 pace.works();
+                let shown = consumer.metrics().connection.up();
                 let ended = tokio::select! {
                 biased;
                 result = consumer.consume((&connection).into()) => result,
@@ -211,6 +242,7 @@ async fn supervise<S: Stage>(
                     consumer.idle().await;
                 }
                 close(&connection).await;
+                drop(shown);
                 match ended {
                     Ok(()) => return Ok(()),
                     Err(error) => error,
@@ -247,7 +279,7 @@ async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result
     Ok(connection)
 }
 
-fn link_stage(loaded: &Loaded, book: Book) -> Result<Link, WorkerError> {
+fn link_stage(loaded: &Loaded, book: Book, metrics: &Metrics) -> Result<Link, WorkerError> {
     let section = &loaded.config.instant_connect;
     let url = loaded.joseencrypt_url();
     let limits = upstream::Limits {
@@ -256,7 +288,9 @@ fn link_stage(loaded: &Loaded, book: Book) -> Result<Link, WorkerError> {
         body_bytes_max: section.body_bytes_max.size(),
         rate_limit_wait: section.rate_limit_wait.get(),
     };
-    let upstream = Upstream::new("Instant Connect", &url, loaded.instant_connect_token()?, limits)?;
+    let (token, metrics) =
+        (loaded.instant_connect_token()?, metrics.upstream(labels::Upstream::InstantConnect));
+    let upstream = Upstream::new("Instant Connect", &url, token, limits, metrics)?;
     let options = Options {
         aud: section.aud.as_str().to_owned(),
         short_urls: section.short_urls,
@@ -282,14 +316,14 @@ fn link_stage(loaded: &Loaded, book: Book) -> Result<Link, WorkerError> {
     ))
 }
 
-fn book(loaded: &Loaded, ledger: &Ledger) -> Book {
+fn book(loaded: &Loaded, ledger: &Ledger, metrics: &Metrics, stage: labels::Stage) -> Book {
     let section = &loaded.config.ledger;
     let on_failure = match section.on_failure {
         config::OnFailure::Wait => OnFailure::Wait,
         config::OnFailure::Continue => OnFailure::Continue,
     };
     let margin = jiff::SignedDuration::try_from(section.margin.get()).unwrap_or(jiff::SignedDuration::MAX);
-    Book::new(ledger.clone(), on_failure, margin)
+    Book::new(ledger.clone(), on_failure, margin, metrics.ledger(stage))
 }
 
 fn link_rules(loaded: &Loaded) -> LinkRules {
@@ -300,12 +334,18 @@ fn link_rules(loaded: &Loaded) -> LinkRules {
     }
 }
 
-fn host_stage(loaded: &Loaded, book: Book) -> Result<Host, WorkerError> {
+fn host_stage(loaded: &Loaded, book: Book, metrics: &Metrics) -> Result<Host, WorkerError> {
     let (url, token) = (loaded.messages_url(), loaded.hosts_token()?);
-    Ok(Host::new(webex::Client::new(messages_api(loaded, &url, token)?, url), link_rules(loaded), book))
+    let upstream = messages_api(loaded, &url, token, metrics.upstream(labels::Upstream::WebexMessages))?;
+    Ok(Host::new(webex::Client::new(upstream, url), link_rules(loaded), book))
 }
 
-fn messages_api(loaded: &Loaded, url: &url::Url, token: TokenSource) -> Result<Upstream, WorkerError> {
+fn messages_api(
+    loaded: &Loaded,
+    url: &url::Url,
+    token: TokenSource,
+    metrics: UpstreamMetrics,
+) -> Result<Upstream, WorkerError> {
     let section = &loaded.config.hosts;
     let limits = upstream::Limits {
         connect_timeout: section.connect_timeout.get(),
@@ -313,7 +353,7 @@ fn messages_api(loaded: &Loaded, url: &url::Url, token: TokenSource) -> Result<U
         body_bytes_max: section.body_bytes_max.size(),
         rate_limit_wait: section.rate_limit_wait.get(),
     };
-    Ok(Upstream::new("Webex Messages", url, token, limits)?)
+    Ok(Upstream::new("Webex Messages", url, token, limits, metrics)?)
 }
 
 fn limits(loaded: &Loaded) -> Limits {

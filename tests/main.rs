@@ -11,6 +11,7 @@
 
 mod chaos;
 mod ledger;
+mod operators;
 mod promises;
 mod random;
 mod sandbox;

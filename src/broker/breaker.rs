@@ -10,8 +10,9 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    outcome::{Cause, Class, Outcome},
+    outcome::{Cause, Class, Failure, Outcome},
     retry,
+    telemetry::metrics::BreakerMetrics,
 };
 
 /// When the breaker opens and how it probes.
@@ -30,6 +31,7 @@ pub struct Policy {
 pub struct Breaker {
     stage: &'static str,
     policy: Policy,
+    metrics: BreakerMetrics,
     inner: Mutex<Inner>,
     /// When the next probe may be made; none while closed.
     probe_at: watch::Sender<Option<Instant>>,
@@ -77,8 +79,8 @@ impl Sign {
 impl Breaker {
     /// A closed breaker for the API of the stage called `stage`.
     #[must_use]
-    pub fn new(stage: &'static str, policy: Policy) -> Self {
-        Self { stage, policy, inner: Mutex::default(), probe_at: watch::Sender::new(None) }
+    pub fn new(stage: &'static str, policy: Policy, metrics: BreakerMetrics) -> Self {
+        Self { stage, policy, metrics, inner: Mutex::default(), probe_at: watch::Sender::new(None) }
     }
 
     /// When the next probe may be made, where the breaker is open.
@@ -95,21 +97,22 @@ impl Breaker {
 
     /// Learns from `outcome`.
     pub fn observe(&self, outcome: &Outcome) {
-        let reason = match outcome {
-            Outcome::TryAgain(failure) | Outcome::Wait(failure) => failure.reason.as_str(),
-            _ => "",
-        };
-        match Sign::of(outcome) {
-            Sign::Works => self.close(),
-            Sign::Fails => {
+        match (Sign::of(outcome), outcome) {
+            (Sign::Works, _) => self.close(),
+            (Sign::Fails, Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
                 let mut inner = self.inner();
                 inner.failures = inner.failures.saturating_add(1);
                 if inner.failures >= self.policy.failures {
-                    self.open(&mut inner, None, reason);
+                    self.open(&mut inner, None, failure);
                 }
             }
-            Sign::Closed(wait) => self.open(&mut self.inner(), wait, reason),
-            Sign::Nothing => {}
+            (Sign::Closed(wait), Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
+                if failure.cause == Cause::Token {
+                    self.metrics.set_token_refused(true);
+                }
+                self.open(&mut self.inner(), wait, failure);
+            }
+            _ => {}
         }
     }
 
@@ -117,7 +120,7 @@ impl Breaker {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, inner: &mut Inner, wait: Option<Duration>, reason: &str) {
+    fn open(&self, inner: &mut Inner, wait: Option<Duration>, failure: &Failure) {
         let now = Instant::now();
         let due = self.probe_at().is_none_or(|probe_at| probe_at <= now);
         if due {
@@ -132,9 +135,10 @@ impl Breaker {
         self.probe_at.send_replace(Some(probe_at));
         if inner.opened_at.is_none() {
             inner.opened_at = Some(now);
+            self.metrics.opened(failure.cause);
             warn!(
                 stage = self.stage,
-                reason,
+                reason = failure.reason,
                 "breaker open: no more messages are taken until this passes; nothing is counted against them"
             );
         }
@@ -143,8 +147,10 @@ impl Breaker {
     fn close(&self) {
         let mut inner = self.inner();
         (inner.failures, inner.probes) = (0, 0);
+        self.metrics.set_token_refused(false);
         if let Some(since) = inner.opened_at.take() {
             self.probe_at.send_replace(None);
+            self.metrics.closed();
             info!(
                 stage = self.stage,
                 after_s = since.elapsed().as_secs(),
@@ -159,7 +165,8 @@ mod tests {
     use super::*;
     use crate::{
         contract::time::Instant as Deadline,
-        outcome::{Death, Failure},
+        outcome::Death,
+        telemetry::metrics::{Metrics, labels},
     };
 
     fn failure(cause: Cause, retry_after: Option<u64>) -> Outcome {
@@ -174,7 +181,8 @@ mod tests {
     fn breaker() -> Breaker {
         let policy =
             Policy { failures: 3, probe_initial: Duration::from_secs(1), probe_max: Duration::from_secs(30) };
-        Breaker::new("link", policy)
+        let metrics = Metrics::new(&[]).unwrap().stage(labels::Stage::Link).breaker;
+        Breaker::new("link", policy, metrics)
     }
 
     #[tokio::test(start_paused = true)]

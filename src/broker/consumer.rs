@@ -34,6 +34,7 @@ use crate::{
     fault,
     outcome::{Class, Death, Outcome},
     stages::{self, Stage},
+    telemetry::metrics::StageMetrics,
 };
 
 /// How often a wait looks whether its connection still stands.
@@ -73,6 +74,7 @@ pub struct Consumer<S> {
     suspects: tokio::sync::Mutex<()>,
     careful: AtomicBool,
     settled: AtomicU64,
+    metrics: StageMetrics,
     tasks: Mutex<JoinSet<()>>,
     /// True once nothing more is to be taken.
     stop: watch::Receiver<bool>,
@@ -86,18 +88,21 @@ impl<S: Stage> Consumer<S> {
         queue: String,
         settler: Settler,
         limits: Limits,
+        metrics: StageMetrics,
         stop: watch::Receiver<bool>,
     ) -> Self {
+        metrics.set_permits(limits.concurrency);
         Self {
             stage,
             queue,
             settler,
             permits: Arc::new(Semaphore::new(limits.concurrency)),
-            breaker: Breaker::new(S::NAME, limits.breaker),
+            breaker: Breaker::new(S::NAME, limits.breaker, metrics.breaker.clone()),
             limits,
             suspects: tokio::sync::Mutex::default(),
             careful: AtomicBool::new(false),
             settled: AtomicU64::new(0),
+            metrics,
             tasks: Mutex::default(),
             stop,
         }
@@ -118,6 +123,12 @@ impl<S: Stage> Consumer<S> {
             }
         }
         Ok(())
+    }
+
+    /// What it counts in.
+    #[must_use]
+    pub const fn metrics(&self) -> &StageMetrics {
+        &self.metrics
     }
 
     /// Whether nothing more is to be taken.
@@ -150,6 +161,7 @@ impl<S: Stage> Consumer<S> {
     /// Takes as many as the limits allow, until the breaker opens or a stop is asked for.
     async fn take_all(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut subscription = self.subscribe(source, self.prefetch()).await?;
+        let _shown = self.metrics.consuming();
         loop {
             tokio::select! {
                 biased;
@@ -167,12 +179,14 @@ impl<S: Stage> Consumer<S> {
     /// Takes one delivery, to see whether the API works again.
     async fn probe(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut subscription = self.subscribe(source, 1).await?;
+        let shown = self.metrics.consuming();
         let (permit, delivery) = tokio::select! {
             biased;
             () = self.stopped() => return self.hand_back(subscription).await,
             next = self.next(&mut subscription) => next?,
         };
         self.hand_back(subscription).await?;
+        drop(shown);
         let (done, ended) = oneshot::channel();
         let work = Arc::clone(self).work(permit, delivery);
         // A task of its own, as for every delivery: what becomes of it must not hang on this connection.
@@ -235,25 +249,29 @@ impl<S: Stage> Consumer<S> {
     }
 
     async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
-        let receipt = delivery.receipt.clone();
-        if AssertUnwindSafe(self.settle(delivery)).catch_unwind().await.is_err() {
+        let (work, receipt) = (self.metrics.begin(), delivery.receipt.clone());
+        if let Ok(settled) = AssertUnwindSafe(self.settle(delivery)).catch_unwind().await {
+            work.ended(settled.into());
+        } else {
             // A defect outside the stage: the message stays, and the count of its deliveries ends this.
             _ = receipt.give_back(self.limits.timeout).await;
+            drop(work);
         }
         drop(permit);
     }
 
-    async fn settle(&self, delivery: Delivery) {
+    async fn settle(&self, delivery: Delivery) -> Settled {
         fault::point(&self.queue, "taken");
         let begun = Instant::now();
         let keep_until = begun + self.limits.hold_max;
         let Delivery { body, properties, receipt } = delivery;
         let mut message = properties::message(&properties, body);
-        let Identity { event_id, trace } = self.stage.identify(&message);
+        let Identity { event_id, trace, occurred_at } = self.stage.identify(&message);
         // One trace for all attempts, the dead letter included.
         message.headers.insert(header::TRACEPARENT.to_owned(), trace.traceparent());
         let event_id = loggable_id(event_id.as_str()).into_owned();
-        let ticket = Ticket { receipt, properties, event_id, trace, keep_until };
+        let happened_at = occurred_at.or_else(|| message.first_failed_at()).unwrap_or_else(clock::now);
+        let ticket = Ticket { receipt, properties, event_id, trace, keep_until, happened_at };
         let report = Report::begin(S::NAME, &ticket, message.attempts(), begun);
         let settlement = if let Some(at) = self.early(&message).await {
             self.settler.hold_again(&ticket, &message, at).await
@@ -267,6 +285,7 @@ impl<S: Stage> Consumer<S> {
         if settlement.settled != Settled::Lost {
             self.settled.fetch_add(1, Ordering::Relaxed);
         }
+        settlement.settled
     }
 
     /// When `message` may be tried, where that is too far ahead to be waited for here.

@@ -25,7 +25,10 @@ use super::{
     properties::short,
     topology::{Topology, TopologyError},
 };
-use crate::{fault, retry};
+use crate::{
+    fault, retry,
+    telemetry::metrics::{PublishMetrics, labels::Published},
+};
 
 /// Most messages that wait for their confirm at once.
 const OUTSTANDING_MAX: usize = 1024;
@@ -77,9 +80,13 @@ struct Job {
 impl Publisher {
     /// Starts the task. It ends, with its connection, when all handles are gone and all replies are given.
     #[must_use]
-    pub fn start(connector: Arc<Connector>, topology: Topology) -> (Self, tokio::task::JoinHandle<()>) {
+    pub fn start(
+        connector: Arc<Connector>,
+        topology: Topology,
+        metrics: PublishMetrics,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(QUEUED_MAX);
-        (Self(sender), tokio::spawn(run(connector, topology, receiver)))
+        (Self(sender), tokio::spawn(run(connector, topology, receiver, metrics)))
     }
 
     /// Publishes all of `publications` and waits for what the broker says of each. While there is no connection, this
@@ -104,7 +111,12 @@ impl Publisher {
     }
 }
 
-async fn run(connector: Arc<Connector>, topology: Topology, mut jobs: mpsc::Receiver<Job>) {
+async fn run(
+    connector: Arc<Connector>,
+    topology: Topology,
+    mut jobs: mpsc::Receiver<Job>,
+    metrics: PublishMetrics,
+) {
     let mut down_since: Option<Instant> = None;
     let mut tries = 0;
     loop {
@@ -114,15 +126,20 @@ async fn run(connector: Arc<Connector>, topology: Topology, mut jobs: mpsc::Rece
                     info!(after_ms = since.elapsed().as_secs_f64() * 1e3, "publishing again");
                 }
                 tries = 0;
-                let ended =
-                    Session::new(channel, &connection, &topology, connector.timeout).run(&mut jobs).await;
+                let up = metrics.connection.up();
+                let session = Session::new(channel, &connection, &topology, connector.timeout, &metrics);
+                let ended = session.run(&mut jobs).await;
+                drop(up);
                 close(&connection).await;
                 match ended {
                     Ok(()) => return,
                     Err(error) => error,
                 }
             }
-            Err(error) => error,
+            Err(error) => {
+                metrics.connection.failed();
+                error
+            }
         };
         if down_since.is_none() {
             warn!(%error, "cannot publish; trying again until it works");
@@ -174,8 +191,23 @@ impl Key {
 
 struct Pending {
     key: Key,
+    since: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Result<(), PublishError>>,
+}
+
+impl Pending {
+    fn answer(self, result: Result<(), PublishError>, metrics: &PublishMetrics) {
+        let published = match result {
+            Ok(()) => Published::Confirmed,
+            Err(PublishError::Unroutable) => Published::Returned,
+            Err(PublishError::Nacked) => Published::Nacked,
+            Err(PublishError::Unknown | PublishError::Ended) => Published::Unknown,
+        };
+        metrics.published(published, self.since.elapsed());
+        // Whoever asked may be gone; then nobody needs the answer.
+        _ = self.reply.send(result);
+    }
 }
 
 /// One channel's life.
@@ -183,6 +215,7 @@ struct Session<'a> {
     channel: Channel,
     connection: &'a Connection,
     topology: &'a Topology,
+    metrics: &'a PublishMetrics,
     /// A queue of our own was found missing.
     missing: bool,
     /// The broker takes no publishes at the moment.
@@ -199,11 +232,18 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(channel: Channel, connection: &'a Connection, topology: &'a Topology, limit: Duration) -> Self {
+    fn new(
+        channel: Channel,
+        connection: &'a Connection,
+        topology: &'a Topology,
+        limit: Duration,
+        metrics: &'a PublishMetrics,
+    ) -> Self {
         Self {
             channel,
             connection,
             topology,
+            metrics,
             missing: false,
             blocked: false,
             last_answer: Instant::now(),
@@ -226,9 +266,9 @@ impl<'a> Session<'a> {
             error = gone("publish", connection) => Err(error),
         };
         for (_, pending) in self.pending.drain() {
-            // Whoever asked may be gone; then nobody needs the answer.
-            _ = pending.reply.send(Err(PublishError::Unknown));
+            pending.answer(Err(PublishError::Unknown), self.metrics);
         }
+        self.metrics.set_blocked(false);
         result.map_err(TopologyError::Broker)
     }
 
@@ -257,6 +297,7 @@ impl<'a> Session<'a> {
         }
         let now = Instant::now();
         let blocked = self.connection.status().blocked();
+        self.metrics.set_blocked(blocked);
         match (std::mem::replace(&mut self.blocked, blocked), blocked) {
             (false, true) => warn!(
                 "the broker blocks publishing (memory or disk alarm); nothing is published until it is over"
@@ -278,8 +319,7 @@ impl<'a> Session<'a> {
             return Err(BrokerError::Timeout("confirm", self.limit));
         }
         for pending in overdue.iter().filter_map(|id| self.pending.remove(id)) {
-            // Whoever asked may be gone; then nobody needs the answer.
-            _ = pending.reply.send(Err(PublishError::Unknown));
+            pending.answer(Err(PublishError::Unknown), self.metrics);
         }
         Ok(())
     }
@@ -290,7 +330,8 @@ impl<'a> Session<'a> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let id = self.next;
         self.next += 1;
-        self.pending.insert(id, Pending { key, deadline: Instant::now() + self.limit, reply: job.reply });
+        let since = Instant::now();
+        self.pending.insert(id, Pending { key, since, deadline: since + self.limit, reply: job.reply });
         let publish =
             self.channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
         fault::point("publish", "asked");
@@ -373,8 +414,7 @@ impl<'a> Session<'a> {
                 (false, false) => Err(PublishError::Nacked),
             };
             fault::point("publish", "confirmed");
-            // Whoever asked may be gone; then nobody needs the answer.
-            _ = pending.reply.send(result);
+            pending.answer(result, self.metrics);
         }
     }
 }

@@ -20,6 +20,10 @@ use crate::{
     fault,
     outcome::{Cause, Class, Death, Failure, Outcome},
     retry::{self, Decision, History, Policy},
+    telemetry::metrics::{
+        StageMetrics,
+        labels::{Ended, Label},
+    },
 };
 
 /// What a delivery leaves behind when its body is taken out: what is needed to settle it.
@@ -35,6 +39,8 @@ pub struct Ticket {
     pub trace: TraceContext,
     /// Until when it may be kept: after that it goes back to the broker.
     pub keep_until: Instant,
+    /// When what it tells of happened, as far as it is known.
+    pub happened_at: Timestamp,
 }
 
 /// Settles the deliveries of one queue.
@@ -46,6 +52,7 @@ pub struct Settler {
     limit: Duration,
     retry: Policy,
     delays: Vec<Duration>,
+    metrics: StageMetrics,
 }
 
 /// How a delivery ended.
@@ -69,20 +76,26 @@ pub enum Settled {
     Lost,
 }
 
-impl Settled {
-    /// As in logs and spans.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Dead(_) => "dead",
-            Self::Held(_) => "try-again",
-            Self::Waits(_) => "wait",
-            Self::Early => "early",
-            Self::HandedBack => "handed-back",
-            Self::Undone => "undone",
-            Self::Lost => "lost",
+impl From<Settled> for Ended {
+    fn from(settled: Settled) -> Self {
+        match settled {
+            Settled::Done => Self::Done,
+            Settled::Dead(_) => Self::Dead,
+            Settled::Held(_) => Self::TryAgain,
+            Settled::Waits(_) => Self::Wait,
+            Settled::Early => Self::Early,
+            Settled::HandedBack => Self::HandedBack,
+            Settled::Undone => Self::Undone,
+            Settled::Lost => Self::Lost,
         }
+    }
+}
+
+impl Settled {
+    /// As in logs, spans and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Ended::from(self).as_str()
     }
 
     /// The class of the dead letter, or the cause of the failure.
@@ -122,9 +135,10 @@ impl Settler {
         queue: String,
         limit: Duration,
         retry: Policy,
+        metrics: StageMetrics,
     ) -> Self {
         let delays = topology.delays().to_vec();
-        Self { publisher, queue, links_exchange: topology.links_exchange(), limit, retry, delays }
+        Self { publisher, queue, links_exchange: topology.links_exchange(), limit, retry, delays, metrics }
     }
 
     /// The delay of the first hold queue.
@@ -152,7 +166,13 @@ impl Settler {
                     return self.dead(ticket, message, &Death::new(Class::Expired, reason)).await;
                 };
                 match published {
-                    Ok(()) => self.ack(ticket, Settlement::of(Settled::Done, None)).await,
+                    Ok(()) => {
+                        for outgoing in &outgoing {
+                            self.metrics.linked(outgoing.recipient);
+                        }
+                        self.metrics.delivered(ticket.happened_at);
+                        self.ack(ticket, Settlement::of(Settled::Done, None)).await
+                    }
                     Err(Unpublished { error: PublishError::Unroutable, keys }) => {
                         let reason =
                             format!("no queue is bound to exchange {} for {keys}", self.links_exchange);
@@ -227,7 +247,13 @@ impl Settler {
             body: body.into(),
         };
         match self.publish(ticket, vec![copy]).await {
-            Ok(()) => self.ack(ticket, Settlement { hold: Some(delay), ..settlement }).await,
+            Ok(()) => {
+                if let Settled::Held(cause) | Settled::Waits(cause) = settlement.settled {
+                    self.metrics.retried(cause);
+                }
+                self.metrics.held(delay);
+                self.ack(ticket, Settlement { hold: Some(delay), ..settlement }).await
+            }
             Err(Unpublished { error, .. }) => {
                 let reason = settlement.reason.unwrap_or_else(|| "too early".to_owned());
                 self.undone(ticket, format!("{reason}; it could not be held back: {error}")).await
@@ -244,6 +270,7 @@ impl Settler {
         };
         match self.publish(ticket, vec![letter]).await {
             Ok(()) => {
+                self.metrics.dead(death.class);
                 self.ack(ticket, Settlement::of(Settled::Dead(death.class), death.reason.clone())).await
             }
             Err(Unpublished { error, .. }) => {
@@ -260,7 +287,7 @@ impl Settler {
     fn link(&self, outgoing: &Outgoing, now: Timestamp) -> Publication {
         Publication {
             exchange: self.links_exchange.clone(),
-            routing_key: outgoing.routing_key.to_owned(),
+            routing_key: outgoing.recipient.routing_key().to_owned(),
             properties: properties::link(outgoing, now),
             body: outgoing.body.reveal().as_slice().into(),
         }

@@ -12,6 +12,7 @@ use crate::{
         topology::Topology,
     },
     config::{Declare, Loaded},
+    telemetry::metrics::{Metrics, labels::Upstream::WebexMessages},
     upstream::{Limits, TokenSource, Upstream},
 };
 
@@ -122,6 +123,8 @@ async fn person(loaded: &Loaded, token: TokenSource) -> Result<String, String> {
         body_bytes_max: section.body_bytes_max.size(),
         rate_limit_wait: Duration::from_secs(1),
     };
-    let upstream = Upstream::new("Webex", &url, token, limits).map_err(|error| error.to_string())?;
+    // Counted, and never shown: this ends at once.
+    let metrics = Metrics::new(&[]).map_err(|error| error.to_string())?.upstream(WebexMessages);
+    let upstream = Upstream::new("Webex", &url, token, limits, metrics).map_err(|error| error.to_string())?;
     upstream.get(url).await.map(|_| "accepted".to_owned()).map_err(|error| error.to_string())
 }

@@ -91,6 +91,7 @@ fn settings(sandbox: &url::Url) -> Vec<String> {
         format!("instant_connect.allowed_base_urls={base}/visit/"),
         format!("hosts.webex_url={base}"),
         "ledger.kind=memory".to_owned(),
+        "admin.listen=off".to_owned(),
         "hosts.delivery=webex".to_owned(),
         "hosts.token=".to_owned(),
         "hosts.token_file=".to_owned(),

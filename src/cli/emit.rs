@@ -21,6 +21,7 @@ use crate::{
         start_session::{StartSession, check},
         trace::TraceContext,
     },
+    telemetry::metrics::Metrics,
 };
 
 /// The routing key of start events.
@@ -97,7 +98,9 @@ pub(super) async fn publish(
     message_id: &str,
     body: Vec<u8>,
 ) -> Result<(), Failure> {
-    let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone());
+    // Counted, and never shown: this ends at once.
+    let metrics = Metrics::new(&[])?.publishing();
+    let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone(), metrics);
     let publication = Publication {
         exchange: topology.sessions_exchange(),
         routing_key: ROUTING_KEY.to_owned(),

@@ -90,6 +90,7 @@ impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Self {
         match error {
             WorkerError::Config(error) => error.into(),
+            WorkerError::Admin(error) => Self::Usage(error.to_string()),
             error => Self::Failed(error.to_string()),
         }
     }
@@ -113,6 +114,12 @@ impl From<SandboxError> for Failure {
             SandboxError::NotLoopback(_) | SandboxError::BaseUrl => Self::Usage(error.to_string()),
             error => Self::Failed(error.to_string()),
         }
+    }
+}
+
+impl From<prometheus::Error> for Failure {
+    fn from(error: prometheus::Error) -> Self {
+        Self::Failed(format!("metrics: {error}"))
     }
 }
 

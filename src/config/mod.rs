@@ -8,13 +8,13 @@ pub mod check;
 pub mod load;
 pub mod values;
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 pub use load::{ConfigError, Loaded, Sources, load};
 use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
-use values::{Bounded, Span, empty_is_none, http_url, zero_is_none};
+use values::{Bounded, Span, address_or_off, empty_is_none, http_url, zero_is_none};
 
 use crate::{
     contract::{device::AllowList, start_session::Vertical},
@@ -34,6 +34,7 @@ pub struct Config {
     pub breaker: Breaker,
     pub ledger: Ledger,
     pub shutdown: Shutdown,
+    pub admin: Admin,
     pub telemetry: Telemetry,
 }
 
@@ -202,6 +203,14 @@ pub enum OnFailure {
 #[allow(missing_docs, reason = "see Config")]
 pub struct Shutdown {
     pub grace: Span,
+}
+
+/// Section `admin`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Admin {
+    #[serde(deserialize_with = "address_or_off")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// Section `telemetry`.

@@ -1,6 +1,6 @@
 //! Values with rules of their own. Each error says what was expected; who reports it adds where, and what was found.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error};
@@ -212,6 +212,18 @@ pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromText>(
 ) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text.is_empty() { Ok(None) } else { T::from_text(text).map(Some).map_err(D::Error::custom) }
+}
+
+/// Reads an address to listen on; nothing and `off` are none.
+pub(super) fn address_or_off<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "" | "off" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            D::Error::custom("expected an IP address and a port, such as \"127.0.0.1:9464\", or \"off\"")
+        }),
+    }
 }
 
 /// Reads a zero as "not given".

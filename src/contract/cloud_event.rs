@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -20,6 +21,8 @@ pub struct Unwrapped<'a> {
     pub id: Option<String>,
     /// Where `data` stood in the body, for errors: `data` in a structured event, else empty.
     pub path: &'static str,
+    /// The CloudEvents `time`, where it is one.
+    pub time: Option<Timestamp>,
     /// The extension attributes `traceparent` and `tracestate`, where the wrapping had them.
     pub trace: BTreeMap<String, String>,
 }
@@ -33,6 +36,7 @@ struct Structured<'a> {
     source: String,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    time: Option<String>,
     traceparent: Option<String>,
     tracestate: Option<String>,
 }
@@ -66,7 +70,13 @@ pub fn unwrap(message: &Message) -> Result<Unwrapped<'_>, Invalid> {
     let trace = ["traceparent", "tracestate"]
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), attribute(name)?)));
-    Ok(Unwrapped { data: &message.body, id: attribute("id"), path: "", trace: trace.collect() })
+    Ok(Unwrapped {
+        data: &message.body,
+        id: attribute("id"),
+        path: "",
+        time: attribute("time").and_then(|time| time.parse().ok()),
+        trace: trace.collect(),
+    })
 }
 
 fn structured(body: &[u8]) -> Result<Unwrapped<'_>, Invalid> {
@@ -84,6 +94,7 @@ fn structured(body: &[u8]) -> Result<Unwrapped<'_>, Invalid> {
         data: data.get().as_bytes(),
         id: Some(event.id),
         path: "data",
+        time: event.time.and_then(|time| time.parse().ok()),
         trace: trace.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
     })
 }

@@ -130,11 +130,52 @@ pub const HOST_LINK_TYPE: &str = "video.host-link.v1";
 /// The routing key of host links.
 pub const HOST_ROUTING_KEY: &str = "host.webex";
 
+/// Whom a link message is for, as far as everybody may know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    /// A guest, through a sender of this channel.
+    Guest(Channel),
+    /// An expert, through Webex.
+    Host,
+}
+
+impl Recipient {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Guest(Channel::Sms), Self::Guest(Channel::Whatsapp), Self::Host];
+
+    /// `guest` or `host`.
+    #[must_use]
+    pub const fn role(self) -> &'static str {
+        match self {
+            Self::Guest(_) => "guest",
+            Self::Host => "host",
+        }
+    }
+
+    /// `sms`, `whatsapp` or `webex`.
+    #[must_use]
+    pub const fn channel(self) -> &'static str {
+        match self {
+            Self::Guest(channel) => channel.as_str(),
+            Self::Host => "webex",
+        }
+    }
+
+    /// The routing key of its link.
+    #[must_use]
+    pub const fn routing_key(self) -> &'static str {
+        match self {
+            Self::Guest(channel) => channel.routing_key(),
+            Self::Host => HOST_ROUTING_KEY,
+        }
+    }
+}
+
 /// A link message, ready for the exchange of links. Its key, type and id follow from the link it was made of.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// The routing key.
-    pub routing_key: &'static str,
+    /// Whom it is for: its routing key.
+    pub recipient: Recipient,
     /// The property `type`.
     pub kind: &'static str,
     /// The property `message_id`: the same at every repeat.
@@ -174,7 +215,8 @@ impl Outgoing {
             attributes: session.attributes.clone(),
         };
         let body = serde_json::to_vec(&link)?;
-        Ok(Self::new(session, Role::Guest, position, guest.channel.routing_key(), GUEST_LINK_TYPE, body))
+        let recipient = Recipient::Guest(guest.channel);
+        Ok(Self::new(session, Role::Guest, position, recipient, GUEST_LINK_TYPE, body))
     }
 
     /// The message for the expert at `position` of `session`.
@@ -194,19 +236,19 @@ impl Outgoing {
             attributes: session.attributes.clone(),
         };
         let body = serde_json::to_vec(&link)?;
-        Ok(Self::new(session, Role::Host, position, HOST_ROUTING_KEY, HOST_LINK_TYPE, body))
+        Ok(Self::new(session, Role::Host, position, Recipient::Host, HOST_LINK_TYPE, body))
     }
 
     fn new(
         session: &Session,
         role: Role,
         position: usize,
-        routing_key: &'static str,
+        recipient: Recipient,
         kind: &'static str,
         body: Vec<u8>,
     ) -> Self {
         Self {
-            routing_key,
+            recipient,
             kind,
             message_id: session.event_id.link_id(role, position),
             correlation_id: session.correlation.clone(),

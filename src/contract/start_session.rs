@@ -204,7 +204,7 @@ impl Session {
         if expires_at.timestamp() <= now {
             return Err(Refusal::Expired(within(Invalid::new("expiresAt", OVER))));
         }
-        let Identity { event_id, trace } = identify(message);
+        let Identity { event_id, trace, .. } = identify(message);
         let correlation = correlation(start.correlation_id.as_ref(), message, &event_id);
         Ok(Self {
             subject: ids::subject(&start.session_id),
@@ -232,12 +232,15 @@ pub struct Identity {
     pub event_id: EventId,
     /// Its trace.
     pub trace: TraceContext,
+    /// When it happened, where it says so.
+    pub occurred_at: Option<Timestamp>,
 }
 
 /// What the start event in `message` is known by.
 #[must_use]
 pub fn identify(message: &Message) -> Identity {
     let wrapped = if message.body.len() <= BODY_BYTES_MAX { cloud_event::unwrap(message).ok() } else { None };
+    let occurred_at = wrapped.as_ref().and_then(|wrapped| wrapped.time).or(message.published_at);
     let (id, mut headers) = wrapped.map(|wrapped| (wrapped.id, wrapped.trace)).unwrap_or_default();
     let own = message
         .headers
@@ -247,6 +250,7 @@ pub fn identify(message: &Message) -> Identity {
     Identity {
         event_id: EventId::of(message.message_id.as_deref(), id.as_deref(), &message.body),
         trace: TraceContext::of(&headers),
+        occurred_at,
     }
 }
 

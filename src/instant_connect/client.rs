@@ -56,7 +56,7 @@ impl Client {
             let request = Request::new(&self.options, session, call, number == 0);
             let left = session.expires_at.timestamp().duration_since(clock::now());
             let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
-            let answer = self
+            let mut answer = self
                 .upstream
                 .post(self.url.clone(), &request, &session.trace, left)
                 .await
@@ -74,6 +74,7 @@ impl Client {
             if !response::all_different(&links.hosts, &links.guests) {
                 return Err(self.malformed("the same link twice".to_owned(), answer.tracking_id.as_deref()));
             }
+            answer.is_good();
         }
         Ok(links)
     }

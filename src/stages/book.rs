@@ -1,15 +1,19 @@
 //! The ledger as the stages use it: whose turn it is, and what follows where the ledger can't say.
 
-use std::time::Duration;
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use crate::{
-    contract::time::Instant,
+    contract::time::Instant as Deadline,
     ledger::{Claim, Lease, Ledger, LedgerError},
     outcome::{Cause, Class, Death, Failure, Outcome},
+    telemetry::metrics::{LedgerMetrics, labels::Claimed},
 };
 
 /// How long one worker waits for another that acts on the same event: a call and its retries are over by then.
@@ -30,6 +34,7 @@ pub struct Book {
     ledger: Ledger,
     on_failure: OnFailure,
     margin: SignedDuration,
+    metrics: LedgerMetrics,
 }
 
 /// Whether to act.
@@ -45,13 +50,26 @@ pub(super) enum Turn {
 impl Book {
     /// Entries outlive the session's links by `margin`.
     #[must_use]
-    pub const fn new(ledger: Ledger, on_failure: OnFailure, margin: SignedDuration) -> Self {
-        Self { ledger, on_failure, margin }
+    pub const fn new(
+        ledger: Ledger,
+        on_failure: OnFailure,
+        margin: SignedDuration,
+        metrics: LedgerMetrics,
+    ) -> Self {
+        Self { ledger, on_failure, margin, metrics }
     }
 
     /// Whose turn it is to act on `key` for a message of this `content`, whose session ends at `deadline`.
-    pub(super) async fn turn(&self, key: &str, content: &[u8], deadline: Instant) -> Turn {
-        match self.ledger.claim(key, Sha256::digest(content).into(), PATIENCE).await {
+    pub(super) async fn turn(&self, key: &str, content: &[u8], deadline: Deadline) -> Turn {
+        let claim = self.ledger.claim(key, Sha256::digest(content).into(), PATIENCE).await;
+        self.metrics.claimed(match &claim {
+            Ok(Claim::Mine(_)) => Claimed::Miss,
+            Ok(Claim::Recorded(_)) => Claimed::Hit,
+            Ok(Claim::Conflict) => Claimed::Conflict,
+            Ok(Claim::Busy) => Claimed::Busy,
+            Err(_) => Claimed::Failed,
+        });
+        match claim {
             Ok(Claim::Mine(lease)) => Turn::Act(Some(lease)),
             Ok(Claim::Recorded(result)) => Turn::Done(result),
             Ok(Claim::Conflict) => Turn::Otherwise(Outcome::Dead(Death::new(
@@ -73,9 +91,9 @@ impl Book {
         &self,
         lease: Option<Lease>,
         result: &[u8],
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Option<Outcome> {
-        let recorded = lease?.record(result, self.until(deadline)).await;
+        let recorded = self.timed(lease?.record(result, self.until(deadline))).await;
         recorded.err().and_then(|error| self.down(&error, deadline))
     }
 
@@ -84,9 +102,9 @@ impl Book {
         &self,
         lease: &mut Option<Lease>,
         note: &[u8],
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Option<Outcome> {
-        let noted = lease.as_mut()?.write_note(note, self.until(deadline)).await;
+        let noted = self.timed(lease.as_mut()?.write_note(note, self.until(deadline))).await;
         noted.err().and_then(|error| self.down(&error, deadline))
     }
 
@@ -100,11 +118,21 @@ impl Book {
         }
     }
 
-    fn until(&self, deadline: Instant) -> Timestamp {
+    async fn timed(&self, write: impl Future<Output = Result<(), LedgerError>>) -> Result<(), LedgerError> {
+        let since = Instant::now();
+        let result = write.await;
+        match &result {
+            Ok(()) => self.metrics.wrote(since.elapsed()),
+            Err(_) => self.metrics.failed(),
+        }
+        result
+    }
+
+    fn until(&self, deadline: Deadline) -> Timestamp {
         deadline.timestamp().saturating_add(self.margin).unwrap_or(Timestamp::MAX)
     }
 
-    fn down(&self, error: &LedgerError, deadline: Instant) -> Option<Outcome> {
+    fn down(&self, error: &LedgerError, deadline: Deadline) -> Option<Outcome> {
         match self.on_failure {
             OnFailure::Continue => {
                 warn!(%error, "going on without the ledger: an event that comes again is served again");

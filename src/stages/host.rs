@@ -121,7 +121,11 @@ impl Stage for Host {
 
         let known = decode::from_json::<Known>(&message.body).map(|known| known.event_id).ok();
         let id = known.as_deref().or(message.message_id.as_deref());
-        Identity { event_id: EventId::of(id, None, &message.body), trace: TraceContext::of(&message.headers) }
+        Identity {
+            event_id: EventId::of(id, None, &message.body),
+            trace: TraceContext::of(&message.headers),
+            occurred_at: message.published_at,
+        }
     }
 
     async fn handle(&self, message: &Message) -> Outcome {

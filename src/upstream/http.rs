@@ -23,6 +23,7 @@ use crate::{
     clock,
     contract::{header, trace::TraceContext},
     retry::parse_retry_after,
+    telemetry::metrics::{Call, UpstreamMetrics, labels::Called},
 };
 
 /// The shortest wait after a Retry-After, as Cisco's own SDK has it.
@@ -48,17 +49,27 @@ pub struct Upstream {
     transport: Transport,
     token: TokenSource,
     limits: Limits,
+    metrics: UpstreamMetrics,
     /// No call is made before this: the API asked for it. One for all tasks.
     not_before: Mutex<Option<Instant>>,
 }
 
-/// An answer with a status of success.
+/// An answer with a status of success. Whoever reads it says whether it [can be used](Answer::is_good): it counts as
+/// malformed until then.
 #[derive(Debug)]
 pub struct Answer {
     /// The body, within [`Limits::body_bytes_max`].
     pub body: Vec<u8>,
     /// What Cisco's support asks for, where the answer named it.
     pub tracking_id: Option<String>,
+    call: Call,
+}
+
+impl Answer {
+    /// It can be used.
+    pub fn is_good(&mut self) {
+        self.call.set(Called::Ok);
+    }
 }
 
 impl Upstream {
@@ -71,9 +82,10 @@ impl Upstream {
         url: &Url,
         token: TokenSource,
         limits: Limits,
+        metrics: UpstreamMetrics,
     ) -> Result<Self, reqwest::Error> {
         let transport = Transport::new(url, &limits)?;
-        Ok(Self { name, transport, token, limits, not_before: Mutex::default() })
+        Ok(Self { name, transport, token, limits, metrics, not_before: Mutex::default() })
     }
 
     /// The API's name, for errors and logs.
@@ -131,6 +143,14 @@ impl Upstream {
             insert(headers, header::TRACESTATE, trace.tracestate().unwrap_or_default());
         }
         *request.timeout_mut() = Some(limit.min(self.limits.timeout));
+        let mut call = self.metrics.begin();
+        let answered = self.answer(request).await;
+        call.set(answered.as_ref().map_or_else(UpstreamError::called, |_| Called::Malformed));
+        answered.map(|(body, tracking_id)| Answer { body, tracking_id, call })
+    }
+
+    /// The body and the tracking id of an answer with a status of success.
+    async fn answer(&self, request: Request) -> Result<(Vec<u8>, Option<String>), UpstreamError> {
         let response = self.transport.call(request).await.map_err(|broken| self.unanswered(broken))?;
         let tracking_id = tracking_id(response.headers());
         if !response.status().is_success() {
@@ -139,7 +159,7 @@ impl Upstream {
         let status = response.status().as_u16();
         let body =
             self.bounded(response).await.map_err(|error| UpstreamError { status: Some(status), ..error })?;
-        Ok(Answer { body, tracking_id })
+        Ok((body, tracking_id))
     }
 
     /// How long the API is still to be left alone.
@@ -150,7 +170,12 @@ impl Upstream {
 
     fn rest(&self, wait: Duration) {
         let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        *not_before = (*not_before).max(Instant::now().checked_add(wait));
+        let now = Instant::now();
+        let until = (*not_before).max(now.checked_add(wait));
+        if let Some(until) = until {
+            self.metrics.rate_limited(until.saturating_duration_since(not_before.unwrap_or(now).max(now)));
+        }
+        *not_before = until;
     }
 
     fn authorization(&self) -> Result<HeaderValue, UpstreamError> {

@@ -13,6 +13,7 @@ pub use token::{TokenError, TokenSource};
 use crate::{
     contract::time::Instant,
     outcome::{self, Class, Death, Failure, Outcome},
+    telemetry::metrics::labels::Called,
 };
 
 /// What can be done about a failure of an API.
@@ -52,6 +53,17 @@ impl UpstreamError {
             unknown: true,
             reason: format!("{api}: malformed answer: {problem}"),
             retry_after: None,
+        }
+    }
+
+    /// As the metrics have it.
+    pub(crate) fn called(&self) -> Called {
+        match self.cause {
+            Cause::Passing if self.retry_after.is_some() => Called::RateLimited,
+            Cause::Passing => Called::Unavailable,
+            Cause::Token => Called::Token,
+            Cause::Request => Called::Rejected,
+            Cause::Malformed => Called::Malformed,
         }
     }
 

@@ -78,13 +78,14 @@ impl Client {
             HostAddress::Person(id) => direct.query_pairs_mut().append_pair("personId", id),
             HostAddress::Room(_) => return Ok(None),
         };
-        let answer = match self.upstream.get(direct).await {
+        let mut answer = match self.upstream.get(direct).await {
             // No direct messages with that person yet.
             Err(error) if error.status == Some(404) => return Ok(Some(false)),
             answer => answer?,
         };
         let listed: Listed = decode::from_json(&answer.body)
             .map_err(|invalid| UpstreamError::malformed(self.upstream.name(), invalid))?;
+        answer.is_good();
         // A link is for one expert alone, so a message that holds it is the one.
         let url = link.address.reveal();
         Ok(Some(listed.items.iter().any(|item| holds(item, url))))
@@ -103,7 +104,7 @@ impl Client {
         limit: Duration,
     ) -> Result<Sent, UpstreamError> {
         let request = MessageRequest::new(address, link);
-        let answer = match self.upstream.post(self.messages.clone(), &request, trace, limit).await {
+        let mut answer = match self.upstream.post(self.messages.clone(), &request, trace, limit).await {
             Ok(answer) => answer,
             // A 2xx is a message that was sent. An answer that can't be read must not send it again.
             Err(error) if error.status.is_some_and(|status| (200..300).contains(&status)) => {
@@ -111,7 +112,11 @@ impl Client {
             }
             Err(error) => return Err(error),
         };
-        let id = decode::from_json::<Created>(&answer.body).map(|created| created.id).unwrap_or_default();
-        Ok(Sent { message_id: id, tracking_id: answer.tracking_id })
+        let created = decode::from_json::<Created>(&answer.body);
+        if created.is_ok() {
+            answer.is_good();
+        }
+        let message_id = created.map(|created| created.id).unwrap_or_default();
+        Ok(Sent { message_id, tracking_id: answer.tracking_id })
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests of promises share. All of it is real: a broker, sockets, the program as a process of its own.
 //!
+//! - [`admin`]: asks the program what an orchestrator and Prometheus ask
 //! - [`amqp`]: a plain client of the broker, which knows nothing of the program
 //! - [`events`]: start events whose private parts are recognised wherever they turn up
 //! - [`leaks`]: looks for those in all that the program said
@@ -9,9 +10,10 @@
 //! - [`python`]: scripts of `tests/python`
 //! - [`rig`]: broker, sandbox and program together, cleaned up whatever happens
 
+pub(crate) mod admin;
 pub(crate) mod amqp;
 pub(crate) mod events;
-mod leaks;
+pub(crate) mod leaks;
 mod output;
 pub(crate) mod private_broker;
 pub(crate) mod program;

@@ -83,7 +83,7 @@ impl Rig {
         rig
     }
 
-    /// The five settings without which nothing works.
+    /// The five settings without which nothing works, and a port that no other test has.
     fn five(&self, sandbox: &str) -> Environment {
         [
             ("ICW_AMQP__URL", self.url.as_str()),
@@ -91,6 +91,7 @@ impl Rig {
             ("ICW_INSTANT_CONNECT__TOKEN", TOKEN),
             ("ICW_HOSTS__WEBEX_URL", sandbox),
             ("ICW_TOPOLOGY__PREFIX", &self.prefix),
+            ("ICW_ADMIN__LISTEN", "127.0.0.1:0"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec()

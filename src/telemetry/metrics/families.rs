@@ -1,0 +1,108 @@
+//! Makes families of metrics, registered, with every series that they will ever have.
+
+use prometheus::{
+    Counter, CounterVec, Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, core::Collector,
+};
+
+/// One label and all its values.
+pub(super) type Dimension<'a> = (&'a str, Vec<&'a str>);
+
+/// Begins every name but the process's, which are Prometheus's own.
+const PREFIX: &str = "instant_connect_";
+
+/// Registers what it makes.
+pub(super) struct Families<'a>(pub(super) &'a Registry);
+
+impl Families<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, made: Result<C, Error>) -> Result<C, Error> {
+        let collector = made?;
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    pub(super) fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
+        self.add(IntCounter::with_opts(opts(name, help)))
+    }
+
+    pub(super) fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
+        self.add(IntGauge::with_opts(opts(name, help)))
+    }
+
+    pub(super) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, Error> {
+        self.add(Histogram::with_opts(histogram_opts(name, help, buckets)))
+    }
+
+    pub(super) fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        dimensions: &[Dimension<'_>],
+    ) -> Result<IntCounterVec, Error> {
+        let family = self.add(IntCounterVec::new(opts(name, help), &names(dimensions)))?;
+        each(dimensions, |values| family.get_metric_with_label_values(values).map(drop))?;
+        Ok(family)
+    }
+
+    /// Counters of what comes in fractions.
+    pub(super) fn sums(
+        &self,
+        name: &str,
+        help: &str,
+        dimensions: &[Dimension<'_>],
+    ) -> Result<CounterVec, Error> {
+        let family = self.add(CounterVec::new(opts(name, help), &names(dimensions)))?;
+        each(dimensions, |values| family.get_metric_with_label_values(values).map(|_: Counter| ()))?;
+        Ok(family)
+    }
+
+    pub(super) fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        dimensions: &[Dimension<'_>],
+    ) -> Result<IntGaugeVec, Error> {
+        let family = self.add(IntGaugeVec::new(opts(name, help), &names(dimensions)))?;
+        each(dimensions, |values| family.get_metric_with_label_values(values).map(drop))?;
+        Ok(family)
+    }
+
+    pub(super) fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+        dimensions: &[Dimension<'_>],
+    ) -> Result<HistogramVec, Error> {
+        let family = self.add(HistogramVec::new(histogram_opts(name, help, buckets), &names(dimensions)))?;
+        each(dimensions, |values| family.get_metric_with_label_values(values).map(drop))?;
+        Ok(family)
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("{PREFIX}{name}"), help)
+}
+
+fn histogram_opts(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
+    HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec())
+}
+
+fn names<'a>(dimensions: &[Dimension<'a>]) -> Vec<&'a str> {
+    dimensions.iter().map(|(name, _)| *name).collect()
+}
+
+/// Visits every combination of the dimensions' values.
+fn each(
+    dimensions: &[Dimension<'_>],
+    mut visit: impl FnMut(&[&str]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut combinations = vec![Vec::new()];
+    for (_, values) in dimensions {
+        combinations = combinations
+            .iter()
+            .flat_map(|begun| values.iter().map(move |value| [begun.as_slice(), &[*value]].concat()))
+            .collect();
+    }
+    combinations.iter().try_for_each(|values| visit(values))
+}

@@ -1,0 +1,74 @@
+//! The list of metrics for operators, made from the metrics themselves.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use prometheus::proto::{Metric, MetricType};
+
+use super::Metrics;
+
+/// Every metric with its type, labels and meaning, as Markdown: what `config/metrics.md` holds.
+#[must_use]
+pub fn list(metrics: &Metrics) -> String {
+    let mut text = String::from(
+        "# Metrics\n\nServed on `/metrics`. Written by `make metrics` from the program; every series is there from the \
+         start, at zero.\n\n| name | type | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for family in metrics.registry.gather() {
+        let mut labels: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for label in family.get_metric().iter().flat_map(Metric::get_label) {
+            let values = labels.entry(label.name()).or_default();
+            // The version would make every release a change of this list.
+            let value = if label.name() == "version" { "…" } else { label.value() };
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        let labels = labels.iter().map(|(name, values)| format!("`{name}`: {}", values.join(", ")));
+        let labels = labels.collect::<Vec<_>>().join("; ");
+        let kind = match family.get_field_type() {
+            MetricType::COUNTER => "counter",
+            MetricType::GAUGE => "gauge",
+            MetricType::HISTOGRAM => "histogram",
+            _ => "other",
+        };
+        // Writing to a string does not fail.
+        _ = writeln!(text, "| `{}` | {kind} | {labels} | {} |", family.name(), family.help());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Sources, load};
+
+    fn metrics() -> Metrics {
+        Metrics::new(load(&Sources::default()).unwrap().config.retry.hold.delays()).unwrap()
+    }
+
+    #[test]
+    fn the_list_in_the_repository_is_that_of_the_program() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/metrics.md");
+        let list = list(&metrics());
+        if std::env::var_os("ICW_WRITE_METRICS").is_some() {
+            std::fs::write(&path, &list).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == list,
+            "it has changed: run `make metrics`"
+        );
+    }
+
+    #[test]
+    fn every_series_begins_at_zero() {
+        let text = metrics().render().unwrap();
+        let ours = text.lines().filter(|line| line.starts_with("instant_connect_"));
+        let not_zero: Vec<_> = ours.filter(|line| !line.ends_with(" 0")).collect();
+        assert_eq!(
+            not_zero,
+            [format!("instant_connect_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))]
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! What a stage does.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use prometheus::{Error, Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use tokio::time::Instant;
+
+use super::{
+    EVENT_BUCKETS,
+    connection::{ConnectionMetrics, Up},
+    families::Families,
+    labels::{Connection, Ended, Label, Stage},
+    upstream::BreakerMetrics,
+};
+use crate::{
+    clock,
+    contract::link::Recipient,
+    outcome::{Cause, Class},
+};
+
+/// The families with a label `stage`.
+#[derive(Debug)]
+pub(super) struct StageFamilies {
+    events: IntCounterVec,
+    durations: HistogramVec,
+    in_flight: IntGaugeVec,
+    permits: IntGaugeVec,
+    oldest: IntGaugeVec,
+    consuming: IntGaugeVec,
+    retries: IntCounterVec,
+    holds: IntCounterVec,
+    dead_letters: IntCounterVec,
+    links: IntCounterVec,
+    event_to_link: Histogram,
+    link_to_expert: Histogram,
+    work: [Arc<InProgress>; 2],
+}
+
+impl StageFamilies {
+    pub(super) fn new(families: &Families<'_>, rungs: &[String]) -> Result<Self, Error> {
+        let stage = || ("stage", Stage::texts());
+        let rungs = rungs.iter().map(String::as_str).collect();
+        let links = families.counters(
+            "links_total",
+            "Links published and confirmed by the broker, repeats included.",
+            &[("role", vec![]), ("channel", vec![])],
+        )?;
+        for recipient in Recipient::ALL {
+            links.get_metric_with_label_values(&[recipient.role(), recipient.channel()])?;
+        }
+        Ok(Self {
+            events: families.counters(
+                "events_total",
+                "Deliveries, by how they ended (outcome in the log): done; try-again (held, its attempt counted); wait \
+                 (held, nothing counted: the other side is down or refuses our token); early (held on); dead; \
+                 handed-back (the worker ends or failed); undone (given back: what was decided could not be done); lost \
+                 (its channel was gone: the broker delivers it again).",
+                &[stage(), ("outcome", Ended::texts())],
+            )?,
+            durations: families.histograms(
+                "event_duration_seconds",
+                "Time from taking a delivery to its settlement, by how it was settled.",
+                EVENT_BUCKETS,
+                &[stage(), ("outcome", Ended::texts())],
+            )?,
+            in_flight: families.gauges("in_flight", "Deliveries that are worked on now.", &[stage()])?,
+            permits: families.gauges(
+                "permits",
+                "Deliveries that may be worked on at once (amqp.concurrency); 0 for a stage that does not run here.",
+                &[stage()],
+            )?,
+            oldest: families.gauges(
+                "oldest_work_seconds",
+                "Age of the delivery that is worked on for longest; 0 without any. Beyond amqp.hold_max it is given back.",
+                &[stage()],
+            )?,
+            consuming: families.gauges(
+                "consuming",
+                "Whether the broker delivers to this stage (1); 0 while it is not connected, between the breaker's \
+                 probes, and for a stage that does not run here.",
+                &[stage()],
+            )?,
+            retries: families.counters(
+                "retries_total",
+                "Deliveries put into a hold queue to be tried again, by reason (header x-retry-reason).",
+                &[stage(), ("reason", Cause::texts())],
+            )?,
+            holds: families.counters(
+                "holds_total",
+                "Copies put into a hold queue, by its delay in milliseconds, which ends its name. More than the \
+                 retries where one had to be held again.",
+                &[stage(), ("rung", rungs)],
+            )?,
+            dead_letters: families.counters(
+                "dead_letters_total",
+                "Dead letters written and confirmed, by class (header x-dead-class).",
+                &[stage(), ("class", Class::texts())],
+            )?,
+            links,
+            event_to_link: families.histogram(
+                "event_to_link_seconds",
+                "Time from the event to the confirm of all its links, hold queues included. The event's time is that \
+                 of its CloudEvent, else the AMQP timestamp (whole seconds, so up to one second is added), else when \
+                 it was taken first.",
+                EVENT_BUCKETS,
+            )?,
+            link_to_expert: families.histogram(
+                "link_to_expert_seconds",
+                "Time from the publishing of a host link (AMQP timestamp, whole seconds, so up to one second is added) \
+                 to the moment when Webex has the expert's message, hold queues included.",
+                EVENT_BUCKETS,
+            )?,
+            work: Default::default(),
+        })
+    }
+
+    /// Sets what is worked out when somebody asks.
+    pub(super) fn refresh(&self) {
+        for stage in Stage::ALL {
+            let age = self.work[*stage as usize].oldest().unwrap_or_default();
+            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            self.oldest.with_label_values(&[stage.as_str()]).set(seconds);
+        }
+    }
+}
+
+/// The metrics of one stage.
+#[derive(Clone, Debug)]
+pub struct StageMetrics {
+    pub(super) stage: Stage,
+    pub(super) families: Arc<StageFamilies>,
+    /// Its connection to the broker.
+    pub connection: ConnectionMetrics,
+    /// The breaker of the API that it calls.
+    pub breaker: BreakerMetrics,
+}
+
+impl StageMetrics {
+    /// A delivery is worked on from now on.
+    #[must_use]
+    pub fn begin(&self) -> Work {
+        self.gauge(&self.families.in_flight).inc();
+        let (number, since) = self.in_progress().begin();
+        Work { metrics: self.clone(), number, since, ended: Ended::HandedBack }
+    }
+
+    /// How many deliveries may be worked on at once.
+    pub fn set_permits(&self, permits: usize) {
+        self.gauge(&self.families.permits).set(i64::try_from(permits).unwrap_or(i64::MAX));
+    }
+
+    /// The broker delivers, until the value is dropped.
+    #[must_use]
+    pub fn consuming(&self) -> Up {
+        Up::new(self.gauge(&self.families.consuming))
+    }
+
+    /// A delivery is to be tried again because of `cause`.
+    pub fn retried(&self, cause: Cause) {
+        self.count(&self.families.retries, cause.as_str());
+    }
+
+    /// A copy is in the hold queue of `delay`.
+    pub fn held(&self, delay: Duration) {
+        self.count(&self.families.holds, &rung(delay));
+    }
+
+    /// A dead letter of `class` is written.
+    pub fn dead(&self, class: Class) {
+        self.count(&self.families.dead_letters, class.as_str());
+    }
+
+    /// A link to `recipient` is confirmed.
+    pub fn linked(&self, recipient: Recipient) {
+        self.families.links.with_label_values(&[recipient.role(), recipient.channel()]).inc();
+    }
+
+    /// All that was due since `began` is done: all links are published, or the expert's message is sent.
+    pub fn delivered(&self, began: Timestamp) {
+        let took = Duration::try_from(clock::now().duration_since(began)).unwrap_or_default();
+        let histogram = match self.stage {
+            Stage::Link => &self.families.event_to_link,
+            Stage::Host => &self.families.link_to_expert,
+        };
+        histogram.observe(took.as_secs_f64());
+    }
+
+    fn in_progress(&self) -> &InProgress {
+        &self.families.work[self.stage as usize]
+    }
+
+    fn gauge(&self, family: &IntGaugeVec) -> IntGauge {
+        family.with_label_values(&[self.stage.as_str()])
+    }
+
+    fn count(&self, family: &IntCounterVec, value: &str) {
+        family.with_label_values(&[self.stage.as_str(), value]).inc();
+    }
+
+    pub(super) fn connection_of(stage: Stage) -> Connection {
+        match stage {
+            Stage::Link => Connection::Link,
+            Stage::Host => Connection::Host,
+        }
+    }
+}
+
+/// The label `rung` of a hold queue: milliseconds, as in its name.
+pub(super) fn rung(delay: Duration) -> String {
+    delay.as_millis().to_string()
+}
+
+/// A delivery that is worked on. Dropping it is an end, too: what is cancelled is measured as well.
+#[derive(Debug)]
+pub struct Work {
+    metrics: StageMetrics,
+    number: u64,
+    since: Instant,
+    ended: Ended,
+}
+
+impl Work {
+    /// The delivery is settled.
+    pub fn ended(mut self, how: Ended) {
+        self.ended = how;
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let Self { metrics, number, since, ended } = self;
+        metrics.in_progress().end(*number);
+        metrics.gauge(&metrics.families.in_flight).dec();
+        let labels = [metrics.stage.as_str(), ended.as_str()];
+        metrics.families.events.with_label_values(&labels).inc();
+        metrics.families.durations.with_label_values(&labels).observe(since.elapsed().as_secs_f64());
+    }
+}
+
+/// Since when which work is in progress. Numbers ascend, so the first is the oldest.
+#[derive(Debug, Default)]
+struct InProgress {
+    next: AtomicU64,
+    since: Mutex<BTreeMap<u64, Instant>>,
+}
+
+impl InProgress {
+    fn begin(&self) -> (u64, Instant) {
+        let (number, now) = (self.next.fetch_add(1, Ordering::Relaxed), Instant::now());
+        self.lock().insert(number, now);
+        (number, now)
+    }
+
+    fn end(&self, number: u64) {
+        self.lock().remove(&number);
+    }
+
+    fn oldest(&self) -> Option<Duration> {
+        self.lock().first_key_value().map(|(_, since)| since.elapsed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,3 @@
+//! What operators see, tested on a real broker, the program as a process, and the sandbox.
+
+mod metrics;

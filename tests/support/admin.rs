@@ -1,0 +1,53 @@
+//! Asks the program what an orchestrator and Prometheus ask.
+
+use std::collections::BTreeMap;
+
+use super::{poll, program::Program};
+
+/// A client of one program's admin server.
+pub(crate) struct Admin {
+    address: String,
+    client: reqwest::Client,
+}
+
+/// The series of one scrape: `name{labels}` and value as text, the prefix `instant_connect_` left out.
+pub(crate) type Series = BTreeMap<String, String>;
+
+impl Admin {
+    /// Of `program`, as soon as it says where.
+    pub(crate) async fn of(program: &Program) -> Self {
+        program.output.until("admin server listens", 1).await;
+        let said = program.output.saying("admin server listens");
+        // Fails only where it is installed already, which is as good.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { address: said[0]["address"].as_str().unwrap().to_owned(), client }
+    }
+
+    /// Status and body of what is there.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let response = self.client.get(format!("http://{}{path}", self.address)).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// All metrics, as text.
+    pub(crate) async fn scrape(&self) -> String {
+        let (status, text) = self.get("/metrics").await;
+        assert_eq!(status, 200, "{text}");
+        text
+    }
+
+    /// All metrics of our own.
+    pub(crate) async fn series(&self) -> Series {
+        let text = self.scrape().await;
+        let ours = text.lines().filter_map(|line| line.strip_prefix("instant_connect_"));
+        let parsed = ours.map(|line| line.rsplit_once(' ').unwrap());
+        parsed.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// Waits until a series has this value.
+    pub(crate) async fn until(&self, name: &str, value: &str) {
+        let what = format!("{name} to be {value}");
+        poll(&what, async || (self.series().await[name] == value).then_some(())).await;
+    }
+}
