@@ -12,6 +12,7 @@ use instant_connect_worker::{
         self,
         request::{Call, Crypto, Options},
     },
+    telemetry::metrics::{Metrics, labels},
     upstream::{Limits, TokenSource, Upstream, UpstreamError},
     webex,
 };
@@ -131,7 +132,9 @@ impl Clients {
             body_bytes_max: 64 * 1024,
             rate_limit_wait: Duration::from_secs(1),
         };
-        let upstream = |name| Upstream::new(name, url, TokenSource::Value(TOKEN.into()), limits).unwrap();
+        let metrics = Metrics::new(&[]).unwrap().upstream(labels::Upstream::InstantConnect);
+        let token = || TokenSource::Value(TOKEN.into());
+        let upstream = |name| Upstream::new(name, url, token(), limits, metrics.clone()).unwrap();
         let options = Options { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
         Self {
             instant_connect: instant_connect::Client::new(
