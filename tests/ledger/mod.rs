@@ -4,7 +4,7 @@ mod crash;
 mod file;
 mod model;
 mod redis;
-mod server;
+pub(crate) mod server;
 
 use std::{path::PathBuf, time::Duration};
 

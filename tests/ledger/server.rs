@@ -1,37 +1,51 @@
-//! A Redis of a test's own: on a free port, without a file, gone with the test.
+//! A Redis of a test's own: on a free port, gone with the test.
 
 use std::{
+    env,
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use secrecy::SecretString;
+use tempfile::TempDir;
 
 pub(crate) struct Server {
     port: u16,
     child: Child,
+    /// Where it keeps what it has, if it does.
+    folder: Option<TempDir>,
 }
 
 impl Server {
+    /// One that forgets everything when it ends.
     pub(crate) fn start() -> Self {
+        Self::run(None)
+    }
+
+    /// One that has on the disk what it has confirmed.
+    pub(crate) fn durable() -> Self {
+        Self::run(Some(tempfile::tempdir().unwrap()))
+    }
+
+    fn run(folder: Option<TempDir>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { port, child: run(port) }
+        Self { port, child: run(port, folder.as_ref()), folder }
     }
 
     pub(crate) fn url(&self) -> SecretString {
         format!("redis://127.0.0.1:{}/", self.port).into()
     }
 
-    /// Kills it: what it had is gone.
+    /// Kills it.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again, empty, where it was.
+    /// Starts it again where it was.
     pub(crate) fn restart(&mut self) {
-        self.child = run(self.port);
+        self.child = run(self.port, self.folder.as_ref());
     }
 
     /// `STOP` has it stand still with its connections open, `CONT` go on.
@@ -52,9 +66,21 @@ impl Drop for Server {
     }
 }
 
-fn run(port: u16) -> Child {
-    let mut child = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+fn run(port: u16, folder: Option<&TempDir>) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args([
+        "--port",
+        &port.to_string(),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendfsync",
+        "always",
+    ]);
+    command.args(["--appendonly", if folder.is_some() { "yes" } else { "no" }]);
+    command.current_dir(folder.map_or_else(env::temp_dir, |folder| folder.path().to_owned()));
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()

@@ -176,6 +176,29 @@ impl Amqp {
         self.consume(queue.as_str()).await
     }
 
+    /// Publishes to a queue until the broker refuses; how many it took.
+    pub(crate) async fn fill(&self, queue: &str) -> usize {
+        for taken in 0.. {
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let properties = with_id(&format!("filler-{taken}"));
+            let publish = self.channel.basic_publish("".into(), queue.into(), options, b"filler", properties);
+            match soon("a confirm", publish.await.unwrap()).await.unwrap() {
+                Confirmation::Nack(None) => return taken,
+                confirmed => assert!(matches!(confirmed, Confirmation::Ack(None)), "{queue}"),
+            }
+        }
+        unreachable!("a queue with a limit")
+    }
+
+    /// Makes a binding.
+    pub(crate) async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) {
+        let (options, table) = (QueueBindOptions::default(), FieldTable::default());
+        self.channel
+            .queue_bind(queue.into(), exchange.into(), routing_key.into(), options, table)
+            .await
+            .unwrap();
+    }
+
     /// Takes a binding away.
     pub(crate) async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) {
         let table = FieldTable::default();

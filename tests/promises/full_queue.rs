@@ -1,0 +1,73 @@
+//! A queue that takes no more: what can't go out stays, and goes out later.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::process::ExitStatusExt,
+};
+
+use lapin::types::AMQPValue;
+
+use crate::support::{Rig, amqp::Received};
+
+/// Nobody takes from the queue of hosts, and it is full. An event is kept for `amqp.hold_max` and given back; guests get
+/// their links meanwhile, again at each try, with the same id.
+#[tokio::test]
+async fn while_the_hosts_queue_is_full_events_stay_and_guests_links_are_repeated_with_one_id() {
+    const UNDONE: &str = "given back to the broker; what was decided could not be done";
+    let rig = Rig::new().await;
+    let settings = [
+        ("hosts.delivery", "amqp"),
+        ("topology.declare", "off"),
+        ("amqp.hold_max", "1s"),
+        ("instant_connect.timeout", "1s"),
+        ("hosts.timeout", "1s"),
+        ("shutdown.grace", "200ms"),
+    ];
+    let declared = rig.command(&["topology", "--declare"], &settings[..1]).await;
+    assert_eq!(declared.status, Some(0), "{declared:?}");
+    let hosts = rig.name("hosts");
+    rig.amqp.delete_queues([hosts.as_str()]).await;
+    let limited = [
+        ("x-queue-type", AMQPValue::LongString("quorum".into())),
+        ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+        ("x-max-length", AMQPValue::LongInt(1)),
+    ];
+    rig.amqp.declare(&hosts, &limited).await;
+    rig.amqp.bind(&hosts, &rig.name("links"), "host.webex").await;
+    let fillers = rig.amqp.fill(&hosts).await;
+
+    rig.publish_many(1..=2).await;
+    // Also one that dies when it has given an event back.
+    #[cfg(debug_assertions)]
+    {
+        let status = rig.launch_with_fault(&settings, "sessions.returned:1:KILL").ended().await;
+        assert_eq!(status.signal(), Some(9), "{status}");
+    }
+    let worker = rig.start(&settings).await;
+    worker.output.until(UNDONE, 4).await;
+    assert!(worker.output.saying("dead letter").is_empty());
+    worker.stop().await;
+    let worker = rig.start(&settings).await;
+    let mut taken = rig.amqp.consume(&hosts).await;
+    taken.take(fillers).await;
+    // An event whose links went out just before the worker ended has them published again.
+    let mut ids: BTreeSet<String> = BTreeSet::new();
+    while ids.len() < 2 {
+        ids.insert(taken.next().await.id());
+    }
+    rig.publish(3).await;
+    let mut links: BTreeMap<String, Vec<Received>> = BTreeMap::new();
+    let mut guests = rig.guest_links().await;
+    while links.len() < 3 {
+        let link = guests.next().await;
+        links.entry(link.id()).or_default().push(link);
+    }
+    for copies in links.values() {
+        assert!(copies.iter().all(|link| link.body == copies[0].body), "the same id, the same link");
+    }
+    assert!(links.values().any(|copies| copies.len() > 1), "it was tried more than once");
+    assert_eq!(rig.sandbox.counts().calls, 3, "links are made once");
+    worker.stop().await;
+    rig.amqp.until_done(&rig.name("sessions")).await;
+    assert_eq!(rig.amqp.depth(&rig.name("sessions.dead")).await.unwrap().0, 0);
+}

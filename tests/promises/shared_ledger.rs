@@ -1,0 +1,156 @@
+//! A ledger in Redis: it goes, comes back and stalls under load, and two workers share it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use secrecy::ExposeSecret;
+use serde_json::Value;
+
+use crate::{
+    ledger::server::Server,
+    support::{Rig, amqp::with_id, event, poll, program::Program, soon},
+};
+
+const OPENED: &str =
+    "breaker open: no more messages are taken until this passes; nothing is counted against them";
+const WITHOUT: &str = "going on without the ledger: an event that comes again is served again";
+
+/// With one attempt, an event of which any was counted would be dead.
+fn settings<'a>(url: &'a str, on_failure: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![
+        ("ledger.kind", "redis"),
+        ("ledger.url", url),
+        ("ledger.on_failure", on_failure),
+        ("retry.attempts", "1"),
+        ("retry.hold", "10ms,1s"),
+        ("breaker.probe_initial", "10ms"),
+        ("breaker.probe_max", "100ms"),
+    ]
+}
+
+/// Each event was served once: one call, one link for its guest, one message for its expert.
+async fn assert_each_is_served_once(rig: &Rig, events: usize) {
+    let links = rig.guest_links().await.take(events).await;
+    let ids: BTreeSet<_> = links.iter().map(crate::support::amqp::Received::id).collect();
+    assert_eq!(ids.len(), events, "nobody's link came twice");
+    rig.until_experts_have(events as u64).await;
+}
+
+fn assert_nothing_is_counted(worker: &Program) {
+    let records = worker.output.records();
+    let counted: Vec<&Value> =
+        records.iter().filter(|one| one.get("attempt").is_some_and(|attempt| *attempt != 1)).collect();
+    assert_eq!(counted, Vec::<&Value>::new());
+}
+
+async fn until_calls(rig: &Rig, calls: u64) {
+    let reached = rig.sandbox.until(|sandbox| sandbox.counts().calls >= calls);
+    soon(&format!("{calls} calls of Instant Connect"), reached).await;
+}
+
+#[tokio::test]
+async fn while_redis_is_away_events_wait_and_none_is_counted_or_dead_or_served_twice() {
+    const EVENTS: usize = 1200;
+    let mut server = Server::durable();
+    let rig = Rig::new().await;
+    let url = server.url();
+    let worker = rig.start(&settings(url.expose_secret(), "wait")).await;
+    rig.publish_many(0..EVENTS).await;
+    for part in 1..=4 {
+        until_calls(&rig, part * EVENTS as u64 / 6).await;
+        let opened = worker.output.saying(OPENED).len();
+        let stalls = part % 2 == 0;
+        if stalls {
+            server.signal("STOP");
+        } else {
+            server.kill();
+        }
+        poll("the taking of events to stop", async || {
+            (worker.output.saying(OPENED).len() > opened).then_some(())
+        })
+        .await;
+        if stalls {
+            server.signal("CONT");
+        } else {
+            server.restart();
+        }
+    }
+    assert_each_is_served_once(&rig, EVENTS).await;
+    assert_nothing_is_counted(&worker);
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "no link beyond these");
+    assert_eq!(rig.sandbox.counts().messages, EVENTS as u64);
+}
+
+#[tokio::test]
+async fn without_redis_events_are_served_where_that_is_wanted() {
+    const EVENTS: usize = 30;
+    let mut server = Server::start();
+    let rig = Rig::new().await;
+    let url = server.url();
+    let worker = rig.start(&settings(url.expose_secret(), "continue")).await;
+    let mut published = 0;
+    let mut next = || {
+        published += EVENTS;
+        published - EVENTS..published
+    };
+    rig.publish_many(next()).await;
+    until_calls(&rig, 10).await;
+    server.kill();
+    rig.publish_many(next()).await;
+    rig.until_experts_have(2 * EVENTS as u64).await;
+    worker.output.until(WITHOUT, 1).await;
+    server.restart();
+    rig.publish_many(next()).await;
+    rig.until_experts_have(3 * EVENTS as u64).await;
+    server.signal("STOP");
+    rig.publish_many(next()).await;
+    rig.until_experts_have(4 * EVENTS as u64).await;
+    server.signal("CONT");
+    assert_each_is_served_once(&rig, 4 * EVENTS).await;
+    // It is used again: what comes twice now has one result.
+    for _ in 0..2 {
+        rig.publish(4 * EVENTS).await;
+    }
+    let twice = rig.guest_links().await.take(2).await;
+    assert_eq!((twice[0].id(), &twice[0].body), (twice[1].id(), &twice[1].body));
+    assert_nothing_is_counted(&worker);
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().messages, 4 * EVENTS as u64 + 1);
+}
+
+#[tokio::test]
+async fn two_workers_with_the_same_event_at_once_give_one_set_of_links_and_one_message() {
+    const EVENTS: usize = 100;
+    let server = Server::start();
+    let rig = Rig::new().await;
+    let url = server.url();
+    // Few at a time, so that both workers get some of them.
+    let settings =
+        [settings(url.expose_secret(), "wait"), vec![("amqp.prefetch", "2"), ("amqp.concurrency", "2")]]
+            .concat();
+    let workers = [rig.start(&settings).await, rig.start(&settings).await];
+    let messages = (0..EVENTS).flat_map(|n| {
+        let message = (with_id(&format!("event-{n}")), event(n).to_string().into_bytes());
+        [message.clone(), message]
+    });
+    rig.amqp.publish_all(&rig.name("sessions"), "session.start", messages).await;
+    let mut bodies: BTreeMap<String, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    for link in rig.guest_links().await.take(2 * EVENTS).await {
+        bodies.entry(link.id()).or_default().insert(link.body);
+    }
+    assert_eq!(bodies.len(), EVENTS);
+    assert!(bodies.values().all(|different| different.len() == 1), "the same id, the same link");
+    rig.until_experts_have(EVENTS as u64).await;
+    for worker in &workers {
+        assert!(!worker.output.saying("done").is_empty(), "both work");
+        assert_nothing_is_counted(worker);
+    }
+    for worker in workers {
+        worker.stop().await;
+    }
+    rig.assert_all_is_done(&rig.amqp).await;
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
+}

@@ -1,0 +1,64 @@
+//! SIGTERM while there is work to do: what can be finished is finished, the rest is given back as it was.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use instant_connect_worker::sandbox::Endpoint;
+
+use crate::support::{Rig, amqp::Received, rig::random, soon};
+
+const TOO_LATE: &str = "not done within shutdown.grace; given back to the broker";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_told_to_end_under_load_ends_in_its_grace_and_repeats_nothing() {
+    const EVENTS: usize = 3000;
+    let rig = Rig::new().await;
+    let mut random = random();
+    let mut worker = rig.start(&[]).await;
+    for endpoint in ["joseencrypt", "messages"] {
+        rig.sandbox.fault(format!("{endpoint}:delay=20ms").parse().unwrap());
+    }
+    rig.publish_many(0..EVENTS).await;
+    for part in 1..=5 {
+        let calls = part * EVENTS as u64 / 6 + random.u64(0..100);
+        let reached = rig.sandbox.until(|sandbox| sandbox.counts().calls >= calls);
+        soon("the next end", reached).await;
+        let output = Arc::clone(&worker.output);
+        worker.stop().await;
+        assert!(output.saying(TOO_LATE).is_empty(), "it ended within its grace");
+        worker = rig.start(&[]).await;
+    }
+    let links = rig.guest_links().await.take(EVENTS).await;
+    rig.until_experts_have(EVENTS as u64).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    let ids: BTreeSet<_> = links.iter().map(Received::id).collect();
+    assert_eq!(ids.len(), EVENTS, "each guest has one link");
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "and no more than that");
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
+}
+
+#[tokio::test]
+async fn what_is_not_done_within_the_grace_is_given_back_uncounted_and_served_by_the_next() {
+    const EVENTS: usize = 5;
+    let rig = Rig::new().await;
+    let worker = rig.start(&[("shutdown.grace", "200ms"), ("retry.attempts", "1")]).await;
+    rig.sandbox.fault("joseencrypt:hang".parse().unwrap());
+    rig.publish_many(0..EVENTS).await;
+    let asked = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= EVENTS as u64);
+    soon("a call for each", asked).await;
+    let output = Arc::clone(&worker.output);
+    worker.stop().await;
+    assert_eq!(output.saying(TOO_LATE).len(), 1);
+    rig.sandbox.clear_faults();
+    // With one attempt, an event of which any was counted would be dead.
+    let worker = rig.start(&[("retry.attempts", "1")]).await;
+    let links = rig.guest_links().await.take(EVENTS).await;
+    rig.until_experts_have(EVENTS as u64).await;
+    assert!(worker.output.records().iter().all(|one| one.get("attempt").is_none_or(|attempt| *attempt == 1)));
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(links.iter().map(Received::id).collect::<BTreeSet<_>>().len(), EVENTS);
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0);
+    assert_eq!(rig.sandbox.counts().messages, EVENTS as u64);
+}
