@@ -10,7 +10,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    admin::{Admin, AdminError},
+    admin::{Admin, AdminError, health::Health},
     broker::{
         breaker,
         connection::{BrokerError, Connector, close, gone},
@@ -67,7 +67,8 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let connector = Arc::new(Connector::new(&config.amqp));
     let topology = Topology::new(&config.topology, config.retry.hold.delays());
     let metrics = Metrics::new(config.retry.hold.delays())?;
-    let _admin = config.admin.listen.map(|listen| Admin::start(listen, metrics.clone())).transpose()?;
+    let health = health(loaded, &metrics);
+    let _admin = config.admin.listen.map(|listen| Admin::start(listen, health.clone())).transpose()?;
     let ledger = Ledger::open(loaded.ledger()).await?;
     let (stop, stopped) = watch::channel(false);
     let (publisher, publishing) =
@@ -104,6 +105,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let grace = config.shutdown.grace.get();
     let stop_when_told = async {
         shutdown.await;
+        health.end();
         info!(grace_s = grace.as_secs(), "shutting down: no more messages are taken");
         stop.send_replace(true);
         sleep(grace).await;
@@ -116,6 +118,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
         result = consumers.run(&connector, &topology) => result,
         () = stop_when_told => Ok(()),
         () = measure(&ledger, &metrics) => Ok(()),
+        () = turn(&health) => Ok(()),
     };
     consumers.abort();
     drop(consumers);
@@ -125,6 +128,24 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     }
     ledger.close().await;
     result.map_err(WorkerError::Topology)
+}
+
+fn health(loaded: &Loaded, metrics: &Metrics) -> Health {
+    let stages: &[_] = if loaded.delivers_to_hosts() {
+        &[labels::Stage::Link, labels::Stage::Host]
+    } else {
+        &[labels::Stage::Link]
+    };
+    // Whatever is still in progress by then cannot be ended from within.
+    Health::new(metrics, stages, limits(loaded).work_age_max() + Duration::from_secs(60))
+}
+
+/// Shows that the event loop turns.
+async fn turn(health: &Health) {
+    loop {
+        health.turn();
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Keeps the size of the ledger up to date in the metrics.

@@ -1,7 +1,11 @@
-//! What operators and orchestrators ask over HTTP: `/metrics`, and nothing else. Nothing here needs a secret or shows one.
+//! What operators and orchestrators ask over HTTP: `/livez`, `/readyz` and `/metrics`, and nothing else. Nothing here needs
+//! a secret or shows one.
+//!
+//! - [`health`]: what the first two say
 //!
 //! The server has a thread of its own, so that it answers even when all of the worker's threads are stuck.
 
+pub mod health;
 mod serve;
 
 use std::{
@@ -9,11 +13,11 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
-use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use tokio::sync::oneshot;
 use tracing::info;
 
-use crate::telemetry::metrics::Metrics;
+use health::{Answer, Health};
 
 /// Why the server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -38,24 +42,40 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError`] where the address is taken or not one of this machine's.
-    pub fn start(listen: SocketAddr, metrics: Metrics) -> Result<Self, AdminError> {
+    pub fn start(listen: SocketAddr, health: Health) -> Result<Self, AdminError> {
         let failed = |source| AdminError { listen, source };
         let listener = TcpListener::bind(listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
-        serve::start(listener, router(metrics), stopped).map_err(failed)?;
+        serve::start(listener, router(health), stopped).map_err(failed)?;
         info!(%address, "admin server listens");
         Ok(Self { _stop: stop })
     }
 }
 
-fn router(metrics: Metrics) -> Router {
-    Router::new().route("/metrics", get(render)).with_state(metrics)
+fn router(health: Health) -> Router {
+    Router::new()
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(health)
 }
 
-async fn render(State(metrics): State<Metrics>) -> impl IntoResponse {
-    match metrics.render() {
+async fn live(State(health): State<Health>) -> impl IntoResponse {
+    said(health.live())
+}
+
+async fn ready(State(health): State<Health>) -> impl IntoResponse {
+    said(health.ready())
+}
+
+fn said(answer: Answer) -> impl IntoResponse {
+    (if answer.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(answer))
+}
+
+async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    match health.metrics().render() {
         Ok(text) => (StatusCode::OK, [("content-type", prometheus::TEXT_FORMAT)], text),
         Err(error) => {
             (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], format!("{error}\n"))

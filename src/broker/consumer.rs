@@ -16,9 +16,9 @@ use jiff::Timestamp;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     breaker::{self, Breaker},
@@ -60,6 +60,15 @@ pub struct Limits {
     pub timeout: Duration,
     /// When to stop taking.
     pub breaker: breaker::Policy,
+}
+
+impl Limits {
+    /// The age at which work in progress is given back, whatever it waits for: after `hold_max` for an outcome, some
+    /// answers of the broker until it is settled.
+    #[must_use]
+    pub fn work_age_max(&self) -> Duration {
+        self.hold_max.saturating_add(self.timeout.saturating_mul(4))
+    }
 }
 
 /// Takes what is in one queue to one stage.
@@ -250,10 +259,15 @@ impl<S: Stage> Consumer<S> {
 
     async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
         let (work, receipt) = (self.metrics.begin(), delivery.receipt.clone());
-        if let Ok(settled) = AssertUnwindSafe(self.settle(delivery)).catch_unwind().await {
+        let settle = AssertUnwindSafe(self.settle(delivery)).catch_unwind();
+        let settled = timeout(self.limits.work_age_max(), settle).await;
+        if settled.is_err() {
+            self.metrics.overdue();
+        }
+        if let Ok(Ok(settled)) = settled {
             work.ended(settled.into());
         } else {
-            // A defect outside the stage: the message stays, and the count of its deliveries ends this.
+            // A defect outside the stage, or what never ends: the message stays, and the count of its deliveries ends this.
             _ = receipt.give_back(self.limits.timeout).await;
             drop(work);
         }
@@ -276,7 +290,8 @@ impl<S: Stage> Consumer<S> {
         let settlement = if let Some(at) = self.early(&message).await {
             self.settler.hold_again(&ticket, &message, at).await
         } else {
-            let outcome = timeout_at(keep_until, self.decide(&message)).await.unwrap_or(Outcome::HandedBack);
+            let outcome = timeout_at(keep_until, self.decide(&message)).await;
+            let outcome = outcome.unwrap_or_else(|_| self.overdue(&ticket));
             fault::point(&self.queue, "decided");
             self.breaker.observe(&outcome);
             self.settler.settle(&ticket, &message, outcome, self.breaker.probe_at().is_some()).await
@@ -297,6 +312,14 @@ impl<S: Stage> Consumer<S> {
         }
         sleep(wait).await;
         None
+    }
+
+    /// What becomes of a delivery that was kept for as long as it may be.
+    fn overdue(&self, ticket: &Ticket) -> Outcome {
+        self.metrics.overdue();
+        let (event_id, trace_id) = (&ticket.event_id, ticket.trace.trace_id());
+        warn!(event_id, trace_id, stage = S::NAME, "no outcome within amqp.hold_max");
+        Outcome::HandedBack
     }
 
     async fn decide(&self, message: &Message) -> Outcome {

@@ -24,6 +24,11 @@ impl Admin {
         Self { address: said[0]["address"].as_str().unwrap().to_owned(), client }
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Status and body of what is there.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let response = self.client.get(format!("http://{}{path}", self.address)).send().await.unwrap();

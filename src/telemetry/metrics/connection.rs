@@ -75,6 +75,12 @@ impl ConnectionMetrics {
         Up::new(self.families.connected.with_label_values(&[self.connection.as_str()]))
     }
 
+    /// Whether it stands.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.families.connected.with_label_values(&[self.connection.as_str()]).get() != 0
+    }
+
     /// A try to connect failed.
     pub fn failed(&self) {
         self.families.failures.with_label_values(&[self.connection.as_str()]).inc();
@@ -96,6 +102,12 @@ impl PublishMetrics {
         if result != Published::Unknown {
             self.families.confirms.observe(took.as_secs_f64());
         }
+    }
+
+    /// Whether the broker blocks publishing.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.families.blocked.get() != 0
     }
 
     /// Whether the broker blocks publishing.

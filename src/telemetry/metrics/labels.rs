@@ -136,6 +136,17 @@ label! {
     }
 }
 
+impl Upstream {
+    /// The one that `stage` calls.
+    #[must_use]
+    pub const fn of(stage: Stage) -> Self {
+        match stage {
+            Stage::Link => Self::InstantConnect,
+            Stage::Host => Self::WebexMessages,
+        }
+    }
+}
+
 impl Label for Cause {
     const ALL: &'static [Self] = &Self::ALL;
 

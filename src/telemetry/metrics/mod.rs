@@ -77,10 +77,7 @@ impl Metrics {
     /// For `stage`.
     #[must_use]
     pub fn stage(&self, stage: Stage) -> StageMetrics {
-        let upstream = match stage {
-            Stage::Link => Upstream::InstantConnect,
-            Stage::Host => Upstream::WebexMessages,
-        };
+        let upstream = Upstream::of(stage);
         StageMetrics {
             stage,
             families: Arc::clone(&self.stages),

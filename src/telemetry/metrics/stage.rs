@@ -34,6 +34,7 @@ pub(super) struct StageFamilies {
     in_flight: IntGaugeVec,
     permits: IntGaugeVec,
     oldest: IntGaugeVec,
+    overdue: IntCounterVec,
     consuming: IntGaugeVec,
     retries: IntCounterVec,
     holds: IntCounterVec,
@@ -80,6 +81,11 @@ impl StageFamilies {
             oldest: families.gauges(
                 "oldest_work_seconds",
                 "Age of the delivery that is worked on for longest; 0 without any. Beyond amqp.hold_max it is given back.",
+                &[stage()],
+            )?,
+            overdue: families.counters(
+                "overdue_total",
+                "Deliveries given back because they were worked on for longer than amqp.hold_max.",
                 &[stage()],
             )?,
             consuming: families.gauges(
@@ -161,6 +167,23 @@ impl StageMetrics {
     #[must_use]
     pub fn consuming(&self) -> Up {
         Up::new(self.gauge(&self.families.consuming))
+    }
+
+    /// Whether the broker delivers.
+    #[must_use]
+    pub fn is_consuming(&self) -> bool {
+        self.gauge(&self.families.consuming).get() != 0
+    }
+
+    /// How long the oldest delivery has been worked on.
+    #[must_use]
+    pub fn oldest_work(&self) -> Option<Duration> {
+        self.in_progress().oldest()
+    }
+
+    /// A delivery is given back, as it was worked on for too long.
+    pub fn overdue(&self) {
+        self.families.overdue.with_label_values(&[self.stage.as_str()]).inc();
     }
 
     /// A delivery is to be tried again because of `cause`.

@@ -122,6 +122,18 @@ impl BreakerMetrics {
         self.families.breaker_open.with_label_values(&[self.upstream.as_str()]).set(0);
     }
 
+    /// Whether it is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.families.breaker_open.with_label_values(&[self.upstream.as_str()]).get() != 0
+    }
+
+    /// Whether our token is refused, as far as is known.
+    #[must_use]
+    pub fn is_token_refused(&self) -> bool {
+        self.families.token_refused.with_label_values(&[self.upstream.as_str()]).get() != 0
+    }
+
     /// Whether our token is refused.
     pub fn set_token_refused(&self, refused: bool) {
         self.families.token_refused.with_label_values(&[self.upstream.as_str()]).set(refused.into());

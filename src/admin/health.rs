@@ -1,0 +1,166 @@
+//! Whether the worker lives, and whether it is ready. What is said here is read from the metrics, so that the two never
+//! contradict each other.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::telemetry::metrics::{
+    Metrics, StageMetrics,
+    labels::{Label, Stage, Upstream},
+};
+
+/// A worker whose event loop has not turned for this long is stuck. It turns once a second.
+const LATE: Duration = Duration::from_secs(15);
+
+/// The state of one worker; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Health {
+    metrics: Metrics,
+    /// Those that run here.
+    stages: Arc<[Stage]>,
+    /// Beyond this age, work should have been given back long ago.
+    work_age_max: Duration,
+    turned_at: Arc<Mutex<Instant>>,
+    ending: Arc<AtomicBool>,
+}
+
+/// The answer to one question, with what it is made of.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Answer {
+    pub(super) ok: bool,
+    checks: BTreeMap<String, Check>,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    ok: bool,
+    detail: String,
+}
+
+impl Health {
+    /// Of a worker with these `stages`, none of whose work should grow older than `work_age_max`.
+    #[must_use]
+    pub fn new(metrics: &Metrics, stages: &[Stage], work_age_max: Duration) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            stages: stages.into(),
+            work_age_max,
+            turned_at: Arc::new(Mutex::new(Instant::now())),
+            ending: Arc::default(),
+        }
+    }
+
+    /// The worker's event loop turns. To be called once a second.
+    pub fn turn(&self) {
+        *self.turned_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// The worker is shutting down.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// All metrics.
+    pub(super) const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Whether a restart would be no remedy: asks nothing about the broker or Webex.
+    pub(super) fn live(&self) -> Answer {
+        let turned = self.turned_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        let mut checks = vec![(
+            "eventLoop".to_owned(),
+            Check { ok: turned < LATE, detail: format!("turned {} s ago", turned.as_secs()) },
+        )];
+        for stage in self.stages.iter() {
+            let age = self.metrics.stage(*stage).oldest_work();
+            let detail = match age {
+                None => "nothing in progress".to_owned(),
+                Some(age) => format!("the oldest has been in progress for {} s", age.as_secs()),
+            };
+            let ok = age.is_none_or(|age| age <= self.work_age_max);
+            checks.push((format!("work.{}", stage.as_str()), Check { ok, detail }));
+        }
+        Answer::of(checks)
+    }
+
+    /// Whether an event that comes now would be served.
+    pub(super) fn ready(&self) -> Answer {
+        let mut checks = Vec::new();
+        for stage in self.stages.iter() {
+            let metrics = self.metrics.stage(*stage);
+            checks.push((format!("consuming.{}", stage.as_str()), consuming(&metrics)));
+            let upstream = Upstream::of(*stage);
+            let accepted = !metrics.breaker.is_token_refused();
+            let detail = if accepted { "not refused" } else { "refused, or there is none to send" };
+            let check = Check { ok: accepted, detail: detail.to_owned() };
+            checks.push((format!("token.{}", upstream.as_str()), check));
+        }
+        checks.push(("publishing".to_owned(), self.publishing()));
+        let ending = self.ending.load(Ordering::Relaxed);
+        let detail = if ending { "shutting down" } else { "running" };
+        checks.push(("running".to_owned(), Check { ok: !ending, detail: detail.to_owned() }));
+        Answer::of(checks)
+    }
+
+    fn publishing(&self) -> Check {
+        let metrics = self.metrics.publishing();
+        let (ok, detail) = match (metrics.connection.is_up(), metrics.is_blocked()) {
+            (false, _) => (false, "not connected to the broker"),
+            (true, true) => (false, "blocked by the broker: it is short of memory or disk"),
+            (true, false) => (true, "connected"),
+        };
+        Check { ok, detail: detail.to_owned() }
+    }
+}
+
+fn consuming(metrics: &StageMetrics) -> Check {
+    let (ok, detail) = match (metrics.connection.is_up(), metrics.breaker.is_open(), metrics.is_consuming()) {
+        (false, ..) => (false, "not connected to the broker"),
+        (true, true, _) => {
+            (false, "paused: the breaker is open, see the metric breaker_opened_total for why")
+        }
+        (true, false, false) => (false, "connected, not consuming"),
+        (true, false, true) => (true, "consuming"),
+    };
+    Check { ok, detail: detail.to_owned() }
+}
+
+impl Answer {
+    fn of(checks: Vec<(String, Check)>) -> Self {
+        Self { ok: checks.iter().all(|(_, check)| check.ok), checks: checks.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(work_age_max: Duration) -> Health {
+        Health::new(&Metrics::new(&[]).unwrap(), Stage::ALL, work_age_max)
+    }
+
+    #[test]
+    fn an_event_loop_that_turns_no_more_and_work_that_never_ends_are_no_life() {
+        let health = health(Duration::ZERO);
+        assert!(health.live().ok);
+        let work = health.metrics.stage(Stage::Host).begin();
+        while health.metrics.stage(Stage::Host).oldest_work() == Some(Duration::ZERO) {}
+        assert!(!health.live().ok && !health.live().checks["work.host"].ok);
+        drop(work);
+        assert!(health.live().ok);
+        *health.turned_at.lock().unwrap() -= LATE;
+        assert!(!health.live().ok && !health.live().checks["eventLoop"].ok);
+        health.turn();
+        assert!(health.live().ok);
+    }
+}

@@ -1,0 +1,174 @@
+//! An orchestrator is told what is true: alive without a broker, ready only when an event that comes now would be served.
+
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{
+    Rig,
+    admin::Admin,
+    amqp::with_id,
+    events::{event_with, number},
+    leaks::leaks,
+    poll,
+    rig::{NEW_TOKEN, TOKEN},
+};
+
+/// Status of `/readyz`, and the checks that fail, with what they say.
+async fn readiness(admin: &Admin) -> (u16, Vec<String>) {
+    let (status, body) = admin.get("/readyz").await;
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer["ok"], status == 200, "{body}");
+    let checks = answer["checks"].as_object().unwrap();
+    let failed = checks.iter().filter(|(_, check)| check["ok"] != true);
+    (status, failed.map(|(name, check)| format!("{name}: {}", check["detail"].as_str().unwrap())).collect())
+}
+
+async fn until_ready(admin: &Admin) {
+    poll("the worker to be ready", async || (readiness(admin).await.0 == 200).then_some(())).await;
+}
+
+/// Waits until this check fails, and gives all that do.
+async fn until_failing(admin: &Admin, check: &str) -> Vec<String> {
+    poll(check, async || {
+        let (status, failed) = readiness(admin).await;
+        (status == 503 && failed.iter().any(|one| one == check)).then_some(failed)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_worker_is_ready_while_it_has_a_broker_and_alive_without() {
+    let rig = Rig::private().await;
+    let worker = rig.launch(&[]);
+    let admin = Admin::of(&worker).await;
+    until_ready(&admin).await;
+    let (_, body) = admin.get("/readyz").await;
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    let names: Vec<_> = answer["checks"].as_object().unwrap().keys().collect();
+    let expected = [
+        "consuming.host",
+        "consuming.link",
+        "publishing",
+        "running",
+        "token.instant_connect",
+        "token.webex_messages",
+    ];
+    assert_eq!(names, expected);
+    for path in ["/", "/metrics/", "/readyz/x", "/debug"] {
+        assert_eq!(admin.get(path).await.0, 404, "{path}");
+    }
+    rig.broker().stop().await;
+    let away = "not connected to the broker";
+    poll("all of it to be away", async || {
+        let expected =
+            ["consuming.host", "consuming.link", "publishing"].map(|name| format!("{name}: {away}"));
+        (readiness(&admin).await == (503, expected.to_vec())).then_some(())
+    })
+    .await;
+    let (status, body) = admin.get("/livez").await;
+    assert_eq!(status, 200, "{body}");
+    rig.broker().start_again().await;
+    until_ready(&admin).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_token_is_said_until_a_new_one_is_accepted() {
+    let rig = Rig::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, NEW_TOKEN).unwrap();
+    let settings = [
+        ("hosts.token_file", file.to_str().unwrap()),
+        ("breaker.probe_initial", "10ms"),
+        ("breaker.probe_max", "20ms"),
+        ("retry.hold", "10ms,50ms,1s,5s"),
+    ];
+    let worker = rig.start(&settings).await;
+    let admin = Admin::of(&worker).await;
+    until_ready(&admin).await;
+    rig.publish(1).await;
+    let refused = "token.webex_messages: refused, or there is none to send";
+    let failed = until_failing(&admin, refused).await;
+    assert!(failed.iter().all(|one| one == refused || one.starts_with("consuming.host: ")), "{failed:?}");
+    let (_, body) = admin.get("/readyz").await;
+    assert_eq!(leaks(&body, &rig.sandbox), Vec::<String>::new());
+    assert_eq!(admin.get("/livez").await.0, 200);
+    std::fs::write(&file, TOKEN).unwrap();
+    until_ready(&admin).await;
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_shuts_down_is_not_ready_and_answers_until_its_end() {
+    let rig = Rig::new().await;
+    rig.sandbox.fault("joseencrypt:hang".parse().unwrap());
+    let worker = rig.start(&[("shutdown.grace", "60s")]).await;
+    let admin = Admin::of(&worker).await;
+    until_ready(&admin).await;
+    rig.publish(1).await;
+    admin.until("in_flight{stage=\"link\"}", "1").await;
+    worker.signal("TERM");
+    until_failing(&admin, "running: shutting down").await;
+    assert_eq!(admin.get("/livez").await.0, 200);
+    assert_eq!(admin.series().await["in_flight{stage=\"link\"}"], "1");
+    // The call is over at its own limit, and with it the worker.
+    worker.ended().await;
+}
+
+#[tokio::test]
+async fn work_that_is_kept_for_too_long_is_counted_named_and_given_back() {
+    let rig = Rig::new().await;
+    // Two calls for so many people, each within its own limit, are too much together.
+    rig.sandbox.fault("joseencrypt:delay=11s,times=2".parse().unwrap());
+    let limits = [("amqp.hold_max", "20s"), ("instant_connect.timeout", "20s"), ("hosts.timeout", "20s")];
+    let worker = rig.start(&limits).await;
+    let admin = Admin::of(&worker).await;
+    let guest = |n: usize| json!({"channel": "sms", "address": number(n)});
+    let guests: Vec<_> = (0..30).map(guest).collect();
+    rig.publish_event(with_id("event-1"), &event_with(1, &json!({"guests": guests}))).await;
+    rig.guest_links().await.take(30).await;
+    admin.until("events_total{outcome=\"handed-back\",stage=\"link\"}", "1").await;
+    assert_eq!(admin.series().await["overdue_total{stage=\"link\"}"], "1");
+    let said = worker.output.saying("no outcome within amqp.hold_max");
+    assert_eq!((said.len(), &said[0]["event_id"]), (1, &json!("event-1")));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_ends_the_worker_and_names_the_setting() {
+    let rig = Rig::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let run = rig.command(&["run"], &[("admin.listen", &address)]).await;
+    assert_eq!(run.status, Some(2), "{run:?}");
+    let last = run.stderr.lines().rev().nth(1).unwrap();
+    assert!(
+        last.starts_with(&format!("error: admin.listen = \"{address}\": cannot listen there: ")),
+        "{last}"
+    );
+    let wrong = rig.command(&["run"], &[("admin.listen", "9464")]).await;
+    assert_eq!(wrong.status, Some(2), "{wrong:?}");
+    assert!(
+        wrong.stderr.contains("ICW_ADMIN__LISTEN") && wrong.stderr.contains("127.0.0.1:9464"),
+        "{wrong:?}"
+    );
+    // A worker that is told to listen nowhere needs no port.
+    let worker = rig.start(&[("admin.listen", "off")]).await;
+    assert!(worker.output.saying("admin server listens").is_empty());
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_keep_nobody_from_an_answer() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[]).await;
+    let admin = Admin::of(&worker).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(admin.address()).await.unwrap());
+    }
+    assert_eq!(admin.get("/livez").await.0, 200);
+    worker.stop().await;
+}
