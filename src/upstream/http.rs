@@ -127,14 +127,11 @@ impl Upstream {
         limit: Duration,
     ) -> Result<Answer, UpstreamError> {
         if let Some(left) = self.resting() {
-            let reason = format!("{} asked to be left alone; not called", self.name);
-            return Err(UpstreamError {
-                cause: Cause::Passing,
-                status: None,
-                unknown: false,
-                reason,
-                retry_after: Some(left),
-            });
+            return Err(self.not_called("asked to be left alone", Some(left)));
+        }
+        // A client with no time left may begin to send before it notices.
+        if limit.is_zero() {
+            return Err(self.not_called("has no time left to answer", None));
         }
         let headers = request.headers_mut();
         headers.insert(AUTHORIZATION, self.authorization()?);
@@ -160,6 +157,16 @@ impl Upstream {
         let body =
             self.bounded(response).await.map_err(|error| UpstreamError { status: Some(status), ..error })?;
         Ok((body, tracking_id))
+    }
+
+    fn not_called(&self, why: &str, retry_after: Option<Duration>) -> UpstreamError {
+        UpstreamError {
+            cause: Cause::Passing,
+            status: None,
+            unknown: false,
+            reason: format!("{} {why}; not called", self.name),
+            retry_after,
+        }
     }
 
     /// How long the API is still to be left alone.
