@@ -6,6 +6,9 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
+SEEDS ?= 1000000
+FIRST ?= 0
+SEED ?=
 CHAOS_EVENTS ?= 100000
 CHAOS_KILLS ?= 50
 CHAOS_RESTARTS ?= 20
@@ -19,7 +22,7 @@ BODIES_SEED ?=
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test test-4 chaos chaos-tests bodies lint deny fuzz schemas metrics clean
+.PHONY: help demo test test-4 simulate chaos chaos-tests bodies lint deny fuzz schemas metrics clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +49,10 @@ test-4: ## the promises on RabbitMQ 4.0, in a root of its own that is made as ro
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
 	scripts/broker with $(CARGO) test --locked --test main $(if $(TESTS),$(TESTS),promises)
+
+simulate: ## SEEDS (1000000) histories of a simulated world, from seed FIRST (0) on; SEED=n for all steps of one
+	@export ICW_SIM_SEEDS=$(SEEDS) ICW_SIM_FIRST=$(FIRST) ICW_SIM_SEED=$(SEED)
+	$(CARGO) test --locked --profile simulate --lib simulation_of_many_seeds -- --nocapture
 
 chaos-tests: ## what breaks brokers, networks and workers under load, in minutes
 	@scripts/broker ensure

@@ -26,6 +26,7 @@
 //! - [`admin`]: what operators and orchestrators ask over HTTP
 //! - [`sandbox`]: both APIs, faked faithfully
 //! - [`cli`]: one file a subcommand
+//! - `simulation`, in tests only: the worker in a world made of a seed, where everything goes wrong
 //!
 //! An arrow points one way: `cli` → `worker` → `stages`, `broker` → `contract`, `outcome`, `retry`.
 
@@ -41,6 +42,8 @@ pub mod ledger;
 pub mod outcome;
 pub mod retry;
 pub mod sandbox;
+#[cfg(test)]
+mod simulation;
 pub mod stages;
 pub mod telemetry;
 pub mod upstream;

@@ -72,9 +72,9 @@ pub enum PublishError {
 pub struct Publisher(mpsc::Sender<Job>);
 
 #[derive(Debug)]
-struct Job {
-    publication: Publication,
-    reply: oneshot::Sender<Result<(), PublishError>>,
+pub(crate) struct Job {
+    pub(crate) publication: Publication,
+    pub(crate) reply: oneshot::Sender<Result<(), PublishError>>,
 }
 
 impl Publisher {
@@ -87,6 +87,13 @@ impl Publisher {
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(QUEUED_MAX);
         (Self(sender), tokio::spawn(run(connector, topology, receiver, metrics)))
+    }
+
+    /// A publisher that leaves its jobs to whoever has the receiver.
+    #[cfg(test)]
+    pub(crate) fn simulated() -> (Self, mpsc::Receiver<Job>) {
+        let (sender, receiver) = mpsc::channel(QUEUED_MAX);
+        (Self(sender), receiver)
     }
 
     /// Publishes all of `publications` and waits for what the broker says of each. While there is no connection, this

@@ -1,4 +1,5 @@
-//! Where deliveries come from and how they are settled, as little of AMQP as the consumer and the settler need.
+//! Where deliveries come from and how they are settled, as little of AMQP as the consumer and the settler need. In tests
+//! there is one more broker, the one of `simulation`.
 
 use std::time::Duration;
 
@@ -13,13 +14,29 @@ use super::{
     connection::{BrokerError, within},
     properties::short,
 };
+#[cfg(test)]
+use crate::simulation::broker as simulated;
 
 /// A connection that deliveries come over.
 #[derive(Clone, Copy)]
-pub struct Source<'a>(&'a Connection);
+pub struct Source<'a>(Connected<'a>);
 
-/// What is delivered of one queue, over a channel of its own.
-pub(super) struct Subscription {
+#[derive(Clone, Copy)]
+enum Connected<'a> {
+    Broker(&'a Connection),
+    #[cfg(test)]
+    Simulated(&'a simulated::Connection),
+}
+
+/// What is delivered of one queue.
+pub(super) enum Subscription {
+    Broker(Box<Consuming>),
+    #[cfg(test)]
+    Simulated(simulated::Subscription),
+}
+
+/// A channel of its own, for one queue.
+pub(super) struct Consuming {
     channel: Channel,
     tag: ShortString,
     deliveries: Deliveries,
@@ -27,33 +44,58 @@ pub(super) struct Subscription {
 }
 
 /// One delivery, taken apart.
-pub(super) struct Delivery {
+pub(crate) struct Delivery {
     /// As it came.
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     /// As they came.
-    pub(super) properties: BasicProperties,
+    pub(crate) properties: BasicProperties,
     /// Settles it.
-    pub(super) receipt: Receipt,
+    pub(crate) receipt: Receipt,
 }
 
 /// Settles one delivery, once.
 #[derive(Clone, Debug)]
-pub struct Receipt {
-    acker: Acker,
-    /// The channel lives as long as the last of its deliveries.
-    _channel: Channel,
+pub struct Receipt(Held);
+
+#[derive(Clone, Debug)]
+enum Held {
+    Broker {
+        acker: Acker,
+        /// It lives as long as the last of its deliveries.
+        _channel: Channel,
+    },
+    #[cfg(test)]
+    Simulated(simulated::Receipt),
 }
 
 impl<'a> From<&'a Connection> for Source<'a> {
     fn from(connection: &'a Connection) -> Self {
-        Self(connection)
+        Self(Connected::Broker(connection))
+    }
+}
+
+#[cfg(test)]
+impl<'a> From<&'a simulated::Connection> for Source<'a> {
+    fn from(connection: &'a simulated::Connection) -> Self {
+        Self(Connected::Simulated(connection))
+    }
+}
+
+#[cfg(test)]
+impl From<simulated::Receipt> for Receipt {
+    fn from(receipt: simulated::Receipt) -> Self {
+        Self(Held::Simulated(receipt))
     }
 }
 
 impl Source<'_> {
     /// Whether it stands.
     pub(super) fn connected(self) -> bool {
-        self.0.status().connected()
+        match self.0 {
+            Connected::Broker(connection) => connection.status().connected(),
+            #[cfg(test)]
+            Connected::Simulated(connection) => connection.connected(),
+        }
     }
 
     /// Has `queue` delivered, `prefetch` at once, `limit` for each answer of the broker. `name` shows in its list of
@@ -65,41 +107,78 @@ impl Source<'_> {
         prefetch: u16,
         limit: Duration,
     ) -> Result<Subscription, BrokerError> {
-        let channel = within("open channel", limit, self.0, self.0.create_channel()).await?;
-        within("set prefetch", limit, &channel, channel.basic_qos(prefetch, BasicQosOptions::default()))
-            .await?;
-        let tag = short(name);
-        let options = BasicConsumeOptions::default();
-        let consume = channel.basic_consume(short(queue), tag.clone(), options, FieldTable::default());
-        let deliveries = within("consume", limit, &channel, consume).await?;
-        Ok(Subscription { channel, tag, deliveries, queue: queue.to_owned() })
+        match self.0 {
+            Connected::Broker(connection) => {
+                let consuming = Consuming::begin(connection, queue, name, prefetch, limit).await?;
+                Ok(Subscription::Broker(Box::new(consuming)))
+            }
+            #[cfg(test)]
+            Connected::Simulated(connection) => {
+                connection.subscribe(queue, prefetch).await.map(Subscription::Simulated)
+            }
+        }
     }
 }
 
 impl Subscription {
     /// The next delivery. May be cancelled.
     pub(super) async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        let delivery = self.deliveries.next().await.ok_or_else(|| {
-            BrokerError::Ended(format!(
-                "the broker ended the consumer of {}; was the queue deleted?",
-                self.queue
-            ))
-        })?;
-        delivery
-            .map(|delivery| self.taken_apart(delivery))
-            .map_err(|error| BrokerError::Lapin("consume", error))
-    }
-
-    fn taken_apart(&self, delivery: lapin::message::Delivery) -> Delivery {
-        Delivery {
-            body: delivery.data,
-            properties: delivery.properties,
-            receipt: Receipt { acker: delivery.acker, _channel: self.channel.clone() },
+        match self {
+            Self::Broker(consuming) => consuming.next().await,
+            #[cfg(test)]
+            Self::Simulated(subscription) => subscription.next().await,
         }
     }
 
     /// Nothing while its channel is open.
     pub(super) fn check(&self) -> Result<(), BrokerError> {
+        match self {
+            Self::Broker(consuming) => consuming.check(),
+            #[cfg(test)]
+            Self::Simulated(subscription) => subscription.check(),
+        }
+    }
+
+    /// Has the broker deliver no more; what it delivered and nobody took.
+    pub(super) async fn cancel(self, limit: Duration) -> Result<Vec<Delivery>, BrokerError> {
+        match self {
+            Self::Broker(consuming) => consuming.cancel(limit).await,
+            #[cfg(test)]
+            Self::Simulated(subscription) => subscription.cancel().await,
+        }
+    }
+}
+
+impl Consuming {
+    async fn begin(
+        connection: &Connection,
+        queue: &str,
+        name: &str,
+        prefetch: u16,
+        limit: Duration,
+    ) -> Result<Self, BrokerError> {
+        let channel = within("open channel", limit, connection, connection.create_channel()).await?;
+        within("set prefetch", limit, &channel, channel.basic_qos(prefetch, BasicQosOptions::default()))
+            .await?;
+        let tag = short(name);
+        let options = BasicConsumeOptions::default();
+        let consume = channel.basic_consume(short(queue), tag.clone(), options, FieldTable::default());
+        let deliveries = within("consume", limit, &channel, consume).await?;
+        Ok(Self { channel, tag, deliveries, queue: queue.to_owned() })
+    }
+
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        match self.deliveries.next().await {
+            Some(Ok(delivery)) => Ok(Delivery::new(delivery, &self.channel)),
+            Some(Err(error)) => Err(BrokerError::Lapin("consume", error)),
+            None => Err(BrokerError::Ended(format!(
+                "the broker ended the consumer of {}; was the queue deleted?",
+                self.queue
+            ))),
+        }
+    }
+
+    fn check(&self) -> Result<(), BrokerError> {
         if self.channel.status().connected() {
             Ok(())
         } else {
@@ -107,33 +186,55 @@ impl Subscription {
         }
     }
 
-    /// Has the broker deliver no more; what it delivered and nobody took.
-    pub(super) async fn cancel(mut self, limit: Duration) -> Result<Vec<Delivery>, BrokerError> {
-        let cancel = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default());
+    async fn cancel(mut self, limit: Duration) -> Result<Vec<Delivery>, BrokerError> {
+        let cancel = self.channel.basic_cancel(self.tag, BasicCancelOptions::default());
         within("cancel", limit, &self.channel, cancel).await?;
         // All that was delivered before the broker's answer is here by now.
         let mut left = Vec::new();
         while let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() {
-            left.push(self.taken_apart(delivery));
+            left.push(Delivery::new(delivery, &self.channel));
         }
         Ok(left)
+    }
+}
+
+impl Delivery {
+    fn new(delivery: lapin::message::Delivery, channel: &Channel) -> Self {
+        let receipt = Receipt(Held::Broker { acker: delivery.acker, _channel: channel.clone() });
+        Self { body: delivery.data, properties: delivery.properties, receipt }
     }
 }
 
 impl Receipt {
     /// Whether the delivery is still this worker's, and not settled.
     pub(super) fn usable(&self) -> bool {
-        self.acker.usable()
+        match &self.0 {
+            Held::Broker { acker, .. } => acker.usable(),
+            #[cfg(test)]
+            Held::Simulated(receipt) => receipt.usable(),
+        }
     }
 
     /// Acknowledges; `false` where the broker took the delivery back before. `limit` for this to be written.
     pub(super) async fn ack(&self, limit: Duration) -> Result<bool, BrokerError> {
-        within("acknowledge", limit, &self.acker, self.acker.ack(BasicAckOptions::default())).await
+        match &self.0 {
+            Held::Broker { acker, .. } => {
+                within("acknowledge", limit, acker, acker.ack(BasicAckOptions::default())).await
+            }
+            #[cfg(test)]
+            Held::Simulated(receipt) => Ok(receipt.ack().await),
+        }
     }
 
     /// Gives the delivery back to the queue, as it was; otherwise as [`Receipt::ack`].
     pub(super) async fn give_back(&self, limit: Duration) -> Result<bool, BrokerError> {
-        let options = BasicNackOptions { requeue: true, multiple: false };
-        within("give back", limit, &self.acker, self.acker.nack(options)).await
+        match &self.0 {
+            Held::Broker { acker, .. } => {
+                let options = BasicNackOptions { requeue: true, multiple: false };
+                within("give back", limit, acker, acker.nack(options)).await
+            }
+            #[cfg(test)]
+            Held::Simulated(receipt) => Ok(receipt.give_back().await),
+        }
     }
 }

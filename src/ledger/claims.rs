@@ -36,7 +36,7 @@ pub(super) enum Waited {
 }
 
 /// The right to look a key up and to act on it, until it is dropped.
-pub(super) struct Turn {
+pub(crate) struct Turn {
     // Given back before the slot is left, see `Drop` of both.
     _permit: OwnedSemaphorePermit,
     user: User,

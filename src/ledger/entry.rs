@@ -18,7 +18,7 @@ pub(super) enum State {
 
 /// What is kept for a key, until it may be forgotten.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub(super) fingerprint: Fingerprint,
     pub(super) state: State,
     /// The note or the result, which may hold links.
@@ -30,6 +30,14 @@ impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { state, bytes, until, .. } = self;
         write!(f, "Entry({state:?}, {} bytes, until {until})", bytes.len())
+    }
+}
+
+#[cfg(test)]
+impl Entry {
+    /// Whether the effect happened.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.state == State::Recorded
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) enum Holding {
     Memory(Arc<Memory>, Turn),
     File(Arc<File>, Turn),
     Redis(Box<Held>),
+    #[cfg(test)]
+    Simulated(Arc<crate::simulation::store::Store>, Turn),
 }
 
 impl Holding {
@@ -38,6 +40,8 @@ impl Holding {
         match self {
             Self::Memory(_, turn) | Self::File(_, turn) => Some(turn),
             Self::Redis(held) => held.turn(),
+            #[cfg(test)]
+            Self::Simulated(_, turn) => Some(turn),
         }
     }
 }
@@ -80,6 +84,8 @@ impl Lease {
             }
             Holding::File(file, _) => file.write(self.key.clone(), Change::Put(entry), None).await,
             Holding::Redis(held) => held.note(&entry).await,
+            #[cfg(test)]
+            Holding::Simulated(store, _) => store.write(&self.key, Change::Put(entry), None).await,
         }
     }
 
@@ -113,6 +119,10 @@ impl Lease {
             (Holding::Memory(memory, _turn), Change::Remove) => memory.remove(&self.key),
             // The turn goes along: should nobody wait for the answer any more, it still ends after the commit.
             (Holding::File(file, turn), change) => return file.write(self.key, change, Some(turn)).await,
+            #[cfg(test)]
+            (Holding::Simulated(store, turn), change) => {
+                return store.write(&self.key, change, Some(turn)).await;
+            }
             (Holding::Redis(held), Change::Put(entry)) => return held.record(&entry).await,
             (Holding::Redis(held), Change::Remove) => return held.release().await,
         }

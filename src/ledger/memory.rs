@@ -16,7 +16,7 @@ const SWEEP_MAX: usize = 64;
 
 /// Entries by key, and in the order in which they end.
 #[derive(Default)]
-pub(super) struct Memory(Mutex<Entries>);
+pub(crate) struct Memory(Mutex<Entries>);
 
 #[derive(Default)]
 struct Entries {
@@ -32,11 +32,11 @@ impl fmt::Debug for Memory {
 }
 
 impl Memory {
-    pub(super) fn get(&self, key: &str) -> Option<Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<Entry> {
         self.lock().by_key.get(key).cloned()
     }
 
-    pub(super) fn put(&self, key: &str, entry: Entry) {
+    pub(crate) fn put(&self, key: &str, entry: Entry) {
         let mut entries = self.lock();
         entries.remove(key);
         entries.by_end.insert((entry.until, key.to_owned()));
@@ -44,7 +44,7 @@ impl Memory {
         entries.sweep(clock::now());
     }
 
-    pub(super) fn remove(&self, key: &str) {
+    pub(crate) fn remove(&self, key: &str) {
         self.lock().remove(key);
     }
 

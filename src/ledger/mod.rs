@@ -34,12 +34,16 @@ pub use error::LedgerError;
 pub use lease::Lease;
 
 use crate::clock;
+#[cfg(test)]
+use crate::simulation::store as simulated;
 use claims::{Claims, Waited};
 use entry::{Fingerprint, Found};
 use file::File;
 use lease::Holding;
 use memory::Memory;
 use redis::Redis;
+#[cfg(test)]
+pub(crate) use {claims::Turn, entry::Entry, file::Change, memory::Memory as Entries};
 
 /// Largest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 300;
@@ -77,6 +81,8 @@ enum Store {
     Memory(Arc<Memory>),
     File(Arc<File>),
     Redis(Arc<Redis>),
+    #[cfg(test)]
+    Simulated(Arc<simulated::Store>),
 }
 
 /// What a claimant gets.
@@ -118,6 +124,12 @@ impl Ledger {
         Ok(Self { claims: Arc::default(), store })
     }
 
+    /// A ledger over the simulation's store.
+    #[cfg(test)]
+    pub(crate) fn simulated(store: Arc<simulated::Store>) -> Self {
+        Self { claims: Arc::default(), store: Store::Simulated(store) }
+    }
+
     /// Claims `key` for a message whose body has `fingerprint`. Waits while somebody else (in this process, or in
     /// another one on the same Redis) holds the claim, `patience` at most. May be cancelled at any point.
     ///
@@ -145,6 +157,11 @@ impl Ledger {
                 let found = Found::of(file.get(key).await?, &fingerprint, clock::now());
                 (found, Holding::File(file.clone(), turn))
             }
+            #[cfg(test)]
+            Store::Simulated(store) => {
+                let found = Found::of(store.get(key).await?, &fingerprint, clock::now());
+                (found, Holding::Simulated(store.clone(), turn))
+            }
             Store::Redis(redis) => {
                 let left = patience.saturating_sub(since.elapsed());
                 let (found, held) = redis.claim(key, fingerprint, left, turn).await?;
@@ -168,6 +185,8 @@ impl Ledger {
             Store::Memory(_) => Ok(()),
             Store::File(file) => file.len().await.map(drop),
             Store::Redis(redis) => redis.ping().await,
+            #[cfg(test)]
+            Store::Simulated(_) => Ok(()),
         }
     }
 
@@ -181,6 +200,8 @@ impl Ledger {
             Store::Memory(memory) => Ok(Some(memory.len())),
             Store::File(file) => file.len().await.map(Some),
             Store::Redis(_) => Ok(None),
+            #[cfg(test)]
+            Store::Simulated(_) => Ok(None),
         }
     }
 
@@ -191,6 +212,8 @@ impl Ledger {
         match &self.store {
             Store::File(file) => file.commits(),
             Store::Memory(_) | Store::Redis(_) => 0,
+            #[cfg(test)]
+            Store::Simulated(_) => 0,
         }
     }
 

@@ -88,6 +88,19 @@ impl Upstream {
         Ok(Self { name, transport, token, limits, metrics, not_before: Mutex::default() })
     }
 
+    /// A client for an API of the simulation.
+    #[cfg(test)]
+    pub(crate) fn simulated(
+        name: &'static str,
+        api: crate::simulation::network::Api,
+        token: TokenSource,
+        limits: Limits,
+        metrics: UpstreamMetrics,
+    ) -> Self {
+        let transport = Transport::Simulated(api);
+        Self { name, transport, token, limits, metrics, not_before: Mutex::default() }
+    }
+
     /// The API's name, for errors and logs.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -9,6 +9,8 @@ use std::{fmt, time::Duration};
 
 pub use http::{Answer, Limits, Upstream, is_loopback};
 pub use token::{TokenError, TokenSource};
+#[cfg(test)]
+pub(crate) use transport::Broken;
 
 use crate::{
     contract::time::Instant,

@@ -7,13 +7,20 @@ use url::Url;
 
 use super::Limits;
 
+#[cfg(test)]
+use crate::simulation::network as simulated;
+
 /// Carries requests out.
 #[derive(Debug)]
-pub(super) struct Transport(Client);
+pub(super) enum Transport {
+    Http(Client),
+    #[cfg(test)]
+    Simulated(simulated::Api),
+}
 
 /// At which step a call ended without a whole answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// Before anything was sent.
     NoConnection,
     /// At its time limit.
@@ -39,12 +46,16 @@ impl Transport {
             .redirect(redirect::Policy::none());
         // Without TLS a proxy would read the token; such hosts are local, and need none.
         let builder = if url.scheme() == "http" { builder.no_proxy() } else { builder };
-        builder.build().map(Self)
+        builder.build().map(Self::Http)
     }
 
     /// The answer's head, its body to be read; within the request's own time limit.
     pub(super) async fn call(&self, request: Request) -> Result<Response, Broken> {
-        self.0.execute(request).await.map_err(Broken::from)
+        match self {
+            Self::Http(client) => client.execute(request).await.map_err(Broken::from),
+            #[cfg(test)]
+            Self::Simulated(api) => api.call(request).await,
+        }
     }
 }
 

@@ -30,7 +30,7 @@ const QUEUE_MAX: usize = 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What becomes of a key.
-pub(super) enum Change {
+pub(crate) enum Change {
     Put(Entry),
     Remove,
 }

@@ -1,0 +1,464 @@
+//! A broker in memory: quorum queues with redelivery counts and prefetch, hold queues that give back, connections that
+//! break, first for the broker and later for the worker.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use lapin::{BasicProperties, types::AMQPValue};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::sleep,
+};
+
+use super::world::{Life, State, World};
+use crate::{
+    broker::{connection::BrokerError, source::Delivery},
+    contract::header,
+};
+
+/// The names of the queues, with the prefix of the simulation's topology.
+pub(super) const SESSIONS: &str = "sim.sessions";
+pub(super) const HOSTS: &str = "sim.hosts";
+pub(super) const GUESTS: &str = "sim.guests";
+/// The exchange of links.
+pub(super) const LINKS: &str = "sim.links";
+
+/// A message in a queue.
+#[derive(Clone)]
+pub(super) struct Stored {
+    pub(super) properties: BasicProperties,
+    pub(super) body: Arc<[u8]>,
+    /// Deliveries that ended without an acknowledgement.
+    deliveries: u32,
+}
+
+/// All queues, and who takes from them.
+pub(super) struct Queues {
+    ready: BTreeMap<String, VecDeque<Stored>>,
+    holds: BTreeMap<String, (Duration, &'static str)>,
+    subscribers: BTreeMap<u64, Subscriber>,
+    unsettled: BTreeMap<u64, Unsettled>,
+    connections: Vec<Arc<Wire>>,
+    /// How many messages wait in hold queues.
+    held: usize,
+    pub(super) up: bool,
+    /// A routing key that no queue is bound for at the moment.
+    pub(super) unbound: Option<&'static str>,
+    next: u64,
+}
+
+struct Subscriber {
+    wire: Arc<Wire>,
+    queue: String,
+    prefetch: usize,
+    unsettled: usize,
+    deliver: mpsc::UnboundedSender<Delivery>,
+}
+
+/// What was delivered and is not settled.
+struct Unsettled {
+    message: Stored,
+    subscriber: u64,
+    queue: String,
+}
+
+/// A connection of the worker.
+pub(super) struct Wire {
+    pub(super) life: Life,
+    /// The broker's end is gone.
+    cut: AtomicBool,
+    /// Closed when the worker's end is, too.
+    gone: Semaphore,
+}
+
+#[derive(Clone)]
+pub(crate) struct Connection(pub(super) Arc<Wire>);
+
+pub(crate) struct Subscription {
+    wire: Arc<Wire>,
+    number: u64,
+    deliveries: mpsc::UnboundedReceiver<Delivery>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Receipt {
+    wire: Arc<Wire>,
+    tag: u64,
+    used: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Receipt({})", self.tag)
+    }
+}
+
+impl Queues {
+    pub(super) fn new(delays: &[Duration]) -> Self {
+        let holds = [SESSIONS, HOSTS].into_iter().flat_map(|queue| {
+            delays.iter().map(move |delay| (format!("{queue}.hold.{}", delay.as_millis()), (*delay, queue)))
+        });
+        let ready = [SESSIONS, HOSTS].map(|queue| (queue.to_owned(), VecDeque::new()));
+        Self {
+            ready: ready.into(),
+            holds: holds.collect(),
+            subscribers: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
+            connections: Vec::new(),
+            held: 0,
+            up: true,
+            unbound: None,
+            next: 0,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Whether nothing is left to be done.
+    pub(super) fn idle(&self) -> bool {
+        self.held == 0 && self.unsettled.is_empty() && self.ready.values().all(VecDeque::is_empty)
+    }
+
+    /// What is left, for people.
+    pub(super) fn left(&self) -> String {
+        let ready: Vec<_> = self.ready.iter().map(|(name, ready)| (name, ready.len())).collect();
+        format!("ready {ready:?}, unsettled {}, held {}", self.unsettled.len(), self.held)
+    }
+
+    /// The delay of the hold queue called `name`.
+    pub(super) fn delay(&self, name: &str) -> Option<Duration> {
+        self.holds.get(name).map(|(delay, _)| *delay)
+    }
+}
+
+/// Where a message goes, as the topology has it.
+pub(super) fn route<'a>(queues: &Queues, exchange: &str, key: &'a str) -> Option<&'a str> {
+    match (exchange, key) {
+        _ if queues.unbound == Some(key) => None,
+        (LINKS, "guest.sms" | "guest.whatsapp") => Some(GUESTS),
+        (LINKS, "host.webex") => Some(HOSTS),
+        ("", queue) if queues.holds.contains_key(queue) => Some(queue),
+        ("", "sim.sessions.dead" | "sim.hosts.dead") => Some(key),
+        _ => None,
+    }
+}
+
+/// Puts a message into a queue.
+pub(super) fn store(world: &World, state: &mut State, queue: &str, message: Stored) {
+    if let Some((delay, target)) = state.broker.holds.get(queue).copied() {
+        state.broker.held += 1;
+        let late = Duration::from_millis(state.random.u64(..200));
+        let world = world.clone();
+        tokio::spawn(async move {
+            sleep(delay + late).await;
+            let mut state = world.lock();
+            state.broker.held -= 1;
+            store(&world, &mut state, target, Stored { deliveries: 0, ..message });
+        });
+    } else if let Some(ready) = state.broker.ready.get_mut(queue) {
+        ready.push_back(message);
+        deliver(state, queue);
+    }
+}
+
+impl Stored {
+    pub(super) fn new(properties: BasicProperties, body: Arc<[u8]>) -> Self {
+        Self { properties, body, deliveries: 0 }
+    }
+
+    pub(super) const fn deliveries(&self) -> u32 {
+        self.deliveries
+    }
+
+    /// As it is delivered.
+    fn properties(&self) -> BasicProperties {
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        if self.deliveries > 0 {
+            headers.insert(header::DELIVERY_COUNT.into(), AMQPValue::LongLongInt(self.deliveries.into()));
+        }
+        self.properties.clone().with_headers(headers)
+    }
+}
+
+/// Hands out what is ready in `queue`, as far as the prefetches go.
+fn deliver(state: &mut State, queue: &str) {
+    loop {
+        let open = |(_, to): &(&u64, &Subscriber)| {
+            to.queue == queue && to.unsettled < to.prefetch && !to.wire.cut.load(Ordering::Relaxed)
+        };
+        let Some(number) = state.broker.subscribers.iter().find(open).map(|(number, _)| *number) else {
+            return;
+        };
+        let Some(message) = state.broker.ready.get_mut(queue).and_then(VecDeque::pop_front) else { return };
+        let tag = state.broker.number();
+        let Some(to) = state.broker.subscribers.get_mut(&number) else { return };
+        to.unsettled += 1;
+        let receipt = Receipt { wire: Arc::clone(&to.wire), tag, used: Arc::default() };
+        let delivery = Delivery {
+            body: message.body.to_vec(),
+            properties: message.properties(),
+            receipt: receipt.into(),
+        };
+        // A receiver that is gone has lost its connection too.
+        _ = to.deliver.send(delivery);
+        let name = state.checker.name(&message.body).to_owned();
+        state.log(format_args!("{queue}: {tag} delivered, {} times before: {name}", message.deliveries));
+        let rule = state.checker.delivered(tag, queue, &message);
+        state.must(rule);
+        state
+            .broker
+            .unsettled
+            .insert(tag, Unsettled { message, subscriber: number, queue: queue.to_owned() });
+    }
+}
+
+/// Takes `tag` out of what is unsettled, if it is still the worker's.
+fn settled(state: &mut State, tag: u64) -> Option<Unsettled> {
+    let unsettled = state.broker.unsettled.remove(&tag)?;
+    if let Some(subscriber) = state.broker.subscribers.get_mut(&unsettled.subscriber) {
+        subscriber.unsettled -= 1;
+    }
+    Some(unsettled)
+}
+
+/// Puts a message back, to be delivered again.
+fn requeue(state: &mut State, mut unsettled: Unsettled) {
+    unsettled.message.deliveries += 1;
+    let front = state.random.bool();
+    let Some(ready) = state.broker.ready.get_mut(&unsettled.queue) else { return };
+    if front { ready.push_front(unsettled.message) } else { ready.push_back(unsettled.message) }
+}
+
+/// Ends the broker's end of `wire` now, and the worker's end soon.
+pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
+    if wire.cut.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let mut state = world.lock();
+    state.log(format_args!("a connection breaks: {why}"));
+    state.checker.disturbances += 1;
+    state.broker.connections.retain(|other| !Arc::ptr_eq(other, wire));
+    let mine: Vec<u64> = (state.broker.subscribers.iter())
+        .filter(|(_, subscriber)| Arc::ptr_eq(&subscriber.wire, wire))
+        .map(|(number, _)| *number)
+        .collect();
+    let tags: Vec<u64> = (state.broker.unsettled.iter())
+        .filter(|(_, unsettled)| mine.contains(&unsettled.subscriber))
+        .map(|(tag, _)| *tag)
+        .collect();
+    for tag in tags {
+        if let Some(unsettled) = settled(&mut state, tag) {
+            state.checker.taken_back(tag);
+            requeue(&mut state, unsettled);
+        }
+    }
+    for number in mine {
+        state.broker.subscribers.remove(&number);
+    }
+    let noticed = Duration::from_millis(if state.random.bool() { 0 } else { state.random.u64(..3000) });
+    for queue in [SESSIONS, HOSTS] {
+        deliver(&mut state, queue);
+    }
+    drop(state);
+    let wire = Arc::clone(wire);
+    tokio::spawn(async move {
+        sleep(noticed).await;
+        wire.gone.close();
+    });
+}
+
+/// Breaks all connections.
+pub(super) fn cut_all(world: &World, why: &str) {
+    let connections = world.lock().broker.connections.clone();
+    for wire in &connections {
+        cut(world, wire, why);
+    }
+}
+
+/// Breaks one connection at random.
+pub(super) fn cut_one(world: &World) {
+    let wire = {
+        let mut state = world.lock();
+        let count = state.broker.connections.len();
+        (count > 0)
+            .then(|| state.random.usize(..count))
+            .map(|index| Arc::clone(&state.broker.connections[index]))
+    };
+    if let Some(wire) = wire {
+        cut(world, &wire, "the network");
+    }
+}
+
+fn ended() -> BrokerError {
+    BrokerError::Ended("the simulated connection broke".to_owned())
+}
+
+impl Wire {
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Whether the worker knows that it is gone.
+    fn is_gone(&self) -> bool {
+        self.gone.is_closed()
+    }
+
+    /// Resolves when the worker knows that the connection is gone.
+    pub(super) async fn gone(&self) {
+        // Closed, never given.
+        _ = self.gone.acquire().await;
+    }
+}
+
+impl Connection {
+    /// One try to connect.
+    pub(super) async fn open(life: &Life) -> Result<Self, BrokerError> {
+        life.pass("connecting").await;
+        let mut state = life.world.lock();
+        if !state.broker.up {
+            return Err(ended());
+        }
+        let wire =
+            Arc::new(Wire { life: life.clone(), cut: AtomicBool::new(false), gone: Semaphore::new(0) });
+        state.broker.connections.push(Arc::clone(&wire));
+        drop(state);
+        Ok(Self(wire))
+    }
+
+    pub(crate) fn connected(&self) -> bool {
+        !self.0.is_gone()
+    }
+
+    pub(crate) async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError> {
+        let life = &self.0.life;
+        life.pass("subscribing").await;
+        if self.0.is_cut() {
+            self.0.gone().await;
+            return Err(ended());
+        }
+        let (deliver_to, deliveries) = mpsc::unbounded_channel();
+        let mut state = life.world.lock();
+        let number = state.broker.number();
+        let subscriber = Subscriber {
+            wire: Arc::clone(&self.0),
+            queue: queue.to_owned(),
+            prefetch: prefetch.into(),
+            unsettled: 0,
+            deliver: deliver_to,
+        };
+        state.broker.subscribers.insert(number, subscriber);
+        state.log(format_args!("{queue}: subscribed, {prefetch} at once"));
+        deliver(&mut state, queue);
+        drop(state);
+        Ok(Subscription { wire: Arc::clone(&self.0), number, deliveries })
+    }
+}
+
+impl Subscription {
+    pub(crate) async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        if let Some(delivery) = self.deliveries.recv().await {
+            return Ok(delivery);
+        }
+        self.wire.gone().await;
+        Err(ended())
+    }
+
+    pub(crate) fn check(&self) -> Result<(), BrokerError> {
+        if self.wire.is_gone() { Err(ended()) } else { Ok(()) }
+    }
+
+    pub(crate) async fn cancel(mut self) -> Result<Vec<Delivery>, BrokerError> {
+        self.wire.life.pass("cancelling").await;
+        if self.wire.is_cut() {
+            self.wire.gone().await;
+            return Err(ended());
+        }
+        let mut left = Vec::new();
+        let mut state = self.wire.life.world.lock();
+        if let Some(subscriber) = state.broker.subscribers.get_mut(&self.number) {
+            subscriber.prefetch = 0;
+        }
+        state.log(format_args!("a subscription ends"));
+        while let Ok(delivery) = self.deliveries.try_recv() {
+            left.push(delivery);
+        }
+        drop(state);
+        Ok(left)
+    }
+}
+
+impl Receipt {
+    pub(crate) fn usable(&self) -> bool {
+        !self.wire.is_gone() && !self.used.load(Ordering::Relaxed)
+    }
+
+    /// Written at once; done later, unless the connection breaks before.
+    pub(crate) async fn ack(&self) -> bool {
+        let life = self.wire.life.clone();
+        life.point("before the ack").await;
+        if !self.usable() || self.used.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let (late, wait) = {
+            let mut state = life.world.lock();
+            let share = state.plan.late_ack;
+            (state.chance(share), Duration::from_millis(state.random.u64(..2000)))
+        };
+        let (world, wire, tag) = (life.world.clone(), Arc::clone(&self.wire), self.tag);
+        if late {
+            tokio::spawn(async move {
+                sleep(wait).await;
+                acknowledge(&world, &wire, tag);
+            });
+        } else {
+            acknowledge(&world, &wire, tag);
+        }
+        life.point("after the ack").await;
+        true
+    }
+
+    pub(crate) async fn give_back(&self) -> bool {
+        let life = &self.wire.life;
+        life.point("before the nack").await;
+        if !self.usable() || self.used.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        {
+            let mut state = life.world.lock();
+            let unsettled = if self.wire.is_cut() { None } else { settled(&mut state, self.tag) };
+            if let Some(unsettled) = unsettled {
+                state.log(format_args!("{}: {} given back", unsettled.queue, self.tag));
+                let rule = state.checker.given_back(self.tag);
+                state.must(rule);
+                let queue = unsettled.queue.clone();
+                requeue(&mut state, unsettled);
+                deliver(&mut state, &queue);
+            }
+        }
+        life.point("after the nack").await;
+        true
+    }
+}
+
+fn acknowledge(world: &World, wire: &Wire, tag: u64) {
+    let mut state = world.lock();
+    let unsettled = if wire.is_cut() { None } else { settled(&mut state, tag) };
+    let Some(unsettled) = unsettled else {
+        return state.log(format_args!("{tag} acknowledged in vain"));
+    };
+    let queue = unsettled.queue;
+    state.log(format_args!("{queue}: {tag} acknowledged"));
+    let rule = state.checker.acknowledged(tag, &queue, &unsettled.message);
+    state.must(rule);
+    deliver(&mut state, &queue);
+}

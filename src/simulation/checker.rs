@@ -1,0 +1,440 @@
+//! What must hold, looked at with every step. The rules on messages are in [`super::rules`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use lapin::types::ShortString;
+use uuid::Uuid;
+
+use super::{
+    answers::Asked,
+    broker::{HOSTS, SESSIONS, Stored},
+    events::{self, Event},
+    network::{Learnt, Which},
+};
+use crate::{
+    broker::publisher::{Publication, PublishError},
+    clock,
+    outcome::Class,
+};
+
+/// More of these in a minute, for one message, are a worker that spins.
+const DELIVERIES_PER_MINUTE_MAX: usize = 90;
+const CALLS_PER_MINUTE_MAX: usize = 60;
+
+/// The wait after a 429 that names none.
+pub(super) const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
+
+/// What was seen, and the first rule that was broken.
+pub(super) struct Checker {
+    pub(super) violation: Option<String>,
+    pub(super) rules: Rules,
+    pub(super) events: Vec<Event>,
+    /// What happened to each message that a stage takes: by the event's body, or by the host link's `message_id`.
+    pub(super) seen: BTreeMap<Uuid, Seen>,
+    /// Which link each link message carried, and which message carried each link.
+    pub(super) urls: BTreeMap<Uuid, String>,
+    pub(super) carried_by: BTreeMap<String, Uuid>,
+    /// How often each link message was stored.
+    pub(super) times: BTreeMap<Uuid, u32>,
+    open: BTreeMap<u64, Open>,
+    names: BTreeMap<Uuid, String>,
+    /// Until when each API asked the present life of the worker to be left alone.
+    asked_until: [Option<Timestamp>; 2],
+    /// How often the way to the broker was disturbed.
+    pub(super) disturbances: u64,
+    /// The longest wait that anybody asked for.
+    pub(super) longest_wait: Duration,
+    pub(super) counts: BTreeMap<&'static str, u64>,
+}
+
+/// The settings that rules speak of.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) begin: Timestamp,
+    pub(super) attempts: u32,
+    pub(super) total: Duration,
+    pub(super) lifetime: Duration,
+    pub(super) deliveries_max: u32,
+    pub(super) first_delay: Duration,
+}
+
+/// What happened to one message that a stage takes.
+#[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one thing that happened")]
+pub(super) struct Seen {
+    pub(super) name: String,
+    pub(super) queue: &'static str,
+    /// What the stage calls for it: a session, an expert.
+    pub(super) key: String,
+    pub(super) event: usize,
+    pub(super) room: bool,
+    pub(super) deadline: Option<Timestamp>,
+    /// How often it was put into its queue by others.
+    pub(super) inputs: u32,
+    /// How often an acknowledgement or a confirm may have been lost.
+    pub(super) excuses: u32,
+    pub(super) acks: u32,
+    pub(super) open: u32,
+    /// Its copies in hold queues and the dead queue, and how many of them were needed for an acknowledgement.
+    pub(super) copies: u32,
+    pub(super) spent: u32,
+    pub(super) dead: Vec<Class>,
+    /// Calls that failed so that an attempt may be counted.
+    pub(super) failures: u32,
+    pub(super) refused: bool,
+    pub(super) unroutable: bool,
+    pub(super) most_deliveries: u32,
+    /// Since its last delivery: what the worker knows to be published.
+    pub(super) confirmed: BTreeSet<Uuid>,
+    pub(super) copy_confirmed: bool,
+    /// The effects at the API, and whether the worker may not know of the last.
+    pub(super) effects: u32,
+    pub(super) device_calls: u32,
+    pub(super) unknown_effect: bool,
+    /// The ledger has its result.
+    pub(super) recorded: bool,
+    pub(super) delivered_at: Vec<Timestamp>,
+    pub(super) called_at: Vec<Timestamp>,
+}
+
+struct Open {
+    of: Uuid,
+    copies_before: u32,
+    disturbances_before: u64,
+}
+
+/// Notes a moment, and whether there were more than `max` in a minute.
+fn too_often(moments: &mut Vec<Timestamp>, max: usize) -> bool {
+    let now = clock::now();
+    moments.retain(|at| now.duration_since(*at) < SignedDuration::from_secs(60));
+    moments.push(now);
+    moments.len() > max
+}
+
+impl Checker {
+    pub(super) fn new(events: Vec<Event>, rules: Rules) -> Self {
+        let mut checker = Self {
+            violation: None,
+            rules,
+            events: Vec::new(),
+            seen: BTreeMap::new(),
+            urls: BTreeMap::new(),
+            carried_by: BTreeMap::new(),
+            times: BTreeMap::new(),
+            open: BTreeMap::new(),
+            names: BTreeMap::new(),
+            asked_until: [None; 2],
+            disturbances: 0,
+            longest_wait: RATE_LIMIT_WAIT,
+            counts: BTreeMap::new(),
+        };
+        for (number, event) in events.iter().enumerate() {
+            let key = events::fingerprint(&event.body);
+            let seen = Seen {
+                name: event.session.clone(),
+                queue: SESSIONS,
+                key: event.session.clone(),
+                event: number,
+                deadline: event.expires_at,
+                ..Seen::default()
+            };
+            checker.names.insert(key, seen.name.clone());
+            checker.seen.insert(key, seen);
+        }
+        checker.events = events;
+        checker
+    }
+
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// What a body is called in the journal.
+    pub(super) fn name(&self, body: &[u8]) -> &str {
+        self.names.get(&events::fingerprint(body)).map_or("something", String::as_str)
+    }
+
+    pub(super) fn set_name(&mut self, body: &[u8], name: String) {
+        self.names.insert(events::fingerprint(body), name);
+    }
+
+    /// What is known of the message that a stage takes.
+    pub(super) fn id_of(queue: &str, publication_id: Option<&str>, body: &[u8]) -> Uuid {
+        let host = publication_id.filter(|_| queue == HOSTS).and_then(|id| Uuid::try_parse(id).ok());
+        host.unwrap_or_else(|| events::fingerprint(body))
+    }
+
+    fn of_stored(&mut self, queue: &str, message: &Stored) -> (Uuid, Option<&mut Seen>) {
+        let message_id = message.properties.message_id().as_ref().map(ShortString::as_str);
+        let id = Self::id_of(queue, message_id, &message.body);
+        (id, self.seen.get_mut(&id))
+    }
+
+    pub(super) fn sent(&mut self, body: &[u8]) {
+        self.count("events");
+        if let Some(seen) = self.seen.get_mut(&events::fingerprint(body)) {
+            seen.inputs += 1;
+        }
+    }
+
+    pub(super) fn delivered(&mut self, tag: u64, queue: &str, message: &Stored) -> Result<(), String> {
+        self.count("deliveries");
+        let (of, seen) = self.of_stored(queue, message);
+        let seen = seen.ok_or_else(|| format!("unexpected: {queue} delivers what nobody sent"))?;
+        seen.open += 1;
+        seen.confirmed.clear();
+        seen.copy_confirmed = false;
+        seen.most_deliveries = seen.most_deliveries.max(message.deliveries());
+        let spins = too_often(&mut seen.delivered_at, DELIVERIES_PER_MINUTE_MAX);
+        let (copies_before, name) = (seen.copies, seen.name.clone());
+        self.open.insert(tag, Open { of, copies_before, disturbances_before: self.disturbances });
+        if spins { Err(format!("{name} is delivered too often")) } else { Ok(()) }
+    }
+
+    /// The broker took a delivery back: its connection is gone.
+    pub(super) fn taken_back(&mut self, tag: u64) {
+        self.count("redeliveries");
+        if let Some(seen) = self.open.remove(&tag).and_then(|open| self.seen.get_mut(&open.of)) {
+            seen.open -= 1;
+            seen.excuses += 1;
+        }
+    }
+
+    /// The worker gave a delivery back.
+    pub(super) fn given_back(&mut self, tag: u64) -> Result<(), String> {
+        self.count("given back");
+        let Some(open) = self.open.remove(&tag) else { return Ok(()) };
+        let done = self.confirmed_all(&open.of);
+        let Some(seen) = self.seen.get_mut(&open.of) else { return Ok(()) };
+        let alone = seen.open == 1;
+        seen.open -= 1;
+        seen.excuses += 1;
+        if alone && (done || seen.copy_confirmed) {
+            return Err(format!("{} was given back, and all was published and confirmed", seen.name));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing disturbed the way to the broker since `of` was delivered.
+    pub(super) fn undisturbed(&self, of: &Uuid) -> bool {
+        let before = self.open.values().filter(|open| open.of == *of).map(|open| open.disturbances_before);
+        before.min().is_some_and(|before| before == self.disturbances)
+    }
+
+    /// Whether the worker knows that all links of an event are published.
+    pub(super) fn confirmed_all(&self, of: &Uuid) -> bool {
+        let Some(seen) = self.seen.get(of) else { return false };
+        let links = &self.events[seen.event].links;
+        seen.queue == SESSIONS
+            && !links.is_empty()
+            && links.iter().all(|link| seen.confirmed.contains(&link.message_id))
+    }
+
+    /// Nothing may be acknowledged whose result is not safe.
+    pub(super) fn acknowledged(&mut self, tag: u64, queue: &str, message: &Stored) -> Result<(), String> {
+        self.count("acks");
+        let Some(Open { of, copies_before, .. }) = self.open.remove(&tag) else { return Ok(()) };
+        let done = self.is_done(&of);
+        let (_, Some(seen)) = self.of_stored(queue, message) else { return Ok(()) };
+        seen.open -= 1;
+        seen.acks += 1;
+        if seen.copies > seen.spent && seen.copies > copies_before {
+            seen.spent += 1;
+            return Ok(());
+        }
+        if done { Ok(()) } else { Err(format!("lost: {} is acknowledged without a result", seen.name)) }
+    }
+
+    /// Whether a message has had all its results.
+    pub(super) fn is_done(&self, of: &Uuid) -> bool {
+        let Some(seen) = self.seen.get(of) else { return false };
+        let links = &self.events[seen.event].links;
+        if seen.queue == HOSTS {
+            return seen.effects > 0;
+        }
+        let own = |url: &String| self.carried_by.contains_key(url);
+        !links.is_empty() && links.iter().all(|link| self.urls.get(&link.message_id).is_some_and(own))
+    }
+
+    pub(super) fn worker_ended(&mut self) {
+        self.count("worker ends");
+        self.asked_until = [None; 2];
+        self.seen.values_mut().filter(|seen| seen.effects > 0).for_each(|seen| seen.unknown_effect = true);
+    }
+
+    fn by_ledger_key(&mut self, key: &str) -> impl Iterator<Item = &mut Seen> {
+        let host = key.strip_prefix("host:").and_then(|id| Uuid::try_parse(id).ok());
+        let event = key.strip_prefix("link:").unwrap_or_default().to_owned();
+        let events = &self.events;
+        self.seen.iter_mut().filter_map(move |(id, seen)| {
+            let is =
+                if seen.queue == HOSTS { host == Some(*id) } else { events[seen.event].id.as_str() == event };
+            is.then_some(seen)
+        })
+    }
+
+    pub(super) fn ledger_failed(&mut self, key: &str) {
+        self.count("ledger failures");
+        self.by_ledger_key(key).for_each(|seen| seen.unknown_effect = true);
+    }
+
+    pub(super) fn ledger_recorded(&mut self, key: &str) {
+        self.by_ledger_key(key).for_each(|seen| seen.recorded = true);
+    }
+
+    fn by_key(&mut self, which: Which, key: &str) -> Option<&mut Seen> {
+        let queue = if which == Which::InstantConnect { SESSIONS } else { HOSTS };
+        self.seen.values_mut().find(|seen| seen.queue == queue && seen.key == key)
+    }
+
+    /// Before anything is sent to an API.
+    pub(super) fn called(&mut self, which: Which, asked: &Asked) -> Result<(), String> {
+        self.count("calls");
+        let now = clock::now();
+        if let Some(until) = self.asked_until[which as usize].filter(|until| now < *until) {
+            return Err(format!("early: {which:?} asked to be left alone until {until}"));
+        }
+        let seen = self.by_key(which, asked.key());
+        let seen = seen.ok_or_else(|| format!("unexpected: a call for {}", asked.key()))?;
+        // To look at what was sent is to send nothing.
+        let sends = !matches!(asked, Asked::List { .. });
+        if sends && seen.deadline.is_some_and(|deadline| now >= deadline) {
+            return Err(format!("late: a call for {}, whose session is over", seen.name));
+        }
+        if too_often(&mut seen.called_at, CALLS_PER_MINUTE_MAX) {
+            return Err(format!("{} is called for too often", seen.name));
+        }
+        let (name, number) = (seen.name.clone(), seen.event);
+        let event = &self.events[number];
+        if let Asked::Links { devices, until, .. } = asked {
+            if event.links.is_empty() {
+                return Err(format!("unexpected: links for {name}, which calls for none"));
+            }
+            if !devices.is_empty() && *devices != event.devices {
+                return Err(format!("{name} has other devices called than it names"));
+            }
+            let said = event.expires_at.map(Timestamp::as_second);
+            if *until <= now.as_second() || said.is_some_and(|said| said != *until) {
+                return Err(format!("{name} gets links that open until another time"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the worker learns of a call.
+    pub(super) fn call_ended(&mut self, which: Which, asked: &Asked, learnt: Learnt) {
+        if let Learnt::Wait(Some(until)) = learnt {
+            let asked_until = &mut self.asked_until[which as usize];
+            *asked_until = (*asked_until).max(Some(until));
+            let wait = Duration::try_from(until.duration_since(clock::now())).unwrap_or_default();
+            self.longest_wait = self.longest_wait.max(wait);
+        }
+        self.count(match learnt {
+            Learnt::Worked => "good answers",
+            Learnt::Failed => "failed calls",
+            Learnt::Wait(_) => "rate limits",
+            Learnt::Token => "refused tokens",
+            Learnt::Refused => "refused requests",
+        });
+        let Some(seen) = self.by_key(which, asked.key()) else { return };
+        seen.unknown_effect = learnt != Learnt::Worked;
+        match learnt {
+            Learnt::Failed => seen.failures += 1,
+            Learnt::Refused => seen.refused = true,
+            _ => {}
+        }
+    }
+
+    /// The links of a session are made, its devices called.
+    pub(super) fn links_made(&mut self, session: &str, devices: &[String]) -> Result<(), String> {
+        self.count("links made");
+        let Some(seen) = self.by_key(Which::InstantConnect, session) else { return Ok(()) };
+        let again = seen.device_calls > 0 && !seen.unknown_effect;
+        seen.effects += 1;
+        if !devices.is_empty() {
+            seen.device_calls += 1;
+        }
+        seen.unknown_effect = true;
+        if seen.recorded {
+            return Err(format!("repeated: {session} gets links again, and the ledger has them"));
+        }
+        if again && !devices.is_empty() {
+            return Err(format!("repeated: {session} has its devices called again"));
+        }
+        Ok(())
+    }
+
+    /// An expert gets a message.
+    pub(super) fn message_sent(&mut self, to: &str, text: &str) -> Result<(), String> {
+        self.count("messages to experts");
+        let ids: Vec<Uuid> = (self.seen.iter())
+            .filter(|(_, seen)| seen.queue == HOSTS && seen.key == to)
+            .map(|(id, _)| *id)
+            .collect();
+        let [id] = ids[..] else { return Err(format!("unexpected: a message to {to}")) };
+        let url = self.urls.get(&id).cloned().unwrap_or_default();
+        let Some(seen) = self.seen.get_mut(&id) else { return Ok(()) };
+        seen.effects += 1;
+        let known = !std::mem::replace(&mut seen.unknown_effect, true);
+        if url.is_empty() || !text.contains(&url) {
+            return Err(format!("{to} gets a message with another link"));
+        }
+        if seen.effects > 1 && (seen.recorded || known || !seen.room) {
+            return Err(format!("repeated: {to} gets a second message"));
+        }
+        Ok(())
+    }
+
+    /// What the worker learns of a publish.
+    pub(super) fn answered(&mut self, publication: &Publication, result: Result<(), PublishError>) {
+        let message_id = publication.properties.message_id().as_ref().map(ShortString::as_str);
+        let link = message_id.and_then(|id| Uuid::try_parse(id).ok());
+        let copy = publication.exchange.is_empty();
+        let queue = if publication.routing_key.starts_with(HOSTS) { HOSTS } else { SESSIONS };
+        let copied = Self::id_of(queue, message_id, &publication.body);
+        let name = self.name(&publication.body).to_owned();
+        for (id, seen) in &mut self.seen {
+            let event = &self.events[seen.event];
+            let its = if copy {
+                *id == copied
+            } else {
+                seen.queue == SESSIONS && name.ends_with(&format!(" of {}", event.session))
+            };
+            match result {
+                _ if !its => {}
+                Err(_) => {
+                    seen.excuses += 1;
+                    self.disturbances += 1;
+                }
+                // Of two deliveries it may be either's.
+                Ok(()) if seen.open != 1 => {}
+                Ok(()) if copy => seen.copy_confirmed = true,
+                Ok(()) => seen.confirmed.extend(link),
+            }
+        }
+    }
+
+    pub(super) fn unroutable(&mut self, publication: &Publication) {
+        self.count("returns");
+        let message_id = publication.properties.message_id().as_ref().map(ShortString::as_str);
+        let link = message_id.and_then(|id| Uuid::try_parse(id).ok());
+        for seen in self.seen.values_mut() {
+            let event = &self.events[seen.event];
+            seen.unroutable |= event.links.iter().any(|wanted| Some(wanted.message_id) == link);
+        }
+    }
+
+    /// At the end, when nothing is left to be done.
+    pub(super) fn end(&mut self) -> Result<(), String> {
+        for (id, seen) in &self.seen {
+            if seen.inputs > 0 && !self.is_done(id) && seen.dead.is_empty() {
+                return Err(format!("lost: {} has neither its result nor a dead letter", seen.name));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! The worker in a world made of a seed: its stages, retry decisions, settling, breakers, clients and ledger are the real
+//! ones; the broker, the two APIs, the disk, time and chance are simulated. Messages are delivered, refused, lost and
+//! returned, answers come late, wrong or never, connections break, the worker dies at any of its steps and starts again;
+//! with every step [`checker`] looks whether what the contract promises still holds.
+//!
+//! Everything runs on one thread in paused time, so that one seed is one history. `make simulate` runs many seeds; a
+//! seed that fails prints itself and its last steps, `make simulate SEED=…` runs it again with all its steps, and once understood it becomes a test with a name in [`tests`].
+//!
+//! What is not simulated: lapin, HTTP and the ledger's file. Live brokers, the sandbox and crash tests stand for them.
+//!
+//! # Layout
+//! - [`plan`], [`events`]: what a seed decides beforehand
+//! - [`world`]: time, chance, journal, the worker's lives
+//! - [`broker`], [`publishing`]: queues, connections, confirms
+//! - [`network`], [`answers`]: the two APIs
+//! - [`store`]: the disk under the ledger
+//! - [`worker`]: how the real parts are put together
+//! - [`troubles`]: what comes and goes
+//! - [`checker`], [`rules`]: what must hold
+
+mod answers;
+pub(crate) mod broker;
+mod checker;
+mod events;
+pub(crate) mod network;
+mod plan;
+mod publishing;
+mod rules;
+pub(crate) mod store;
+#[cfg(test)]
+mod tests;
+mod troubles;
+mod worker;
+mod world;
+
+use std::{collections::BTreeMap, fmt, io, path::Path, sync::Arc, time::Duration};
+
+use fastrand::Rng;
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use tokio::time::{Instant, sleep};
+
+use self::{
+    broker::{SESSIONS, Stored},
+    checker::{Checker, Rules},
+    events::Event,
+    plan::Plan,
+    world::World,
+};
+use crate::clock;
+
+/// Longest that anything takes when all works again.
+const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
+/// How often it is looked at whether all is done.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What a seed made of the worker.
+#[derive(Debug)]
+pub(super) struct History {
+    /// The hash of all steps.
+    hash: u64,
+    /// How much of what happened.
+    counts: BTreeMap<&'static str, u64>,
+}
+
+/// A seed under which something does not hold.
+pub(super) struct Failure {
+    seed: u64,
+    rule: String,
+    steps: String,
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, rule, steps } = self;
+        write!(f, "seed {seed}: {rule}\n{steps}make simulate SEED={seed} shows all its steps")
+    }
+}
+
+/// Lives through `seed`, with the token file in `folder`.
+fn run(seed: u64, folder: &Path, print: bool) -> Result<History, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.map_err(|error| failure(seed, &error))?;
+    fastrand::seed(seed);
+    runtime.block_on(live(seed, folder, print))
+}
+
+fn failure(seed: u64, error: &io::Error) -> Failure {
+    Failure { seed, rule: error.to_string(), steps: String::new() }
+}
+
+async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure> {
+    let begin: Timestamp = "2026-11-21T12:00:00.25Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
+    let _clock = clock::simulated::begin(begin);
+    let mut random = Rng::with_seed(seed);
+    let plan = Plan::new(&mut random);
+    let events = events::events(&mut random, plan.events, plan.spread, begin);
+    let rules = Rules {
+        begin,
+        attempts: plan.attempts,
+        total: Duration::from_secs(3600),
+        lifetime: Duration::from_secs(3600),
+        deliveries_max: worker::DELIVERIES_MAX,
+        first_delay: plan.delays.first().copied().unwrap_or_default(),
+    };
+    let token = folder.join("token");
+    std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
+    let checker = Checker::new(events.clone(), rules.clone());
+    let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
+    world.lock().log(format_args!("{plan:?}"));
+    for event in events {
+        send(&world, &event);
+    }
+    let broken = Arc::clone(&world.lock().broken);
+    let story = async {
+        troubles::all(&world, &plan, &rules, &token).await;
+        let calm = Instant::now();
+        while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
+            sleep(LOOK).await;
+        }
+        let mut state = world.lock();
+        let rule = if state.broker.idle() {
+            state.checker.end()
+        } else {
+            Err(format!("no end: {}", state.broker.left()))
+        };
+        state.must(rule);
+    };
+    tokio::select! {
+        biased;
+        // Closed, never given.
+        _ = broken.acquire() => {}
+        () = story => {}
+    }
+    let mut state = world.lock();
+    let (_, hash) = state.history();
+    match state.checker.violation.take() {
+        Some(rule) => Err(Failure { seed, rule, steps: state.last_steps() }),
+        None => Ok(History { hash, counts: std::mem::take(&mut state.checker.counts) }),
+    }
+}
+
+/// Puts `event` into its queue, each time that it is sent.
+fn send(world: &World, event: &Event) {
+    for at in event.sent.clone() {
+        let (world, event) = (world.clone(), event.clone());
+        tokio::spawn(async move {
+            sleep(at).await;
+            let mut state = world.lock();
+            let mut properties = BasicProperties::default().with_content_type(event.content_type.into());
+            if let Some(id) = &event.message_id {
+                properties = properties.with_message_id(id.as_str().into());
+            }
+            if state.random.bool() {
+                let seconds = u64::try_from(clock::now().as_second()).unwrap_or_default();
+                properties = properties.with_timestamp(seconds);
+            }
+            state.log(format_args!("{} is sent", event.session));
+            state.checker.sent(&event.body);
+            broker::store(&world, &mut state, SESSIONS, Stored::new(properties, event.body.into()));
+        });
+    }
+}

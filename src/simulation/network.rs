@@ -1,0 +1,339 @@
+//! The two APIs as the worker's calls meet them: they work, refuse, ask to be left alone, hang, break off, lie.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::Error as BodyError;
+use axum::{
+    body::{Body, Bytes},
+    http::{Response as HttpResponse, response::Builder},
+};
+use futures_util::stream::{self, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use reqwest::{Request, Response, header::AUTHORIZATION};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    answers::{self, Asked},
+    world::{Life, State},
+};
+use crate::{clock, upstream::Broken};
+
+/// Larger than what the worker reads.
+const HUGE: usize = 40_000;
+/// The largest answer that the simulated worker reads.
+pub(super) const BODY_BYTES_MAX: usize = 32_000;
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    InstantConnect,
+    Messages,
+}
+
+/// An API, as one life of the worker sees it.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(super) life: Life,
+    pub(super) which: Which,
+}
+
+/// What both APIs keep.
+pub(super) struct Servers {
+    /// The token that is accepted.
+    pub(super) token: String,
+    /// What goes wrong with all calls at the moment, of either API.
+    pub(super) outage: [Option<Outage>; 2],
+    /// The links that were made, by what they end with: whose session, for whom.
+    pub(super) links: std::collections::BTreeMap<String, answers::Made>,
+    /// The messages that were sent: to whom, and their text.
+    pub(super) messages: Vec<(String, String)>,
+}
+
+/// What goes wrong with all calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outage {
+    Unreachable,
+    Status(u16),
+    Hangs,
+    /// Asks to be left alone until then.
+    Limited(Timestamp),
+}
+
+/// What the worker learns of a call, as far as rules speak of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Learnt {
+    /// It worked.
+    Worked,
+    /// It failed; an attempt may be counted.
+    Failed,
+    /// It is to wait, until then if that was said.
+    Wait(Option<Timestamp>),
+    /// Its token is refused.
+    Token,
+    /// The request is refused.
+    Refused,
+}
+
+/// A Retry-After.
+#[derive(Clone, Copy, Debug)]
+enum RetryAfter {
+    Seconds(i64),
+    Date(Timestamp),
+    Unreadable,
+}
+
+/// How an API treats one call.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Fine,
+    Unreachable,
+    /// No answer, with or without the effect.
+    Hangs(bool),
+    /// This status, with this Retry-After, with or without the effect.
+    Status(u16, Option<RetryAfter>, bool),
+    /// The effect, and an answer that breaks off.
+    Cut,
+    /// The effect, and an answer that never ends.
+    Endless,
+    /// The effect, and an answer that is no JSON.
+    Garbage,
+    /// The effect, and an answer that is too large.
+    Huge,
+    /// The effect, and an answer that says something else.
+    Wrong,
+}
+
+impl Servers {
+    pub(super) fn new(token: String) -> Self {
+        Self { token, outage: [None; 2], links: std::collections::BTreeMap::new(), messages: Vec::new() }
+    }
+}
+
+impl Api {
+    /// One call, as `reqwest` would make it: within the request's own time limit.
+    pub(crate) async fn call(&self, request: Request) -> Result<Response, Broken> {
+        let until = Instant::now() + request.timeout().copied().unwrap_or(Duration::MAX);
+        self.life.point("before a call").await;
+        let asked = Asked::of(self.which, &request);
+        {
+            let mut state = self.life.world.lock();
+            state.log(format_args!("{:?}: {asked:?}", self.which));
+            let rule = state.checker.called(self.which, &asked);
+            state.must(rule);
+        }
+        let fate = self.fate(&request, &asked);
+        let answer = tokio::time::timeout_at(until, self.answer(fate, &asked, until)).await;
+        let answer = answer.unwrap_or(Err(Broken::TimedOut));
+        self.life.point("after a call").await;
+        let learnt = if answer.is_ok() { fate.learnt(self.which) } else { Learnt::Failed };
+        let mut state = self.life.world.lock();
+        state.log(format_args!("{:?}: {fate:?} for {}, {learnt:?}", self.which, asked.key()));
+        state.checker.call_ended(self.which, &asked, learnt);
+        drop(state);
+        answer
+    }
+
+    fn fate(&self, request: &Request, asked: &Asked) -> Fate {
+        let mut state = self.life.world.lock();
+        let accepted = format!("Bearer {}", state.servers.token);
+        let token = request.headers().get(AUTHORIZATION).map(|token| token.as_bytes().to_vec());
+        if token.as_deref() != Some(accepted.as_bytes()) {
+            return Fate::Status(401, None, false);
+        }
+        match Fate::of(&mut state, self.which) {
+            // Of a list that says that there is none.
+            Fate::Status(404, ..) if matches!(asked, Asked::List { .. }) => Fate::Status(400, None, false),
+            fate => fate,
+        }
+    }
+
+    async fn answer(&self, fate: Fate, asked: &Asked, until: Instant) -> Result<Response, Broken> {
+        if matches!(fate, Fate::Unreachable) {
+            self.life.world.wait().await;
+            return Err(Broken::NoConnection);
+        }
+        let early = self.life.world.lock().random.bool();
+        if !early {
+            self.life.world.wait().await;
+        }
+        let answer = if fate.has_effect() { self.act(asked) } else { String::new() };
+        if early {
+            self.life.world.wait().await;
+        }
+        if matches!(fate, Fate::Hangs(_)) {
+            sleep_until(until + Duration::from_secs(1)).await;
+        }
+        Ok(fate.response(answer, until))
+    }
+
+    /// The effect itself, and the body of the answer.
+    fn act(&self, asked: &Asked) -> String {
+        let mut state = self.life.world.lock();
+        let (answer, rule) = answers::act(&mut state, asked);
+        state.must(rule);
+        answer
+    }
+}
+
+impl Fate {
+    fn of(state: &mut State, which: Which) -> Self {
+        match state.servers.outage[which as usize] {
+            Some(Outage::Unreachable) => return Self::Unreachable,
+            Some(Outage::Status(status)) => return Self::Status(status, None, false),
+            Some(Outage::Hangs) => return Self::Hangs(state.random.bool()),
+            Some(Outage::Limited(until)) if until > clock::now() => {
+                let left = until.duration_since(clock::now()).as_secs() + 1;
+                return Self::Status(429, Some(retry_after(state, left)), false);
+            }
+            _ => {}
+        }
+        let share = state.plan.bad_answer;
+        if !state.chance(share) {
+            return Self::Fine;
+        }
+        let random = &mut state.random;
+        match random.u32(..20) {
+            0 => Self::Unreachable,
+            1 => Self::Hangs(random.bool()),
+            2 => Self::Status(401, None, false),
+            3 => Self::Status(403, None, false),
+            4 => Self::Status([400, 404, 409, 422][random.usize(..4)], None, false),
+            5 | 6 => {
+                let seconds = [0, 1, 3, 7, 20, 90][random.usize(..6)];
+                Self::Status(429, Some(retry_after(state, seconds)), false)
+            }
+            7 => Self::Status(429, None, false),
+            8 => Self::Status(429, Some(RetryAfter::Unreadable), false),
+            9 => Self::Status([503, 423, 502][random.usize(..3)], Some(RetryAfter::Seconds(5)), false),
+            10..=12 => Self::Status([500, 502, 503, 504][random.usize(..4)], None, random.bool()),
+            13 => Self::Status([300, 302, 101, 600 - 1][random.usize(..4)], None, false),
+            14 => Self::Cut,
+            15 => Self::Endless,
+            16 => Self::Garbage,
+            17 => Self::Huge,
+            _ => Self::Wrong,
+        }
+    }
+
+    const fn has_effect(&self) -> bool {
+        match self {
+            Self::Unreachable => false,
+            Self::Hangs(effect) | Self::Status(_, _, effect) => *effect,
+            _ => true,
+        }
+    }
+
+    fn learnt(self, which: Which) -> Learnt {
+        match (self, which) {
+            (Self::Fine, _) => Learnt::Worked,
+            (Self::Status(401, ..), _) | (Self::Status(403, ..), Which::InstantConnect) => Learnt::Token,
+            (Self::Status(429, None, _), _) => Learnt::Wait(None),
+            (Self::Status(_, Some(retry_after), _), _) => Learnt::Wait(retry_after.until()),
+            (Self::Status(423, ..), _) => Learnt::Failed,
+            (Self::Status(400..=499, ..), _) => Learnt::Refused,
+            // A 2xx is a message that was sent, whatever its body says.
+            _ => Learnt::Failed,
+        }
+    }
+
+    fn response(self, answer: String, until: Instant) -> Response {
+        let mut head = HttpResponse::builder().header("trackingid", "SIM_1");
+        let body = match self {
+            Self::Status(status, retry_after, _) => {
+                head = head.status(status);
+                if let Some(retry_after) = retry_after {
+                    head = head.header("retry-after", retry_after.to_string());
+                }
+                Body::empty()
+            }
+            Self::Cut => broken_off(&answer, stream::once(async { io::ErrorKind::ConnectionReset })),
+            Self::Endless => {
+                let late = async move {
+                    sleep_until(until).await;
+                    io::ErrorKind::TimedOut
+                };
+                broken_off(&answer, stream::once(late))
+            }
+            Self::Garbage => Body::from("<html>it works</html>"),
+            Self::Huge => Body::from(answer + &" ".repeat(HUGE)),
+            Self::Wrong => Body::from(answers::wrong(&answer)),
+            _ => Body::from(answer),
+        };
+        response(head, body)
+    }
+}
+
+/// Half of `answer`, and then an error.
+fn broken_off(answer: &str, error: impl stream::Stream<Item = io::ErrorKind> + Send + 'static) -> Body {
+    let half = Bytes::from(answer[..answer.len() / 2].to_owned());
+    let error = error.map(|kind| Err(io::Error::from(kind)));
+    Body::from_stream(stream::once(async { Ok(half) }).chain(error))
+}
+
+fn response(head: Builder, body: Body) -> Response {
+    // Its parts are fixed and right.
+    head.body(reqwest::Body::wrap(Shared(Mutex::new(body)))).map_or_else(|_| unreachable!(), Response::from)
+}
+
+/// A body that may be shared, as `reqwest` wants it.
+struct Shared(Mutex<Body>);
+
+impl http_body::Body for Shared {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        let body = self.get_mut().0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(body).poll_frame(context)
+    }
+}
+
+/// `seconds` from now, as seconds or as a date.
+fn retry_after(state: &mut State, seconds: i64) -> RetryAfter {
+    if state.random.bool() {
+        return RetryAfter::Seconds(seconds);
+    }
+    let at = clock::now().saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
+    RetryAfter::Date(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
+
+impl RetryAfter {
+    /// Until when it asks for patience, where it is read now.
+    fn until(self) -> Option<Timestamp> {
+        match self {
+            Self::Seconds(seconds) => clock::now().checked_add(SignedDuration::from_secs(seconds)).ok(),
+            Self::Date(at) => Some(at),
+            Self::Unreadable => None,
+        }
+    }
+}
+
+impl fmt::Display for RetryAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seconds(seconds) => seconds.fmt(f),
+            Self::Date(at) => f.write_str(&httpdate::fmt_http_date((*at).into())),
+            Self::Unreadable => f.write_str("soon"),
+        }
+    }
+}
+
+impl Outage {
+    /// One of them, at random.
+    pub(super) fn new(random: &mut fastrand::Rng) -> Self {
+        match random.u32(..4) {
+            0 => Self::Unreachable,
+            1 => Self::Hangs,
+            _ => Self::Status([500, 502, 503][random.usize(..3)]),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The broker's side of the publisher: routes, stores, confirms, refuses, returns, loses.
+
+use std::time::Duration;
+
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{
+    broker::{self, Connection, GUESTS, Stored},
+    world::{Life, State},
+};
+use crate::broker::publisher::{Job, Publication, PublishError};
+
+/// How long a confirm that does not come is waited for.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
+
+/// What becomes of one publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Confirmed,
+    /// Stored, and the worker never learns it.
+    Unconfirmed,
+    /// Neither stored nor answered.
+    Lost,
+    Nacked,
+}
+
+/// Publishes for one life of the worker, over one connection after the other.
+pub(super) async fn run(life: Life, mut jobs: mpsc::Receiver<Job>) {
+    loop {
+        if let Ok(connection) = Connection::open(&life).await {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = connection.0.gone() => break,
+                    job = jobs.recv() => match job {
+                        None => return,
+                        // Nobody waits for it any more; its delivery is with the broker again.
+                        Some(job) if job.reply.is_closed() => {}
+                        Some(job) => drop(tokio::spawn(publish(connection.clone(), job))),
+                    },
+                }
+            }
+        }
+        sleep(Duration::from_millis(fastrand::u64(100..1000))).await;
+    }
+}
+
+async fn publish(connection: Connection, Job { publication, reply }: Job) {
+    let life = &connection.0.life;
+    {
+        let mut state = life.world.lock();
+        let rule = state.checker.published(&publication);
+        state.must(rule);
+    }
+    life.pass("before the broker has it").await;
+    let fate = fate(life);
+    let cut_before = connection.0.is_cut();
+    let stored = if cut_before || matches!(fate, Fate::Nacked | Fate::Lost) {
+        Ok(())
+    } else {
+        store(life, &publication)
+    };
+    life.pass("before its confirm").await;
+    let result = match fate {
+        _ if connection.0.is_cut() => {
+            connection.0.gone().await;
+            Err(PublishError::Unknown)
+        }
+        Fate::Lost | Fate::Unconfirmed => {
+            tokio::select! {
+                biased;
+                () = connection.0.gone() => {}
+                () = sleep(CONFIRM_LIMIT) => {}
+            }
+            Err(PublishError::Unknown)
+        }
+        Fate::Nacked => Err(PublishError::Nacked),
+        Fate::Confirmed => stored,
+    };
+    // What a dead worker would have learnt it never does.
+    life.point("at its confirm").await;
+    let mut state = life.world.lock();
+    let name = state.checker.name(&publication.body).to_owned();
+    state.log(format_args!("publish: {name} {result:?}"));
+    // Whoever asked may have given up; then nobody learns it.
+    let learnt = if reply.send(result).is_ok() { result } else { Err(PublishError::Unknown) };
+    state.checker.answered(&publication, learnt);
+}
+
+fn fate(life: &Life) -> Fate {
+    let mut state = life.world.lock();
+    let shares = [
+        (Fate::Nacked, state.plan.nacked),
+        (Fate::Unconfirmed, state.plan.unconfirmed),
+        (Fate::Lost, state.plan.lost),
+    ];
+    shares.into_iter().find(|(_, share)| state.chance(*share)).map_or(Fate::Confirmed, |(fate, _)| fate)
+}
+
+fn store(life: &Life, publication: &Publication) -> Result<(), PublishError> {
+    let mut state = life.world.lock();
+    let queue = broker::route(&state.broker, &publication.exchange, &publication.routing_key);
+    let Some(queue) = queue.map(str::to_owned) else {
+        state.log(format_args!("{} is bound nowhere", publication.routing_key));
+        state.checker.unroutable(publication);
+        return Err(PublishError::Unroutable);
+    };
+    let name = state.checker.name(&publication.body).to_owned();
+    state.log(format_args!("{queue}: stored {name}"));
+    let delay = state.broker.delay(&queue);
+    let rule = {
+        let State { checker, servers, .. } = &mut *state;
+        checker.stored(&servers.links, &queue, delay, publication)
+    };
+    state.must(rule);
+    if queue != GUESTS {
+        let message = Stored::new(publication.properties.clone(), publication.body.clone());
+        broker::store(&life.world, &mut state, &queue, message);
+    }
+    Ok(())
+}

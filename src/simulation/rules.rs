@@ -1,0 +1,255 @@
+//! What must hold for every message that is published.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use lapin::types::{AMQPValue, ShortString};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    answers::{BASE_URL, Made},
+    broker::{GUESTS, HOSTS, LINKS, SESSIONS},
+    checker::{Checker, Seen},
+    events::CallsFor,
+};
+use crate::{
+    broker::publisher::Publication,
+    clock,
+    contract::{
+        header,
+        ids::Role,
+        link::{GUEST_LINK_TYPE, HOST_LINK_TYPE},
+    },
+    outcome::Class,
+};
+
+/// Longest that anything takes without a disturbance.
+const LATENCY_MAX: Duration = Duration::from_secs(7);
+
+fn text_header(publication: &Publication, name: &str) -> Option<String> {
+    let headers = publication.properties.headers().as_ref()?;
+    match headers.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
+        AMQPValue::LongLongInt(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn message_id(publication: &Publication) -> Option<Uuid> {
+    publication.properties.message_id().as_ref().and_then(|id| Uuid::try_parse(id.as_str()).ok())
+}
+
+impl Checker {
+    /// The publisher takes a message up.
+    pub(super) fn published(&mut self, publication: &Publication) -> Result<(), String> {
+        self.count("publishes");
+        if publication.exchange != LINKS {
+            return Ok(());
+        }
+        let link: Value = serde_json::from_slice(&publication.body).unwrap_or_default();
+        let until = link["expiresAt"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+        let name =
+            format!("{} of {}", publication.routing_key, link["sessionId"].as_str().unwrap_or("something"));
+        let late = until.is_none_or(|until| clock::now() > until);
+        self.set_name(&publication.body, name.clone());
+        if late { Err(format!("late: {name} is published, and its session is over")) } else { Ok(()) }
+    }
+
+    /// The broker has a message; `delay` where it is to wait.
+    pub(super) fn stored(
+        &mut self,
+        links: &BTreeMap<String, Made>,
+        queue: &str,
+        delay: Option<Duration>,
+        publication: &Publication,
+    ) -> Result<(), String> {
+        match queue {
+            GUESTS => self.link_stored(links, Role::Guest, GUEST_LINK_TYPE, publication),
+            HOSTS => self.link_stored(links, Role::Host, HOST_LINK_TYPE, publication),
+            _ => self.copy_stored(queue, delay, publication),
+        }
+    }
+
+    fn link_stored(
+        &mut self,
+        links: &BTreeMap<String, Made>,
+        role: Role,
+        kind: &str,
+        publication: &Publication,
+    ) -> Result<(), String> {
+        self.count(if role == Role::Guest { "guest links" } else { "host links" });
+        let id = message_id(publication).ok_or("unexpected: a link without an id")?;
+        let link: Value = serde_json::from_slice(&publication.body).map_err(|error| error.to_string())?;
+        let text = |field: &str| link[field].as_str().unwrap_or_default().to_owned();
+        let (session, url) = (text("sessionId"), text("url"));
+        let name = format!("{} of {session}", publication.routing_key);
+        let made = url.strip_prefix(BASE_URL).and_then(|short| links.get(short));
+        let made = made.ok_or_else(|| format!("{name} carries a link that was never made"))?;
+        if made.role != role || (role == Role::Guest && link.to_string().contains("visit/host")) {
+            return Err(format!("swapped: {name} carries a link of a {}", made.role.as_str()));
+        }
+        if made.session != session {
+            return Err(format!("swapped: {name} carries a link of {}", made.session));
+        }
+        let found = self.events.iter().enumerate().find(|(_, event)| event.session == session);
+        let (number, event) = found.ok_or_else(|| format!("unexpected: {name}"))?;
+        let wanted = event.links.iter().find(|wanted| wanted.message_id == id && wanted.role == role);
+        let wanted = wanted.cloned().ok_or_else(|| format!("unexpected: {name} has another id"))?;
+        let to = match role {
+            Role::Guest => text("to"),
+            Role::Host => ["email", "personId", "roomId"]
+                .iter()
+                .filter_map(|name| link["expert"][*name].as_str())
+                .collect(),
+        };
+        if (to.as_str(), publication.routing_key.as_str()) != (wanted.to.as_str(), wanted.key) {
+            return Err(format!("swapped: {name} goes to somebody else"));
+        }
+        let until = text("expiresAt").parse::<Timestamp>().ok();
+        if event.expires_at.is_some() && event.expires_at != until {
+            return Err(format!("{name} opens until another time than its event says"));
+        }
+        let properties = &publication.properties;
+        if properties.kind().as_ref().map(ShortString::as_str) != Some(kind)
+            || *properties.delivery_mode() != Some(2)
+            || text_header(publication, header::DEDUPLICATION) != Some(id.to_string())
+            || text_header(publication, header::TRACEPARENT).is_none()
+        {
+            return Err(format!("{name} has other properties than the contract says"));
+        }
+        if *self.urls.entry(id).or_insert_with(|| url.clone()) != url {
+            return Err(format!("repeated: {name} carries another link than before"));
+        }
+        if *self.carried_by.entry(url).or_insert(id) != id {
+            return Err(format!("swapped: {name} carries a link that somebody else has"));
+        }
+        self.repeated(id, &name)?;
+        if !self.events[number].devices.is_empty() && !self.called_devices(number) {
+            return Err(format!("{name}: its devices were not called"));
+        }
+        if role == Role::Host {
+            let seen = self.seen.entry(id).or_insert_with(|| Seen {
+                name,
+                queue: HOSTS,
+                key: to,
+                event: number,
+                room: wanted.room,
+                deadline: until,
+                ..Seen::default()
+            });
+            seen.inputs += 1;
+        }
+        Ok(())
+    }
+
+    fn called_devices(&self, number: usize) -> bool {
+        self.seen.values().any(|seen| seen.queue == SESSIONS && seen.event == number && seen.device_calls > 0)
+    }
+
+    /// A link message may come again only where its event came again or an acknowledgement may have been lost.
+    fn repeated(&mut self, id: Uuid, name: &str) -> Result<(), String> {
+        let of: Vec<_> = (self.seen.values())
+            .filter(|seen| seen.queue == SESSIONS)
+            .filter(|seen| self.events[seen.event].links.iter().any(|wanted| wanted.message_id == id))
+            .collect();
+        let allowed: u32 = of.iter().map(|seen| seen.inputs + seen.excuses).sum();
+        let times = self.times.entry(id).or_default();
+        *times += 1;
+        let often = *times > allowed;
+        if *times > 1 {
+            self.count("repeated links");
+        }
+        if often { Err(format!("repeated: {name} once more than anything calls for")) } else { Ok(()) }
+    }
+
+    fn copy_stored(
+        &mut self,
+        queue: &str,
+        delay: Option<Duration>,
+        publication: &Publication,
+    ) -> Result<(), String> {
+        self.count(if delay.is_some() { "held" } else { "dead" });
+        let of = if queue.starts_with(HOSTS) { HOSTS } else { SESSIONS };
+        let text_id = publication.properties.message_id().as_ref().map(ShortString::as_str);
+        let id = Self::id_of(of, text_id, &publication.body);
+        let (done, undisturbed) = (self.confirmed_all(&id), self.undisturbed(&id));
+        let rules = self.rules.clone();
+        let seen = self.seen.get_mut(&id).ok_or_else(|| format!("unexpected: a copy in {queue}"))?;
+        if seen.queue != of {
+            return Err(format!("unexpected: {} in {queue}", seen.name));
+        }
+        seen.copies += 1;
+        if seen.copies > seen.acks + seen.open + seen.excuses {
+            return Err(format!("unexpected: one copy of {} too many", seen.name));
+        }
+        if done && seen.open == 1 {
+            return Err(format!("{} is copied to {queue}, and all was published and confirmed", seen.name));
+        }
+        let attempts = text_header(publication, header::ATTEMPTS).and_then(|text| text.parse::<u32>().ok());
+        let most = seen.failures + u32::from(delay.is_none());
+        if attempts.is_some_and(|attempts| attempts > most) {
+            return Err(format!(
+                "{} has {attempts:?} attempts counted, and only {} calls failed",
+                seen.name, seen.failures
+            ));
+        }
+        if let Some(delay) = delay {
+            let back = clock::now() + SignedDuration::try_from(delay).unwrap_or_default();
+            let slack = SignedDuration::try_from(rules.first_delay + LATENCY_MAX).unwrap_or_default();
+            let not_before = text_header(publication, header::NOT_BEFORE);
+            let not_before = not_before.and_then(|at| at.parse::<Timestamp>().ok());
+            let late = |deadline: Timestamp| {
+                not_before.is_some_and(|at| at >= deadline) || (undisturbed && back > deadline + slack)
+            };
+            if seen.deadline.is_some_and(late) {
+                return Err(format!("late: {} is held until after its session", seen.name));
+            }
+            return Ok(());
+        }
+        let class = text_header(publication, header::DEAD_CLASS).unwrap_or_default();
+        let reason = text_header(publication, header::DEAD_REASON).unwrap_or_default();
+        let class: Class = class.parse().map_err(|_| format!("a dead letter of no class: {class}"))?;
+        seen.dead.push(class);
+        let name = seen.name.clone();
+        if self.may_die(&id, class) {
+            Ok(())
+        } else {
+            Err(format!("{name} may not die as {class}: {reason}"))
+        }
+    }
+
+    /// Whether a message may be given up as `class`, after what happened to it.
+    fn may_die(&self, id: &Uuid, class: Class) -> bool {
+        let Some(seen) = self.seen.get(id) else { return false };
+        let event = &self.events[seen.event];
+        let (now, rules) = (clock::now(), &self.rules);
+        let after = |wait: Duration| now + SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
+        let backoff = Duration::from_secs_f64(1.2 * 3f64.powi(seen.failures.min(8).cast_signed()).min(600.0));
+        let next = after(backoff.max(self.longest_wait) + Duration::from_secs(2));
+        let first = event.sent.iter().min().copied().unwrap_or_default();
+        let first = rules.begin + SignedDuration::try_from(first).unwrap_or_default();
+        let since = |begin: Timestamp| Duration::try_from(next.duration_since(begin)).unwrap_or_default();
+        let shares_its_id = self.events.iter().filter(|other| other.id == event.id).count() > 1;
+        let event_of_stage = seen.queue == SESSIONS;
+        match class {
+            Class::Invalid => {
+                event_of_stage
+                    && (event.calls_for == CallsFor::Invalid
+                        || shares_its_id
+                        || seen.deadline.is_some_and(|deadline| now >= deadline))
+            }
+            Class::DeviceNotAllowed => event_of_stage && event.calls_for == CallsFor::DeviceNotAllowed,
+            Class::Rejected => seen.refused,
+            Class::Expired => match seen.deadline {
+                _ if event.calls_for == CallsFor::Invalid => event_of_stage,
+                Some(deadline) => next >= deadline,
+                None => since(first) >= rules.lifetime,
+            },
+            Class::Exhausted => seen.failures >= rules.attempts || since(first) > rules.total,
+            Class::Unroutable => event_of_stage && seen.unroutable,
+            Class::Poison => seen.most_deliveries >= rules.deliveries_max,
+            Class::Internal => false,
+        }
+    }
+}

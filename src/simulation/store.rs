@@ -1,0 +1,89 @@
+//! The disk under the ledger: it outlives the worker, keeps what was written, and fails at times.
+
+use std::{fmt, sync::Arc};
+
+use super::world::Life;
+use crate::ledger::{Change, Entries, Entry, LedgerError, Turn};
+
+/// What was written.
+#[derive(Default)]
+pub(super) struct Disk {
+    entries: Arc<Entries>,
+    /// Whether nothing can be read or written.
+    pub(super) out: bool,
+}
+
+/// The disk, as one life of the worker sees it.
+pub(crate) struct Store(Life);
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Store {
+    pub(super) fn new(life: Life) -> Arc<Self> {
+        Arc::new(Self(life))
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
+        self.0.pass("reading the ledger").await;
+        let mut state = self.0.world.lock();
+        let share = state.plan.ledger;
+        if state.disk.out || state.chance(share) {
+            state.log(format_args!("ledger: {key} can't be read"));
+            return Err(failure());
+        }
+        let entry = state.disk.entries.get(key);
+        state.log(format_args!("ledger: {key} read, {}", if entry.is_some() { "there" } else { "absent" }));
+        drop(state);
+        Ok(entry)
+    }
+
+    /// As the file does, this goes on where nobody waits for it any more; the `turn` ends with it.
+    pub(crate) async fn write(
+        &self,
+        key: &str,
+        change: Change,
+        turn: Option<Turn>,
+    ) -> Result<(), LedgerError> {
+        let (life, key) = (self.0.clone(), key.to_owned());
+        let write = tokio::spawn(async move {
+            life.pass("writing the ledger").await;
+            let result = apply(&life, &key, change);
+            life.pass("having written the ledger").await;
+            drop(turn);
+            result
+        });
+        write.await.unwrap_or_else(|_| Err(failure()))
+    }
+}
+
+/// Writes, or fails; a failure may have written.
+fn apply(life: &Life, key: &str, change: Change) -> Result<(), LedgerError> {
+    let mut state = life.world.lock();
+    let share = state.plan.ledger;
+    let fails = state.disk.out || state.chance(share);
+    let written = !fails || (!state.disk.out && state.random.bool());
+    let what = if matches!(change, Change::Put(_)) { "put" } else { "removed" };
+    state.log(format_args!("ledger: {key} {what}, written {written}, failed {fails}"));
+    if fails {
+        state.checker.ledger_failed(key);
+    }
+    if written {
+        if matches!(&change, Change::Put(entry) if entry.is_recorded()) {
+            state.checker.ledger_recorded(key);
+        }
+        match change {
+            Change::Put(entry) => state.disk.entries.put(key, entry),
+            Change::Remove => state.disk.entries.remove(key),
+        }
+    }
+    drop(state);
+    if fails { Err(failure()) } else { Ok(()) }
+}
+
+fn failure() -> LedgerError {
+    LedgerError::Refused { reason: "the simulated disk failed".to_owned() }
+}

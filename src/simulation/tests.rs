@@ -1,0 +1,69 @@
+//! Many seeds, and those with a name.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    num::NonZero,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Instant,
+};
+
+use super::{History, run};
+
+/// How many seeds are part of all tests.
+const SEEDS: u64 = 2000;
+
+fn setting(name: &str) -> Option<u64> {
+    env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
+}
+
+fn one(seed: u64) -> History {
+    let folder = tempfile::tempdir().unwrap();
+    run(seed, folder.path(), false).unwrap()
+}
+
+/// `ICW_SIM_SEED` runs one seed and shows all its steps; otherwise `ICW_SIM_SEEDS` from `ICW_SIM_FIRST` on.
+#[test]
+#[allow(clippy::print_stdout, reason = "what many seeds came to is their result")]
+fn simulation_of_many_seeds() {
+    if let Some(seed) = setting("ICW_SIM_SEED") {
+        let folder = tempfile::tempdir().unwrap();
+        run(seed, folder.path(), true).unwrap();
+        return;
+    }
+    let (first, seeds) = (setting("ICW_SIM_FIRST").unwrap_or(0), setting("ICW_SIM_SEEDS").unwrap_or(SEEDS));
+    let (next, begun) = (AtomicU64::new(first), Instant::now());
+    let live = || {
+        let folder = tempfile::tempdir().unwrap();
+        let mut counts = BTreeMap::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + seeds {
+                return counts;
+            }
+            let history = run(seed, folder.path(), false).unwrap();
+            for (what, count) in history.counts {
+                *counts.entry(what).or_insert(0) += count;
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let all = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(live)).collect();
+        threads.into_iter().fold(BTreeMap::<_, u64>::new(), |mut all, thread| {
+            for (what, count) in thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                *all.entry(what).or_default() += count;
+            }
+            all
+        })
+    });
+    println!("{seeds} seeds from {first} on in {:?}: {all:#?}", begun.elapsed());
+}
+
+#[test]
+fn a_seed_is_one_history() {
+    for seed in 0..20 {
+        assert_eq!(one(seed).hash, one(seed).hash, "seed {seed}");
+    }
+}

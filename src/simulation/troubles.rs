@@ -1,0 +1,201 @@
+//! What comes and goes: crashes, restarts, connections, outages, rate limits, tokens, bindings, the ledger's disk.
+
+use std::{future::Future, path::Path, time::Duration};
+
+use jiff::SignedDuration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    broker,
+    checker::Rules,
+    network::Outage,
+    plan::Plan,
+    worker::Worker,
+    world::{State, World},
+};
+use crate::clock;
+
+/// What happens to the worker itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Die,
+    ShutDown,
+}
+
+/// Runs the worker through all troubles; when this returns, it runs, and nothing goes wrong any more.
+pub(super) async fn all(world: &World, plan: &Plan, rules: &Rules, token: &Path) {
+    let mut orders = Vec::new();
+    {
+        let mut state = world.lock();
+        for (order, count) in [(Order::Die, plan.crashes), (Order::ShutDown, plan.shutdowns)] {
+            for _ in 0..count {
+                orders.push((moment(&mut state), order));
+            }
+        }
+        orders.sort_by_key(|(at, _)| *at);
+    }
+    for _ in 0..plan.disconnects {
+        later(world, |world| async move { broker::cut_one(&world) });
+    }
+    for _ in 0..plan.broker_restarts {
+        later(world, broker_restart);
+    }
+    for _ in 0..plan.outages {
+        later(world, |world| outage(world, false));
+    }
+    for _ in 0..plan.rate_limits {
+        later(world, |world| outage(world, true));
+    }
+    for number in 1..=plan.token_rotations {
+        let token = token.to_owned();
+        later(world, move |world| async move { rotate(&world, &token, number).await });
+    }
+    for _ in 0..plan.unbound {
+        later(world, unbound);
+    }
+    for _ in 0..plan.ledger_outages {
+        later(world, ledger_outage);
+    }
+    let runs = tokio::spawn(live(world.clone(), plan.clone(), rules.clone(), token.to_owned(), orders));
+    sleep(plan.troubled).await;
+    let mut state = world.lock();
+    state.log(format_args!("calm"));
+    state.plan.calm();
+    drop(state);
+    // The worker goes on by itself.
+    drop(runs);
+}
+
+/// A moment at random, while troubles come.
+fn moment(state: &mut State) -> Instant {
+    let share = state.random.f64();
+    Instant::now() + state.plan.troubled.mul_f64(share)
+}
+
+/// Begins `trouble` at a random moment.
+fn later<F>(world: &World, trouble: impl FnOnce(World) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send,
+{
+    let at = moment(&mut world.lock());
+    let world = world.clone();
+    tokio::spawn(async move {
+        sleep_until(at).await;
+        trouble(world).await;
+    });
+}
+
+/// How long a trouble lasts.
+fn span(state: &mut State, seconds: u64) -> Duration {
+    Duration::from_millis(state.random.u64(100..seconds * 1000))
+}
+
+/// One life of the worker after the other.
+async fn live(
+    world: World,
+    plan: Plan,
+    rules: Rules,
+    token: std::path::PathBuf,
+    mut orders: Vec<(Instant, Order)>,
+) {
+    loop {
+        let worker = Worker::start(world.begin_life(), &plan, &rules, &token);
+        loop {
+            let next = orders.first().copied();
+            let due = async {
+                match next {
+                    Some((at, order)) => {
+                        sleep_until(at).await;
+                        order
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = worker.life.over() => break,
+                order = due => {
+                    orders.remove(0);
+                    match order {
+                        Order::Die => worker.life.end("killed"),
+                        Order::ShutDown => {
+                            world.lock().log(format_args!("told to end"));
+                            worker.shut_down().await;
+                        }
+                    }
+                }
+            }
+        }
+        drop(worker);
+        let down = span(&mut world.lock(), 10);
+        sleep(down).await;
+    }
+}
+
+async fn broker_restart(world: World) {
+    world.lock().broker.up = false;
+    broker::cut_all(&world, "the broker ends");
+    let down = span(&mut world.lock(), 20);
+    sleep(down).await;
+    let mut state = world.lock();
+    state.log(format_args!("the broker is back"));
+    state.broker.up = true;
+}
+
+async fn outage(world: World, rate_limit: bool) {
+    let (which, lasts) = {
+        let mut state = world.lock();
+        let lasts = span(&mut state, 120);
+        let which = state.random.usize(..2);
+        let until = clock::now() + SignedDuration::try_from(lasts).unwrap_or_default();
+        let outage = if rate_limit { Outage::Limited(until) } else { Outage::new(&mut state.random) };
+        state.log(format_args!("API {which} is out: {outage:?}"));
+        state.servers.outage[which] = Some(outage);
+        (which, lasts)
+    };
+    sleep(lasts).await;
+    let mut state = world.lock();
+    state.log(format_args!("API {which} works again"));
+    state.servers.outage[which] = None;
+}
+
+/// The token changes first at the APIs, and in the file some time later.
+async fn rotate(world: &World, file: &Path, number: u32) {
+    let token = format!("token-{number}");
+    let late = {
+        let mut state = world.lock();
+        state.log(format_args!("the token is {token} now"));
+        state.servers.token.clone_from(&token);
+        span(&mut state, 60)
+    };
+    sleep(late).await;
+    let written = std::fs::write(file, &world.lock().servers.token);
+    let mut state = world.lock();
+    state.log(format_args!("the token file has the new token"));
+    state.must(written.map_err(|error| error.to_string()));
+}
+
+async fn unbound(world: World) {
+    let lasts = {
+        let mut state = world.lock();
+        let key = ["guest.sms", "guest.whatsapp", "host.webex"][state.random.usize(..3)];
+        state.log(format_args!("{key} is bound nowhere"));
+        state.broker.unbound = Some(key);
+        span(&mut state, 30)
+    };
+    sleep(lasts).await;
+    world.lock().broker.unbound = None;
+}
+
+async fn ledger_outage(world: World) {
+    let lasts = {
+        let mut state = world.lock();
+        state.log(format_args!("the ledger is out"));
+        state.disk.out = true;
+        span(&mut state, 60)
+    };
+    sleep(lasts).await;
+    let mut state = world.lock();
+    state.log(format_args!("the ledger works again"));
+    state.disk.out = false;
+}

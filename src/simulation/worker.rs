@@ -1,0 +1,239 @@
+//! The worker under test: the real stages, consumers, settlers, breakers, clients and ledger, with their ends in the
+//! simulated world.
+
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    broker::{Connection, HOSTS, SESSIONS},
+    checker::{RATE_LIMIT_WAIT, Rules},
+    events::ALLOWED,
+    network::{Api, BODY_BYTES_MAX, Which},
+    plan::Plan,
+    publishing,
+    store::Store,
+    world::Life,
+};
+use crate::{
+    broker::{
+        breaker,
+        consumer::{Consumer, Limits},
+        publisher::Publisher,
+        settle::Settler,
+        topology::Topology,
+    },
+    contract::start_session::{Rules as SessionRules, Vertical},
+    instant_connect::{
+        self,
+        request::{Crypto, Options},
+        response::LinkRules,
+    },
+    ledger::Ledger,
+    retry::{self, Policy},
+    stages::{Book, Host, Link, OnFailure, Stage},
+    telemetry::metrics::{Metrics, labels},
+    upstream::{self, TokenSource, Upstream},
+    webex,
+};
+
+/// What all simulated workers count in; nothing hangs on it.
+static METRICS: LazyLock<Metrics> =
+    LazyLock::new(|| Metrics::new(&[]).unwrap_or_else(|error| unreachable!("the worker's own: {error}")));
+
+/// For a whole call.
+const CALL_LIMIT: Duration = Duration::from_secs(15);
+/// Deliveries without an outcome, after which a message is put aside.
+pub(super) const DELIVERIES_MAX: u32 = 20;
+
+/// One life of the worker.
+pub(super) struct Worker {
+    pub(super) life: Life,
+    link: Arc<Consumer<Link>>,
+    host: Arc<Consumer<Host>>,
+    /// One for each consumer: which of two that wait for one is told first is not settled by the seed.
+    stops: [watch::Sender<bool>; 2],
+    tasks: Vec<JoinHandle<()>>,
+    grace: Duration,
+}
+
+impl Worker {
+    pub(super) fn start(life: Life, plan: &Plan, rules: &Rules, token: &Path) -> Self {
+        let ledger = Ledger::simulated(Store::new(life.clone()));
+        let margin = jiff::SignedDuration::from_hours(1);
+        let book = |stage| Book::new(ledger.clone(), OnFailure::Wait, margin, METRICS.ledger(stage));
+        let (publisher, jobs) = Publisher::simulated();
+        let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
+        let settler = |queue: &str, stage| {
+            let topology = topology(plan);
+            let limit = Duration::from_secs(30);
+            let metrics = METRICS.stage(stage);
+            Settler::new(publisher.clone(), &topology, queue.to_owned(), limit, policy(rules), metrics)
+        };
+        let (stop_link, link_stopped) = watch::channel(false);
+        let (stop_host, host_stopped) = watch::channel(false);
+        let stage = labels::Stage::Link;
+        let link = Consumer::new(
+            Link::new(links(&life, token), session_rules(rules), book(stage)),
+            SESSIONS.to_owned(),
+            settler(SESSIONS, stage),
+            limits(plan),
+            METRICS.stage(stage),
+            link_stopped,
+        );
+        let stage = labels::Stage::Host;
+        let host = Consumer::new(
+            Host::new(messages(&life, token), link_rules(), book(stage)),
+            HOSTS.to_owned(),
+            settler(HOSTS, stage),
+            limits(plan),
+            METRICS.stage(stage),
+            host_stopped,
+        );
+        let (link, host) = (Arc::new(link), Arc::new(host));
+        let tasks = vec![
+            publishing,
+            tokio::spawn(supervise(life.clone(), Arc::clone(&link))),
+            tokio::spawn(supervise(life.clone(), Arc::clone(&host))),
+        ];
+        Self { life, link, host, stops: [stop_link, stop_host], tasks, grace: plan.grace }
+    }
+
+    /// Ends it as SIGTERM does: takes no more, finishes what it can in time, gives back the rest with its connections.
+    pub(super) async fn shut_down(&self) {
+        self.stops.iter().for_each(|stop| _ = stop.send_replace(true));
+        let idle = async {
+            self.link.idle().await;
+            self.host.idle().await;
+        };
+        _ = timeout(self.grace, idle).await;
+        self.life.end("it was told to");
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.link.abort();
+        self.host.abort();
+    }
+}
+
+/// Keeps a connection for one consumer, as the worker's own supervisor does.
+async fn supervise<S: Stage>(life: Life, consumer: Arc<Consumer<S>>) {
+    let mut tries = 0;
+    while !consumer.is_stopped() {
+        if let Ok(connection) = Connection::open(&life).await {
+            let ended = tokio::select! {
+                biased;
+                ended = consumer.consume((&connection).into()) => ended,
+                () = connection.0.gone() => {
+                    sleep(Duration::from_secs(1)).await;
+                    Err(crate::broker::connection::BrokerError::Ended("gone".to_owned()))
+                }
+            };
+            if ended.is_ok() {
+                break;
+            }
+            tries = 0;
+        }
+        tries += 1;
+        let wait =
+            retry::reconnect_wait(Duration::from_millis(100), Duration::from_secs(5), tries, fastrand::f64());
+        sleep(wait).await;
+    }
+    consumer.idle().await;
+}
+
+/// Configuration, as a file would say it.
+fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
+    serde_json::from_value(said).unwrap_or_else(|error| unreachable!("a constant: {error}"))
+}
+
+fn topology(plan: &Plan) -> Topology {
+    let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1_000_000});
+    Topology::new(&config::<crate::config::Topology>(said), &plan.delays)
+}
+
+fn policy(rules: &Rules) -> Policy {
+    Policy {
+        initial: Duration::from_secs(1),
+        max: Duration::from_secs(600),
+        multiplier: 3.0,
+        jitter: 0.2,
+        attempts: rules.attempts,
+        total: rules.total,
+    }
+}
+
+fn limits(plan: &Plan) -> Limits {
+    Limits {
+        prefetch: plan.prefetch,
+        concurrency: plan.concurrency,
+        deliveries_max: DELIVERIES_MAX,
+        hold_max: Duration::from_secs(1200),
+        timeout: Duration::from_secs(30),
+        breaker: breaker::Policy {
+            failures: 5,
+            probe_initial: Duration::from_secs(1),
+            probe_max: Duration::from_secs(30),
+        },
+    }
+}
+
+fn session_rules(rules: &Rules) -> SessionRules {
+    SessionRules {
+        vertical: Vertical::Hc,
+        host_login: true,
+        link_lifetime: jiff::SignedDuration::try_from(rules.lifetime).unwrap_or(jiff::SignedDuration::MAX),
+        devices: config(json!([ALLOWED])),
+    }
+}
+
+fn link_rules() -> LinkRules {
+    LinkRules {
+        allowed_base_urls: vec![super::answers::BASE_URL.to_owned()],
+        long_url_base: "https://instant.webex.com".to_owned(),
+    }
+}
+
+fn upstream(name: &'static str, which: Which, life: &Life, token: &Path) -> Upstream {
+    let limits = upstream::Limits {
+        connect_timeout: Duration::from_secs(5),
+        timeout: CALL_LIMIT,
+        body_bytes_max: BODY_BYTES_MAX,
+        rate_limit_wait: RATE_LIMIT_WAIT,
+    };
+    let api = Api { life: life.clone(), which };
+    let metrics = METRICS.upstream(match which {
+        Which::InstantConnect => labels::Upstream::InstantConnect,
+        Which::Messages => labels::Upstream::WebexMessages,
+    });
+    Upstream::simulated(name, api, TokenSource::file(token.to_owned()), limits, metrics)
+}
+
+fn url(text: &str) -> url::Url {
+    text.parse().unwrap_or_else(|_| unreachable!("a constant"))
+}
+
+fn links(life: &Life, token: &Path) -> instant_connect::Client {
+    let upstream = upstream("Instant Connect", Which::InstantConnect, life, token);
+    let options = Options { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
+    let endpoint = url("https://links.sim.example.com/api/v2/joseencrypt");
+    instant_connect::Client::new(upstream, endpoint, options, link_rules())
+}
+
+fn messages(life: &Life, token: &Path) -> webex::Client {
+    let upstream = upstream("Webex Messages", Which::Messages, life, token);
+    webex::Client::new(upstream, url("https://messages.sim.example.com/v1/messages"))
+}

@@ -1,0 +1,224 @@
+//! What all parts of the simulation share: chance, time, the journal, and which of the worker's lives is the present one.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::pending,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use fastrand::Rng;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+
+use super::{broker::Queues, checker::Checker, network::Servers, plan::Plan, store::Disk};
+
+/// How many of the last steps a failure shows.
+const SHOWN: usize = 80;
+/// More steps than this are a worker that spins.
+const STEPS_MAX: u64 = 400_000;
+
+/// The world, shared by all that happens in it. Everything runs on one thread.
+#[derive(Clone)]
+pub(crate) struct World(Arc<Mutex<State>>);
+
+/// Everything that is.
+pub(super) struct State {
+    pub(super) plan: Plan,
+    pub(super) random: Rng,
+    pub(super) broker: Queues,
+    pub(super) servers: Servers,
+    pub(super) disk: Disk,
+    pub(super) checker: Checker,
+    journal: Journal,
+    life: u64,
+    /// Closed when the present life is over.
+    death: Arc<Semaphore>,
+    /// Closed when a rule was broken.
+    pub(super) broken: Arc<Semaphore>,
+}
+
+/// What happened: the last steps as text, all of them as a hash.
+struct Journal {
+    begun: Instant,
+    steps: u64,
+    hash: DefaultHasher,
+    last: VecDeque<String>,
+    print: bool,
+}
+
+/// One life of the worker, from its start to its crash or end. What a dead one asks for never happens.
+#[derive(Clone)]
+pub(crate) struct Life {
+    pub(super) world: World,
+    number: u64,
+}
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Life({})", self.number)
+    }
+}
+
+impl World {
+    pub(super) fn new(plan: Plan, random: Rng, checker: Checker, token: String, print: bool) -> Self {
+        let journal = Journal {
+            begun: Instant::now(),
+            steps: 0,
+            hash: DefaultHasher::new(),
+            last: VecDeque::new(),
+            print,
+        };
+        Self(Arc::new(Mutex::new(State {
+            broker: Queues::new(&plan.delays),
+            plan,
+            random,
+            servers: Servers::new(token),
+            disk: Disk::default(),
+            checker,
+            journal,
+            life: 0,
+            death: Arc::new(Semaphore::new(0)),
+            broken: Arc::new(Semaphore::new(0)),
+        })))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker starts anew.
+    pub(super) fn begin_life(&self) -> Life {
+        let mut state = self.lock();
+        state.life += 1;
+        state.death = Arc::new(Semaphore::new(0));
+        let number = state.life;
+        state.log(format_args!("worker {number} starts"));
+        drop(state);
+        Life { world: self.clone(), number }
+    }
+
+    /// A wait as networks and disks have them: none or short, now and then long.
+    pub(super) async fn wait(&self) {
+        let wait = {
+            let random = &mut self.lock().random;
+            match random.u32(..100) {
+                0..=49 => 0,
+                50..=97 => random.u64(1..40),
+                _ => random.u64(40..3000),
+            }
+        };
+        if wait > 0 {
+            sleep(Duration::from_millis(wait)).await;
+        }
+    }
+}
+
+impl State {
+    /// Writes a step down.
+    pub(super) fn log(&mut self, step: fmt::Arguments<'_>) {
+        let journal = &mut self.journal;
+        journal.steps += 1;
+        let line = format!("{:>10.3} {step}", journal.begun.elapsed().as_secs_f64());
+        line.hash(&mut journal.hash);
+        if journal.print {
+            print(&line);
+        }
+        journal.last.push_back(line);
+        if journal.last.len() > SHOWN {
+            journal.last.pop_front();
+        }
+        if journal.steps == STEPS_MAX {
+            self.broken(format_args!("{STEPS_MAX} steps, and no end"));
+        }
+    }
+
+    /// Notes that a rule is broken: the first time is what the simulation reports.
+    pub(super) fn broken(&mut self, rule: fmt::Arguments<'_>) {
+        if self.checker.violation.is_none() {
+            self.checker.violation = Some(rule.to_string());
+            self.log(format_args!("BROKEN: {rule}"));
+            self.broken.close();
+        }
+    }
+
+    /// Carries what a rule says on to [`State::broken`].
+    pub(super) fn must(&mut self, rule: Result<(), String>) {
+        if let Err(broken) = rule {
+            self.broken(format_args!("{broken}"));
+        }
+    }
+
+    pub(super) fn chance(&mut self, share: f64) -> bool {
+        share > 0.0 && self.random.f64() < share
+    }
+
+    pub(super) fn history(&self) -> (u64, u64) {
+        (self.journal.steps, self.journal.hash.finish())
+    }
+
+    pub(super) fn last_steps(&self) -> String {
+        self.journal.last.iter().fold(String::new(), |text, line| text + line + "\n")
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "asked for by whoever looks for a bug")]
+fn print(line: &str) {
+    eprintln!("{line}");
+}
+
+impl Life {
+    pub(super) fn is_over(&self) -> bool {
+        self.world.lock().life != self.number || self.world.lock().death.is_closed()
+    }
+
+    /// Resolves when this life is over.
+    pub(super) async fn over(&self) {
+        let death = Arc::clone(&self.world.lock().death);
+        if !self.is_over() {
+            // Closed, never given.
+            _ = death.acquire().await;
+        }
+    }
+
+    /// Ends this life, as `kill -9` does.
+    pub(super) fn end(&self, why: &str) {
+        if self.is_over() {
+            return;
+        }
+        let mut state = self.world.lock();
+        state.log(format_args!("worker {} ends: {why}", self.number));
+        state.checker.worker_ended();
+        state.death.close();
+        drop(state);
+        super::broker::cut_all(&self.world, "its worker ended");
+    }
+
+    /// A place where the worker may die. For a dead one time stands still.
+    pub(super) async fn point(&self, place: &str) {
+        if !self.is_over() {
+            let dies = {
+                let mut state = self.world.lock();
+                let share = state.plan.crash;
+                state.chance(share)
+            };
+            if dies {
+                self.end(place);
+            }
+        }
+        if self.is_over() {
+            pending::<()>().await;
+        }
+    }
+
+    /// Time passes, and the worker may die before or after it.
+    pub(super) async fn pass(&self, place: &str) {
+        self.point(place).await;
+        self.world.wait().await;
+        self.point(place).await;
+    }
+}
