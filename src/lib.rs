@@ -28,7 +28,8 @@
 //! - [`cli`]: one file a subcommand
 //! - `simulation`, in tests only: the worker in a world made of a seed, where everything goes wrong
 //!
-//! An arrow points one way: `cli` → `worker` → `stages`, `broker` → `contract`, `outcome`, `retry`.
+//! An arrow points one way: `cli` → `worker` → `stages`, `broker` → `contract`, `outcome`, `retry`; `broker` and `upstream` →
+//! `telemetry` → `contract`.
 
 pub mod admin;
 pub mod broker;

@@ -29,7 +29,10 @@ use crate::{
     ledger::{Ledger, LedgerError},
     retry::{self, Policy},
     stages::{Book, Host, Link, OnFailure, Stage},
-    telemetry::metrics::{Metrics, UpstreamMetrics, labels},
+    telemetry::{
+        metrics::{Metrics, UpstreamMetrics, labels},
+        traces::Tracer,
+    },
     upstream::{self, TokenSource, Upstream},
     webex,
 };
@@ -70,16 +73,18 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let health = health(loaded, &metrics);
     let _admin = config.admin.listen.map(|listen| Admin::start(listen, health.clone())).transpose()?;
     let ledger = Ledger::open(loaded.ledger()).await?;
+    let tracer = tracer(loaded);
     let (stop, stopped) = watch::channel(false);
     let (publisher, publishing) =
         Publisher::start(Arc::clone(&connector), topology.clone(), metrics.publishing());
     let settler = |queue, stage| {
-        let limit = config.amqp.timeout.get();
-        Settler::new(publisher.clone(), &topology, queue, limit, retry_policy(loaded), metrics.stage(stage))
+        let (publisher, tracer, limit) = (publisher.clone(), tracer.clone(), config.amqp.timeout.get());
+        let (retry, metrics) = (retry_policy(loaded), metrics.stage(stage));
+        Settler::new(publisher, tracer, &topology, queue, limit, retry, metrics)
     };
     let stage = labels::Stage::Link;
     let link = Consumer::new(
-        link_stage(loaded, book(loaded, &ledger, &metrics, stage), &metrics)?,
+        link_stage(loaded, book(loaded, &ledger, &metrics, stage), &metrics, &tracer)?,
         topology.sessions_queue(),
         settler(topology.sessions_queue(), stage),
         limits(loaded),
@@ -89,7 +94,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let host = if loaded.delivers_to_hosts() {
         let (queue, stage) = (topology.hosts_queue(), labels::Stage::Host);
         Some(Arc::new(Consumer::new(
-            host_stage(loaded, book(loaded, &ledger, &metrics, stage), &metrics)?,
+            host_stage(loaded, book(loaded, &ledger, &metrics, stage), &metrics, &tracer)?,
             queue.clone(),
             settler(queue, stage),
             limits(loaded),
@@ -127,6 +132,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
         warn!("the publisher did not end in time");
     }
     ledger.close().await;
+    tracer.shut_down().await;
     result.map_err(WorkerError::Topology)
 }
 
@@ -300,7 +306,7 @@ async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result
     Ok(connection)
 }
 
-fn link_stage(loaded: &Loaded, book: Book, metrics: &Metrics) -> Result<Link, WorkerError> {
+fn link_stage(loaded: &Loaded, book: Book, metrics: &Metrics, tracer: &Tracer) -> Result<Link, WorkerError> {
     let section = &loaded.config.instant_connect;
     let url = loaded.joseencrypt_url();
     let limits = upstream::Limits {
@@ -311,7 +317,7 @@ fn link_stage(loaded: &Loaded, book: Book, metrics: &Metrics) -> Result<Link, Wo
     };
     let (token, metrics) =
         (loaded.instant_connect_token()?, metrics.upstream(labels::Upstream::InstantConnect));
-    let upstream = Upstream::new("Instant Connect", &url, token, limits, metrics)?;
+    let upstream = Upstream::new("Instant Connect", &url, token, limits, metrics)?.traced(tracer.clone());
     let options = Options {
         aud: section.aud.as_str().to_owned(),
         short_urls: section.short_urls,
@@ -355,10 +361,16 @@ fn link_rules(loaded: &Loaded) -> LinkRules {
     }
 }
 
-fn host_stage(loaded: &Loaded, book: Book, metrics: &Metrics) -> Result<Host, WorkerError> {
+fn host_stage(loaded: &Loaded, book: Book, metrics: &Metrics, tracer: &Tracer) -> Result<Host, WorkerError> {
     let (url, token) = (loaded.messages_url(), loaded.hosts_token()?);
-    let upstream = messages_api(loaded, &url, token, metrics.upstream(labels::Upstream::WebexMessages))?;
+    let metrics = metrics.upstream(labels::Upstream::WebexMessages);
+    let upstream = messages_api(loaded, &url, token, metrics)?.traced(tracer.clone());
     Ok(Host::new(webex::Client::new(upstream, url), link_rules(loaded), book))
+}
+
+fn tracer(loaded: &Loaded) -> Tracer {
+    let relation = loaded.config.telemetry.trace_context;
+    loaded.traces_url().map_or_else(Tracer::default, |url| Tracer::start(&url, relation))
 }
 
 fn messages_api(

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock,
-    contract::{header, message::Message, private::loggable_id, start_session::Identity},
+    contract::{message::Message, private::loggable_id, start_session::Identity},
     fault,
     outcome::{Class, Death, Outcome},
     stages::{self, Stage},
@@ -281,12 +281,14 @@ impl<S: Stage> Consumer<S> {
         let Delivery { body, properties, receipt } = delivery;
         let mut message = properties::message(&properties, body);
         let Identity { event_id, trace, occurred_at } = self.stage.identify(&message);
-        // One trace for all attempts, the dead letter included.
-        message.headers.insert(header::TRACEPARENT.to_owned(), trace.traceparent());
         let event_id = loggable_id(event_id.as_str()).into_owned();
+        let span = self.settler.process(S::NAME, &event_id, &trace);
+        let trace = span.context().clone();
+        // What the stage sends is sent within this span, and so is the copy for the next attempt, or the dead letter.
+        trace.write(&mut message.headers);
         let happened_at = occurred_at.or_else(|| message.first_failed_at()).unwrap_or_else(clock::now);
         let ticket = Ticket { receipt, properties, event_id, trace, keep_until, happened_at };
-        let report = Report::begin(S::NAME, &ticket, message.attempts(), begun);
+        let report = Report::begin(S::NAME, &ticket, message.attempts(), begun, span);
         let settlement = if let Some(at) = self.early(&message).await {
             self.settler.hold_again(&ticket, &message, at).await
         } else {

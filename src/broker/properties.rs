@@ -55,12 +55,12 @@ fn text_headers(table: &FieldTable) -> BTreeMap<String, String> {
     table.inner().iter().filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?))).collect()
 }
 
-/// The properties of a link message.
+/// The properties of a link message, at its place in the trace.
 #[must_use]
-pub fn link(outgoing: &Outgoing, now: Timestamp) -> BasicProperties {
+pub fn link(outgoing: &Outgoing, trace: &TraceContext, now: Timestamp) -> BasicProperties {
     let message_id = outgoing.message_id.to_string();
     let mut headers = FieldTable::default();
-    set_trace(&mut headers, &outgoing.trace);
+    set_trace(&mut headers, trace);
     set_text(&mut headers, header::DEDUPLICATION, &message_id);
     BasicProperties::default()
         .with_content_type(JSON.into())
@@ -89,7 +89,13 @@ pub fn start_event(message_id: &str, trace: &TraceContext, now: Timestamp) -> Ba
 
 /// The properties of a dead letter: those of the message as it came, and why it died.
 #[must_use]
-pub fn dead(original: &BasicProperties, message: &Message, death: &Death, now: Timestamp) -> BasicProperties {
+pub fn dead(
+    original: &BasicProperties,
+    message: &Message,
+    death: &Death,
+    trace: &TraceContext,
+    now: Timestamp,
+) -> BasicProperties {
     let mut headers = copied_headers(original);
     set_text(&mut headers, header::DEAD_CLASS, death.class.as_str());
     set_text(&mut headers, header::DEAD_REASON, &death.reason);
@@ -99,7 +105,7 @@ pub fn dead(original: &BasicProperties, message: &Message, death: &Death, now: T
         AMQPValue::LongLongInt(i64::from(message.attempts().saturating_add(1))),
     );
     set_text(&mut headers, header::FIRST_FAILED_AT, &message.first_failed_at().unwrap_or(now).to_string());
-    set_trace(&mut headers, &TraceContext::of(&message.headers));
+    set_trace(&mut headers, trace);
     copied(original).with_headers(headers)
 }
 
@@ -119,20 +125,22 @@ pub struct Held {
 /// The properties of a copy that waits in a hold queue: those of the message as it came, and what the next attempt
 /// must know.
 #[must_use]
-pub fn held(original: &BasicProperties, message: &Message, held: &Held) -> BasicProperties {
+pub fn held(original: &BasicProperties, trace: &TraceContext, held: &Held) -> BasicProperties {
     let mut headers = copied_headers(original);
     headers.insert(header::ATTEMPTS.into(), AMQPValue::LongLongInt(held.attempts.into()));
     set_text(&mut headers, header::RETRY_REASON, held.cause.as_str());
     set_text(&mut headers, header::FIRST_FAILED_AT, &held.first_failed_at.to_string());
     set_text(&mut headers, header::NOT_BEFORE, &held.not_before.to_string());
-    set_trace(&mut headers, &TraceContext::of(&message.headers));
+    set_trace(&mut headers, trace);
     copied(original).with_headers(headers)
 }
 
-/// The properties of a copy that is held once more, as they are.
+/// The properties of a copy that is held once more, as they are but for the place in the trace.
 #[must_use]
-pub fn held_again(original: &BasicProperties) -> BasicProperties {
-    copied(original).with_headers(copied_headers(original))
+pub fn held_again(original: &BasicProperties, trace: &TraceContext) -> BasicProperties {
+    let mut headers = copied_headers(original);
+    set_trace(&mut headers, trace);
+    copied(original).with_headers(headers)
 }
 
 /// All properties that a copy may carry. Not `expiration`: it would end a message that must not get lost. Not `user_id`:
@@ -167,12 +175,15 @@ const COPIED_BYTES_MAX: usize = 64 * 1024;
 /// The number of headers that a copy had to leave behind.
 const HEADERS_DROPPED: &str = "x-headers-dropped";
 
-/// All headers but those that would send a copy to further queues (RabbitMQ's sender-selected distribution), and the
-/// count of deliveries, which is the original's; the smallest first, while they fit.
+/// All headers but those that would send a copy to further queues (RabbitMQ's sender-selected distribution), the count of
+/// deliveries, which is the original's, and the place in the trace, which changes; the smallest first, while they fit.
 fn copied_headers(original: &BasicProperties) -> FieldTable {
     let foreign = original.headers().iter().flat_map(FieldTable::inner);
     let mut foreign: Vec<_> = foreign
-        .filter(|(name, _)| !matches!(name.as_str(), "CC" | "BCC" | header::DELIVERY_COUNT))
+        .filter(|(name, _)| {
+            let replaced = [header::DELIVERY_COUNT, header::TRACEPARENT, header::TRACESTATE];
+            !matches!(name.as_str(), "CC" | "BCC") && !replaced.contains(&name.as_str())
+        })
         .map(|(name, value)| (name.as_str().len() + bytes(value), name, value))
         .collect();
     foreign.sort_by_key(|(bytes, name, _)| (*bytes, name.as_str()));
@@ -237,7 +248,14 @@ mod tests {
         headers.insert("big".into(), AMQPValue::LongString("x".repeat(bytes).into()));
         headers.insert("small".into(), AMQPValue::LongString("x".into()));
         let original = BasicProperties::default().with_headers(headers);
-        dead(&original, &Message::default(), &Death::new(Class::Invalid, "why"), Timestamp::UNIX_EPOCH)
+        let death = Death::new(Class::Invalid, "why");
+        dead(
+            &original,
+            &Message::default(),
+            &death,
+            &TraceContext::of(&BTreeMap::new()),
+            Timestamp::UNIX_EPOCH,
+        )
     }
 
     #[test]
@@ -252,7 +270,8 @@ mod tests {
             .with_delivery_mode(1)
             .with_headers(headers);
         let death = Death::new(Class::Invalid, "`guests`: expected at least one guest");
-        let dead = dead(&original, &Message::default(), &death, Timestamp::UNIX_EPOCH);
+        let trace = TraceContext::of(&BTreeMap::new());
+        let dead = dead(&original, &Message::default(), &death, &trace, Timestamp::UNIX_EPOCH);
         assert_eq!(dead.message_id().as_ref().unwrap().as_str(), "m");
         assert_eq!((dead.expiration(), dead.user_id(), dead.delivery_mode()), (&None, &None, &Some(2)));
         let big = dead_with_header_of(100_000);

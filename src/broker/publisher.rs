@@ -67,6 +67,19 @@ pub enum PublishError {
     Ended,
 }
 
+impl PublishError {
+    /// As in spans.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unroutable => "unroutable",
+            Self::Nacked => "nacked",
+            Self::Unknown => "unconfirmed",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// A handle to the publishing task.
 #[derive(Clone, Debug)]
 pub struct Publisher(mpsc::Sender<Job>);

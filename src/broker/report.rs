@@ -1,4 +1,4 @@
-//! Says what became of a delivery: one line in the log, whatever the way it ended.
+//! Says what became of a delivery: one line in the log and one span, whatever the way it ended.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::settle::{Settled, Settlement, Ticket};
+use crate::telemetry::traces::Span;
 
 /// A delivery that is worked on. Dropped before it was settled, it says that the broker has it back.
 #[derive(Debug)]
@@ -15,18 +16,26 @@ pub(super) struct Report {
     trace_id: String,
     attempt: u32,
     begun: Instant,
+    span: Span,
     done: bool,
 }
 
 impl Report {
     /// `attempts` were counted before this one, which began at `begun`.
-    pub(super) fn begin(stage: &'static str, ticket: &Ticket, attempts: u32, begun: Instant) -> Self {
+    pub(super) fn begin(
+        stage: &'static str,
+        ticket: &Ticket,
+        attempts: u32,
+        begun: Instant,
+        span: Span,
+    ) -> Self {
         Self {
             stage,
             event_id: ticket.event_id.clone(),
             trace_id: ticket.trace.trace_id().to_owned(),
             attempt: attempts.saturating_add(1),
             begun,
+            span,
             done: false,
         }
     }
@@ -37,7 +46,7 @@ impl Report {
         self.say(settlement);
     }
 
-    fn say(&self, Settlement { settled, reason, hold }: &Settlement) {
+    fn say(&mut self, Settlement { settled, reason, hold }: &Settlement) {
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         macro_rules! say {
             ($level:ident, $text:literal) => {
@@ -54,6 +63,11 @@ impl Report {
                     $text
                 )
             };
+        }
+        self.span.set("instant_connect.outcome", settled.as_str());
+        self.span.set("instant_connect.attempt", i64::from(self.attempt));
+        if let Some(reason) = reason {
+            self.span.fail(settled.class().unwrap_or(settled.as_str()), reason);
         }
         match settled {
             Settled::Done => say!(info, "done"),

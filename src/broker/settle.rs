@@ -16,13 +16,16 @@ use super::{
 };
 use crate::{
     clock,
-    contract::{link::Outgoing, message::Message, trace::TraceContext},
+    contract::{link::Outgoing, message::Message, private::loggable_id, trace::TraceContext},
     fault,
     outcome::{Cause, Class, Death, Failure, Outcome},
     retry::{self, Decision, History, Policy},
-    telemetry::metrics::{
-        StageMetrics,
-        labels::{Ended, Label},
+    telemetry::{
+        metrics::{
+            StageMetrics,
+            labels::{Ended, Label},
+        },
+        traces::{Span, Tracer},
     },
 };
 
@@ -35,7 +38,7 @@ pub struct Ticket {
     pub properties: BasicProperties,
     /// What the event is called in logs.
     pub event_id: String,
-    /// Its trace.
+    /// Where the work on it stands in its trace.
     pub trace: TraceContext,
     /// Until when it may be kept: after that it goes back to the broker.
     pub keep_until: Instant,
@@ -47,6 +50,7 @@ pub struct Ticket {
 #[derive(Clone, Debug)]
 pub struct Settler {
     publisher: Publisher,
+    tracer: Tracer,
     queue: String,
     links_exchange: String,
     limit: Duration,
@@ -131,6 +135,7 @@ impl Settler {
     #[must_use]
     pub fn new(
         publisher: Publisher,
+        tracer: Tracer,
         topology: &Topology,
         queue: String,
         limit: Duration,
@@ -138,13 +143,19 @@ impl Settler {
         metrics: StageMetrics,
     ) -> Self {
         let delays = topology.delays().to_vec();
-        Self { publisher, queue, links_exchange: topology.links_exchange(), limit, retry, delays, metrics }
+        let links_exchange = topology.links_exchange();
+        Self { publisher, tracer, queue, links_exchange, limit, retry, delays, metrics }
     }
 
     /// The delay of the first hold queue.
     #[must_use]
     pub fn shortest_hold(&self) -> Duration {
         self.delays.first().copied().unwrap_or_default()
+    }
+
+    /// The span of the work on a delivery for the stage called `stage`.
+    pub(super) fn process(&self, stage: &'static str, event_id: &str, came: &TraceContext) -> Span {
+        self.tracer.process(&self.queue, stage, event_id, came)
     }
 
     /// Carries `outcome` out. While the stage's breaker is open (`paused`), no attempt is counted.
@@ -158,9 +169,9 @@ impl Settler {
         let now = clock::now();
         match outcome {
             Outcome::Done(outgoing) => {
-                let publications = outgoing.iter().map(|outgoing| self.link(outgoing, now)).collect();
+                let sending = outgoing.iter().map(|outgoing| self.link(ticket, outgoing, now)).collect();
                 // A publisher without a connection waits. What nobody waits for any more it does not publish.
-                let publish = timeout(left(&outgoing, now), self.publish(ticket, publications));
+                let publish = timeout(left(&outgoing, now), self.publish(ticket, sending));
                 let Ok(published) = publish.await else {
                     let reason = "the session was over before its links could be published";
                     return self.dead(ticket, message, &Death::new(Class::Expired, reason)).await;
@@ -218,7 +229,7 @@ impl Settler {
             return self.undone(ticket, "no hold queue is configured".to_owned()).await;
         };
         let settled = if paused { Settled::Waits(failure.cause) } else { Settled::Held(failure.cause) };
-        let copy = properties::held(&ticket.properties, message, &held);
+        let copy = |trace: &TraceContext| properties::held(&ticket.properties, trace, &held);
         self.hold(ticket, delay, copy, &message.body, Settlement::of(settled, failure.reason.clone())).await
     }
 
@@ -229,23 +240,19 @@ impl Settler {
             return self.undone(ticket, "no hold queue is configured".to_owned()).await;
         };
         let settlement = Settlement::of(Settled::Early, None);
-        self.hold(ticket, delay, properties::held_again(&ticket.properties), &message.body, settlement).await
+        let copy = |trace: &TraceContext| properties::held_again(&ticket.properties, trace);
+        self.hold(ticket, delay, copy, &message.body, settlement).await
     }
 
     async fn hold(
         &self,
         ticket: &Ticket,
         delay: Duration,
-        properties: BasicProperties,
+        properties: impl FnOnce(&TraceContext) -> BasicProperties,
         body: &[u8],
         settlement: Settlement,
     ) -> Settlement {
-        let copy = Publication {
-            exchange: String::new(),
-            routing_key: Topology::hold_queue(&self.queue, delay),
-            properties,
-            body: body.into(),
-        };
+        let copy = self.copy(ticket, Topology::hold_queue(&self.queue, delay), properties, body);
         match self.publish(ticket, vec![copy]).await {
             Ok(()) => {
                 if let Settled::Held(cause) | Settled::Waits(cause) = settlement.settled {
@@ -262,12 +269,9 @@ impl Settler {
     }
 
     async fn dead(&self, ticket: &Ticket, message: &Message, death: &Death) -> Settlement {
-        let letter = Publication {
-            exchange: String::new(),
-            routing_key: Topology::dead_queue(&self.queue),
-            properties: properties::dead(&ticket.properties, message, death, clock::now()),
-            body: message.body.as_slice().into(),
-        };
+        let properties =
+            |trace: &TraceContext| properties::dead(&ticket.properties, message, death, trace, clock::now());
+        let letter = self.copy(ticket, Topology::dead_queue(&self.queue), properties, &message.body);
         match self.publish(ticket, vec![letter]).await {
             Ok(()) => {
                 self.metrics.dead(death.class);
@@ -284,18 +288,46 @@ impl Settler {
         }
     }
 
-    fn link(&self, outgoing: &Outgoing, now: Timestamp) -> Publication {
-        Publication {
-            exchange: self.links_exchange.clone(),
-            routing_key: outgoing.recipient.routing_key().to_owned(),
-            properties: properties::link(outgoing, now),
-            body: outgoing.body.reveal().as_slice().into(),
-        }
+    fn link(&self, ticket: &Ticket, outgoing: &Outgoing, now: Timestamp) -> Sending {
+        let (exchange, routing_key) =
+            (self.links_exchange.clone(), outgoing.recipient.routing_key().to_owned());
+        let message_id = outgoing.message_id.to_string();
+        let span = self.tracer.publish(&exchange, &routing_key, Some(&message_id), &ticket.trace);
+        let properties = properties::link(outgoing, span.context(), now);
+        let body = outgoing.body.reveal().as_slice().into();
+        Sending { publication: Publication { exchange, routing_key, properties, body }, span }
+    }
+
+    /// A copy of the delivery for `queue`, one of our own.
+    fn copy(
+        &self,
+        ticket: &Ticket,
+        queue: String,
+        properties: impl FnOnce(&TraceContext) -> BasicProperties,
+        body: &[u8],
+    ) -> Sending {
+        let message_id = ticket.properties.message_id().as_ref().map(|id| loggable_id(id.as_str()));
+        let span = self.tracer.publish("", &queue, message_id.as_deref(), &ticket.trace);
+        let properties = properties(span.context());
+        let publication =
+            Publication { exchange: String::new(), routing_key: queue, properties, body: body.into() };
+        Sending { publication, span }
     }
 
     /// Publishes all, and what did not arrive again, until all are confirmed, one is unroutable, the delivery's time is
     /// up or its channel is gone.
-    async fn publish(&self, ticket: &Ticket, mut publications: Vec<Publication>) -> Result<(), Unpublished> {
+    async fn publish(&self, ticket: &Ticket, mut sending: Vec<Sending>) -> Result<(), Unpublished> {
+        let result = self.publish_all(ticket, &mut sending).await;
+        if let Err(Unpublished { error, .. }) = &result {
+            for one in &mut sending {
+                one.span.fail(error.as_str(), &error.to_string());
+            }
+        }
+        result
+    }
+
+    /// Leaves in `sending` what is not known to have arrived.
+    async fn publish_all(&self, ticket: &Ticket, sending: &mut Vec<Sending>) -> Result<(), Unpublished> {
         let mut tries = 0;
         loop {
             // What this channel delivered is delivered again when it is gone: publishing now would repeat it.
@@ -304,22 +336,21 @@ impl Settler {
             }
             // Never with no time left: what is queued may be published although nobody waits for it any more.
             let until = ticket.keep_until.max(Instant::now() + self.limit);
-            let results = tokio::select! {
-                biased;
-                results = self.publisher.publish(publications.clone()) => results,
-                () = gone(&ticket.receipt, until) => return Err(PublishError::Unknown.into()),
-            };
+            let publications: Vec<_> = sending.iter().map(|one| one.publication.clone()).collect();
             // A queue of our own that is missing is declared again by the publisher; a binding of the links is not ours.
             let ours = publications.iter().all(|publication| publication.exchange.is_empty());
+            let results = tokio::select! {
+                biased;
+                results = self.publisher.publish(publications) => results,
+                () = gone(&ticket.receipt, until) => return Err(PublishError::Unknown.into()),
+            };
             if !ours && results.contains(&Err(PublishError::Unroutable)) {
-                return Err(Unpublished {
-                    error: PublishError::Unroutable,
-                    keys: unroutable(&publications, &results),
-                });
+                let keys = unroutable(sending, &results);
+                return Err(Unpublished { error: PublishError::Unroutable, keys });
             }
+            let mut failed = results.iter().map(Result::is_err);
+            sending.retain(|_| failed.next().unwrap_or(true));
             let Some(error) = results.iter().find_map(|result| result.err()) else { return Ok(()) };
-            let failed = publications.into_iter().zip(&results).filter(|(_, result)| result.is_err());
-            publications = failed.map(|(publication, _)| publication).collect();
             tries += 1;
             let wait = retry::reconnect_wait(
                 Duration::from_millis(50),
@@ -376,6 +407,12 @@ fn left(outgoing: &[Outgoing], now: Timestamp) -> Duration {
     Duration::try_from(deadline.unwrap_or(Timestamp::MAX).duration_since(now)).unwrap_or_default()
 }
 
+/// A message on its way out, and the time it takes.
+struct Sending {
+    publication: Publication,
+    span: Span,
+}
+
 /// Why a batch is not known to be delivered, and for which routing keys no queue is bound.
 struct Unpublished {
     error: PublishError,
@@ -389,10 +426,10 @@ impl From<PublishError> for Unpublished {
 }
 
 /// The routing keys of what was returned, each once.
-fn unroutable(publications: &[Publication], results: &[Result<(), PublishError>]) -> String {
+fn unroutable(sending: &[Sending], results: &[Result<(), PublishError>]) -> String {
     let returned =
-        publications.iter().zip(results).filter(|(_, result)| **result == Err(PublishError::Unroutable));
-    let mut keys: Vec<_> = returned.map(|(publication, _)| publication.routing_key.as_str()).collect();
+        sending.iter().zip(results).filter(|(_, result)| **result == Err(PublishError::Unroutable));
+    let mut keys: Vec<_> = returned.map(|(one, _)| one.publication.routing_key.as_str()).collect();
     keys.sort_unstable();
     keys.dedup();
     keys.join(" or ")

@@ -1,6 +1,6 @@
 //! `check`: the configuration as understood, and with `--connect` whether what it names is there.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use serde_json::json;
@@ -12,6 +12,7 @@ use crate::{
         topology::Topology,
     },
     config::{Declare, Loaded},
+    contract::trace::TraceContext,
     telemetry::metrics::{Metrics, labels::Upstream::WebexMessages},
     upstream::{Limits, TokenSource, Upstream},
 };
@@ -126,5 +127,6 @@ async fn person(loaded: &Loaded, token: TokenSource) -> Result<String, String> {
     // Counted, and never shown: this ends at once.
     let metrics = Metrics::new(&[]).map_err(|error| error.to_string())?.upstream(WebexMessages);
     let upstream = Upstream::new("Webex", &url, token, limits, metrics).map_err(|error| error.to_string())?;
-    upstream.get(url).await.map(|_| "accepted".to_owned()).map_err(|error| error.to_string())
+    let trace = TraceContext::of(&BTreeMap::new());
+    upstream.get(url, &trace).await.map(|_| "accepted".to_owned()).map_err(|error| error.to_string())
 }

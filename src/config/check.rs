@@ -10,6 +10,7 @@ use url::Url;
 use super::{
     Config, Delivery, LedgerKind,
     load::{ConfigError, Loaded, Origin, Settings, is_path},
+    otel,
 };
 use crate::{
     ledger,
@@ -26,6 +27,10 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     )?;
     http_url(settings, "hosts.webex_url", &config.hosts.webex_url, config.hosts.allow_insecure)?;
     http_url(settings, "instant_connect.long_url_base", &config.instant_connect.long_url_base, false)?;
+    if let Some(url) = &config.telemetry.otlp_endpoint {
+        // Spans hold no secret: without TLS they may go anywhere, see `otel` for the headers that do.
+        http_url(settings, "telemetry.otlp_endpoint", url, true)?;
+    }
     broker(config, settings)?;
     if config.ledger.kind == LedgerKind::Redis {
         redis_url(&config.ledger).map_err(|problem| settings.error("ledger.url", problem))?;
@@ -133,7 +138,7 @@ fn token(
 }
 
 /// Whether secrets may go to this host without TLS: this machine, or a name that only a cluster's own DNS knows.
-fn is_local(url: &Url) -> bool {
+pub(super) fn is_local(url: &Url) -> bool {
     let Some(host) = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']')) else {
         return false;
     };
@@ -263,6 +268,16 @@ impl Loaded {
             Some(source) => Ok(source),
             None => self.instant_connect_token(),
         }
+    }
+
+    /// Where spans are sent, the whole URL; none where they are not.
+    #[must_use]
+    pub fn traces_url(&self) -> Option<Url> {
+        let given = self.config.telemetry.otlp_endpoint.as_ref()?;
+        // By the specification this variable holds the whole URL, whatever it looks like.
+        let whole = Origin::Environment(otel::TRACES_ENDPOINT.to_owned());
+        let whole = self.settings.origin("telemetry.otlp_endpoint") == Some(&whole);
+        Some(if whole { given.clone() } else { endpoint(given, "/v1/traces") })
     }
 
     /// Which ledger is kept.

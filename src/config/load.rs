@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Config, check};
+use super::{Config, check, otel};
 use crate::contract::decode;
 
 /// The defaults, which are also the reference: every key is in it, and its value tells the key's type.
@@ -152,6 +152,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     for default in &sources.defaults {
         set_flag(&mut settings, default, Origin::Default)?;
     }
+    otel::lay(&mut settings, &sources.environment)?;
     if let Some(path) = &sources.file {
         let problem = |problem: &dyn fmt::Display| ConfigError(format!("file {}: {problem}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
@@ -170,9 +171,12 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     for flag in &sources.flags {
         set_flag(&mut settings, flag, Origin::Flag)?;
     }
+    otel::switch(&mut settings, &sources.environment)?;
     let config = read(&settings)?;
     check::check(&config, &settings)?;
-    Ok(Loaded { config, settings })
+    let loaded = Loaded { config, settings };
+    otel::check(&loaded, &sources.environment)?;
+    Ok(loaded)
 }
 
 fn defaults() -> Result<Settings, ConfigError> {
@@ -221,7 +225,12 @@ fn set_flag(settings: &mut Settings, flag: &str, origin: Origin) -> Result<(), C
 }
 
 /// Sets `key` from text, which is read as what the key's default is.
-fn set_text(settings: &mut Settings, key: &str, text: &str, origin: Origin) -> Result<(), ConfigError> {
+pub(super) fn set_text(
+    settings: &mut Settings,
+    key: &str,
+    text: &str,
+    origin: Origin,
+) -> Result<(), ConfigError> {
     let value = match settings.0.get(key).map(|(default, _)| default) {
         Some(Value::Integer(_)) => text.trim().parse().map(Value::Integer).ok(),
         Some(Value::Float(_)) => text.trim().parse().map(Value::Float).ok(),
@@ -266,7 +275,7 @@ fn read(settings: &Settings) -> Result<Config, ConfigError> {
 }
 
 /// `value` as an error may show it. A secret is often pasted into the variable beside its own: what should be a path and is
-/// none, or has a user and password in it, is not shown either.
+/// none, or has a user, a password or a query in it, is not shown either.
 fn shown(key: &str, value: &Value) -> String {
     let hidden = match value {
         Value::String(text) if text.is_empty() => false,
@@ -284,9 +293,11 @@ pub(super) fn is_path(text: &str) -> bool {
     text.contains('/') && !text.contains("://")
 }
 
+/// Whether `text` is a URL with a user or a query, where keys are put.
 fn has_userinfo(text: &str) -> bool {
-    let host = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
-    host.is_some_and(|host| host.contains('@'))
+    let Some((_, rest)) = text.split_once("://") else { return false };
+    let host = rest.split(['/', '?', '#']).next();
+    rest.contains('?') || host.is_some_and(|host| host.contains('@'))
 }
 
 const fn kind(value: &Value) -> &'static str {

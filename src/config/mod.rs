@@ -3,9 +3,11 @@
 //! - [`mod@load`]: the layers, and where each value came from
 //! - [`values`]: values with rules of their own
 //! - [`mod@check`]: rules between settings
+//! - `otel`: OpenTelemetry's own variables
 
 pub mod check;
 pub mod load;
+mod otel;
 pub mod values;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -219,6 +221,19 @@ pub struct Admin {
 pub struct Telemetry {
     pub log_format: LogFormat,
     pub log_level: LogLevel,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub otlp_endpoint: Option<Url>,
+    pub trace_context: TraceRelation,
+}
+
+/// `telemetry.trace_context`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TraceRelation {
+    /// A delivery's span is a child of its publisher's: one trace shows the whole way.
+    Parent,
+    /// It begins a trace of its own, with a link to its publisher's.
+    Link,
 }
 
 /// `telemetry.log_format`.

@@ -258,6 +258,13 @@ impl FromText for PathBuf {
     }
 }
 
+impl FromText for Url {
+    fn from_text(text: String) -> Result<Self, String> {
+        let url = Self::parse(&text).ok().filter(Self::has_host);
+        url.ok_or_else(|| "expected a URL such as https://host/".to_owned())
+    }
+}
+
 /// Names that serde knows are read by serde.
 macro_rules! from_text_by_name {
     ($($kind:ty),+) => {$(

@@ -12,7 +12,6 @@ use super::{
     private::Private,
     start_session::{Attributes, Session},
     time::Instant,
-    trace::TraceContext,
 };
 
 /// Where a meeting opens: the whole URL, and for a short link its two parts, which templates of `WhatsApp`
@@ -184,8 +183,6 @@ pub struct Outgoing {
     pub correlation_id: Private<String>,
     /// JSON.
     pub body: Private<Vec<u8>>,
-    /// The message's place in the trace.
-    pub trace: TraceContext,
     /// When the session is over: the message must not go out after that.
     pub deadline: Instant,
 }
@@ -253,7 +250,6 @@ impl Outgoing {
             message_id: session.event_id.link_id(role, position),
             correlation_id: session.correlation.clone(),
             body: body.into(),
-            trace: session.trace.child(),
             deadline: session.expires_at,
         }
     }

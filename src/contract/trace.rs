@@ -9,15 +9,20 @@ use super::header;
 pub struct TraceContext {
     trace_id: String,
     parent_id: String,
-    flags: String,
+    flags: u8,
     state: Option<String>,
+    begun: bool,
 }
+
+/// The flag that says that the caller records this trace.
+const SAMPLED: u8 = 1;
 
 impl TraceContext {
     /// Continues the trace that `headers` name, or begins one.
     #[must_use]
     pub fn of(headers: &BTreeMap<String, String>) -> Self {
-        let state = headers.get(header::TRACESTATE).filter(|state| state.len() <= 512).cloned();
+        let state =
+            headers.get(header::TRACESTATE).filter(|state| !state.is_empty() && state.len() <= 512).cloned();
         headers
             .get(header::TRACEPARENT)
             .and_then(|value| Self::parse(value))
@@ -36,19 +41,41 @@ impl TraceContext {
         (known && !zero(trace_id) && !zero(parent_id)).then(|| Self {
             trace_id: trace_id.to_owned(),
             parent_id: parent_id.to_owned(),
-            flags: flags.to_owned(),
+            flags: u8::from_str_radix(flags, 16).unwrap_or_default(),
             state: None,
+            begun: false,
         })
     }
 
     fn begin() -> Self {
-        Self { trace_id: random_hex(2), parent_id: random_hex(1), flags: "01".to_owned(), state: None }
+        let (trace_id, parent_id) = (random_hex(2), random_hex(1));
+        Self { trace_id, parent_id, flags: SAMPLED, state: None, begun: true }
     }
 
-    /// The same trace, one step further on: what an outgoing message carries.
+    /// A span of this program's own, by its ids in hexadecimal digits. What others put into `tracestate` stays within their
+    /// trace.
     #[must_use]
-    pub fn child(&self) -> Self {
-        Self { parent_id: random_hex(1), ..self.clone() }
+    pub fn of_span(&self, trace_id: String, span_id: String) -> Self {
+        let state = self.state.clone().filter(|_| trace_id == self.trace_id);
+        Self { trace_id, parent_id: span_id, flags: self.flags | SAMPLED, state, begun: false }
+    }
+
+    /// The same place, of a trace that is not recorded from here on.
+    #[must_use]
+    pub fn unsampled(&self) -> Self {
+        Self { flags: self.flags & !SAMPLED, ..self.clone() }
+    }
+
+    /// Whether the trace began here, for want of one: nobody knows the parent.
+    #[must_use]
+    pub const fn is_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether the caller records this trace.
+    #[must_use]
+    pub const fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
     }
 
     /// 32 hexadecimal digits, for logs.
@@ -57,16 +84,29 @@ impl TraceContext {
         &self.trace_id
     }
 
+    /// 16 hexadecimal digits.
+    #[must_use]
+    pub fn parent_id(&self) -> &str {
+        &self.parent_id
+    }
+
     /// The `traceparent` header.
     #[must_use]
     pub fn traceparent(&self) -> String {
-        format!("00-{}-{}-{}", self.trace_id, self.parent_id, self.flags)
+        format!("00-{}-{}-{:02x}", self.trace_id, self.parent_id, self.flags)
     }
 
     /// The `tracestate` header, where one came.
     #[must_use]
     pub fn tracestate(&self) -> Option<&str> {
         self.state.as_deref()
+    }
+
+    /// Writes itself into `headers`, in place of what they say.
+    pub fn write(&self, headers: &mut BTreeMap<String, String>) {
+        headers.insert(header::TRACEPARENT.to_owned(), self.traceparent());
+        // Empty is none. One that is missing would not hide what a CloudEvent's own attribute says.
+        headers.insert(header::TRACESTATE.to_owned(), self.state.clone().unwrap_or_default());
     }
 }
 
@@ -88,12 +128,19 @@ mod tests {
 
     #[test]
     fn a_trace_goes_on_under_its_id() {
-        let context = of("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
-        assert_eq!(context.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        let child = context.child();
-        assert_eq!(child.trace_id(), context.trace_id());
-        assert_ne!(child.traceparent(), context.traceparent());
-        assert!(child.traceparent().ends_with("-00"), "the caller's sampling decision stands");
+        let came = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        let mut headers = BTreeMap::from([(header::TRACEPARENT.to_owned(), came.to_owned())]);
+        headers.insert(header::TRACESTATE.to_owned(), "vendor=1".to_owned());
+        let context = TraceContext::of(&headers);
+        assert_eq!((context.traceparent().as_str(), context.tracestate()), (came, Some("vendor=1")));
+        assert!(!context.is_sampled() && !context.is_begun());
+        let span = context.of_span(context.trace_id().to_owned(), "1".repeat(16));
+        assert_eq!(span.traceparent(), "00-4bf92f3577b34da6a3ce929d0e0e4736-1111111111111111-01");
+        assert_eq!(span.tracestate(), Some("vendor=1"));
+        let elsewhere = context.of_span("2".repeat(32), "1".repeat(16));
+        assert_eq!(elsewhere.tracestate(), None, "another trace");
+        elsewhere.write(&mut headers);
+        assert_eq!(TraceContext::of(&headers), elsewhere);
     }
 
     #[test]

@@ -42,7 +42,10 @@ use crate::{
     ledger::Ledger,
     retry::{self, Policy},
     stages::{Book, Host, Link, OnFailure, Stage},
-    telemetry::metrics::{Metrics, labels},
+    telemetry::{
+        metrics::{Metrics, labels},
+        traces::Tracer,
+    },
     upstream::{self, TokenSource, Upstream},
     webex,
 };
@@ -77,8 +80,9 @@ impl Worker {
         let settler = |queue: &str, stage| {
             let topology = topology(plan);
             let limit = Duration::from_secs(30);
-            let metrics = METRICS.stage(stage);
-            Settler::new(publisher.clone(), &topology, queue.to_owned(), limit, policy(rules), metrics)
+            let (metrics, tracer) = (METRICS.stage(stage), Tracer::default());
+            let (publisher, queue) = (publisher.clone(), queue.to_owned());
+            Settler::new(publisher, tracer, &topology, queue, limit, policy(rules), metrics)
         };
         let (stop_link, link_stopped) = watch::channel(false);
         let (stop_host, host_stopped) = watch::channel(false);

@@ -68,7 +68,7 @@ impl Host {
         };
         fault::point(Self::NAME, "claimed");
         if lease.as_ref().is_some_and(|lease| lease.note().is_some()) {
-            let sent = self.client.was_sent(address, link).await;
+            let sent = self.client.was_sent(address, link, trace).await;
             fault::point(Self::NAME, "looked");
             match sent {
                 Ok(Some(true)) => return self.delivered(lease, deadline).await,

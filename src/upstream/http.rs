@@ -1,6 +1,7 @@
 //! One HTTP call with all its limits.
 
 use std::{
+    borrow::Cow,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -23,7 +24,10 @@ use crate::{
     clock,
     contract::{header, trace::TraceContext},
     retry::parse_retry_after,
-    telemetry::metrics::{Call, UpstreamMetrics, labels::Called},
+    telemetry::{
+        metrics::{Call, UpstreamMetrics, labels::Called},
+        traces::{Span, Tracer},
+    },
 };
 
 /// The shortest wait after a Retry-After, as Cisco's own SDK has it.
@@ -50,6 +54,7 @@ pub struct Upstream {
     token: TokenSource,
     limits: Limits,
     metrics: UpstreamMetrics,
+    tracer: Tracer,
     /// No call is made before this: the API asked for it. One for all tasks.
     not_before: Mutex<Option<Instant>>,
 }
@@ -84,8 +89,24 @@ impl Upstream {
         limits: Limits,
         metrics: UpstreamMetrics,
     ) -> Result<Self, reqwest::Error> {
-        let transport = Transport::new(url, &limits)?;
-        Ok(Self { name, transport, token, limits, metrics, not_before: Mutex::default() })
+        Ok(Self::over(Transport::new(url, &limits)?, name, token, limits, metrics))
+    }
+
+    fn over(
+        transport: Transport,
+        name: &'static str,
+        token: TokenSource,
+        limits: Limits,
+        metrics: UpstreamMetrics,
+    ) -> Self {
+        let tracer = Tracer::default();
+        Self { name, transport, token, limits, metrics, tracer, not_before: Mutex::default() }
+    }
+
+    /// The same, with a span for each call.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// A client for an API of the simulation.
@@ -97,8 +118,7 @@ impl Upstream {
         limits: Limits,
         metrics: UpstreamMetrics,
     ) -> Self {
-        let transport = Transport::Simulated(api);
-        Self { name, transport, token, limits, metrics, not_before: Mutex::default() }
+        Self::over(Transport::Simulated(api), name, token, limits, metrics)
     }
 
     /// The API's name, for errors and logs.
@@ -122,21 +142,21 @@ impl Upstream {
         let json = serde_json::to_vec(body).map_err(|_| self.unanswered(Broken::OnTheWay))?;
         *request.body_mut() = Some(json.into());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.send(request, Some(trace), limit).await
+        self.send(request, trace, limit).await
     }
 
     /// Gets `url`, within the configured time.
     ///
     /// # Errors
     /// As [`Upstream::post`].
-    pub async fn get(&self, url: Url) -> Result<Answer, UpstreamError> {
-        self.send(Request::new(Method::GET, url), None, self.limits.timeout).await
+    pub async fn get(&self, url: Url, trace: &TraceContext) -> Result<Answer, UpstreamError> {
+        self.send(Request::new(Method::GET, url), trace, self.limits.timeout).await
     }
 
     async fn send(
         &self,
         mut request: Request,
-        trace: Option<&TraceContext>,
+        trace: &TraceContext,
         limit: Duration,
     ) -> Result<Answer, UpstreamError> {
         if let Some(left) = self.resting() {
@@ -146,23 +166,32 @@ impl Upstream {
         if limit.is_zero() {
             return Err(self.not_called("has no time left to answer", None));
         }
-        let headers = request.headers_mut();
-        headers.insert(AUTHORIZATION, self.authorization()?);
-        if let Some(trace) = trace.map(TraceContext::child) {
-            insert(headers, header::TRACEPARENT, &trace.traceparent());
-            insert(headers, header::TRACESTATE, trace.tracestate().unwrap_or_default());
-        }
+        request.headers_mut().insert(AUTHORIZATION, self.authorization()?);
         *request.timeout_mut() = Some(limit.min(self.limits.timeout));
+        let mut span = self.tracer.call(request.method().as_str(), request.url(), trace);
+        insert(request.headers_mut(), header::TRACEPARENT, &span.context().traceparent());
+        insert(request.headers_mut(), header::TRACESTATE, span.context().tracestate().unwrap_or_default());
         let mut call = self.metrics.begin();
-        let answered = self.answer(request).await;
+        let answered = self.answer(request, &mut span).await;
+        if let Err(error) = &answered {
+            span.fail(kind(error), &error.reason);
+        }
         call.set(answered.as_ref().map_or_else(UpstreamError::called, |_| Called::Malformed));
         answered.map(|(body, tracking_id)| Answer { body, tracking_id, call })
     }
 
     /// The body and the tracking id of an answer with a status of success.
-    async fn answer(&self, request: Request) -> Result<(Vec<u8>, Option<String>), UpstreamError> {
+    async fn answer(
+        &self,
+        request: Request,
+        span: &mut Span,
+    ) -> Result<(Vec<u8>, Option<String>), UpstreamError> {
         let response = self.transport.call(request).await.map_err(|broken| self.unanswered(broken))?;
         let tracking_id = tracking_id(response.headers());
+        span.set("http.response.status_code", i64::from(response.status().as_u16()));
+        if let Some(id) = &tracking_id {
+            span.set_list("http.response.header.trackingid", id);
+        }
         if !response.status().is_success() {
             return Err(self.refused(response.status(), response.headers(), tracking_id.as_deref()));
         }
@@ -277,6 +306,16 @@ impl Upstream {
             reason: format!("{} answered {}{tracking}", self.name, status.as_u16()),
             retry_after,
         }
+    }
+}
+
+/// What failed, for spans: one of a few.
+fn kind(error: &UpstreamError) -> Cow<'static, str> {
+    match (error.cause, error.status) {
+        (_, Some(status)) if status >= 400 => status.to_string().into(),
+        (Cause::Malformed, _) => "malformed".into(),
+        _ if error.unknown => "no-answer".into(),
+        _ => "no-connection".into(),
     }
 }
 

@@ -70,6 +70,7 @@ impl Client {
         &self,
         address: &HostAddress<'_>,
         link: &HostLink,
+        trace: &TraceContext,
     ) -> Result<Option<bool>, UpstreamError> {
         let mut direct = self.messages.clone();
         direct.set_path(&format!("{}/direct", self.messages.path()));
@@ -78,7 +79,7 @@ impl Client {
             HostAddress::Person(id) => direct.query_pairs_mut().append_pair("personId", id),
             HostAddress::Room(_) => return Ok(None),
         };
-        let mut answer = match self.upstream.get(direct).await {
+        let mut answer = match self.upstream.get(direct, trace).await {
             // No direct messages with that person yet.
             Err(error) if error.status == Some(404) => return Ok(Some(false)),
             answer => answer?,

@@ -13,4 +13,5 @@ mod routing;
 mod shared_ledger;
 mod strangers;
 mod terminated;
+mod traces;
 mod whole_way;

@@ -24,6 +24,8 @@ async fn the_same_event_gives_one_set_of_links_and_one_host_message() {
         let rig = Rig::new().await;
         let worker = rig.start(&[("ledger.kind", kind)]).await;
         the_same_event_has_one_result(&rig).await;
+        // Each copy for the expert is met and found done; a stop before that would leave it in its queue.
+        worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 3).await;
         worker.stop().await;
         rig.assert_all_is_done(&rig.amqp).await;
         let counts = rig.sandbox.counts();

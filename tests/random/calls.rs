@@ -174,17 +174,17 @@ async fn call(
     link: &HostLink,
 ) -> Result<(), UpstreamError> {
     let address = link.expert.address().unwrap();
+    let trace = TraceContext::of(&std::collections::BTreeMap::new());
     match random.u8(..4) {
         0 => {
             set(any_answer(random, json!({"id": "message-1", "roomId": "room-1"})));
-            let trace = TraceContext::of(&std::collections::BTreeMap::new());
             clients.webex.send(&address, link, &trace, Duration::from_secs(20)).await.map(drop)
         }
         1 => {
             let message =
                 json!({"id": "message-1", "text": link.address.reveal(), "attachments": [{"content": {}}]});
             set(any_answer(random, json!({"items": [message]})));
-            clients.webex.was_sent(&address, link).await.map(drop)
+            clients.webex.was_sent(&address, link, &trace).await.map(drop)
         }
         _ => {
             let asked = Call { hosts: 0..1, guests: 0..1 };

@@ -1,6 +1,10 @@
 //! A plain client of the broker. It shares no code with the program.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::StreamExt as _;
 use lapin::{
@@ -22,7 +26,23 @@ const OUTSTANDING: usize = 500;
 pub(crate) struct Amqp {
     connection: Connection,
     channel: Channel,
+    told: Told,
 }
+
+/// What the program says in headers of its own, of all that was received.
+type Told = Arc<Mutex<String>>;
+
+/// Headers that hold what the program says.
+const OURS: [&str; 8] = [
+    "x-dead-class",
+    "x-dead-reason",
+    "x-dead-at",
+    "x-attempts",
+    "x-retry-reason",
+    "x-first-failed-at",
+    "x-not-before",
+    "traceparent",
+];
 
 /// A message as it came.
 #[derive(Clone, Debug)]
@@ -67,6 +87,7 @@ impl Received {
 pub(crate) struct Deliveries {
     queue: String,
     consumer: lapin::Consumer,
+    told: Told,
     _channel: Channel,
 }
 
@@ -76,12 +97,21 @@ impl Deliveries {
         let what = format!("a message on {}", self.queue);
         let delivery = soon(&what, self.consumer.next()).await.expect("the queue is there").unwrap();
         delivery.ack(BasicAckOptions::default()).await.unwrap();
-        Received {
+        let received = Received {
             exchange: delivery.exchange.as_str().to_owned(),
             routing_key: delivery.routing_key.as_str().to_owned(),
             properties: delivery.properties,
             body: delivery.data,
+        };
+        let ours = received.headers().into_iter().filter(|(name, _)| OURS.contains(&name.as_str()));
+        for (name, value) in ours {
+            let said = match value {
+                AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+                other => format!("{other:?}"),
+            };
+            writeln!(self.told.lock().unwrap(), "{name}: {said}").unwrap();
         }
+        received
     }
 
     /// The next `count`.
@@ -103,7 +133,12 @@ impl Amqp {
         });
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        Self { connection, channel }
+        Self { connection, channel, told: Told::default() }
+    }
+
+    /// What the program said in its headers, of all that was received here.
+    pub(crate) fn told(&self) -> String {
+        self.told.lock().unwrap().clone()
     }
 
     /// Publishes, confirmed and routed.
@@ -148,7 +183,8 @@ impl Amqp {
             .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await
             .unwrap();
-        Deliveries { queue: queue.to_owned(), consumer, _channel: channel }
+        let told = Arc::clone(&self.told);
+        Deliveries { queue: queue.to_owned(), consumer, told, _channel: channel }
     }
 
     /// Takes from a queue of our own that gets what `exchange` has for `routing_keys`, from now on.

@@ -2,6 +2,7 @@
 //!
 //! - [`admin`]: asks the program what an orchestrator and Prometheus ask
 //! - [`amqp`]: a plain client of the broker, which knows nothing of the program
+//! - [`collector`]: takes the program's spans
 //! - [`events`]: start events whose private parts are recognised wherever they turn up
 //! - [`leaks`]: looks for those in all that the program said
 //! - [`output`]: what a process says, line by line, as it says it
@@ -12,6 +13,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod amqp;
+pub(crate) mod collector;
 pub(crate) mod events;
 pub(crate) mod leaks;
 mod output;

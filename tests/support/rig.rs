@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::{
     amqp::{Amqp, Deliveries, with_id},
+    collector::Collector,
     event,
     leaks::leaks,
     output::Output,
@@ -31,11 +32,13 @@ pub(crate) const NEW_TOKEN: &str = "rig-token-that-came-after-it";
 pub(crate) const PASSWORD: &str = "rig-password-that-must-not-be-shown";
 
 /// A broker, a sandbox, and room on the broker that no other test uses. Dropping it deletes what is on the broker, and
-/// fails the test if the program said anything that it must keep to itself.
+/// fails the test if the program said anything that it must keep to itself: in its log, in spans, in headers.
 pub(crate) struct Rig {
     pub(crate) prefix: String,
     pub(crate) sandbox: Handle,
     pub(crate) amqp: Amqp,
+    /// Takes the spans of every program that is not told to send them elsewhere.
+    pub(crate) collector: Collector,
     url: String,
     private: Option<PrivateBroker>,
     outputs: Mutex<Vec<Arc<Output>>>,
@@ -73,6 +76,7 @@ impl Rig {
             prefix: format!("icw-test-{:016x}", fastrand::u64(..)),
             sandbox: handle,
             amqp: Amqp::connect(&url).await,
+            collector: Collector::start().await,
             url,
             private,
             outputs: Mutex::default(),
@@ -131,7 +135,7 @@ impl Rig {
     }
 
     fn run(&self, environment: &Environment) -> Program {
-        let program = Program::run(environment);
+        let program = Program::run(&[self.collector.environment(), environment.clone()].concat());
         self.outputs.lock().unwrap().push(Arc::clone(&program.output));
         program
     }
@@ -270,8 +274,10 @@ impl Drop for Rig {
             return;
         }
         cleaned.unwrap();
-        for output in outputs {
-            let leaks = leaks(&output.text(), &self.sandbox);
+        for text in
+            outputs.iter().map(|output| output.text()).chain([self.collector.text(), self.amqp.told()])
+        {
+            let leaks = leaks(&text, &self.sandbox);
             assert!(leaks.is_empty(), "{} leaks, such as {}", leaks.len(), leaks[0]);
         }
     }

@@ -1,0 +1,109 @@
+//! The standard variables of OpenTelemetry that stand for settings of this program
+//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>): a layer just above the defaults,
+//! so that every setting of ours wins. The SDK itself reads the others.
+
+use super::{
+    check::is_local,
+    load::{ConfigError, Loaded, Origin, Settings, set_text},
+};
+
+const ENDPOINT: &str = "telemetry.otlp_endpoint";
+/// Used as it is; the general one gets the path of traces.
+pub(super) const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+const GENERAL_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"];
+const DISABLED: &str = "OTEL_SDK_DISABLED";
+
+type Environment = [(String, String)];
+
+/// A variable that is set to nothing is one that is not given, as the specification has it.
+fn get<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+    let found = environment.iter().find(|(known, value)| known == name && !value.is_empty());
+    found.map(|(_, value)| value.as_str())
+}
+
+/// Puts the collector that the environment names into `settings`.
+pub(super) fn lay(settings: &mut Settings, environment: &Environment) -> Result<(), ConfigError> {
+    let wanted = get(environment, "OTEL_TRACES_EXPORTER").is_none_or(|exporter| exporter == "otlp");
+    let mut names = [TRACES_ENDPOINT, GENERAL_ENDPOINT].into_iter().filter(|_| wanted);
+    let given = names.find_map(|name| Some((name, get(environment, name)?)));
+    let Some((name, endpoint)) = given else { return Ok(()) };
+    set_text(settings, ENDPOINT, endpoint, Origin::Environment(name.to_owned()))
+}
+
+/// Switches tracing off, whatever the settings say, where the environment says so.
+pub(super) fn switch(settings: &mut Settings, environment: &Environment) -> Result<(), ConfigError> {
+    match get(environment, DISABLED) {
+        Some(value) if value.eq_ignore_ascii_case("true") => {
+            set_text(settings, ENDPOINT, "", Origin::Environment(DISABLED.to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses to send the headers, which hold secrets, without TLS over a network that is not ours.
+pub(super) fn check(loaded: &Loaded, environment: &Environment) -> Result<(), ConfigError> {
+    let Some(endpoint) = &loaded.config.telemetry.otlp_endpoint else { return Ok(()) };
+    let secret = HEADERS.into_iter().find(|name| get(environment, name).is_some());
+    match (endpoint.scheme(), secret) {
+        ("http", Some(name)) if !is_local(endpoint) => Err(loaded.settings.error(
+            ENDPOINT,
+            format!(
+                "expected https://, as {name} is set (http:// is for loopback and cluster-local hosts then)"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Loaded, Sources, load};
+
+    fn with(environment: &[(&str, &str)]) -> Result<Loaded, String> {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        load(&Sources { environment, ..Sources::default() }).map_err(|error| error.to_string())
+    }
+
+    fn url(environment: &[(&str, &str)]) -> Option<String> {
+        with(environment).unwrap().traces_url().map(String::from)
+    }
+
+    #[test]
+    fn spans_go_where_our_setting_says_else_where_the_environment_does_else_nowhere() {
+        let (general, own) =
+            (("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel.example:4318"), "ICW_TELEMETRY__OTLP_ENDPOINT");
+        let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://otel.example/in");
+        assert_eq!(url(&[]), None);
+        assert_eq!(url(&[general]).unwrap(), "http://otel.example:4318/v1/traces");
+        assert_eq!(url(&[traces, general]).unwrap(), "https://otel.example/in", "as it is");
+        assert_eq!(url(&[traces, (own, "http://c/")]).unwrap(), "http://c/v1/traces");
+        assert_eq!(url(&[(own, "http://c/v1/traces")]).unwrap(), "http://c/v1/traces");
+        assert_eq!(url(&[general, ("OTEL_SDK_DISABLED", "TRUE"), (own, "http://c")]), None);
+        assert_eq!(url(&[general, ("OTEL_SDK_DISABLED", "false")]), url(&[general]));
+        assert_eq!(url(&[general, ("OTEL_TRACES_EXPORTER", "none")]), None);
+        let shown = with(&[general]).unwrap();
+        let origin = shown.settings.origin("telemetry.otlp_endpoint").unwrap().to_string();
+        assert_eq!(origin, "environment OTEL_EXPORTER_OTLP_ENDPOINT");
+    }
+
+    #[test]
+    fn a_collector_that_cannot_be_meant_is_named_with_its_variable_and_no_secret() {
+        let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=s3cret");
+        for (environment, expected) in [
+            (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "collector")], "expected a URL such as"),
+            (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://h")], "expected a URL such as"),
+            (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:s3cret@h")], "without user and password"),
+            (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h?key=s3cret")], "without ? and #"),
+            (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel.example"), headers], "expected https://"),
+        ] {
+            let error = with(&environment).unwrap_err();
+            assert!(
+                error.starts_with("environment OTEL_EXPORTER_OTLP_ENDPOINT: telemetry.otlp_endpoint"),
+                "{error}"
+            );
+            assert!(error.contains(expected) && !error.contains("s3cret"), "{error}");
+        }
+        assert!(with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel.prod.svc"), headers]).is_ok());
+    }
+}

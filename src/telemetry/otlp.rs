@@ -1,0 +1,245 @@
+//! Sends spans to a collector, by OTLP over HTTP: from a thread of the SDK's own, in batches, out of a queue with a
+//! bound. Whatever the collector does, work neither waits for it nor fails over it.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{
+    ExporterBuildError, Protocol, SpanExporter as OtlpExporter, WithExportConfig, WithHttpConfig,
+};
+use opentelemetry_sdk::{
+    Resource,
+    error::{OTelSdkError, OTelSdkResult},
+    trace::{
+        BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanExporter,
+        SpanProcessor,
+    },
+};
+use reqwest::redirect;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+use url::Url;
+
+/// Most spans that wait to be sent; what is more is dropped and counted.
+const QUEUED_MAX: usize = 2048;
+/// For one call of the collector, and for all tries to send one batch.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// For a connection to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why no spans can be sent at all.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OtlpError {
+    /// No HTTP client could be set up.
+    #[error("HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    /// The SDK refuses a variable of the environment.
+    #[error("{0}")]
+    Exporter(#[from] ExporterBuildError),
+}
+
+/// What becomes of the spans.
+#[derive(Debug, Default)]
+pub(super) struct Spans {
+    queued: AtomicUsize,
+    dropped: AtomicU64,
+    /// Since when the collector takes none.
+    down_since: Mutex<Option<Instant>>,
+    /// What was wrong with the last call.
+    problem: Mutex<String>,
+}
+
+impl Spans {
+    pub(super) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room for one more.
+    fn queue(&self) -> bool {
+        let more = |queued| (queued < QUEUED_MAX).then_some(queued + 1);
+        let queued = self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        if !queued {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        queued
+    }
+
+    /// A batch of `count` was sent, or given up. A change is said, and nothing else.
+    fn sent(&self, count: usize, result: &OTelSdkResult) {
+        let mut down_since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if result.is_ok() {
+            if let Some(since) = down_since.take() {
+                let dropped = self.dropped();
+                info!(after_s = since.elapsed().as_secs(), dropped, "the collector takes spans again");
+            }
+            return;
+        }
+        self.dropped.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if down_since.is_none() {
+            *down_since = Some(Instant::now());
+            let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            warn!(problem, "the collector takes no spans; they are dropped until it does, work goes on");
+        }
+    }
+
+    fn note(&self, problem: String) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+}
+
+/// Spans go to `endpoint`. The SDK reads the environment for what is said of them: `OTEL_SERVICE_NAME`,
+/// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS` and the like.
+pub(super) fn provider(endpoint: &Url, spans: &Arc<Spans>) -> Result<SdkTracerProvider, OtlpError> {
+    // Fails only where a provider is installed already, which is as good.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder()
+        .user_agent(concat!("instant-connect-worker/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TIMEOUT)
+        // A redirect could take the headers to another host.
+        .redirect(redirect::Policy::none());
+    let client = if endpoint.scheme() == "http" { client.no_proxy() } else { client };
+    let client = OnRuntime { client: client.build()?, runtime: Handle::current(), spans: Arc::clone(spans) };
+    let exporter = OtlpExporter::builder()
+        .with_http()
+        .with_http_client(client)
+        .with_endpoint(endpoint.as_str())
+        .with_protocol(Protocol::HttpBinary)
+        .with_timeout(TIMEOUT)
+        .build()?;
+    let exporter = Watched { exporter, spans: Arc::clone(spans) };
+    let config = BatchConfigBuilder::default().with_max_queue_size(QUEUED_MAX).build();
+    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
+    let processor = Bounded { processor, spans: Arc::clone(spans) };
+    Ok(SdkTracerProvider::builder().with_resource(resource()).with_span_processor(processor).build())
+}
+
+/// Who sends the spans: what the environment says, over our own name and version.
+fn resource() -> Resource {
+    let resource =
+        Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    let named = resource.build();
+    let name = named.get(&"service.name".into()).map(|name| name.to_string()).unwrap_or_default();
+    if name.is_empty() || name.starts_with("unknown_service") {
+        let known = named.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        Resource::builder_empty().with_attributes(known).with_service_name(env!("CARGO_PKG_NAME")).build()
+    } else {
+        named
+    }
+}
+
+/// Sends on the program's own runtime what the SDK's thread, which has none, wants sent.
+#[derive(Debug)]
+struct OnRuntime {
+    client: reqwest::Client,
+    runtime: Handle,
+    spans: Arc<Spans>,
+}
+
+#[async_trait]
+impl HttpClient for OnRuntime {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let client = self.client.clone();
+        let sent = self.runtime.spawn(async move { client.send_bytes(request).await });
+        let answer = sent.await.map_err(HttpError::from).flatten();
+        match &answer {
+            Ok(answer) if answer.status().is_success() => {}
+            Ok(answer) => self.spans.note(format!("it answered {}", answer.status().as_u16())),
+            Err(error) => self.spans.note(step(error).to_owned()),
+        }
+        answer
+    }
+}
+
+/// At which step a call failed; the error's own words could show the URL.
+fn step(error: &HttpError) -> &'static str {
+    match error.downcast_ref::<reqwest::Error>() {
+        Some(error) if error.is_connect() => "no connection",
+        Some(error) if error.is_timeout() => "no answer within the time limit",
+        _ => "the call failed on the way",
+    }
+}
+
+/// Sees what becomes of each batch.
+#[derive(Debug)]
+struct Watched {
+    exporter: OtlpExporter,
+    spans: Arc<Spans>,
+}
+
+impl SpanExporter for Watched {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let count = batch.len();
+        self.spans.queued.fetch_sub(count, Ordering::Relaxed);
+        let result = self.exporter.export(batch).await;
+        self.spans.sent(count, &result);
+        result
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.exporter.shutdown()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// Counts what the queue has no room for: the SDK's own processor would drop it too, and tell nobody.
+#[derive(Debug)]
+struct Bounded {
+    processor: BatchSpanProcessor,
+    spans: Arc<Spans>,
+}
+
+impl SpanProcessor for Bounded {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.processor.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if self.spans.queue() {
+            self.processor.on_end(span);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.processor.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> Result<(), OTelSdkError> {
+        self.processor.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.processor.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_has_a_bound_and_what_is_dropped_is_counted() {
+        let spans = Spans::default();
+        assert_eq!((0..QUEUED_MAX + 3).filter(|_| spans.queue()).count(), QUEUED_MAX);
+        assert_eq!((spans.queued(), spans.dropped()), (QUEUED_MAX, 3));
+        spans.queued.fetch_sub(5, Ordering::Relaxed);
+        spans.sent(5, &Err(OTelSdkError::AlreadyShutdown));
+        assert!(spans.queue());
+        assert_eq!((spans.queued(), spans.dropped()), (QUEUED_MAX - 4, 8));
+    }
+}

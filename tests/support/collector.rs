@@ -1,0 +1,193 @@
+//! A collector of traces: takes OTLP over HTTP as any real one does, and keeps the spans.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderMap, StatusCode, Uri},
+};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{Span as Sent, span::SpanKind},
+};
+use prost::Message;
+use tokio::{net::TcpListener, sync::watch};
+
+use super::{program::Environment, soon};
+
+/// How a collector answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Takes,
+    /// With this status.
+    Refuses(u16),
+    /// It never answers.
+    Hangs,
+}
+
+/// A span as it came, its ids in hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) name: String,
+    pub(crate) kind: SpanKind,
+    pub(crate) trace_id: String,
+    pub(crate) id: String,
+    /// Empty where there is none.
+    pub(crate) parent: String,
+    pub(crate) attributes: BTreeMap<String, String>,
+    /// Trace and span of each link.
+    pub(crate) links: Vec<(String, String)>,
+    /// Why it failed, where it did.
+    pub(crate) error: Option<String>,
+    /// Who sent it.
+    pub(crate) resource: BTreeMap<String, String>,
+}
+
+impl Span {
+    /// An attribute, empty where there is none.
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.attributes.get(name).map_or("", String::as_str)
+    }
+}
+
+pub(crate) struct Collector {
+    url: String,
+    state: Arc<State>,
+}
+
+struct State {
+    mode: Mutex<Mode>,
+    spans: Mutex<Vec<Span>>,
+    /// All that came, as it was read, in words.
+    text: Mutex<String>,
+    /// What the last request said beside its body.
+    headers: Mutex<HeaderMap>,
+    requests: watch::Sender<usize>,
+}
+
+impl Collector {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(State {
+            mode: Mutex::new(Mode::Takes),
+            spans: Mutex::default(),
+            text: Mutex::default(),
+            headers: Mutex::default(),
+            requests: watch::Sender::new(0),
+        });
+        let served = Arc::clone(&state);
+        let router = Router::new().fallback(move |uri: Uri, headers: HeaderMap, body: Bytes| {
+            let state = Arc::clone(&served);
+            async move { state.take(&uri, headers, &body).await }
+        });
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, state }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Has a program send its spans here, and soon.
+    pub(crate) fn environment(&self) -> Environment {
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", self.url.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec()
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        *self.state.mode.lock().unwrap() = mode;
+    }
+
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        self.state.spans.lock().unwrap().clone()
+    }
+
+    /// All that came, in words.
+    pub(crate) fn text(&self) -> String {
+        self.state.text.lock().unwrap().clone()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let headers = self.state.headers.lock().unwrap();
+        headers.get(name).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        *self.state.requests.borrow()
+    }
+
+    /// Waits for this many requests in all.
+    pub(crate) async fn until_requests(&self, count: usize) {
+        let mut requests = self.state.requests.subscribe();
+        soon("requests at the collector", requests.wait_for(|requests| *requests >= count)).await.unwrap();
+    }
+}
+
+impl State {
+    async fn take(&self, uri: &Uri, headers: HeaderMap, body: &Bytes) -> StatusCode {
+        let mode = *self.mode.lock().unwrap();
+        if mode == Mode::Takes {
+            assert_eq!(
+                (uri.path(), headers["content-type"].as_bytes()),
+                ("/v1/traces", &b"application/x-protobuf"[..])
+            );
+            self.keep(&ExportTraceServiceRequest::decode(body.as_ref()).unwrap());
+        }
+        *self.headers.lock().unwrap() = headers;
+        self.requests.send_modify(|requests| *requests += 1);
+        match mode {
+            Mode::Takes => StatusCode::OK,
+            Mode::Refuses(status) => StatusCode::from_u16(status).unwrap(),
+            Mode::Hangs => std::future::pending().await,
+        }
+    }
+
+    fn keep(&self, request: &ExportTraceServiceRequest) {
+        for batch in &request.resource_spans {
+            let resource = batch.resource.as_ref().map(|one| map(&one.attributes)).unwrap_or_default();
+            for span in batch.scope_spans.iter().flat_map(|scope| &scope.spans) {
+                self.spans.lock().unwrap().push(read(span, &resource));
+                writeln!(self.text.lock().unwrap(), "{span:?} {resource:?}").unwrap();
+            }
+        }
+    }
+}
+
+fn read(span: &Sent, resource: &BTreeMap<String, String>) -> Span {
+    Span {
+        name: span.name.clone(),
+        kind: span.kind(),
+        trace_id: hex(&span.trace_id),
+        id: hex(&span.span_id),
+        parent: hex(&span.parent_span_id),
+        attributes: map(&span.attributes),
+        links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
+        error: span.status.as_ref().filter(|status| status.code == 2).map(|status| status.message.clone()),
+        resource: resource.clone(),
+    }
+}
+
+fn map(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |value: Option<&Value>| match value {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        other => format!("{other:?}"),
+    };
+    let value = |one: &KeyValue| text(one.value.as_ref().and_then(|value| value.value.as_ref()));
+    attributes.iter().map(|one| (one.key.clone(), value(one))).collect()
+}
+
+fn hex(id: &[u8]) -> String {
+    id.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
