@@ -268,6 +268,9 @@ async fn supervise<S: Stage>(
                 if ended.is_ok() {
                     consumer.idle().await;
                 }
+                if connection.status().connected() {
+                    topology.doubt();
+                }
                 close(&connection).await;
                 drop(shown);
                 match ended {
@@ -302,8 +305,14 @@ async fn supervise<S: Stage>(
 
 async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result<Connection, TopologyError> {
     let connection = connector.connect(&format!("consume {stage}")).await.map_err(TopologyError::Broker)?;
-    topology.ensure(&connection, connector.timeout).await?;
-    Ok(connection)
+    match topology.ensure(&connection, connector.timeout).await {
+        Ok(()) => Ok(connection),
+        Err(error) => {
+            // Dropping it is not enough: what lapin still waits for keeps it open.
+            close(&connection).await;
+            Err(error)
+        }
+    }
 }
 
 fn link_stage(loaded: &Loaded, book: Book, metrics: &Metrics, tracer: &Tracer) -> Result<Link, WorkerError> {

@@ -150,6 +150,9 @@ async fn run(
                 let session = Session::new(channel, &connection, &topology, connector.timeout, &metrics);
                 let ended = session.run(&mut jobs).await;
                 drop(up);
+                if connection.status().connected() {
+                    topology.doubt();
+                }
                 close(&connection).await;
                 match ended {
                     Ok(()) => return,
@@ -394,6 +397,7 @@ impl<'a> Session<'a> {
     /// Hold and dead queues are this program's own: one that somebody deleted is made again.
     async fn declare_again(&mut self) {
         warn!("a hold or dead queue is missing; declaring it again");
+        self.topology.doubt();
         if let Err(error) = self.topology.ensure(self.connection, self.limit).await {
             warn!(%error, "it could not be declared");
         }

@@ -1,6 +1,13 @@
 //! Exchanges, queues and bindings, as the contract names them.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use lapin::{
     Channel, Connection, ExchangeKind,
@@ -27,6 +34,8 @@ pub struct Topology {
     declare: Declare,
     queue_length_max: u32,
     delays: Vec<Duration>,
+    /// For all clones.
+    in_order: Arc<AtomicBool>,
 }
 
 /// One exchange.
@@ -100,6 +109,7 @@ impl Topology {
             declare: config.declare,
             queue_length_max: config.queue_length_max.get(),
             delays: delays.to_vec(),
+            in_order: Arc::default(),
         }
     }
 
@@ -210,7 +220,9 @@ impl Topology {
         Queue { name: Self::dead_queue(name), arguments }
     }
 
-    /// Declares, checks, or leaves it, as `topology.declare` says; `limit` for each answer.
+    /// Declares, checks, or leaves it, as `topology.declare` says; `limit` for each answer. What was found in order is not
+    /// asked for again at each new connection: a cluster that lost a node may take a minute to answer a declaration, and
+    /// serves its queues meanwhile.
     ///
     /// # Errors
     /// [`TopologyError`], which names the exchange or queue and the argument.
@@ -220,7 +232,17 @@ impl Topology {
             Declare::Create => false,
             Declare::Check => true,
         };
-        self.apply(connection, passive, limit).await
+        if !self.in_order.load(Ordering::Relaxed) {
+            self.apply(connection, passive, limit).await?;
+            self.in_order.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Has the next [`Topology::ensure`] look again: something went wrong over a connection that stands, so a queue or an
+    /// exchange may be missing.
+    pub fn doubt(&self) {
+        self.in_order.store(false, Ordering::Relaxed);
     }
 
     /// Declares everything (or, `passive`, sees that it is there).
