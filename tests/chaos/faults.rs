@@ -7,14 +7,9 @@ use tokio::time::sleep;
 
 use super::{
     field::{Field, Plan},
-    history::Report,
     relay::Flow,
     storm::{random, setting},
 };
-
-fn show(report: &Report) {
-    eprintln!("{}", report.table());
-}
 
 /// So long an outage goes on at least: `CHAOS_OUTAGE_S`, for the two-minute one, which no test needs.
 async fn outlast() {
@@ -31,13 +26,12 @@ async fn chaos_a_worker_killed_at_random_under_load() {
         field.kill_worker(0).await;
     }
     let report = field.finish().await;
-    show(&report);
-    report.assert(false);
+    report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_broker_restarted_and_killed_under_load() {
-    let plan = Plan { events: 1200, workers: 2, own_broker: true, ..Plan::default() };
+    let plan = Plan { events: 1200, workers: 2, nodes: 1, ..Plan::default() };
     let mut field = Field::start(plan).await;
     field.let_queues_settle().await;
     field.publish();
@@ -46,8 +40,7 @@ async fn chaos_a_broker_restarted_and_killed_under_load() {
         field.restart_broker(crash).await;
     }
     let report = field.finish().await;
-    show(&report);
-    report.assert(false);
+    report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,17 +70,17 @@ async fn chaos_a_network_that_stalls_drops_one_way_and_cuts() {
             field.relay.until_accepted(connections + 1).await;
         }
         field.relay.heal();
-        field.history.disturbed("healed");
+        field.history.healed(what);
     }
     for _ in 0..3 {
         finished += 20;
         field.history.until_finished(finished).await;
         field.history.disturbed("cut");
         field.relay.cut();
+        field.history.healed("cut");
     }
     let report = field.finish().await;
-    show(&report);
-    report.assert(false);
+    report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,6 +93,7 @@ async fn chaos_queues_deleted_under_their_consumers() {
         // What is in it when somebody deletes it is gone, and nobody could bring it back: so it is empty.
         field.history.disturbed("queue deleted");
         field.delete_queue(&queue).await;
+        field.history.healed("queue deleted");
         if name == "sessions" {
             // Events are refused meanwhile, and published again by whoever did.
             field.publish();
@@ -108,13 +102,12 @@ async fn chaos_queues_deleted_under_their_consumers() {
         field.history.until_finished(600).await;
     }
     let report = field.finish().await;
-    show(&report);
-    report.assert(false);
+    report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_disk_alarm_blocks_publishing_and_passes() {
-    let mut field = Field::start(Plan { own_broker: true, ..Plan::default() }).await;
+    let mut field = Field::start(Plan { nodes: 1, ..Plan::default() }).await;
     field.publish();
     for (alarm, events) in [(1, 250), (2, 500)] {
         field.history.until_finished(events).await;
@@ -123,16 +116,15 @@ async fn chaos_a_disk_alarm_blocks_publishing_and_passes() {
         field.history.until_confirmed(events + 100).await;
         field.history.disturbed("disk alarm");
         let worker = field.workers[0].as_ref().unwrap();
-        field.node().disk_is_full(true).await;
+        field.nodes().disk_is_full(true).await;
         field.sandbox.clear_faults();
         worker.until_it_says("the broker blocks publishing", alarm).await;
-        field.node().disk_is_full(false).await;
+        field.nodes().disk_is_full(false).await;
         worker.until_it_says("the broker takes publishes again", alarm).await;
-        field.history.disturbed("disk alarm over");
+        field.history.healed("disk alarm");
     }
     let report = field.finish().await;
-    show(&report);
-    report.assert(false);
+    report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,11 +163,10 @@ async fn chaos_an_upstream_that_is_down_is_waited_out_without_a_storm_at_its_ret
         .max()
         .unwrap();
     let report = field.finish().await;
-    show(&report);
     eprintln!("{during} requests while it was down; at most {busiest} within a second of its return");
     // Each place asks again only after its answer: five times a second, and once at the edge.
     assert!(busiest <= CONCURRENCY * 6, "{busiest} requests within a second");
-    report.assert(false);
+    report.assert();
     assert_eq!(report.json["callsRepeated"], 0);
 }
 
@@ -195,7 +186,6 @@ async fn chaos_a_retry_after_for_everything_is_obeyed_by_all_tasks_and_counted_b
     field.history.until_finished(200).await;
     let arrivals = field.sandbox.arrivals(Endpoint::JoseEncrypt);
     let report = field.finish().await;
-    show(&report);
     let refused: Vec<_> = arrivals.iter().filter(|arrival| arrival.fault.is_some()).collect();
     let first = refused[0].at;
     let in_flight = refused.iter().filter(|arrival| arrival.at - first < asked).count();
@@ -205,7 +195,7 @@ async fn chaos_a_retry_after_for_everything_is_obeyed_by_all_tasks_and_counted_b
         let wait = pair[1].at - pair[0].at;
         assert!(wait >= asked, "{wait:?} after a Retry-After of {asked:?}");
     }
-    report.assert(false);
+    report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,7 +207,6 @@ async fn chaos_a_worker_terminated_under_load_loses_and_repeats_nothing() {
         field.terminate_worker(worker).await;
     }
     let report = field.finish().await;
-    show(&report);
-    report.assert(true);
+    report.assert();
     assert_eq!((&report.json["repeatedSameId"], &report.json["callsRepeated"]), (&0.into(), &0.into()));
 }

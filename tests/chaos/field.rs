@@ -3,7 +3,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     env,
-    future::pending,
+    future::{Future, pending},
     sync::Arc,
     time::Duration,
 };
@@ -19,6 +19,7 @@ use lapin::{
     },
     types::{AMQPValue, FieldTable},
 };
+use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 use tokio::{
     sync::watch,
@@ -27,13 +28,17 @@ use tokio::{
 };
 
 use super::{
-    BASE_URL, PATIENCE,
-    history::{History, Report, Start},
-    node::Node,
+    BASE_URL,
+    event::Start,
+    history::History,
+    node::Nodes,
     poll,
     relay::Relay,
+    storm::setting,
+    verdict::Report,
     worker::{Worker, lines},
 };
+use crate::ledger::server::Server as Redis;
 
 const TOKEN: &str = "chaos-token-that-must-not-be-shown";
 /// What is held back here, in milliseconds.
@@ -54,20 +59,13 @@ pub(crate) struct Plan {
     pub(crate) settings: Vec<(&'static str, &'static str)>,
     /// Classes of dead letters that what is done explains.
     pub(crate) explained: Vec<&'static str>,
-    /// Whether the broker is our own, to be stopped and killed.
-    pub(crate) own_broker: bool,
+    /// How many nodes of our own, to be stopped and killed, the broker has; none: it is the one that tests share.
+    pub(crate) nodes: usize,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self {
-            events: 1000,
-            window: 200,
-            workers: 1,
-            settings: Vec::new(),
-            explained: Vec::new(),
-            own_broker: false,
-        }
+        Self { events: 1000, window: 200, workers: 1, settings: Vec::new(), explained: Vec::new(), nodes: 0 }
     }
 }
 
@@ -77,8 +75,10 @@ pub(crate) struct Field {
     pub(crate) sandbox: Handle,
     pub(crate) relay: Relay,
     pub(crate) workers: Vec<Option<Worker>>,
-    node: Option<Node>,
-    url: String,
+    nodes: Option<Nodes>,
+    /// What several workers share; one has a file.
+    pub(crate) redis: Option<Redis>,
+    urls: Vec<String>,
     prefix: String,
     environment: Vec<(String, String)>,
     logs: TempDir,
@@ -95,11 +95,12 @@ pub(crate) struct Field {
 impl Field {
     /// Starts all but the publisher, and waits until the workers take messages.
     pub(crate) async fn start(plan: Plan) -> Self {
-        let node = if plan.own_broker { Some(Node::start().await) } else { None };
-        let shared =
-            || env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into());
-        let url = node.as_ref().map_or_else(shared, |node| node.url().to_owned());
-        let address = url.split(['@', '/']).nth(3).unwrap();
+        let nodes = if plan.nodes > 0 { Some(Nodes::start(plan.nodes).await) } else { None };
+        let shared = || {
+            vec![env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into())]
+        };
+        let urls = nodes.as_ref().map_or_else(shared, |nodes| nodes.urls().to_vec());
+        let address = urls[0].split(['@', '/']).nth(3).unwrap();
         let relay = Relay::start(address.to_owned()).await;
         let sandbox = Sandbox::bind(Options {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -114,14 +115,22 @@ impl Field {
         let prefix = format!("icw-chaos-{:016x}", fastrand::u64(..));
         let holds = HOLDS.map(|hold| format!("{hold}ms")).join(",");
         // A peer that stalls is noticed after two heartbeats.
-        let relayed = format!("{}?heartbeat=2", url.replace(address, &relay.address().to_string()));
-        let (logs, ledgers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        // A file is one worker's; several would share a Redis, which is not what this breaks.
+        let to_worker = if let [url] = urls.as_slice() {
+            format!("{}?heartbeat=2", url.replace(address, &relay.address().to_string()))
+        } else {
+            urls.iter().map(|url| format!("{url}?heartbeat=2")).collect::<Vec<_>>().join(",")
+        };
+        let (mut logs, ledgers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        if setting("CHAOS_KEEP_LOGS").is_some() {
+            logs.disable_cleanup(true);
+            eprintln!("what workers say: {}", logs.path().display());
+        }
         let path = ledgers.path().join("ledger").display().to_string();
-        let ledger =
-            if plan.workers == 1 { ("ledger.path", path.as_str()) } else { ("ledger.kind", "memory") };
+        let redis = if plan.workers > 1 { Some(Redis::start()) } else { None };
+        let redis_url = redis.as_ref().map(Redis::url);
         let mut settings: Vec<(&str, &str)> = vec![
-            ("amqp.url", &relayed),
+            ("amqp.url", &to_worker),
+            ("admin.listen", "off"),
             ("amqp.connect_timeout", "3s"),
             ("topology.prefix", &prefix),
             ("instant_connect.url", &api),
@@ -135,8 +144,11 @@ impl Field {
             ("retry.hold", &holds),
             ("breaker.probe_initial", "100ms"),
             ("breaker.probe_max", "1s"),
-            ledger,
+            ("ledger.path", &path),
         ];
+        if let Some(url) = &redis_url {
+            settings.extend([("ledger.kind", "redis"), ("ledger.url", url.expose_secret())]);
+        }
         for (name, value) in &plan.settings {
             settings.retain(|(known, _)| known != name);
             settings.push((name, value));
@@ -156,8 +168,9 @@ impl Field {
             sandbox: handle,
             relay,
             workers: (0..plan.workers).map(|_| None).collect(),
-            node,
-            url,
+            nodes,
+            redis,
+            urls,
             prefix,
             environment,
             logs,
@@ -175,24 +188,30 @@ impl Field {
         field
     }
 
-    /// The broker that may be stopped.
-    pub(crate) fn node(&self) -> &Node {
-        self.node.as_ref().unwrap()
+    /// The broker's nodes, which may be stopped.
+    pub(crate) fn nodes(&self) -> &Nodes {
+        self.nodes.as_ref().unwrap()
+    }
+
+    /// Starts worker number `index`.
+    pub(crate) fn launch_worker(&mut self, index: usize) {
+        self.logs_count += 1;
+        let log = self.logs.path().join(format!("{:04}.log", self.logs_count));
+        self.workers[index] = Some(Worker::start(&self.environment, log));
     }
 
     /// Starts worker number `index` and waits until it takes messages.
     pub(crate) async fn start_worker(&mut self, index: usize) {
-        self.logs_count += 1;
-        let log = self.logs.path().join(format!("{:04}.log", self.logs_count));
-        let worker = Worker::start(&self.environment, log);
+        self.launch_worker(index);
+        let worker = self.workers[index].as_ref().unwrap();
         worker.until_it_says("connected to the broker; taking messages", 1).await;
-        self.workers[index] = Some(worker);
     }
 
     /// `kill -9`, and a new one in its place.
     pub(crate) async fn kill_worker(&mut self, index: usize) {
         self.history.disturbed("worker killed");
         self.workers[index].take().unwrap().kill();
+        self.history.healed("worker killed");
         self.start_worker(index).await;
     }
 
@@ -201,6 +220,7 @@ impl Field {
         self.history.disturbed("worker terminated");
         let status = self.workers[index].take().unwrap().stop().await;
         assert_eq!(status.code(), Some(0), "the status after SIGTERM");
+        self.history.healed("worker terminated");
         self.start_worker(index).await;
     }
 
@@ -217,12 +237,12 @@ impl Field {
         let what = if crash { "broker killed" } else { "broker restarted" };
         self.history.disturbed(what);
         if crash {
-            self.node().crash_and_start().await;
+            self.nodes().kill(0).await;
         } else {
-            self.node().restart().await;
+            self.nodes().stop(0).await;
         }
-        self.history.disturbed("broker ready");
-        self.history.recovering(what);
+        self.nodes().start_again(0).await;
+        self.history.healed(what);
         self.history.until_recovered().await;
     }
 
@@ -231,10 +251,15 @@ impl Field {
         self.allowed.send_replace(events);
     }
 
+    /// Lets the publisher go on by so many.
+    pub(crate) fn allow_more(&self, events: u32) {
+        self.allowed.send_modify(|allowed| *allowed += events);
+    }
+
     /// Starts the publisher.
     pub(crate) fn publish(&mut self) {
         let publish = publish(
-            self.url.clone(),
+            self.urls.clone(),
             self.name("sessions"),
             Arc::clone(&self.history),
             self.plan.events,
@@ -247,14 +272,14 @@ impl Field {
     fn consume(&mut self) {
         let sandbox = self.sandbox.clone();
         let history = Arc::clone(&self.history);
-        self.tasks.spawn(consume(self.url.clone(), self.name("guests"), move |delivery| {
+        self.tasks.spawn(consume(self.urls.clone(), self.name("guests"), move |delivery| {
             let id = delivery.properties.message_id().as_ref().map_or("", |id| id.as_str());
             history.guest_link(id, delivery.redelivered, &delivery.data, &sandbox);
         }));
         for name in ["sessions", "guests", "hosts"] {
             let history = Arc::clone(&self.history);
             let queue = self.name(&format!("{name}.dead"));
-            self.tasks.spawn(consume(self.url.clone(), queue, move |delivery| {
+            self.tasks.spawn(consume(self.urls.clone(), queue, move |delivery| {
                 let id = delivery.properties.message_id().as_ref().map_or("", |id| id.as_str());
                 let (class, reason) = (header(delivery, "x-dead-class"), header(delivery, "x-dead-reason"));
                 history.dead_letter(name, id, &class, &reason, &delivery.data);
@@ -280,7 +305,7 @@ impl Field {
     /// Waits until nothing is ready in a queue.
     pub(crate) async fn until_empty(&self, queue: &str) {
         poll(&format!("{queue} to be empty"), async || {
-            depth(&self.url, queue).await.filter(|(ready, _)| *ready == 0).map(drop)
+            depth(&self.urls, queue).await.filter(|(ready, _)| *ready == 0).map(drop)
         })
         .await;
     }
@@ -288,14 +313,14 @@ impl Field {
     /// Waits until a queue is there, and somebody takes from it.
     pub(crate) async fn until_taken_from(&self, queue: &str) {
         poll(&format!("a consumer of {queue}"), async || {
-            depth(&self.url, queue).await.filter(|(_, consumers)| *consumers > 0).map(drop)
+            depth(&self.urls, queue).await.filter(|(_, consumers)| *consumers > 0).map(drop)
         })
         .await;
     }
 
     /// Deletes a queue under its consumers.
     pub(crate) async fn delete_queue(&self, queue: &str) {
-        let (_connection, channel) = open(&self.url).await.unwrap();
+        let (_connection, channel) = open(&self.urls).await.unwrap();
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     }
 
@@ -319,7 +344,7 @@ impl Field {
             let mut left = Vec::new();
             for queue in self.work_queues() {
                 let what = format!("{queue} to be left alone");
-                let alone = async || depth(&self.url, &queue).await.filter(|(_, consumers)| *consumers == 0);
+                let alone = async || depth(&self.urls, &queue).await.filter(|(_, consumers)| *consumers == 0);
                 let (ready, _) = poll(&what, alone).await;
                 left.extend((ready > 0).then_some((queue, ready)));
             }
@@ -332,7 +357,7 @@ impl Field {
         self.until_empty(&self.name("guests")).await;
         self.assert_logs_keep_silent();
         let report = self.history.report();
-        if self.node.is_none() {
+        if self.nodes.is_none() {
             self.clean_up().await;
         }
         report
@@ -352,7 +377,7 @@ impl Field {
 
     /// Deletes what this run made on a broker that others use.
     async fn clean_up(&self) {
-        let (_connection, channel) = open(&self.url).await.unwrap();
+        let (_connection, channel) = open(&self.urls).await.unwrap();
         let others = ["guests", "guests.dead", "sessions.dead", "hosts.dead"].map(|name| self.name(name));
         for queue in self.work_queues().into_iter().chain(others) {
             channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
@@ -415,16 +440,31 @@ async fn within<T>(action: impl Future<Output = lapin::Result<T>>) -> Option<T> 
     timeout(Duration::from_secs(10), action).await.ok()?.ok()
 }
 
-async fn open(url: &str) -> Option<(Connection, Channel)> {
-    let url = format!("{url}?heartbeat=10");
+/// What comes of `action`, which may take its time; `None` where the channel is gone.
+async fn unless_gone<T>(channel: &Channel, action: impl Future<Output = T>) -> Option<T> {
+    let gone = async {
+        while channel.status().connected() {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = action => Some(done),
+        () = gone => None,
+    }
+}
+
+/// To one of the nodes.
+async fn open(urls: &[String]) -> Option<(Connection, Channel)> {
+    let url = format!("{}?heartbeat=4", fastrand::choice(urls)?);
     let connection = within(Connection::connect(&url, ConnectionProperties::default())).await?;
     let channel = within(connection.create_channel()).await?;
     Some((connection, channel))
 }
 
 /// How many messages are ready in a queue, and how many consumers it has; `None` where nobody can tell.
-async fn depth(url: &str, queue: &str) -> Option<(u32, u32)> {
-    let (connection, channel) = open(url).await?;
+async fn depth(urls: &[String], queue: &str) -> Option<(u32, u32)> {
+    let (connection, channel) = open(urls).await?;
     let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let declared = within(channel.queue_declare(queue.into(), options, FieldTable::default())).await;
     _ = within(connection.close(200, "done".into())).await;
@@ -432,20 +472,23 @@ async fn depth(url: &str, queue: &str) -> Option<(u32, u32)> {
 }
 
 /// Takes from a queue for ever, whatever becomes of the connection.
-async fn consume(url: String, queue: String, mut take: impl FnMut(&Delivery)) {
+async fn consume(urls: Vec<String>, queue: String, mut take: impl FnMut(&Delivery)) {
     loop {
-        _ = consume_once(&url, &queue, &mut take).await;
+        if let Some((connection, channel)) = open(&urls).await {
+            _ = consume_once(&channel, &queue, &mut take).await;
+            // Dropping it is not enough: what lapin still waits for keeps it open, and with it a consumer that nobody serves.
+            _ = within(connection.close(200, "done".into())).await;
+        }
         // Whatever broke it lasts a while.
         sleep(Duration::from_millis(100)).await;
     }
 }
 
-async fn consume_once(url: &str, queue: &str, take: &mut impl FnMut(&Delivery)) -> Option<()> {
-    let (_connection, channel) = open(url).await?;
+async fn consume_once(channel: &Channel, queue: &str, take: &mut impl FnMut(&Delivery)) -> Option<()> {
     within(channel.basic_qos(200, BasicQosOptions::default())).await?;
     let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
     let mut deliveries = within(channel.basic_consume(queue.into(), "".into(), options, table)).await?;
-    while let Some(Ok(delivery)) = deliveries.next().await {
+    while let Some(Some(Ok(delivery))) = unless_gone(channel, deliveries.next()).await {
         take(&delivery);
         within(delivery.ack(BasicAckOptions::default())).await?;
     }
@@ -454,7 +497,7 @@ async fn consume_once(url: &str, queue: &str, take: &mut impl FnMut(&Delivery)) 
 
 /// Publishes all events, each until the broker confirmed it, as a flow that is built well does.
 async fn publish(
-    url: String,
+    urls: Vec<String>,
     exchange: String,
     history: Arc<History>,
     events: u32,
@@ -463,7 +506,10 @@ async fn publish(
 ) {
     let mut queue: VecDeque<Start> = (0..events).map(Start).collect();
     while !queue.is_empty() {
-        _ = publish_until_broken(&url, &exchange, &history, &mut queue, window, &mut allowed).await;
+        if let Some((connection, channel)) = open(&urls).await {
+            _ = publish_until_broken(&channel, &exchange, &history, &mut queue, window, &mut allowed).await;
+            _ = within(connection.close(200, "done".into())).await;
+        }
         if !queue.is_empty() {
             // Whatever broke it lasts a while.
             sleep(Duration::from_millis(100)).await;
@@ -472,14 +518,13 @@ async fn publish(
 }
 
 async fn publish_until_broken(
-    url: &str,
+    channel: &Channel,
     exchange: &str,
     history: &History,
     queue: &mut VecDeque<Start>,
     window: u32,
     allowed: &mut watch::Receiver<u32>,
 ) -> Option<()> {
-    let (_connection, channel) = open(url).await?;
     within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     while !queue.is_empty() {
@@ -504,7 +549,7 @@ async fn publish_until_broken(
         for (start, confirm) in confirms {
             let confirmed = match confirm {
                 // A broker that says it blocks answers late, and not again.
-                Ok(confirm) => timeout(PATIENCE, confirm).await.ok().and_then(Result::ok),
+                Ok(confirm) => unless_gone(channel, confirm).await.and_then(Result::ok),
                 Err(_) => None,
             };
             match confirmed {

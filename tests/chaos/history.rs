@@ -1,96 +1,23 @@
-//! What was sent and what came of it, in Jepsen's terms: a compact record of every event, and the verdict.
+//! What was sent and what came of it: a compact record of every event.
 
 use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
-    fmt::Write as _,
     hash::{Hash, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use instant_connect_worker::sandbox::{Call, Handle, Message, Role};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{sync::watch, time::timeout};
 
-use super::{BASE_URL, PATIENCE};
+use super::{
+    BASE_URL, PATIENCE,
+    event::{Kind, Start},
+};
 
 /// Examples of what must not be that are kept.
-const EXAMPLES: usize = 20;
-
-/// What an event is, by its number alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Good,
-    /// Has a field that nobody knows.
-    Invalid,
-    /// Names a device that nobody allowed.
-    Forbidden,
-}
-
-/// Start event number `n`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Start(pub(crate) u32);
-
-impl Start {
-    pub(crate) fn kind(self) -> Kind {
-        match self.0 % 50 {
-            7 => Kind::Invalid,
-            23 => Kind::Forbidden,
-            _ => Kind::Good,
-        }
-    }
-
-    fn guests(self) -> u32 {
-        1 + self.0 % 2
-    }
-
-    /// `event-{n}`
-    pub(crate) fn id(self) -> String {
-        format!("event-{}", self.0)
-    }
-
-    fn session(self) -> String {
-        format!("chaos-{}", self.0)
-    }
-
-    fn number(self, guest: u32) -> String {
-        format!("+346{:08}", 2 * self.0 + guest)
-    }
-
-    fn channel(guest: u32) -> &'static str {
-        if guest == 0 { "whatsapp" } else { "sms" }
-    }
-
-    fn email(self) -> String {
-        format!("expert-{}@example.com", self.0)
-    }
-
-    fn devices(self) -> Vec<String> {
-        let name = match self.kind() {
-            Kind::Forbidden => "spy",
-            _ if self.0.is_multiple_of(5) => "room",
-            _ => return Vec::new(),
-        };
-        vec![format!("{name}-{}@example.rooms.webex.com", self.0)]
-    }
-
-    pub(crate) fn body(self) -> Vec<u8> {
-        let guests: Vec<_> = (0..self.guests())
-            .map(|guest| json!({"channel": Self::channel(guest), "address": self.number(guest), "name": "Guadalupe"}))
-            .collect();
-        let mut body = json!({
-            "sessionId": self.session(), "guests": guests, "experts": [{"email": self.email()}], "devices": self.devices(),
-        });
-        if self.kind() == Kind::Invalid {
-            body["devises"] = json!([]);
-        }
-        body.to_string().into_bytes()
-    }
-
-    fn of(text: Option<&str>, prefix: &str) -> Option<Self> {
-        text?.strip_prefix(prefix)?.parse().ok().map(Self)
-    }
-}
+pub(super) const EXAMPLES: usize = 20;
 
 /// What came for one person.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,54 +28,60 @@ struct Seen {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Record {
+pub(super) struct Record {
     /// Publishes; more than one where a confirm was lost.
     published: u32,
     confirmed: bool,
-    finished: bool,
+    pub(super) finished: bool,
     calls: u32,
     guests: [Seen; 2],
     host: Seen,
-    host_since_ms: i64,
+    /// When Instant Connect was first asked for its links.
+    called: Option<Instant>,
     /// A Webex answer did not arrive whole: the next message is nobody's fault.
     host_cut: bool,
-    dead: u32,
+    pub(super) dead: u32,
+}
+
+/// What one kind of trouble did.
+#[derive(Default)]
+pub(super) struct Fault {
+    pub(super) times: u32,
+    /// From its end to the first event that was begun after it and served, in seconds.
+    pub(super) recovered: Vec<f64>,
 }
 
 #[derive(Default)]
-struct Inner {
-    records: Vec<Record>,
-    confirmed: u32,
-    finished: u32,
-    published: u64,
-    calls: u64,
-    calls_repeated: u64,
-    links: u64,
-    messages: u64,
+pub(super) struct Inner {
+    pub(super) records: Vec<Record>,
+    pub(super) confirmed: u32,
+    pub(super) finished: u32,
+    pub(super) published: u64,
+    pub(super) calls: u64,
+    pub(super) calls_repeated: u64,
+    pub(super) links: u64,
+    pub(super) messages: u64,
     /// Our own consumer got the same message again.
-    redelivered: u64,
-    repeated_same_id: u64,
-    repeated_other_id: u64,
-    other_link: u64,
-    hosts_repeated_cut: u64,
-    hosts_repeated_disturbed: u64,
-    hosts_repeated: u64,
-    dead: BTreeMap<String, u64>,
-    dead_repeated: u64,
-    dead_unexplained: Vec<String>,
-    unexpected: u64,
-    examples: Vec<String>,
-    disturbed_ms: Vec<i64>,
-    faults: BTreeMap<&'static str, u32>,
-    recovering: Option<(&'static str, Instant)>,
-    recovered: BTreeMap<&'static str, Vec<f64>>,
+    pub(super) redelivered: u64,
+    pub(super) repeated_same_id: u64,
+    pub(super) repeated_other_id: u64,
+    pub(super) other_link: u64,
+    pub(super) hosts_repeated_cut: u64,
+    pub(super) hosts_repeated: u64,
+    pub(super) dead: BTreeMap<String, u64>,
+    pub(super) dead_repeated: u64,
+    pub(super) dead_unexplained: Vec<String>,
+    pub(super) unexpected: u64,
+    pub(super) examples: Vec<String>,
+    pub(super) faults: BTreeMap<&'static str, Fault>,
+    pub(super) recovering: Option<(&'static str, Instant)>,
 }
 
 /// The record of a run.
 pub(crate) struct History {
     inner: Mutex<Inner>,
     version: watch::Sender<u64>,
-    begun: Instant,
+    pub(super) begun: Instant,
     /// Classes of dead letters that the run's faults explain.
     explained: Vec<&'static str>,
 }
@@ -164,7 +97,7 @@ impl History {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -201,9 +134,6 @@ impl History {
     pub(crate) fn host_message(&self, message: &Message, sandbox: &Handle) {
         self.change(|inner| {
             inner.messages += 1;
-            if let Some((what, since)) = inner.recovering.take() {
-                inner.recovered.entry(what).or_default().push(since.elapsed().as_secs_f64());
-            }
             if let Err(why) = host_message(inner, message, sandbox) {
                 inner.unexpected(why);
             }
@@ -224,6 +154,7 @@ impl History {
             }
             let record = &mut inner.records[start.0 as usize];
             record.calls += 1;
+            record.called.get_or_insert_with(Instant::now);
             inner.calls_repeated += u64::from(record.calls > 1);
         });
     }
@@ -255,26 +186,31 @@ impl History {
         });
     }
 
-    /// Something was done that may make a worker repeat itself.
+    /// Something is broken.
     pub(crate) fn disturbed(&self, what: &'static str) {
+        self.say(what);
         self.change(|inner| {
-            inner.disturbed_ms.push(jiff::Timestamp::now().as_millisecond());
-            *inner.faults.entry(what).or_default() += 1;
-            let (since, finished) = (self.begun.elapsed().as_secs_f64(), inner.finished);
-            eprintln!("{since:7.1} s, {finished:6} finished: {what}");
+            inner.faults.entry(what).or_default().times += 1;
+            // What did not come to an event before the next trouble is not measured.
+            inner.recovering = None;
         });
     }
 
-    /// The broker is ready again: the next served event ends its recovery.
-    pub(crate) fn recovering(&self, what: &'static str) {
+    /// It is whole again. The first event that is begun from here on and told to its expert ends the recovery.
+    pub(crate) fn healed(&self, what: &'static str) {
+        self.say(&format!("{what}: over"));
         self.change(|inner| inner.recovering = Some((what, Instant::now())));
+    }
+
+    fn say(&self, what: &str) {
+        let (since, finished) = (self.begun.elapsed().as_secs_f64(), self.inner().finished);
+        eprintln!("{since:7.1} s, {finished:6} finished: {what}");
     }
 
     /// Waits until that is over, or nothing is left to serve.
     pub(crate) async fn until_recovered(&self) {
         let events = u32::try_from(self.inner().records.len()).unwrap();
         self.until(|inner| inner.recovering.is_none() || inner.finished == events).await;
-        self.change(|inner| inner.recovering = None);
     }
 
     /// Waits until so many events were confirmed by the broker.
@@ -311,52 +247,6 @@ impl History {
             }
         }
     }
-
-    /// The verdict so far.
-    pub(crate) fn report(&self) -> Report {
-        let inner = self.inner();
-        let all: Vec<f64> = inner.recovered.values().flatten().copied().collect();
-        let mut recoveries: BTreeMap<&str, Value> =
-            inner.recovered.iter().map(|(what, times)| (*what, summary(times))).collect();
-        recoveries.insert("all", summary(&all));
-        let lost = inner.lost();
-        let json = json!({
-            "sent": inner.confirmed, "published": inner.published,
-            "done": inner.records.iter().filter(|record| record.finished && record.dead == 0).count(),
-            "dead": inner.dead, "lost": lost.len(), "unexpected": inner.unexpected,
-            "deadUnexplained": inner.dead_unexplained.len(), "deadRepeated": inner.dead_repeated,
-            "guestLinks": inner.links, "guestLinksRedeliveredToUs": inner.redelivered,
-            "repeatedSameId": inner.repeated_same_id, "repeatedOtherId": inner.repeated_other_id,
-            "repeatedOtherLink": inner.other_link, "calls": inner.calls, "callsRepeated": inner.calls_repeated,
-            "hostMessages": inner.messages,
-            "hostMessagesRepeated": {
-                "answerCut": inner.hosts_repeated_cut, "disturbed": inner.hosts_repeated_disturbed,
-                "unexplained": inner.hosts_repeated,
-            },
-            "seconds": self.begun.elapsed().as_secs(), "faults": inner.faults, "recoverySeconds": recoveries,
-        });
-        let mut failures = Vec::new();
-        if !lost.is_empty() {
-            failures.push(format!("lost: {:?}", &lost[..lost.len().min(EXAMPLES)]));
-        }
-        if inner.unexpected > 0 {
-            failures.push(format!("unexpected: {:#?}", inner.examples));
-        }
-        if !inner.dead_unexplained.is_empty() {
-            failures.push(format!("dead for no reason: {:#?}", inner.dead_unexplained));
-        }
-        if inner.repeated_other_id > 0 {
-            failures.push(format!("{} repeats with another message_id", inner.repeated_other_id));
-        }
-        let mut strict = Vec::new();
-        if inner.other_link > 0 {
-            strict.push(format!("{} repeats with another link", inner.other_link));
-        }
-        if inner.hosts_repeated + inner.hosts_repeated_disturbed > 0 {
-            strict.push("host messages repeated although no answer was cut".to_owned());
-        }
-        Report { json, failures, strict }
-    }
 }
 
 impl Inner {
@@ -381,7 +271,7 @@ impl Inner {
         }
     }
 
-    fn lost(&self) -> Vec<u32> {
+    pub(super) fn lost(&self) -> Vec<u32> {
         let records = self.records.iter().zip(0..);
         records.filter(|(record, _)| record.confirmed && !record.finished).map(|(_, n)| n).collect()
     }
@@ -436,23 +326,21 @@ fn host_message(inner: &mut Inner, message: &Message, sandbox: &Handle) -> Resul
     if start.kind() != Kind::Good || (link.role, &link.sub) != (Role::Host, &start.session()) {
         return Err(format!("{email} was told a {:?} link of {}", link.role, link.sub));
     }
-    let now = message.created.as_millisecond();
     let record = &mut inner.records[start.0 as usize];
-    let (before, cut, url) = (record.host_since_ms, record.host_cut, hash(short));
+    let (cut, url) = (record.host_cut, hash(short));
     record.host.times += 1;
-    record.host_since_ms = now;
     record.host_cut = message.fault.is_some();
     if record.host.times == 1 {
         record.host.url = url;
+        if let (Some((what, since)), Some(called)) = (inner.recovering, record.called)
+            && called >= since
+        {
+            inner.recovering = None;
+            inner.faults.entry(what).or_default().recovered.push(since.elapsed().as_secs_f64());
+        }
     } else {
         inner.other_link += u64::from(record.host.url != url);
-        // A stalled or killed connection comes to light some time after what was done to it.
-        let disturbed = inner.disturbed_ms.iter().any(|at| (before - 15_000..=now).contains(at));
-        let count = match (cut, disturbed) {
-            (true, _) => &mut inner.hosts_repeated_cut,
-            (false, true) => &mut inner.hosts_repeated_disturbed,
-            (false, false) => &mut inner.hosts_repeated,
-        };
+        let count = if cut { &mut inner.hosts_repeated_cut } else { &mut inner.hosts_repeated };
         *count += 1;
     }
     inner.finish(start);
@@ -463,38 +351,4 @@ fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
-}
-
-fn summary(times: &[f64]) -> Value {
-    let mut times = times.to_vec();
-    times.sort_by(f64::total_cmp);
-    let shown = |time: Option<&f64>| time.map(|time| (time * 1000.0).round() / 1000.0);
-    json!({"count": times.len(), "median": shown(times.get(times.len() / 2)), "max": shown(times.last())})
-}
-
-/// The verdict.
-pub(crate) struct Report {
-    pub(crate) json: Value,
-    /// What must never be.
-    failures: Vec<String>,
-    /// What must not be once a ledger remembers what was done.
-    strict: Vec<String>,
-}
-
-impl Report {
-    /// As a table, for a person.
-    pub(crate) fn table(&self) -> String {
-        let mut table = String::new();
-        for (name, value) in self.json.as_object().unwrap() {
-            _ = writeln!(table, "{name:<28} {}", value.to_string().replace('"', "").replace(',', ", "));
-        }
-        table
-    }
-
-    /// Fails on what must not be.
-    pub(crate) fn assert(&self, strict: bool) {
-        let strict = if strict { self.strict.as_slice() } else { &[] };
-        let failures: Vec<_> = self.failures.iter().chain(strict).cloned().collect();
-        assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), self.table());
-    }
 }

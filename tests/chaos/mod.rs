@@ -1,17 +1,21 @@
 //! Chaos on real parts: everything that can break is broken under load, and a checker says what became of every event.
 //!
-//! - [`history`]: what was sent and what came of it, and the verdict
+//! - [`event`]: the events of a run
+//! - [`history`], [`verdict`]: what was sent and what came of it
 //! - [`field`]: broker, relay, sandbox, workers, a publisher, and consumers of links and dead letters
 //! - [`node`], [`relay`], [`worker`]: what can be broken
-//! - [`faults`]: one kind of trouble at a time
+//! - [`faults`], [`cluster`]: one kind of trouble at a time
 //! - [`storm`]: all of it at once, from a seed; `make chaos` runs it for long
 
+mod cluster;
+mod event;
 mod faults;
 mod field;
 mod history;
 mod node;
 mod relay;
 mod storm;
+mod verdict;
 mod worker;
 
 use std::time::Duration;

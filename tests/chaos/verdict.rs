@@ -1,0 +1,110 @@
+//! The verdict over a run, in Jepsen's terms.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+
+use super::history::{EXAMPLES, Fault, History};
+
+/// The verdict.
+pub(crate) struct Report {
+    pub(crate) json: Value,
+    /// What must never be.
+    failures: Vec<String>,
+}
+
+impl History {
+    /// The verdict so far.
+    pub(crate) fn report(&self) -> Report {
+        let inner = self.inner();
+        let lost = inner.lost();
+        let all: Vec<f64> = inner.faults.values().flat_map(|fault| fault.recovered.iter().copied()).collect();
+        let times = inner.faults.values().map(|fault| fault.times).sum();
+        let mut faults: Map<_, _> =
+            inner.faults.iter().map(|(what, fault)| ((*what).to_owned(), summary(fault))).collect();
+        faults.insert("all".to_owned(), summary(&Fault { times, recovered: all }));
+        let json = json!({
+            "sent": inner.confirmed, "published": inner.published,
+            "done": inner.records.iter().filter(|record| record.finished && record.dead == 0).count(),
+            "deadEvents": inner.records.iter().filter(|record| record.dead > 0).count(),
+            "dead": inner.dead, "lost": lost.len(), "unexpected": inner.unexpected,
+            "deadUnexplained": inner.dead_unexplained.len(), "deadRepeated": inner.dead_repeated,
+            "guestLinks": inner.links, "guestLinksRedeliveredToUs": inner.redelivered,
+            "repeatedSameId": inner.repeated_same_id, "repeatedOtherId": inner.repeated_other_id,
+            "repeatedOtherLink": inner.other_link, "calls": inner.calls, "callsRepeated": inner.calls_repeated,
+            "hostMessages": inner.messages,
+            "hostMessagesRepeated": { "answerCut": inner.hosts_repeated_cut, "unexplained": inner.hosts_repeated },
+            "seconds": self.begun.elapsed().as_secs(), "faults": faults,
+        });
+        let mut failures = Vec::new();
+        if !lost.is_empty() {
+            failures.push(format!("lost: {:?}", &lost[..lost.len().min(EXAMPLES)]));
+        }
+        if inner.unexpected > 0 {
+            failures.push(format!("unexpected: {:#?}", inner.examples));
+        }
+        if !inner.dead_unexplained.is_empty() {
+            failures.push(format!("dead for no reason: {:#?}", inner.dead_unexplained));
+        }
+        for (count, what) in [
+            (inner.repeated_other_id, "repeats with another message_id"),
+            (inner.other_link, "repeats with another link"),
+            (inner.hosts_repeated, "host messages repeated although no answer was cut"),
+        ] {
+            if count > 0 {
+                failures.push(format!("{count} {what}"));
+            }
+        }
+        Report { json, failures }
+    }
+}
+
+fn summary(fault: &Fault) -> Value {
+    let mut times = fault.recovered.clone();
+    times.sort_by(f64::total_cmp);
+    let shown = |time: Option<&f64>| time.map(|time| (time * 100.0).round() / 100.0);
+    json!({
+        "times": fault.times,
+        "recoverySeconds":
+            {"count": times.len(), "median": shown(times.get(times.len() / 2)), "max": shown(times.last())},
+    })
+}
+
+impl Report {
+    /// As Markdown, for a person.
+    pub(crate) fn table(&self) -> String {
+        let json = &self.json;
+        let hosts = &json["hostMessagesRepeated"];
+        let mut table = "| events | |\n|---|--:|\n".to_owned();
+        for (what, count) in [
+            ("sent, and confirmed by the broker", &json["sent"]),
+            ("done: every guest's link published, the expert told", &json["done"]),
+            ("dead letters: invalid, or a device that nobody allowed", &json["deadEvents"]),
+            ("**lost**", &json["lost"]),
+            ("**unexpected**: swapped, not asked for, dead for no reason", &json["unexpected"]),
+            ("guests' links published again, with the same `message_id`", &json["repeatedSameId"]),
+            ("… with another `message_id`", &json["repeatedOtherId"]),
+            ("different links for one effect", &json["repeatedOtherLink"]),
+            ("experts told again after Webex's answer was cut", &hosts["answerCut"]),
+            ("experts told again otherwise", &hosts["unexplained"]),
+        ] {
+            _ = writeln!(table, "| {what} | {count} |");
+        }
+        table += "\n| trouble | times | served again after, median | at most |\n|---|--:|--:|--:|\n";
+        for (what, fault) in json["faults"].as_object().unwrap().iter().filter(|(what, _)| *what != "all") {
+            let times = &fault["recoverySeconds"];
+            let seconds =
+                |time: &Value| time.as_f64().map_or("–".to_owned(), |time| format!("{time:.2} s"));
+            let (median, max) = (seconds(&times["median"]), seconds(&times["max"]));
+            _ = writeln!(table, "| {what} | {} | {median} | {max} |", fault["times"]);
+        }
+        _ = writeln!(table, "\n{} s in all.", json["seconds"]);
+        table
+    }
+
+    /// Fails on what must not be.
+    pub(crate) fn assert(&self) {
+        eprintln!("{}", self.table());
+        assert!(self.failures.is_empty(), "{}\n{:#}", self.failures.join("\n"), self.json);
+    }
+}
