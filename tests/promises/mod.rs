@@ -5,6 +5,7 @@ mod broker_restarts;
 mod command_line;
 mod ended_anywhere;
 mod full_queue;
+mod leaks;
 mod load;
 mod logs;
 mod outages;
