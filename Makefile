@@ -56,6 +56,7 @@ simulate: ## SEEDS (1000000) histories of a simulated world, from seed FIRST (0)
 
 chaos-tests: ## what breaks brokers, networks and workers under load, in minutes
 	@scripts/broker ensure
+	command -v redis-server >/dev/null || scripts/apt-install redis-server
 	scripts/broker with $(CARGO) test --locked --test main chaos
 
 # With one worker its ledger is a file; with more (CHAOS_WORKERS) they share a Redis.
