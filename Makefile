@@ -22,7 +22,7 @@ BODIES_SEED ?=
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test test-4 simulate chaos chaos-tests bodies lint deny fuzz schemas metrics clean
+.PHONY: help demo test test-4 simulate chaos chaos-tests bodies bench lint deny fuzz schemas metrics clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ bodies: ## BODIES (10000000) through the decoders, ANSWERS (1000000) through the
 	@export ICW_BODIES=$(BODIES) ICW_ANSWERS=$(ANSWERS) ICW_CALLS=$(CALLS)
 	if [ -n "$(BODIES_SEED)" ]; then export ICW_TEST_SEED=$(BODIES_SEED); fi
 	$(CARGO) test --locked --profile bodies --test main random:: -- --nocapture --test-threads 1
+
+bench: ## CPU per event against a plain baseline, BENCH_ROUNDS (5) of BENCH_EVENTS (5000)
+	@scripts/broker ensure
+	scripts/broker with $(CARGO) bench --locked --bench cpu_per_event
 
 lint: ## formatting, clippy and documentation, warnings refused
 	@$(CARGO) fmt --check
