@@ -49,7 +49,10 @@ impl Contender {
         match self {
             Self::Plain => Vec::new(),
             Self::Off => {
-                vec![("ICW_TELEMETRY__LOG_LEVEL", "error".to_owned()), ("ICW_ADMIN__LISTEN", String::new())]
+                vec![
+                    ("ICW_TELEMETRY__LOG_LEVEL", "error".to_owned()),
+                    ("ICW_ADMIN__LISTEN", "off".to_owned()),
+                ]
             }
             Self::Defaults => vec![("ICW_ADMIN__LISTEN", field::ADMIN.to_owned())],
             Self::Traces => vec![
