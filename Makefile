@@ -68,11 +68,11 @@ chaos: ## CHAOS_EVENTS (100000) under CHAOS_KILLS (50) and CHAOS_RESTARTS (20); 
 	$(CARGO) test --locked --test main chaos_of_every_kind_at_once -- --nocapture
 	cat $(CHAOS_REPORT).md
 
-# Each test prints its seed; the same seed makes the same cases.
+# Optimised, with the checks of a debug build. Each test prints its seed; the same seed makes the same cases.
 bodies: ## BODIES (10000000) through the decoders, ANSWERS (1000000) through the reader, CALLS (100000) through HTTP
 	@export ICW_BODIES=$(BODIES) ICW_ANSWERS=$(ANSWERS) ICW_CALLS=$(CALLS)
 	if [ -n "$(BODIES_SEED)" ]; then export ICW_TEST_SEED=$(BODIES_SEED); fi
-	$(CARGO) test --locked --profile bodies --test main random:: -- --nocapture --test-threads 1
+	CARGO_PROFILE_DEV_OPT_LEVEL=2 $(CARGO) test --locked --test main random:: -- --nocapture --test-threads 1
 
 bench: ## CPU per event against a plain baseline, BENCH_ROUNDS (5) of BENCH_EVENTS (5000)
 	@scripts/broker ensure

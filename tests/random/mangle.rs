@@ -135,7 +135,7 @@ fn spoil(random: &mut Rng, value: &mut Value) {
             1 => _ = items.pop(),
             2 => items.clear(),
             _ => {
-                let times = if random.u8(..50) == 0 { 1200 } else { 3 };
+                let times = if random.u16(..500) == 0 { 1200 } else { 3 };
                 *items = items.iter().cycle().take(items.len() * times).cloned().collect();
             }
         },
