@@ -243,6 +243,8 @@ impl Field {
         }
         self.nodes().start_again(0).await;
         self.history.healed(what);
+        // All that was let go may have been served before that.
+        self.allow_more(100);
         self.history.until_recovered().await;
     }
 
@@ -253,7 +255,7 @@ impl Field {
 
     /// Lets the publisher go on by so many.
     pub(crate) fn allow_more(&self, events: u32) {
-        self.allowed.send_modify(|allowed| *allowed += events);
+        self.allowed.send_modify(|allowed| *allowed = allowed.saturating_add(events));
     }
 
     /// Starts the publisher.
