@@ -83,6 +83,8 @@ pub(super) struct Seen {
     pub(super) copies: u32,
     pub(super) spent: u32,
     pub(super) dead: Vec<Class>,
+    /// When its last copy in a hold queue may be tried.
+    pub(super) not_before: Option<Timestamp>,
     /// Calls that failed so that an attempt may be counted.
     pub(super) failures: u32,
     pub(super) refused: bool,
@@ -304,6 +306,11 @@ impl Checker {
         let sends = !matches!(asked, Asked::List { .. });
         if sends && seen.deadline.is_some_and(|deadline| now >= deadline) {
             return Err(format!("late: a call for {}, whose session is over", seen.name));
+        }
+        // Of one that came twice, or may have, another copy may be meant.
+        let one = seen.inputs == 1 && seen.excuses == 0;
+        if one && seen.not_before.is_some_and(|at| now < at) {
+            return Err(format!("early: a call for {}, which was held for longer", seen.name));
         }
         if too_often(&mut seen.called_at, CALLS_PER_MINUTE_MAX) {
             return Err(format!("{} is called for too often", seen.name));

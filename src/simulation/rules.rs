@@ -202,6 +202,7 @@ impl Checker {
             let late = |deadline: Timestamp| {
                 not_before.is_some_and(|at| at >= deadline) || (undisturbed && back > deadline + slack)
             };
+            seen.not_before = not_before;
             if seen.deadline.is_some_and(late) {
                 return Err(format!("late: {} is held until after its session", seen.name));
             }

@@ -61,6 +61,14 @@ fn simulation_of_many_seeds() {
     println!("{seeds} seeds from {first} on in {:?}: {all:#?}", begun.elapsed());
 }
 
+/// A stage's wait for the ledger ended with its session, and the call began with no time left for it.
+#[test]
+fn no_call_begins_with_no_time_left() {
+    for seed in [16, 20] {
+        one(seed);
+    }
+}
+
 #[test]
 fn a_seed_is_one_history() {
     for seed in 0..20 {
