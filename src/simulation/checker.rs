@@ -44,6 +44,9 @@ pub(super) struct Checker {
     names: BTreeMap<Uuid, String>,
     /// Until when each API asked the present life of the worker to be left alone.
     asked_until: [Option<Timestamp>; 2],
+    /// Calls of each API by the present life of the worker since everything failed there, and how many may be.
+    outage_calls: [usize; 2],
+    pub(super) outage_calls_max: usize,
     /// How often the way to the broker was disturbed.
     pub(super) disturbances: u64,
     /// The longest wait that anybody asked for.
@@ -130,6 +133,8 @@ impl Checker {
             open: BTreeMap::new(),
             names: BTreeMap::new(),
             asked_until: [None; 2],
+            outage_calls: [0; 2],
+            outage_calls_max: usize::MAX,
             disturbances: 0,
             longest_wait: RATE_LIMIT_WAIT,
             counts: BTreeMap::new(),
@@ -265,6 +270,7 @@ impl Checker {
     pub(super) fn worker_ended(&mut self) {
         self.count("worker ends");
         self.asked_until = [None; 2];
+        self.outage_calls = [0; 2];
         self.seen.values_mut().filter(|seen| seen.effects > 0).for_each(|seen| seen.unknown_effect = true);
     }
 
@@ -294,8 +300,13 @@ impl Checker {
     }
 
     /// Before anything is sent to an API.
-    pub(super) fn called(&mut self, which: Which, asked: &Asked) -> Result<(), String> {
+    pub(super) fn called(&mut self, which: Which, asked: &Asked, out: bool) -> Result<(), String> {
         self.count("calls");
+        let calls = &mut self.outage_calls[which as usize];
+        *calls = if out { *calls + 1 } else { 0 };
+        if *calls > self.outage_calls_max {
+            return Err(format!("{which:?} is down, and called for the {calls}th time"));
+        }
         let now = clock::now();
         if let Some(until) = self.asked_until[which as usize].filter(|until| now < *until) {
             return Err(format!("early: {which:?} asked to be left alone until {until}"));

@@ -105,7 +105,9 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
     };
     let token = folder.join("token");
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
-    let checker = Checker::new(events.clone(), rules.clone());
+    let mut checker = Checker::new(events.clone(), rules.clone());
+    // What was under way when the breaker opened, and its probes.
+    checker.outage_calls_max = 20 + 2 * plan.concurrency;
     let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
     world.lock().log(format_args!("{plan:?}"));
     for event in events {

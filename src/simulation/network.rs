@@ -124,7 +124,8 @@ impl Api {
         {
             let mut state = self.life.world.lock();
             state.log(format_args!("{:?}: {asked:?}", self.which));
-            let rule = state.checker.called(self.which, &asked);
+            let out = state.servers.outage[self.which as usize].is_some_and(Outage::is_total);
+            let rule = state.checker.called(self.which, &asked, out);
             state.must(rule);
         }
         let fate = self.fate(&request, &asked);
@@ -328,6 +329,11 @@ impl fmt::Display for RetryAfter {
 }
 
 impl Outage {
+    /// Whether each call fails, without a word on when to come back.
+    const fn is_total(self) -> bool {
+        !matches!(self, Self::Limited(_))
+    }
+
     /// One of them, at random.
     pub(super) fn new(random: &mut fastrand::Rng) -> Self {
         match random.u32(..4) {
