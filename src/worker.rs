@@ -18,6 +18,7 @@ use crate::{
         publisher::Publisher,
         settle::Settler,
         topology::{Topology, TopologyError},
+        watchdog::Watchdog,
     },
     config::{self, ConfigError, Loaded},
     contract::start_session::Rules,
@@ -260,10 +261,18 @@ async fn supervise<S: Stage>(
                 connected_before = true;
                 pace.works();
                 let shown = consumer.metrics().connection.up();
+                let watchdog = Watchdog::new(
+                    &connection,
+                    topology,
+                    consumer.queue(),
+                    consumer.metrics(),
+                    connector.timeout,
+                );
                 let ended = tokio::select! {
                 biased;
                 result = consumer.consume((&connection).into()) => result,
                 error = gone("consume", &connection) => Err(error),
+                error = watchdog.watch(connector) => Err(error),
                 };
                 if ended.is_ok() {
                     consumer.idle().await;

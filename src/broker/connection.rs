@@ -125,6 +125,8 @@ pub struct Connector {
     pub timeout: Duration,
     /// The longest wait between two tries.
     pub reconnect_max: Duration,
+    /// How often queues and consumers are looked at.
+    pub watch_interval: Duration,
     next: AtomicUsize,
 }
 
@@ -144,6 +146,7 @@ impl Connector {
             connect_timeout: config.connect_timeout.get(),
             timeout: config.timeout.get(),
             reconnect_max: config.reconnect_max.get(),
+            watch_interval: config.watch_interval.get(),
             next: AtomicUsize::new(0),
         }
     }

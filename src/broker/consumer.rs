@@ -134,6 +134,12 @@ impl<S: Stage> Consumer<S> {
         Ok(())
     }
 
+    /// The queue that it takes from.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
     /// What it counts in.
     #[must_use]
     pub const fn metrics(&self) -> &StageMetrics {

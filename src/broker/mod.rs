@@ -7,6 +7,7 @@
 //! - [`consumer`]: takes deliveries for a stage, a permit each
 //! - [`settle`]: carries an outcome out, in one place
 //! - `report`: says what became of a delivery
+//! - [`watchdog`]: sees a consumer that has fallen silent
 //! - [`properties`]: message properties and headers
 //!
 //! Deliveries and publishes use different connections: a broker that is short of memory or disk blocks publishing
@@ -22,3 +23,4 @@ mod report;
 pub mod settle;
 pub mod source;
 pub mod topology;
+pub mod watchdog;

@@ -417,7 +417,7 @@ mod tests {
             ),
             (
                 ("ICW_AMQP__URLL", "amqp://u:secret@h"),
-                "environment ICW_AMQP__URLL: amqp.urll: unknown key (did you mean amqp.url?); known in amqp: allow_insecure, concurrency, connect_timeout, deliveries_max, hold_max, prefetch, reconnect_max, timeout, url, url_file",
+                "environment ICW_AMQP__URLL: amqp.urll: unknown key (did you mean amqp.url?); known in amqp: allow_insecure, concurrency, connect_timeout, deliveries_max, hold_max, prefetch, reconnect_max, timeout, url, url_file, watch_interval",
             ),
         ] {
             assert_eq!(with(&[environment], &[]).unwrap_err(), expected);

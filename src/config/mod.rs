@@ -52,6 +52,7 @@ pub struct Amqp {
     pub connect_timeout: Span,
     pub timeout: Span,
     pub reconnect_max: Span,
+    pub watch_interval: Span,
     pub deliveries_max: Bounded<1, 90>,
     pub hold_max: Span,
     pub allow_insecure: bool,

@@ -20,7 +20,8 @@ use crate::support::{
 };
 
 /// Short waits, and no more attempts than a test has patience for.
-const QUICK: [(&str, &str); 7] = [
+const QUICK: [(&str, &str); 8] = [
+    ("amqp.watch_interval", "1s"),
     ("retry.initial", "10ms"),
     ("retry.max", "50ms"),
     ("retry.attempts", "3"),
@@ -32,7 +33,9 @@ const QUICK: [(&str, &str); 7] = [
 
 /// The series that are not 0, without times.
 fn counted(series: &Series) -> Vec<String> {
-    let timed = |name: &str| ["_bucket", "_sum", "oldest_work"].iter().any(|part| name.contains(part));
+    let timed = |name: &str| {
+        ["_bucket", "_sum", "oldest_work", "queue_messages"].iter().any(|part| name.contains(part))
+    };
     let counted = series.iter().filter(|(name, value)| *value != "0" && !timed(name));
     counted.map(|(name, value)| format!("{} {value}", name.replace('"', ""))).collect()
 }
@@ -78,6 +81,9 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
     rig.sandbox.clear_faults();
 
     admin.until("ledger_entries", "8").await;
+    for (stage, dead) in [("link", "4"), ("host", "1")] {
+        admin.until(&format!("queue_messages{{queue=\"dead\",stage=\"{stage}\"}}"), dead).await;
+    }
     let after = admin.series().await;
     let expected = "
         build_info{version=VERSION} 1

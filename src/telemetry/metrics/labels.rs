@@ -65,6 +65,18 @@ label! {
 }
 
 label! {
+    /// Label `queue`: which of a stage's queues.
+    Queue {
+        /// What the stage takes.
+        Work = "work",
+        /// All its hold queues.
+        Held = "held",
+        /// Its dead letters.
+        Dead = "dead",
+    }
+}
+
+label! {
     /// Label `upstream`.
     Upstream {
         /// Instant Connect, called by stage `link`.

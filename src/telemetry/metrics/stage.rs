@@ -17,7 +17,7 @@ use super::{
     EVENT_BUCKETS,
     connection::{ConnectionMetrics, Up},
     families::Families,
-    labels::{Connection, Ended, Label, Stage},
+    labels::{Connection, Ended, Label, Queue, Stage},
     upstream::BreakerMetrics,
 };
 use crate::{
@@ -35,6 +35,8 @@ pub(super) struct StageFamilies {
     permits: IntGaugeVec,
     oldest: IntGaugeVec,
     overdue: IntCounterVec,
+    silent: IntCounterVec,
+    queued: IntGaugeVec,
     consuming: IntGaugeVec,
     retries: IntCounterVec,
     holds: IntCounterVec,
@@ -87,6 +89,17 @@ impl StageFamilies {
                 "overdue_total",
                 "Deliveries given back because they were worked on for longer than amqp.hold_max.",
                 &[stage()],
+            )?,
+            silent: families.counters(
+                "silent_consumers_total",
+                "Consumers that had fallen silent (messages waited, none was delivered) and were connected anew.",
+                &[stage()],
+            )?,
+            queued: families.gauges(
+                "queue_messages",
+                "Messages ready in the stage's own queue (work), its hold queues (held) and its dead queue (dead), as \
+                 of the last look (amqp.watch_interval); stale without a connection.",
+                &[stage(), ("queue", Queue::texts())],
             )?,
             consuming: families.gauges(
                 "consuming",
@@ -179,6 +192,25 @@ impl StageMetrics {
     #[must_use]
     pub fn oldest_work(&self) -> Option<Duration> {
         self.in_progress().oldest()
+    }
+
+    /// How many deliveries were taken so far.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.in_progress().next.load(Ordering::Relaxed)
+    }
+
+    /// The consumer had fallen silent.
+    pub fn silent(&self) {
+        self.families.silent.with_label_values(&[self.stage.as_str()]).inc();
+    }
+
+    /// How many messages are in the stage's queues, in the order of [`Queue`].
+    pub fn set_queued(&self, messages: [u64; 3]) {
+        for (queue, messages) in Queue::ALL.iter().zip(messages) {
+            let gauge = self.families.queued.with_label_values(&[self.stage.as_str(), queue.as_str()]);
+            gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
+        }
     }
 
     /// A delivery is given back, as it was worked on for too long.
