@@ -68,6 +68,11 @@ pub enum WorkerError {
 /// [`WorkerError`].
 pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let config = &loaded.config;
+    // Before anything is opened: without a token there is nothing to start.
+    loaded.instant_connect_token()?;
+    if loaded.delivers_to_hosts() {
+        loaded.hosts_token()?;
+    }
     let connector = Arc::new(Connector::new(&config.amqp));
     let topology = Topology::new(&config.topology, config.retry.hold.delays());
     let metrics = Metrics::new(config.retry.hold.delays())?;

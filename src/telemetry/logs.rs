@@ -6,7 +6,7 @@
 //! message whole); their errors are reported by the code that got them. A panic is logged by its place alone.
 //! The README says the same to operators, and what the levels mean.
 
-use std::{fmt, panic};
+use std::{fmt, io::IsTerminal, panic};
 
 use tracing::{Metadata, error, info};
 use tracing_subscriber::{
@@ -61,7 +61,8 @@ pub fn init(config: &Telemetry) -> Level {
         LogLevel::Debug => LevelFilter::DEBUG,
     };
     let (level, current) = reload::Layer::new(configured);
-    let layer = format::layer().with_writer(std::io::stderr).with_target(false);
+    let colours = std::io::stderr().is_terminal();
+    let layer = format::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);
     let layer = match config.log_format {
         LogFormat::Json => {
             layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()

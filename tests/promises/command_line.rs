@@ -69,6 +69,13 @@ async fn without_a_token_the_worker_does_not_start_and_says_how_to_give_one() {
 }
 
 #[tokio::test]
+async fn logs_for_people_have_colours_on_a_terminal_only() {
+    let environment = vec![("ICW_TELEMETRY__LOG_FORMAT".to_owned(), "text".to_owned())];
+    let finished = finished(&["run"], &environment).await;
+    assert!(finished.stderr.contains("starting") && !finished.stderr.contains('\u{1b}'), "{finished:?}");
+}
+
+#[tokio::test]
 async fn wrong_usage_ends_with_two_and_help_with_nought() {
     for arguments in [&["dance"][..], &["emit", "--guest"], &["schema", "nothing.v1"], &["run", "--set", "x"]]
     {
