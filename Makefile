@@ -22,7 +22,7 @@ BODIES_SEED ?=
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test test-4 simulate chaos chaos-tests bodies bench lint deny fuzz schemas metrics clean
+.PHONY: help demo test test-4 simulate chaos chaos-tests bodies bench lint deny fuzz schemas metrics dashboard clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +101,9 @@ schemas: ## write config/schemas anew from the program's types
 
 metrics: ## write config/metrics.md anew from the program
 	@ICW_WRITE_METRICS=1 $(CARGO) test --quiet --locked --lib the_list_in_the_repository
+
+dashboard: ## write the chart's Grafana dashboard anew from scripts/dashboard
+	@scripts/dashboard >charts/instant-connect-worker/files/dashboard.json
 
 clean: ## delete what the targets above made in this folder
 	@$(CARGO) clean

@@ -13,7 +13,7 @@ mod faults;
 mod field;
 mod history;
 mod node;
-mod relay;
+pub(crate) mod relay;
 mod storm;
 mod verdict;
 mod worker;

@@ -65,6 +65,14 @@ impl Relay {
         Self { address, mode, accepted, accepting: accepting.abort_handle() }
     }
 
+    /// Relays to the broker of `url`; and the URL that leads to it through the relay.
+    pub(crate) async fn before(url: &str) -> (Self, String) {
+        let address = url.split(['@', '/']).nth(3).unwrap();
+        let relay = Self::start(address.to_owned()).await;
+        let through = url.replace(address, &relay.address().to_string());
+        (relay, through)
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

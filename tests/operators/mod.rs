@@ -1,5 +1,28 @@
 //! What operators see, tested on a real broker, the program as a process, and the sandbox.
 
+mod alerts;
 mod health;
 mod metrics;
+mod rules;
 mod silence;
+
+use serde_json::Value;
+
+const RULES: &str = "charts/instant-connect-worker/files/alerts.yaml";
+const DASHBOARD: &str = "charts/instant-connect-worker/files/dashboard.json";
+
+/// A file of the repository.
+fn read(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Every expression of the dashboard.
+fn expressions() -> Vec<String> {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let expressions: Vec<_> = targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+    assert!(expressions.len() > 30, "{expressions:?}");
+    expressions
+}

@@ -50,6 +50,14 @@ impl PrivateBroker {
         self.ask("start").await;
     }
 
+    /// Has the broker believe that its disk is full, or not any more.
+    pub(crate) async fn disk_is_full(&self, full: bool) {
+        let limit = if full { "1000000GB" } else { "1MB" };
+        let node = self.folder.path().join("node");
+        let set = move || script_with("ctl", node, &["-q", "set_disk_free_limit", limit]);
+        tokio::task::spawn_blocking(set).await.unwrap();
+    }
+
     async fn ask(&self, action: &'static str) {
         let node = self.folder.path().join("node");
         tokio::task::spawn_blocking(move || script(action, node)).await.unwrap();
@@ -63,8 +71,12 @@ impl Drop for PrivateBroker {
 }
 
 fn script(action: &str, node: PathBuf) -> String {
+    script_with(action, node, &[])
+}
+
+fn script_with(action: &str, node: PathBuf, more: &[&str]) -> String {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/broker");
-    let output = Command::new(script).arg(action).arg(node).output().unwrap();
+    let output = Command::new(script).arg(action).arg(node).args(more).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success() || std::thread::panicking(),

@@ -1,0 +1,233 @@
+//! Faults, each on a worker of its own, and the alerts that they cause.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::prometheus::Prometheus;
+use crate::{
+    chaos::relay::Relay,
+    ledger::server::Server,
+    support::{
+        Rig,
+        admin::Admin,
+        amqp::with_id,
+        events::{event_with, number},
+        program::Program,
+        soon,
+    },
+};
+
+/// The names of alerts that fired as they should.
+pub(super) type Fired = Vec<&'static str>;
+
+/// A worker that Prometheus scrapes as the only one of `job`, before anything happens to it.
+async fn scraped(
+    prometheus: &Prometheus,
+    job: &str,
+    rig: &Rig,
+    settings: &[(&str, &str)],
+) -> (Program, Admin) {
+    let worker = rig.start(settings).await;
+    let admin = Admin::of(&worker).await;
+    prometheus.scrape(job, &admin).await;
+    (worker, admin)
+}
+
+fn fault(rig: &Rig, rule: &str) {
+    rig.sandbox.fault(rule.parse().unwrap());
+}
+
+/// Nothing is wrong; events come until `stop` says so. No alert ever fires.
+pub(super) async fn none(prometheus: &Prometheus, mut stop: watch::Receiver<bool>) {
+    let rig = Rig::new().await;
+    let (worker, _) = scraped(prometheus, "healthy", &rig, &[]).await;
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
+    for n in 1.. {
+        rig.publish(n).await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            stopped = stop.wait_for(|stop| *stop) => { _ = stopped.unwrap(); break; }
+        }
+    }
+    prometheus.until("instant_connect_event_to_link_seconds_count{job=\"healthy\"} > 50").await;
+    let fired = prometheus.query("count_over_time(ALERTS{job=\"healthy\",alertstate=\"firing\"}[1h])").await;
+    assert!(fired.is_empty(), "a healthy worker: {fired:?}");
+    worker.stop().await;
+}
+
+/// One API is down, the other refuses our token.
+pub(super) async fn webex(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let (worker, admin) = scraped(prometheus, "webex", &rig, &[("breaker.failures", "1")]).await;
+    fault(&rig, "messages:status=503");
+    rig.publish(1).await;
+    admin.until(r#"breaker_open{upstream="webex_messages"}"#, "1").await;
+    fault(&rig, "joseencrypt:status=401");
+    rig.publish(2).await;
+    let fired = tokio::join!(
+        prometheus.until_fires("InstantConnectTokenRefused", "webex"),
+        prometheus.until_fires("InstantConnectBreakerOpen", "webex"),
+    );
+    worker.kill();
+    vec![fired.0, fired.1]
+}
+
+/// Events that are wrong, that nobody takes the links of, and that are late when they come; experts who wait.
+pub(super) async fn events(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let (worker, admin) = scraped(prometheus, "events", &rig, &[("amqp.watch_interval", "1s")]).await;
+    rig.publish_body(with_id("event-1"), b"no event").await;
+    rig.amqp.unbind(&rig.name("guests"), &rig.name("links"), "guest.whatsapp").await;
+    let guests = json!({"guests": [{"channel": "whatsapp", "address": number(2)}]});
+    rig.publish_event(with_id("event-2"), &event_with(2, &guests)).await;
+    admin.until(r#"events_total{outcome="dead",stage="link"}"#, "2").await;
+    fault(&rig, "messages:status=429,retry-after=10,times=1");
+    let minutes_ago = Timestamp::now() - SignedDuration::from_mins(2);
+    for n in 11..=20 {
+        let properties = with_id(&format!("event-{n}"));
+        let properties = properties.with_timestamp(u64::try_from(minutes_ago.as_second()).unwrap());
+        rig.publish_event(properties, &event_with(n, &json!({}))).await;
+    }
+    let late = |alert, objective| {
+        let labels = format!("alertname=\"{alert}\",alertstate=\"firing\",objective=\"{objective}\"");
+        async move { prometheus.until(&format!("ALERTS{{job=\"events\",{labels}}}")).await }
+    };
+    let fired = tokio::join!(
+        prometheus.until_fires("InstantConnectDeadLetters", "events"),
+        prometheus.until_fires("InstantConnectDeadLettersUrgent", "events"),
+        prometheus.until_fires("InstantConnectDeadLettersWait", "events"),
+        prometheus.until_fires("InstantConnectLate", "events"),
+        prometheus.until_fires("InstantConnectOftenLate", "events"),
+        late("InstantConnectLate", "link"),
+        late("InstantConnectLate", "expert"),
+    );
+    worker.kill();
+    vec![fired.0, fired.1, fired.2, fired.3, fired.4]
+}
+
+/// The way to the broker breaks again and again, then for good; then the worker ends.
+pub(super) async fn network(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let (relay, url) = Relay::before(rig.url()).await;
+    let settings = [("amqp.url", url.as_str()), ("amqp.reconnect_max", "100ms")];
+    let (worker, admin) = scraped(prometheus, "network", &rig, &settings).await;
+    let storm = async {
+        loop {
+            let connections = relay.accepted();
+            relay.cut();
+            relay.until_accepted(connections + 3).await;
+            for connection in ["link", "host", "publish"] {
+                admin.until(&format!("connected{{connection=\"{connection}\"}}"), "1").await;
+            }
+        }
+    };
+    let reconnects = tokio::select! {
+        fired = prometheus.until_fires("InstantConnectReconnects", "network") => fired,
+        () = storm => unreachable!(),
+    };
+    drop(relay);
+    let not_consuming = prometheus.until_fires("InstantConnectNotConsuming", "network").await;
+    worker.kill();
+    let gone = tokio::join!(
+        prometheus.until_fires("InstantConnectWorkerMissing", "network"),
+        prometheus.until_fires("InstantConnectWorkerDown", "network"),
+    );
+    vec![reconnects, not_consuming, gone.0, gone.1]
+}
+
+/// The broker's disk is full.
+pub(super) async fn blocked(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::private().await;
+    // Something has to be published while the disk is full: copies of a message that is tried again each second.
+    let settings = [("breaker.failures", "1"), ("breaker.probe_max", "1s")];
+    let (worker, admin) = scraped(prometheus, "blocked", &rig, &settings).await;
+    fault(&rig, "joseencrypt:status=503");
+    rig.publish(1).await;
+    admin.until(r#"breaker_open{upstream="instant_connect"}"#, "1").await;
+    rig.broker().disk_is_full(true).await;
+    let fired = prometheus.until_fires("InstantConnectPublishingBlocked", "blocked").await;
+    worker.kill();
+    vec![fired]
+}
+
+/// An answer that does not come, and nobody else to take what waits.
+pub(super) async fn stuck(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let settings = [
+        ("amqp.concurrency", "1"),
+        ("amqp.prefetch", "1"),
+        ("amqp.watch_interval", "1s"),
+        ("instant_connect.timeout", "5m"),
+    ];
+    let (worker, _) = scraped(prometheus, "stuck", &rig, &settings).await;
+    fault(&rig, "joseencrypt:hang");
+    rig.publish_many(1..=3).await;
+    let fired = tokio::join!(
+        prometheus.until_fires("InstantConnectWorkStuck", "stuck"),
+        prometheus.until_fires("InstantConnectEventsWait", "stuck"),
+    );
+    worker.kill();
+    vec![fired.0, fired.1]
+}
+
+/// Events that are tried again and again; then the ledger is gone.
+pub(super) async fn ledger(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let mut redis = Server::start();
+    let url = redis.url();
+    let settings = [
+        ("breaker.failures", "1000"),
+        ("breaker.probe_max", "1s"),
+        ("retry.attempts", "1000"),
+        ("retry.max", "1s"),
+        ("ledger.kind", "redis"),
+        ("ledger.url", url.expose_secret()),
+    ];
+    let (worker, _) = scraped(prometheus, "ledger", &rig, &settings).await;
+    fault(&rig, "joseencrypt:status=503");
+    rig.publish_many(1..=5).await;
+    let hold_fills = prometheus.until_fires("InstantConnectHoldFills", "ledger").await;
+    redis.kill();
+    let ledger = prometheus.until_fires("InstantConnectLedgerFailing", "ledger").await;
+    worker.kill();
+    vec![hold_fills, ledger]
+}
+
+/// Nobody takes the guests' links, and their queue is full.
+pub(super) async fn full(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let (worker, admin) = scraped(prometheus, "full", &rig, &[("topology.queue_length_max", "5")]).await;
+    // More than there is room for; of a batch the broker may take more than the limit before it notices.
+    let guests: Vec<_> = (1..=20).map(|n| json!({"channel": "sms", "address": number(n)})).collect();
+    let event = |n| event_with(n, &json!({"guests": guests}));
+    rig.publish_event(with_id("event-1"), &event(1)).await;
+    let more_than_five = async {
+        while rig.amqp.depth(&rig.name("guests")).await.unwrap().0 < 5 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    soon("a full queue", more_than_five).await;
+    rig.publish_event(with_id("event-2"), &event(2)).await;
+    let fired = prometheus.until_fires("InstantConnectPublishesRefused", "full").await;
+    assert_ne!(admin.series().await[r#"publishes_total{result="nacked"}"#], "0");
+    worker.kill();
+    vec![fired]
+}
+
+/// All faults at once.
+pub(super) async fn all(prometheus: &Prometheus) -> BTreeSet<&'static str> {
+    let fired = tokio::join!(
+        webex(prometheus),
+        events(prometheus),
+        network(prometheus),
+        blocked(prometheus),
+        stuck(prometheus),
+        ledger(prometheus),
+        full(prometheus),
+    );
+    [fired.0, fired.1, fired.2, fired.3, fired.4, fired.5, fired.6].concat().into_iter().collect()
+}
