@@ -15,6 +15,7 @@ CHAOS_RESTARTS ?= 20
 CHAOS_SEED ?=
 CHAOS_WORKERS ?= 1
 CHAOS_REPORT ?= $(CURDIR)/target/chaos
+DEAD_LETTERS ?= 100000
 BODIES ?= 10000000
 ANSWERS ?= 1000000
 CALLS ?= 100000
@@ -22,7 +23,7 @@ BODIES_SEED ?=
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test test-4 simulate chaos chaos-tests bodies bench lint deny fuzz schemas metrics dashboard clean
+.PHONY: help demo test test-4 simulate chaos chaos-tests dead-replay bodies bench lint deny fuzz schemas metrics dashboard clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +78,11 @@ bodies: ## BODIES (10000000) through the decoders, ANSWERS (1000000) through the
 bench: ## CPU per event against a plain baseline, BENCH_ROUNDS (5) of BENCH_EVENTS (5000)
 	@scripts/broker ensure
 	scripts/broker with $(CARGO) bench --locked --bench cpu_per_event
+
+dead-replay: ## `dead replay` of DEAD_LETTERS (100000), killed twice and run again
+	@scripts/broker ensure
+	export DEAD_LETTERS=$(DEAD_LETTERS)
+	$(CARGO) test --locked --test main many_letters_killed_half_way -- --nocapture
 
 lint: ## formatting, clippy and documentation, warnings refused
 	@$(CARGO) fmt --check

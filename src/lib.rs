@@ -19,6 +19,7 @@
 //! - [`stages`]: message to outcome, one outside effect each; they know nothing of AMQP
 //! - [`ledger`]: what was already done, consulted before every outside effect
 //! - [`broker`]: deliveries, publishing, settling; it knows nothing of Webex
+//! - [`dead`]: dead letters, looked at, replayed and dropped
 //! - [`worker`]: both stages, supervised
 //! - [`config`]: layers over `config/default.toml`, which is the reference
 //! - [`telemetry`]: what operators see
@@ -37,6 +38,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod contract;
+pub mod dead;
 mod fault;
 pub mod instant_connect;
 pub mod ledger;

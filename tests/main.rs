@@ -10,6 +10,7 @@
 )]
 
 mod chaos;
+mod dead;
 mod ledger;
 mod operators;
 mod promises;

@@ -143,6 +143,34 @@ pub fn held_again(original: &BasicProperties, trace: &TraceContext) -> BasicProp
     copied(original).with_headers(headers)
 }
 
+/// The properties of a dead letter on its way back into its queue, for the `replays`th time: as new, but for its first failure
+/// (a session's end may be counted from it). `of` names the letter.
+#[must_use]
+pub fn replayed(original: &BasicProperties, of: &str, replays: u32, now: Timestamp) -> BasicProperties {
+    const OVER: [&str; 6] = [
+        header::DEAD_CLASS,
+        header::DEAD_REASON,
+        header::DEAD_AT,
+        header::ATTEMPTS,
+        header::RETRY_REASON,
+        header::NOT_BEFORE,
+    ];
+    let kept = copied_headers(original).inner().clone().into_iter();
+    let mut headers =
+        FieldTable::from(kept.filter(|(name, _)| !OVER.contains(&name.as_str())).collect::<BTreeMap<_, _>>());
+    headers.insert(header::REPLAYS.into(), AMQPValue::LongLongInt(replays.into()));
+    set_text(&mut headers, header::REPLAYED_AT, &now.to_string());
+    set_text(&mut headers, header::REPLAY_OF, of);
+    // The trace goes on where the letter left it.
+    let original_headers = original.headers().iter().flat_map(FieldTable::inner);
+    for (name, value) in original_headers {
+        if [header::TRACEPARENT, header::TRACESTATE].contains(&name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    copied(original).with_headers(headers)
+}
+
 /// All properties that a copy may carry. Not `expiration`: it would end a message that must not get lost. Not `user_id`:
 /// the broker refuses one that is not the publishing connection's. And `reply_to` only where it is no direct reply,
 /// which the broker refuses from anybody but the requester.

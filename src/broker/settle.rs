@@ -210,10 +210,8 @@ impl Settler {
         paused: bool,
         now: Timestamp,
     ) -> Settlement {
-        let history = History {
-            attempts: message.attempts(),
-            first_failed_at: message.first_failed_at().unwrap_or(now),
-        };
+        let history =
+            History { attempts: message.attempts(), first_failed_at: message.tried_since().unwrap_or(now) };
         let decision = if paused {
             retry::postpone(failure, history, now, self.shortest_hold())
         } else {
@@ -223,8 +221,9 @@ impl Settler {
             Decision::Again { at, attempts } => (at, attempts),
             Decision::GiveUp(death) => return self.dead(ticket, message, &death).await,
         };
-        let held =
-            Held { cause: failure.cause, attempts, first_failed_at: history.first_failed_at, not_before: at };
+        // The session's own time goes on from the very first failure, whatever was replayed.
+        let first_failed_at = message.first_failed_at().unwrap_or(now);
+        let held = Held { cause: failure.cause, attempts, first_failed_at, not_before: at };
         let Some(delay) = retry::rung(&self.delays, now, at, failure.deadline.timestamp()) else {
             return self.undone(ticket, "no hold queue is configured".to_owned()).await;
         };

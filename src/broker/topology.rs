@@ -89,6 +89,15 @@ pub struct Plan {
     pub bindings: Vec<Binding>,
 }
 
+/// What a queue holds, as the broker tells whoever declares it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that nobody has taken.
+    pub ready: u32,
+    /// Consumers.
+    pub consumers: u32,
+}
+
 /// Why the topology is not as it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
@@ -155,6 +164,18 @@ impl Topology {
         format!("{queue}.hold.{}", delay.as_millis())
     }
 
+    /// Where dead letters of `queue` are on their way back into it.
+    #[must_use]
+    pub fn replay_queue(queue: &str) -> String {
+        format!("{queue}.replay")
+    }
+
+    /// Whether this program declares what is missing.
+    #[must_use]
+    pub fn creates(&self) -> bool {
+        self.declare == Declare::Create
+    }
+
     /// The delays of the hold queues, ascending.
     #[must_use]
     pub fn delays(&self) -> &[Duration] {
@@ -168,7 +189,8 @@ impl Topology {
         let binding = |exchange, routing_key, queue| Binding { exchange, routing_key, queue };
         let work = [self.sessions_queue(), self.guests_queue(), self.hosts_queue()];
         // A queue that dead-letters comes after the one it dead-letters to.
-        let mut queues: Vec<_> = work.iter().flat_map(|name| [self.dead(name), self.work(name)]).collect();
+        let mut queues: Vec<_> =
+            work.iter().flat_map(|name| [self.dead(name), self.work(name), self.replay(name)]).collect();
         // Only what this program itself takes from is held back by it.
         for name in [self.sessions_queue(), self.hosts_queue()] {
             queues.extend(self.delays.iter().map(|delay| self.hold(&name, *delay)));
@@ -213,6 +235,15 @@ impl Topology {
         Queue { name: Self::hold_queue(name, delay), arguments }
     }
 
+    /// A queue that gives a message back to the queue `name` when it is rejected, and else keeps it: see
+    /// [`crate::dead`].
+    fn replay(&self, name: &str) -> Queue {
+        let mut arguments = self.bounded();
+        arguments.push(("x-delivery-limit", Argument::Number(i32::MAX)));
+        arguments.extend(dead_letter_to(name.to_owned()));
+        Queue { name: Self::replay_queue(name), arguments }
+    }
+
     /// A queue that only people empty: looking at a message must never use up its deliveries.
     fn dead(&self, name: &str) -> Queue {
         let mut arguments = self.bounded();
@@ -243,6 +274,31 @@ impl Topology {
     /// exchange may be missing.
     pub fn doubt(&self) {
         self.in_order.store(false, Ordering::Relaxed);
+    }
+
+    /// Declares the queue `name` (or, `passive`, sees that it is there), and tells how many messages are ready in it and how
+    /// many consumers it has. Where it is there already, declaring compares its arguments.
+    ///
+    /// # Errors
+    /// [`TopologyError`].
+    pub async fn expect(
+        &self,
+        connection: &Connection,
+        name: &str,
+        passive: bool,
+        limit: Duration,
+    ) -> Result<Depth, TopologyError> {
+        // On a channel of its own: a refusal closes it.
+        let channel = within("open channel", limit, connection, connection.create_channel())
+            .await
+            .map_err(TopologyError::Broker)?;
+        let planned = self.plan().queues.into_iter().find(|queue| queue.name == name);
+        let queue = planned.unwrap_or(Queue { name: name.to_owned(), arguments: Vec::new() });
+        let depth = declare_queue(&channel, &queue, passive, limit)
+            .await
+            .map_err(|error| explain(error, "queue", name))?;
+        _ = within("close channel", limit, connection, channel.close(200, "done".into())).await;
+        Ok(depth)
     }
 
     /// Declares everything (or, `passive`, sees that it is there).
@@ -309,7 +365,7 @@ async fn declare_queue(
     queue: &Queue,
     passive: bool,
     limit: Duration,
-) -> Result<(), BrokerError> {
+) -> Result<Depth, BrokerError> {
     let mut arguments = FieldTable::default();
     for (name, value) in &queue.arguments {
         let value = match value {
@@ -321,7 +377,7 @@ async fn declare_queue(
     let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
     within("declare queue", limit, channel, channel.queue_declare(short(&queue.name), options, arguments))
         .await
-        .map(drop)
+        .map(|queue| Depth { ready: queue.message_count(), consumers: queue.consumer_count() })
 }
 
 async fn bind(channel: &Channel, binding: &Binding, limit: Duration) -> Result<(), BrokerError> {

@@ -2,9 +2,11 @@
 //! status 0 is done, 1 failed, 2 wrong usage or configuration.
 
 mod check;
+mod dead;
 mod demo;
 mod emit;
 mod phones;
+mod progress;
 mod run;
 mod sandbox;
 mod schema;
@@ -67,6 +69,8 @@ enum Command {
     Topology(topology::Args),
     /// Print the JSON Schemas of the messages
     Schema(schema::Args),
+    /// List, show, replay or drop dead letters
+    Dead(dead::Args),
 }
 
 /// What ends a command otherwise than well.
@@ -162,6 +166,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => check::run(&loaded, &args).await,
         Command::Topology(args) => topology::run(&loaded, &args).await,
         Command::Schema(args) => schema::run(&args),
+        Command::Dead(args) => dead::run(&loaded, &args).await,
     }
 }
 

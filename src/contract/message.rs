@@ -51,6 +51,14 @@ impl Message {
     pub fn first_failed_at(&self) -> Option<Timestamp> {
         self.header(super::header::FIRST_FAILED_AT).and_then(|text| text.parse().ok())
     }
+
+    /// From when on this message's attempts are counted: its first failure, or its last replay since.
+    #[must_use]
+    pub fn tried_since(&self) -> Option<Timestamp> {
+        let failed = self.first_failed_at()?;
+        let replayed = self.header(super::header::REPLAYED_AT).and_then(|text| text.parse().ok());
+        Some(replayed.map_or(failed, |replayed: Timestamp| replayed.max(failed)))
+    }
 }
 
 impl fmt::Debug for Message {

@@ -41,6 +41,12 @@ pub mod header {
     pub const NOT_BEFORE: &str = "x-not-before";
     /// How often a quorum queue has delivered a message before; RabbitMQ's own.
     pub const DELIVERY_COUNT: &str = "x-delivery-count";
+    /// How often a dead letter was replayed.
+    pub const REPLAYS: &str = "x-replays";
+    /// When a dead letter was replayed last, RFC 3339: attempts and their time are counted from here on.
+    pub const REPLAYED_AT: &str = "x-replayed-at";
+    /// Which dead letter a message was: on its way back into its queue.
+    pub const REPLAY_OF: &str = "x-replay-of";
     /// When a message first failed, RFC 3339.
     pub const FIRST_FAILED_AT: &str = "x-first-failed-at";
 }

@@ -83,7 +83,7 @@ async fn wrong_usage_ends_with_two_and_help_with_nought() {
     }
     let help = finished(&["--help"], &Vec::new()).await;
     assert_eq!(help.status, Some(0));
-    for subcommand in ["run", "demo", "sandbox", "emit", "check", "topology", "schema"] {
+    for subcommand in ["run", "demo", "sandbox", "emit", "check", "topology", "schema", "dead"] {
         assert!(help.stdout.contains(&format!("\n  {subcommand} ")), "{}", help.stdout);
     }
 }

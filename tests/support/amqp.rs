@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream::SelectAll};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{
@@ -185,6 +185,32 @@ impl Amqp {
             .unwrap();
         let told = Arc::clone(&self.told);
         Deliveries { queue: queue.to_owned(), consumer, told, _channel: channel }
+    }
+
+    /// Looks at all that is ready in a queue, and gives it back.
+    pub(crate) async fn look(&self, queue: &str) -> Vec<Received> {
+        let (ready, _) = self.depth(queue).await.unwrap();
+        let channel = self.connection.create_channel().await.unwrap();
+        // A quorum queue takes no limit for one of 2000.
+        channel.basic_qos(50_000, BasicQosOptions::default()).await.unwrap();
+        let mut consumers = SelectAll::new();
+        for _ in 0..=ready / 50_000 {
+            let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+            consumers.push(channel.basic_consume(queue.into(), "".into(), options, table).await.unwrap());
+        }
+        let mut all = Vec::new();
+        while all.len() < ready as usize {
+            let delivery = soon(queue, consumers.next()).await.expect("the queue is there").unwrap();
+            all.push(Received {
+                exchange: delivery.exchange.as_str().to_owned(),
+                routing_key: delivery.routing_key.as_str().to_owned(),
+                properties: delivery.properties,
+                body: delivery.data,
+            });
+        }
+        channel.close(200, "done".into()).await.unwrap();
+        poll(queue, async || (self.depth(queue).await?.0 >= ready).then_some(())).await;
+        all
     }
 
     /// Takes from a queue of our own that gets what `exchange` has for `routing_keys`, from now on.

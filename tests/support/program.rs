@@ -57,7 +57,12 @@ pub(crate) async fn finished(arguments: &[&str], environment: &Environment) -> F
 impl Program {
     /// Starts `instant-connect-worker run`.
     pub(crate) fn run(environment: &Environment) -> Self {
-        let mut command = command(&["run"], environment);
+        Self::start(&["run"], environment)
+    }
+
+    /// Starts a subcommand.
+    pub(crate) fn start(arguments: &[&str], environment: &Environment) -> Self {
+        let mut command = command(arguments, environment);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = Output::new();
         let readers =
@@ -72,9 +77,18 @@ impl Program {
 
     /// Resident memory in KiB, as Linux counts it.
     pub(crate) fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        self.memory_kib("VmRSS:").unwrap()
+    }
+
+    /// The most resident memory that it had so far, in KiB; `None` where it has ended.
+    pub(crate) fn resident_kib_max(&self) -> Option<u64> {
+        self.memory_kib("VmHWM:")
+    }
+
+    fn memory_kib(&self, what: &str) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with(what))?;
+        line.split_whitespace().nth(1)?.parse().ok()
     }
 
     /// Whether it has not ended.

@@ -1,0 +1,74 @@
+//! Drops letters for good.
+
+use std::collections::HashSet;
+
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{DeadError, Desk, Filter, Letter, Progress, desk::Reader};
+use crate::{clock, contract::private::loggable_id};
+
+/// How many letters one log line names.
+const LINE: usize = 100;
+
+/// Drops the letters that `filter` means, and says in the log which and why, before each is gone. Tells `progress`
+/// after each letter; gives how many were dropped.
+///
+/// # Errors
+/// [`DeadError`]; what was dropped until then is in the log.
+pub async fn discard(
+    desk: &Desk<'_>,
+    filter: &Filter,
+    reason: &str,
+    mut progress: impl FnMut(Progress),
+) -> Result<u64, DeadError> {
+    let begun = clock::now();
+    let mut dropped = HashSet::new();
+    loop {
+        let letters = desk.alone(&desk.queue).await?;
+        let mut reader = desk.take(letters).await?;
+        let (mut batch, mut acknowledged) = (Vec::new(), 0);
+        while let Some(letter) = reader.next().await? {
+            // Nobody has seen what died since.
+            if filter.matches(&letter, begun) && letter.died_at.is_none_or(|died| died < begun) {
+                batch.push(letter);
+            }
+            if batch.len() == LINE {
+                acknowledged += end(&mut reader, desk, &mut batch, reason, &mut dropped).await?;
+            }
+            progress(Progress { seen: reader.seen, total: letters, done: dropped.len() as u64 });
+        }
+        acknowledged += end(&mut reader, desk, &mut batch, reason, &mut dropped).await?;
+        let left = reader.seen - acknowledged;
+        reader.close().await?;
+        // An acknowledgement that was sent may not have reached the queue when its channel was closed: once more.
+        if desk.alone(&desk.queue).await? <= left || acknowledged == 0 {
+            return Ok(dropped.len() as u64);
+        }
+    }
+}
+
+async fn end(
+    reader: &mut Reader<'_>,
+    desk: &Desk<'_>,
+    batch: &mut Vec<Letter>,
+    reason: &str,
+    dropped: &mut HashSet<Uuid>,
+) -> Result<u32, DeadError> {
+    if batch.is_empty() {
+        return Ok(0);
+    }
+    let events: Vec<_> = batch.iter().map(|letter| loggable_id(&letter.event)).collect();
+    warn!(
+        queue = desk.queue,
+        letters = batch.len(),
+        events = events.join(" "),
+        reason,
+        "dropping dead letters"
+    );
+    for letter in batch.iter() {
+        reader.settle(letter).await?;
+        dropped.insert(letter.id);
+    }
+    Ok(u32::try_from(batch.drain(..).count()).unwrap_or(u32::MAX))
+}

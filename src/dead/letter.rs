@@ -1,0 +1,210 @@
+//! What is known of a dead letter.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use lapin::{
+    Acker, BasicProperties,
+    message::Delivery,
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    broker::{properties, topology::Topology},
+    contract::{BODY_BYTES_MAX, cloud_event, header, ids, message::Message, start_session, time::Instant},
+    outcome::Class,
+};
+
+/// Whose dead letters: the work queue they came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Start events, of stage `link`.
+    Sessions,
+    /// Guests' links, of the senders of text messages.
+    Guests,
+    /// Hosts' links, of stage `host`.
+    Hosts,
+}
+
+impl Kind {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Sessions, Self::Guests, Self::Hosts];
+
+    /// The queue's name without its prefix.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Guests => "guests",
+            Self::Hosts => "hosts",
+        }
+    }
+
+    /// The work queue.
+    #[must_use]
+    pub fn queue(self, topology: &Topology) -> String {
+        match self {
+            Self::Sessions => topology.sessions_queue(),
+            Self::Guests => topology.guests_queue(),
+            Self::Hosts => topology.hosts_queue(),
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
+        found.ok_or_else(|| format!("expected one of {}", Self::ALL.map(Self::as_str).join(", ")))
+    }
+}
+
+/// A dead letter, taken and not acknowledged. Its `Debug` shows nothing private.
+pub struct Letter {
+    /// The letter's own id: of this message and this death.
+    pub id: Uuid,
+    /// Whose it is.
+    pub kind: Kind,
+    /// Why it is dead; `None` where it was not this program that put it here.
+    pub class: Option<Class>,
+    /// Why, for a person; shows nothing private.
+    pub reason: String,
+    /// Attempts counted.
+    pub attempts: u32,
+    /// How often it was replayed before.
+    pub replays: u32,
+    /// When it died.
+    pub died_at: Option<Timestamp>,
+    /// The start event's id, as it came.
+    pub event: String,
+    /// The session's id, as it came.
+    pub session: Option<String>,
+    /// How often the broker delivered it before.
+    pub looks: u32,
+    /// The body, where it is JSON.
+    pub body: Option<Value>,
+    /// The message itself.
+    pub message: Message,
+    /// Its properties.
+    pub properties: BasicProperties,
+    pub(super) acker: Acker,
+}
+
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Letter").field("id", &self.id).field("class", &self.class).finish_non_exhaustive()
+    }
+}
+
+impl Letter {
+    pub(super) fn of(kind: Kind, mut delivery: Delivery) -> Self {
+        let message = properties::message(&delivery.properties, std::mem::take(&mut delivery.data));
+        let body = read(&message);
+        let text = |name: &str| body.as_ref().and_then(|body| body.get(name)?.as_str()).map(str::to_owned);
+        let event = match kind {
+            Kind::Sessions => start_session::identify(&message).event_id.as_str().to_owned(),
+            Kind::Guests | Kind::Hosts => {
+                text("eventId").or_else(|| message.message_id.clone()).unwrap_or_default()
+            }
+        };
+        let broker = BrokersReason::of(delivery.properties.headers().as_ref());
+        let dead_at = message.header(header::DEAD_AT).unwrap_or_default();
+        let class = message.header(header::DEAD_CLASS).and_then(|class| class.parse().ok());
+        let reason = message.header(header::DEAD_REASON).map_or_else(|| broker.text(), str::to_owned);
+        let name = message.message_id.as_deref().unwrap_or_default();
+        let id = [name.as_bytes(), dead_at.as_bytes(), reason.as_bytes(), &message.body].join(&0);
+        Self {
+            id: ids::hash(&id),
+            kind,
+            class: class.or(broker.class()),
+            reason,
+            attempts: message.attempts(),
+            replays: message.header(header::REPLAYS).and_then(|text| text.parse().ok()).unwrap_or(0),
+            died_at: dead_at.parse().ok().or(message.first_failed_at()).or(broker.at),
+            event,
+            session: text("sessionId"),
+            looks: message.deliveries(),
+            body,
+            message,
+            properties: delivery.properties,
+            acker: delivery.acker,
+        }
+    }
+
+    /// How long it has been dead.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        Some(Duration::try_from(now.duration_since(self.died_at?)).unwrap_or_default())
+    }
+
+    /// When its session ends: as the message says, else `link_lifetime` after its first failure.
+    #[must_use]
+    pub fn ends_at(&self, link_lifetime: Duration) -> Option<Timestamp> {
+        let time = |name: &str| {
+            let text = self.body.as_ref()?.get(name)?.as_str()?.to_owned();
+            Instant::try_from(text).ok().map(Instant::timestamp)
+        };
+        if let Some(end) = time("expiresAt") {
+            return Some(end);
+        }
+        let failed = self.message.first_failed_at().or(self.died_at)?;
+        let begin = time("notBefore").map_or(failed, |not_before| not_before.max(failed));
+        let lifetime = SignedDuration::try_from(link_lifetime).unwrap_or(SignedDuration::MAX);
+        Some(begin.saturating_add(lifetime).unwrap_or(Timestamp::MAX))
+    }
+}
+
+/// The body as JSON, without a `CloudEvent`'s wrapping. What no stage would read is not read here.
+fn read(message: &Message) -> Option<Value> {
+    if message.body.len() > 2 * BODY_BYTES_MAX {
+        return None;
+    }
+    let unwrapped = cloud_event::unwrap(message).ok();
+    serde_json::from_slice(unwrapped.map_or(&message.body, |unwrapped| unwrapped.data)).ok()
+}
+
+/// What the broker says of a message that it put into a dead queue itself (header `x-death`, the latest entry first).
+#[derive(Default)]
+struct BrokersReason {
+    reason: String,
+    at: Option<Timestamp>,
+}
+
+impl BrokersReason {
+    fn of(headers: Option<&FieldTable>) -> Self {
+        let Some(AMQPValue::FieldArray(deaths)) = headers.and_then(|table| table.inner().get("x-death"))
+        else {
+            return Self::default();
+        };
+        let Some(AMQPValue::FieldTable(latest)) = deaths.as_slice().first() else { return Self::default() };
+        let reason = match latest.inner().get("reason") {
+            Some(AMQPValue::LongString(text)) => text.to_string(),
+            _ => String::new(),
+        };
+        let at = match latest.inner().get("time") {
+            Some(AMQPValue::Timestamp(seconds)) => {
+                i64::try_from(*seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok())
+            }
+            _ => None,
+        };
+        Self { reason, at }
+    }
+
+    fn class(&self) -> Option<Class> {
+        (self.reason == "delivery_limit").then_some(Class::Poison)
+    }
+
+    fn text(&self) -> String {
+        match self.reason.as_str() {
+            "delivery_limit" => {
+                "the broker put it here: delivered again and again without an outcome".to_owned()
+            }
+            "rejected" => "a consumer of the queue rejected it".to_owned(),
+            "expired" => "the broker put it here: its time to live was over".to_owned(),
+            _ => "nothing says why".to_owned(),
+        }
+    }
+}

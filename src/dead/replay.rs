@@ -1,0 +1,298 @@
+//! Puts letters back into the queue that they came from.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use lapin::{
+    Confirmation,
+    message::Delivery,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::AMQPValue,
+};
+use tokio::time::{Instant, sleep, sleep_until};
+use uuid::Uuid;
+
+use super::{
+    DeadError, Desk, Filter, Letter, Progress,
+    desk::{Reader, WINDOW},
+};
+use crate::{
+    broker::{
+        connection::within,
+        properties::{self, short},
+        topology::Topology,
+    },
+    clock,
+    contract::header,
+    fault,
+};
+
+/// Most letters that are copied before their copies are confirmed.
+const CHUNK: usize = 100;
+/// Most letters whose copies are between the two queues at once.
+const ROUND: usize = 10_000;
+
+/// What to replay, and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Which letters.
+    pub filter: Filter,
+    /// `instant_connect.link_lifetime`: a session that names no end lasts this long.
+    pub link_lifetime: Duration,
+    /// Letters in a second, at most.
+    pub rate: Option<f64>,
+}
+
+/// What became of the letters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Replayed (or, in a dry run, to be replayed), by class.
+    pub replayed: BTreeMap<&'static str, u64>,
+    /// Meant, but left: their sessions are over.
+    pub expired: u64,
+    /// Meant, but left: they died since the replay began.
+    pub newer: u64,
+    /// Not meant.
+    pub others: u64,
+    /// What an interrupted replay had begun with, now replayed too.
+    pub resumed: u64,
+}
+
+impl Report {
+    /// How many were replayed, whatever their class.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.replayed.values().sum::<u64>() + self.resumed
+    }
+
+    /// Whether `letter` is to be replayed; counts it where it is not.
+    fn wants(&mut self, plan: &Plan, letter: &Letter, begun: Timestamp) -> bool {
+        let now = clock::now();
+        let other = if !plan.filter.matches(letter, begun) {
+            &mut self.others
+        } else if letter.ends_at(plan.link_lifetime).is_some_and(|end| end <= now) {
+            &mut self.expired
+        } else if letter.died_at.is_some_and(|died| died >= begun) {
+            &mut self.newer
+        } else {
+            return true;
+        };
+        *other += 1;
+        false
+    }
+
+    fn count(&mut self, letter: &Letter) {
+        *self.replayed.entry(class(letter)).or_default() += 1;
+    }
+}
+
+/// The class's name.
+#[must_use]
+pub fn class(letter: &Letter) -> &'static str {
+    letter.class.map_or("none", |class| class.as_str())
+}
+
+/// Looks what [`run`] would do, and changes nothing.
+///
+/// # Errors
+/// [`DeadError`].
+pub async fn dry_run(
+    desk: &Desk<'_>,
+    plan: &Plan,
+    mut progress: impl FnMut(Progress),
+) -> Result<Report, DeadError> {
+    let now = clock::now();
+    let mut report = Report { resumed: desk.staged.into(), ..Report::default() };
+    let mut reader = desk.take(desk.letters).await?;
+    while let Some(letter) = reader.next().await? {
+        if report.wants(plan, &letter, now) {
+            report.count(&letter);
+        }
+        progress(Progress { seen: reader.seen, total: desk.letters, done: 0 });
+    }
+    reader.close().await?;
+    Ok(report)
+}
+
+/// Replays. Killed or broken off at any moment, it can be run again; [`super`] says why that doubles nothing.
+///
+/// # Errors
+/// [`DeadError`].
+pub async fn run(desk: &Desk<'_>, plan: &Plan, progress: impl FnMut(Progress)) -> Result<Report, DeadError> {
+    let work = desk.kind.queue(desk.topology);
+    desk.topology.expect(desk.connection, &work, true, desk.limit).await?;
+    let staging = Topology::replay_queue(&work);
+    let mut replay = Replay { desk, plan, begun: clock::now(), staging, report: Report::default(), progress };
+    loop {
+        let mut copies = replay.copies().await?;
+        replay.report.resumed += copies.len() as u64;
+        let more = replay.stage(&mut copies).await?;
+        replay.release(copies.len()).await?;
+        if !more {
+            return Ok(replay.report);
+        }
+    }
+}
+
+struct Replay<'a, P> {
+    desk: &'a Desk<'a>,
+    plan: &'a Plan,
+    begun: Timestamp,
+    /// The queue between.
+    staging: String,
+    report: Report,
+    progress: P,
+}
+
+impl<P: FnMut(Progress)> Replay<'_, P> {
+    /// The letters whose copies are in the queue between. Of each letter one copy is left there.
+    async fn copies(&self) -> Result<HashSet<Uuid>, DeadError> {
+        loop {
+            let ready = self.desk.alone(&self.staging).await?;
+            let (mut ids, mut doubles) = (HashSet::new(), false);
+            let mut reader = self.desk.take_from(&self.staging, ready, WINDOW).await?;
+            while let Some(copy) = reader.delivery().await? {
+                if replay_of(&copy).is_some_and(|id| !ids.insert(id)) {
+                    doubles = true;
+                    reader.acknowledge(&copy.acker).await?;
+                }
+            }
+            reader.close().await?;
+            if !doubles {
+                return Ok(ids);
+            }
+        }
+    }
+
+    /// Copies letters to the queue between, and acknowledges them, until none of those in `copies` or copied here is a dead
+    /// letter any more; whether there are more to replay.
+    async fn stage(&mut self, copies: &mut HashSet<Uuid>) -> Result<bool, DeadError> {
+        let mut more = false;
+        loop {
+            let letters = self.desk.alone(&self.desk.queue).await?;
+            let mut reader = self.desk.take(letters).await?;
+            let confirms = reader.channel.confirm_select(ConfirmSelectOptions::default());
+            within("select confirms", self.desk.limit, self.desk.connection, confirms).await?;
+            let (mut batch, mut acknowledged) = (Vec::new(), 0);
+            (self.report.expired, self.report.newer, self.report.others) = (0, 0, 0);
+            while let Some(letter) = reader.next().await? {
+                if copies.contains(&letter.id) {
+                    reader.settle(&letter).await?;
+                    acknowledged += 1;
+                } else if self.report.wants(self.plan, &letter, self.begun) {
+                    more |= copies.len() + batch.len() >= ROUND;
+                    if copies.len() + batch.len() < ROUND {
+                        batch.push(letter);
+                    }
+                }
+                if batch.len() >= CHUNK {
+                    acknowledged += self.copy(&mut reader, &mut batch, copies).await?;
+                }
+                let seen = reader.seen;
+                (self.progress)(Progress { seen, total: letters, done: self.report.total() });
+                // What is behind is looked at in the next round.
+                if more && batch.is_empty() {
+                    break;
+                }
+            }
+            acknowledged += self.copy(&mut reader, &mut batch, copies).await?;
+            let left = reader.seen - acknowledged + (letters - reader.seen.min(letters));
+            reader.close().await?;
+            // An acknowledgement that was sent may not have reached the queue when its channel was closed. Only when all have
+            // may the copies go on.
+            if self.desk.alone(&self.desk.queue).await? <= left || acknowledged == 0 {
+                return Ok(more);
+            }
+        }
+    }
+
+    /// Publishes copies of `batch`, then acknowledges the letters; how many. All or none: which of several messages a
+    /// confirm's return belongs to need not be known.
+    async fn copy(
+        &mut self,
+        reader: &mut Reader<'_>,
+        batch: &mut Vec<Letter>,
+        copies: &mut HashSet<Uuid>,
+    ) -> Result<u32, DeadError> {
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        let limit = self.desk.limit;
+        let mut confirms = Vec::with_capacity(batch.len());
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        fault::point("replay", "matched");
+        for letter in batch.iter().filter(|letter| copies.insert(letter.id)) {
+            let replays = letter.replays.saturating_add(1);
+            let id = letter.id.to_string();
+            let properties = properties::replayed(&letter.properties, &id, replays, clock::now());
+            let body = &letter.message.body;
+            let publish =
+                reader.channel.basic_publish("".into(), short(&self.staging), options, body, properties);
+            confirms.push(within("publish", limit, self.desk.connection, publish).await?);
+        }
+        for confirm in confirms {
+            let what = match within("confirm", limit, self.desk.connection, confirm).await? {
+                Confirmation::Ack(None) => continue,
+                Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
+                    "returned a copy: is the queue gone?"
+                }
+                _ => "refused a copy (is the queue full?)",
+            };
+            return Err(DeadError::Unpublished { queue: self.staging.clone(), what });
+        }
+        fault::point("replay", "copied");
+        for letter in batch.iter() {
+            reader.settle(letter).await?;
+            fault::point("replay", "acknowledged");
+            self.report.count(letter);
+        }
+        Ok(u32::try_from(batch.drain(..).count()).unwrap_or(u32::MAX))
+    }
+
+    /// Has the broker move the `copies` to the work queue, at the rate that is asked for.
+    async fn release(&mut self, copies: usize) -> Result<(), DeadError> {
+        let (mut next_at, until) = (Instant::now(), Instant::now() + self.desk.limit);
+        let mut released = 0;
+        loop {
+            let ready = self.desk.alone(&self.staging).await?;
+            // A node of a cluster may not know yet of what another has confirmed.
+            match ready {
+                0 if released >= copies || Instant::now() >= until => return Ok(()),
+                0 => {
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                _ => {}
+            }
+            // What waits for its turn is unacknowledged: a minute's worth at most.
+            let window =
+                self.plan.rate.map_or(f64::from(WINDOW), |rate| rate * 60.0).clamp(1.0, f64::from(WINDOW));
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to WINDOW")]
+            let mut reader = self.desk.take_from(&self.staging, ready, window as u16).await?;
+            reader.never_ends();
+            while let Some(copy) = reader.delivery().await? {
+                if let Some(rate) = self.plan.rate {
+                    sleep_until(next_at).await;
+                    next_at = next_at.max(Instant::now()) + Duration::from_secs_f64(1.0 / rate);
+                }
+                reader.reject(&copy.acker).await?;
+                released += 1;
+                fault::point("replay", "released");
+                let done = self.report.total() - u64::from(ready - reader.seen.min(ready));
+                (self.progress)(Progress { seen: reader.seen, total: ready, done });
+            }
+            // A rejection that did not reach the queue leaves its copy there: once more.
+            reader.close().await?;
+        }
+    }
+}
+
+fn replay_of(copy: &Delivery) -> Option<Uuid> {
+    match copy.properties.headers().as_ref()?.inner().get(header::REPLAY_OF)? {
+        AMQPValue::LongString(text) => Uuid::parse_str(&text.to_string()).ok(),
+        _ => None,
+    }
+}

@@ -1,0 +1,325 @@
+//! What `list` and `show` tell of letters, people masked unless they are to be revealed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{DeadError, Desk, Filter, Kind, Letter, Progress, replay::class};
+use crate::{
+    clock,
+    contract::{private::loggable_id, time::Instant},
+};
+
+/// The ages that letters are counted by: up to an hour, a day, a week, older.
+pub const AGES: [&str; 4] = ["1h", "1d", "7d", "older"];
+/// Most people that a row names.
+const PEOPLE_MAX: usize = 4;
+
+/// The letters of one queue.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Survey {
+    /// Whose.
+    pub queue: &'static str,
+    /// How many were there.
+    pub letters: u32,
+    /// Copies that an interrupted replay left between the queues.
+    pub interrupted: u32,
+    /// Those that were asked for: by class, the counts for [`AGES`]. What does not say its age counts as older.
+    pub classes: BTreeMap<&'static str, [u64; 4]>,
+    /// The latest of them, the last to die first.
+    pub rows: Vec<Row>,
+}
+
+/// One letter in a line.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// The letter's own id.
+    pub id: String,
+    /// Its event.
+    pub event: String,
+    /// Its session.
+    pub session: Option<String>,
+    /// Whose.
+    pub queue: &'static str,
+    /// Why it died.
+    pub class: &'static str,
+    /// Why, for a person.
+    pub reason: String,
+    /// Attempts counted.
+    pub attempts: u32,
+    /// How often it was replayed.
+    pub replays: u32,
+    /// When it died.
+    pub died_at: Option<Timestamp>,
+    /// When its session ends.
+    pub ends_at: Option<Timestamp>,
+    /// Guests and experts.
+    pub people: Vec<String>,
+}
+
+/// How to show letters.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// People, links and ids as they are.
+    pub reveal: bool,
+    /// Most rows.
+    pub limit: usize,
+    /// `instant_connect.link_lifetime`.
+    pub link_lifetime: Duration,
+}
+
+/// Counts the letters that `filter` means, and gives the latest of them; changes nothing.
+///
+/// # Errors
+/// [`DeadError`].
+pub async fn survey(
+    desk: &Desk<'_>,
+    filter: &Filter,
+    view: View,
+    mut progress: impl FnMut(Progress),
+) -> Result<Survey, DeadError> {
+    let now = clock::now();
+    let mut classes = BTreeMap::<_, [u64; 4]>::new();
+    // No more than the limit is kept, whatever the queue holds.
+    let mut latest = BTreeMap::new();
+    let mut reader = desk.take(desk.letters).await?;
+    while let Some(letter) = reader.next().await? {
+        if filter.matches(&letter, now) {
+            classes.entry(class(&letter)).or_default()[age(&letter, now)] += 1;
+            latest.insert((letter.died_at, reader.seen), Row::of(&letter, view));
+            if latest.len() > view.limit {
+                latest.pop_first();
+            }
+        }
+        progress(Progress { seen: reader.seen, total: desk.letters, done: 0 });
+    }
+    let letters = reader.seen;
+    reader.close().await?;
+    let rows = latest.into_values().rev().collect();
+    Ok(Survey { queue: desk.kind.as_str(), letters, interrupted: desk.staged, classes, rows })
+}
+
+/// The letters that `filter` means with all that they hold, `view.limit` at most.
+///
+/// # Errors
+/// [`DeadError`].
+pub async fn show(desk: &Desk<'_>, filter: &Filter, view: View) -> Result<Vec<Value>, DeadError> {
+    let now = clock::now();
+    let mut found = Vec::new();
+    let mut reader = desk.take(desk.letters).await?;
+    while let Some(letter) = reader.next().await? {
+        if found.len() < view.limit && filter.matches(&letter, now) {
+            found.push(whole(&letter, view));
+        }
+    }
+    reader.close().await?;
+    Ok(found)
+}
+
+fn age(letter: &Letter, now: Timestamp) -> usize {
+    const HOUR: u64 = 3600;
+    let age = letter.age(now).map_or(u64::MAX, |age| age.as_secs());
+    [HOUR, 24 * HOUR, 7 * 24 * HOUR].iter().position(|limit| age < *limit).unwrap_or(3)
+}
+
+impl Row {
+    fn of(letter: &Letter, view: View) -> Self {
+        let id = |id: &str| if view.reveal { id.to_owned() } else { loggable_id(id).into_owned() };
+        Self {
+            id: letter.id.to_string(),
+            event: id(&letter.event),
+            session: letter.session.as_deref().map(id),
+            queue: letter.kind.as_str(),
+            class: class(letter),
+            reason: letter.reason.clone(),
+            attempts: letter.attempts,
+            replays: letter.replays,
+            died_at: letter.died_at,
+            ends_at: letter.ends_at(view.link_lifetime),
+            people: people(letter, view.reveal),
+        }
+    }
+}
+
+fn whole(letter: &Letter, view: View) -> Value {
+    let mut shown = serde_json::to_value(Row::of(letter, view)).unwrap_or_default();
+    let message = &letter.message;
+    shown["bytes"] = json!(message.body.len());
+    shown["looks"] = json!(letter.looks);
+    shown["firstFailedAt"] = json!(message.first_failed_at());
+    if view.reveal {
+        shown["messageId"] = json!(message.message_id);
+        shown["correlationId"] = json!(message.correlation_id);
+        shown["contentType"] = json!(message.content_type);
+        shown["headers"] = json!(message.headers);
+        shown["body"] = match (&letter.body, std::str::from_utf8(&message.body)) {
+            (Some(body), _) => body.clone(),
+            (None, Ok(text)) => json!(text),
+            (None, Err(_)) => json!({"base64": STANDARD.encode(&message.body)}),
+        };
+    } else {
+        shown["messageId"] = json!(message.message_id.as_deref().map(loggable_id));
+        shown["body"] = letter.body.as_ref().map_or(Value::Null, |body| masked("", body));
+    }
+    shown
+}
+
+/// Who is concerned.
+fn people(letter: &Letter, reveal: bool) -> Vec<String> {
+    let Some(body) = &letter.body else { return Vec::new() };
+    let list = |name: &str| body.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut people: Vec<String> = match letter.kind {
+        Kind::Sessions => {
+            let guests = list("guests").iter().map(|guest| self::guest(guest, "address", reveal));
+            guests.chain(list("experts").iter().map(|expert| self::expert(expert, reveal))).collect()
+        }
+        Kind::Guests => vec![guest(body, "to", reveal)],
+        Kind::Hosts => body.get("expert").map(|expert| self::expert(expert, reveal)).into_iter().collect(),
+    };
+    let more = people.len().saturating_sub(PEOPLE_MAX);
+    if more > 0 {
+        people.truncate(PEOPLE_MAX);
+        people.push(format!("and {more} more"));
+    }
+    people
+}
+
+fn guest(guest: &Value, address: &str, reveal: bool) -> String {
+    let channel = match text(guest, "channel") {
+        channel @ ("sms" | "whatsapp") => channel,
+        _ => "guest",
+    };
+    let number = text(guest, address);
+    if reveal {
+        return named(format!("{channel} {number}"), guest);
+    }
+    // Two digits tell the people of one event apart.
+    let digits = number.len() >= 7 && number.bytes().rev().take(2).all(|b| b.is_ascii_digit());
+    let end = if digits { &number[number.len() - 2..] } else { "" };
+    format!("{channel} …{end}")
+}
+
+fn expert(expert: &Value, reveal: bool) -> String {
+    let kind = ["email", "personId", "roomId"].into_iter().find(|name| expert.get(name).is_some());
+    match (kind, reveal) {
+        (Some(kind), true) => named(format!("expert {}", text(expert, kind)), expert),
+        (Some("email"), false) => {
+            let first: String =
+                text(expert, "email").chars().filter(char::is_ascii_alphanumeric).take(1).collect();
+            format!("expert {first}…")
+        }
+        (Some("roomId"), false) => "expert (a space)".to_owned(),
+        _ => "expert …".to_owned(),
+    }
+}
+
+fn named(who: String, person: &Value) -> String {
+    match text(person, "name") {
+        "" => who,
+        name => format!("{who} ({name})"),
+    }
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Names of fields that are the contract's own.
+const KNOWN: [&str; 24] = [
+    "sessionId",
+    "eventId",
+    "guests",
+    "experts",
+    "expert",
+    "devices",
+    "channel",
+    "address",
+    "to",
+    "name",
+    "locale",
+    "email",
+    "personId",
+    "roomId",
+    "vertical",
+    "hostLogin",
+    "notBefore",
+    "expiresAt",
+    "correlationId",
+    "attributes",
+    "url",
+    "baseUrl",
+    "short",
+    "data",
+];
+
+/// The shape of `value`, the field `name` of something: what may be private is only counted.
+fn masked(name: &str, value: &Value) -> Value {
+    match value {
+        Value::Null | Value::Bool(_) => value.clone(),
+        Value::Number(_) => json!("…"),
+        Value::String(text) => {
+            let fine = match name {
+                "sessionId" | "eventId" => return json!(loggable_id(text)),
+                "channel" => ["sms", "whatsapp"].contains(&text.as_str()),
+                "vertical" => ["hc", "gen"].contains(&text.as_str()),
+                "notBefore" | "expiresAt" => Instant::try_from(text.clone()).is_ok(),
+                _ => false,
+            };
+            if fine { value.clone() } else { json!(format!("… ({} characters)", text.chars().count())) }
+        }
+        Value::Array(items) => items.iter().map(|item| masked(name, item)).collect(),
+        Value::Object(fields) => {
+            let shown = fields.iter().enumerate().map(|(n, (key, value))| {
+                let known = name != "attributes" && KNOWN.contains(&key.as_str());
+                let key = if known { key.clone() } else { format!("field {}", n + 1) };
+                let value = masked(&key, value);
+                (key, value)
+            });
+            Value::Object(shown.collect::<Map<_, _>>())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_private_is_masked_and_the_shape_is_kept() {
+        let body = json!({
+            "sessionId": "tel:34600111222", "hostLogin": false, "expiresAt": "2026-11-21T10:00:00Z",
+            "guests": [{"channel": "sms", "address": "+34600111222", "name": "Ana"}, {"channel": "Ana", "address": 34_600_111_222_u64}],
+            "attributes": {"Ana": "Ana", "name": "Ana"}, "Ana": ["Ana", {"34600111222": null}], "notBefore": "Ana",
+        });
+        let shown = masked("", &body);
+        let text = shown.to_string();
+        for private in ["Ana", "346001"] {
+            assert!(!text.contains(private), "{text}");
+        }
+        assert_eq!(
+            shown["guests"][0],
+            json!({"channel": "sms", "address": "… (12 characters)", "name": "… (3 characters)"})
+        );
+        assert_eq!(
+            (&shown["hostLogin"], &shown["expiresAt"]),
+            (&json!(false), &json!("2026-11-21T10:00:00Z"))
+        );
+        assert_eq!(shown["attributes"].as_object().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn people_are_hinted_at() {
+        assert_eq!(guest(&json!({"channel": "sms", "address": "+34600111222"}), "address", false), "sms …22");
+        assert_eq!(guest(&json!({"channel": "Ana", "address": "Ana García é"}), "address", false), "guest …");
+        assert_eq!(expert(&json!({"email": "lee@example.com", "name": "Lee"}), false), "expert l…");
+        assert_eq!(
+            expert(&json!({"email": "lee@example.com", "name": "Lee"}), true),
+            "expert lee@example.com (Lee)"
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! Nothing is lost and nothing doubled, whenever the tool is killed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+};
+
+use serde_json::json;
+
+use super::letters::{body, count, dead, host_link, ids, put, rig, tool};
+use crate::support::{Rig, event, events::event_with, poll, program::Program, rig::random};
+
+const REPLAY: [&str; 5] = ["dead", "replay", "--yes", "--queue", "sessions"];
+
+async fn put_numbered(rig: &Rig, letters: usize) {
+    let letters = (0..letters).map(|n| (dead(&format!("event-{n}"), "exhausted", 1), body(n))).collect();
+    put(rig, "sessions", letters).await;
+}
+
+fn numbered(letters: usize) -> Vec<String> {
+    let mut all: Vec<_> = (0..letters).map(|n| format!("event-{n}")).collect();
+    all.sort();
+    all
+}
+
+/// Each of `letters` is in the work queue, once, and nothing is anywhere else.
+async fn assert_all_moved_once(rig: &Rig, letters: usize) {
+    let work = rig.name("sessions");
+    poll("all letters in the work queue", async || {
+        (rig.amqp.depth(&work).await?.0 as usize >= letters).then_some(())
+    })
+    .await;
+    assert_eq!(ids(rig, "sessions").await, numbered(letters));
+    for queue in ["sessions.dead", "sessions.replay"] {
+        assert_eq!(rig.amqp.depth(&rig.name(queue)).await, Some((0, 0)), "{queue}");
+    }
+}
+
+#[tokio::test]
+async fn a_replayed_letter_is_as_new_and_says_how_often_it_was_replayed() {
+    let rig = rig().await;
+    put(&rig, "sessions", vec![(dead("event-1", "exhausted", 5), body(1))]).await;
+    for times in 1..=2 {
+        let report = tool(&rig, &["replay", "--yes", "--json"]).await.json();
+        assert_eq!(report["queues"][0]["classes"], json!({"exhausted": 1}), "{report}");
+        let mut work = rig.amqp.consume(&rig.name("sessions")).await;
+        let message = work.next().await;
+        let headers = message.headers();
+        for gone in
+            ["x-dead-class", "x-dead-reason", "x-dead-at", "x-attempts", "x-retry-reason", "x-delivery-count"]
+        {
+            assert!(!headers.contains_key(gone), "{gone}: {headers:?}");
+        }
+        assert_eq!(headers["x-replays"], lapin::types::AMQPValue::LongLongInt(times));
+        assert_eq!((message.id(), message.header("x-mine")), ("event-1".to_owned(), "flowsecret".to_owned()));
+        assert!(message.header("traceparent").starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"));
+        // It dies again, with the headers that it came with.
+        let mut again = dead("event-1", "exhausted", 0);
+        let mut table = again.headers().clone().unwrap();
+        for (name, value) in headers.into_iter().filter(|(name, _)| name != "x-first-failed-at") {
+            table.insert(name.into(), value);
+        }
+        again = again.with_headers(table);
+        put(&rig, "sessions", vec![(again, message.body)]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_mixture_is_replayed_while_a_worker_runs_and_what_is_over_is_left() {
+    let rig = rig().await;
+    let over = event_with(7, &json!({"expiresAt": "2020-01-01T10:00:00Z"})).to_string().into_bytes();
+    // Its links would have opened for two hours.
+    let long_dead = (dead("event-8", "exhausted", 121), event(8).to_string().into_bytes());
+    let mut letters = vec![(dead("event-7", "exhausted", 5), over), long_dead];
+    letters.push((dead("event-9", "invalid", 5), b"no JSON".to_vec()));
+    letters.extend(
+        (0..5).map(|n| (dead(&format!("event-{n}"), "exhausted", 5), event(n).to_string().into_bytes())),
+    );
+    put(&rig, "sessions", letters).await;
+    put(&rig, "hosts", vec![(dead("link-11", "rejected", 5), host_link(11))]).await;
+    let worker = rig.start(&[]).await;
+    let report = tool(&rig, &["replay", "--yes", "--json"]).await.json();
+    assert_eq!(
+        (count(&report, "sessions", "replayed"), count(&report, "sessions", "expired")),
+        (6, 2),
+        "{report}"
+    );
+    assert_eq!(count(&report, "hosts", "replayed"), 1);
+    let links = rig.guest_links().await.take(5).await;
+    let events: BTreeSet<_> =
+        links.iter().map(|link| link.json()["eventId"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(events, (0..5).map(|n| format!("event-{n}")).collect());
+    rig.until_experts_have(6).await;
+    // What is wrong dies again, and says that it was replayed.
+    poll("the invalid one's second death", async || {
+        (rig.amqp.depth(&rig.name("sessions.dead")).await?.0 == 3).then_some(())
+    })
+    .await;
+    worker.stop().await;
+    let list = tool(&rig, &["list", "--json", "--queue", "sessions", "--class", "invalid"]).await.json();
+    let row = &list["queues"][0]["rows"][0];
+    assert_eq!((&row["event"], &row["replays"], &row["attempts"]), (&json!("event-9"), &json!(1), &json!(1)));
+    assert_eq!(ids(&rig, "sessions.dead").await, ["event-7", "event-8", "event-9"]);
+}
+
+#[tokio::test]
+async fn only_what_is_meant_is_replayed() {
+    let rig = rig().await;
+    let class = |n: usize| if n.is_multiple_of(3) { "internal" } else { "exhausted" };
+    // More than two windows of what is left alone.
+    let letters = (0..900).map(|n| (dead(&format!("event-{n}"), class(n), 1), body(n))).collect();
+    put(&rig, "sessions", letters).await;
+    let report =
+        tool(&rig, &["replay", "--yes", "--json", "--queue", "sessions", "--class", "internal"]).await.json();
+    assert_eq!((count(&report, "sessions", "replayed"), count(&report, "sessions", "others")), (300, 600));
+    let meant: Vec<_> =
+        numbered(900).into_iter().filter(|id| class(id[6..].parse().unwrap()) == "internal").collect();
+    poll("the letters", async || (rig.amqp.depth(&rig.name("sessions")).await?.0 == 300).then_some(())).await;
+    assert_eq!(ids(&rig, "sessions").await, meant);
+    assert_eq!(rig.amqp.depth(&rig.name("sessions.dead")).await, Some((600, 0)));
+}
+
+#[tokio::test]
+async fn killed_between_any_two_steps_and_run_again_it_loses_nothing_and_doubles_nothing() {
+    const LETTERS: usize = 150;
+    for (point, pass) in [
+        ("replay.matched", 1),
+        ("replay.copied", 1),
+        ("replay.copied", 2),
+        ("replay.acknowledged", 1),
+        ("replay.acknowledged", 60),
+        ("replay.acknowledged", 100),
+        ("replay.released", 1),
+        ("replay.released", 60),
+        ("replay.released", 150),
+    ] {
+        let rig = rig().await;
+        put_numbered(&rig, LETTERS).await;
+        let mut environment = rig.environment(&[]);
+        environment.push(("FAULT_AT".to_owned(), format!("{point}:{pass}:KILL")));
+        // Killed again while it takes up what the first left behind.
+        let mut again = rig.environment(&[]);
+        again.push(("FAULT_AT".to_owned(), "replay.released:20:KILL".to_owned()));
+        for environment in [&environment, &again] {
+            let killed = Program::start(&REPLAY, environment).ended().await;
+            assert!(killed.code().is_none() || killed.success(), "{point} {pass}: {killed}");
+        }
+        let report = tool(&rig, &["replay", "--yes", "--json", "--queue", "sessions"]).await;
+        eprintln!("{point} {pass}: {}", report.json()["queues"][0]);
+        assert_all_moved_once(&rig, LETTERS).await;
+    }
+}
+
+#[tokio::test]
+async fn killed_while_a_worker_runs_every_guest_and_every_expert_hears_once() {
+    const EVENTS: usize = 300;
+    let rig = rig().await;
+    put_numbered(&rig, EVENTS).await;
+    let worker = rig.start(&[]).await;
+    for point in ["copied:1", "acknowledged:37", "released:42"] {
+        let mut environment = rig.environment(&[]);
+        environment.push(("FAULT_AT".to_owned(), format!("replay.{point}:KILL")));
+        assert_eq!(Program::start(&REPLAY, &environment).ended().await.code(), None, "{point}");
+    }
+    tool(&rig, &["replay", "--yes", "--queue", "sessions"]).await;
+    rig.until_experts_have(EVENTS as u64).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    let mut copies = BTreeMap::<String, usize>::new();
+    for link in rig.amqp.look(&rig.name("guests")).await {
+        *copies.entry(link.json()["eventId"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    assert_eq!(copies.len(), EVENTS);
+    assert!(copies.values().all(|count| *count == 1), "{copies:?}");
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
+}
+
+/// `DEAD_LETTERS` says how many; `make dead-replay` has 100,000.
+#[tokio::test]
+async fn many_letters_killed_half_way_and_run_again_are_all_there_once_in_bounded_memory() {
+    let letters: usize = env::var("DEAD_LETTERS").map_or(3000, |text| text.parse().unwrap());
+    let rig = rig().await;
+    put_numbered(&rig, letters).await;
+    let begun = std::time::Instant::now();
+    tool(&rig, &["list", "--json"]).await;
+    eprintln!("list: {:?}", begun.elapsed());
+    let mut random = random();
+    let mut peak = 0;
+    for half in [letters / 4, letters / 2] {
+        let replay = Program::start(&REPLAY, &rig.environment(&[]));
+        let until = half + random.usize(..letters / 20);
+        // A look at the queue takes its time; the tool goes on meanwhile.
+        poll("the replay to be half-way", async || {
+            peak = peak.max(replay.resident_kib_max().unwrap_or(0));
+            (rig.amqp.depth(&rig.name("sessions")).await?.0 as usize >= until).then_some(())
+        })
+        .await;
+        replay.kill();
+        let (moved, _) = rig.amqp.depth(&rig.name("sessions")).await.unwrap();
+        eprintln!("killed after {moved} of {letters}");
+    }
+    let begun = std::time::Instant::now();
+    let replay = Program::start(&REPLAY, &rig.environment(&[]));
+    let mut replay = replay;
+    poll("the replay's end", async || {
+        peak = peak.max(replay.resident_kib_max().unwrap_or(0));
+        (!replay.is_running()).then_some(())
+    })
+    .await;
+    eprintln!("the rest: {:?}; peak memory {peak} KiB", begun.elapsed());
+    assert!(replay.ended().await.success());
+    assert_all_moved_once(&rig, letters).await;
+    assert!(peak < 64 * 1024, "{peak} KiB");
+}
