@@ -33,7 +33,7 @@ use crate::{
 /// Most letters that are copied before their copies are confirmed.
 const CHUNK: usize = 100;
 /// Most letters whose copies are between the two queues at once.
-const ROUND: usize = 10_000;
+const ROUND: usize = 2000;
 
 /// What to replay, and how.
 #[derive(Clone, Debug)]
@@ -177,6 +177,8 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
             let confirms = reader.channel.confirm_select(ConfirmSelectOptions::default());
             within("select confirms", self.desk.limit, self.desk.connection, confirms).await?;
             let (mut batch, mut acknowledged) = (Vec::new(), 0);
+            // A letter whose copy is there already may be anywhere in the queue.
+            let look_at_all = !copies.is_empty();
             (self.report.expired, self.report.newer, self.report.others) = (0, 0, 0);
             while let Some(letter) = reader.next().await? {
                 if copies.contains(&letter.id) {
@@ -194,7 +196,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
                 let seen = reader.seen;
                 (self.progress)(Progress { seen, total: letters, done: self.report.total() });
                 // What is behind is looked at in the next round.
-                if more && batch.is_empty() {
+                if more && batch.is_empty() && !look_at_all {
                     break;
                 }
             }
