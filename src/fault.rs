@@ -1,8 +1,8 @@
 //! Points between two steps, where a test has this process killed or told to end, to see what becomes of the message. In a
 //! build without debug assertions, as every release is, a point is nothing at all.
 //!
-//! `FAULT_AT=sessions.taken:2:KILL` sends SIGKILL at the second pass of the step `taken` of the queue of sessions. A process
-//! with such a plan says each pass on standard error.
+//! `FAULT_AT=sessions.taken:2:KILL` sends SIGKILL at the second pass of the step `taken` of the queue of sessions; `PANIC` in place
+//! of a signal's name panics there. A process with such a plan says each pass on standard error.
 
 /// Passes the point after `step` of `scope`: a stage, a part of the worker, or a queue, of whose name the last part counts.
 #[cfg(not(debug_assertions))]
@@ -44,6 +44,10 @@ mod plan {
         // Where nobody reads standard error the test has ended.
         _ = stderr().write_all(format!("fault point {point}\n").as_bytes());
         if point == plan.point && plan.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            assert!(
+                plan.signal != "PANIC",
+                "with what a panic must not show: +34600000001 at https://instant.webex.com/visit/panic"
+            );
             // Without `unsafe`, only another process can send a signal.
             _ = Command::new("kill").args(["-s", &plan.signal, &id().to_string()]).status();
             if plan.signal == "KILL" {

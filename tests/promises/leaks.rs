@@ -27,3 +27,22 @@ async fn a_failure_below_a_url_with_a_password_shows_neither() {
     worker.output.until("\"outcome\":\"try-again\"", 1).await;
     worker.stop().await;
 }
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_panic_is_a_dead_letter_and_shows_nothing_of_what_it_was_about() {
+    for (queue, point) in [("sessions", "link.read:1:PANIC"), ("hosts", "host.read:1:PANIC")] {
+        let rig = Rig::new().await;
+        let worker = rig.launch_with_fault(&[("telemetry.log_level", "debug")], point);
+        worker.output.until("consuming", 2).await;
+        rig.publish(1).await;
+        let letter = rig.dead_letters(queue).await.next().await;
+        assert_eq!(letter.header("x-dead-class"), "internal");
+        assert!(letter.header("x-dead-reason").contains("panicked"));
+        assert_eq!(worker.output.saying("panic: a defect of this program").len(), 1);
+        // It works on.
+        rig.publish(2).await;
+        rig.until_experts_have(1).await;
+        worker.stop().await;
+    }
+}

@@ -6,7 +6,12 @@ use std::{
     thread::JoinHandle,
 };
 
-use super::{output::Output, poll};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use super::{output::Output, poll, soon};
 
 /// Name and value of environment variables, nothing else of the test's own environment gets through.
 pub(crate) type Environment = Vec<(String, String)>;
@@ -18,6 +23,8 @@ pub(crate) const FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
 pub(crate) struct Program {
     child: Child,
     pub(crate) output: Arc<Output>,
+    /// The metrics that it served at last.
+    pub(crate) metrics: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -54,6 +61,15 @@ pub(crate) async fn finished(arguments: &[&str], environment: &Environment) -> F
     }
 }
 
+/// As a client of the simplest kind.
+async fn scrape(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 impl Program {
     /// Starts `instant-connect-worker run`.
     pub(crate) fn run(environment: &Environment) -> Self {
@@ -67,7 +83,7 @@ impl Program {
         let output = Output::new();
         let readers =
             vec![output.read(child.stdout.take().unwrap()), output.read(child.stderr.take().unwrap())];
-        Self { child, output, readers }
+        Self { child, output, metrics: Output::new(), readers }
     }
 
     /// Its process id.
@@ -103,8 +119,14 @@ impl Program {
         status
     }
 
-    /// SIGTERM, as an orchestrator sends it; waits for the end, which must be a good one.
+    /// SIGTERM, as an orchestrator sends it; waits for the end, which must be a good one. Keeps its metrics, to be searched.
     pub(crate) async fn stop(self) {
+        let said = self.output.saying("admin server listens");
+        if let Some(address) = said.first().map(|said| said["address"].as_str().unwrap().to_owned()) {
+            let metrics = soon("the metrics", scrape(&address)).await;
+            assert!(metrics.contains("instant_connect_build_info"), "{metrics}");
+            self.metrics.read(std::io::Cursor::new(metrics)).join().unwrap();
+        }
         self.signal("TERM");
         assert_eq!(self.ended().await.code(), Some(0), "the status after SIGTERM");
     }

@@ -136,7 +136,8 @@ impl Rig {
 
     fn run(&self, environment: &Environment) -> Program {
         let program = Program::run(&[self.collector.environment(), environment.clone()].concat());
-        self.outputs.lock().unwrap().push(Arc::clone(&program.output));
+        let said = [&program.output, &program.metrics].map(Arc::clone);
+        self.outputs.lock().unwrap().extend(said);
         program
     }
 
