@@ -208,6 +208,8 @@ impl Checker {
         if let Some(seen) = self.open.remove(&tag).and_then(|open| self.seen.get_mut(&open.of)) {
             seen.open -= 1;
             seen.excuses += 1;
+            // A worker that dies often is delivered to often; it does not spin.
+            seen.delivered_at.pop();
         }
     }
 
