@@ -89,7 +89,7 @@ async fn it_listens_on_loopback_only_unless_told_otherwise() {
     let anywhere = Options { listen: "0.0.0.0:0".parse().unwrap(), ..options() };
     let refused = Sandbox::bind(anywhere.clone()).await.err().unwrap();
     assert!(matches!(refused, Error::NotLoopback(_)));
-    assert!(refused.to_string().contains("allow_any_address"));
+    assert!(refused.to_string().contains("allow-any-address"));
     let told = Sandbox::bind(Options { allow_any_address: true, ..anywhere }).await.unwrap();
     assert_eq!(told.url().host_str(), Some("127.0.0.1"));
 }
