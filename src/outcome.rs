@@ -157,9 +157,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn names_are_those_of_the_contract() {
+        assert_eq!(
+            Class::ALL.map(Class::as_str).join(" "),
+            "invalid device-not-allowed rejected expired exhausted unroutable poison internal"
+        );
+        assert_eq!(
+            Cause::ALL.map(Cause::as_str).join(" "),
+            "unavailable rate-limited malformed token busy ledger"
+        );
+    }
+
+    #[test]
     fn every_class_is_read_back_from_its_name() {
         for class in Class::ALL {
-            assert_eq!(class.as_str().parse(), Ok(class));
+            assert_eq!(class.to_string().parse(), Ok(class));
         }
         assert!("other".parse::<Class>().unwrap_err().contains("device-not-allowed"));
     }

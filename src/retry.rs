@@ -111,7 +111,6 @@ pub fn rung(delays: &[Duration], now: Timestamp, at: Timestamp, deadline: Timest
 fn interval(policy: &Policy, attempt: u32) -> Duration {
     let mut schedule = ExponentialBackoff {
         current_interval: policy.initial,
-        initial_interval: policy.initial,
         randomization_factor: 0.0,
         multiplier: policy.multiplier,
         max_interval: policy.max,
@@ -207,6 +206,32 @@ mod tests {
     }
 
     #[test]
+    fn waits_grow_to_any_ceiling() {
+        let policy = Policy { max: Duration::from_secs(7200), multiplier: 3.0, ..policy() };
+        assert_eq!(
+            [1, 2, 8, 9, 99].map(|attempt| interval(&policy, attempt).as_secs()),
+            [1, 3, 2187, 6561, 7200]
+        );
+    }
+
+    #[test]
+    fn jitter_moves_a_wait_to_both_sides_and_a_retry_after_to_a_later_time_only() {
+        let asked = Some(Duration::from_secs(7));
+        let wait = |retry_after, random| match decide(
+            &policy(),
+            &failure(retry_after, 3600),
+            first(),
+            now(),
+            random,
+        ) {
+            Decision::Again { at, .. } => at.duration_since(now()).as_millis(),
+            Decision::GiveUp(death) => panic!("{death:?}"),
+        };
+        assert_eq!([0.0, 0.25, 0.5, 1.0].map(|random| wait(None, random)), [800, 900, 1000, 1200]);
+        assert_eq!([0.0, 0.5, 1.0].map(|random| wait(asked, random)), [7000, 7100, 7200]);
+    }
+
+    #[test]
     fn the_last_attempt_ends_it() {
         let last = History { attempts: 4, ..first() };
         let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), last, now(), 0.5) else {
@@ -222,6 +247,9 @@ mod tests {
             panic!()
         };
         assert_eq!(death.class, Class::Exhausted);
+        let just = History { attempts: 0, ..old };
+        let decision = decide(&policy(), &failure(None, 3600), just, now(), 0.5);
+        assert_eq!(decision, Decision::Again { at: now() + SignedDuration::from_secs(1), attempts: 1 });
     }
 
     #[test]
@@ -242,13 +270,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_postponed_is_not_counted_and_expires_with_its_session() {
+        let (wait, asked) = (Duration::from_secs(5), Some(Duration::from_secs(60)));
+        let worn = History { attempts: 99, first_failed_at: Timestamp::UNIX_EPOCH };
+        let postponed = |retry_after, left| postpone(&failure(retry_after, left), worn, now(), wait);
+        let again = |after| Decision::Again { at: now() + SignedDuration::from_secs(after), attempts: 99 };
+        assert_eq!([postponed(None, 6), postponed(asked, 61)], [again(5), again(60)]);
+        for over in [postponed(None, 5), postponed(asked, 60)] {
+            assert!(matches!(&over, Decision::GiveUp(death) if death.class == Class::Expired), "{over:?}");
+        }
+    }
+
+    #[test]
     fn retry_after_is_read_as_seconds_and_as_a_date() {
         let read = |text: &str| parse_retry_after(text, now()).map(|wait| wait.as_secs());
         assert_eq!(read("7"), Some(7));
         assert_eq!(read(" 0 "), Some(0));
         assert_eq!(read("Sat, 21 Nov 2026 09:00:07 GMT"), Some(7));
         assert_eq!(read("Sat, 21 Nov 2026 08:00:00 GMT"), Some(0));
-        assert_eq!(read("99999999999999999999999"), Some(RETRY_AFTER_MAX.as_secs()));
+        assert_eq!(read("99999999999999999999999"), Some(316_224_000), "ten years");
         for wrong in ["", "-1", "1.5", "soon", "7 s", "Sat, 21 Nov 2026", "\u{0663}"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
@@ -264,13 +304,17 @@ mod tests {
         };
         assert_eq!([pick(0, 99), pick(1000, 99), pick(1001, 99), pick(7000, 99)], [1, 1, 5, 30]);
         assert_eq!(pick(7000, 20), 5, "the smallest that is not early would miss the deadline");
+        assert_eq!(pick(7000, 30), 5, "it would be back when the session is over");
         assert_eq!(pick(3_600_000, 9999), 30, "later than all");
     }
 
     #[test]
     fn reconnecting_waits_no_longer_than_the_ceiling() {
         let max = Duration::from_secs(5);
-        assert!((0..200).all(|attempt| reconnect_wait(Duration::from_millis(100), max, attempt, 1.0) <= max));
+        let wait = |attempt, random| reconnect_wait(Duration::from_millis(100), max, attempt, random);
+        assert!((0..200).all(|attempt| wait(attempt, 1.0) <= max));
+        let waits = [wait(1, 0.5), wait(3, 0.5), wait(3, 0.0), wait(3, 1.0), wait(99, 0.5)];
+        assert_eq!(waits, [100, 400, 200, 600, 5000].map(Duration::from_millis));
     }
 
     prop_compose! {
