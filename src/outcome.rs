@@ -9,6 +9,8 @@ use crate::contract::{link::Outgoing, time::Instant};
 pub enum Outcome {
     /// Publish all of these, confirmed and routed; then acknowledge.
     Done(Vec<Outgoing>),
+    /// The ledger says that it was done before: as [`Self::Done`], but no API was asked.
+    DoneBefore(Vec<Outgoing>),
     /// A failure that may pass: hold a copy back for a while, its attempt counted.
     TryAgain(Failure),
     /// The other side refuses our token: take no more messages, count nothing against this one.

@@ -44,6 +44,8 @@ struct Inner {
     /// Probes that failed since it opened.
     probes: u32,
     opened_at: Option<Instant>,
+    /// What failed last while it was open.
+    cause: Option<Cause>,
 }
 
 /// What an outcome says of the API.
@@ -55,6 +57,8 @@ enum Sign {
     Fails,
     /// Nothing will work before this is over.
     Closed(Option<Duration>),
+    /// It was not asked, as the ledger answered.
+    LedgerWorks,
     /// It was not asked.
     Nothing,
 }
@@ -63,6 +67,8 @@ impl Sign {
     fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Done(_) => Self::Works,
+            // Else an outage would be asked again with every event that comes twice.
+            Outcome::DoneBefore(_) => Self::LedgerWorks,
             Outcome::Dead(death) if death.class == Class::Rejected => Self::Works,
             Outcome::TryAgain(failure) | Outcome::Wait(failure) => match (failure.cause, failure.retry_after)
             {
@@ -99,6 +105,7 @@ impl Breaker {
     pub fn observe(&self, outcome: &Outcome) {
         match (Sign::of(outcome), outcome) {
             (Sign::Works, _) => self.close(),
+            (Sign::LedgerWorks, _) if self.inner().cause == Some(Cause::Ledger) => self.close(),
             (Sign::Fails, Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
                 let mut inner = self.inner();
                 inner.failures = inner.failures.saturating_add(1);
@@ -122,6 +129,7 @@ impl Breaker {
 
     fn open(&self, inner: &mut Inner, wait: Option<Duration>, failure: &Failure) {
         let now = Instant::now();
+        inner.cause = Some(failure.cause);
         let due = self.probe_at().is_none_or(|probe_at| probe_at <= now);
         if due {
             inner.probes = inner.probes.saturating_add(1);
@@ -146,7 +154,7 @@ impl Breaker {
 
     fn close(&self) {
         let mut inner = self.inner();
-        (inner.failures, inner.probes) = (0, 0);
+        (inner.failures, inner.probes, inner.cause) = (0, 0, None);
         self.metrics.set_token_refused(false);
         if let Some(since) = inner.opened_at.take() {
             self.probe_at.send_replace(None);
@@ -201,6 +209,31 @@ mod tests {
         assert!(breaker.probe_at().is_some());
         breaker.observe(&Outcome::Dead(Death::new(Class::Rejected, "it answered")));
         assert_eq!(breaker.probe_at(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_ledger_answers_says_nothing_of_the_api() {
+        let breaker = breaker();
+        breaker.observe(&failure(Cause::Unavailable, None));
+        breaker.observe(&failure(Cause::Unavailable, None));
+        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        breaker.observe(&failure(Cause::Unavailable, None));
+        assert!(breaker.probe_at().is_some(), "it was the third failure in a row");
+        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        assert!(breaker.probe_at().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_ledger_answers_ends_an_outage_of_the_ledger() {
+        let breaker = breaker();
+        breaker.observe(&failure(Cause::Ledger, None));
+        assert!(breaker.probe_at().is_some());
+        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        assert_eq!(breaker.probe_at(), None);
+        // What it was opened by the last time is no more.
+        breaker.observe(&failure(Cause::Token, None));
+        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        assert!(breaker.probe_at().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -168,7 +168,7 @@ impl Settler {
     ) -> Settlement {
         let now = clock::now();
         match outcome {
-            Outcome::Done(outgoing) => {
+            Outcome::Done(outgoing) | Outcome::DoneBefore(outgoing) => {
                 let sending = outgoing.iter().map(|outgoing| self.link(ticket, outgoing, now)).collect();
                 // A publisher without a connection waits. What nobody waits for any more it does not publish.
                 let publish = timeout(left(&outgoing, now), self.publish(ticket, sending));

@@ -69,6 +69,20 @@ fn no_call_begins_with_no_time_left() {
     }
 }
 
+/// Hosts' messages that came twice were answered from the ledger, which closed the breaker of an API that was down.
+#[test]
+fn an_outage_is_not_asked_again_for_every_message_that_comes_twice() {
+    one(5915);
+}
+
+/// Workers that died between a confirm and its ack left so many copies that their deliveries looked like one that spins.
+#[test]
+fn copies_that_deaths_left_do_not_spin() {
+    for seed in [2873, 6941] {
+        one(seed);
+    }
+}
+
 #[test]
 fn a_seed_is_one_history() {
     for seed in 0..20 {

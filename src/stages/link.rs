@@ -37,12 +37,16 @@ impl Link {
         Self { client, rules, book }
     }
 
-    /// The links of `session`: those that were made before, else new ones, recorded before anybody sees them.
-    async fn links(&self, session: &mut Session, body: &[u8]) -> Result<Links, Outcome> {
+    /// The messages with the links of `session`: those that were made before, else new ones, recorded before anybody
+    /// sees them.
+    async fn links(&self, session: &mut Session, body: &[u8]) -> Result<Outcome, Outcome> {
         let key = format!("link:{}", session.event_id.as_str());
         let lease = match self.book.turn(&key, body, session.expires_at).await {
             Turn::Act(lease) => lease,
-            Turn::Done(recorded) => return recall(session, &recorded),
+            Turn::Done(recorded) => {
+                let links = recall(session, &recorded)?;
+                return Ok(Outcome::DoneBefore(messages(session, links)?));
+            }
             Turn::Otherwise(outcome) => return Err(outcome),
         };
         fault::point(Self::NAME, "claimed");
@@ -59,7 +63,7 @@ impl Link {
         let recorded = self.book.record(lease, &record, session.expires_at).await;
         fault::point(Self::NAME, "recorded");
         match recorded {
-            None => Ok(made.links),
+            None => Ok(Outcome::Done(messages(session, made.links)?)),
             Some(outcome) => Err(outcome),
         }
     }
@@ -83,10 +87,7 @@ impl Stage for Link {
             experts = session.experts.len(), devices = session.devices.len(), "start event taken"
         );
         fault::point(Self::NAME, "read");
-        match self.links(&mut session, &message.body).await {
-            Ok(links) => publish(&session, links),
-            Err(outcome) => outcome,
-        }
+        self.links(&mut session, &message.body).await.unwrap_or_else(|otherwise| otherwise)
     }
 }
 
@@ -123,7 +124,7 @@ fn refused(refusal: &Refusal) -> Death {
 }
 
 /// One message for each link. Guests' links go to guests and hosts' to hosts by type: see [`Outgoing`].
-fn publish(session: &Session, links: Links) -> Outcome {
+fn messages(session: &Session, links: Links) -> Result<Vec<Outgoing>, Outcome> {
     let guests = links
         .guests
         .into_iter()
@@ -134,8 +135,7 @@ fn publish(session: &Session, links: Links) -> Outcome {
         .into_iter()
         .enumerate()
         .map(|(position, address)| Outgoing::host(session, position, address));
-    match guests.chain(hosts).collect() {
-        Ok(messages) => Outcome::Done(messages),
-        Err(_) => Outcome::Dead(Death::new(Class::Internal, "a link message could not be written as JSON")),
-    }
+    guests.chain(hosts).collect::<Result<_, _>>().map_err(|_| {
+        Outcome::Dead(Death::new(Class::Internal, "a link message could not be written as JSON"))
+    })
 }
