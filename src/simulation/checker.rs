@@ -21,8 +21,7 @@ use crate::{
     outcome::Class,
 };
 
-/// More of these in a minute, for one message, are a worker that spins.
-/// Of one copy of a message.
+/// More of these in a minute, for each copy of a message and for one message, are a worker that spins.
 const DELIVERIES_PER_MINUTE_MAX: usize = 90;
 const CALLS_PER_MINUTE_MAX: usize = 60;
 
