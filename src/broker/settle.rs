@@ -168,6 +168,10 @@ impl Settler {
     ) -> Settlement {
         let now = clock::now();
         match outcome {
+            // Nothing happens now, so nothing is measured.
+            Outcome::DoneBefore(outgoing) if outgoing.is_empty() => {
+                self.ack(ticket, Settlement::of(Settled::Done, None)).await
+            }
             Outcome::Done(outgoing) | Outcome::DoneBefore(outgoing) => {
                 let sending = outgoing.iter().map(|outgoing| self.link(ticket, outgoing, now)).collect();
                 // A publisher without a connection waits. What nobody waits for any more it does not publish.

@@ -39,7 +39,7 @@ async fn until_failing(admin: &Admin, check: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_worker_is_ready_while_it_has_a_broker_and_alive_without() {
     let rig = Rig::private().await;
-    let worker = rig.launch(&[]);
+    let worker = rig.launch(&[("amqp.watch_interval", "200ms")]);
     let admin = Admin::of(&worker).await;
     until_ready(&admin).await;
     let (_, body) = admin.get("/readyz").await;
@@ -67,8 +67,13 @@ async fn a_worker_is_ready_while_it_has_a_broker_and_alive_without() {
     .await;
     let (status, body) = admin.get("/livez").await;
     assert_eq!(status, 200, "{body}");
+    // What nobody can see any more is not shown as if it were seen.
+    let queued = r#"queue_messages{queue="work",stage="link"}"#;
+    poll("its queues to be forgotten", async || (!admin.series().await.contains_key(queued)).then_some(()))
+        .await;
     rig.broker().start_again().await;
     until_ready(&admin).await;
+    admin.until(queued, "0").await;
     worker.stop().await;
 }
 

@@ -53,6 +53,6 @@ impl Admin {
     /// Waits until a series has this value.
     pub(crate) async fn until(&self, name: &str, value: &str) {
         let what = format!("{name} to be {value}");
-        poll(&what, async || (self.series().await[name] == value).then_some(())).await;
+        poll(&what, async || (self.series().await.get(name)? == value).then_some(())).await;
     }
 }

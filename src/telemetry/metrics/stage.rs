@@ -98,7 +98,7 @@ impl StageFamilies {
             queued: families.gauges(
                 "queue_messages",
                 "Messages ready in the stage's own queue (work), its hold queues (held) and its dead queue (dead), as \
-                 of the last look (amqp.watch_interval); stale without a connection.",
+                 of the last look (amqp.watch_interval). Absent after a connection was lost, until the next look.",
                 &[stage(), ("queue", Queue::texts())],
             )?,
             consuming: families.gauges(
@@ -210,6 +210,14 @@ impl StageMetrics {
         for (queue, messages) in Queue::ALL.iter().zip(messages) {
             let gauge = self.families.queued.with_label_values(&[self.stage.as_str(), queue.as_str()]);
             gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Nobody knows any more how many messages are in the stage's queues.
+    pub fn forget_queued(&self) {
+        for queue in Queue::ALL {
+            // One that is absent can't be removed, and need not be.
+            _ = self.families.queued.remove_label_values(&[self.stage.as_str(), queue.as_str()]);
         }
     }
 
