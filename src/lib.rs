@@ -21,6 +21,7 @@
 //! - [`broker`]: deliveries, publishing, settling; it knows nothing of Webex
 //! - [`dead`]: dead letters, looked at, replayed and dropped
 //! - [`worker`]: both stages, supervised
+//! - [`check`]: what an operator is told before a worker runs
 //! - [`config`]: layers over `config/default.toml`, which is the reference
 //! - [`telemetry`]: what operators see
 //! - `fault`: points at which tests have the worker die; nothing in a release
@@ -34,6 +35,7 @@
 
 pub mod admin;
 pub mod broker;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;

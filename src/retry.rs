@@ -107,6 +107,11 @@ pub fn rung(delays: &[Duration], now: Timestamp, at: Timestamp, deadline: Timest
     exact.or_else(|| delays.iter().rfind(|delay| **delay <= wait)).or_else(|| delays.first()).copied()
 }
 
+/// The waits after each failure but the last, without jitter.
+pub fn waits(policy: &Policy) -> impl Iterator<Item = Duration> + '_ {
+    (1..policy.attempts).map(|attempt| interval(policy, attempt))
+}
+
 /// The wait after attempt number `attempt` (from 1), without jitter.
 fn interval(policy: &Policy, attempt: u32) -> Duration {
     let mut schedule = ExponentialBackoff {

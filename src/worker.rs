@@ -412,7 +412,7 @@ fn messages_api(
     Ok(Upstream::new("Webex Messages", url, token, limits, metrics)?)
 }
 
-fn limits(loaded: &Loaded) -> Limits {
+pub(crate) fn limits(loaded: &Loaded) -> Limits {
     let (amqp, breaker) = (&loaded.config.amqp, &loaded.config.breaker);
     Limits {
         prefetch: u16::try_from(amqp.prefetch.get()).unwrap_or(u16::MAX),
@@ -428,7 +428,7 @@ fn limits(loaded: &Loaded) -> Limits {
     }
 }
 
-fn retry_policy(loaded: &Loaded) -> Policy {
+pub(crate) fn retry_policy(loaded: &Loaded) -> Policy {
     let retry = &loaded.config.retry;
     Policy {
         initial: retry.initial.get(),

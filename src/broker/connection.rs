@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{sleep, timeout};
 use url::Url;
 
+use super::greeting::Greeting;
 use crate::config::{
     self,
     check::{amqp_urls, read_url_file},
@@ -157,20 +158,15 @@ impl Connector {
     /// # Errors
     /// [`BrokerError`].
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
-        let urls = self.urls()?;
-        let url = &urls[self.next.fetch_add(1, Ordering::Relaxed) % urls.len()];
-        let mut uri: AMQPUri = url
-            .expose_secret()
-            .parse()
-            .map_err(|_| BrokerError::Url("amqp.url: expected an amqp:// or amqps:// URL".to_owned()))?;
-        // The URI's own parser takes an IPv6 address for no host at all, and no host for this machine.
-        if let Some(host) = Url::parse(url.expose_secret()).ok().as_ref().and_then(Url::host_str) {
-            host.trim_start_matches('[').trim_end_matches(']').clone_into(&mut uri.authority.host);
-        }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-        uri.query
-            .connection_timeout
-            .get_or_insert(u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX));
+        self.connect_to(self.next.fetch_add(1, Ordering::Relaxed), purpose).await
+    }
+
+    /// One try to connect to the node number `node`, from 0 in the order of `amqp.url`.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn connect_to(&self, node: usize, purpose: &str) -> Result<Connection, BrokerError> {
+        let uri = self.uri(node)?;
         let name = format!("instant-connect-worker {} {purpose}", env!("CARGO_PKG_VERSION"));
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         match timeout(self.connect_timeout, Connection::connect_uri(uri, properties)).await {
@@ -196,6 +192,44 @@ impl Connector {
             self.next.fetch_sub(1, Ordering::Relaxed);
         }
         result
+    }
+
+    /// What the node number `node` says of itself to whoever connects, before anybody logs in.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn greeting(&self, node: usize) -> Result<Greeting, BrokerError> {
+        let uri = self.uri(node)?;
+        match timeout(self.connect_timeout, Greeting::of(&uri)).await {
+            Ok(result) => result.map_err(|error| BrokerError::Ended(format!("greeting: {error}"))),
+            Err(_) => Err(BrokerError::Timeout("greeting", self.connect_timeout)),
+        }
+    }
+
+    /// How many nodes are named, never none.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where the file with the URL can't be read.
+    pub fn nodes(&self) -> Result<usize, BrokerError> {
+        self.urls().map(|urls| urls.len())
+    }
+
+    fn uri(&self, node: usize) -> Result<AMQPUri, BrokerError> {
+        let urls = self.urls()?;
+        let url = &urls[node % urls.len()];
+        let mut uri: AMQPUri = url
+            .expose_secret()
+            .parse()
+            .map_err(|_| BrokerError::Url("amqp.url: expected an amqp:// or amqps:// URL".to_owned()))?;
+        // The URI's own parser takes an IPv6 address for no host at all, and no host for this machine.
+        if let Some(host) = Url::parse(url.expose_secret()).ok().as_ref().and_then(Url::host_str) {
+            host.trim_start_matches('[').trim_end_matches(']').clone_into(&mut uri.authority.host);
+        }
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        uri.query
+            .connection_timeout
+            .get_or_insert(u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX));
+        Ok(uri)
     }
 
     /// The URLs, never none.

@@ -2,6 +2,8 @@
 //!
 //! - [`breaker`]: stops the taking while an API is down
 //! - [`connection`]: one connection, with time limits; lapin's own recovery stays off
+//! - [`greeting`]: what a broker says of itself
+//! - [`probe`]: what is declared and permitted, found out without changing it
 //! - [`topology`]: exchanges, queues and bindings
 //! - [`publisher`]: the one task that publishes, many confirms outstanding
 //! - [`consumer`]: takes deliveries for a stage, a permit each
@@ -17,6 +19,8 @@
 pub mod breaker;
 pub mod connection;
 pub mod consumer;
+pub mod greeting;
+pub mod probe;
 pub mod properties;
 pub mod publisher;
 mod report;

@@ -344,7 +344,7 @@ fn dead_letter_to(queue: String) -> [(&'static str, Argument); 3] {
     ]
 }
 
-async fn declare_exchange(
+pub(super) async fn declare_exchange(
     channel: &Channel,
     exchange: &Exchange,
     passive: bool,
@@ -360,7 +360,7 @@ async fn declare_exchange(
     .await
 }
 
-async fn declare_queue(
+pub(super) async fn declare_queue(
     channel: &Channel,
     queue: &Queue,
     passive: bool,
@@ -397,6 +397,11 @@ async fn bind(channel: &Channel, binding: &Binding, limit: Duration) -> Result<(
     .await
 }
 
+/// The argument that the broker's 406 is about.
+pub(super) fn inequivalent(said: &str) -> Option<&str> {
+    said.split("inequivalent arg '").nth(1)?.split('\'').next()
+}
+
 /// Says what the broker's refusal means and what to do.
 fn explain(error: BrokerError, kind: &str, name: &str) -> TopologyError {
     let said = error.to_string();
@@ -406,9 +411,7 @@ fn explain(error: BrokerError, kind: &str, name: &str) -> TopologyError {
             "it does not exist; declare it with `instant-connect-worker topology --declare`, or set topology.declare = \"create\""
         }
         Some(406) => {
-            if let Some(argument) =
-                said.split("inequivalent arg '").nth(1).and_then(|rest| rest.split('\'').next())
-            {
+            if let Some(argument) = inequivalent(&said) {
                 _ = write!(text, "argument {argument} is not what is declared: ");
             }
             "it exists with other arguments; delete it (when it is empty), change the setting it comes from, or set topology.declare = \"check\""

@@ -138,7 +138,7 @@ fn token(
 }
 
 /// Whether secrets may go to this host without TLS: this machine, or a name that only a cluster's own DNS knows.
-pub(super) fn is_local(url: &Url) -> bool {
+pub(crate) fn is_local(url: &Url) -> bool {
     let Some(host) = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']')) else {
         return false;
     };

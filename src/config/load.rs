@@ -11,7 +11,7 @@ use crate::contract::decode;
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Keys whose values are never shown.
-const SECRETS: [&str; 4] = ["amqp.url", "instant_connect.token", "hosts.token", "ledger.url"];
+pub const SECRETS: [&str; 4] = ["amqp.url", "instant_connect.token", "hosts.token", "ledger.url"];
 
 /// What lies over the defaults.
 #[derive(Default)]
@@ -85,6 +85,12 @@ impl Settings {
     /// Key, value as TOML (secrets hidden) and origin of every setting.
     pub fn rows(&self) -> impl Iterator<Item = (&str, String, &Origin)> {
         self.0.iter().map(|(key, (value, origin))| (key.as_str(), shown(key, value), origin))
+    }
+
+    /// `key`'s value as TOML, hidden where it is a secret; nothing for a key that there is not.
+    #[must_use]
+    pub fn shown(&self, key: &str) -> String {
+        self.0.get(key).map(|(value, _)| shown(key, value)).unwrap_or_default()
     }
 
     /// An error about `key`.

@@ -31,6 +31,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use secrecy::SecretString;
 
 pub use error::LedgerError;
+pub use file::look::Look;
 pub use lease::Lease;
 
 use crate::clock;
@@ -187,6 +188,26 @@ impl Ledger {
             Store::Redis(redis) => redis.ping().await,
             #[cfg(test)]
             Store::Simulated(_) => Ok(()),
+        }
+    }
+
+    /// Looks at the file at `path` from outside, whether or not a worker has it open.
+    ///
+    /// # Errors
+    /// [`LedgerError`] where a worker could not open it or make it.
+    pub async fn look(path: PathBuf) -> Result<Look, LedgerError> {
+        let looked = tokio::task::spawn_blocking(move || file::look::look(&path)).await;
+        looked.unwrap_or(Err(LedgerError::Closed))
+    }
+
+    /// What Redis says of itself, its `INFO`; `None` for the other kinds.
+    ///
+    /// # Errors
+    /// [`LedgerError`] where it does not say.
+    pub async fn info(&self) -> Result<Option<String>, LedgerError> {
+        match &self.store {
+            Store::Redis(redis) => redis.info().await.map(Some),
+            _ => Ok(None),
         }
     }
 

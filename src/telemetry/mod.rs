@@ -8,3 +8,5 @@ pub mod logs;
 pub mod metrics;
 mod otlp;
 pub mod traces;
+
+pub(crate) use otlp::try_collector;

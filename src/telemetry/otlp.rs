@@ -102,6 +102,14 @@ impl Spans {
 /// Spans go to `endpoint`. The SDK reads the environment for what is said of them: `OTEL_SERVICE_NAME`,
 /// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS` and the like.
 pub(super) fn provider(endpoint: &Url, spans: &Arc<Spans>) -> Result<SdkTracerProvider, OtlpError> {
+    let exporter = Watched { exporter: exporter(endpoint, spans)?, spans: Arc::clone(spans) };
+    let config = BatchConfigBuilder::default().with_max_queue_size(QUEUED_MAX).build();
+    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
+    let processor = Bounded { processor, spans: Arc::clone(spans) };
+    Ok(SdkTracerProvider::builder().with_resource(resource()).with_span_processor(processor).build())
+}
+
+fn exporter(endpoint: &Url, spans: &Arc<Spans>) -> Result<OtlpExporter, OtlpError> {
     // Fails only where a provider is installed already, which is as good.
     _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
@@ -119,11 +127,20 @@ pub(super) fn provider(endpoint: &Url, spans: &Arc<Spans>) -> Result<SdkTracerPr
         .with_protocol(Protocol::HttpBinary)
         .with_timeout(TIMEOUT)
         .build()?;
-    let exporter = Watched { exporter, spans: Arc::clone(spans) };
-    let config = BatchConfigBuilder::default().with_max_queue_size(QUEUED_MAX).build();
-    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
-    let processor = Bounded { processor, spans: Arc::clone(spans) };
-    Ok(SdkTracerProvider::builder().with_resource(resource()).with_span_processor(processor).build())
+    Ok(exporter)
+}
+
+/// Whether the collector at `endpoint` takes a message with no spans in it, as one with spans would be sent.
+///
+/// # Errors
+/// Why not; shows nothing of the URL and of the headers.
+pub(crate) async fn try_collector(endpoint: &Url) -> Result<(), String> {
+    let spans = Arc::new(Spans::default());
+    let exporter = exporter(endpoint, &spans).map_err(|error| error.to_string())?;
+    exporter.export(Vec::new()).await.map_err(|_| {
+        let problem = spans.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if problem.is_empty() { "it did not take them".to_owned() } else { problem }
+    })
 }
 
 /// Who sends the spans: what the environment says, over our own name and version.

@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use reqwest::{
     Method, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -67,7 +68,16 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// What Cisco's support asks for, where the answer named it.
     pub tracking_id: Option<String>,
+    /// When it was made, by the API's own clock.
+    pub date: Option<Timestamp>,
     call: Call,
+}
+
+/// An answer's parts.
+struct Read {
+    body: Vec<u8>,
+    tracking_id: Option<String>,
+    date: Option<Timestamp>,
 }
 
 impl Answer {
@@ -177,15 +187,11 @@ impl Upstream {
             span.fail(kind(error), &error.reason);
         }
         call.set(answered.as_ref().map_or_else(UpstreamError::called, |_| Called::Malformed));
-        answered.map(|(body, tracking_id)| Answer { body, tracking_id, call })
+        answered.map(|Read { body, tracking_id, date }| Answer { body, tracking_id, date, call })
     }
 
-    /// The body and the tracking id of an answer with a status of success.
-    async fn answer(
-        &self,
-        request: Request,
-        span: &mut Span,
-    ) -> Result<(Vec<u8>, Option<String>), UpstreamError> {
+    /// What is read of an answer with a status of success.
+    async fn answer(&self, request: Request, span: &mut Span) -> Result<Read, UpstreamError> {
         let response = self.transport.call(request).await.map_err(|broken| self.unanswered(broken))?;
         let tracking_id = tracking_id(response.headers());
         span.set("http.response.status_code", i64::from(response.status().as_u16()));
@@ -196,9 +202,10 @@ impl Upstream {
             return Err(self.refused(response.status(), response.headers(), tracking_id.as_deref()));
         }
         let status = response.status().as_u16();
+        let date = date(response.headers());
         let body =
             self.bounded(response).await.map_err(|error| UpstreamError { status: Some(status), ..error })?;
-        Ok((body, tracking_id))
+        Ok(Read { body, tracking_id, date })
     }
 
     fn not_called(&self, why: &str, retry_after: Option<Duration>) -> UpstreamError {
@@ -326,6 +333,11 @@ fn tracking_id(headers: &HeaderMap) -> Option<String> {
         && id.len() <= 128
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
     plain.then(|| id.to_owned())
+}
+
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let date = headers.get(DATE)?.to_str().ok()?;
+    Timestamp::try_from(httpdate::parse_http_date(date).ok()?).ok()
 }
 
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {

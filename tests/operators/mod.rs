@@ -1,6 +1,7 @@
 //! What operators see, tested on a real broker, the program as a process, and the sandbox.
 
 mod alerts;
+mod check;
 mod health;
 mod metrics;
 mod rules;

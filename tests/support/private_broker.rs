@@ -58,6 +58,17 @@ impl PrivateBroker {
         tokio::task::spawn_blocking(set).await.unwrap();
     }
 
+    /// What `rabbitmqctl` says.
+    pub(crate) async fn ctl(&self, arguments: &[&str]) -> String {
+        let node = self.folder.path().join("node");
+        let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let run = move || {
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            script_with("ctl", node, &[&["-q"], &arguments[..]].concat())
+        };
+        tokio::task::spawn_blocking(run).await.unwrap()
+    }
+
     async fn ask(&self, action: &'static str) {
         let node = self.folder.path().join("node");
         tokio::task::spawn_blocking(move || script(action, node)).await.unwrap();

@@ -23,7 +23,7 @@ use crate::ledger::{
 /// Until when (in milliseconds since the epoch), whether it is a result (else a note), fingerprint, bytes.
 type Row = (i64, bool, &'static [u8; 32], &'static [u8]);
 
-const ENTRIES: TableDefinition<'_, &str, Row> = TableDefinition::new("entries.1");
+pub(super) const ENTRIES: TableDefinition<'_, &str, Row> = TableDefinition::new("entries.1");
 const ENDS: TableDefinition<'_, (i64, &str), ()> = TableDefinition::new("ends.1");
 /// Memory for pages, in bytes. The system caches the file besides.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
@@ -140,7 +140,7 @@ pub(super) fn guard<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> 
     })
 }
 
-fn io_error(path: &Path, error: &io::Error) -> LedgerError {
+pub(super) fn io_error(path: &Path, error: &io::Error) -> LedgerError {
     let path = path.to_owned();
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => LedgerError::Full { path },

@@ -2,6 +2,7 @@
 //! commits those that wait together.
 
 mod database;
+pub(super) mod look;
 mod writer;
 
 use std::{

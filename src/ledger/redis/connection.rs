@@ -87,6 +87,17 @@ impl Connection {
         }
     }
 
+    /// What the server says of itself.
+    pub(super) async fn info(&self) -> Result<String, LedgerError> {
+        let asked = async {
+            let (_, mut connection) = self.connect().await?;
+            redis::cmd("INFO").query_async(&mut connection).await
+        };
+        let answer =
+            tokio::time::timeout(LIMIT, asked).await.map_err(|_| LedgerError::Slow { limit: LIMIT })?;
+        answer.map_err(|error| shown(&error))
+    }
+
     async fn connect(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
         let mut current = self.current.lock().await;
         if let Some(connection) = &current.connection {

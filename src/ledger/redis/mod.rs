@@ -57,6 +57,11 @@ impl Redis {
         done(&held.call("ping", 0, b"").await?)
     }
 
+    /// What the server says of itself.
+    pub(super) async fn info(&self) -> Result<String, LedgerError> {
+        self.connection.info().await
+    }
+
     fn held(self: &Arc<Self>, key: &str, fingerprint: Fingerprint, turn: Option<Turn>) -> Held {
         Held {
             redis: self.clone(),

@@ -1,0 +1,143 @@
+//! What an operator is told before a worker runs: one finding for each thing that was looked at, with what to do where it
+//! is not as it should be. Nothing here changes anything, and nothing shows a secret.
+//!
+//! - `conflicts`: settings that do not go together: times, numbers, queues
+//! - `exposure`: settings that lose, show or open something
+//! - `broker`: its nodes, its version, what it can do; `queues`: what is declared, and what its user may do
+//! - `webex`: the tokens, and the clock
+//! - `ledger`, `collector`: whether they can be used
+
+mod broker;
+mod collector;
+mod conflicts;
+mod exposure;
+mod ledger;
+mod queues;
+#[cfg(test)]
+mod tests;
+mod webex;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::config::Loaded;
+
+/// For everything that is tried over a network; all of it at the same time.
+const LIMIT: Duration = Duration::from_secs(25);
+
+/// How a thing was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Pass,
+    /// It works, with a drawback that is meant or not; or it could not be found out.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+impl Verdict {
+    /// As in the output.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What: settings with their values, or a thing that they name.
+    pub what: String,
+    /// How it is.
+    pub result: Verdict,
+    /// In words.
+    pub detail: String,
+    /// What to do, where there is something.
+    pub advice: Option<String>,
+}
+
+impl Finding {
+    /// As it should be.
+    pub fn pass(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { what: what.into(), result: Verdict::Pass, detail: detail.into(), advice: None }
+    }
+
+    /// Doubtful.
+    pub fn warn(what: impl Into<String>, detail: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what: what.into(), result: Verdict::Warn, detail: detail.into(), advice: Some(advice.into()) }
+    }
+
+    /// Wrong. What to do may stand in `detail`, after `hint: `, as in errors.
+    pub fn fail(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let (detail, advice) = match detail.split_once("; hint: ") {
+            Some((detail, advice)) => (detail.to_owned(), Some(advice.to_owned())),
+            None => (detail, None),
+        };
+        Self { what: what.into(), result: Verdict::Fail, detail, advice }
+    }
+
+    /// As it is, with what to do.
+    #[must_use]
+    pub fn advise(self, advice: impl Into<String>) -> Self {
+        Self { advice: Some(advice.into()), ..self }
+    }
+}
+
+/// Whether the settings go together, and what they open or lose. Tries nothing.
+#[must_use]
+pub fn settings(loaded: &Loaded) -> Vec<Finding> {
+    [conflicts::all(loaded), exposure::all(loaded)].concat()
+}
+
+/// Tries what the settings name, all at the same time.
+pub async fn connect(loaded: &Loaded) -> Vec<Finding> {
+    let (mut broker, mut webex) = (Vec::new(), Vec::new());
+    let (mut ledger, mut collector) = (Vec::new(), Vec::new());
+    tokio::join!(
+        within("broker", broker::look(loaded), &mut broker),
+        within("Webex", webex::look(loaded), &mut webex),
+        within("ledger", ledger::look(loaded), &mut ledger),
+        within("collector", collector::look(loaded), &mut collector),
+    );
+    [broker, webex, ledger, collector].concat()
+}
+
+async fn within(what: &str, look: impl Future<Output = Vec<Finding>>, found: &mut Vec<Finding>) {
+    let late = || {
+        let detail = format!("could not be tried within {LIMIT:?}");
+        vec![Finding::fail(what, detail).advise("see whether it answers at all, and how fast")]
+    };
+    *found = timeout(LIMIT, look).await.unwrap_or_else(|_| late());
+}
+
+/// `settings` about which something is to be said, as they are.
+struct About(String);
+
+/// `keys` with their values.
+fn on(loaded: &Loaded, keys: &[&str]) -> About {
+    let rows = keys.iter().map(|key| format!("{key} = {}", loaded.settings.shown(key)));
+    About(rows.collect::<Vec<_>>().join(", "))
+}
+
+impl About {
+    fn pass(self, detail: impl Into<String>) -> Finding {
+        Finding::pass(self.0, detail)
+    }
+
+    fn warn(self, detail: impl Into<String>, advice: impl Into<String>) -> Finding {
+        Finding::warn(self.0, detail, advice)
+    }
+
+    fn fail(self, detail: impl Into<String>, advice: impl Into<String>) -> Finding {
+        Finding::fail(self.0, detail).advise(advice)
+    }
+}

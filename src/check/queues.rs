@@ -1,0 +1,145 @@
+//! What is declared on the broker, and what its user may do there.
+
+use super::Finding;
+use crate::{
+    broker::{
+        connection::BrokerError,
+        probe::{Probe, Right, Seen},
+        topology::{Depth, Topology},
+    },
+    config::{Declare, Loaded},
+};
+
+const DECLARE: &str =
+    "declare it with `instant-connect-worker topology --declare`, or set topology.declare to create";
+const GRANT: &str = "grant the user configure, write and read on the prefix (rabbitmqctl set_permissions)";
+
+pub(super) async fn look(loaded: &Loaded, probe: &Probe<'_>) -> Vec<Finding> {
+    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
+    let declare = loaded.config.topology.declare;
+    let plan = topology.plan();
+    let mut found = Vec::new();
+    for exchange in &plan.exchanges {
+        let what = format!("exchange {}", exchange.name);
+        found.push(declared(what, probe.exchange(exchange).await, declare));
+    }
+    for queue in &plan.queues {
+        let what = format!("queue {}", queue.name);
+        found.push(declared(what, probe.queue(queue).await, declare));
+    }
+    found.extend(bindings(probe, &topology, declare).await);
+    let mut taken = vec![topology.sessions_queue()];
+    if loaded.delivers_to_hosts() {
+        taken.push(topology.hosts_queue());
+    }
+    for queue in taken {
+        let what = format!("permission to take from queue {queue}");
+        found.push(permitted(what, probe.take(&queue).await, "grant the user read on the prefix"));
+    }
+    // Held messages and dead letters go by way of the default exchange.
+    let publish = [
+        (topology.links_exchange(), "grant the user write on the prefix"),
+        (String::new(), "grant the user write on amq.default"),
+    ];
+    for (exchange, advice) in publish {
+        let name = if exchange.is_empty() {
+            "the default exchange".to_owned()
+        } else {
+            format!("exchange {exchange}")
+        };
+        let what = format!("permission to publish to {name}");
+        found.push(permitted(what, probe.publish(&exchange).await, advice));
+    }
+    found
+}
+
+async fn bindings(probe: &Probe<'_>, topology: &Topology, declare: Declare) -> Vec<Finding> {
+    if declare != Declare::Create {
+        return vec![Finding::warn(
+            "bindings",
+            "nobody can see over AMQP whether they are there",
+            "compare `instant-connect-worker topology` with `rabbitmqctl list_bindings`",
+        )];
+    }
+    let mut pairs: Vec<_> =
+        topology.plan().bindings.into_iter().map(|binding| (binding.queue, binding.exchange)).collect();
+    pairs.dedup();
+    let mut found = Vec::new();
+    for (queue, exchange) in pairs {
+        let what = format!("permission to bind queue {queue} to exchange {exchange}");
+        found.push(permitted(what, probe.bind(&queue, &exchange).await, GRANT));
+    }
+    found
+}
+
+fn declared(what: String, seen: Result<Seen, BrokerError>, declare: Declare) -> Finding {
+    let creates = declare == Declare::Create;
+    match seen {
+        Ok(Seen::Same(depth)) => {
+            Finding::pass(what, format!("there, as it is declared here{}", holds(depth)))
+        }
+        Ok(Seen::Differs(argument, said)) => {
+            let argument =
+                argument.map_or_else(|| "it".to_owned(), |argument| format!("argument {argument}"));
+            let detail = format!("there, but {argument} is not what is declared here ({said})");
+            if creates {
+                Finding::fail(what, detail + "; the worker does not start").advise(
+                    "delete it (when it is empty), change the setting it comes from, or set topology.declare to check",
+                )
+            } else {
+                Finding::warn(
+                    what,
+                    detail,
+                    "see that messages can't be lost there: compare `instant-connect-worker topology`",
+                )
+            }
+        }
+        Ok(Seen::Hidden(said)) if creates => {
+            Finding::fail(what, format!("the user may not declare it ({said}); the worker does not start"))
+                .advise(format!("{GRANT}, or set topology.declare to check"))
+        }
+        Ok(Seen::Hidden(_)) => Finding::pass(
+            what,
+            "the user may not declare it, nor need to; so its arguments can't be compared",
+        ),
+        Ok(Seen::Missing) if creates => Finding::warn(
+            what,
+            "missing; the worker declares it at its start",
+            "nothing, or declare it now with `instant-connect-worker topology --declare`",
+        ),
+        Ok(Seen::Forbidden(said)) if creates => {
+            Finding::fail(what, format!("missing, and the user may not declare it ({said})"))
+                .advise(format!("{GRANT}, or have an administrator declare it"))
+        }
+        Ok(Seen::Missing) => Finding::fail(what, "missing").advise(DECLARE),
+        Ok(Seen::Forbidden(_)) => Finding::fail(what, "missing")
+            .advise("have an administrator declare it, as `instant-connect-worker topology` prints it"),
+        Err(error) => Finding::fail(what, error.to_string())
+            .advise("see the broker's log, and whether the queue has a leader"),
+    }
+}
+
+fn holds(depth: Option<Depth>) -> String {
+    depth.map_or_else(String::new, |depth| {
+        format!("; {} messages ready, {} consumers", depth.ready, depth.consumers)
+    })
+}
+
+fn permitted(what: String, right: Result<Right, BrokerError>, advice: &str) -> Finding {
+    match right {
+        Ok(Right::Given) => Finding::pass(what, "given"),
+        // Such rights are by key, and the key that was tried is nobody's.
+        Ok(Right::Refused(said)) if said.contains("access to topic") => Finding::warn(
+            what,
+            "given for the exchange, with topic permissions that could not be tried",
+            "see `rabbitmqctl list_topic_permissions`: guest.* and host.webex have to be allowed",
+        ),
+        Ok(Right::Refused(said)) => Finding::fail(what, format!("refused ({said})")).advise(advice),
+        Ok(Right::Blocked) => Finding::fail(
+            what,
+            "the broker takes nothing from anybody who publishes: it is short of memory or disk",
+        )
+        .advise("see `rabbitmq-diagnostics alarms`, and make room"),
+        Err(error) => Finding::fail(what, error.to_string()).advise("see the broker's log"),
+    }
+}

@@ -1,0 +1,173 @@
+use super::{
+    broker::{capabilities, version},
+    ledger::server,
+    *,
+};
+use crate::{
+    broker::greeting::Greeting,
+    config::{Sources, load},
+};
+
+fn with(flags: &[&str]) -> Loaded {
+    let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    load(&Sources { flags, ..Sources::default() }).unwrap()
+}
+
+/// What is doubtful or wrong, each as one line.
+fn doubts(loaded: &Loaded) -> Vec<String> {
+    let doubts = settings(loaded).into_iter().filter(|finding| finding.result != Verdict::Pass);
+    doubts
+        .map(|Finding { what, result, detail, advice }| {
+            assert!(advice.is_some_and(|advice| !advice.is_empty()), "{what} says what to do");
+            format!("{}: {what}: {detail}", result.as_str())
+        })
+        .collect()
+}
+
+const LASTING: &str = "ledger.path=/var/lib/icw/ledger";
+
+#[test]
+fn of_the_defaults_only_the_ledger_s_place_is_doubtful() {
+    let found = doubts(&with(&[]));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0]
+            .starts_with("warn: ledger.kind = \"file\", ledger.path = \"\": instant-connect.ledger is in")
+    );
+    assert_eq!(doubts(&with(&[LASTING])), Vec::<String>::new());
+}
+
+#[test]
+fn each_conflict_is_found_with_its_settings_and_their_values() {
+    for (flags, expected) in [
+        (
+            &["shutdown.grace=10s"][..],
+            "warn: shutdown.grace = \"10s\", instant_connect.timeout = \"15s\": a shutdown cuts",
+        ),
+        (&["hosts.timeout=30s"], "warn: shutdown.grace = \"25s\", hosts.timeout = \"30s\": a shutdown cuts"),
+        (&["amqp.prefetch=8"], "warn: amqp.prefetch = 8, amqp.concurrency = 32: no more than 8 messages"),
+        (
+            &["amqp.concurrency=2"],
+            "warn: amqp.prefetch = 32, amqp.concurrency = 2: each stage holds far more",
+        ),
+        (
+            &["amqp.hold_max=28m"],
+            "warn: amqp.hold_max = \"28m\", amqp.timeout = \"30s\": work may be kept for 1800s",
+        ),
+        (&["amqp.deliveries_max=1"], "warn: amqp.deliveries_max = 1: a message that was in progress"),
+        (&["retry.attempts=1"], "warn: retry.attempts = 1, retry.initial = \"1s\""),
+        (&["retry.attempts=20"], "of 20 attempts only 12 fit into retry.total"),
+        (
+            &["instant_connect.link_lifetime=15m"],
+            "of 8 attempts only 7 fit into instant_connect.link_lifetime",
+        ),
+        (
+            &["retry.hold=30s,2m"],
+            "warn: retry.initial = \"1s\", retry.hold = [\"30s\", \"2m\"]: no hold queue",
+        ),
+        (
+            &["retry.hold=1s,3h"],
+            "instant_connect.link_lifetime = \"2h\": 1 of the hold queues are for events alone",
+        ),
+        (
+            &["retry.hold=3h"],
+            "fail: retry.hold = [\"3h\"], instant_connect.link_lifetime = \"2h\": a message that is held",
+        ),
+        (
+            &["instant_connect.rate_limit_wait=2h"],
+            "warn: instant_connect.rate_limit_wait = \"2h\", instant_connect.link",
+        ),
+        (&["hosts.rate_limit_wait=3h"], "warn: hosts.rate_limit_wait = \"3h\", instant_connect.link"),
+        (
+            &["topology.queue_length_max=10"],
+            "warn: topology.queue_length_max = 10, amqp.prefetch = 32: when all",
+        ),
+        (
+            &["ledger.kind=memory", "ledger.path="],
+            "warn: ledger.kind = \"memory\": what was done is forgotten",
+        ),
+        (
+            &["ledger.path=here/ledger"],
+            "ledger.path = \"here/ledger\": here/ledger is in the working directory",
+        ),
+        (&["ledger.path=/tmp/ledger"], "ledger.path = \"/tmp/ledger\": it is in a folder that is emptied"),
+        (&["ledger.on_failure=continue"], "warn: ledger.on_failure = \"continue\": while the ledger is down"),
+        (
+            &["ledger.kind=redis", "ledger.url=redis://redis"],
+            "warn: ledger.path = \"/var/lib/icw/ledger\", ledger.kind = \"redis\": ledger.path is given",
+        ),
+        (
+            &["ledger.url=redis://redis"],
+            "warn: ledger.url = [hidden], ledger.kind = \"file\": ledger.url is given",
+        ),
+        (
+            &["hosts.delivery=amqp", "hosts.token=x"],
+            "warn: hosts.token = [hidden], hosts.delivery = \"amqp\": hosts.token is given",
+        ),
+        (
+            &["hosts.delivery=amqp", "hosts.token_file=/x"],
+            "warn: hosts.token_file = \"/x\", hosts.delivery = \"amqp\"",
+        ),
+        (&["admin.listen=off"], "warn: admin.listen = \"off\": nobody can ask"),
+        (&["admin.listen=0.0.0.0:9464"], "warn: admin.listen = \"0.0.0.0:9464\": whoever reaches"),
+        (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: read once"),
+        (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: given with --set"),
+        (&["amqp.url=amqp://rabbit"], "warn: amqp.url = [hidden]: given with --set"),
+        (&["amqp.allow_insecure=true"], "warn: amqp.allow_insecure = true: the broker's password may cross"),
+        (&["ledger.allow_insecure=true"], "warn: ledger.allow_insecure = true: Redis's password"),
+        (&["instant_connect.host_login=false"], "warn: instant_connect.host_login = false: whoever holds"),
+        (
+            &["instant_connect.allowed_base_urls=[]"],
+            "fail: instant_connect.short_urls = true, instant_connect.allowed_base_urls = []: short",
+        ),
+        (&["instant_connect.short_urls=false"], "warn: instant_connect.short_urls = false"),
+        (
+            &["instant_connect.url=http://127.0.0.1:1"],
+            "one is on this machine and the other is not: faked links",
+        ),
+        (&["telemetry.log_level=error"], "warn: telemetry.log_level = \"error\": dead letters"),
+        (&["telemetry.log_level=debug"], "warn: telemetry.log_level = \"debug\": each step"),
+    ] {
+        let found = doubts(&with(&[&[LASTING], flags].concat()));
+        assert!(found.iter().any(|doubt| doubt.contains(expected)), "{flags:?}: {expected}: {found:#?}");
+    }
+}
+
+#[test]
+fn a_broker_is_told_by_its_version_and_what_it_can_do() {
+    let all = ["publisher_confirms", "basic.nack", "consumer_cancel_notify", "connection.blocked"];
+    let greeting = |product: &str, version: &str, able: &[&str]| Greeting {
+        product: product.to_owned(),
+        version: version.to_owned(),
+        capabilities: able.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    for (product, is, result) in [
+        ("RabbitMQ", "3.9.29", Verdict::Warn),
+        ("RabbitMQ", "3.10.8", Verdict::Pass),
+        ("RabbitMQ", "4.0.5", Verdict::Pass),
+        ("RabbitMQ", "4.3.0-rc.1", Verdict::Pass),
+        ("RabbitMQ", "5.0.0", Verdict::Warn),
+        ("RabbitMQ", "latest", Verdict::Warn),
+        ("LavinMQ", "2.1.0", Verdict::Warn),
+    ] {
+        assert_eq!(version(&greeting(product, is, &all), "broker").result, result, "{product} {is}");
+    }
+    assert_eq!(capabilities(&greeting("", "", &all), "broker").result, Verdict::Pass);
+    assert_eq!(capabilities(&greeting("", "", &all[..3]), "broker").result, Verdict::Warn);
+    assert_eq!(capabilities(&greeting("", "", &all[1..]), "broker").result, Verdict::Fail);
+}
+
+#[test]
+fn a_redis_is_told_by_its_info() {
+    let info = |policy: &str, memory: &str, role: &str, aof: &str| {
+        format!(
+            "# Server\r\nredis_version:7.0.15\r\nmaxmemory:{memory}\r\nmaxmemory_human:1G\r\n\
+             maxmemory_policy:{policy}\r\naof_enabled:{aof}\r\nrole:{role}\r\n"
+        )
+    };
+    let results = |info: &str| server(info).iter().map(|finding| finding.result.as_str()).collect::<Vec<_>>();
+    assert_eq!(results(&info("noeviction", "0", "master", "1")), ["pass"; 4]);
+    assert_eq!(results(&info("allkeys-lru", "0", "master", "0")), ["pass", "pass", "pass", "warn"]);
+    assert_eq!(results(&info("volatile-ttl", "1024", "slave", "1")), ["pass", "fail", "warn", "pass"]);
+    assert_eq!(results(&info("noeviction", "1024", "master", "1").replace("7.0", "4.0"))[0], "warn");
+}
