@@ -22,7 +22,8 @@ pub struct Policy {
     pub jitter: f64,
     /// Counted attempts, the first one included, at least 1.
     pub attempts: u32,
-    /// How long after its first failure a message is given up, whatever attempts are left.
+    /// How long a message waits between its counted attempts in all, whatever attempts are left. What is not its own fault (an
+    /// outage, a Retry-After, the time in its queue) is no part of it.
     pub total: Duration,
 }
 
@@ -31,8 +32,8 @@ pub struct Policy {
 pub struct History {
     /// Attempts counted so far, the one that just failed not included.
     pub attempts: u32,
-    /// When the message failed first; now, if it has just done so.
-    pub first_failed_at: Timestamp,
+    /// How long the message has waited between them.
+    pub waited: Duration,
 }
 
 /// What to do about a failure.
@@ -44,6 +45,8 @@ pub enum Decision {
         at: Timestamp,
         /// Attempts counted so far, with or without the one that just failed.
         attempts: u32,
+        /// How long the message waits between counted attempts, this wait included if it is one.
+        waited: Duration,
     },
     /// Give up.
     GiveUp(Death),
@@ -55,11 +58,13 @@ pub enum Decision {
 /// given up as `expired` at once, what has no attempts or no time left as `exhausted`.
 #[must_use]
 pub fn decide(policy: &Policy, failure: &Failure, history: History, now: Timestamp, random: f64) -> Decision {
-    let attempts =
-        if failure.retry_after.is_some() { history.attempts } else { history.attempts.saturating_add(1) };
-    let wait = match failure.retry_after {
-        Some(asked) => asked + jitter(policy.initial, policy.jitter, random.clamp(0.0, 1.0)),
-        None => spread(interval(policy, attempts), policy.jitter, random.clamp(0.0, 1.0)),
+    let random = random.clamp(0.0, 1.0);
+    let (wait, attempts, waited) = if let Some(asked) = failure.retry_after {
+        (asked + jitter(policy.initial, policy.jitter, random), history.attempts, history.waited)
+    } else {
+        let attempts = history.attempts.saturating_add(1);
+        let wait = spread(interval(policy, attempts), policy.jitter, random);
+        (wait, attempts, history.waited.saturating_add(wait))
     };
     let at = SignedDuration::try_from(wait)
         .ok()
@@ -73,11 +78,10 @@ pub fn decide(policy: &Policy, failure: &Failure, history: History, now: Timesta
     if attempts >= policy.attempts {
         return give_up(Class::Exhausted, &format!("attempt {attempts} of {}", policy.attempts));
     }
-    let total = SignedDuration::try_from(policy.total).unwrap_or(SignedDuration::MAX);
-    if at.duration_since(history.first_failed_at) > total {
+    if waited > policy.total {
         return give_up(Class::Exhausted, "no time is left for another attempt");
     }
-    Decision::Again { at, attempts }
+    Decision::Again { at, attempts, waited }
 }
 
 /// Decides about `failure` while the other side is known to be down: nothing is counted, and the message is back after
@@ -93,7 +97,7 @@ pub fn postpone(failure: &Failure, history: History, now: Timestamp, wait: Durat
         let reason = format!("{} (the session is over before the next attempt)", failure.reason);
         return Decision::GiveUp(Death::new(Class::Expired, reason));
     }
-    Decision::Again { at, attempts: history.attempts }
+    Decision::Again { at, attempts: history.attempts, waited: history.waited }
 }
 
 /// Which of the hold queues' delays (ascending, in milliseconds) brings a message back for `at`: the smallest that is not
@@ -148,8 +152,9 @@ fn jitter(wait: Duration, share: f64, random: f64) -> Duration {
     wait.mul_f64((share * random).max(0.0))
 }
 
-/// The longest wait that a Retry-After is read as; beyond it every deadline has passed.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+/// The longest wait that a Retry-After is read as. One answer with the seconds since 1970 in place of seconds, or a date in
+/// another year, would otherwise stop the worker until somebody starts it anew. After this long one message asks again.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// Reads a Retry-After header (RFC 9110, section 10.2.3): seconds, or a date, from `now` on. A date that has passed is no
 /// wait. `None` for anything else.
@@ -193,7 +198,7 @@ mod tests {
     }
 
     fn first() -> History {
-        History { attempts: 0, first_failed_at: now() }
+        History { attempts: 0, waited: Duration::ZERO }
     }
 
     #[test]
@@ -247,14 +252,21 @@ mod tests {
 
     #[test]
     fn no_time_left_ends_it() {
-        let old = History { attempts: 1, first_failed_at: now() - SignedDuration::from_secs(299) };
+        let old = History { attempts: 1, waited: Duration::from_millis(298_001) };
         let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), old, now(), 0.5) else {
             panic!()
         };
         assert_eq!(death.class, Class::Exhausted);
         let just = History { attempts: 0, ..old };
         let decision = decide(&policy(), &failure(None, 3600), just, now(), 0.5);
-        assert_eq!(decision, Decision::Again { at: now() + SignedDuration::from_secs(1), attempts: 1 });
+        assert_eq!(
+            decision,
+            Decision::Again {
+                at: now() + SignedDuration::from_secs(1),
+                attempts: 1,
+                waited: Duration::from_millis(299_001)
+            }
+        );
     }
 
     #[test]
@@ -269,17 +281,25 @@ mod tests {
 
     #[test]
     fn a_retry_after_costs_no_attempt() {
-        let worn = History { attempts: 4, ..first() };
+        // Nor any of the time that is left for attempts.
+        let worn = History { attempts: 4, waited: policy().total };
         let decision = decide(&policy(), &failure(Some(Duration::from_secs(7)), 3600), worn, now(), 0.0);
-        assert_eq!(decision, Decision::Again { at: now() + SignedDuration::from_secs(7), attempts: 4 });
+        assert_eq!(
+            decision,
+            Decision::Again { at: now() + SignedDuration::from_secs(7), attempts: 4, waited: policy().total }
+        );
     }
 
     #[test]
     fn what_is_postponed_is_not_counted_and_expires_with_its_session() {
         let (wait, asked) = (Duration::from_secs(5), Some(Duration::from_secs(60)));
-        let worn = History { attempts: 99, first_failed_at: Timestamp::UNIX_EPOCH };
+        let worn = History { attempts: 99, waited: Duration::MAX };
         let postponed = |retry_after, left| postpone(&failure(retry_after, left), worn, now(), wait);
-        let again = |after| Decision::Again { at: now() + SignedDuration::from_secs(after), attempts: 99 };
+        let again = |after| Decision::Again {
+            at: now() + SignedDuration::from_secs(after),
+            attempts: 99,
+            waited: Duration::MAX,
+        };
         assert_eq!([postponed(None, 6), postponed(asked, 61)], [again(5), again(60)]);
         for over in [postponed(None, 5), postponed(asked, 60)] {
             assert!(matches!(&over, Decision::GiveUp(death) if death.class == Class::Expired), "{over:?}");
@@ -293,7 +313,8 @@ mod tests {
         assert_eq!(read(" 0 "), Some(0));
         assert_eq!(read("Sat, 21 Nov 2026 09:00:07 GMT"), Some(7));
         assert_eq!(read("Sat, 21 Nov 2026 08:00:00 GMT"), Some(0));
-        assert_eq!(read("99999999999999999999999"), Some(316_224_000), "ten years");
+        assert_eq!(read("99999999999999999999999"), Some(3600), "an hour at most");
+        assert_eq!(read("Sun, 21 Nov 2027 09:00:00 GMT"), Some(3600));
         for wrong in ["", "-1", "1.5", "soon", "7 s", "Sat, 21 Nov 2026", "\u{0663}"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
@@ -338,19 +359,19 @@ mod tests {
         #[test]
         fn every_decision_keeps_all_limits(
             policy in any_policy(), asked_s in prop::option::of(0u64..u64::MAX / 2), left_s in -1000i64..1_000_000,
-            attempts: u32, since_s in 0i64..1_000_000, random in 0.0f64..=1.0,
+            attempts: u32, waited_s in 0u64..1_000_000, random in 0.0f64..=1.0,
         ) {
             let failure = failure(asked_s.map(Duration::from_secs), left_s);
-            let history = History { attempts, first_failed_at: now() - SignedDuration::from_secs(since_s) };
-            if let Decision::Again { at, attempts: counted } = decide(&policy, &failure, history, now(), random) {
+            let history = History { attempts, waited: Duration::from_secs(waited_s) };
+            if let Decision::Again { at, attempts: counted, waited } = decide(&policy, &failure, history, now(), random) {
                 prop_assert!(at >= now() && at < failure.deadline.timestamp());
                 prop_assert!(counted < policy.attempts);
-                prop_assert!(at.duration_since(history.first_failed_at) <= SignedDuration::try_from(policy.total).unwrap());
                 if let Some(asked) = failure.retry_after {
-                    prop_assert_eq!(counted, attempts);
+                    prop_assert_eq!((counted, waited), (attempts, history.waited));
                     prop_assert!(at.duration_since(now()) >= SignedDuration::try_from(asked).unwrap());
                 } else {
                     prop_assert_eq!(counted, attempts + 1);
+                    prop_assert!(waited <= policy.total);
                     let longest = policy.max.mul_f64(1.0 + policy.jitter) + Duration::from_millis(1);
                     prop_assert!(at.duration_since(now()) <= SignedDuration::try_from(longest).unwrap());
                 }
@@ -364,7 +385,7 @@ mod tests {
             for _ in 0..=policy.attempts {
                 let failure = failure(None, 10_000_000);
                 match decide(&policy, &failure, history, at, random) {
-                    Decision::Again { at: next, attempts } => { at = next; history.attempts = attempts; }
+                    Decision::Again { at: next, attempts, waited } => { at = next; history = History { attempts, waited }; }
                     Decision::GiveUp(_) => return Ok(()),
                 }
             }

@@ -1,6 +1,6 @@
 //! Message properties and headers: in as text, out as the contract has them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use lapin::{
@@ -116,6 +116,8 @@ pub struct Held {
     pub cause: Cause,
     /// Attempts counted so far.
     pub attempts: u32,
+    /// How long it waits between counted attempts, this wait included if it is one.
+    pub waited: Duration,
     /// When the message failed first.
     pub first_failed_at: Timestamp,
     /// When it may be tried again.
@@ -129,6 +131,8 @@ pub fn held(original: &BasicProperties, trace: &TraceContext, held: &Held) -> Ba
     let mut headers = copied_headers(original);
     headers.insert(header::ATTEMPTS.into(), AMQPValue::LongLongInt(held.attempts.into()));
     set_text(&mut headers, header::RETRY_REASON, held.cause.as_str());
+    let waited = i64::try_from(held.waited.as_millis()).unwrap_or(i64::MAX);
+    headers.insert(header::WAITED.into(), AMQPValue::LongLongInt(waited));
     set_text(&mut headers, header::FIRST_FAILED_AT, &held.first_failed_at.to_string());
     set_text(&mut headers, header::NOT_BEFORE, &held.not_before.to_string());
     set_trace(&mut headers, trace);
@@ -147,11 +151,12 @@ pub fn held_again(original: &BasicProperties, trace: &TraceContext) -> BasicProp
 /// (a session's end may be counted from it). `of` names the letter.
 #[must_use]
 pub fn replayed(original: &BasicProperties, of: &str, replays: u32, now: Timestamp) -> BasicProperties {
-    const OVER: [&str; 6] = [
+    const OVER: [&str; 7] = [
         header::DEAD_CLASS,
         header::DEAD_REASON,
         header::DEAD_AT,
         header::ATTEMPTS,
+        header::WAITED,
         header::RETRY_REASON,
         header::NOT_BEFORE,
     ];
@@ -269,6 +274,21 @@ mod tests {
     fn short_strings_are_cut_between_characters() {
         assert_eq!(short(&"é".repeat(200)).as_str().len(), 254);
         assert_eq!(short("a").as_str(), "a");
+    }
+
+    #[test]
+    fn what_a_copy_says_is_what_the_next_attempt_reads() {
+        let at = Timestamp::UNIX_EPOCH;
+        let waited = Duration::from_millis(1500);
+        let copy = Held { cause: Cause::Busy, attempts: 3, waited, first_failed_at: at, not_before: at };
+        let trace = TraceContext::of(&BTreeMap::new());
+        let held = held(&BasicProperties::default(), &trace, &copy);
+        let read = message(&held, Vec::new());
+        assert_eq!((read.attempts(), read.waited()), (3, waited));
+        assert_eq!((read.first_failed_at(), read.not_before()), (Some(at), Some(at)));
+        // Replayed, it is as new.
+        let read = message(&replayed(&held, "letter", 1, at), Vec::new());
+        assert_eq!((read.attempts(), read.waited(), read.not_before()), (0, Duration::ZERO, None));
     }
 
     fn dead_with_header_of(bytes: usize) -> BasicProperties {

@@ -214,20 +214,18 @@ impl Settler {
         paused: bool,
         now: Timestamp,
     ) -> Settlement {
-        let history =
-            History { attempts: message.attempts(), first_failed_at: message.tried_since().unwrap_or(now) };
+        let history = History { attempts: message.attempts(), waited: message.waited() };
         let decision = if paused {
             retry::postpone(failure, history, now, self.shortest_hold())
         } else {
             retry::decide(&self.retry, failure, history, now, fastrand::f64())
         };
-        let (at, attempts) = match decision {
-            Decision::Again { at, attempts } => (at, attempts),
+        let (at, attempts, waited) = match decision {
+            Decision::Again { at, attempts, waited } => (at, attempts, waited),
             Decision::GiveUp(death) => return self.dead(ticket, message, &death).await,
         };
-        // The session's own time goes on from the very first failure, whatever was replayed.
         let first_failed_at = message.first_failed_at().unwrap_or(now);
-        let held = Held { cause: failure.cause, attempts, first_failed_at, not_before: at };
+        let held = Held { cause: failure.cause, attempts, waited, first_failed_at, not_before: at };
         let Some(delay) = retry::rung(&self.delays, now, at, failure.deadline.timestamp()) else {
             return self.undone(ticket, "no hold queue is configured".to_owned()).await;
         };

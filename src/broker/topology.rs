@@ -26,6 +26,8 @@ use crate::config::{self, Declare};
 /// kills it aside much sooner; this is the net below, and it keeps RabbitMQ 4's default of 20 from counting a few
 /// restarts against an event.
 const DELIVERY_LIMIT: i32 = 100;
+/// The last part of the name of a replay queue.
+const REPLAY: &str = ".replay";
 
 /// The names of this worker's exchanges and queues.
 #[derive(Clone, Debug)]
@@ -167,7 +169,7 @@ impl Topology {
     /// Where dead letters of `queue` are on their way back into it.
     #[must_use]
     pub fn replay_queue(queue: &str) -> String {
-        format!("{queue}.replay")
+        format!("{queue}{REPLAY}")
     }
 
     /// Whether this program declares what is missing.
@@ -320,7 +322,9 @@ impl Topology {
                 .await
                 .map_err(|error| explain(error, "exchange", &exchange.name))?;
         }
-        for queue in &plan.queues {
+        // Only `dead replay` needs a replay queue, and says so where it is missing.
+        let needed = |queue: &&Queue| !(passive && queue.name.ends_with(REPLAY));
+        for queue in plan.queues.iter().filter(needed) {
             declare_queue(&channel, queue, passive, limit)
                 .await
                 .map_err(|error| explain(error, "queue", &queue.name))?;

@@ -1,6 +1,6 @@
 //! A message as a stage sees it, whatever carried it.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use jiff::Timestamp;
 
@@ -40,9 +40,18 @@ impl Message {
         self.header(super::header::DELIVERY_COUNT).and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
-    /// When this message may be tried again (header `x-not-before`).
+    /// How long this message has waited between counted attempts (header `x-waited-ms`).
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.header(super::header::WAITED)
+            .and_then(|text| text.parse().ok())
+            .map_or(Duration::ZERO, Duration::from_millis)
+    }
+
+    /// When this message may be tried again (header `x-not-before`, which means something only on a copy that was held).
     #[must_use]
     pub fn not_before(&self) -> Option<Timestamp> {
+        self.header(super::header::RETRY_REASON)?;
         self.header(super::header::NOT_BEFORE).and_then(|text| text.parse().ok())
     }
 
@@ -50,14 +59,6 @@ impl Message {
     #[must_use]
     pub fn first_failed_at(&self) -> Option<Timestamp> {
         self.header(super::header::FIRST_FAILED_AT).and_then(|text| text.parse().ok())
-    }
-
-    /// From when on this message's attempts are counted: its first failure, or its last replay since.
-    #[must_use]
-    pub fn tried_since(&self) -> Option<Timestamp> {
-        let failed = self.first_failed_at()?;
-        let replayed = self.header(super::header::REPLAYED_AT).and_then(|text| text.parse().ok());
-        Some(replayed.map_or(failed, |replayed: Timestamp| replayed.max(failed)))
     }
 }
 

@@ -37,13 +37,15 @@ pub mod header {
     pub const ATTEMPTS: &str = "x-attempts";
     /// What kind of failure sent a message to a hold queue.
     pub const RETRY_REASON: &str = "x-retry-reason";
+    /// How many milliseconds a message has waited between attempts that were counted.
+    pub const WAITED: &str = "x-waited-ms";
     /// When a message that was held back may be tried again, RFC 3339.
     pub const NOT_BEFORE: &str = "x-not-before";
     /// How often a quorum queue has delivered a message before; RabbitMQ's own.
     pub const DELIVERY_COUNT: &str = "x-delivery-count";
     /// How often a dead letter was replayed.
     pub const REPLAYS: &str = "x-replays";
-    /// When a dead letter was replayed last, RFC 3339: attempts and their time are counted from here on.
+    /// When a dead letter was replayed last, RFC 3339: attempts are counted from here on.
     pub const REPLAYED_AT: &str = "x-replayed-at";
     /// Which dead letter a message was: on its way back into its queue.
     pub const REPLAY_OF: &str = "x-replay-of";

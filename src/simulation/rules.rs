@@ -247,7 +247,8 @@ impl Checker {
                 Some(deadline) => next >= deadline,
                 None => since(first) >= rules.lifetime,
             },
-            Class::Exhausted => seen.failures >= rules.attempts || since(first) > rules.total,
+            // The waits between so few attempts come to less than `retry.total`.
+            Class::Exhausted => seen.failures >= rules.attempts,
             Class::Unroutable => event_of_stage && seen.unroutable,
             Class::Poison => seen.most_deliveries >= rules.deliveries_max,
             Class::Internal => false,

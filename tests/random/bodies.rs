@@ -23,7 +23,7 @@ use super::{
 /// No error may show these: they are in each body.
 const NUMBER: &str = "611222333";
 const ADDRESS: &str = "@surgery.example";
-const HEADERS: [&str; 10] = [
+const HEADERS: [&str; 11] = [
     "cloudEvents:id",
     "cloudEvents_specversion",
     "cloudEvents:type",
@@ -33,6 +33,7 @@ const HEADERS: [&str; 10] = [
     "x-attempts",
     "x-delivery-count",
     "x-not-before",
+    "x-waited-ms",
     "x-first-failed-at",
 ];
 

@@ -33,7 +33,7 @@ pub(crate) struct Amqp {
 type Told = Arc<Mutex<String>>;
 
 /// Headers that hold what the program says.
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     "x-dead-class",
     "x-dead-reason",
     "x-dead-at",
@@ -41,6 +41,7 @@ const OURS: [&str; 8] = [
     "x-retry-reason",
     "x-first-failed-at",
     "x-not-before",
+    "x-waited-ms",
     "traceparent",
 ];
 
