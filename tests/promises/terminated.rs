@@ -6,6 +6,8 @@ use instant_connect_worker::sandbox::Endpoint;
 
 use crate::support::{Rig, amqp::Received, rig::random, soon};
 
+/// With one attempt, an event of which any was counted would be dead.
+const ONCE: [(&str, &str); 1] = [("retry.attempts", "1")];
 const TOO_LATE: &str = "not done within shutdown.grace; given back to the broker";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -13,7 +15,7 @@ async fn a_worker_told_to_end_under_load_ends_in_its_grace_and_repeats_nothing()
     const EVENTS: usize = 3000;
     let rig = Rig::new().await;
     let mut random = random();
-    let mut worker = rig.start(&[]).await;
+    let mut worker = rig.start(&ONCE).await;
     for endpoint in ["joseencrypt", "messages"] {
         rig.sandbox.fault(format!("{endpoint}:delay=20ms").parse().unwrap());
     }
@@ -25,7 +27,7 @@ async fn a_worker_told_to_end_under_load_ends_in_its_grace_and_repeats_nothing()
         let output = Arc::clone(&worker.output);
         worker.stop().await;
         assert!(output.saying(TOO_LATE).is_empty(), "it ended within its grace");
-        worker = rig.start(&[]).await;
+        worker = rig.start(&ONCE).await;
     }
     let links = rig.guest_links().await.take(EVENTS).await;
     rig.until_experts_have(EVENTS as u64).await;
@@ -42,7 +44,7 @@ async fn a_worker_told_to_end_under_load_ends_in_its_grace_and_repeats_nothing()
 async fn what_is_not_done_within_the_grace_is_given_back_uncounted_and_served_by_the_next() {
     const EVENTS: usize = 5;
     let rig = Rig::new().await;
-    let worker = rig.start(&[("shutdown.grace", "200ms"), ("retry.attempts", "1")]).await;
+    let worker = rig.start(&[("shutdown.grace", "200ms"), ONCE[0]]).await;
     rig.sandbox.fault("joseencrypt:hang".parse().unwrap());
     rig.publish_many(0..EVENTS).await;
     let asked = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= EVENTS as u64);
@@ -51,8 +53,7 @@ async fn what_is_not_done_within_the_grace_is_given_back_uncounted_and_served_by
     worker.stop().await;
     assert_eq!(output.saying(TOO_LATE).len(), 1);
     rig.sandbox.clear_faults();
-    // With one attempt, an event of which any was counted would be dead.
-    let worker = rig.start(&[("retry.attempts", "1")]).await;
+    let worker = rig.start(&ONCE).await;
     let links = rig.guest_links().await.take(EVENTS).await;
     rig.until_experts_have(EVENTS as u64).await;
     assert!(worker.output.records().iter().all(|one| one.get("attempt").is_none_or(|attempt| *attempt == 1)));
