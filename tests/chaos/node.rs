@@ -55,6 +55,13 @@ impl Nodes {
         self.ask("resume", node).await;
     }
 
+    /// Has nodes give one up of which they have heard nothing for so long; it is a minute where nothing is set.
+    pub(crate) async fn give_a_silent_one_up_after(&self, seconds: u32) {
+        for node in 0..self.count {
+            self.eval(node, format!("net_kernel:set_net_ticktime({seconds}, 0).")).await;
+        }
+    }
+
     /// Has the broker believe that its disk is full, or not any more.
     pub(crate) async fn disk_is_full(&self, full: bool) {
         let limit = if full { "1000000GB" } else { "1MB" };
