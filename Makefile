@@ -32,15 +32,16 @@ demo: ## the whole way of one session, on a real RabbitMQ and the sandbox
 	@$(CARGO) build --locked
 	scripts/broker with $(CARGO) run --quiet --locked -- demo
 
-# Chaos has a command of its own: minutes of broken networks and brokers on top of these.
-test: ## all tests but chaos, on a real RabbitMQ; TESTS="name …" for some of them
+test: ## all tests, minutes of broken brokers and networks among them, on a real RabbitMQ; TESTS="name …" for some of them
 	@scripts/broker ensure
 	command -v redis-server >/dev/null || scripts/apt-install redis-server
 	command -v promtool >/dev/null || scripts/apt-install prometheus
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
 	$(CARGO) test --locked --all-targets --no-run
-	scripts/broker with $(CARGO) test --locked --all-targets -- --skip chaos $(TESTS)
+	without=''
+	scripts/broker native || { echo 'no RabbitMQ on this machine itself: the tests of a cluster are left out'; without='--skip chaos::cluster'; }
+	scripts/broker with $(CARGO) test --locked --all-targets -- $$without $(TESTS)
 	if [ -z "$(TESTS)" ]; then $(CARGO) test --locked --doc; fi
 
 test-4: ## the promises on RabbitMQ 4.0, in a root of its own that is made as root and once
@@ -55,7 +56,7 @@ simulate: ## SEEDS (1000000) histories of a simulated world, from seed FIRST (0)
 	@export ICW_SIM_SEEDS=$(SEEDS) ICW_SIM_FIRST=$(FIRST) ICW_SIM_SEED=$(SEED)
 	$(CARGO) test --locked --profile simulate --lib simulation_of_many_seeds -- --nocapture
 
-chaos-tests: ## what breaks brokers, networks and workers under load, in minutes
+chaos-tests: ## of the tests, those that break brokers, networks and workers under load
 	@scripts/broker ensure
 	command -v redis-server >/dev/null || scripts/apt-install redis-server
 	scripts/broker with $(CARGO) test --locked --test main chaos
