@@ -76,13 +76,8 @@ impl Book {
                 Class::Invalid,
                 "the event's id was used before, with another body",
             ))),
-            Ok(Claim::Busy) => Turn::Otherwise(Outcome::TryAgain(Failure {
-                cause: Cause::Busy,
-                reason: "another worker is at the same event".to_owned(),
-                retry_after: Some(Duration::from_secs(1)),
-                deadline,
-            })),
-            Err(error) => self.down(&error, deadline).map_or(Turn::Act(None), Turn::Otherwise),
+            Ok(Claim::Busy) => Turn::Otherwise(busy("another worker is at the same event", deadline)),
+            Err(error) => self.failed(&error, deadline).map_or(Turn::Act(None), Turn::Otherwise),
         }
     }
 
@@ -94,7 +89,7 @@ impl Book {
         deadline: Deadline,
     ) -> Option<Outcome> {
         let recorded = self.timed(lease?.record(result, self.until(deadline))).await;
-        recorded.err().and_then(|error| self.down(&error, deadline))
+        recorded.err().and_then(|error| self.failed(&error, deadline))
     }
 
     /// Notes that an effect is about to happen; an outcome, where it must not go on without.
@@ -105,7 +100,7 @@ impl Book {
         deadline: Deadline,
     ) -> Option<Outcome> {
         let noted = self.timed(lease.as_mut()?.write_note(note, self.until(deadline))).await;
-        noted.err().and_then(|error| self.down(&error, deadline))
+        noted.err().and_then(|error| self.failed(&error, deadline))
     }
 
     /// Ends the turn: the effect did not happen.
@@ -132,18 +127,61 @@ impl Book {
         deadline.timestamp().saturating_add(self.margin).unwrap_or(Timestamp::MAX)
     }
 
-    fn down(&self, error: &LedgerError, deadline: Deadline) -> Option<Outcome> {
-        match self.on_failure {
-            OnFailure::Continue => {
+    /// What follows from what the ledger did not do; nothing, where the effect may go on without.
+    fn failed(&self, error: &LedgerError, deadline: Deadline) -> Option<Outcome> {
+        match (error, self.on_failure) {
+            // It answers: what the other one does counts, and this one's result must not be seen beside it.
+            (LedgerError::Lost, _) => Some(busy(error, deadline)),
+            // No wait makes it smaller.
+            (LedgerError::TooLarge { .. }, _) => Some(Outcome::Dead(Death::new(Class::Internal, error))),
+            (_, OnFailure::Continue) => {
                 warn!(%error, "going on without the ledger: an event that comes again is served again");
                 None
             }
-            OnFailure::Wait => Some(Outcome::Wait(Failure {
+            (_, OnFailure::Wait) => Some(Outcome::Wait(Failure {
                 cause: Cause::Ledger,
                 reason: error.to_string(),
                 retry_after: None,
                 deadline,
             })),
+        }
+    }
+}
+
+/// Another worker has the event: soon there is a result of its, or it has died.
+fn busy(reason: impl ToString, deadline: Deadline) -> Outcome {
+    let (cause, retry_after) = (Cause::Busy, Some(Duration::from_secs(1)));
+    Outcome::TryAgain(Failure { cause, reason: reason.to_string(), retry_after, deadline })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ledger::Kind,
+        telemetry::metrics::{Metrics, labels::Stage},
+    };
+
+    async fn book(on_failure: OnFailure) -> Book {
+        let ledger = Ledger::open(Kind::Memory).await.unwrap();
+        let metrics = Metrics::new(&[]).unwrap().ledger(Stage::Link);
+        Book::new(ledger, on_failure, SignedDuration::ZERO, metrics)
+    }
+
+    #[tokio::test]
+    async fn what_one_event_did_wrong_is_no_outage_of_the_ledger() {
+        let deadline = Deadline::floor(Timestamp::MAX);
+        for on_failure in [OnFailure::Wait, OnFailure::Continue] {
+            let book = book(on_failure).await;
+            let outcome = book.failed(&LedgerError::Lost, deadline);
+            let Some(Outcome::TryAgain(failure)) = outcome else { panic!("{outcome:?}") };
+            assert_eq!((failure.cause, failure.retry_after), (Cause::Busy, Some(Duration::from_secs(1))));
+            let Turn::Act(lease) = book.turn("k", b"", deadline).await else { panic!("not its turn") };
+            let huge = vec![0; crate::ledger::VALUE_BYTES_MAX + 1];
+            let outcome = book.record(lease, &huge, deadline).await;
+            let Some(Outcome::Dead(death)) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(death.class, Class::Internal);
+            assert_eq!(death.reason, "ledger: a result of 4194305 bytes, at most 4194304 can be kept");
         }
     }
 }

@@ -86,24 +86,13 @@ async fn two_processes_take_turns() {
     assert_eq!(theirs.note(), Some(&b"n"[..]));
 }
 
-/// Ends every lease, as time would.
-fn end_leases(server: &Server) {
-    let mut connection = server.connect();
-    let keys: Vec<String> = ::redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
-    for key in keys {
-        let [ttl]: [i64; 1] = [::redis::cmd("PTTL").arg(&key).query(&mut connection).unwrap()];
-        assert!(ttl > 0, "every key ends some time");
-        ::redis::cmd("HSET").arg(&key).arg("lease_until").arg(0).query::<()>(&mut connection).unwrap();
-    }
-}
-
 #[tokio::test]
 async fn one_whose_lease_ended_cannot_overwrite_what_another_did_since() {
     let place = place();
     let Place::Redis(server) = &place else { panic!() };
     let (one, other) = (place.open().await, place.open().await);
     let mut late = mine(&one, "k").await;
-    end_leases(server);
+    server.end_leases();
     let theirs = mine(&other, "k").await;
     assert_eq!(late.write_note(b"late", later()).await, Err(LedgerError::Lost));
     theirs.record(b"theirs", later()).await.unwrap();
@@ -111,7 +100,7 @@ async fn one_whose_lease_ended_cannot_overwrite_what_another_did_since() {
     assert_eq!(recorded(&one, "k").await, b"theirs");
 
     let late = mine(&one, "l").await;
-    end_leases(server);
+    server.end_leases();
     let theirs = mine(&other, "l").await;
     late.release().await.unwrap();
     let third = place.open().await;
@@ -126,9 +115,9 @@ async fn one_whose_lease_ended_goes_on_where_nobody_else_began() {
     let Place::Redis(server) = &place else { panic!() };
     let ledger = place.open().await;
     let mut lease = mine(&ledger, "k").await;
-    end_leases(server);
+    server.end_leases();
     lease.write_note(b"n", later()).await.unwrap();
-    end_leases(server);
+    server.end_leases();
     lease.record(b"r", later()).await.unwrap();
     assert_eq!(recorded(&ledger, "k").await, b"r");
 }

@@ -54,6 +54,17 @@ impl Server {
         assert!(status.unwrap().success());
     }
 
+    /// Ends every lease, as time would.
+    pub(crate) fn end_leases(&self) {
+        let mut connection = self.connect();
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
+        for key in keys {
+            let [ttl]: [i64; 1] = [redis::cmd("PTTL").arg(&key).query(&mut connection).unwrap()];
+            assert!(ttl > 0, "every key ends some time");
+            redis::cmd("HSET").arg(&key).arg("lease_until").arg(0).query::<()>(&mut connection).unwrap();
+        }
+    }
+
     pub(crate) fn connect(&self) -> redis::Connection {
         redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).unwrap().get_connection().unwrap()
     }

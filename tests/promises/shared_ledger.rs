@@ -154,3 +154,40 @@ async fn two_workers_with_the_same_event_at_once_give_one_set_of_links_and_one_m
     let counts = rig.sandbox.counts();
     assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
 }
+
+/// It stands still between its claim and its call, until another worker has served the event.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_worker_that_stalled_past_its_lease_publishes_no_links_of_its_own() {
+    for on_failure in ["continue", "wait"] {
+        let server = Server::start();
+        let rig = Rig::new().await;
+        let url = server.url();
+        // What comes next is delivered to the other one.
+        let one = vec![("amqp.prefetch", "1"), ("amqp.concurrency", "1")];
+        let settings = [settings(url.expose_secret(), on_failure), one].concat();
+        let stalled = rig.launch_with_fault(&settings, "link.claimed:1:STOP");
+        stalled.output.until("taking messages", 2).await;
+        rig.publish(1).await;
+        stalled.output.until("fault point link.claimed", 1).await;
+        server.end_leases();
+        let other = rig.start(&settings).await;
+        rig.publish(1).await;
+        let mut guests = rig.guest_links().await;
+        let served = guests.next().await;
+        other.output.until("\"stage\":\"link\",\"outcome\":\"done\"", 1).await;
+        stalled.signal("CONT");
+        let again = guests.next().await;
+        rig.until_experts_have(1).await;
+        assert_eq!((served.id(), &served.body), (again.id(), &again.body), "{on_failure}");
+        let calls = rig.sandbox.counts().calls;
+        assert_eq!(calls, 2, "the stalled one asked for links, too: {on_failure}");
+        for worker in [stalled, other] {
+            assert_eq!((worker.output.saying(OPENED).len(), worker.output.saying(WITHOUT).len()), (0, 0));
+            worker.stop().await;
+        }
+        rig.assert_all_is_done(&rig.amqp).await;
+        assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "no other link: {on_failure}");
+        assert_eq!(rig.sandbox.counts().messages, 1, "{on_failure}");
+    }
+}
