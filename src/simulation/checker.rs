@@ -91,6 +91,8 @@ pub(super) struct Seen {
     /// Calls that failed so that an attempt may be counted.
     pub(super) failures: u32,
     pub(super) refused: bool,
+    /// The last look at what was sent to its expert was refused.
+    pub(super) look_refused: bool,
     pub(super) unroutable: bool,
     pub(super) most_deliveries: u32,
     /// Since its last delivery: what the worker knows to be published.
@@ -364,9 +366,13 @@ impl Checker {
         });
         let Some(seen) = self.by_key(which, asked.key()) else { return };
         seen.unknown_effect = learnt != Learnt::Worked;
+        let looks = matches!(asked, Asked::List { .. });
+        if looks {
+            seen.look_refused = learnt == Learnt::Refused;
+        }
         match learnt {
             Learnt::Failed => seen.failures += 1,
-            Learnt::Refused => seen.refused = true,
+            Learnt::Refused if !looks => seen.refused = true,
             _ => {}
         }
     }
@@ -405,7 +411,7 @@ impl Checker {
         if url.is_empty() || !text.contains(&url) {
             return Err(format!("{to} gets a message with another link"));
         }
-        if seen.effects > 1 && (seen.recorded || known || !seen.room) {
+        if seen.effects > 1 && (seen.recorded || known || !(seen.room || seen.look_refused)) {
             return Err(format!("repeated: {to} gets a second message"));
         }
         Ok(())

@@ -9,7 +9,7 @@ use url::Url;
 use super::card::MessageRequest;
 use crate::{
     contract::{decode, link::HostLink, people::HostAddress, private::Private, trace::TraceContext},
-    upstream::{Upstream, UpstreamError},
+    upstream::{Cause, Upstream, UpstreamError},
 };
 
 /// The Messages API, as configured.
@@ -61,8 +61,8 @@ impl Client {
         Self { upstream, messages }
     }
 
-    /// Whether a message with `link` was sent to the person at `address` before, among the latest that were. `None` for a
-    /// space, where a bot sees only messages that mention it.
+    /// Whether a message with `link` was sent to the person at `address` before, among the latest that were. `None` where
+    /// that can't be known: in a space a bot sees only messages that mention it, and a token may not be allowed to read.
     ///
     /// # Errors
     /// As [`Client::send`].
@@ -82,6 +82,8 @@ impl Client {
         let mut answer = match self.upstream.get(direct, trace).await {
             // No direct messages with that person yet.
             Err(error) if error.status == Some(404) => return Ok(Some(false)),
+            // This refuses the look alone.
+            Err(error) if error.cause == Cause::Request => return Ok(None),
             answer => answer?,
         };
         let listed: Listed = decode::from_json(&answer.body)

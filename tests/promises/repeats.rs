@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use instant_connect_worker::sandbox::Endpoint;
 use serde_json::json;
 
 use crate::support::{Rig, amqp::with_id, event, events::event_with};
@@ -83,6 +84,29 @@ async fn a_message_whose_answer_was_lost_is_looked_for_and_not_sent_again() {
     worker.stop().await;
     rig.assert_all_is_done(&rig.amqp).await;
     assert_eq!(rig.sandbox.counts().messages, 1);
+}
+
+/// How the requests for messages came, after each of them but the last had met a fault.
+async fn methods_past(faults: &[&str]) -> String {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[("retry.hold", "10ms,1s"), ("retry.initial", "10ms")]).await;
+    for fault in faults {
+        rig.sandbox.fault(format!("messages:{fault},times=1").parse().unwrap());
+    }
+    rig.publish(1).await;
+    worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().messages, 1);
+    let requests = rig.sandbox.arrivals(Endpoint::Messages);
+    requests.iter().map(|request| request.method.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn a_token_that_may_not_read_messages_ends_no_experts_link() {
+    for refusal in ["status=403", "status=400", "status=404"] {
+        assert_eq!(methods_past(&["status=504", refusal]).await, "POST GET POST", "{refusal}");
+    }
 }
 
 #[tokio::test]
