@@ -67,7 +67,8 @@ impl Host {
             Turn::Otherwise(outcome) => return outcome,
         };
         fault::point(Self::NAME, "claimed");
-        if lease.as_ref().is_some_and(|lease| lease.note().is_some()) {
+        let noted_before = lease.as_ref().is_some_and(|lease| lease.note().is_some());
+        if noted_before {
             let sent = self.client.was_sent(address, link, trace).await;
             fault::point(Self::NAME, "looked");
             match sent {
@@ -92,8 +93,9 @@ impl Host {
                 self.delivered(lease, deadline).await
             }
             Err(error) => {
-                // The note stays where the message may have been sent: the next attempt looks before it sends.
-                if !error.unknown {
+                // The note stays where the message may have been sent, by this attempt or late by one before: the next
+                // attempt looks before it sends.
+                if !error.unknown && !noted_before {
                     Book::release(lease).await;
                     fault::point(Self::NAME, "released");
                 }

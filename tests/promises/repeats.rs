@@ -109,6 +109,15 @@ async fn a_token_that_may_not_read_messages_ends_no_experts_link() {
     }
 }
 
+/// Webex may send the first attempt's message at last after the second one looked for it.
+#[tokio::test]
+async fn an_attempt_that_failed_for_sure_leaves_in_doubt_what_one_before_it_did() {
+    // The second one meets a slow look and a refusal that passes.
+    let faults = ["status=504", "delay=1ms", "status=423"];
+    assert_eq!(methods_past(&faults).await, "POST GET POST GET POST");
+    assert_eq!(methods_past(&["status=423"]).await, "POST POST", "nothing is in doubt");
+}
+
 #[tokio::test]
 async fn a_second_worker_on_the_same_ledger_file_ends_and_says_why() {
     let rig = Rig::new().await;
