@@ -141,6 +141,33 @@ async fn a_claim_is_renewed_while_it_is_held() {
     }
 }
 
+/// It was on its way when its claim ended.
+#[tokio::test]
+async fn a_late_renewal_brings_no_claim_back() {
+    let place = place();
+    let Place::Redis(server) = &place else { panic!() };
+    let script = ::redis::Script::new(include_str!("../../src/ledger/redis/entry.lua"));
+    let mut connection = server.connect();
+    let mut run = |op: &str| -> Vec<String> {
+        let mut call = script.key("icw:test:k");
+        // A token, a fingerprint, a lease, until when, what.
+        call.arg(op).arg("token").arg(&BODY).arg(30_000).arg(later().as_millisecond()).arg("n");
+        call.invoke(&mut connection).unwrap()
+    };
+    let ledger = place.open().await;
+    for (steps, left) in [(&["claim", "release"][..], None), (&["claim", "note", "abandon"][..], Some("n"))] {
+        steps.iter().for_each(|op| assert_ne!(run(op), ["lost"], "{op}"));
+        assert_eq!(run("renew"), ["lost"], "{steps:?}");
+        let claim = ledger.claim("k", BODY, Duration::ZERO).await.unwrap();
+        let Claim::Mine(lease) = claim else { panic!("{steps:?}: {claim:?}") };
+        assert_eq!(lease.note(), left.map(str::as_bytes));
+        assert_eq!(run("renew"), ["lost"], "somebody else's");
+        lease.release().await.unwrap();
+    }
+    run("claim");
+    assert_eq!(run("renew"), ["ok"]);
+}
+
 #[tokio::test]
 async fn all_keys_are_under_the_prefix_and_end_in_time() {
     let place = place();

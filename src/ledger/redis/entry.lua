@@ -47,6 +47,13 @@ if op == 'release' or op == 'abandon' then
   return {'ok'}
 end
 
+-- One that came late renews no claim that has ended.
+if op == 'renew' then
+  if e[2] ~= token then return {'lost'} end
+  hold()
+  return {'ok'}
+end
+
 -- The rest needs the claim; one that ended may go on where nobody else began, also after Redis forgot everything.
 if result then
   -- The same record again: its answer was lost.
@@ -59,11 +66,9 @@ if op == 'record' then
   redis.call('DEL', key)
   redis.call('HSET', key, 'fingerprint', fingerprint, 'result', bytes)
   expire(until_ms)
-elseif op == 'note' then
+else -- note
   note_until = until_ms
   redis.call('HSET', key, 'note', bytes, 'note_until', string.format('%.0f', until_ms))
-  hold()
-else -- renew
   hold()
 end
 return {'ok'}
