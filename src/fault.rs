@@ -2,7 +2,7 @@
 //! build without debug assertions, as every release is, a point is nothing at all.
 //!
 //! `FAULT_AT=sessions.taken:2:KILL` sends SIGKILL at the second pass of the step `taken` of the queue of sessions; `PANIC` in place
-//! of a signal's name panics there. A process with such a plan says each pass on standard error.
+//! of a signal's name panics there, and `HANG` has its thread stand still for good. A process with such a plan says each pass on standard error.
 
 /// Passes the point after `step` of `scope`: a stage, a part of the worker, or a queue, of whose name the last part counts.
 #[cfg(not(debug_assertions))]
@@ -48,13 +48,20 @@ mod plan {
                 plan.signal != "PANIC",
                 "with what a panic must not show: +34600000001 at https://instant.webex.com/visit/panic"
             );
+            if plan.signal == "HANG" {
+                stand_still();
+            }
             // Without `unsafe`, only another process can send a signal.
             _ = Command::new("kill").args(["-s", &plan.signal, &id().to_string()]).status();
             if plan.signal == "KILL" {
-                loop {
-                    thread::park();
-                }
+                stand_still();
             }
+        }
+    }
+
+    fn stand_still() -> ! {
+        loop {
+            thread::park();
         }
     }
 }

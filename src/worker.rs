@@ -38,6 +38,9 @@ use crate::{
     webex,
 };
 
+/// How long the ledger has to finish its last writes. What it has confirmed is on the disk before.
+const LEDGER_CLOSE_MAX: Duration = Duration::from_secs(3);
+
 /// Why the worker ended otherwise than by being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -137,7 +140,9 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     if timeout(Duration::from_secs(1), publishing).await.is_err() {
         warn!("the publisher did not end in time");
     }
-    ledger.close().await;
+    if timeout(LEDGER_CLOSE_MAX, ledger.close()).await.is_err() {
+        warn!("the ledger's disk does not answer; ending all the same");
+    }
     tracer.shut_down().await;
     result.map_err(WorkerError::Topology)
 }

@@ -17,6 +17,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -140,10 +141,13 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failure::Failed(format!("no threads for the runtime: {error}"))),
     };
-    match runtime.block_on(dispatch(cli)) {
+    let status = match runtime.block_on(dispatch(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),
-    }
+    };
+    // What still waits for a disk may wait for ever.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    status
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {

@@ -63,3 +63,16 @@ async fn what_is_not_done_within_the_grace_is_given_back_uncounted_and_served_by
     assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0);
     assert_eq!(rig.sandbox.counts().messages, EVENTS as u64);
 }
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_ledger_whose_disk_hangs_does_not_hold_up_the_end() {
+    let rig = Rig::new().await;
+    let worker = rig.launch_with_fault(&[("shutdown.grace", "200ms")], "ledger.asked:1:HANG");
+    worker.output.until("taking messages", 2).await;
+    rig.publish(1).await;
+    worker.output.until("fault point ledger.asked", 1).await;
+    let output = Arc::clone(&worker.output);
+    worker.stop().await;
+    assert_eq!(output.saying("the ledger's disk does not answer; ending all the same").len(), 1);
+}
