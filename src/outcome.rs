@@ -17,7 +17,7 @@ pub enum Outcome {
     Wait(Failure),
     /// Nothing will make this succeed: publish it to the dead queue, then acknowledge.
     Dead(Death),
-    /// The worker is shutting down: give the message back as it was.
+    /// It was kept for too long: give the message back, its delivery counted.
     HandedBack,
 }
 

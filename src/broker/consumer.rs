@@ -274,7 +274,7 @@ impl<S: Stage> Consumer<S> {
             work.ended(settled.into());
         } else {
             // A defect outside the stage, or what never ends: the message stays, and the count of its deliveries ends this.
-            _ = receipt.give_back(self.limits.timeout).await;
+            _ = receipt.give_back_counted(self.limits.timeout).await;
             drop(work);
         }
         drop(permit);

@@ -74,7 +74,7 @@ impl Report {
             Settled::Held(_) => say!(info, "trying again later"),
             Settled::Waits(_) => say!(info, "waiting; nothing is counted"),
             Settled::Early => say!(debug, "too early; waiting on"),
-            Settled::HandedBack => say!(info, "given back to the broker; nothing is counted"),
+            Settled::HandedBack => say!(info, "given back to the broker; no attempt is counted"),
             Settled::Dead(_) => say!(warn, "dead letter"),
             Settled::Undone => say!(warn, "given back to the broker; what was decided could not be done"),
             Settled::Lost => say!(warn, "not settled; the broker will deliver it again"),

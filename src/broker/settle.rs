@@ -72,7 +72,7 @@ pub enum Settled {
     Waits(Cause),
     /// It came back before its time and waits on in a hold queue; acknowledged.
     Early,
-    /// Given back to the broker, for the worker is shutting down.
+    /// Given back to the broker: it was kept for too long, or the worker ended or failed.
     HandedBack,
     /// Given back to the broker, for what its outcome asks for could not be done.
     Undone,
@@ -200,7 +200,7 @@ impl Settler {
             Outcome::TryAgain(failure) => self.try_again(ticket, message, &failure, paused, now).await,
             Outcome::Wait(failure) => self.try_again(ticket, message, &failure, true, now).await,
             Outcome::HandedBack => {
-                let reason = "the worker is shutting down, or the message was kept for too long";
+                let reason = "no outcome within amqp.hold_max";
                 self.give_back(ticket, Settlement::of(Settled::HandedBack, reason.to_owned())).await
             }
         }
@@ -379,7 +379,7 @@ impl Settler {
     }
 
     async fn give_back(&self, ticket: &Ticket, settlement: Settlement) -> Settlement {
-        let returned = ticket.receipt.give_back(self.limit).await;
+        let returned = ticket.receipt.give_back_counted(self.limit).await;
         fault::point(&self.queue, "returned");
         written_or_lost(returned, settlement)
     }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
     Acker, BasicProperties, Channel, Connection, Consumer as Deliveries,
-    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+        BasicRejectOptions,
+    },
     types::{FieldTable, ShortString},
 };
 
@@ -226,7 +229,8 @@ impl Receipt {
         }
     }
 
-    /// Gives the delivery back to the queue, as it was; otherwise as [`Receipt::ack`].
+    /// Gives the delivery back to the queue, as it was; otherwise as [`Receipt::ack`]. From 4.3 on RabbitMQ does not count
+    /// it among the deliveries without an outcome.
     pub(super) async fn give_back(&self, limit: Duration) -> Result<bool, BrokerError> {
         match &self.0 {
             Held::Broker { acker, .. } => {
@@ -235,6 +239,19 @@ impl Receipt {
             }
             #[cfg(test)]
             Held::Simulated(receipt) => Ok(receipt.give_back().await),
+        }
+    }
+
+    /// Gives the delivery back to the queue, as one without an outcome: every RabbitMQ counts it, so that there is an end to
+    /// what fails each time. Otherwise as [`Receipt::ack`].
+    pub(super) async fn give_back_counted(&self, limit: Duration) -> Result<bool, BrokerError> {
+        match &self.0 {
+            Held::Broker { acker, .. } => {
+                let options = BasicRejectOptions { requeue: true };
+                within("give back", limit, acker, acker.reject(options)).await
+            }
+            #[cfg(test)]
+            Held::Simulated(receipt) => Ok(receipt.give_back_counted().await),
         }
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Queues {
     /// How many messages wait in hold queues.
     held: usize,
     pub(super) up: bool,
+    /// Whether a nack counts as a delivery, as it does before RabbitMQ 4.3.
+    pub(super) counts_nacks: bool,
     /// A routing key that no queue is bound for at the moment.
     pub(super) unbound: Option<&'static str>,
     next: u64,
@@ -114,6 +116,7 @@ impl Queues {
             connections: Vec::new(),
             held: 0,
             up: true,
+            counts_nacks: true,
             unbound: None,
             next: 0,
         }
@@ -232,8 +235,8 @@ fn settled(state: &mut State, tag: u64) -> Option<Unsettled> {
 }
 
 /// Puts a message back, to be delivered again.
-fn requeue(state: &mut State, mut unsettled: Unsettled) {
-    unsettled.message.deliveries += 1;
+fn requeue(state: &mut State, mut unsettled: Unsettled, counted: bool) {
+    unsettled.message.deliveries += u32::from(counted);
     let front = state.random.bool();
     let Some(ready) = state.broker.ready.get_mut(&unsettled.queue) else { return };
     if front { ready.push_front(unsettled.message) } else { ready.push_back(unsettled.message) }
@@ -259,7 +262,7 @@ pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
     for tag in tags {
         if let Some(unsettled) = settled(&mut state, tag) {
             state.checker.taken_back(tag);
-            requeue(&mut state, unsettled);
+            requeue(&mut state, unsettled, true);
         }
     }
     for number in mine {
@@ -428,6 +431,15 @@ impl Receipt {
     }
 
     pub(crate) async fn give_back(&self) -> bool {
+        let counted = self.wire.life.world.lock().broker.counts_nacks;
+        self.requeue(counted).await
+    }
+
+    pub(crate) async fn give_back_counted(&self) -> bool {
+        self.requeue(true).await
+    }
+
+    async fn requeue(&self, counted: bool) -> bool {
         let life = &self.wire.life;
         life.point("before the nack").await;
         if !self.usable() || self.used.swap(true, Ordering::Relaxed) {
@@ -441,7 +453,7 @@ impl Receipt {
                 let rule = state.checker.given_back(self.tag);
                 state.must(rule);
                 let queue = unsettled.queue.clone();
-                requeue(&mut state, unsettled);
+                requeue(&mut state, unsettled, counted);
                 deliver(&mut state, &queue);
             }
         }

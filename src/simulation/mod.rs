@@ -22,6 +22,8 @@ mod answers;
 pub(crate) mod broker;
 mod checker;
 mod events;
+#[cfg(test)]
+mod given_back;
 pub(crate) mod network;
 mod plan;
 mod publishing;
@@ -109,6 +111,8 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
     // What was under way when the breaker opened, and its probes.
     checker.outage_calls_max = 20 + 2 * plan.concurrency;
     let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
+    // As RabbitMQ 4.3 does it.
+    world.lock().broker.counts_nacks = !seed.is_multiple_of(3);
     world.lock().log(format_args!("{plan:?}"));
     for event in events {
         send(&world, &event);

@@ -164,12 +164,12 @@ fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
     serde_json::from_value(said).unwrap_or_else(|error| unreachable!("a constant: {error}"))
 }
 
-fn topology(plan: &Plan) -> Topology {
+pub(super) fn topology(plan: &Plan) -> Topology {
     let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1_000_000});
     Topology::new(&config::<crate::config::Topology>(said), &plan.delays)
 }
 
-fn policy(rules: &Rules) -> Policy {
+pub(super) fn policy(rules: &Rules) -> Policy {
     Policy {
         initial: Duration::from_secs(1),
         max: Duration::from_secs(600),
@@ -180,7 +180,7 @@ fn policy(rules: &Rules) -> Policy {
     }
 }
 
-fn limits(plan: &Plan) -> Limits {
+pub(super) fn limits(plan: &Plan) -> Limits {
     Limits {
         prefetch: plan.prefetch,
         concurrency: plan.concurrency,
