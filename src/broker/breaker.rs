@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    outcome::{Cause, Class, Failure, Outcome},
+    outcome::{Cause, Class, Outcome},
     retry,
     telemetry::metrics::BreakerMetrics,
 };
@@ -107,19 +107,28 @@ impl Breaker {
             (Sign::Works, _) => self.close(),
             (Sign::LedgerWorks, _) if self.inner().cause == Some(Cause::Ledger) => self.close(),
             (Sign::Fails, Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
-                let mut inner = self.inner();
-                inner.failures = inner.failures.saturating_add(1);
-                if inner.failures >= self.policy.failures {
-                    self.open(&mut inner, None, failure);
-                }
+                self.failed(failure.cause, &failure.reason);
             }
             (Sign::Closed(wait), Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
                 if failure.cause == Cause::Token {
                     self.metrics.set_token_refused(true);
                 }
-                self.open(&mut self.inner(), wait, failure);
+                self.open(&mut self.inner(), wait, failure.cause, &failure.reason);
             }
             _ => {}
+        }
+    }
+
+    /// Learns that a stage was given up on without an outcome: most likely it still waits for the API.
+    pub fn overdue(&self) {
+        self.failed(Cause::Unavailable, "no outcome within amqp.hold_max");
+    }
+
+    fn failed(&self, cause: Cause, reason: &str) {
+        let mut inner = self.inner();
+        inner.failures = inner.failures.saturating_add(1);
+        if inner.failures >= self.policy.failures {
+            self.open(&mut inner, None, cause, reason);
         }
     }
 
@@ -127,9 +136,9 @@ impl Breaker {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, inner: &mut Inner, wait: Option<Duration>, failure: &Failure) {
+    fn open(&self, inner: &mut Inner, wait: Option<Duration>, cause: Cause, reason: &str) {
         let now = Instant::now();
-        inner.cause = Some(failure.cause);
+        inner.cause = Some(cause);
         let due = self.probe_at().is_none_or(|probe_at| probe_at <= now);
         if due {
             inner.probes = inner.probes.saturating_add(1);
@@ -143,10 +152,10 @@ impl Breaker {
         self.probe_at.send_replace(Some(probe_at));
         if inner.opened_at.is_none() {
             inner.opened_at = Some(now);
-            self.metrics.opened(failure.cause);
+            self.metrics.opened(cause);
             warn!(
                 stage = self.stage,
-                reason = failure.reason,
+                reason,
                 "breaker open: no more messages are taken until this passes; nothing is counted against them"
             );
         }
@@ -173,7 +182,7 @@ mod tests {
     use super::*;
     use crate::{
         contract::time::Instant as Deadline,
-        outcome::Death,
+        outcome::{Death, Failure},
         telemetry::metrics::{Metrics, labels},
     };
 
@@ -208,6 +217,18 @@ mod tests {
         breaker.observe(&Outcome::Dead(Death::new(Class::Invalid, "says nothing of the API")));
         assert!(breaker.probe_at().is_some());
         breaker.observe(&Outcome::Dead(Death::new(Class::Rejected, "it answered")));
+        assert_eq!(breaker.probe_at(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stage_without_an_outcome_is_a_failure() {
+        let breaker = breaker();
+        breaker.observe(&failure(Cause::Unavailable, None));
+        breaker.overdue();
+        assert_eq!(breaker.probe_at(), None);
+        breaker.overdue();
+        assert!(breaker.probe_at().is_some());
+        breaker.observe(&Outcome::Done(Vec::new()));
         assert_eq!(breaker.probe_at(), None);
     }
 

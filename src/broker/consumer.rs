@@ -325,6 +325,7 @@ impl<S: Stage> Consumer<S> {
     /// What becomes of a delivery that was kept for as long as it may be.
     fn overdue(&self, ticket: &Ticket) -> Outcome {
         self.metrics.overdue();
+        self.breaker.overdue();
         let (event_id, trace_id) = (&ticket.event_id, ticket.trace.trace_id());
         warn!(event_id, trace_id, stage = S::NAME, "no outcome within amqp.hold_max");
         Outcome::HandedBack
