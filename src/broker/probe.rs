@@ -33,6 +33,8 @@ pub enum Seen {
     Differs(Option<String>, String),
     /// It is there. The user may not compare it, as that needs the right to configure: the broker's words.
     Hidden(String),
+    /// The user may not even look, which from RabbitMQ 4.3 on needs the right to configure: the broker's words.
+    Refused(String),
     /// It is not there, and the user may declare it.
     Missing,
     /// It is not there, and the user may not declare it: the broker's words.
@@ -195,8 +197,7 @@ fn seen(declared: Result<Option<Depth>, BrokerError>, depth: Option<Depth>) -> R
 fn unseen(error: BrokerError) -> Result<Seen, BrokerError> {
     let said = error.to_string();
     match error.reply_code() {
-        // From 4.3 on looking needs the right to configure, too.
-        Some(403) => Ok(Seen::Hidden(said)),
+        Some(403) => Ok(Seen::Refused(said)),
         Some(405 | 406) => Ok(Seen::Differs(inequivalent(&said).map(str::to_owned), said)),
         _ => Err(error),
     }

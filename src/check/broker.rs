@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lapin::Connection;
 
 use super::{Finding, queues};
 use crate::{
@@ -27,15 +26,14 @@ const CAPABILITIES: [(&str, &str); 4] = [
     ("connection.blocked", "a broker short of memory or disk is noticed late"),
 ];
 
-pub(super) async fn look(loaded: &Loaded) -> Vec<Finding> {
+pub(super) async fn look(loaded: &Loaded, found: &mut Vec<Finding>) {
     let connector = Connector::new(&loaded.config.amqp);
     let nodes = match connector.nodes() {
         Ok(nodes) => nodes,
-        Err(error) => return vec![Finding::fail("broker", error.to_string())],
+        Err(error) => return found.push(Finding::fail("broker", error.to_string()).advise(refused(&error))),
     };
     let tried = join_all((0..nodes).map(|node| connector.connect_to(node, "check"))).await;
     let some = tried.iter().any(Result::is_ok);
-    let mut found = Vec::new();
     let mut answering = None;
     for (node, tried) in tried.into_iter().enumerate() {
         // By its number: the URL is a secret.
@@ -55,15 +53,10 @@ pub(super) async fn look(loaded: &Loaded) -> Vec<Finding> {
         }
     }
     if let Some(connection) = answering {
-        found.extend(over(loaded, &connection).await);
+        let limit = loaded.config.amqp.timeout.get().min(ANSWER);
+        queues::look(loaded, &Probe::new(&connection, limit), found).await;
         close(&connection).await;
     }
-    found
-}
-
-async fn over(loaded: &Loaded, connection: &Connection) -> Vec<Finding> {
-    let limit = loaded.config.amqp.timeout.get().min(ANSWER);
-    queues::look(loaded, &Probe::new(connection, limit)).await
 }
 
 /// What to do about a connection that did not come about.
@@ -79,7 +72,7 @@ fn refused(error: &BrokerError) -> &'static str {
             "see the host and port in amqp.url, the network, and whether TLS is expected there"
         }
         (_, BrokerError::Url(_)) => "see amqp.url and amqp.url_file",
-        _ => "see whether the broker runs, its log, and the host, port, user and virtual host in amqp.url",
+        _ => "see whether the broker runs, its log, whether it wants TLS there, and all parts of amqp.url",
     }
 }
 

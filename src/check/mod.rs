@@ -103,20 +103,20 @@ pub async fn connect(loaded: &Loaded) -> Vec<Finding> {
     let (mut broker, mut webex) = (Vec::new(), Vec::new());
     let (mut ledger, mut collector) = (Vec::new(), Vec::new());
     tokio::join!(
-        within("broker", broker::look(loaded), &mut broker),
-        within("Webex", webex::look(loaded), &mut webex),
-        within("ledger", ledger::look(loaded), &mut ledger),
-        within("collector", collector::look(loaded), &mut collector),
+        within("broker", &mut broker, async |found| broker::look(loaded, found).await),
+        within("Webex", &mut webex, async |found| found.extend(webex::look(loaded).await)),
+        within("ledger", &mut ledger, async |found| found.extend(ledger::look(loaded).await)),
+        within("collector", &mut collector, async |found| found.extend(collector::look(loaded).await)),
     );
     [broker, webex, ledger, collector].concat()
 }
 
-async fn within(what: &str, look: impl Future<Output = Vec<Finding>>, found: &mut Vec<Finding>) {
-    let late = || {
-        let detail = format!("could not be tried within {LIMIT:?}");
-        vec![Finding::fail(what, detail).advise("see whether it answers at all, and how fast")]
-    };
-    *found = timeout(LIMIT, look).await.unwrap_or_else(|_| late());
+/// Looks for as long as it may; what was found by then stays.
+async fn within(what: &str, found: &mut Vec<Finding>, look: impl AsyncFnOnce(&mut Vec<Finding>)) {
+    if timeout(LIMIT, look(found)).await.is_err() {
+        let detail = format!("could not be tried as a whole within {LIMIT:?}");
+        found.push(Finding::fail(what, detail).advise("see whether it answers at all, and how fast"));
+    }
 }
 
 /// `settings` about which something is to be said, as they are.

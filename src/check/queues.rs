@@ -14,11 +14,10 @@ const DECLARE: &str =
     "declare it with `instant-connect-worker topology --declare`, or set topology.declare to create";
 const GRANT: &str = "grant the user configure, write and read on the prefix (rabbitmqctl set_permissions)";
 
-pub(super) async fn look(loaded: &Loaded, probe: &Probe<'_>) -> Vec<Finding> {
+pub(super) async fn look(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Finding>) {
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
     let declare = loaded.config.topology.declare;
     let plan = topology.plan();
-    let mut found = Vec::new();
     for exchange in &plan.exchanges {
         let what = format!("exchange {}", exchange.name);
         found.push(declared(what, probe.exchange(exchange).await, declare));
@@ -50,7 +49,6 @@ pub(super) async fn look(loaded: &Loaded, probe: &Probe<'_>) -> Vec<Finding> {
         let what = format!("permission to publish to {name}");
         found.push(permitted(what, probe.publish(&exchange).await, advice));
     }
-    found
 }
 
 async fn bindings(probe: &Probe<'_>, topology: &Topology, declare: Declare) -> Vec<Finding> {
@@ -102,10 +100,17 @@ fn declared(what: String, seen: Result<Seen, BrokerError>, declare: Declare) -> 
             what,
             "the user may not declare it, nor need to; so its arguments can't be compared",
         ),
+        Ok(Seen::Refused(said)) if declare == Declare::Off => {
+            Finding::warn(what, format!("the user may not look at it ({said})"), GRANT)
+        }
+        Ok(Seen::Refused(said)) => {
+            Finding::fail(what, format!("the user may not look at it ({said}); the worker does not start"))
+                .advise(format!("{GRANT}, or set topology.declare to off"))
+        }
         Ok(Seen::Missing) if creates => Finding::warn(
             what,
             "missing; the worker declares it at its start",
-            "nothing, or declare it now with `instant-connect-worker topology --declare`",
+            "nothing to do; or declare it now with `instant-connect-worker topology --declare`",
         ),
         Ok(Seen::Forbidden(said)) if creates => {
             Finding::fail(what, format!("missing, and the user may not declare it ({said})"))
