@@ -5,8 +5,8 @@ use super::field::{Field, Plan};
 /// So many events come before a trouble, and as many when it is there.
 const SHARE: u32 = 100;
 
-async fn field() -> Field {
-    let mut field = Field::start(Plan { events: 1500, nodes: 3, ..Plan::default() }).await;
+async fn field(events: u32) -> Field {
+    let mut field = Field::start(Plan { events, nodes: 3, ..Plan::default() }).await;
     field.let_queues_settle().await;
     field.allow(SHARE);
     field.publish();
@@ -32,7 +32,7 @@ async fn kill_and_start_again(field: &Field, what: &'static str, node: usize) {
 /// One cluster for all of it: to make one takes as long as two of these troubles.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_cluster_loses_a_node_its_leader_and_its_majority_and_is_restarted_node_by_node() {
-    let mut field = field().await;
+    let mut field = field(1500).await;
     let node = field.nodes().of_connection("consume link", 0).await;
     kill_and_start_again(&field, "the worker's node killed", node).await;
     let node = field.nodes().leader_of(&field.name("sessions"), 0).await;
@@ -68,7 +68,7 @@ async fn lose_the_majority(field: &mut Field) {
 /// Until the others give it up they look for the queues it led where they no longer are, and no client can change that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_cluster_whose_node_is_cut_off_goes_on() {
-    let field = field().await;
+    let field = field(500).await;
     field.nodes().give_a_silent_one_up_after(8).await;
     let node = field.nodes().leader_of(&field.name("hosts"), 0).await;
     field.allow_more(SHARE);
