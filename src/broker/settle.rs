@@ -435,3 +435,6 @@ fn unroutable(sending: &[Sending], results: &[Result<(), PublishError>]) -> Stri
     keys.dedup();
     keys.join(" or ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -342,6 +342,17 @@ impl Connection {
         !self.0.is_gone()
     }
 
+    /// Settles a delivery over it of which the broker knows nothing.
+    pub(crate) fn receipt(&self) -> Receipt {
+        Receipt { wire: Arc::clone(&self.0), tag: 0, used: Arc::default() }
+    }
+
+    /// Both of its ends are gone.
+    pub(crate) fn break_off(&self) {
+        self.0.cut.store(true, Ordering::Relaxed);
+        self.0.gone.close();
+    }
+
     pub(crate) async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError> {
         let life = &self.0.life;
         life.pass("subscribing").await;

@@ -87,6 +87,23 @@ fn run(seed: u64, folder: &Path, print: bool) -> Result<History, Failure> {
     runtime.block_on(live(seed, folder, print))
 }
 
+/// A connection in a world where nothing goes wrong, for tests of single parts.
+pub(crate) async fn calm() -> broker::Connection {
+    let mut random = Rng::with_seed(0);
+    let mut plan = Plan::new(&mut random);
+    plan.calm();
+    let rules = Rules {
+        begin: clock::now(),
+        attempts: plan.attempts,
+        total: Duration::MAX,
+        lifetime: Duration::MAX,
+        deliveries_max: worker::DELIVERIES_MAX,
+        first_delay: Duration::ZERO,
+    };
+    let world = World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false);
+    broker::Connection::open(&world.begin_life()).await.unwrap_or_else(|error| unreachable!("{error}"))
+}
+
 fn failure(seed: u64, error: &io::Error) -> Failure {
     Failure { seed, rule: error.to_string(), steps: String::new() }
 }

@@ -1,0 +1,217 @@
+//! Settling in paused time, with the broker's answers to what is published written by hand.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    broker::publisher::Job,
+    contract::{
+        link::{GUEST_LINK_TYPE, Recipient},
+        people::Channel,
+        private::Private,
+        time::Instant as Deadline,
+    },
+    simulation::{self, broker::Connection},
+    telemetry::metrics::{Metrics, labels},
+};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// What the broker says of one message.
+enum Answer {
+    Says(Result<(), PublishError>),
+    ConfirmsAfter(Duration),
+    Nothing,
+}
+use Answer::{ConfirmsAfter, Nothing, Says};
+
+struct Rig {
+    settler: Settler,
+    connection: Connection,
+    /// The routing keys of what was published.
+    published: Arc<Mutex<Vec<String>>>,
+}
+
+impl Rig {
+    /// The broker gives `answers` to the first messages and confirms the others.
+    async fn new(limit: Duration, answers: Vec<Answer>) -> Self {
+        let (handle, jobs) = Publisher::simulated();
+        let settler = settler(handle, limit);
+        let published = Arc::default();
+        tokio::spawn(answer(jobs, answers, Arc::clone(&published)));
+        Self { settler, connection: simulation::calm().await, published }
+    }
+
+    /// Settles a delivery that may be kept for `keep`.
+    async fn settle(&self, keep: Duration, outcome: Outcome) -> Settlement {
+        let ticket = Ticket {
+            receipt: self.connection.receipt().into(),
+            properties: BasicProperties::default(),
+            event_id: "event".to_owned(),
+            trace: TraceContext::of(&std::collections::BTreeMap::new()),
+            keep_until: Instant::now() + keep,
+            happened_at: clock::now(),
+        };
+        self.settler.settle(&ticket, &Message::default(), outcome, true).await
+    }
+
+    fn published(&self) -> Vec<String> {
+        self.published.lock().unwrap().clone()
+    }
+}
+
+async fn answer(mut jobs: mpsc::Receiver<Job>, answers: Vec<Answer>, published: Arc<Mutex<Vec<String>>>) {
+    let (mut answers, mut unanswered) = (answers.into_iter(), Vec::new());
+    while let Some(Job { publication, reply }) = jobs.recv().await {
+        published.lock().unwrap().push(publication.routing_key);
+        let answer = match answers.next().unwrap_or(Says(Ok(()))) {
+            Says(answer) => answer,
+            ConfirmsAfter(wait) => {
+                sleep(wait).await;
+                Ok(())
+            }
+            Nothing => {
+                unanswered.push(reply);
+                continue;
+            }
+        };
+        _ = reply.send(answer);
+    }
+}
+
+fn settler(publisher: Publisher, limit: Duration) -> Settler {
+    let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1000});
+    let config: crate::config::Topology = serde_json::from_value(said).unwrap();
+    let topology = Topology::new(&config, &[1, 5].map(Duration::from_secs));
+    let retry = Policy {
+        initial: Duration::from_secs(1),
+        max: LONG,
+        multiplier: 2.0,
+        jitter: 0.0,
+        attempts: 5,
+        total: LONG,
+    };
+    let metrics = Metrics::new(topology.delays()).unwrap().stage(labels::Stage::Link);
+    Settler::new(publisher, Tracer::default(), &topology, "sim.sessions".to_owned(), limit, retry, metrics)
+}
+
+fn deadline() -> Deadline {
+    Deadline::floor(clock::now() + LONG)
+}
+
+fn link(channel: Channel) -> Outgoing {
+    Outgoing {
+        recipient: Recipient::Guest(channel),
+        kind: GUEST_LINK_TYPE,
+        message_id: Uuid::new_v4(),
+        correlation_id: Private::new("flow".to_owned()),
+        body: Private::new(b"{}".to_vec()),
+        deadline: deadline(),
+    }
+}
+
+fn fails() -> Outcome {
+    let reason = "it failed".to_owned();
+    Outcome::TryAgain(Failure { cause: Cause::Token, reason, retry_after: None, deadline: deadline() })
+}
+
+#[test]
+fn each_end_has_a_name_and_where_it_went_wrong_a_class() {
+    let ends = [
+        (Settled::Done, "done", None),
+        (Settled::Dead(Class::Invalid), "dead", Some("invalid")),
+        (Settled::Held(Cause::Busy), "try-again", Some("busy")),
+        (Settled::Waits(Cause::Token), "wait", Some("token")),
+        (Settled::Early, "early", None),
+        (Settled::HandedBack, "handed-back", None),
+        (Settled::Undone, "undone", None),
+        (Settled::Lost, "lost", None),
+    ];
+    assert_eq!(ends, ends.map(|(settled, ..)| (settled, settled.as_str(), settled.class())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_held_and_says_for_how_long() {
+    let rig = Rig::new(LONG, Vec::new()).await;
+    assert_eq!(rig.settler.shortest_hold(), Duration::from_secs(1));
+    let settled = Settled::Waits(Cause::Token);
+    let (reason, hold) = (Some("it failed".to_owned()), Some(Duration::from_secs(1)));
+    assert_eq!(rig.settle(LONG, fails()).await, Settlement { settled, reason, hold });
+    assert_eq!(rig.published(), ["sim.sessions.hold.1000"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_published_again_after_longer_and_longer_waits() {
+    let rig = Rig::new(LONG, (0..6).map(|_| Says(Err(PublishError::Nacked))).collect()).await;
+    let begun = Instant::now();
+    let settlement = rig.settle(LONG, Outcome::Done(vec![link(Channel::Sms)])).await;
+    assert_eq!(settlement, Settlement::of(Settled::Done, None));
+    assert_eq!(rig.published(), ["guest.sms"; 7]);
+    // The least that jitter leaves of 50, 100, 200, 400, 800 and 1600 ms.
+    assert!(begun.elapsed() >= Duration::from_millis(1575), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_did_not_arrive_is_published_again() {
+    let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unknown))]).await;
+    let links = [Channel::Sms, Channel::Whatsapp].map(link).into();
+    assert_eq!(rig.settle(LONG, Outcome::Done(links)).await.settled, Settled::Done);
+    assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_no_queue_is_bound_for_is_a_dead_letter_that_names_it() {
+    let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unroutable))]).await;
+    let links = [Channel::Sms, Channel::Whatsapp].map(link).into();
+    let settlement = rig.settle(LONG, Outcome::Done(links)).await;
+    let reason = "no queue is bound to exchange sim.links for guest.whatsapp".to_owned();
+    assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Unroutable), reason));
+    assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "sim.sessions.dead"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_of_our_own_that_is_missing_is_tried_again() {
+    let rig = Rig::new(LONG, vec![Says(Err(PublishError::Unroutable))]).await;
+    assert_eq!(rig.settle(LONG, fails()).await.settled, Settled::Waits(Cause::Token));
+    assert_eq!(rig.published(), ["sim.sessions.hold.1000"; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_no_time_left_a_confirm_is_waited_for_and_nothing_is_tried_again() {
+    let rig = Rig::new(LONG, vec![ConfirmsAfter(Duration::from_secs(1))]).await;
+    let links = || vec![link(Channel::Sms)];
+    assert_eq!(rig.settle(Duration::ZERO, Outcome::Done(links())).await.settled, Settled::Done);
+    let rig = Rig::new(LONG, vec![Says(Err(PublishError::Nacked))]).await;
+    let settlement = rig.settle(Duration::from_millis(10), Outcome::Done(links())).await;
+    assert_eq!(settlement, Settlement::of(Settled::Undone, PublishError::Nacked.to_string()));
+    assert_eq!(rig.published(), ["guest.sms"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_waited_for_in_vain() {
+    let links = || Outcome::Done(vec![link(Channel::Sms)]);
+    let begun = Instant::now();
+    let mut ended = Rig::new(LONG, Vec::new()).await;
+    ended.settler.publisher = Publisher::simulated().0;
+    let settlement = ended.settle(LONG, links()).await;
+    assert_eq!(settlement, Settlement::of(Settled::Undone, PublishError::Ended.to_string()));
+
+    let kept_too_long = Rig::new(Duration::ZERO, vec![Nothing]).await;
+    let before = Instant::now();
+    let settlement = kept_too_long.settle(Duration::ZERO, links()).await;
+    assert_eq!(settlement, Settlement::of(Settled::Undone, PublishError::Unknown.to_string()));
+    assert_eq!(before.elapsed(), Duration::ZERO);
+
+    let cut = Rig::new(LONG, vec![Nothing]).await;
+    let (settlement, ()) = tokio::join!(cut.settle(LONG, links()), async {
+        sleep(Duration::from_millis(100)).await;
+        cut.connection.break_off();
+    });
+    let reason = "its channel is closed; it would have been: undone".to_owned();
+    assert_eq!(settlement, Settlement::of(Settled::Lost, reason));
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
