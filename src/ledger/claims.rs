@@ -158,4 +158,13 @@ mod tests {
         drop(first);
         assert!(matches!(claims.turn("k", &[2; 32], Duration::ZERO).await, Waited::Turn(_)));
     }
+
+    #[tokio::test]
+    async fn who_acted_leaves_nothing_to_the_next() {
+        let claims = Arc::new(Claims::default());
+        let first = turn(&claims).await;
+        first.act([1; 32]);
+        let (_second, ()) = tokio::join!(turn(&claims), async { drop(first) });
+        assert!(matches!(claims.turn("k", &[2; 32], Duration::ZERO).await, Waited::Busy));
+    }
 }

@@ -64,3 +64,34 @@ impl Found {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    fn entry(state: State, seconds: i64) -> Entry {
+        let until = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
+        Entry { fingerprint: [1; 32], state, bytes: b"secret".to_vec(), until }
+    }
+
+    #[test]
+    fn what_is_kept_counts_until_its_end_for_its_own_body() {
+        let found =
+            |state, seconds, body| Found::of(Some(entry(state, seconds)), &[body; 32], Timestamp::UNIX_EPOCH);
+        assert!(matches!(found(State::Recorded, 1, 1), Found::Recorded(bytes) if bytes == b"secret"));
+        assert!(matches!(found(State::Noted, 1, 1), Found::Free(Some(bytes)) if bytes == b"secret"));
+        for state in [State::Recorded, State::Noted] {
+            assert!(matches!(found(state, 1, 2), Found::Conflict));
+            assert!(matches!(found(state, 0, 1), Found::Free(None)));
+            assert!(matches!(found(state, 0, 2), Found::Free(None)));
+        }
+    }
+
+    #[test]
+    fn it_is_printed_without_what_is_kept() {
+        let printed = format!("{:?}", entry(State::Noted, 1));
+        assert_eq!(printed, "Entry(Noted, 6 bytes, until 1970-01-01T00:00:01Z)");
+    }
+}

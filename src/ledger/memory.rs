@@ -77,3 +77,48 @@ impl Entries {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::ledger::entry::State;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
+    }
+
+    fn entry(until: Timestamp) -> Entry {
+        Entry { fingerprint: [0; 32], state: State::Recorded, bytes: Vec::new(), until }
+    }
+
+    #[test]
+    fn what_has_ended_is_removed_at_its_end_some_at_a_time() {
+        let memory = Memory::default();
+        for number in 0..100 {
+            let (key, until) = (number.to_string(), at(number / 99));
+            let mut entries = memory.lock();
+            entries.by_end.insert((until, key.clone()));
+            entries.by_key.insert(key, entry(until));
+        }
+        let left = |now| {
+            memory.lock().sweep(now);
+            memory.len()
+        };
+        assert_eq!([left(at(-1)), left(at(0)), left(at(0)), left(at(1))], [100, 36, 1, 0]);
+    }
+
+    #[test]
+    fn an_entry_that_was_put_anew_or_removed_leaves_no_end_behind() {
+        let (memory, later) = (Memory::default(), clock::now() + SignedDuration::from_hours(1));
+        memory.put("k", entry(later));
+        memory.put("k", entry(later + SignedDuration::from_hours(1)));
+        memory.lock().sweep(later);
+        assert!(memory.get("k").is_some());
+        memory.remove("k");
+        assert!(memory.lock().by_end.is_empty());
+        memory.put("ended", entry(at(0)));
+        assert_eq!(memory.len(), 0, "a write sweeps");
+    }
+}

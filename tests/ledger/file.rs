@@ -24,6 +24,13 @@ async fn a_file_that_is_opened_again_knows_what_was_done() {
 }
 
 #[tokio::test]
+async fn a_release_with_nothing_to_forget_costs_no_commit() {
+    let ledger = Place::file().open().await;
+    mine(&ledger, "k").await.release().await.unwrap();
+    assert_eq!(ledger.commits(), 0);
+}
+
+#[tokio::test]
 async fn nobody_else_can_read_it() {
     let place = Place::file();
     let _ledger = place.open().await;

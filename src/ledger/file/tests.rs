@@ -76,3 +76,43 @@ async fn a_disk_that_has_room_again_is_used_again_and_nothing_is_forgotten() {
     file.close().await;
     assert_eq!(file.get("after").await, Err(LedgerError::Closed));
 }
+
+#[test]
+fn what_has_ended_is_removed_at_its_end_and_no_more_of_it_than_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = database::open(&folder.path().join("ledger"), true).unwrap();
+    let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+    let writes = [("a", 1000), ("b", 1000), ("c", 1001)].map(|(key, until)| {
+        let change = Change::Put(Entry {
+            fingerprint: [7; 32],
+            state: State::Noted,
+            bytes: key.into(),
+            until: at(until),
+        });
+        Write { key: key.to_owned(), change, turn: None, done: oneshot::channel().0 }
+    });
+    database::apply(&database, &writes, at(999), 10).unwrap();
+    let ended = [999, 1000].map(|ms| database::has_ended(&database, at(ms)).unwrap());
+    assert_eq!(ended, [false, true]);
+    let left = [(999, 10), (1000, 1), (1000, 10), (1001, 10)].map(|(now, sweep_max)| {
+        database::apply(&database, &[], at(now), sweep_max).unwrap();
+        database::len(&database).unwrap()
+    });
+    assert_eq!(left, [3, 2, 1, 0]);
+}
+
+#[test]
+fn what_the_system_says_of_the_file_is_told_apart() {
+    let path = std::path::Path::new("ledger");
+    let told = |kind: io::ErrorKind| {
+        let error = || -> Result<(), ::redb::Error> { Err(::redb::Error::Io(kind.into())) };
+        database::guard(path, error).unwrap_err()
+    };
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+        assert_eq!(told(kind), LedgerError::Full { path: path.to_owned() });
+    }
+    for kind in [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof] {
+        assert!(matches!(told(kind), LedgerError::Damaged { .. }), "{kind}");
+    }
+    assert!(matches!(told(io::ErrorKind::PermissionDenied), LedgerError::File { .. }));
+}

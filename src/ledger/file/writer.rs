@@ -52,9 +52,8 @@ impl Writer {
                 self.sweep();
                 continue;
             }
-            // Removes more than comes in, so that the file stays bounded while there is no quiet moment.
             fault::point("ledger", "asked");
-            let result = self.commit(&writes, 64 + 2 * writes.len());
+            let result = self.commit(&writes, sweep_max(writes.len()));
             fault::point("ledger", "written");
             for write in writes {
                 // In this order, so that one who was told finds the claim ended.
@@ -130,5 +129,68 @@ impl Writer {
             warn!(%error, "the ledger can't be used");
         }
         self.shared.set_database(Err(error));
+    }
+}
+
+/// Most expired entries that a commit of `writes` removes: more than comes in, so that the file stays bounded while there
+/// is no quiet moment.
+const fn sweep_max(writes: usize) -> usize {
+    64 + 2 * writes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{RwLock, atomic::AtomicU64};
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::ledger::entry::{Entry, State};
+
+    /// How many of the waiting `jobs` each commit takes.
+    fn batches(jobs: impl IntoIterator<Item = Job>) -> Vec<usize> {
+        let (sender, receiver) = mpsc::channel(1024);
+        jobs.into_iter().for_each(|job| sender.try_send(job).unwrap_or_else(|_| panic!("full")));
+        let shared = Shared {
+            path: "ledger".into(),
+            opener: Box::new(|| Err(LedgerError::Closed)),
+            database: RwLock::new(Err(LedgerError::Closed)),
+            commits: AtomicU64::new(0),
+        };
+        let mut writer = Writer::new(receiver, Arc::new(shared));
+        let mut batches = Vec::new();
+        while let Ok(job) = writer.jobs.try_recv() {
+            batches.push(writer.gather(job).len());
+        }
+        batches
+    }
+
+    fn put(bytes: usize) -> Job {
+        let (state, until) = (State::Recorded, Timestamp::MAX);
+        write(Change::Put(Entry { fingerprint: [0; 32], state, bytes: vec![0; bytes], until }))
+    }
+
+    fn write(change: Change) -> Job {
+        Job::Write(Write { key: "k".to_owned(), change, turn: None, done: oneshot::channel().0 })
+    }
+
+    #[test]
+    fn what_waits_is_committed_at_once_up_to_limits() {
+        assert_eq!(batches([put(1), Job::Sweep, write(Change::Remove), put(0)]), [3]);
+        assert_eq!(batches([Job::Sweep]), [0]);
+        assert_eq!(batches((0..1000).map(|_| put(1))), [512, 488]);
+        let quarter = BATCH_BYTES / 4;
+        assert_eq!(
+            batches((0..6).map(|_| put(quarter))),
+            [4, 2],
+            "no more than the bytes of the largest value"
+        );
+        assert_eq!(batches([put(4 * quarter - 1), put(4 * quarter), put(0)]), [2, 1]);
+        assert_eq!(BATCH_BYTES, crate::ledger::VALUE_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_commit_removes_more_than_it_adds() {
+        assert_eq!([sweep_max(0), sweep_max(1), sweep_max(512)], [64, 66, 1088]);
     }
 }

@@ -88,31 +88,21 @@ impl Redis {
         tokio::pin!(over);
         let mut wait = POLL_FIRST;
         loop {
-            match held.call("claim", 0, b"").await?.as_slice() {
-                [state] if state == b"free" => return Ok((Found::Free(None), held.renewed())),
-                [state, note] if state == b"free" => {
-                    return Ok((Found::Free(Some(note.clone())), held.renewed()));
-                }
-                [state] if state == b"busy" => {}
-                answer => {
+            match claimed(&held.call("claim", 0, b"").await?) {
+                Ok(Found::Busy) => {}
+                Ok(found @ Found::Free(_)) => return Ok((found, held.renewed())),
+                ended => {
                     held.ended = true;
-                    return match answer {
-                        [state, result] if state == b"recorded" => {
-                            Ok((Found::Recorded(result.clone()), held))
-                        }
-                        [state] if state == b"conflict" => Ok((Found::Conflict, held)),
-                        _ => Err(unknown()),
-                    };
+                    return ended.map(|found| (found, held));
                 }
             }
-            // Jitter, so that workers that wait for the same do not ask at the same time.
-            let pause = sleep(wait.mul_f64(0.5 + 0.5 * fastrand::f64()));
+            let pause = sleep(pause(wait, fastrand::f64()));
             tokio::pin!(pause);
             if let Either::Left(_) = futures_util::future::select(over.as_mut(), pause).await {
                 held.ended = true;
                 return Ok((Found::Busy, held));
             }
-            wait = (wait * 2).min(POLL_LAST);
+            wait = next_wait(wait);
         }
     }
 }
@@ -200,6 +190,27 @@ impl Drop for Held {
     }
 }
 
+/// Half of `wait` to all of it, so that workers that wait for the same do not ask at the same time.
+fn pause(wait: Duration, random: f64) -> Duration {
+    wait.mul_f64(0.5 + 0.5 * random)
+}
+
+fn next_wait(wait: Duration) -> Duration {
+    (wait * 2).min(POLL_LAST)
+}
+
+/// What the script answers to a claim.
+fn claimed(answer: &[Vec<u8>]) -> Result<Found, LedgerError> {
+    match answer {
+        [state] if state == b"free" => Ok(Found::Free(None)),
+        [state, note] if state == b"free" => Ok(Found::Free(Some(note.clone()))),
+        [state] if state == b"busy" => Ok(Found::Busy),
+        [state, result] if state == b"recorded" => Ok(Found::Recorded(result.clone())),
+        [state] if state == b"conflict" => Ok(Found::Conflict),
+        _ => Err(unknown()),
+    }
+}
+
 fn done(answer: &[Vec<u8>]) -> Result<(), LedgerError> {
     match answer {
         [state] if state == b"ok" => Ok(()),
@@ -210,4 +221,37 @@ fn done(answer: &[Vec<u8>]) -> Result<(), LedgerError> {
 
 fn unknown() -> LedgerError {
     LedgerError::Refused { reason: "an answer that is not the script's".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(parts: &[&str]) -> Vec<Vec<u8>> {
+        parts.iter().map(|part| part.as_bytes().to_vec()).collect()
+    }
+
+    #[test]
+    fn only_the_scripts_answers_are_understood() {
+        let claimed = |parts: &[&str]| claimed(&answer(parts)).map(|found| format!("{found:?}"));
+        assert_eq!(claimed(&["free"]).unwrap(), "Free(None)");
+        assert_eq!(claimed(&["free", "n"]).unwrap(), "Free(Some([110]))");
+        assert_eq!(claimed(&["busy"]).unwrap(), "Busy");
+        assert_eq!(claimed(&["recorded", "r"]).unwrap(), "Recorded([114])");
+        assert_eq!(claimed(&["conflict"]).unwrap(), "Conflict");
+        assert_eq!(done(&answer(&["ok"])), Ok(()));
+        assert_eq!(done(&answer(&["lost"])), Err(LedgerError::Lost));
+        for other in [&[][..], &["x"], &["x", "y"], &["free", "n", "z"], &["recorded"], &["conflict", "c"]] {
+            assert_eq!(claimed(other), Err(unknown()), "{other:?}");
+            assert_eq!(done(&answer(other)), Err(unknown()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn looks_for_anothers_result_come_apart_and_ever_more_seldom() {
+        let wait = Duration::from_millis(100);
+        assert_eq!([0.0, 0.5, 1.0].map(|random| pause(wait, random).as_millis()), [50, 75, 100]);
+        let waits = std::iter::successors(Some(POLL_FIRST), |wait| Some(next_wait(*wait))).take(6);
+        assert_eq!(waits.map(|wait| wait.as_millis()).collect::<Vec<_>>(), [25, 50, 100, 200, 400, 400]);
+    }
 }
