@@ -162,17 +162,72 @@ mod tests {
         telemetry::metrics::{Metrics, labels::Stage},
     };
 
-    async fn book(on_failure: OnFailure) -> Book {
-        let ledger = Ledger::open(Kind::Memory).await.unwrap();
+    fn book(ledger: &Ledger, on_failure: OnFailure) -> Book {
         let metrics = Metrics::new(&[]).unwrap().ledger(Stage::Link);
-        Book::new(ledger, on_failure, SignedDuration::ZERO, metrics)
+        Book::new(ledger.clone(), on_failure, SignedDuration::from_hours(1), metrics)
+    }
+
+    /// A session that was over a minute ago: entries outlive it.
+    fn deadline() -> Deadline {
+        Deadline::floor(Timestamp::now() - SignedDuration::from_mins(1))
+    }
+
+    async fn act(book: &Book) -> Option<Lease> {
+        match book.turn("k", b"body", deadline()).await {
+            Turn::Act(lease) => lease,
+            Turn::Done(_) => panic!("done"),
+            Turn::Otherwise(outcome) => panic!("{outcome:?}"),
+        }
+    }
+
+    fn waits(outcome: Option<&Outcome>) -> bool {
+        matches!(outcome, Some(Outcome::Wait(Failure { cause: Cause::Ledger, .. })))
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_outlives_its_session_and_what_was_released_is_forgotten() {
+        let ledger = Ledger::open(Kind::Memory).await.unwrap();
+        let book = book(&ledger, OnFailure::Wait);
+        let mut lease = act(&book).await;
+        assert!(book.note(&mut lease, b"n", deadline()).await.is_none());
+        drop(lease);
+        let lease = act(&book).await;
+        assert_eq!(lease.as_ref().unwrap().note(), Some(&b"n"[..]));
+        Book::release(lease).await;
+        let lease = act(&book).await;
+        assert_eq!(lease.as_ref().unwrap().note(), None);
+        assert!(book.record(lease, b"r", deadline()).await.is_none());
+        assert!(matches!(book.turn("k", b"body", deadline()).await, Turn::Done(result) if result == b"r"));
+        let other = book.turn("k", b"another", deadline()).await;
+        assert!(matches!(other, Turn::Otherwise(Outcome::Dead(Death { class: Class::Invalid, .. }))));
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_is_down_is_waited_for_or_gone_on_without() {
+        for (on_failure, wait) in [(OnFailure::Wait, true), (OnFailure::Continue, false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("ledger");
+            let ledger = Ledger::open(Kind::File { path }).await.unwrap();
+            let book = book(&ledger, on_failure);
+            let mut lease = act(&book).await;
+            ledger.close().await;
+            assert_eq!(waits(book.note(&mut lease, b"n", deadline()).await.as_ref()), wait);
+            assert_eq!(waits(book.record(lease, b"r", deadline()).await.as_ref()), wait);
+            match book.turn("k", b"body", deadline()).await {
+                Turn::Otherwise(outcome) => assert!(wait && waits(Some(&outcome))),
+                Turn::Act(lease) => assert!(!wait && lease.is_none()),
+                Turn::Done(_) => panic!("done"),
+            }
+            assert!(book.record(None, b"r", deadline()).await.is_none());
+        }
     }
 
     #[tokio::test]
     async fn what_one_event_did_wrong_is_no_outage_of_the_ledger() {
         let deadline = Deadline::floor(Timestamp::MAX);
+        let ledger = Ledger::open(Kind::Memory).await.unwrap();
         for on_failure in [OnFailure::Wait, OnFailure::Continue] {
-            let book = book(on_failure).await;
+            let book = book(&ledger, on_failure);
             let outcome = book.failed(&LedgerError::Lost, deadline);
             let Some(Outcome::TryAgain(failure)) = outcome else { panic!("{outcome:?}") };
             assert_eq!((failure.cause, failure.retry_after), (Cause::Busy, Some(Duration::from_secs(1))));
