@@ -6,6 +6,7 @@ use super::{Finding, on};
 use crate::{
     config::Loaded,
     retry,
+    stages::book,
     worker::{limits, retry_policy},
 };
 
@@ -24,6 +25,7 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     }
     found.extend([
         permits(loaded),
+        overdue(loaded),
         acknowledgement(loaded),
         deliveries(loaded),
         attempts(loaded),
@@ -68,6 +70,22 @@ fn permits(loaded: &Loaded) -> Finding {
         );
     }
     about.pass("as many messages are held as are worked on, and not many more")
+}
+
+/// A delivery may wait for another worker with the same event, look what was sent before, and then send.
+fn overdue(loaded: &Loaded) -> Finding {
+    let about = on(loaded, &["amqp.hold_max", "instant_connect.timeout", "hosts.timeout"]);
+    let config = &loaded.config;
+    let call = config.instant_connect.timeout.get().max(config.hosts.timeout.get());
+    let needed = book::PATIENCE.saturating_add(call.saturating_mul(2));
+    if config.amqp.hold_max.get() >= needed {
+        return about.pass("calls that hang end before the time for their delivery does");
+    }
+    about.warn(
+        "a call that hangs may end with the time for its delivery: it is given back without a wait, again and again, and \
+         ends as poison",
+        format!("set amqp.hold_max to {needed:?} or more"),
+    )
 }
 
 fn acknowledgement(loaded: &Loaded) -> Finding {

@@ -87,6 +87,9 @@ fn unused(loaded: &Loaded) -> Vec<Finding> {
     if ledger.kind != LedgerKind::Redis && !ledger.url.expose_secret().is_empty() {
         say("ledger.url", "ledger.kind");
     }
+    if ledger.kind != LedgerKind::Redis && ledger.url_file.is_some() {
+        say("ledger.url_file", "ledger.kind");
+    }
     if !loaded.delivers_to_hosts() && !hosts.token.expose_secret().is_empty() {
         say("hosts.token", "hosts.delivery");
     }

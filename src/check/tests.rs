@@ -90,6 +90,10 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
             &["ledger.path=here/ledger"],
             "ledger.path = \"here/ledger\": here/ledger is in the working directory",
         ),
+        (
+            &["amqp.hold_max=50s"],
+            "warn: amqp.hold_max = \"50s\", instant_connect.timeout = \"15s\", hosts.timeout",
+        ),
         (&["ledger.path=/tmp/ledger"], "ledger.path = \"/tmp/ledger\": it is in a folder that is emptied"),
         (&["ledger.on_failure=continue"], "warn: ledger.on_failure = \"continue\": while the ledger is down"),
         (

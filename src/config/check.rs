@@ -33,7 +33,7 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     }
     broker(config, settings)?;
     if config.ledger.kind == LedgerKind::Redis {
-        redis_url(&config.ledger).map_err(|problem| settings.error("ledger.url", problem))?;
+        redis(&config.ledger, settings)?;
     }
     if config.instant_connect.link_lifetime.get() < Duration::from_secs(60) {
         return Err(settings.error("instant_connect.link_lifetime", "expected a minute or more"));
@@ -42,6 +42,7 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
         ("amqp.url_file", &config.amqp.url_file),
         ("instant_connect.token_file", &config.instant_connect.token_file),
         ("hosts.token_file", &config.hosts.token_file),
+        ("ledger.url_file", &config.ledger.url_file),
     ] {
         // A secret given in place of a path would stand in every message about that path.
         if path.as_ref().is_some_and(|path| !is_path(&path.to_string_lossy())) {
@@ -74,12 +75,29 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     Ok(())
 }
 
-fn redis_url(config: &super::Ledger) -> Result<(), &'static str> {
-    let url = Url::parse(config.url.expose_secret())
+fn redis(config: &super::Ledger, settings: &Settings) -> Result<(), ConfigError> {
+    let Some(path) = &config.url_file else {
+        let url = redis_url(&config.url, config.allow_insecure);
+        return url.map_err(|problem| settings.error("ledger.url", problem));
+    };
+    if settings.origin("ledger.url") != Some(&Origin::Default) {
+        return Err(settings
+            .error("ledger.url", "expected one of ledger.url and ledger.url_file, and both are given"));
+    }
+    let url = read_url_file(path).map_err(|error| settings.error("ledger.url_file", error))?;
+    redis_url(&url, config.allow_insecure).map_err(|problem| settings.error("ledger.url_file", problem))
+}
+
+/// Sees that `url` is one of Redis, to which the links and its password may go.
+///
+/// # Errors
+/// What was expected.
+pub fn redis_url(url: &SecretString, allow_insecure: bool) -> Result<(), &'static str> {
+    let url = Url::parse(url.expose_secret())
         .map_err(|_| "expected redis:// or rediss://, as ledger.kind is redis")?;
     match url.scheme() {
         "rediss" => Ok(()),
-        "redis" if config.allow_insecure || is_local(&url) => Ok(()),
+        "redis" if allow_insecure || is_local(&url) => Ok(()),
         "redis" => Err(
             "expected rediss:// (redis:// is for loopback and cluster-local hosts, or with ledger.allow_insecure)",
         ),
@@ -290,7 +308,14 @@ impl Loaded {
                 let path = section.path.clone().unwrap_or_else(|| format!("{prefix}.ledger").into());
                 ledger::Kind::File { path }
             }
-            LedgerKind::Redis => ledger::Kind::Redis { url: section.url.clone(), prefix: prefix.to_owned() },
+            LedgerKind::Redis => {
+                let allow_insecure = section.allow_insecure;
+                let url = match section.url_file.clone() {
+                    Some(path) => ledger::RedisUrl::File { path, allow_insecure },
+                    None => section.url.clone().into(),
+                };
+                ledger::Kind::Redis { url, prefix: prefix.to_owned() }
+            }
         }
     }
 

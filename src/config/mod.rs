@@ -177,6 +177,8 @@ pub struct Ledger {
     #[serde(deserialize_with = "empty_is_none")]
     pub path: Option<PathBuf>,
     pub url: SecretString,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub url_file: Option<PathBuf>,
     pub allow_insecure: bool,
     pub on_failure: OnFailure,
     pub margin: Span,

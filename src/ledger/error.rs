@@ -43,6 +43,14 @@ pub enum LedgerError {
     /// The URL is not one of Redis.
     #[error("ledger.url: expected redis://[user:password@]host[:port][/database], or rediss:// for TLS")]
     Url,
+    /// The file with the URL can't be read, or holds none that may be used.
+    #[error("ledger.url_file {}: {reason}", path.display())]
+    UrlFile {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Redis can't be reached.
     #[error("ledger: Redis can't be reached ({reason}); hint: see ledger.url, and whether Redis runs")]
     Unreachable {

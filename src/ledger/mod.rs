@@ -63,11 +63,31 @@ pub enum Kind {
     },
     /// In a Redis, shared by all workers with the same prefix.
     Redis {
-        /// `redis://` or `rediss://`, with its password where it has one.
-        url: SecretString,
+        /// Where it is.
+        url: RedisUrl,
         /// Begins every key.
         prefix: String,
     },
+}
+
+/// Where a Redis is: `redis://` or `rediss://`, with its password where it has one.
+#[derive(Clone, Debug)]
+pub enum RedisUrl {
+    /// As given.
+    Given(SecretString),
+    /// In a file, which is read at each connection, so that a password can change.
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Whether it may name a host elsewhere without TLS.
+        allow_insecure: bool,
+    },
+}
+
+impl<T: Into<SecretString>> From<T> for RedisUrl {
+    fn from(url: T) -> Self {
+        Self::Given(url.into())
+    }
 }
 
 /// Opened as configured; cheap to clone.
@@ -120,7 +140,7 @@ impl Ledger {
         let store = match kind {
             Kind::Memory => Store::Memory(Arc::default()),
             Kind::File { path } => Store::File(File::open(path).await?),
-            Kind::Redis { url, prefix } => Store::Redis(Arc::new(Redis::new(&url, prefix)?)),
+            Kind::Redis { url, prefix } => Store::Redis(Arc::new(Redis::new(url, prefix)?)),
         };
         Ok(Self { claims: Arc::default(), store })
     }

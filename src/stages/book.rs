@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long one worker waits for another that acts on the same event: a call and its retries are over by then.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What to do while the ledger is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

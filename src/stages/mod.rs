@@ -1,7 +1,7 @@
 //! The stages: each a function from a message to an [`Outcome`], with at most one outside effect. A stage neither
 //! publishes nor settles, and knows nothing of AMQP.
 
-mod book;
+pub(crate) mod book;
 mod host;
 mod link;
 

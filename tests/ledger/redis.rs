@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use instant_connect_worker::ledger::RedisUrl;
+use secrecy::ExposeSecret;
+
 use super::*;
 
 fn place() -> Place {
@@ -187,6 +190,26 @@ async fn all_keys_are_under_the_prefix_and_end_in_time() {
         let ttl: i64 = ::redis::cmd("PTTL").arg(&keys[key]).query(&mut connection).unwrap();
         assert!((at_least..=at_most).contains(&ttl), "{} ends in {ttl} ms", keys[key]);
     }
+}
+
+#[tokio::test]
+async fn a_file_with_the_url_is_read_at_each_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("url");
+    let write = |url: &str| std::fs::write(&path, format!("{url}\n")).unwrap();
+    let first = Server::start();
+    write(first.url().expose_secret());
+    let url = RedisUrl::File { path: path.clone(), allow_insecure: false };
+    let ledger = Ledger::open(Kind::Redis { url, prefix: String::new() }).await.unwrap();
+    ledger.ping().await.unwrap();
+    write("redis://:hunter2@redis.example.com/");
+    drop(first);
+    let error = ledger.ping().await.unwrap_err().to_string();
+    assert!(error.contains("ledger.url_file") && error.contains("expected rediss://"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    let second = Server::start();
+    write(second.url().expose_secret());
+    ledger.ping().await.unwrap();
 }
 
 #[tokio::test]

@@ -10,13 +10,16 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::ledger::{LedgerError, entry::Fingerprint};
+use crate::{
+    config::check::{read_url_file, redis_url},
+    ledger::{LedgerError, RedisUrl, entry::Fingerprint},
+};
 
 /// How long Redis has for an answer, the time to connect included.
 const LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct Connection {
-    client: Client,
+    url: RedisUrl,
     script: Script,
     current: Mutex<Current>,
 }
@@ -46,11 +49,10 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(url: &SecretString) -> Result<Self, LedgerError> {
-        // What the client says of a bad URL may show it, and it may hold a password.
-        let client = Client::open(url.expose_secret()).map_err(|_| LedgerError::Url)?;
+    pub(super) fn new(url: RedisUrl) -> Result<Self, LedgerError> {
+        client(&url)?;
         let script = Script::new(include_str!("entry.lua"));
-        Ok(Self { client, script, current: Mutex::default() })
+        Ok(Self { url, script, current: Mutex::default() })
     }
 
     /// Runs the script. It may run twice for one call, and answers the second time as the first.
@@ -67,7 +69,7 @@ impl Connection {
         let mut first = true;
         loop {
             let connected = timeout_at(deadline, self.connect()).await.map_err(slow)?;
-            let (number, mut connection) = connected.map_err(|error| shown(&error))?;
+            let (number, mut connection) = connected?;
             match timeout_at(deadline, call.invoke_async(&mut connection)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 // A connection that was lost while nobody used it is worth another try.
@@ -91,21 +93,20 @@ impl Connection {
     pub(super) async fn info(&self) -> Result<String, LedgerError> {
         let asked = async {
             let (_, mut connection) = self.connect().await?;
-            redis::cmd("INFO").query_async(&mut connection).await
+            redis::cmd("INFO").query_async(&mut connection).await.map_err(|error| shown(&error))
         };
-        let answer =
-            tokio::time::timeout(LIMIT, asked).await.map_err(|_| LedgerError::Slow { limit: LIMIT })?;
-        answer.map_err(|error| shown(&error))
+        tokio::time::timeout(LIMIT, asked).await.map_err(|_| LedgerError::Slow { limit: LIMIT })?
     }
 
-    async fn connect(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
+    async fn connect(&self) -> Result<(u64, MultiplexedConnection), LedgerError> {
         let mut current = self.current.lock().await;
         if let Some(connection) = &current.connection {
             return Ok((current.number, connection.clone()));
         }
         // `run` has the limits.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let connecting = client(&self.url)?.get_multiplexed_async_connection_with_config(&config).await;
+        let connection = connecting.map_err(|error| shown(&error))?;
         current.number += 1;
         current.connection = Some(connection.clone());
         Ok((current.number, connection))
@@ -118,6 +119,19 @@ impl Connection {
             current.connection = None;
         }
     }
+}
+
+/// A client for `url`, which connects to nothing yet. What it says of a bad one may show it, and it may hold a password.
+fn client(url: &RedisUrl) -> Result<Client, LedgerError> {
+    let open = |url: &SecretString| Client::open(url.expose_secret()).map_err(|_| LedgerError::Url);
+    let (path, allow_insecure) = match url {
+        RedisUrl::Given(url) => return open(url),
+        RedisUrl::File { path, allow_insecure } => (path, allow_insecure),
+    };
+    let unfit = |reason: String| LedgerError::UrlFile { path: path.clone(), reason };
+    let url = read_url_file(path).map_err(|error| unfit(error.to_string()))?;
+    redis_url(&url, *allow_insecure).map_err(|problem| unfit(problem.to_owned()))?;
+    open(&url)
 }
 
 /// Without the server's own words, which may repeat what it was sent, or the client's, which may show the URL.

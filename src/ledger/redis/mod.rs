@@ -6,12 +6,11 @@ mod connection;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::Either;
-use secrecy::SecretString;
 use tokio::{task::AbortHandle, time::sleep};
 use uuid::Uuid;
 
 use super::{
-    LedgerError,
+    LedgerError, RedisUrl,
     claims::Turn,
     entry::{Entry, Fingerprint, Found},
 };
@@ -46,7 +45,7 @@ pub(super) struct Held {
 }
 
 impl Redis {
-    pub(super) fn new(url: &SecretString, prefix: String) -> Result<Self, LedgerError> {
+    pub(super) fn new(url: RedisUrl, prefix: String) -> Result<Self, LedgerError> {
         Ok(Self { connection: Connection::new(url)?, prefix })
     }
 
