@@ -124,7 +124,7 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
         ledger_claims_total{result=miss,stage=link} 8
         ledger_entries 8
         ledger_write_duration_seconds_count 11
-        link_to_expert_seconds_count 4
+        link_to_expert_seconds_count 3
         links_total{channel=sms,role=guest} 5
         links_total{channel=webex,role=host} 5
         links_total{channel=whatsapp,role=guest} 2
