@@ -76,7 +76,9 @@ impl Book {
                 Class::Invalid,
                 "the event's id was used before, with another body",
             ))),
-            Ok(Claim::Busy) => Turn::Otherwise(busy("another worker is at the same event", deadline)),
+            Ok(Claim::Busy) => {
+                Turn::Otherwise(busy("another worker is at the same event".to_owned(), deadline))
+            }
             Err(error) => self.failed(&error, deadline).map_or(Turn::Act(None), Turn::Otherwise),
         }
     }
@@ -131,7 +133,7 @@ impl Book {
     fn failed(&self, error: &LedgerError, deadline: Deadline) -> Option<Outcome> {
         match (error, self.on_failure) {
             // It answers: what the other one does counts, and this one's result must not be seen beside it.
-            (LedgerError::Lost, _) => Some(busy(error, deadline)),
+            (LedgerError::Lost, _) => Some(busy(error.to_string(), deadline)),
             // No wait makes it smaller.
             (LedgerError::TooLarge { .. }, _) => Some(Outcome::Dead(Death::new(Class::Internal, error))),
             (_, OnFailure::Continue) => {
@@ -149,9 +151,9 @@ impl Book {
 }
 
 /// Another worker has the event: soon there is a result of its, or it has died.
-fn busy(reason: impl ToString, deadline: Deadline) -> Outcome {
+fn busy(reason: String, deadline: Deadline) -> Outcome {
     let (cause, retry_after) = (Cause::Busy, Some(Duration::from_secs(1)));
-    Outcome::TryAgain(Failure { cause, reason: reason.to_string(), retry_after, deadline })
+    Outcome::TryAgain(Failure { cause, reason, retry_after, deadline })
 }
 
 #[cfg(test)]

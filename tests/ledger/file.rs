@@ -28,6 +28,10 @@ async fn a_release_with_nothing_to_forget_costs_no_commit() {
     let ledger = Place::file().open().await;
     mine(&ledger, "k").await.release().await.unwrap();
     assert_eq!(ledger.commits(), 0);
+    record(&ledger, "k", b"r").await;
+    assert_eq!(ledger.commits(), 1);
+    record(&ledger, "l", b"r").await;
+    assert_eq!(ledger.commits(), 2);
 }
 
 #[tokio::test]

@@ -73,6 +73,32 @@ async fn a_connection_that_stalls_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_told_and_costs_no_connection() {
+    let place = place();
+    let Place::Redis(server) = &place else { panic!() };
+    let ledger = place.open().await;
+    let lease = mine(&ledger, "k").await;
+    let mut connection = server.connect();
+    ::redis::cmd("CONFIG").arg(&["SET", "min-replicas-to-write", "1"]).exec(&mut connection).unwrap();
+    let mut connections = || {
+        let stats: String = ::redis::cmd("INFO").arg("stats").query(&mut connection).unwrap();
+        stats.lines().find(|line| line.starts_with("total_connections_received:")).map(str::to_owned)
+    };
+    let before = connections();
+    let error = lease.record(b"r", later()).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Refused { .. }), "{error}");
+    assert!(before.is_some());
+    assert_eq!(connections(), before);
+}
+
+#[tokio::test]
+async fn what_the_server_says_of_itself_can_be_asked_for() {
+    let said = place().open().await.info().await.unwrap();
+    assert!(said.is_some_and(|said| said.contains("redis_version:")));
+    assert_eq!(Place::Memory.open().await.info().await, Ok(None));
+}
+
+#[tokio::test]
 async fn two_processes_take_turns() {
     let place = place();
     let (one, other) = (place.open().await, place.open().await);

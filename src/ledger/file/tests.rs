@@ -102,6 +102,21 @@ fn what_has_ended_is_removed_at_its_end_and_no_more_of_it_than_asked_for() {
 }
 
 #[test]
+fn a_file_that_was_there_and_is_gone_is_not_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    assert!(matches!(database::open(&path, false), Err(LedgerError::File { .. })));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_look_does_not_take_a_folder_for_a_file_that_can_be_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let looked = look::look(folder.path());
+    assert!(matches!(looked, Err(LedgerError::File { .. })), "{looked:?}");
+}
+
+#[test]
 fn what_the_system_says_of_the_file_is_told_apart() {
     let path = std::path::Path::new("ledger");
     let told = |kind: io::ErrorKind| {

@@ -147,17 +147,24 @@ mod tests {
     use super::*;
     use crate::ledger::entry::{Entry, State};
 
-    /// How many of the waiting `jobs` each commit takes.
-    fn batches(jobs: impl IntoIterator<Item = Job>) -> Vec<usize> {
+    const LATER: Timestamp = Timestamp::MAX;
+
+    /// A writer for whom `jobs` wait.
+    fn writer(jobs: impl IntoIterator<Item = Job>, database: Result<Arc<Database>, LedgerError>) -> Writer {
         let (sender, receiver) = mpsc::channel(1024);
         jobs.into_iter().for_each(|job| sender.try_send(job).unwrap_or_else(|_| panic!("full")));
         let shared = Shared {
             path: "ledger".into(),
             opener: Box::new(|| Err(LedgerError::Closed)),
-            database: RwLock::new(Err(LedgerError::Closed)),
+            database: RwLock::new(database),
             commits: AtomicU64::new(0),
         };
-        let mut writer = Writer::new(receiver, Arc::new(shared));
+        Writer::new(receiver, Arc::new(shared))
+    }
+
+    /// How many of the waiting `jobs` each commit takes.
+    fn batches(jobs: impl IntoIterator<Item = Job>) -> Vec<usize> {
+        let mut writer = writer(jobs, Err(LedgerError::Closed));
         let mut batches = Vec::new();
         while let Ok(job) = writer.jobs.try_recv() {
             batches.push(writer.gather(job).len());
@@ -165,9 +172,9 @@ mod tests {
         batches
     }
 
-    fn put(bytes: usize) -> Job {
-        let (state, until) = (State::Recorded, Timestamp::MAX);
-        write(Change::Put(Entry { fingerprint: [0; 32], state, bytes: vec![0; bytes], until }))
+    fn put(until: Timestamp, bytes: usize) -> Job {
+        let (state, bytes) = (State::Recorded, vec![0; bytes]);
+        write(Change::Put(Entry { fingerprint: [0; 32], state, bytes, until }))
     }
 
     fn write(change: Change) -> Job {
@@ -176,17 +183,40 @@ mod tests {
 
     #[test]
     fn what_waits_is_committed_at_once_up_to_limits() {
-        assert_eq!(batches([put(1), Job::Sweep, write(Change::Remove), put(0)]), [3]);
+        assert_eq!(batches([put(LATER, 1), Job::Sweep, write(Change::Remove), put(LATER, 0)]), [3]);
         assert_eq!(batches([Job::Sweep]), [0]);
-        assert_eq!(batches((0..1000).map(|_| put(1))), [512, 488]);
+        assert_eq!(batches((0..1000).map(|_| put(LATER, 1))), [512, 488]);
         let quarter = BATCH_BYTES / 4;
         assert_eq!(
-            batches((0..6).map(|_| put(quarter))),
+            batches((0..6).map(|_| put(LATER, quarter))),
             [4, 2],
             "no more than the bytes of the largest value"
         );
-        assert_eq!(batches([put(4 * quarter - 1), put(4 * quarter), put(0)]), [2, 1]);
+        assert_eq!(batches([put(LATER, 4 * quarter - 1), put(LATER, 4 * quarter), put(LATER, 0)]), [2, 1]);
         assert_eq!(BATCH_BYTES, crate::ledger::VALUE_BYTES_MAX);
+    }
+
+    /// A sweep of a file with 1100 expired entries while `jobs` wait: its commits, and what is left.
+    fn sweep(jobs: impl IntoIterator<Item = Job>) -> (u64, u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let database = database::open(&folder.path().join("ledger"), true).unwrap();
+        let expired: Vec<_> = (0..1100)
+            .filter_map(|key| match put(Timestamp::UNIX_EPOCH, 0) {
+                Job::Write(write) => Some(Write { key: format!("{key}"), ..write }),
+                Job::Sweep => None,
+            })
+            .collect();
+        database::apply(&database, &expired, Timestamp::UNIX_EPOCH, 0).unwrap();
+        let writer = writer(jobs, Ok(Arc::new(database)));
+        writer.sweep();
+        let left = database::len(&writer.database().unwrap()).unwrap();
+        (writer.shared.commits.load(Ordering::Relaxed), left)
+    }
+
+    #[test]
+    fn a_sweep_goes_on_until_nothing_is_left_or_something_waits() {
+        assert_eq!(sweep([]), (2, 0));
+        assert_eq!(sweep([Job::Sweep]), (1, 76));
     }
 
     #[test]
