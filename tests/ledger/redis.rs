@@ -185,7 +185,9 @@ async fn a_late_renewal_brings_no_claim_back() {
     };
     let ledger = place.open().await;
     for (steps, left) in [(&["claim", "release"][..], None), (&["claim", "note", "abandon"][..], Some("n"))] {
-        steps.iter().for_each(|op| assert_ne!(run(op), ["lost"], "{op}"));
+        for op in steps {
+            assert_ne!(run(op), ["lost"], "{op}");
+        }
         assert_eq!(run("renew"), ["lost"], "{steps:?}");
         let claim = ledger.claim("k", BODY, Duration::ZERO).await.unwrap();
         let Claim::Mine(lease) = claim else { panic!("{steps:?}: {claim:?}") };

@@ -174,12 +174,12 @@ async fn a_worker_that_stalled_past_its_lease_publishes_no_links_of_its_own() {
         let other = rig.start(&settings).await;
         rig.publish(1).await;
         let mut guests = rig.guest_links().await;
-        let served = guests.next().await;
+        let first = guests.next().await;
         other.output.until("\"stage\":\"link\",\"outcome\":\"done\"", 1).await;
         stalled.signal("CONT");
         let again = guests.next().await;
         rig.until_experts_have(1).await;
-        assert_eq!((served.id(), &served.body), (again.id(), &again.body), "{on_failure}");
+        assert_eq!((first.id(), &first.body), (again.id(), &again.body), "{on_failure}");
         let calls = rig.sandbox.counts().calls;
         assert_eq!(calls, 2, "the stalled one asked for links, too: {on_failure}");
         for worker in [stalled, other] {
