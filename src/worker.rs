@@ -262,6 +262,9 @@ async fn supervise<S: Stage>(
         };
         if opened.is_err() {
             consumer.metrics().connection.failed();
+            // What was seen in the queues is old from here on, and would keep alerts firing. A connection that is made anew at
+            // once keeps it until its first look: an alert for what waits must not begin its time again.
+            consumer.metrics().forget_queued();
         }
         let error = match opened {
             Ok(connection) => {

@@ -44,7 +44,7 @@ struct Inner {
     /// Probes that failed since it opened.
     probes: u32,
     opened_at: Option<Instant>,
-    /// What failed last while it was open.
+    /// What failed last while it was open; the ledger only if nothing else did.
     cause: Option<Cause>,
 }
 
@@ -138,7 +138,10 @@ impl Breaker {
 
     fn open(&self, inner: &mut Inner, wait: Option<Duration>, cause: Cause, reason: &str) {
         let now = Instant::now();
-        inner.cause = Some(cause);
+        // A ledger that fails as well is no reason to believe that all is well when it is back.
+        if cause != Cause::Ledger || inner.cause.is_none() {
+            inner.cause = Some(cause);
+        }
         let due = self.probe_at().is_none_or(|probe_at| probe_at <= now);
         if due {
             inner.probes = inner.probes.saturating_add(1);
@@ -251,8 +254,9 @@ mod tests {
         assert!(breaker.probe_at().is_some());
         breaker.observe(&Outcome::DoneBefore(Vec::new()));
         assert_eq!(breaker.probe_at(), None);
-        // What it was opened by the last time is no more.
+        // What it was opened by the last time is no more, and not what also fails.
         breaker.observe(&failure(Cause::Token, None));
+        breaker.observe(&failure(Cause::Ledger, None));
         breaker.observe(&Outcome::DoneBefore(Vec::new()));
         assert!(breaker.probe_at().is_some());
     }

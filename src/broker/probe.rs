@@ -33,7 +33,8 @@ pub enum Seen {
     Differs(Option<String>, String),
     /// It is there. The user may not compare it, as that needs the right to configure: the broker's words.
     Hidden(String),
-    /// The user may not even look, which from RabbitMQ 4.3 on needs the right to configure: the broker's words.
+    /// The user may not even look, which needs the right to configure in RabbitMQ 4.2.6 and 4.3.0, and in others any right
+    /// to it: the broker's words.
     Refused(String),
     /// It is not there, and the user may declare it.
     Missing,

@@ -59,6 +59,14 @@ pub struct Queue {
     pub arguments: Vec<(&'static str, Argument)>,
 }
 
+impl Queue {
+    /// Whether only `dead replay` needs it, which says so where it is missing.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.name.ends_with(REPLAY)
+    }
+}
+
 /// An `x-` argument.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -322,8 +330,7 @@ impl Topology {
                 .await
                 .map_err(|error| explain(error, "exchange", &exchange.name))?;
         }
-        // Only `dead replay` needs a replay queue, and says so where it is missing.
-        let needed = |queue: &&Queue| !(passive && queue.name.ends_with(REPLAY));
+        let needed = |queue: &&Queue| !(passive && queue.is_replay());
         for queue in plan.queues.iter().filter(needed) {
             declare_queue(&channel, queue, passive, limit)
                 .await

@@ -29,13 +29,6 @@ pub struct Watchdog<'a> {
     limit: Duration,
 }
 
-impl Drop for Watchdog<'_> {
-    /// What was seen over this connection is old from here on, and would keep alerts firing.
-    fn drop(&mut self) {
-        self.metrics.forget_queued();
-    }
-}
-
 impl<'a> Watchdog<'a> {
     /// Of the consumer of `queue` on `connection`, which counts in `metrics`.
     #[must_use]

@@ -24,7 +24,13 @@ pub(super) async fn look(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Fin
     }
     for queue in &plan.queues {
         let what = format!("queue {}", queue.name);
-        found.push(declared(what, probe.queue(queue).await, declare));
+        let seen = probe.queue(queue).await;
+        let missing = matches!(seen, Ok(Seen::Missing | Seen::Forbidden(_)));
+        found.push(if missing && declare != Declare::Create && queue.is_replay() {
+            Finding::warn(what, "missing; only `dead replay` needs it", DECLARE)
+        } else {
+            declared(what, seen, declare)
+        });
     }
     found.extend(bindings(probe, &topology, declare).await);
     let mut taken = vec![topology.sessions_queue()];

@@ -97,6 +97,8 @@ async fn a_queue_with_other_arguments_is_named_with_the_argument() {
     let missing = format!("queue {}", rig.name("hosts"));
     found.is(&missing, "warn", &["missing; the worker declares it"]);
     let found = check(&rig, &[("topology.declare", "check")]).await;
+    let replay = format!("queue {}", rig.name("sessions.replay"));
+    found.is(&replay, "warn", &["missing; only `dead replay` needs it"]);
     found.is(&what, "warn", &["argument x-"]);
     found.is(&missing, "fail", &["missing"]);
     assert_eq!(rig.amqp.depth(&rig.name("hosts")).await, None, "nothing was declared");

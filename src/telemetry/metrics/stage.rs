@@ -98,7 +98,7 @@ impl StageFamilies {
             queued: families.gauges(
                 "queue_messages",
                 "Messages ready in the stage's own queue (work), its hold queues (held) and its dead queue (dead), as \
-                 of the last look (amqp.watch_interval). Absent after a connection was lost, until the next look.",
+                 of the last look (amqp.watch_interval). Absent when no connection can be made, until the first look after.",
                 &[stage(), ("queue", Queue::texts())],
             )?,
             consuming: families.gauges(
