@@ -216,6 +216,11 @@ mod tests {
     }
 
     #[test]
+    fn there_is_a_wait_after_each_attempt_but_the_last() {
+        assert_eq!(waits(&policy()).map(|wait| wait.as_secs()).collect::<Vec<_>>(), [1, 2, 4, 8]);
+    }
+
+    #[test]
     fn waits_grow_to_any_ceiling() {
         let policy = Policy { max: Duration::from_secs(7200), multiplier: 3.0, ..policy() };
         assert_eq!(

@@ -262,6 +262,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn only_a_refused_token_is_shown_as_one_and_until_it_works() {
+        let breaker = breaker();
+        breaker.observe(&failure(Cause::RateLimited, Some(7)));
+        assert!(!breaker.metrics.is_token_refused());
+        breaker.observe(&failure(Cause::Token, None));
+        assert!(breaker.metrics.is_token_refused());
+        breaker.observe(&Outcome::Done(Vec::new()));
+        assert!(!breaker.metrics.is_token_refused());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_retry_after_opens_it_for_at_least_that_long() {
         let breaker = breaker();
         breaker.observe(&failure(Cause::RateLimited, Some(7)));

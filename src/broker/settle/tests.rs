@@ -20,6 +20,7 @@ use crate::{
 };
 
 const LONG: Duration = Duration::from_secs(3600);
+const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// What the broker says of one message.
 enum Answer {
@@ -31,6 +32,7 @@ use Answer::{ConfirmsAfter, Nothing, Says};
 
 struct Rig {
     settler: Settler,
+    metrics: Metrics,
     connection: Connection,
     /// The routing keys of what was published.
     published: Arc<Mutex<Vec<String>>>,
@@ -40,10 +42,11 @@ impl Rig {
     /// The broker gives `answers` to the first messages and confirms the others.
     async fn new(limit: Duration, answers: Vec<Answer>) -> Self {
         let (handle, jobs) = Publisher::simulated();
-        let settler = settler(handle, limit);
+        let metrics = Metrics::new(&DELAYS).unwrap();
+        let settler = settler(handle, limit, metrics.stage(labels::Stage::Link));
         let published = Arc::default();
         tokio::spawn(answer(jobs, answers, Arc::clone(&published)));
-        Self { settler, connection: simulation::calm().await, published }
+        Self { settler, metrics, connection: simulation::calm().await, published }
     }
 
     /// Settles a delivery that may be kept for `keep`.
@@ -83,10 +86,10 @@ async fn answer(mut jobs: mpsc::Receiver<Job>, answers: Vec<Answer>, published: 
     }
 }
 
-fn settler(publisher: Publisher, limit: Duration) -> Settler {
+fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Settler {
     let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1000});
     let config: crate::config::Topology = serde_json::from_value(said).unwrap();
-    let topology = Topology::new(&config, &[1, 5].map(Duration::from_secs));
+    let topology = Topology::new(&config, &DELAYS);
     let retry = Policy {
         initial: Duration::from_secs(1),
         max: LONG,
@@ -95,7 +98,6 @@ fn settler(publisher: Publisher, limit: Duration) -> Settler {
         attempts: 5,
         total: LONG,
     };
-    let metrics = Metrics::new(topology.delays()).unwrap().stage(labels::Stage::Link);
     Settler::new(publisher, Tracer::default(), &topology, "sim.sessions".to_owned(), limit, retry, metrics)
 }
 
@@ -214,4 +216,14 @@ async fn nothing_is_waited_for_in_vain() {
     let reason = "its channel is closed; it would have been: undone".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Lost, reason));
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_done_before_is_measured_only_where_something_goes_out() {
+    for (links, measured) in [(vec![], 0), (vec![link(Channel::Sms)], 1)] {
+        let rig = Rig::new(LONG, Vec::new()).await;
+        assert_eq!(rig.settle(LONG, Outcome::DoneBefore(links)).await.settled, Settled::Done);
+        let line = format!("instant_connect_event_to_link_seconds_count {measured}");
+        assert!(rig.metrics.render().unwrap().lines().any(|said| said == line), "{line}");
+    }
 }
