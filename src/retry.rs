@@ -79,7 +79,7 @@ pub fn decide(policy: &Policy, failure: &Failure, history: History, now: Timesta
         return give_up(Class::Exhausted, &format!("attempt {attempts} of {}", policy.attempts));
     }
     if waited > policy.total {
-        return give_up(Class::Exhausted, "no time is left for another attempt");
+        return give_up(Class::Exhausted, "retry.total is used up");
     }
     Decision::Again { at, attempts, waited }
 }

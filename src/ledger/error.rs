@@ -52,7 +52,9 @@ pub enum LedgerError {
         reason: String,
     },
     /// Redis can't be reached.
-    #[error("ledger: Redis can't be reached ({reason}); hint: see ledger.url, and whether Redis runs")]
+    #[error(
+        "ledger: Redis can't be reached ({reason}); hint: see ledger.url (or its file), and whether it runs"
+    )]
     Unreachable {
         /// What the connection says.
         reason: String,

@@ -64,7 +64,7 @@ impl StageFamilies {
                 "events_total",
                 "Deliveries, by how they ended (outcome in the log): done; try-again (held, its attempt counted); wait \
                  (held, nothing counted: the other side is down or refuses our token); early (held on); dead; \
-                 handed-back (the worker ends or failed); undone (given back: what was decided could not be done); lost \
+                 handed-back (kept past amqp.hold_max, or the worker ends or failed); undone (given back: what was decided could not be done); lost \
                  (its channel was gone: the broker delivers it again).",
                 &[stage(), ("outcome", Ended::texts())],
             )?,
