@@ -1,4 +1,4 @@
-//! Asks Instant Connect for all links of a session.
+//! Asks Instant Connect for the links of a session.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tracing::info;
 use url::Url;
 
 use super::{
-    request::{self, Options, Request},
+    request::{Call, Options, Request},
     response::{self, LinkRules},
 };
 use crate::{
@@ -30,13 +30,21 @@ pub struct Client {
     rules: LinkRules,
 }
 
-/// The links of one session, in the order of its experts and guests.
-#[derive(Debug, Serialize, Deserialize)]
+/// The links of one session, or the first of them: in the order of its experts and guests, experts first.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Links {
     /// One for each expert.
     pub hosts: Vec<HostAddress>,
     /// One for each guest.
     pub guests: Vec<GuestAddress>,
+}
+
+impl Links {
+    /// How many there are, of hosts and guests.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.hosts.len() + self.guests.len()
+    }
 }
 
 impl Client {
@@ -46,36 +54,34 @@ impl Client {
         Self { upstream, url, options, rules }
     }
 
-    /// Makes the links of `session`. A repeat makes other links, to the same meeting.
+    /// `links`, the first of `session` if any, and those that the next call makes. A repeat makes other links, to the
+    /// same meeting, and with the first of them calls the session's devices.
     ///
     /// # Errors
-    /// [`UpstreamError`] of the first call that brings none.
-    pub async fn links(&self, session: &Session) -> Result<Links, UpstreamError> {
-        let mut links = Links { hosts: Vec::new(), guests: Vec::new() };
-        for (number, call) in request::calls(session.experts.len(), session.guests.len()).iter().enumerate() {
-            let request = Request::new(&self.options, session, call, number == 0);
-            let left = session.expires_at.timestamp().duration_since(clock::now());
-            let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
-            let mut answer = self
-                .upstream
-                .post(self.url.clone(), &request, &session.trace, left)
-                .await
-                .map_err(forbidden)?;
-            fault::point("link", "answered");
-            info!(
-                event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
-                tracking_id = answer.tracking_id.as_deref().unwrap_or("none"),
-                hosts = call.hosts.len(), guests = call.guests.len(), "Instant Connect made links"
-            );
-            let (hosts, guests) = response::read(&answer.body, call, session.vertical, &self.rules)
-                .map_err(|problem| self.malformed(problem, answer.tracking_id.as_deref()))?;
-            links.hosts.extend(hosts);
-            links.guests.extend(guests);
-            if !response::all_different(&links.hosts, &links.guests) {
-                return Err(self.malformed("the same link twice".to_owned(), answer.tracking_id.as_deref()));
-            }
-            answer.is_good();
+    /// [`UpstreamError`] of a call that brings none.
+    pub async fn more(&self, session: &Session, mut links: Links) -> Result<Links, UpstreamError> {
+        let Some(call) = Call::after(links.count(), session.experts.len(), session.guests.len()) else {
+            return Ok(links);
+        };
+        let request = Request::new(&self.options, session, &call);
+        let left = session.expires_at.timestamp().duration_since(clock::now());
+        let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
+        let mut answer =
+            self.upstream.post(self.url.clone(), &request, &session.trace, left).await.map_err(forbidden)?;
+        fault::point("link", "answered");
+        info!(
+            event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
+            tracking_id = answer.tracking_id.as_deref().unwrap_or("none"),
+            hosts = call.hosts.len(), guests = call.guests.len(), "Instant Connect made links"
+        );
+        let (hosts, guests) = response::read(&answer.body, &call, session.vertical, &self.rules)
+            .map_err(|problem| self.malformed(problem, answer.tracking_id.as_deref()))?;
+        links.hosts.extend(hosts);
+        links.guests.extend(guests);
+        if !response::all_different(&links.hosts, &links.guests) {
+            return Err(self.malformed("the same link twice".to_owned(), answer.tracking_id.as_deref()));
         }
+        answer.is_good();
         Ok(links)
     }
 

@@ -120,20 +120,29 @@ pub struct Call {
     pub guests: Range<usize>,
 }
 
-/// The calls that serve `hosts` and `guests`: hosts first, at most [`LINKS_MAX`] links each.
-#[must_use]
-pub fn calls(hosts: usize, guests: usize) -> Vec<Call> {
-    let all = hosts + guests;
-    (0..all)
-        .step_by(LINKS_MAX)
-        .map(|begin| {
-            let end = (begin + LINKS_MAX).min(all);
-            Call {
-                hosts: begin.min(hosts)..end.min(hosts),
-                guests: begin.max(hosts) - hosts..end.max(hosts) - hosts,
-            }
+impl Call {
+    /// The call that follows where `links` of `hosts` and `guests` are made: hosts first, [`LINKS_MAX`] links at most;
+    /// `None` where that is all.
+    #[must_use]
+    pub fn after(links: usize, hosts: usize, guests: usize) -> Option<Self> {
+        let all = hosts + guests;
+        let end = (links + LINKS_MAX).min(all);
+        (links < all).then(|| Self {
+            hosts: links.min(hosts)..end.min(hosts),
+            guests: links.max(hosts) - hosts..end.max(hosts) - hosts,
         })
-        .collect()
+    }
+
+    /// How many links it asks for.
+    #[must_use]
+    pub fn links(&self) -> usize {
+        self.hosts.len() + self.guests.len()
+    }
+
+    /// Whether it is its session's first one: there is always an expert.
+    const fn is_first(&self) -> bool {
+        self.hosts.start == 0
+    }
 }
 
 /// Settings that are the same for every request.
@@ -148,11 +157,10 @@ pub struct Options {
 }
 
 impl<'a> Request<'a> {
-    /// The request for `call`, which is the session's `first` or a later one. The devices are in the first alone, so
-    /// that each is called once.
+    /// The request for `call` of `session`. The devices are in the first alone, so that each is called once.
     #[must_use]
-    pub fn new(options: &'a Options, session: &'a Session, call: &Call, first: bool) -> Self {
-        let devices = if first { session.devices.as_slice() } else { &[] };
+    pub fn new(options: &'a Options, session: &'a Session, call: &Call) -> Self {
+        let devices = if call.is_first() { session.devices.as_slice() } else { &[] };
         let data: Vec<_> = devices.iter().map(Device::reveal).map(|uri| Uri { uri }).collect();
         Self {
             jwt: Jwt {
@@ -181,13 +189,18 @@ mod tests {
     proptest! {
         #[test]
         fn every_person_is_in_exactly_one_call_and_no_call_is_too_large(hosts in 1usize..80, guests in 1usize..400) {
-            let calls = calls(hosts, guests);
-            prop_assert!(calls.iter().all(|c| (1..=LINKS_MAX).contains(&(c.hosts.len() + c.guests.len()))));
+            let mut made = 0;
+            let calls: Vec<_> = std::iter::from_fn(|| {
+                Call::after(made, hosts, guests).inspect(|call| made += call.links())
+            })
+            .collect();
+            prop_assert!(calls.iter().all(|c| (1..=LINKS_MAX).contains(&c.links())));
             let all_hosts: Vec<_> = calls.iter().flat_map(|c| c.hosts.clone()).collect();
             let all_guests: Vec<_> = calls.iter().flat_map(|c| c.guests.clone()).collect();
             prop_assert_eq!(all_hosts, (0..hosts).collect::<Vec<_>>());
             prop_assert_eq!(all_guests, (0..guests).collect::<Vec<_>>());
-            prop_assert!(calls[0].hosts.start == 0 && !calls[0].hosts.is_empty(), "the call with the devices has a host");
+            prop_assert!(!calls[0].hosts.is_empty(), "the call with the devices has a host");
+            prop_assert!(calls.iter().enumerate().all(|(number, call)| call.is_first() == (number == 0)));
         }
     }
 }

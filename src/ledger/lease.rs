@@ -16,7 +16,8 @@ use super::{
 /// The right to act on a key, of one claimant at a time.
 ///
 /// Dropping it ends the claim and keeps a note, as the effect's outcome is then unknown. That is at once, or as soon
-/// as Redis was told; where it can't be, the claim ends there by itself within 30 s.
+/// as what is being written is on the disk, or Redis was told; where it can't be, the claim ends there by itself
+/// within 30 s.
 pub struct Lease {
     key: String,
     fingerprint: Fingerprint,
@@ -29,16 +30,17 @@ pub struct Lease {
 /// Where the claim was made, and the turn in this process.
 pub(super) enum Holding {
     Memory(Arc<Memory>, Turn),
-    File(Arc<File>, Turn),
+    File(Arc<File>, Arc<Turn>),
     Redis(Box<Held>),
     #[cfg(test)]
-    Simulated(Arc<crate::simulation::store::Store>, Turn),
+    Simulated(Arc<crate::simulation::store::Store>, Arc<Turn>),
 }
 
 impl Holding {
-    const fn turn(&self) -> Option<&Turn> {
+    fn turn(&self) -> Option<&Turn> {
         match self {
-            Self::Memory(_, turn) | Self::File(_, turn) => Some(turn),
+            Self::Memory(_, turn) => Some(turn),
+            Self::File(_, turn) => Some(turn),
             Self::Redis(held) => held.turn(),
             #[cfg(test)]
             Self::Simulated(_, turn) => Some(turn),
@@ -60,18 +62,18 @@ impl Lease {
         Self { key: key.to_owned(), fingerprint, noted: note.is_some(), note, holding }
     }
 
-    /// What an earlier holder noted before it died or gave up, so that the outcome of its effect is unknown; `None`
-    /// where nobody did.
+    /// What an earlier holder noted before it died or gave up: an effect whose outcome is unknown, or the part of it
+    /// that is done; `None` where nobody did.
     #[must_use]
     pub fn note(&self) -> Option<&[u8]> {
         self.note.as_deref()
     }
 
-    /// Durably notes `note` before an effect whose outcome could become unknown, in place of any note before it.
-    /// Returns once it is on the disk. The note counts until `until`.
+    /// Durably notes `note` before an effect whose outcome could become unknown, or when a part of it is done, in place
+    /// of any note before it. Returns once it is on the disk. The note counts until `until`.
     ///
     /// # Errors
-    /// [`LedgerError`]: the note may or may not be kept, and the effect should not be begun.
+    /// [`LedgerError`]: the note may or may not be kept, and the effect should not be begun, or not go on.
     /// [`LedgerError::Lost`]: another worker holds the claim by now.
     pub async fn write_note(&mut self, note: &[u8], until: Timestamp) -> Result<(), LedgerError> {
         check("a note", note.len(), VALUE_BYTES_MAX)?;
@@ -82,10 +84,13 @@ impl Lease {
                 memory.put(&self.key, entry);
                 Ok(())
             }
-            Holding::File(file, _) => file.write(self.key.clone(), Change::Put(entry), None).await,
+            // The turn goes along: should nobody wait for the answer any more, the next one still sees the note.
+            Holding::File(file, turn) => {
+                file.write(self.key.clone(), Change::Put(entry), Some(turn.clone())).await
+            }
             Holding::Redis(held) => held.note(&entry).await,
             #[cfg(test)]
-            Holding::Simulated(store, _) => store.write(&self.key, Change::Put(entry), None).await,
+            Holding::Simulated(store, turn) => store.write(&self.key, Change::Put(entry), turn.clone()).await,
         }
     }
 
@@ -117,11 +122,10 @@ impl Lease {
         match (self.holding, change) {
             (Holding::Memory(memory, _turn), Change::Put(entry)) => memory.put(&self.key, entry),
             (Holding::Memory(memory, _turn), Change::Remove) => memory.remove(&self.key),
-            // The turn goes along: should nobody wait for the answer any more, it still ends after the commit.
             (Holding::File(file, turn), change) => return file.write(self.key, change, Some(turn)).await,
             #[cfg(test)]
             (Holding::Simulated(store, turn), change) => {
-                return store.write(&self.key, change, Some(turn)).await;
+                return store.write(&self.key, change, turn).await;
             }
             (Holding::Redis(held), Change::Put(entry)) => return held.record(&entry).await,
             (Holding::Redis(held), Change::Remove) => return held.release().await,

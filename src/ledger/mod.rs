@@ -3,7 +3,8 @@
 //!
 //! One who is about to act [claims](Ledger::claim) a key. One claimant at a time gets a [`Lease`], acts, and records
 //! the result; the others wait, and get that result. Where an effect's outcome can become unknown (a request that
-//! was sent, no answer read), its owner first writes a note: whoever comes after a crash sees it, and decides.
+//! was sent, no answer read), its owner first writes a note: whoever comes after a crash sees it, and decides. Of an
+//! effect of several calls, it notes what each brought: who comes next goes on from there.
 //!
 //! # Kinds
 //! - *File*: an embedded store in one file (`redb`), for one process. What was said to be recorded survives a crash
@@ -176,12 +177,12 @@ impl Ledger {
             }
             Store::File(file) => {
                 let found = Found::of(file.get(key).await?, &fingerprint, clock::now());
-                (found, Holding::File(file.clone(), turn))
+                (found, Holding::File(file.clone(), Arc::new(turn)))
             }
             #[cfg(test)]
             Store::Simulated(store) => {
                 let found = Found::of(store.get(key).await?, &fingerprint, clock::now());
-                (found, Holding::Simulated(store.clone(), turn))
+                (found, Holding::Simulated(store.clone(), Arc::new(turn)))
             }
             Store::Redis(redis) => {
                 let left = patience.saturating_sub(since.elapsed());

@@ -35,6 +35,8 @@ pub(super) enum Asked {
 pub(super) struct Made {
     pub(super) session: String,
     pub(super) role: Role,
+    /// Seconds since the epoch.
+    pub(super) until: i64,
 }
 
 impl fmt::Debug for Asked {
@@ -96,14 +98,14 @@ impl Asked {
 /// Does what is asked; the body of the answer.
 pub(super) fn act(state: &mut State, asked: &Asked) -> (String, Result<(), String>) {
     match asked {
-        Asked::Links { session, hosts, guests, devices, .. } => {
-            let rule = state.checker.links_made(session, devices);
+        Asked::Links { session, hosts, guests, devices, until } => {
+            let rule = state.checker.links_made(session, devices, *until);
             let mut items = |role: Role, count: usize| -> Vec<Value> {
                 let links = &mut state.servers.links;
                 (0..count)
                     .map(|_| {
                         let short = format!("{}{}", role.as_str(), links.len());
-                        links.insert(short.clone(), Made { session: session.clone(), role });
+                        links.insert(short.clone(), Made { session: session.clone(), role, until: *until });
                         json!({"cipher": "a.b.c.d.e", "short": short})
                     })
                     .collect()

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     broker::publisher::{Publication, PublishError},
     clock,
+    ledger::Entry,
     outcome::Class,
 };
 
@@ -100,7 +101,11 @@ pub(super) struct Seen {
     pub(super) copy_confirmed: bool,
     /// The effects at the API, and whether the worker may not know of the last.
     pub(super) effects: u32,
-    pub(super) device_calls: u32,
+    /// Until when the links are, with the first of which its devices were called; seconds since the epoch.
+    pub(super) devices_until: Option<i64>,
+    /// The worker knows of that call; the ledger has a note of it.
+    pub(super) devices_known: bool,
+    pub(super) noted: bool,
     pub(super) unknown_effect: bool,
     /// The ledger has its result.
     pub(super) recorded: bool,
@@ -277,7 +282,10 @@ impl Checker {
         self.count("worker ends");
         self.asked_until = [None; 2];
         self.outage_calls = [0; 2];
-        self.seen.values_mut().filter(|seen| seen.effects > 0).for_each(|seen| seen.unknown_effect = true);
+        for seen in self.seen.values_mut() {
+            seen.unknown_effect |= seen.effects > 0;
+            seen.devices_known = false;
+        }
     }
 
     fn by_ledger_key(&mut self, key: &str) -> impl Iterator<Item = &mut Seen> {
@@ -293,11 +301,19 @@ impl Checker {
 
     pub(super) fn ledger_failed(&mut self, key: &str) {
         self.count("ledger failures");
-        self.by_ledger_key(key).for_each(|seen| seen.unknown_effect = true);
+        self.by_ledger_key(key).for_each(|seen| {
+            seen.unknown_effect = true;
+            seen.devices_known = false;
+        });
     }
 
-    pub(super) fn ledger_recorded(&mut self, key: &str) {
-        self.by_ledger_key(key).for_each(|seen| seen.recorded = true);
+    /// The ledger has this for `key`, or nothing.
+    pub(super) fn ledger_has(&mut self, key: &str, entry: Option<&Entry>) {
+        let recorded = entry.is_some_and(Entry::is_recorded);
+        self.by_ledger_key(key).for_each(|seen| {
+            seen.recorded |= recorded;
+            seen.noted = entry.is_some() && !recorded;
+        });
     }
 
     fn by_key(&mut self, which: Which, key: &str) -> Option<&mut Seen> {
@@ -366,6 +382,8 @@ impl Checker {
         });
         let Some(seen) = self.by_key(which, asked.key()) else { return };
         seen.unknown_effect = learnt != Learnt::Worked;
+        let called = matches!(asked, Asked::Links { devices, .. } if !devices.is_empty());
+        seen.devices_known |= called && learnt == Learnt::Worked;
         let looks = matches!(asked, Asked::List { .. });
         if looks {
             seen.look_refused = learnt == Learnt::Refused;
@@ -378,19 +396,20 @@ impl Checker {
     }
 
     /// The links of a session are made, its devices called.
-    pub(super) fn links_made(&mut self, session: &str, devices: &[String]) -> Result<(), String> {
+    pub(super) fn links_made(&mut self, session: &str, devices: &[String], until: i64) -> Result<(), String> {
         self.count("links made");
         let Some(seen) = self.by_key(Which::InstantConnect, session) else { return Ok(()) };
-        let again = seen.device_calls > 0 && !seen.unknown_effect;
         seen.effects += 1;
-        if !devices.is_empty() {
-            seen.device_calls += 1;
-        }
         seen.unknown_effect = true;
         if seen.recorded {
             return Err(format!("repeated: {session} gets links again, and the ledger has them"));
         }
-        if again && !devices.is_empty() {
+        if devices.is_empty() {
+            return Ok(());
+        }
+        // Those of links that have ended are called again, with new links.
+        let last = seen.devices_until.replace(until).filter(|last| *last > clock::now().as_second());
+        if last.is_some() && (seen.devices_known || seen.noted) {
             return Err(format!("repeated: {session} has its devices called again"));
         }
         Ok(())

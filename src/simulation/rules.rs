@@ -110,6 +110,9 @@ impl Checker {
         if event.expires_at.is_some() && event.expires_at != until {
             return Err(format!("{name} opens until another time than its event says"));
         }
+        if until.map(Timestamp::as_second) != Some(made.until) {
+            return Err(format!("{name} carries a link that opens until another time than it says"));
+        }
         let properties = &publication.properties;
         if properties.kind().as_ref().map(ShortString::as_str) != Some(kind)
             || *properties.delivery_mode() != Some(2)
@@ -144,7 +147,9 @@ impl Checker {
     }
 
     fn called_devices(&self, number: usize) -> bool {
-        self.seen.values().any(|seen| seen.queue == SESSIONS && seen.event == number && seen.device_calls > 0)
+        self.seen
+            .values()
+            .any(|seen| seen.queue == SESSIONS && seen.event == number && seen.devices_until.is_some())
     }
 
     /// A link message may come again only where its event came again or an acknowledgement may have been lost.

@@ -42,12 +42,7 @@ impl Store {
     }
 
     /// As the file does, this goes on where nobody waits for it any more; the `turn` ends with it.
-    pub(crate) async fn write(
-        &self,
-        key: &str,
-        change: Change,
-        turn: Option<Turn>,
-    ) -> Result<(), LedgerError> {
+    pub(crate) async fn write(&self, key: &str, change: Change, turn: Arc<Turn>) -> Result<(), LedgerError> {
         let (life, key) = (self.0.clone(), key.to_owned());
         let write = tokio::spawn(async move {
             life.pass("writing the ledger").await;
@@ -72,12 +67,15 @@ fn apply(life: &Life, key: &str, change: Change) -> Result<(), LedgerError> {
         state.checker.ledger_failed(key);
     }
     if written {
-        if matches!(&change, Change::Put(entry) if entry.is_recorded()) {
-            state.checker.ledger_recorded(key);
-        }
         match change {
-            Change::Put(entry) => state.disk.entries.put(key, entry),
-            Change::Remove => state.disk.entries.remove(key),
+            Change::Put(entry) => {
+                state.checker.ledger_has(key, Some(&entry));
+                state.disk.entries.put(key, entry);
+            }
+            Change::Remove => {
+                state.checker.ledger_has(key, None);
+                state.disk.entries.remove(key);
+            }
         }
     }
     drop(state);

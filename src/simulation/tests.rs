@@ -83,6 +83,14 @@ fn copies_that_deaths_left_do_not_spin() {
     }
 }
 
+/// Where the second call of a session of many people failed or was put off, the first was made again, devices and all.
+#[test]
+fn devices_are_not_called_again_for_more_people_than_one_call_serves() {
+    for seed in [25572, 43065] {
+        one(seed);
+    }
+}
+
 #[test]
 fn a_seed_is_one_history() {
     for seed in 0..20 {

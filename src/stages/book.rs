@@ -94,7 +94,8 @@ impl Book {
         recorded.err().and_then(|error| self.failed(&error, deadline))
     }
 
-    /// Notes that an effect is about to happen; an outcome, where it must not go on without.
+    /// Notes that an effect is about to happen, or a part of it that is done; an outcome, where it must not go on
+    /// without.
     pub(super) async fn note(
         &self,
         lease: &mut Option<Lease>,

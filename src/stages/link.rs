@@ -19,6 +19,7 @@ use crate::{
     },
     fault,
     instant_connect::{Client, Links},
+    ledger::Lease,
     outcome::{Class, Death, Outcome},
 };
 
@@ -50,21 +51,46 @@ impl Link {
             Turn::Otherwise(outcome) => return Err(outcome),
         };
         fault::point(Self::NAME, "claimed");
-        let links = match self.client.links(session).await {
-            Ok(links) => links,
-            Err(error) => {
-                Book::release(lease).await;
-                fault::point(Self::NAME, "released");
-                return Err(error.into_outcome(session.expires_at));
-            }
-        };
-        let made = Made { expires_at: session.expires_at, links };
-        let Ok(record) = serde_json::to_vec(&made) else { return Err(unwritable()) };
+        let (lease, links) = self.make(session, lease).await?;
+        let record = written(session, &links)?;
         let recorded = self.book.record(lease, &record, session.expires_at).await;
         fault::point(Self::NAME, "recorded");
         match recorded {
-            None => Ok(Outcome::Done(messages(session, made.links)?)),
+            None => Ok(Outcome::Done(messages(session, links)?)),
             Some(outcome) => Err(outcome),
+        }
+    }
+
+    /// All links of `session`, by as many calls as they take. What each but the last brings is noted, so that the next
+    /// attempt goes on from there: the devices are called with the first, and are not called again for the others.
+    async fn make(
+        &self,
+        session: &mut Session,
+        mut lease: Option<Lease>,
+    ) -> Result<(Option<Lease>, Links), Outcome> {
+        let note = lease.as_ref().and_then(Lease::note);
+        let mut links = note.and_then(|note| begun(session, note)).unwrap_or_default();
+        loop {
+            let noted = links.count() > 0;
+            links = match self.client.more(session, links).await {
+                Ok(links) => links,
+                Err(error) => {
+                    // A note outlives the lease, and says where to go on.
+                    if !noted {
+                        Book::release(lease).await;
+                        fault::point(Self::NAME, "released");
+                    }
+                    return Err(error.into_outcome(session.expires_at));
+                }
+            };
+            if links.count() == session.experts.len() + session.guests.len() {
+                return Ok((lease, links));
+            }
+            let note = written(session, &links)?;
+            if let Some(outcome) = self.book.note(&mut lease, &note, session.expires_at).await {
+                return Err(outcome);
+            }
+            fault::point(Self::NAME, "noted");
         }
     }
 }
@@ -94,23 +120,40 @@ impl Stage for Link {
 /// What the ledger keeps of an event.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Made {
+struct Made<L> {
     expires_at: Instant,
     #[serde(flatten)]
-    links: Links,
+    links: L,
+}
+
+fn written(session: &Session, links: &Links) -> Result<Vec<u8>, Outcome> {
+    serde_json::to_vec(&Made { expires_at: session.expires_at, links }).map_err(|_| unusable())
 }
 
 /// The links that `session` got before, which end when they did then.
 fn recall(session: &mut Session, recorded: &[u8]) -> Result<Links, Outcome> {
-    let made: Made = decode::from_json(recorded).map_err(|_| unwritable())?;
+    let made: Made<Links> = decode::from_json(recorded).map_err(|_| unusable())?;
     if (made.links.hosts.len(), made.links.guests.len()) != (session.experts.len(), session.guests.len()) {
-        return Err(unwritable());
+        return Err(unusable());
     }
     session.expires_at = made.expires_at;
     Ok(made.links)
 }
 
-fn unwritable() -> Outcome {
+/// The first links of `session`, which an earlier attempt got and noted; the others will end when they do. None where
+/// these have ended: then all are made anew.
+fn begun(session: &mut Session, note: &[u8]) -> Option<Links> {
+    let Made { expires_at, links } = decode::from_json::<Made<Links>>(note).ok()?;
+    let first = links.guests.is_empty() || links.hosts.len() == session.experts.len();
+    let some =
+        first && links.hosts.len() <= session.experts.len() && links.guests.len() < session.guests.len();
+    (some && expires_at.timestamp() > clock::now()).then(|| {
+        session.expires_at = expires_at;
+        links
+    })
+}
+
+fn unusable() -> Outcome {
     Outcome::Dead(Death::new(Class::Internal, "the links in the ledger are not those of this event"))
 }
 

@@ -29,12 +29,16 @@ enum Way {
     /// A stage makes it a dead letter.
     LinkDead,
     HostDead,
+    /// More guests than one call serves, an expert and a device are served.
+    ManyServed,
+    /// The same, at the second attempt of the second call.
+    ManyTriedAgain,
 }
 
-use Way::{HostDead, HostTriedAgain, LinkDead, LinkTriedAgain, Served};
+use Way::{HostDead, HostTriedAgain, LinkDead, LinkTriedAgain, ManyServed, ManyTriedAgain, Served};
 
 /// Every point of `src/fault.rs`, on each way that leads over it: its name, and the passes.
-const POINTS: [(Way, &str, &[u32]); 52] = [
+const POINTS: [(Way, &str, &[u32]); 63] = [
     (Served, "sessions.taken", &[1]),
     (Served, "link.read", &[1]),
     (Served, "link.claimed", &[1]),
@@ -89,6 +93,18 @@ const POINTS: [(Way, &str, &[u32]); 52] = [
     (HostDead, "publish.confirmed", &[4]),
     (HostDead, "hosts.published", &[1]),
     (HostDead, "hosts.acked", &[1]),
+    (ManyServed, "link.answered", &[1, 2]),
+    // The first call's links; all links.
+    (ManyServed, "ledger.asked", &[1, 2]),
+    (ManyServed, "ledger.written", &[1, 2]),
+    (ManyServed, "link.noted", &[1]),
+    (ManyServed, "link.recorded", &[1]),
+    (ManyTriedAgain, "link.noted", &[1]),
+    (ManyTriedAgain, "sessions.decided", &[1]),
+    (ManyTriedAgain, "sessions.acked", &[1]),
+    (ManyTriedAgain, "link.claimed", &[2]),
+    (ManyTriedAgain, "link.answered", &[2]),
+    (ManyTriedAgain, "ledger.written", &[2]),
 ];
 
 /// As many workers are tried at once.
@@ -122,20 +138,30 @@ impl Case {
     }
 
     /// What the sandbox does about it.
-    fn fault(self) -> Option<&'static str> {
+    fn faults(self) -> &'static [&'static str] {
         match self.way {
-            Served => None,
-            LinkTriedAgain => Some("joseencrypt:status=503,times=1"),
-            HostTriedAgain => Some("messages:status=503,times=1"),
-            LinkDead => Some("joseencrypt:status=400"),
-            HostDead => Some("messages:status=404"),
+            Served | ManyServed => &[],
+            LinkTriedAgain => &["joseencrypt:status=503,times=1"],
+            HostTriedAgain => &["messages:status=503,times=1"],
+            LinkDead => &["joseencrypt:status=400"],
+            HostDead => &["messages:status=404"],
+            ManyTriedAgain => &["joseencrypt:delay=1ms,times=1", "joseencrypt:status=503,times=1"],
         }
     }
 
-    /// Whether it is killed when links were made and not yet recorded: nobody can know them, so others are made.
-    fn forgets_links(self) -> bool {
-        self.way == Served
-            && (self.point == "link.answered" || (self.point, self.pass) == ("ledger.asked", 1))
+    fn is_of_many(self) -> bool {
+        matches!(self.way, ManyServed | ManyTriedAgain)
+    }
+
+    fn guests(self) -> usize {
+        if self.is_of_many() { 26 } else { 2 }
+    }
+
+    /// The call whose links were made and not yet kept when it is killed: nobody can know them, so others are made.
+    fn forgets_call(self) -> Option<u32> {
+        let forgets = matches!(self.point, "link.answered" | "ledger.asked")
+            && (self.way == Served && (self.point == "link.answered" || self.pass == 1) || self.is_of_many());
+        forgets.then_some(self.pass)
     }
 
     /// Whether it is killed when a message to the expert was noted, and may have been sent.
@@ -165,6 +191,7 @@ impl Case {
                 "sessions.taken" | "sessions.decided" | "ledger.asked" | "ledger.written"
             );
         first && (stage || self.point == "publish.asked")
+            || self.is_of_many() && !self.point.starts_with("sessions.")
     }
 }
 
@@ -205,13 +232,14 @@ impl Lane {
         let rig = &self.rig;
         let requests_before = rig.sandbox.arrivals(Endpoint::Messages).len();
         let messages_before = rig.sandbox.counts().messages;
-        if let Some(rule) = case.fault() {
+        for rule in case.faults() {
             rig.sandbox.fault(rule.parse().unwrap());
         }
         let Case { point, pass, .. } = case;
         let worker = rig.launch_with_fault(&SETTINGS, &format!("{point}:{pass}:{signal}"));
         let output = Arc::clone(&worker.output);
-        let guests = [1, 2].map(|guest| json!({"channel": "sms", "address": number(10 * n + guest)}));
+        let guest = |guest| json!({"channel": "sms", "address": number(100 * n + guest)});
+        let guests: Vec<_> = (0..case.guests()).map(guest).collect();
         let event = event_with(n, &json!({"guests": guests, "devices": [DEVICE]}));
         rig.publish_event(with_id(&format!("event-{n}")), &event).await;
         let status = worker.ended().await;
@@ -232,7 +260,7 @@ impl Lane {
         if case.way == LinkDead {
             letters.push(self.dead_sessions.next().await);
         } else {
-            while links.iter().map(Received::id).collect::<BTreeSet<_>>().len() < 2 {
+            while links.iter().map(Received::id).collect::<BTreeSet<_>>().len() < case.guests() {
                 links.push(self.guests.next().await);
             }
             if case.way == HostDead {
@@ -272,17 +300,24 @@ impl Lane {
         let rig = &self.rig;
         let calls: Vec<_> =
             rig.sandbox.calls().into_iter().filter(|call| call.sub == format!("visit-{n}")).collect();
+        let forgets = case.forgets_call().filter(|_| killed);
+        // Those with the expert, and then the device; those without.
         let calls_expected = match case.way {
-            LinkDead => 0,
-            _ => 1 + usize::from(killed && case.forgets_links()),
+            LinkDead => (0, 0),
+            _ if case.is_of_many() => {
+                (1 + usize::from(forgets == Some(1)), 1 + usize::from(forgets == Some(2)))
+            }
+            _ => (1 + usize::from(forgets.is_some()), 0),
         };
-        assert_eq!(calls.len(), calls_expected, "calls of Instant Connect: {case:?}");
-        assert!(calls.iter().all(|call| call.devices == [DEVICE]), "{case:?}");
+        let (first, others): (Vec<_>, Vec<_>) = calls.iter().partition(|call| call.hosts > 0);
+        assert_eq!((first.len(), others.len()), calls_expected, "calls of Instant Connect: {case:?}");
+        assert!(first.iter().all(|call| call.devices == [DEVICE]), "{case:?}");
+        assert!(others.iter().all(|call| call.devices.is_empty()), "{case:?}");
         let mut copies: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         for link in links {
             copies.entry(link.id()).or_default().push(link.json());
         }
-        assert_eq!(copies.len(), if case.way == LinkDead { 0 } else { 2 }, "{case:?}");
+        assert_eq!(copies.len(), if case.way == LinkDead { 0 } else { case.guests() }, "{case:?}");
         let most = if killed && !case.is_before_publishing() { 2 } else { 1 };
         for (id, bodies) in copies {
             assert!(bodies.len() <= most, "{} copies of {id}: {case:?}", bodies.len());

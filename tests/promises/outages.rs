@@ -1,8 +1,8 @@
 //! What goes wrong at Webex is waited out, tried again, or given up with its reason; never answered with a wrong link.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
-use instant_connect_worker::sandbox::{Endpoint, Handle, Role};
+use instant_connect_worker::sandbox::{Call, Endpoint, Handle, Role};
 use jiff::{SignedDuration, Timestamp};
 use lapin::types::AMQPValue;
 use serde_json::json;
@@ -10,7 +10,8 @@ use serde_json::json;
 use crate::support::{
     Rig,
     amqp::{Received, with_id},
-    events::event_with,
+    events::{DEVICE, event_with, number},
+    poll,
     rig::{NEW_TOKEN, TOKEN},
     soon,
 };
@@ -91,6 +92,42 @@ async fn a_retry_after_in_the_form_of_a_date_is_never_undercut() {
     rig.publish(1).await;
     rig.guest_links().await.next().await;
     assert!(rig.sandbox.calls()[0].at >= at, "not before the date");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn more_people_than_one_call_serves_go_on_from_the_call_that_failed() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[("devices.allowed", DEVICE), ("retry.attempts", "2")])).await;
+    // The first call works, the second not before the fourth time.
+    for rule in ["delay=1ms,times=1", "status=503,times=1", "status=429,retry-after=1,times=1"] {
+        fault(&rig, &format!("joseencrypt:{rule}"));
+    }
+    let people: Vec<_> = (0..30).map(|n| json!({"channel": "sms", "address": number(n)})).collect();
+    let fields = json!({"guests": people, "devices": [DEVICE]});
+    rig.publish_event(with_id("event-1"), &event_with(1, &fields)).await;
+    let mut guests = rig.guest_links().await;
+    let links = guests.take(30).await;
+    assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt), 4);
+    let asked = |calls: &[Call]| -> Vec<_> {
+        calls.iter().map(|call| (call.hosts, call.guests, call.devices.len())).collect()
+    };
+    let calls = rig.sandbox.calls();
+    assert_eq!(asked(&calls), [(1, 24, 1), (0, 6, 0)]);
+    assert_eq!(calls[0].exp, calls[1].exp, "the links end together");
+    let ends: HashSet<_> = links.iter().map(|link| link.json()["expiresAt"].to_string()).collect();
+    assert_eq!(ends.len(), 1);
+
+    // What is dead goes on from there, too, when it is replayed.
+    fault(&rig, "joseencrypt:delay=1ms,times=1");
+    fault(&rig, "joseencrypt:status=400,times=1");
+    rig.publish_event(with_id("event-2"), &event_with(2, &fields)).await;
+    let dead = rig.name("sessions.dead");
+    poll("a dead letter", async || rig.amqp.depth(&dead).await.filter(|(ready, _)| *ready == 1)).await;
+    let replayed = rig.command(&["dead", "replay", "--yes", "--queue", "sessions"], &[]).await;
+    assert_eq!(replayed.status, Some(0), "{replayed:?}");
+    guests.take(30).await;
+    assert_eq!(asked(&rig.sandbox.calls()[2..]), [(1, 24, 1), (0, 6, 0)]);
     worker.stop().await;
 }
 

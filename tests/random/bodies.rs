@@ -8,7 +8,7 @@ use instant_connect_worker::{
         message::Message,
         start_session::{self, Rules, Session, Vertical},
     },
-    instant_connect::request::{self, Crypto, LINKS_MAX, Options, Request},
+    instant_connect::request::{Call, Crypto, LINKS_MAX, Options, Request},
     webex::card::MessageRequest,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -119,13 +119,15 @@ fn is_taken_by_link(random: &mut Rng, rules: &Rules, options: &Options) -> bool 
     assert!(session.devices.iter().all(|device| rules.devices.allows(device)));
     assert!(session.subject.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
     assert!((1..=128).contains(&session.subject.len()));
-    for (number, call) in request::calls(session.experts.len(), session.guests.len()).iter().enumerate() {
-        let request = serde_json::to_value(Request::new(options, &session, call, number == 0)).unwrap();
+    let mut made = 0;
+    while let Some(call) = Call::after(made, session.experts.len(), session.guests.len()) {
+        let request = serde_json::to_value(Request::new(options, &session, &call)).unwrap();
         let people = request["numHost"].as_u64().unwrap() + request["numGuest"].as_u64().unwrap();
         assert!((1..=LINKS_MAX as u64).contains(&people));
         assert_eq!(request["jwt"]["flow"]["data"].as_array().map_or(0, Vec::len), {
-            if number == 0 { session.devices.len() } else { 0 }
+            if made == 0 { session.devices.len() } else { 0 }
         });
+        made += call.links();
     }
     true
 }

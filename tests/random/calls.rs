@@ -9,7 +9,7 @@ use fastrand::Rng;
 use instant_connect_worker::{
     contract::{link::HostLink, message::Message, start_session::Session, trace::TraceContext},
     instant_connect::{
-        self,
+        self, Links,
         request::{Call, Crypto, Options},
     },
     telemetry::metrics::{Metrics, labels},
@@ -190,7 +190,7 @@ async fn call(
             let asked = Call { hosts: 0..1, guests: 0..1 };
             let short = random.u8(..4) > 0;
             set(any_answer(random, answers::answer(&asked, short)));
-            let links = clients.instant_connect.links(session).await?;
+            let links = clients.instant_connect.more(session, Links::default()).await?;
             assert_eq!((links.hosts.len(), links.guests.len()), (1, 1));
             assert!(links.hosts[0].reveal() != links.guests[0].reveal());
             Ok(())

@@ -104,13 +104,13 @@ impl File {
         self.shared.commits.load(Ordering::Relaxed)
     }
 
-    /// Changes what is kept for `key`. Returns once that is on the disk; `turn` ends then, whether or not somebody
-    /// still waits for this.
+    /// Changes what is kept for `key`. Returns once that is on the disk; `turn` does not end before, whether or not
+    /// somebody still waits for this.
     pub(super) async fn write(
         &self,
         key: String,
         change: Change,
-        turn: Option<Turn>,
+        turn: Option<Arc<Turn>>,
     ) -> Result<(), LedgerError> {
         let jobs = self.jobs().ok_or(LedgerError::Closed)?;
         let (done, answer) = oneshot::channel();

@@ -29,8 +29,8 @@ pub(super) enum Job {
 pub(super) struct Write {
     pub(super) key: String,
     pub(super) change: Change,
-    /// Ends when the change is made, where it ends a claim.
-    pub(super) turn: Option<Turn>,
+    /// Does not end before the change is made; tests have none.
+    pub(super) turn: Option<Arc<Turn>>,
     pub(super) done: oneshot::Sender<Result<(), LedgerError>>,
 }
 
