@@ -182,3 +182,69 @@ fn messages(session: &Session, links: Links) -> Result<Vec<Outgoing>, Outcome> {
         Outcome::Dead(Death::new(Class::Internal, "a link message could not be written as JSON"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{contract::start_session::Vertical, instant_connect::request::LINKS_MAX};
+
+    fn session(experts: usize, guests: usize) -> Session {
+        let people = |count, person: Value| vec![person; count];
+        let event = json!({
+            "sessionId": "visit-1",
+            "experts": people(experts, json!({"email": "winnifred@example.com"})),
+            "guests": people(guests, json!({"channel": "sms", "address": "+34600111222"})),
+        });
+        let rules = Rules {
+            vertical: Vertical::Hc,
+            host_login: true,
+            link_lifetime: SignedDuration::from_hours(2),
+            devices: serde_json::from_value(json!([])).unwrap(),
+        };
+        let message = Message { body: event.to_string().into_bytes(), ..Message::default() };
+        Session::read(&message, &rules, clock::now()).unwrap()
+    }
+
+    fn note(hosts: usize, guests: usize, ends_in: SignedDuration) -> (Instant, Vec<u8>) {
+        let links = |count| vec![json!({"url": "https://instant.webex.com/visit/ckmNR7I"}); count];
+        let ends_at = Instant::floor(clock::now() + ends_in);
+        let note = json!({"expiresAt": ends_at, "hosts": links(hosts), "guests": links(guests)});
+        (ends_at, note.to_string().into_bytes())
+    }
+
+    #[test]
+    fn an_attempt_goes_on_from_the_links_of_the_one_before() {
+        let later = SignedDuration::from_mins(1);
+        for (people, made) in [((2, 30), (2, 23)), ((30, 1), (25, 0)), ((1, 60), (1, 49)), ((25, 1), (25, 0))]
+        {
+            let mut session = session(people.0, people.1);
+            let (ends_at, note) = note(made.0, made.1, later);
+            let links = begun(&mut session, &note).unwrap();
+            assert_eq!((links.hosts.len(), links.guests.len()), made);
+            assert_eq!(session.expires_at, ends_at, "all links end together");
+            let written = written(&session, &links).unwrap();
+            assert_eq!(begun(&mut session, &written).unwrap().count() % LINKS_MAX, 0, "as it was written");
+        }
+    }
+
+    #[test]
+    fn links_that_ended_or_are_not_of_this_event_are_made_anew() {
+        let (later, ended) = (SignedDuration::from_mins(1), SignedDuration::ZERO);
+        for (people, made, ends_in) in [
+            ((2, 30), (2, 23), ended),
+            ((2, 30), (1, 24), later),
+            ((2, 30), (3, 22), later),
+            ((2, 30), (2, 30), later),
+            ((2, 30), (2, 31), later),
+        ] {
+            let mut session = session(people.0, people.1);
+            let until = session.expires_at;
+            assert!(begun(&mut session, &note(made.0, made.1, ends_in).1).is_none(), "{made:?}");
+            assert_eq!(session.expires_at, until);
+        }
+        assert!(begun(&mut session(2, 30), b"sending").is_none());
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use super::*;
@@ -21,6 +22,19 @@ async fn a_file_that_is_opened_again_knows_what_was_done() {
     assert_eq!(recorded(&ledger, "done").await, b"r");
     assert_eq!(mine(&ledger, "noted").await.note(), Some(&b"n"[..]));
     assert_eq!(mine(&ledger, "held").await.note(), None);
+}
+
+#[tokio::test]
+async fn a_note_that_is_being_written_when_its_writer_gives_up_is_seen_by_the_next() {
+    let ledger = Place::file().open().await;
+    for n in 0..100 {
+        let key = format!("k{n}");
+        let mut lease = mine(&ledger, &key).await;
+        // Asked for, and not waited for.
+        assert!(lease.write_note(b"n", later()).now_or_never().is_none());
+        drop(lease);
+        assert_eq!(mine(&ledger, &key).await.note(), Some(&b"n"[..]), "{key}");
+    }
 }
 
 #[tokio::test]
