@@ -29,7 +29,7 @@ use crate::{
     },
     ledger::{Ledger, LedgerError},
     retry::{self, Policy},
-    stages::{Book, Host, Link, OnFailure, Stage},
+    stages::{Book, Host, Keep, Link, OnFailure, Stage},
     telemetry::{
         metrics::{Metrics, UpstreamMetrics, labels},
         traces::Tracer,
@@ -380,8 +380,9 @@ fn book(loaded: &Loaded, ledger: &Ledger, metrics: &Metrics, stage: labels::Stag
         config::OnFailure::Wait => OnFailure::Wait,
         config::OnFailure::Continue => OnFailure::Continue,
     };
-    let margin = jiff::SignedDuration::try_from(section.margin.get()).unwrap_or(jiff::SignedDuration::MAX);
-    Book::new(ledger.clone(), on_failure, margin, metrics.ledger(stage))
+    let [margin, max] = [section.margin, section.keep_max]
+        .map(|span| jiff::SignedDuration::try_from(span.get()).unwrap_or(jiff::SignedDuration::MAX));
+    Book::new(ledger.clone(), on_failure, Keep { margin, max }, metrics.ledger(stage))
 }
 
 fn link_rules(loaded: &Loaded) -> LinkRules {

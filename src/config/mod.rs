@@ -182,6 +182,7 @@ pub struct Ledger {
     pub allow_insecure: bool,
     pub on_failure: OnFailure,
     pub margin: Span,
+    pub keep_max: Span,
 }
 
 /// `ledger.kind`.

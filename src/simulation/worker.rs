@@ -41,7 +41,7 @@ use crate::{
     },
     ledger::Ledger,
     retry::{self, Policy},
-    stages::{Book, Host, Link, OnFailure, Stage},
+    stages::{Book, Host, Keep, Link, OnFailure, Stage},
     telemetry::{
         metrics::{Metrics, labels},
         traces::Tracer,
@@ -73,8 +73,9 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn start(life: Life, plan: &Plan, rules: &Rules, token: &Path) -> Self {
         let ledger = Ledger::simulated(Store::new(life.clone()));
-        let margin = jiff::SignedDuration::from_hours(1);
-        let book = |stage| Book::new(ledger.clone(), OnFailure::Wait, margin, METRICS.ledger(stage));
+        let keep =
+            Keep { margin: jiff::SignedDuration::from_hours(1), max: jiff::SignedDuration::from_hours(100) };
+        let book = |stage| Book::new(ledger.clone(), OnFailure::Wait, keep, METRICS.ledger(stage));
         let (publisher, jobs) = Publisher::simulated();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
         let settler = |queue: &str, stage| {

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use crate::{
+    clock,
     contract::time::Instant as Deadline,
     ledger::{Claim, Lease, Ledger, LedgerError},
     outcome::{Cause, Class, Death, Failure, Outcome},
@@ -28,12 +29,21 @@ pub enum OnFailure {
     Continue,
 }
 
+/// How long an entry is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// Longer than its session's links are valid.
+    pub margin: SignedDuration,
+    /// At most, however late its session ends.
+    pub max: SignedDuration,
+}
+
 /// A ledger, and the rules for its use.
 #[derive(Clone, Debug)]
 pub struct Book {
     ledger: Ledger,
     on_failure: OnFailure,
-    margin: SignedDuration,
+    keep: Keep,
     metrics: LedgerMetrics,
 }
 
@@ -48,15 +58,10 @@ pub(super) enum Turn {
 }
 
 impl Book {
-    /// Entries outlive the session's links by `margin`.
+    /// The book that a stage keeps in `ledger`.
     #[must_use]
-    pub const fn new(
-        ledger: Ledger,
-        on_failure: OnFailure,
-        margin: SignedDuration,
-        metrics: LedgerMetrics,
-    ) -> Self {
-        Self { ledger, on_failure, margin, metrics }
+    pub const fn new(ledger: Ledger, on_failure: OnFailure, keep: Keep, metrics: LedgerMetrics) -> Self {
+        Self { ledger, on_failure, keep, metrics }
     }
 
     /// Whose turn it is to act on `key` for a message of this `content`, whose session ends at `deadline`.
@@ -127,7 +132,8 @@ impl Book {
     }
 
     fn until(&self, deadline: Deadline) -> Timestamp {
-        deadline.timestamp().saturating_add(self.margin).unwrap_or(Timestamp::MAX)
+        let after = |from: Timestamp, span| from.saturating_add(span).unwrap_or(Timestamp::MAX);
+        after(deadline.timestamp(), self.keep.margin).min(after(clock::now(), self.keep.max))
     }
 
     /// What follows from what the ledger did not do; nothing, where the effect may go on without.
@@ -167,7 +173,8 @@ mod tests {
 
     fn book(ledger: &Ledger, on_failure: OnFailure) -> Book {
         let metrics = Metrics::new(&[]).unwrap().ledger(Stage::Link);
-        Book::new(ledger.clone(), on_failure, SignedDuration::from_hours(1), metrics)
+        let keep = Keep { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(2) };
+        Book::new(ledger.clone(), on_failure, keep, metrics)
     }
 
     /// A session that was over a minute ago: entries outlive it.
@@ -185,6 +192,16 @@ mod tests {
 
     fn waits(outcome: Option<&Outcome>) -> bool {
         matches!(outcome, Some(Outcome::Wait(Failure { cause: Cause::Ledger, .. })))
+    }
+
+    #[tokio::test]
+    async fn an_entry_outlives_its_session_by_the_margin_and_no_longer_than_it_may() {
+        let book = book(&Ledger::open(Kind::Memory).await.unwrap(), OnFailure::Wait);
+        assert_eq!(book.until(deadline()), deadline().timestamp() + SignedDuration::from_hours(1));
+        for deadline in ["2999-12-31T23:59:59Z".parse().unwrap(), Timestamp::MAX] {
+            let kept = book.until(Deadline::floor(deadline)).duration_since(clock::now());
+            assert!((119..=120).contains(&kept.as_mins()), "{kept}");
+        }
     }
 
     #[tokio::test]

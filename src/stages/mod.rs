@@ -9,7 +9,7 @@ use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
-pub use book::{Book, OnFailure};
+pub use book::{Book, Keep, OnFailure};
 pub use host::Host;
 pub use link::Link;
 
