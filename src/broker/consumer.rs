@@ -1,5 +1,6 @@
 //! Takes deliveries for a stage: a permit first, then the delivery, then a task of its own that carries both until the
-//! delivery is settled. While the stage's breaker is open, one delivery at a time.
+//! delivery is settled. While the stage's breaker is open, or a message ended the connection that can't be read, one delivery
+//! at a time.
 
 use std::{
     future::Future,
@@ -39,6 +40,8 @@ use crate::{
 
 /// How often a wait looks whether its connection still stands.
 const HEALTH: Duration = Duration::from_secs(1);
+/// Where one at a time is delivered and none comes for this long, none is left that came together with one that can't be read.
+const QUIET: Duration = Duration::from_secs(5);
 /// From this many deliveries without an outcome on, messages take turns: one of them may be what ends the worker, and
 /// the others must get their turn before it.
 const SUSPECT: u32 = 3;
@@ -124,6 +127,7 @@ impl<S: Stage> Consumer<S> {
     pub async fn consume(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         while !self.is_stopped() {
             match self.breaker.probe_at() {
+                None if self.careful.load(Ordering::Relaxed) => self.take_singly(source).await?,
                 None => self.take_all(source).await?,
                 Some(at) => {
                     self.pause(source, at).await?;
@@ -152,7 +156,8 @@ impl<S: Stage> Consumer<S> {
         *self.stop.borrow()
     }
 
-    /// Has the broker deliver one message at a time from the next subscription on, or as many as the limits allow.
+    /// Has the broker deliver one message at a time from the next subscription on, until that has gone well for a while; or as
+    /// many as the limits allow.
     pub fn set_careful(&self, careful: bool) {
         self.careful.store(careful, Ordering::Relaxed);
     }
@@ -163,10 +168,6 @@ impl<S: Stage> Consumer<S> {
         self.settled.load(Ordering::Relaxed)
     }
 
-    fn prefetch(&self) -> u16 {
-        if self.careful.load(Ordering::Relaxed) { 1 } else { self.limits.prefetch }
-    }
-
     /// Resolves when nothing more is to be taken.
     pub async fn stopped(&self) {
         // A sender that is gone means a worker that is gone.
@@ -175,7 +176,7 @@ impl<S: Stage> Consumer<S> {
 
     /// Takes as many as the limits allow, until the breaker opens or a stop is asked for.
     async fn take_all(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
-        let mut subscription = self.subscribe(source, self.prefetch()).await?;
+        let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
         let _shown = self.metrics.consuming();
         loop {
             tokio::select! {
@@ -191,6 +192,32 @@ impl<S: Stage> Consumer<S> {
         self.hand_back(subscription).await
     }
 
+    /// Takes one delivery after the other: as many as may have come together with one that can't be read, unless none comes any
+    /// more. Then all can be taken again.
+    async fn take_singly(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let mut subscription = self.subscribe(source, 1).await?;
+        let _shown = self.metrics.consuming();
+        for _ in 0..self.limits.prefetch {
+            let next = async {
+                let permit = self.permit(&subscription).await?;
+                Ok(match timeout(QUIET, subscription.next()).await {
+                    Ok(delivery) => Some((permit, delivery?)),
+                    Err(_) => None,
+                })
+            };
+            let next = tokio::select! {
+                biased;
+                () = self.stopped() => return self.hand_back(subscription).await,
+                () = self.breaker.opened() => return self.hand_back(subscription).await,
+                next = next => next?,
+            };
+            let Some((permit, delivery)) = next else { break };
+            self.work_to_the_end(permit, delivery).await;
+        }
+        self.set_careful(false);
+        self.hand_back(subscription).await
+    }
+
     /// Takes one delivery, to see whether the API works again.
     async fn probe(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut subscription = self.subscribe(source, 1).await?;
@@ -202,13 +229,17 @@ impl<S: Stage> Consumer<S> {
         };
         self.hand_back(subscription).await?;
         drop(shown);
+        self.work_to_the_end(permit, delivery).await;
+        Ok(())
+    }
+
+    async fn work_to_the_end(self: &Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
         let (done, ended) = oneshot::channel();
         let work = Arc::clone(self).work(permit, delivery);
         // A task of its own, as for every delivery: what becomes of it must not hang on this connection.
         self.spawn(work.map(|()| _ = done.send(())));
         // A task that is aborted drops its sender, which is an end too.
         _ = ended.await;
-        Ok(())
     }
 
     async fn subscribe(&self, source: Source<'_>, prefetch: u16) -> Result<Subscription, BrokerError> {
@@ -247,20 +278,23 @@ impl<S: Stage> Consumer<S> {
         &self,
         subscription: &mut Subscription,
     ) -> Result<(OwnedSemaphorePermit, Delivery), BrokerError> {
+        let permit = self.permit(subscription).await?;
+        Ok((permit, subscription.next().await?))
+    }
+
+    async fn permit(&self, subscription: &Subscription) -> Result<OwnedSemaphorePermit, BrokerError> {
         let acquire = Arc::clone(&self.permits).acquire_owned();
         tokio::pin!(acquire);
-        let permit = loop {
+        loop {
             tokio::select! {
                 biased;
-                permit = &mut acquire => match permit {
-                    Ok(permit) => break permit,
-                    // The semaphore is never closed.
-                    Err(_) => return Err(BrokerError::Ended("the consumer has ended".to_owned())),
-                },
+                // The semaphore is never closed.
+                permit = &mut acquire => {
+                    return permit.map_err(|_| BrokerError::Ended("the consumer has ended".to_owned()));
+                }
                 () = sleep(HEALTH) => subscription.check()?,
             }
-        };
-        Ok((permit, subscription.next().await?))
+        }
     }
 
     async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {

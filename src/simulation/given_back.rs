@@ -6,27 +6,9 @@ use std::{
     time::Duration,
 };
 
-use fastrand::Rng;
-use lapin::BasicProperties;
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
-
-use super::{
-    CALM_MAX,
-    broker::{self, Connection, SESSIONS, Stored},
-    checker::{Checker, Rules},
-    plan::Plan,
-    publishing, worker,
-    world::World,
-};
+use super::{alone::Alone, plan::Plan, world::World};
 use crate::{
-    broker::{
-        consumer::{Consumer, Limits},
-        publisher::Publisher,
-        settle::Settler,
-    },
+    broker::consumer::Limits,
     clock,
     contract::{
         message::Message,
@@ -34,14 +16,8 @@ use crate::{
     },
     outcome::{Class, Death, Outcome},
     stages::Stage,
-    telemetry::{
-        metrics::{Metrics, labels},
-        traces::Tracer,
-    },
 };
 
-/// After as many deliveries a message is put aside.
-const DELIVERIES_MAX: u32 = 5;
 /// After as many a trouble is over that may pass.
 const PASSES_AFTER: u32 = 3;
 
@@ -88,66 +64,21 @@ impl Stage for Troubled {
 async fn delivered(trouble: Trouble) -> (Vec<u32>, bool) {
     let begin = "2026-11-21T12:00:00Z".parse().unwrap();
     let _clock = clock::simulated::begin(begin);
-    let mut random = Rng::with_seed(1);
-    let mut plan = Plan::new(&mut random);
-    plan.calm();
-    if trouble == Trouble::NothingIsPublished {
-        plan.nacked = 1.0;
-    }
-    let rules = Rules {
-        begin,
-        attempts: 1,
-        total: CALM_MAX,
-        lifetime: CALM_MAX,
-        deliveries_max: DELIVERIES_MAX,
-        first_delay: Duration::ZERO,
-    };
-    let limits = Limits {
-        deliveries_max: DELIVERIES_MAX,
-        hold_max: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        ..worker::limits(&plan)
-    };
-    let checker = Checker::new(Vec::new(), rules.clone());
-    let world = World::new(plan.clone(), random, checker, String::new(), false);
-    world.lock().broker.counts_nacks = false;
-    let life = world.begin_life();
-    let (publisher, jobs) = Publisher::simulated();
-    let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
-    let metrics = Metrics::new(&[]).unwrap().stage(labels::Stage::Link);
-    let settler = Settler::new(
-        publisher,
-        Tracer::default(),
-        &worker::topology(&plan),
-        SESSIONS.to_owned(),
-        limits.timeout,
-        worker::policy(&rules),
-        metrics.clone(),
-    );
     let counts = Arc::default();
-    let stage = Troubled { trouble, world: world.clone(), counts: Arc::clone(&counts) };
-    let (_stop, stopped) = watch::channel(false);
-    let consumer =
-        Arc::new(Consumer::new(stage, SESSIONS.to_owned(), settler, limits, metrics.clone(), stopped));
-    let message = Stored::new(BasicProperties::default(), Arc::from(&b"{}"[..]));
-    broker::store(&world, &mut world.lock(), SESSIONS, message);
-    let connection = Connection::open(&life).await.unwrap();
-    let settled = async {
-        while !world.lock().broker.idle() {
-            sleep(Duration::from_secs(1)).await;
+    let stage = |world| Troubled { trouble, world, counts: Arc::clone(&counts) };
+    let plan = |plan: &mut Plan| {
+        if trouble == Trouble::NothingIsPublished {
+            plan.nacked = 1.0;
         }
     };
-    let ended = timeout(CALM_MAX, async {
-        tokio::select! {
-            ended = consumer.consume((&connection).into()) => panic!("{ended:?}"),
-            () = settled => {}
-        }
-    });
-    let in_time = ended.await.is_ok();
-    publishing.abort();
+    let limits = |limits| Limits { hold_max: Duration::from_secs(1), ..limits };
+    let alone = Alone::new(begin, plan, limits, stage).await;
+    alone.world.lock().broker.counts_nacks = false;
+    alone.store();
+    let in_time = alone.settles_all().await;
     let counts = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
     assert!(in_time, "{trouble:?} has no end after {} deliveries", counts.len());
-    (counts, metrics.breaker.is_open())
+    (counts, alone.metrics.breaker.is_open())
 }
 
 #[tokio::test(start_paused = true)]

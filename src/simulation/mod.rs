@@ -17,7 +17,10 @@
 //! - [`worker`]: how the real parts are put together
 //! - [`troubles`]: what comes and goes
 //! - [`checker`], [`rules`]: what must hold
+//! - `alone`, `given_back`, `singly`, in tests: one consumer by itself
 
+#[cfg(test)]
+mod alone;
 mod answers;
 pub(crate) mod broker;
 mod checker;
@@ -28,6 +31,8 @@ pub(crate) mod network;
 mod plan;
 mod publishing;
 mod rules;
+#[cfg(test)]
+mod singly;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;

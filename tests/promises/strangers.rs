@@ -5,8 +5,9 @@ use uuid::Uuid;
 
 use crate::support::{
     Rig,
+    admin::Admin,
     amqp::{headers, with_id},
-    event,
+    event, poll,
     python::python,
 };
 
@@ -88,4 +89,25 @@ async fn the_message_id_goes_before_the_cloud_events_id() {
     rig.publish_event(with_id("event-1").with_headers(table), &event(1)).await;
     assert_eq!(rig.guest_links().await.next().await.json()["eventId"], "event-1");
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_put_aside_by_the_broker_and_slows_nobody_down_from_then_on() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[]).await;
+    let admin = Admin::of(&worker).await;
+    let all = r#""queue":"SESSIONS","prefetch":32"#.replace("SESSIONS", &rig.name("sessions"));
+    worker.output.until(&all, 1).await;
+    python("unreadable.py", &[rig.url(), &rig.name("sessions"), "session.start"]).await;
+    rig.publish(1).await;
+    let (dead, aside) = (rig.name("sessions.dead"), "the unreadable message to be put aside");
+    poll(aside, async || (rig.amqp.depth(&dead).await? == (1, 0)).then_some(())).await;
+    assert_eq!(rig.guest_links().await.next().await.json()["eventId"], "event-1", "its neighbour is served");
+
+    worker.output.until(&all, 2).await;
+    rig.sandbox.fault("joseencrypt:hang".parse().unwrap());
+    rig.publish_many(2..=3).await;
+    admin.until("in_flight{stage=\"link\"}", "2").await;
+    rig.sandbox.clear_faults();
+    worker.kill();
 }

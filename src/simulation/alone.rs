@@ -1,0 +1,111 @@
+//! One consumer with a stage of a test's own, on the simulated broker.
+
+use std::{sync::Arc, time::Duration};
+
+use fastrand::Rng;
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
+
+use super::{
+    CALM_MAX,
+    broker::{self, Connection, SESSIONS, Stored},
+    checker::{Checker, Rules},
+    plan::Plan,
+    publishing, worker,
+    world::World,
+};
+use crate::{
+    broker::{
+        consumer::{Consumer, Limits},
+        publisher::Publisher,
+        settle::Settler,
+    },
+    stages::Stage,
+    telemetry::{
+        metrics::{Metrics, StageMetrics, labels},
+        traces::Tracer,
+    },
+};
+
+/// After as many deliveries a message is put aside.
+pub(super) const DELIVERIES_MAX: u32 = 5;
+
+pub(super) struct Alone<S> {
+    pub(super) consumer: Arc<Consumer<S>>,
+    pub(super) metrics: StageMetrics,
+    pub(super) world: World,
+    publishing: JoinHandle<()>,
+    connection: Connection,
+    /// Dropped, it would stop the consumer.
+    _stop: watch::Sender<bool>,
+}
+
+impl<S: Stage> Alone<S> {
+    /// Where nothing goes wrong but what `plan_for` says, and what the stage does.
+    pub(super) async fn new(
+        begin: Timestamp,
+        plan_for: impl FnOnce(&mut Plan),
+        limits: impl FnOnce(Limits) -> Limits,
+        stage: impl FnOnce(World) -> S,
+    ) -> Self {
+        let mut random = Rng::with_seed(1);
+        let mut plan = Plan::new(&mut random);
+        plan.calm();
+        plan_for(&mut plan);
+        let rules = Rules {
+            begin,
+            attempts: 1,
+            total: CALM_MAX,
+            lifetime: CALM_MAX,
+            deliveries_max: DELIVERIES_MAX,
+            first_delay: Duration::ZERO,
+        };
+        let timeout = Duration::from_secs(1);
+        let limits = limits(Limits { deliveries_max: DELIVERIES_MAX, timeout, ..worker::limits(&plan) });
+        let checker = Checker::new(Vec::new(), rules.clone());
+        let world = World::new(plan.clone(), random, checker, String::new(), false);
+        let life = world.begin_life();
+        let (publisher, jobs) = Publisher::simulated();
+        let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
+        let metrics = Metrics::new(&[]).unwrap().stage(labels::Stage::Link);
+        let settler = Settler::new(
+            publisher,
+            Tracer::default(),
+            &worker::topology(&plan),
+            SESSIONS.to_owned(),
+            limits.timeout,
+            worker::policy(&rules),
+            metrics.clone(),
+        );
+        let (stop, stopped) = watch::channel(false);
+        let stage = stage(world.clone());
+        let consumer = Consumer::new(stage, SESSIONS.to_owned(), settler, limits, metrics.clone(), stopped);
+        let connection = Connection::open(&life).await.unwrap();
+        Self { consumer: Arc::new(consumer), metrics, world, publishing, connection, _stop: stop }
+    }
+
+    /// Puts a message into its queue.
+    pub(super) fn store(&self) {
+        let message = Stored::new(BasicProperties::default(), Arc::from(&b"{}"[..]));
+        broker::store(&self.world, &mut self.world.lock(), SESSIONS, message);
+    }
+
+    /// Consumes until nothing is left; whether that came to pass.
+    pub(super) async fn settles_all(&self) -> bool {
+        let settled = async {
+            while !self.world.lock().broker.idle() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let ended = tokio::time::timeout(CALM_MAX, async {
+            tokio::select! {
+                ended = self.consumer.consume((&self.connection).into()) => panic!("{ended:?}"),
+                () = settled => {}
+            }
+        });
+        let in_time = ended.await.is_ok();
+        self.publishing.abort();
+        in_time
+    }
+}
