@@ -6,7 +6,7 @@
 //! the same or an earlier acknowledgement settles, so a confirm is believed only once every confirm that could carry
 //! its return has been seen.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
@@ -16,7 +16,7 @@ use lapin::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -34,6 +34,8 @@ use crate::{
 const OUTSTANDING_MAX: usize = 1024;
 /// Most messages that wait to be published.
 const QUEUED_MAX: usize = 1024;
+/// How often it is looked at whether the broker blocks publishing.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The first wait between two tries to connect.
 const RECONNECT_INITIAL: Duration = Duration::from_millis(100);
 
@@ -297,7 +299,8 @@ impl<'a> Session<'a> {
 
     async fn serve(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<(), BrokerError> {
         let mut open = true;
-        let mut health = tokio::time::interval(Duration::from_secs(1).min(self.limit));
+        let mut health = interval(LOOK_EVERY.min(self.limit));
+        health.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !self.pending.is_empty() {
             tokio::select! {
                 biased;
@@ -315,24 +318,10 @@ impl<'a> Session<'a> {
     }
 
     fn check_health(&mut self) -> Result<(), BrokerError> {
-        if !self.channel.status().connected() {
-            return Err(BrokerError::Ended("the channel was closed".to_owned()));
-        }
-        let now = Instant::now();
-        let blocked = self.connection.status().blocked();
-        self.metrics.set_blocked(blocked);
-        match (std::mem::replace(&mut self.blocked, blocked), blocked) {
-            (false, true) => warn!(
-                "the broker blocks publishing (memory or disk alarm); nothing is published until it is over"
-            ),
-            (true, false) => info!("the broker takes publishes again"),
-            _ => {}
-        }
-        if blocked {
-            self.last_answer = now;
-            self.pending.values_mut().for_each(|pending| pending.deadline = now + self.limit);
+        if self.is_blocked()? {
             return Ok(());
         }
+        let now = Instant::now();
         let overdue: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| *id).collect();
         // No answer at all is a connection that is gone; one that is missing among others is one queue's trouble.
@@ -347,6 +336,52 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Whether the broker blocks publishing, which is told and shown. The time for which it does is not counted against any
+    /// confirm.
+    fn is_blocked(&mut self) -> Result<bool, BrokerError> {
+        if !self.channel.status().connected() {
+            return Err(BrokerError::Ended("the channel was closed".to_owned()));
+        }
+        let blocked = self.connection.status().blocked();
+        self.metrics.set_blocked(blocked);
+        match (std::mem::replace(&mut self.blocked, blocked), blocked) {
+            (false, true) => warn!(
+                "the broker blocks publishing (memory or disk alarm); nothing is published until it is over"
+            ),
+            (true, false) => info!("the broker takes publishes again"),
+            _ => {}
+        }
+        if blocked {
+            let now = Instant::now();
+            self.last_answer = now;
+            self.pending.values_mut().for_each(|pending| pending.deadline = now + self.limit);
+        }
+        Ok(blocked)
+    }
+
+    /// Waits for `action`, but for the time for which the broker blocks publishing no longer than the limit: lapin writes
+    /// nothing meanwhile, and a connection in this one's place would be blocked as well. Where this one ends,
+    /// [`Session::run`] does.
+    async fn patiently<T>(
+        &mut self,
+        step: &'static str,
+        action: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        let mut action = pin!(action);
+        let mut until = Instant::now() + self.limit;
+        loop {
+            let look = LOOK_EVERY.min(until.saturating_duration_since(Instant::now()));
+            if let Ok(result) = timeout(look, &mut action).await {
+                return result.map_err(|error| BrokerError::Lapin(step, error));
+            }
+            if self.is_blocked()? {
+                until = Instant::now() + self.limit;
+            } else if Instant::now() >= until {
+                return Err(BrokerError::Timeout(step, self.limit));
+            }
+        }
+    }
+
     async fn publish(&mut self, job: Job) -> Result<(), BrokerError> {
         let Publication { exchange, routing_key, properties, body } = job.publication;
         let key = Key::of(&exchange, &routing_key, &properties);
@@ -355,10 +390,11 @@ impl<'a> Session<'a> {
         self.next += 1;
         let since = Instant::now();
         self.pending.insert(id, Pending { key, since, deadline: since + self.limit, reply: job.reply });
+        let channel = self.channel.clone();
         let publish =
-            self.channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
+            channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
         fault::point("publish", "asked");
-        let confirm = within("publish", self.limit, self.connection, publish).await?;
+        let confirm = self.patiently("publish", publish).await?;
         fault::point("publish", "sent");
         self.confirms.push(confirm.map(move |confirmation| (id, confirmation)).boxed());
         Ok(())
@@ -376,8 +412,9 @@ impl<'a> Session<'a> {
         if !self.confirms.is_empty() {
             // A return may still be on its way with a confirm that lapin is settling at this moment. An answer to a
             // question asked now comes after it.
-            let select = self.channel.confirm_select(ConfirmSelectOptions::default());
-            within("select confirms", self.limit, self.connection, select).await?;
+            let channel = self.channel.clone();
+            let select = channel.confirm_select(ConfirmSelectOptions::default());
+            self.patiently("select confirms", select).await?;
             self.take_in_ready()?;
         }
         if self.confirms.is_empty() {
@@ -389,17 +426,26 @@ impl<'a> Session<'a> {
         let oldest = self.pending.keys().min().copied().unwrap_or(u64::MAX);
         self.returned.retain(|(_, before)| *before > oldest);
         if std::mem::take(&mut self.missing) {
-            self.declare_again().await;
+            self.declare_again().await?;
         }
         Ok(())
     }
 
     /// Hold and dead queues are this program's own: one that somebody deleted is made again.
-    async fn declare_again(&mut self) {
+    async fn declare_again(&mut self) -> Result<(), BrokerError> {
         warn!("a hold or dead queue is missing; declaring it again");
-        self.topology.doubt();
-        if let Err(error) = self.topology.ensure(self.connection, self.limit).await {
-            warn!(%error, "it could not be declared");
+        let (topology, connection) = (self.topology, self.connection);
+        topology.doubt();
+        let mut ensured = pin!(topology.ensure(connection, self.limit));
+        loop {
+            match timeout(LOOK_EVERY, &mut ensured).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => {
+                    warn!(%error, "it could not be declared");
+                    return Ok(());
+                }
+                Err(_) => _ = self.is_blocked()?,
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! One module for each promise, tested on a real broker, the program as a process, and the sandbox.
 
 mod bad_input;
+mod blocked;
 mod broker_restarts;
 mod command_line;
 mod ended_anywhere;
