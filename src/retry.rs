@@ -100,6 +100,13 @@ pub fn postpone(failure: &Failure, history: History, now: Timestamp, wait: Durat
     Decision::Again { at, attempts: history.attempts, waited: history.waited }
 }
 
+/// Longer than any wait for a next attempt, by some minutes: clocks of several workers differ.
+#[must_use]
+pub fn longest_wait(policy: &Policy) -> Duration {
+    let most = RETRY_AFTER_MAX.max(policy.max.mul_f64(1.0 + policy.jitter.max(0.0)));
+    most.saturating_add(Duration::from_secs(300))
+}
+
 /// Which of the hold queues' delays (ascending, in milliseconds) brings a message back for `at`: the smallest that is not
 /// early. Where that would miss the `deadline`, or `at` is later than all of them, the largest that is not late: the
 /// message then comes back early, is seen to be early, and is held again.

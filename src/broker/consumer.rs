@@ -349,6 +349,10 @@ impl<S: Stage> Consumer<S> {
     async fn early(&self, message: &Message) -> Option<Timestamp> {
         let at = message.not_before()?;
         let wait = Duration::try_from(at.duration_since(clock::now())).unwrap_or_default();
+        // Nobody holds a message for that long: a clock was wrong when this one was held, or a stranger did it.
+        if wait > self.settler.longest_wait() {
+            return None;
+        }
         if wait > self.settler.shortest_hold() {
             return Some(at);
         }

@@ -153,6 +153,11 @@ impl Settler {
         self.delays.first().copied().unwrap_or_default()
     }
 
+    /// Longer than any message is to wait for its next attempt.
+    pub(super) fn longest_wait(&self) -> Duration {
+        retry::longest_wait(&self.retry)
+    }
+
     /// The span of the work on a delivery for the stage called `stage`.
     pub(super) fn process(&self, stage: &'static str, event_id: &str, came: &TraceContext) -> Span {
         self.tracer.process(&self.queue, stage, event_id, came)
@@ -173,11 +178,16 @@ impl Settler {
                 self.ack(ticket, Settlement::of(Settled::Done, None)).await
             }
             Outcome::Done(outgoing) | Outcome::DoneBefore(outgoing) => {
-                let sending = outgoing.iter().map(|outgoing| self.link(ticket, outgoing, now)).collect();
-                // A publisher without a connection waits. What nobody waits for any more it does not publish.
-                let publish = timeout(left(&outgoing, now), self.publish(ticket, sending));
-                let Ok(published) = publish.await else {
-                    let reason = "the session was over before its links could be published";
+                let left = left(&outgoing, now);
+                let publish = async {
+                    let sending = outgoing.iter().map(|outgoing| self.link(ticket, outgoing, now)).collect();
+                    self.publish(ticket, sending).await
+                };
+                // A publisher without a connection waits. What nobody waits for any more it does not publish. With no time
+                // left it is not asked at all: it may be faster than the end of the wait.
+                let published = if left.is_zero() { None } else { timeout(left, publish).await.ok() };
+                let Some(published) = published else {
+                    let reason = "the links had ended before they could be published";
                     return self.dead(ticket, message, &Death::new(Class::Expired, reason)).await;
                 };
                 match published {

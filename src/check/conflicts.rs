@@ -72,12 +72,12 @@ fn permits(loaded: &Loaded) -> Finding {
     about.pass("as many messages are held as are worked on, and not many more")
 }
 
-/// A delivery may wait for another worker with the same event, look what was sent before, and then send.
+/// A delivery may wait for another worker with the same event, look what was sent before, then send, and write that down.
 fn overdue(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["amqp.hold_max", "instant_connect.timeout", "hosts.timeout"]);
     let config = &loaded.config;
     let call = config.instant_connect.timeout.get().max(config.hosts.timeout.get());
-    let needed = book::PATIENCE.saturating_add(call.saturating_mul(2));
+    let needed = (book::PATIENCE + book::WRITE_PATIENCE).saturating_add(call.saturating_mul(2));
     if config.amqp.hold_max.get() >= needed {
         return about.pass("calls that hang end before the time for their delivery does");
     }

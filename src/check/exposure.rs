@@ -19,7 +19,8 @@ use crate::{
 const PASSING: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run"];
 
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
-    let mut found = vec![ledger(loaded), without_ledger(loaded), admin(loaded), devices(loaded)];
+    let mut found =
+        vec![ledger(loaded), without_ledger(loaded), forgotten(loaded), admin(loaded), devices(loaded)];
     found.extend(unused(loaded));
     found.extend(tokens(loaded));
     found.extend(flags(loaded));
@@ -67,10 +68,24 @@ fn without_ledger(loaded: &Loaded) -> Finding {
     match loaded.config.ledger.on_failure {
         OnFailure::Wait => about.pass("while the ledger is down events wait"),
         OnFailure::Continue => about.warn(
-            "while the ledger is down an event that comes twice is served twice, and its expert told twice",
+            "while the ledger is down an event that comes twice is served twice, its devices called and its expert told twice",
             "set ledger.on_failure to wait, where that is worse than a pause",
         ),
     }
+}
+
+fn forgotten(loaded: &Loaded) -> Finding {
+    let about = on(loaded, &["ledger.keep_max", "ledger.margin", "instant_connect.link_lifetime"]);
+    let (ledger, lifetime) = (&loaded.config.ledger, loaded.config.instant_connect.link_lifetime.get());
+    let needed = lifetime.saturating_add(ledger.margin.get());
+    if ledger.keep_max.get() >= needed {
+        return about.pass("what was done is known for as long as links are valid, and somewhat longer");
+    }
+    about.warn(
+        "what was done is forgotten while the links are still valid: an event that comes again after that is served again, \
+         its devices called and its expert told again",
+        format!("set ledger.keep_max to {needed:?} or more"),
+    )
 }
 
 /// What is given, and has no effect.

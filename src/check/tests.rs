@@ -94,6 +94,10 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
             &["amqp.hold_max=50s"],
             "warn: amqp.hold_max = \"50s\", instant_connect.timeout = \"15s\", hosts.timeout",
         ),
+        (
+            &["ledger.keep_max=2h"],
+            "warn: ledger.keep_max = \"2h\", ledger.margin = \"1h\", instant_connect.link_lifetime = \"2h\": what was",
+        ),
         (&["ledger.path=/tmp/ledger"], "ledger.path = \"/tmp/ledger\": it is in a folder that is emptied"),
         (&["ledger.on_failure=continue"], "warn: ledger.on_failure = \"continue\": while the ledger is down"),
         (

@@ -27,6 +27,10 @@ pub const PEOPLE_MAX: usize = 1000;
 /// Most devices of one session.
 pub const DEVICES_MAX: usize = 100;
 
+/// Most bytes that all links of an event may repeat of it together: each link echoes `correlationId` and `attributes`, and
+/// each host's link names all guests. Without a bound, one event of 256 KiB would be hundreds of MiB of links.
+pub const ECHO_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Opaque pairs of the flow, echoed on everything that goes out.
 pub type Attributes = BTreeMap<String, Private<String>>;
 
@@ -314,7 +318,25 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
             format!("expected at most {ATTRIBUTES_BYTES_MAX} bytes, and it has {bytes}"),
         ));
     }
+    let echoed = echoed(start, bytes);
+    if echoed > ECHO_BYTES_MAX {
+        return Err(Invalid::new(
+            "correlationId",
+            format!(
+                "expected texts that the links of all people repeat in {ECHO_BYTES_MAX} bytes at most, and it takes \
+                 {echoed}: shorten correlationId, attributes or names, or split the session's people over several events"
+            ),
+        ));
+    }
     Ok(())
+}
+
+/// How many bytes of the event all its links repeat together; `attributes` is how many those are.
+fn echoed(start: &StartSession, attributes: usize) -> usize {
+    let correlation = start.correlation_id.as_ref().map_or(0, |id| id.reveal().len());
+    let names = start.guests.iter().filter_map(|guest| guest.name.as_ref()).map(|name| name.reveal().len());
+    let each = start.session_id.len() + correlation + attributes;
+    (start.guests.len() + start.experts.len()) * each + start.experts.len() * names.sum::<usize>()
 }
 
 /// Each device once, if all are allowed.
@@ -378,6 +400,30 @@ mod tests {
         "vertical": "gen", "hostLogin": false,
         "notBefore": "2026-11-21T10:00:00Z", "expiresAt": "2026-11-21T11:00:00Z",
         "correlationId": "flow-7f3a", "attributes": {"resumeKey": "chat-99"}}"#;
+
+    #[test]
+    fn what_all_links_repeat_has_a_limit() {
+        let session = |correlation: usize, name: usize| {
+            let guest = |n| serde_json::json!({"channel": "sms", "address": format!("+34600{n:06}"), "name": "n".repeat(name)});
+            let start = serde_json::json!({
+                "sessionId": "visit-1", "correlationId": "c".repeat(correlation),
+                "guests": (0..500).map(guest).collect::<Vec<_>>(),
+                "experts": vec![serde_json::json!({"email": "expert@example.com"}); 400],
+            });
+            read(&start.to_string()).map(drop)
+        };
+        // 900 links, and 400 of them name 500 guests.
+        let fits = ECHO_BYTES_MAX / 900 - "visit-1".len();
+        session(fits, 0).unwrap();
+        session(0, 41).unwrap();
+        for refused in [session(fits + 1, 0), session(0, 42)] {
+            let reason = refused.unwrap_err();
+            assert!(
+                reason.starts_with("`correlationId`: expected texts that the links of all people repeat"),
+                "{reason}"
+            );
+        }
+    }
 
     #[test]
     fn the_whole_event_is_read() {

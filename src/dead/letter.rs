@@ -115,7 +115,9 @@ impl Letter {
         let class = message.header(header::DEAD_CLASS).and_then(|class| class.parse().ok());
         let reason = message.header(header::DEAD_REASON).map_or_else(|| broker.text(), str::to_owned);
         let name = message.message_id.as_deref().unwrap_or_default();
-        let id = [name.as_bytes(), dead_at.as_bytes(), reason.as_bytes(), &message.body].join(&0);
+        // The event's id, too: that of a CloudEvent in binary mode is in none of the others.
+        let texts = [name, &event, dead_at, &reason].map(str::as_bytes);
+        let id = [&texts[..], &[message.body.as_slice()]].concat().join(&0);
         Self {
             id: ids::hash(&id),
             kind,

@@ -10,7 +10,7 @@ pub(super) type Fingerprint = [u8; 32];
 /// What is known of an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Somebody was about to act; whether the effect happened is unknown.
+    /// Somebody was about to act, and whether the effect happened is unknown; or a part of it happened.
     Noted,
     /// It happened.
     Recorded,
@@ -44,7 +44,7 @@ impl Entry {
 /// What a claimant finds.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Nothing was done; a note, where somebody was about to.
+    /// Not done, or not wholly; a note, where somebody was about to, or did a part.
     Free(Option<Vec<u8>>),
     Recorded(Vec<u8>),
     Conflict,

@@ -80,55 +80,53 @@ impl Lease {
         self.noted = true;
         let entry = self.entry(State::Noted, note, until);
         match &self.holding {
-            Holding::Memory(memory, _) => {
-                memory.put(&self.key, entry);
-                Ok(())
-            }
-            // The turn goes along: should nobody wait for the answer any more, the next one still sees the note.
-            Holding::File(file, turn) => {
-                file.write(self.key.clone(), Change::Put(entry), Some(turn.clone())).await
-            }
             Holding::Redis(held) => held.note(&entry).await,
-            #[cfg(test)]
-            Holding::Simulated(store, turn) => store.write(&self.key, Change::Put(entry), turn.clone()).await,
+            _ => self.write(Change::Put(entry)).await,
         }
     }
 
-    /// Durably records `result`, in place of any note, and ends the claim. Returns once it is on the disk; writes
-    /// that wait at the same time share one commit. The record counts until `until`.
+    /// Durably records `result`, in place of any note. Returns once it is on the disk; writes that wait at the same
+    /// time share one commit. The record counts until `until`, and the claim ends with this lease.
     ///
     /// # Errors
-    /// [`LedgerError`]: the result may or may not be kept, and the claim is over. One who has to be sure claims the
-    /// key again, and records without acting. [`LedgerError::Lost`]: another worker took the claim over.
-    pub async fn record(self, result: &[u8], until: Timestamp) -> Result<(), LedgerError> {
+    /// [`LedgerError`]: the result may or may not be kept. One who has to be sure records it again.
+    /// [`LedgerError::Lost`]: another worker took the claim over.
+    pub async fn record(&mut self, result: &[u8], until: Timestamp) -> Result<(), LedgerError> {
         check("a result", result.len(), VALUE_BYTES_MAX)?;
         let entry = self.entry(State::Recorded, result, until);
-        self.end(Change::Put(entry)).await
+        match &mut self.holding {
+            Holding::Redis(held) => held.record(&entry).await,
+            _ => self.write(Change::Put(entry)).await,
+        }
     }
 
     /// Ends the claim without a result: the effect did not happen. A note is removed.
     ///
     /// # Errors
     /// [`LedgerError`]: the claim is over, a note may be left.
-    pub async fn release(self) -> Result<(), LedgerError> {
-        // Without a note the files have nothing to forget, and no commit is spent on it.
-        if !self.noted && !matches!(self.holding, Holding::Redis(_)) {
-            return Ok(());
+    pub async fn release(mut self) -> Result<(), LedgerError> {
+        match &mut self.holding {
+            Holding::Redis(held) => held.release().await,
+            // Without a note the files have nothing to forget, and no commit is spent on it.
+            _ if !self.noted => Ok(()),
+            _ => self.write(Change::Remove).await,
         }
-        self.end(Change::Remove).await
     }
 
-    async fn end(self, change: Change) -> Result<(), LedgerError> {
-        match (self.holding, change) {
-            (Holding::Memory(memory, _turn), Change::Put(entry)) => memory.put(&self.key, entry),
-            (Holding::Memory(memory, _turn), Change::Remove) => memory.remove(&self.key),
-            (Holding::File(file, turn), change) => return file.write(self.key, change, Some(turn)).await,
+    /// The turn goes along: should nobody wait for the answer any more, the next one still sees what was written.
+    async fn write(&self, change: Change) -> Result<(), LedgerError> {
+        match (&self.holding, change) {
+            (Holding::Memory(memory, _), Change::Put(entry)) => memory.put(&self.key, entry),
+            (Holding::Memory(memory, _), Change::Remove) => memory.remove(&self.key),
+            (Holding::File(file, turn), change) => {
+                return file.write(self.key.clone(), change, Some(turn.clone())).await;
+            }
             #[cfg(test)]
             (Holding::Simulated(store, turn), change) => {
-                return store.write(&self.key, change, turn).await;
+                return store.write(&self.key, change, turn.clone()).await;
             }
-            (Holding::Redis(held), Change::Put(entry)) => return held.record(&entry).await,
-            (Holding::Redis(held), Change::Remove) => return held.release().await,
+            // It has operations of its own.
+            (Holding::Redis(_), _) => {}
         }
         Ok(())
     }

@@ -91,6 +91,12 @@ fn devices_are_not_called_again_for_more_people_than_one_call_serves() {
     }
 }
 
+/// A copy for the next attempt waited for the broker until the session was over.
+#[test]
+fn a_copy_that_waited_for_the_broker_is_not_late() {
+    one(93970);
+}
+
 #[test]
 fn a_seed_is_one_history() {
     for seed in 0..20 {

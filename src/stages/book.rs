@@ -7,6 +7,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
+use tokio::time::sleep;
 use tracing::warn;
 
 use crate::{
@@ -19,6 +20,10 @@ use crate::{
 
 /// How long one worker waits for another that acts on the same event: a call and its retries are over by then.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a result that can't be written is tried again. What it is of has happened, and would happen once more.
+pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+const WRITE_AGAIN: Duration = Duration::from_millis(200);
 
 /// What to do while the ledger is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,13 @@ pub struct Book {
     on_failure: OnFailure,
     keep: Keep,
     metrics: LedgerMetrics,
+}
+
+/// What is written of an effect that happened.
+#[derive(Clone, Copy)]
+enum Happened<'a> {
+    Partly(&'a [u8]),
+    Wholly(&'a [u8]),
 }
 
 /// Whether to act.
@@ -91,16 +103,24 @@ impl Book {
     /// Records `result`; an outcome, where the effect must not go on without.
     pub(super) async fn record(
         &self,
-        lease: Option<Lease>,
+        mut lease: Option<Lease>,
         result: &[u8],
         deadline: Deadline,
     ) -> Option<Outcome> {
-        let recorded = self.timed(lease?.record(result, self.until(deadline))).await;
-        recorded.err().and_then(|error| self.failed(&error, deadline))
+        self.keep(lease.as_mut()?, Happened::Wholly(result), deadline).await
     }
 
-    /// Notes that an effect is about to happen, or a part of it that is done; an outcome, where it must not go on
-    /// without.
+    /// Notes a part of an effect, which is done; an outcome, where it must not go on without.
+    pub(super) async fn note_part(
+        &self,
+        lease: &mut Option<Lease>,
+        part: &[u8],
+        deadline: Deadline,
+    ) -> Option<Outcome> {
+        self.keep(lease.as_mut()?, Happened::Partly(part), deadline).await
+    }
+
+    /// Notes that an effect is about to happen; an outcome, where it must not go on without.
     pub(super) async fn note(
         &self,
         lease: &mut Option<Lease>,
@@ -109,6 +129,24 @@ impl Book {
     ) -> Option<Outcome> {
         let noted = self.timed(lease.as_mut()?.write_note(note, self.until(deadline))).await;
         noted.err().and_then(|error| self.failed(&error, deadline))
+    }
+
+    /// Tries for a while, where there is to be no effect without the ledger: this one happened.
+    async fn keep(&self, lease: &mut Lease, what: Happened<'_>, deadline: Deadline) -> Option<Outcome> {
+        let (until, patient_until) = (self.until(deadline), tokio::time::Instant::now() + WRITE_PATIENCE);
+        loop {
+            let written = match what {
+                Happened::Partly(note) => self.timed(lease.write_note(note, until)).await,
+                Happened::Wholly(result) => self.timed(lease.record(result, until)).await,
+            };
+            let error = written.err()?;
+            let outcome = self.failed(&error, deadline);
+            let waits = matches!(outcome, Some(Outcome::Wait(_))) && error != LedgerError::Closed;
+            if !waits || tokio::time::Instant::now() >= patient_until {
+                return outcome;
+            }
+            sleep(WRITE_AGAIN).await;
+        }
     }
 
     /// Ends the turn: the effect did not happen.

@@ -87,7 +87,7 @@ impl Link {
                 return Ok((lease, links));
             }
             let note = written(session, &links)?;
-            if let Some(outcome) = self.book.note(&mut lease, &note, session.expires_at).await {
+            if let Some(outcome) = self.book.note_part(&mut lease, &note, session.expires_at).await {
                 return Err(outcome);
             }
             fault::point(Self::NAME, "noted");

@@ -291,13 +291,7 @@ impl Upstream {
             400..=499 => Cause::Request,
             _ => Cause::Malformed,
         };
-        let asked = headers.get(RETRY_AFTER).map(|value| {
-            value
-                .to_str()
-                .ok()
-                .and_then(|value| parse_retry_after(value, clock::now()))
-                .unwrap_or(self.limits.rate_limit_wait)
-        });
+        let asked = asked_wait(headers, self.limits.rate_limit_wait);
         let asked = asked
             .or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
         let retry_after = asked.map(|wait| wait.max(RETRY_AFTER_MIN)).filter(|_| cause == Cause::Passing);
@@ -335,6 +329,15 @@ fn tracking_id(headers: &HeaderMap) -> Option<String> {
     plain.then(|| id.to_owned())
 }
 
+/// The wait that a Retry-After asks for, `unreadable` where it can't be read. A date counts from the answer's own: our
+/// clock may be another.
+fn asked_wait(headers: &HeaderMap, unreadable: Duration) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?;
+    let now = date(headers).unwrap_or_else(clock::now);
+    let wait = value.to_str().ok().and_then(|value| parse_retry_after(value, now));
+    Some(wait.unwrap_or(unreadable))
+}
+
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let date = headers.get(DATE)?.to_str().ok()?;
     Timestamp::try_from(httpdate::parse_http_date(date).ok()?).ok()
@@ -354,5 +357,38 @@ pub fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_to_wait_for_counts_from_the_answers_own() {
+        let minute = Duration::from_secs(60);
+        let asked = |headers: &[(&'static str, String)]| {
+            let headers = headers.iter().map(|(name, value)| {
+                (reqwest::header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+            });
+            asked_wait(&headers.collect(), minute)
+        };
+        let date = |seconds: i64| {
+            let at = Timestamp::from_second(clock::now().as_second() + seconds).unwrap();
+            httpdate::fmt_http_date(at.into())
+        };
+        // Clocks that are an hour late and an hour ahead.
+        for wrong in [-3600, 3600] {
+            let headers = [("date", date(wrong)), ("retry-after", date(wrong + 30))];
+            assert_eq!(asked(&headers), Some(Duration::from_secs(30)));
+        }
+        let without = asked(&[("retry-after", date(30))]).unwrap();
+        assert!((28..=30).contains(&without.as_secs()), "{without:?}");
+        assert_eq!(
+            asked(&[("date", date(0)), ("retry-after", "7".to_owned())]),
+            Some(Duration::from_secs(7))
+        );
+        assert_eq!(asked(&[("retry-after", "soon".to_owned())]), Some(minute));
+        assert_eq!(asked(&[("date", date(0))]), None);
     }
 }

@@ -5,10 +5,11 @@ use std::{
     env,
 };
 
+use lapin::BasicProperties;
 use serde_json::json;
 
 use super::letters::{body, count, dead, host_link, ids, put, rig, tool};
-use crate::support::{Rig, event, events::event_with, poll, program::Program, rig::random};
+use crate::support::{Rig, amqp::headers, event, events::event_with, poll, program::Program, rig::random};
 
 const REPLAY: [&str; 5] = ["dead", "replay", "--yes", "--queue", "sessions"];
 
@@ -66,6 +67,22 @@ async fn a_replayed_letter_is_as_new_and_says_how_often_it_was_replayed() {
         again = again.with_headers(table);
         put(&rig, "sessions", vec![(again, message.body)]).await;
     }
+}
+
+/// As the broker puts them aside: without a word of ours.
+#[tokio::test]
+async fn two_events_of_one_body_whose_ids_are_in_their_headers_alone_are_two_letters() {
+    let rig = rig().await;
+    let body = body(1);
+    let letter = |id| {
+        let table = headers(&[("cloudEvents:specversion", "1.0"), ("cloudEvents:id", id)]);
+        let properties = BasicProperties::default().with_content_type("application/json".into());
+        (properties.with_headers(table), body.clone())
+    };
+    put(&rig, "sessions", ["cloud-1", "cloud-2"].map(letter).into()).await;
+    let report = tool(&rig, &["replay", "--yes", "--json"]).await.json();
+    assert_eq!(count(&report, "sessions", "replayed"), 2, "{report}");
+    assert_eq!(rig.amqp.look(&rig.name("sessions")).await.len(), 2);
 }
 
 #[tokio::test]

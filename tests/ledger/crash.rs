@@ -39,9 +39,9 @@ async fn record_for_ever(path: OsString) {
             }
             // Some end at once, so that the sweep is at work when the kill comes.
             if record % 3 == 0 {
-                lease.record(b"", past()).await.unwrap();
+                finish(lease, b"", past()).await.unwrap();
             } else {
-                lease.record(&result(&key), later()).await.unwrap();
+                finish(lease, &result(&key), later()).await.unwrap();
                 println!("\nrecorded {key}");
             }
         });

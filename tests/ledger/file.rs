@@ -73,7 +73,7 @@ async fn a_closed_ledger_says_so() {
     let ledger = place.open().await;
     let lease = mine(&ledger, "k").await;
     ledger.close().await;
-    assert_eq!(lease.record(b"r", later()).await, Err(LedgerError::Closed));
+    assert_eq!(finish(lease, b"r", later()).await, Err(LedgerError::Closed));
     assert_eq!(ledger.ping().await, Err(LedgerError::Closed));
     assert_eq!(ledger.claim("k", BODY, LONG).await.unwrap_err(), LedgerError::Closed);
 }
@@ -95,7 +95,7 @@ async fn a_damaged_file_is_refused_at_every_start() {
     let ledger = place.open().await;
     for key in 0..200 {
         let lease = mine(&ledger, &key.to_string()).await;
-        tokio::spawn(async move { lease.record(&[7; 2000], later()).await });
+        tokio::spawn(async move { finish(lease, &[7; 2000], later()).await });
     }
     ledger.close().await;
     let whole = fs::read(place.path()).unwrap();
@@ -134,7 +134,7 @@ async fn load(ledger: &Ledger, name: &str, count: usize, bytes: usize, at_once: 
         let (ledger, key) = (ledger.clone(), format!("{name}-{record}"));
         records.spawn(async move {
             let lease = mine(&ledger, &key).await;
-            lease.record(&vec![0; bytes], Timestamp::now() + life).await.unwrap();
+            finish(lease, &vec![0; bytes], Timestamp::now() + life).await.unwrap();
         });
     }
     records.join_all().await;

@@ -75,8 +75,13 @@ async fn recorded(ledger: &Ledger, key: &str) -> Vec<u8> {
     }
 }
 
+/// Records the result of what `lease` was for, and ends the claim.
+async fn finish(mut lease: Lease, result: &[u8], until: Timestamp) -> Result<(), LedgerError> {
+    lease.record(result, until).await
+}
+
 async fn record(ledger: &Ledger, key: &str, result: &[u8]) {
-    mine(ledger, key).await.record(result, later()).await.unwrap();
+    finish(mine(ledger, key).await, result, later()).await.unwrap();
 }
 
 /// Each promise, as a test of each kind.
@@ -125,7 +130,7 @@ async fn what_was_recorded_is_found(place: &Place) {
     let lease = mine(&ledger, "k").await;
     assert_eq!(lease.note(), None);
     let result: Vec<u8> = (0..=255).cycle().take(300_000).collect();
-    lease.record(&result, later()).await.unwrap();
+    finish(lease, &result, later()).await.unwrap();
     assert_eq!(recorded(&ledger, "k").await, result);
     record(&ledger, "empty", b"").await;
     assert_eq!(recorded(&ledger, "empty").await, b"");
@@ -150,7 +155,7 @@ async fn of_two_at_once_one_acts_and_the_other_gets_its_result(place: &Place) {
     let lease = mine(&ledger, "k").await;
     let (result, done) = tokio::join!(recorded(&ledger, "k"), async {
         tokio::task::yield_now().await;
-        lease.record(b"r", later()).await
+        finish(lease, b"r", later()).await
     });
     done.unwrap();
     assert_eq!(result, b"r");
@@ -207,7 +212,7 @@ async fn a_record_replaces_the_note(place: &Place) {
     let ledger = place.open().await;
     let mut lease = mine(&ledger, "k").await;
     lease.write_note(b"n", past()).await.unwrap();
-    lease.record(b"r", later()).await.unwrap();
+    finish(lease, b"r", later()).await.unwrap();
     assert_eq!(recorded(&ledger, "k").await, b"r");
 }
 
@@ -218,9 +223,9 @@ async fn what_ended_is_as_good_as_absent(place: &Place) {
     drop(lease);
     let lease = mine(&ledger, "k").await;
     assert_eq!(lease.note(), None);
-    lease.record(b"r", past()).await.unwrap();
+    finish(lease, b"r", past()).await.unwrap();
     let Claim::Mine(lease) = ledger.claim("k", OTHER_BODY, LONG).await.unwrap() else { panic!() };
-    lease.record(b"of another body", later()).await.unwrap();
+    finish(lease, b"of another body", later()).await.unwrap();
     let Claim::Recorded(result) = ledger.claim("k", OTHER_BODY, LONG).await.unwrap() else { panic!() };
     assert_eq!(result, b"of another body");
 }
@@ -233,7 +238,7 @@ async fn keys_and_values_have_limits(place: &Place) {
     let mut huge = vec![0; 4 * 1024 * 1024];
     record(&ledger, "huge", &huge).await;
     huge.push(0);
-    let refused = mine(&ledger, "k").await.record(&huge, later()).await.unwrap_err();
+    let refused = finish(mine(&ledger, "k").await, &huge, later()).await.unwrap_err();
     assert!(matches!(refused, LedgerError::TooLarge { .. }), "{refused}");
 }
 
@@ -260,7 +265,7 @@ async fn of_many_one_acts(place: &Place) {
         claimants.spawn(async move {
             match claim(&ledger, "k").await {
                 Claim::Mine(lease) => {
-                    lease.record(&[claimant], later()).await.unwrap();
+                    finish(lease, &[claimant], later()).await.unwrap();
                     (true, vec![claimant])
                 }
                 Claim::Recorded(result) => (false, result),
@@ -289,7 +294,7 @@ async fn nothing_kept_is_printed(place: &Place) {
     let told = format!("Ledger {{ claims: Claims(1), store: {told} }} Mine(Lease {{ noted: true, .. }}) ");
     assert!(shown.starts_with(&told), "{shown}");
     let Claim::Mine(lease) = claim else { panic!() };
-    lease.record(b"secret", later()).await.unwrap();
+    finish(lease, b"secret", later()).await.unwrap();
     let claim = ledger.claim("visit-secret", BODY, LONG).await.unwrap();
     assert_eq!(format!("{claim:?}"), "Recorded(6 bytes)");
 }

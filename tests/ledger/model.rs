@@ -61,7 +61,7 @@ impl Run<'_> {
             }
             Op::Record { key, result, lives } => {
                 if let Some((body, lease)) = self.held.remove(&key) {
-                    lease.record(&[result], until(lives)).await.unwrap();
+                    finish(lease, &[result], until(lives)).await.unwrap();
                     self.keep(key, lives.then_some((body, true, result)));
                 }
             }

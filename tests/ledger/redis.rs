@@ -29,7 +29,7 @@ async fn redis_gone_is_an_error_and_redis_back_is_used_again() {
     server(&mut place).restart();
     ledger.ping().await.unwrap();
     // It forgot the claim, but nobody else has made one since, and the effect happened.
-    lease.record(b"r", later()).await.unwrap();
+    finish(lease, b"r", later()).await.unwrap();
     assert_eq!(recorded(&ledger, "k").await, b"r");
 }
 
@@ -85,7 +85,7 @@ async fn a_refusal_is_told_and_costs_no_connection() {
         stats.lines().find(|line| line.starts_with("total_connections_received:")).map(str::to_owned)
     };
     let before = connections();
-    let error = lease.record(b"r", later()).await.unwrap_err();
+    let error = finish(lease, b"r", later()).await.unwrap_err();
     assert!(matches!(error, LedgerError::Refused { .. }), "{error}");
     assert!(before.is_some());
     assert_eq!(connections(), before);
@@ -105,7 +105,7 @@ async fn two_processes_take_turns() {
     let lease = mine(&one, "k").await;
     assert!(matches!(other.claim("k", BODY, Duration::ZERO).await.unwrap(), Claim::Busy));
     assert!(matches!(other.claim("k", OTHER_BODY, LONG).await.unwrap(), Claim::Conflict));
-    let (result, done) = tokio::join!(recorded(&other, "k"), lease.record(b"r", later()));
+    let (result, done) = tokio::join!(recorded(&other, "k"), finish(lease, b"r", later()));
     done.unwrap();
     assert_eq!(result, b"r");
 
@@ -124,8 +124,8 @@ async fn one_whose_lease_ended_cannot_overwrite_what_another_did_since() {
     server.end_leases();
     let theirs = mine(&other, "k").await;
     assert_eq!(late.write_note(b"late", later()).await, Err(LedgerError::Lost));
-    theirs.record(b"theirs", later()).await.unwrap();
-    assert_eq!(late.record(b"late", later()).await, Err(LedgerError::Lost));
+    finish(theirs, b"theirs", later()).await.unwrap();
+    assert_eq!(finish(late, b"late", later()).await, Err(LedgerError::Lost));
     assert_eq!(recorded(&one, "k").await, b"theirs");
 
     let late = mine(&one, "l").await;
@@ -147,7 +147,7 @@ async fn one_whose_lease_ended_goes_on_where_nobody_else_began() {
     server.end_leases();
     lease.write_note(b"n", later()).await.unwrap();
     server.end_leases();
-    lease.record(b"r", later()).await.unwrap();
+    finish(lease, b"r", later()).await.unwrap();
     assert_eq!(recorded(&ledger, "k").await, b"r");
 }
 
@@ -238,6 +238,24 @@ async fn a_file_with_the_url_is_read_at_each_connection() {
     let second = Server::start();
     write(second.url().expose_secret());
     ledger.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_became_a_replica_is_left_for_the_one_that_the_url_names_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("url");
+    let (old, new) = (Server::start(), Server::start());
+    std::fs::write(&path, old.url().expose_secret()).unwrap();
+    let url = RedisUrl::File { path: path.clone(), allow_insecure: false };
+    let ledger = Ledger::open(Kind::Redis { url, prefix: String::new() }).await.unwrap();
+    record(&ledger, "before", b"r").await;
+    // The connection stays open, as in a failover by hand.
+    let replica_of = ["127.0.0.1".to_owned(), new.port().to_string()];
+    ::redis::cmd("REPLICAOF").arg(&replica_of).exec(&mut old.connect()).unwrap();
+    let refused = ledger.claim("k", BODY, LONG).await.unwrap_err();
+    assert!(matches!(refused, LedgerError::Refused { .. }), "{refused}");
+    std::fs::write(&path, new.url().expose_secret()).unwrap();
+    record(&ledger, "k", b"r").await;
 }
 
 #[tokio::test]

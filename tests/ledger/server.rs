@@ -37,6 +37,10 @@ impl Server {
         format!("redis://127.0.0.1:{}/", self.port).into()
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Kills it.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

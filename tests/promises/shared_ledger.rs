@@ -3,11 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use secrecy::ExposeSecret;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     ledger::server::Server,
-    support::{Rig, amqp::with_id, event, poll, program::Program, soon},
+    support::{
+        Rig,
+        admin::Admin,
+        amqp::with_id,
+        event,
+        events::{DEVICE, event_with, number},
+        poll,
+        program::Program,
+        soon,
+    },
 };
 
 const OPENED: &str =
@@ -80,6 +89,36 @@ async fn while_redis_is_away_events_wait_and_none_is_counted_or_dead_or_served_t
     rig.assert_all_is_done(&rig.amqp).await;
     assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "no link beyond these");
     assert_eq!(rig.sandbox.counts().messages, EVENTS as u64);
+}
+
+#[tokio::test]
+async fn links_that_were_made_while_redis_went_are_kept_when_it_is_back() {
+    let mut server = Server::durable();
+    let rig = Rig::new().await;
+    let url = server.url();
+    let mut settings = settings(url.expose_secret(), "wait");
+    settings.extend([("devices.allowed", DEVICE), ("admin.listen", "127.0.0.1:0")]);
+    let worker = rig.start(&settings).await;
+    let admin = Admin::of(&worker).await;
+    // More than one call serves: Redis goes under the note of the first one's links, and under the record of all.
+    let people: Vec<_> = (0..30).map(|n| json!({"channel": "sms", "address": number(n)})).collect();
+    let event = event_with(1, &json!({"guests": people, "devices": [DEVICE]}));
+    rig.sandbox.fault("joseencrypt:delay=1s,times=2".parse().unwrap());
+    rig.publish_event(with_id("event-1"), &event).await;
+    for calls in [1, 2] {
+        until_calls(&rig, calls).await;
+        let refused =
+            async || -> u64 { admin.series().await["ledger_write_failures_total"].parse().unwrap() };
+        let before = refused().await;
+        server.kill();
+        poll("a write to be refused", async || (refused().await > before).then_some(())).await;
+        server.restart();
+    }
+    rig.guest_links().await.take(30).await;
+    rig.until_experts_have(1).await;
+    let calls = rig.sandbox.calls();
+    assert_eq!(calls.iter().map(|call| call.devices.len()).collect::<Vec<_>>(), [1, 0]);
+    worker.stop().await;
 }
 
 #[tokio::test]

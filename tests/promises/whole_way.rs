@@ -251,3 +251,13 @@ async fn headers_of_other_kinds_do_no_harm() {
     assert_eq!(link.header("traceparent").split('-').next_back(), Some("01"), "a trace begins here");
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn a_time_to_wait_for_that_nobody_can_mean_holds_no_message_for_ever() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[]).await;
+    let held = headers(&[("x-retry-reason", "unavailable"), ("x-not-before", "9999-01-01T00:00:00Z")]);
+    rig.publish_event(with_id("event-1").with_headers(held), &crate::support::event(1)).await;
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}

@@ -194,6 +194,16 @@ async fn with_no_time_left_a_confirm_is_waited_for_and_nothing_is_tried_again() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn links_that_have_ended_are_not_given_to_the_publisher() {
+    let rig = Rig::new(LONG, Vec::new()).await;
+    let ended = Outgoing { deadline: Deadline::floor(clock::now()), ..link(Channel::Sms) };
+    let settlement = rig.settle(LONG, Outcome::DoneBefore(vec![link(Channel::Sms), ended])).await;
+    let reason = "the links had ended before they could be published".to_owned();
+    assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Expired), reason));
+    assert_eq!(rig.published(), ["sim.sessions.dead"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_waited_for_in_vain() {
     let links = || Outcome::Done(vec![link(Channel::Sms)]);
     let begun = Instant::now();

@@ -72,8 +72,9 @@ impl Connection {
             let (number, mut connection) = connected?;
             match timeout_at(deadline, call.invoke_async(&mut connection)).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                // A connection that was lost while nobody used it is worth another try.
-                Ok(Err(error)) if error.is_unrecoverable_error() => {
+                // A connection that was lost while nobody used it is worth another try; so is one to a server that became a
+                // replica meanwhile, as the name may lead to the new primary by now.
+                Ok(Err(error)) if error.is_unrecoverable_error() || is_replica(&error) => {
                     self.forget(number).await;
                     if !first {
                         return Err(shown(&error));
@@ -119,6 +120,11 @@ impl Connection {
             current.connection = None;
         }
     }
+}
+
+/// Whether the server takes no writes, as a replica. Some versions say it within a script's own error.
+fn is_replica(error: &RedisError) -> bool {
+    error.code() == Some("READONLY") || error.detail().is_some_and(|detail| detail.contains("READONLY"))
 }
 
 /// A client for `url`, which connects to nothing yet. What it says of a bad one may show it, and it may hold a password.

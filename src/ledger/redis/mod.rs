@@ -115,13 +115,13 @@ impl Held {
         done(&self.call("note", entry.until.as_millisecond(), &entry.bytes).await?)
     }
 
-    pub(super) async fn record(mut self, entry: &Entry) -> Result<(), LedgerError> {
+    pub(super) async fn record(&mut self, entry: &Entry) -> Result<(), LedgerError> {
         let answer = self.call("record", entry.until.as_millisecond(), &entry.bytes).await?;
         self.ended = true;
         done(&answer)
     }
 
-    pub(super) async fn release(mut self) -> Result<(), LedgerError> {
+    pub(super) async fn release(&mut self) -> Result<(), LedgerError> {
         let answer = self.call("release", 0, b"").await?;
         self.ended = true;
         done(&answer)
