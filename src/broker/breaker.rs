@@ -127,7 +127,9 @@ impl Breaker {
     fn failed(&self, cause: Cause, reason: &str) {
         let mut inner = self.inner();
         inner.failures = inner.failures.saturating_add(1);
-        if inner.failures >= self.policy.failures {
+        // Whatever opened it: where it is time for a probe, this was one, and the next has to wait.
+        let probed = self.probe_at().is_some_and(|probe_at| probe_at <= Instant::now());
+        if probed || inner.failures >= self.policy.failures {
             self.open(&mut inner, None, cause, reason);
         }
     }
@@ -254,6 +256,11 @@ mod tests {
         assert!(breaker.probe_at().is_some());
         breaker.observe(&Outcome::DoneBefore(Vec::new()));
         assert_eq!(breaker.probe_at(), None);
+        // Nor is one call that fails meanwhile an outage.
+        breaker.observe(&failure(Cause::Ledger, None));
+        breaker.observe(&failure(Cause::Unavailable, None));
+        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        assert_eq!(breaker.probe_at(), None);
         // What it was opened by the last time is no more, and not what also fails.
         breaker.observe(&failure(Cause::Token, None));
         breaker.observe(&failure(Cause::Ledger, None));
@@ -279,6 +286,28 @@ mod tests {
         breaker.observe(&failure(Cause::RateLimited, Some(3)));
         let wait = breaker.probe_at().unwrap() - Instant::now();
         assert_eq!(wait, Duration::from_secs(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_fails_waits_for_the_next_whatever_opened_it() {
+        for (cause, retry_after) in
+            [(Cause::RateLimited, Some(7)), (Cause::Token, None), (Cause::Ledger, None)]
+        {
+            let breaker = breaker();
+            breaker.observe(&failure(cause, retry_after));
+            let first = breaker.probe_at().unwrap();
+            breaker.observe(&failure(Cause::Unavailable, None));
+            assert_eq!(breaker.probe_at(), Some(first), "a straggler of before: {cause:?}");
+            tokio::time::sleep_until(first).await;
+            breaker.observe(&failure(Cause::Unavailable, None));
+            let second = breaker.probe_at().unwrap();
+            assert!(second > Instant::now(), "{cause:?}");
+            tokio::time::sleep_until(second).await;
+            breaker.overdue();
+            assert!(breaker.probe_at().unwrap() > Instant::now(), "{cause:?}");
+            breaker.observe(&Outcome::Done(Vec::new()));
+            assert_eq!(breaker.probe_at(), None);
+        }
     }
 
     #[tokio::test(start_paused = true)]
