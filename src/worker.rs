@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use lapin::Connection;
 use tokio::{
     sync::watch,
+    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 use tracing::{error, info, warn};
@@ -62,6 +63,11 @@ pub enum WorkerError {
     /// The metrics contradict each other: a defect.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The task that publishes has ended before those it publishes for: a defect.
+    #[error(
+        "the task that publishes {0}: a defect of this program (see its log); without it nothing can be done"
+    )]
+    Publishing(&'static str),
 }
 
 /// Runs the worker as `loaded` says, until `shutdown` resolves and what was in progress is done, `shutdown.grace` at
@@ -84,7 +90,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let ledger = Ledger::open(loaded.ledger()).await?;
     let tracer = tracer(loaded);
     let (stop, stopped) = watch::channel(false);
-    let (publisher, publishing) =
+    let (publisher, mut publishing) =
         Publisher::start(Arc::clone(&connector), topology.clone(), metrics.publishing());
     let settler = |queue, stage| {
         let (publisher, tracer, limit) = (publisher.clone(), tracer.clone(), config.amqp.timeout.get());
@@ -129,7 +135,9 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
         );
     };
     let result = tokio::select! {
-        result = consumers.run(&connector, &topology) => result,
+        result = consumers.run(&connector, &topology) => result.map_err(WorkerError::Topology),
+        // What is taken without it would be given back until it is poison.
+        error = ended_early(&mut publishing) => Err(error),
         () = stop_when_told => Ok(()),
         () = measure(&ledger, &metrics) => Ok(()),
         () = turn(&health) => Ok(()),
@@ -137,14 +145,20 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     consumers.abort();
     drop(consumers);
     // The publisher ends by itself when nobody is left who publishes.
-    if timeout(Duration::from_secs(1), publishing).await.is_err() {
+    if !publishing.is_finished() && timeout(Duration::from_secs(1), publishing).await.is_err() {
         warn!("the publisher did not end in time");
     }
     if timeout(LEDGER_CLOSE_MAX, ledger.close()).await.is_err() {
         warn!("the ledger's disk does not answer; ending all the same");
     }
     tracer.shut_down().await;
-    result.map_err(WorkerError::Topology)
+    result
+}
+
+/// How the task that publishes ended. What it panicked with may be private.
+async fn ended_early(publishing: &mut JoinHandle<()>) -> WorkerError {
+    let panicked = publishing.await.is_err_and(|error| error.is_panic());
+    WorkerError::Publishing(if panicked { "panicked" } else { "has ended" })
 }
 
 fn health(loaded: &Loaded, metrics: &Metrics) -> Health {

@@ -1,5 +1,8 @@
 //! What libraries say of their failures holds nothing private either. The rig searches it when it is dropped.
 
+#[cfg(debug_assertions)]
+use std::sync::Arc;
+
 use crate::support::{Rig, rig::PASSWORD};
 
 #[tokio::test]
@@ -42,6 +45,25 @@ async fn a_panic_is_a_dead_letter_and_shows_nothing_of_what_it_was_about() {
         assert_eq!(worker.output.saying("panic: a defect of this program").len(), 1);
         // It works on.
         rig.publish(2).await;
+        rig.until_experts_have(1).await;
+        worker.stop().await;
+    }
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_panic_of_the_task_that_publishes_ends_the_worker_and_the_next_one_serves_the_event() {
+    for point in ["publish.asked:1:PANIC", "publish.confirmed:1:PANIC"] {
+        let rig = Rig::new().await;
+        let worker = rig.launch_with_fault(&[("telemetry.log_level", "debug")], point);
+        worker.output.until("consuming", 2).await;
+        rig.publish(1).await;
+        let output = Arc::clone(&worker.output);
+        assert_eq!(worker.ended().await.code(), Some(1));
+        let last = output.text().lines().last().unwrap().to_owned();
+        assert!(last.contains("the task that publishes panicked"), "{last}");
+        let worker = rig.start(&[]).await;
+        rig.guest_links().await.next().await;
         rig.until_experts_have(1).await;
         worker.stop().await;
     }
