@@ -18,13 +18,49 @@ use crate::telemetry::metrics::{StageMetrics, labels::Queue};
 /// So many looks in a row must find a consumer silent.
 const LOOKS: u32 = 3;
 
+/// Most looks in a row that leave out a queue which can't be seen: asking costs a channel, and a line in the broker's log.
+const LEFT_OUT_MAX: u32 = 15;
+
+/// A queue that is looked at.
+#[derive(Debug)]
+struct Watched {
+    kind: Queue,
+    name: String,
+    /// So many looks leave it out.
+    left_out: u32,
+    /// So many will, if it can't be seen again.
+    next_left_out: u32,
+}
+
+impl Watched {
+    fn new(kind: Queue, name: String) -> Self {
+        Self { kind, name, left_out: 0, next_left_out: 0 }
+    }
+
+    fn seen(&mut self) {
+        self.next_left_out = 0;
+    }
+
+    fn not_seen(&mut self) {
+        self.left_out = self.next_left_out;
+        self.next_left_out = (2 * self.left_out + 1).min(LEFT_OUT_MAX);
+    }
+
+    /// Whether it is this look's turn.
+    fn is_due(&mut self) -> bool {
+        let due = self.left_out == 0;
+        self.left_out = self.left_out.saturating_sub(1);
+        due
+    }
+}
+
 /// The queues of one stage, and how they are looked at.
 #[derive(Debug)]
 pub struct Watchdog<'a> {
     connection: &'a Connection,
     channel: Option<Channel>,
     queue: &'a str,
-    queues: Vec<(Queue, String)>,
+    queues: Vec<Watched>,
     metrics: &'a StageMetrics,
     limit: Duration,
 }
@@ -39,9 +75,12 @@ impl<'a> Watchdog<'a> {
         metrics: &'a StageMetrics,
         limit: Duration,
     ) -> Self {
-        let holds = topology.delays().iter().map(|delay| (Queue::Held, Topology::hold_queue(queue, *delay)));
-        let mut queues = vec![(Queue::Work, queue.to_owned()), (Queue::Dead, Topology::dead_queue(queue))];
-        queues.extend(holds);
+        let hold = |delay: &Duration| Watched::new(Queue::Held, Topology::hold_queue(queue, *delay));
+        let mut queues = vec![
+            Watched::new(Queue::Work, queue.to_owned()),
+            Watched::new(Queue::Dead, Topology::dead_queue(queue)),
+        ];
+        queues.extend(topology.delays().iter().map(hold));
         Self { connection, channel: None, queue, queues, metrics, limit }
     }
 
@@ -72,19 +111,21 @@ impl<'a> Watchdog<'a> {
     /// Shows how much is in the queues; how much waits for the consumer.
     async fn look(&mut self) -> Result<u64, BrokerError> {
         let mut sums = [0; 3];
-        let mut position = 0;
-        while let Some((kind, name)) = self.queues.get(position) {
-            match self.depth(name).await {
+        for queue in &mut self.queues {
+            if !queue.is_due() {
+                continue;
+            }
+            match depth(self.connection, self.channel.take(), &queue.name, self.limit).await {
                 Ok((depth, channel)) => {
-                    sums[*kind as usize] += u64::from(depth);
+                    queue.seen();
+                    sums[queue.kind as usize] += u64::from(depth);
                     self.channel = Some(channel);
-                    position += 1;
                 }
-                // Missing, or not ours to look at: it is looked at no more, and the channel is gone.
+                // Missing, or not ours to look at, and the channel is gone. It may come back: the worker itself makes a dead queue
+                // again when it needs it.
                 Err(error) if error.reply_code().is_some() => {
-                    debug!(queue = name, %error, "its length can't be seen");
-                    self.channel = None;
-                    self.queues.remove(position);
+                    debug!(queue = queue.name, %error, "its length can't be seen");
+                    queue.not_seen();
                 }
                 Err(error) => return Err(error),
             }
@@ -92,18 +133,46 @@ impl<'a> Watchdog<'a> {
         self.metrics.set_queued(sums);
         Ok(sums[Queue::Work as usize])
     }
+}
 
-    /// How many messages are ready in the queue called `name`, and the channel that was asked.
-    async fn depth(&self, name: &str) -> Result<(u32, Channel), BrokerError> {
-        let channel = match &self.channel {
-            Some(channel) => channel.clone(),
-            None => {
-                within("open channel", self.limit, self.connection, self.connection.create_channel()).await?
-            }
+/// How many messages are ready in the queue called `name`, and the channel that was asked: `channel`, or a new one.
+async fn depth(
+    connection: &Connection,
+    channel: Option<Channel>,
+    name: &str,
+    limit: Duration,
+) -> Result<(u32, Channel), BrokerError> {
+    let channel = match channel {
+        Some(channel) => channel,
+        None => within("open channel", limit, connection, connection.create_channel()).await?,
+    };
+    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let declare = channel.queue_declare(short(name), options, FieldTable::default());
+    let queue = within("look at queue", limit, &channel, declare).await?;
+    Ok((queue.message_count(), channel))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_cannot_be_seen_is_asked_for_ever_less_often_and_never_given_up() {
+        let mut queue = Watched::new(Queue::Dead, "dead".to_owned());
+        let mut looks = |count: usize, there: bool| {
+            let due = |queue: &mut Watched| {
+                let due = queue.is_due();
+                match (due, there) {
+                    (true, true) => queue.seen(),
+                    (true, false) => queue.not_seen(),
+                    (false, _) => {}
+                }
+                due
+            };
+            (0..count).filter(|_| due(&mut queue)).collect::<Vec<_>>()
         };
-        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-        let declare = channel.queue_declare(short(name), options, FieldTable::default());
-        let queue = within("look at queue", self.limit, &channel, declare).await?;
-        Ok((queue.message_count(), channel))
+        assert_eq!(looks(63, false), [0, 1, 3, 7, 15, 31, 47]);
+        assert_eq!(looks(3, true), [0, 1, 2]);
+        assert_eq!(looks(4, false), [0, 1, 3]);
     }
 }

@@ -228,6 +228,23 @@ async fn the_time_from_event_to_link_begins_when_the_event_says_it_happened() {
 }
 
 #[tokio::test]
+async fn a_queue_that_was_deleted_and_is_there_again_is_counted_again() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[("amqp.watch_interval", "1s")]).await;
+    let admin = Admin::of(&worker).await;
+    let (queue, dead) = (rig.name("sessions.dead"), r#"queue_messages{queue="dead",stage="link"}"#);
+    rig.publish_body(with_id("event-1"), b"no event").await;
+    admin.until(dead, "1").await;
+    rig.amqp.delete_queues([queue.as_str()]).await;
+    admin.until(dead, "0").await;
+    // The worker makes it again for the letter that has nowhere to go.
+    rig.publish_body(with_id("event-2"), b"no event").await;
+    admin.until(dead, "1").await;
+    assert_eq!(admin.series().await[r#"connects_total{connection="link"}"#], "1");
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn promtool_finds_nothing_to_say_about_the_metrics() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
