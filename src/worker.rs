@@ -23,6 +23,7 @@ use crate::{
     },
     config::{self, ConfigError, Loaded},
     contract::start_session::Rules,
+    fault,
     instant_connect::{
         self,
         request::{Crypto, Options},
@@ -82,12 +83,45 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     if loaded.delivers_to_hosts() {
         loaded.hosts_token()?;
     }
-    let connector = Arc::new(Connector::new(&config.amqp));
-    let topology = Topology::new(&config.topology, config.retry.hold.delays());
     let metrics = Metrics::new(config.retry.hold.delays())?;
     let health = health(loaded, &metrics);
     let _admin = config.admin.listen.map(|listen| Admin::start(listen, health.clone())).transpose()?;
-    let ledger = Ledger::open(loaded.ledger()).await?;
+    fault::point("worker", "starting");
+    tokio::pin!(shutdown);
+    let Some(ledger) = opened(Ledger::open(loaded.ledger()), &health, &mut shutdown).await? else {
+        return Ok(());
+    };
+    health.start();
+    serve(loaded, &metrics, &health, ledger, shutdown).await
+}
+
+/// Waits for the ledger: a large file on a slow disk takes long to check. `None` where it is told to end before.
+async fn opened(
+    ledger: impl Future<Output = Result<Ledger, LedgerError>>,
+    health: &Health,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Option<Ledger>, LedgerError> {
+    tokio::select! {
+        ledger = ledger => ledger.map(Some),
+        () = shutdown => {
+            health.end();
+            info!("shutting down: the ledger was not open yet");
+            Ok(None)
+        }
+        () = turn(health) => Ok(None),
+    }
+}
+
+async fn serve(
+    loaded: &Loaded,
+    metrics: &Metrics,
+    health: &Health,
+    ledger: Ledger,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), WorkerError> {
+    let config = &loaded.config;
+    let connector = Arc::new(Connector::new(&config.amqp));
+    let topology = Topology::new(&config.topology, config.retry.hold.delays());
     let tracer = tracer(loaded);
     let (stop, stopped) = watch::channel(false);
     let (publisher, mut publishing) =
@@ -99,7 +133,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     };
     let stage = labels::Stage::Link;
     let link = Consumer::new(
-        link_stage(loaded, book(loaded, &ledger, &metrics, stage), &metrics, &tracer)?,
+        link_stage(loaded, book(loaded, &ledger, metrics, stage), metrics, &tracer)?,
         topology.sessions_queue(),
         settler(topology.sessions_queue(), stage),
         limits(loaded),
@@ -109,7 +143,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     let host = if loaded.delivers_to_hosts() {
         let (queue, stage) = (topology.hosts_queue(), labels::Stage::Host);
         Some(Arc::new(Consumer::new(
-            host_stage(loaded, book(loaded, &ledger, &metrics, stage), &metrics, &tracer)?,
+            host_stage(loaded, book(loaded, &ledger, metrics, stage), metrics, &tracer)?,
             queue.clone(),
             settler(queue, stage),
             limits(loaded),
@@ -139,8 +173,8 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
         // What is taken without it would be given back until it is poison.
         error = ended_early(&mut publishing) => Err(error),
         () = stop_when_told => Ok(()),
-        () = measure(&ledger, &metrics) => Ok(()),
-        () = turn(&health) => Ok(()),
+        () = measure(&ledger, metrics) => Ok(()),
+        () = turn(health) => Ok(()),
     };
     consumers.abort();
     drop(consumers);
@@ -460,5 +494,27 @@ pub(crate) fn retry_policy(loaded: &Loaded) -> Policy {
         jitter: retry.jitter.get(),
         attempts: retry.attempts.get(),
         total: retry.total.get(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_lives_while_its_ledger_is_opened() {
+        let health = Health::new(&Metrics::new(&[]).unwrap(), &[labels::Stage::Link], Duration::ZERO);
+        health.grow_late();
+        let lives = async {
+            while !health.is_alive() {
+                yield_now().await;
+            }
+        };
+        let opened = timeout(Duration::from_secs(60), opened(pending(), &health, lives)).await;
+        assert!(matches!(opened, Ok(Ok(None))), "told to end as soon as it shows that it lives");
     }
 }

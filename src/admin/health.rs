@@ -3,10 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -29,7 +26,14 @@ pub struct Health {
     /// Beyond this age, work should have been given back long ago.
     work_age_max: Duration,
     turned_at: Arc<Mutex<Instant>>,
-    ending: Arc<AtomicBool>,
+    phase: Arc<Mutex<Phase>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Running,
+    Ending,
 }
 
 /// The answer to one question, with what it is made of.
@@ -55,7 +59,7 @@ impl Health {
             stages: stages.into(),
             work_age_max,
             turned_at: Arc::new(Mutex::new(Instant::now())),
-            ending: Arc::default(),
+            phase: Arc::new(Mutex::new(Phase::Starting)),
         }
     }
 
@@ -64,9 +68,18 @@ impl Health {
         *self.turned_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
+    /// The ledger is open: what is left is to connect.
+    pub fn start(&self) {
+        self.set_phase(Phase::Running);
+    }
+
     /// The worker is shutting down.
     pub fn end(&self) {
-        self.ending.store(true, Ordering::Relaxed);
+        self.set_phase(Phase::Ending);
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
     /// All metrics.
@@ -106,10 +119,18 @@ impl Health {
             checks.push((format!("token.{}", upstream.as_str()), check));
         }
         checks.push(("publishing".to_owned(), self.publishing()));
-        let ending = self.ending.load(Ordering::Relaxed);
-        let detail = if ending { "shutting down" } else { "running" };
-        checks.push(("running".to_owned(), Check { ok: !ending, detail: detail.to_owned() }));
+        checks.push(("running".to_owned(), self.running()));
         Answer::of(checks)
+    }
+
+    fn running(&self) -> Check {
+        let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let detail = match phase {
+            Phase::Starting => "starting: the ledger is being opened",
+            Phase::Running => "running",
+            Phase::Ending => "shutting down",
+        };
+        Check { ok: phase == Phase::Running, detail: detail.to_owned() }
     }
 
     fn publishing(&self) -> Check {
@@ -120,6 +141,18 @@ impl Health {
             (true, false) => (true, "connected"),
         };
         Check { ok, detail: detail.to_owned() }
+    }
+}
+
+#[cfg(test)]
+impl Health {
+    /// As if the event loop had turned no more.
+    pub(crate) fn grow_late(&self) {
+        *self.turned_at.lock().unwrap_or_else(PoisonError::into_inner) -= LATE;
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.live().ok
     }
 }
 
@@ -158,7 +191,7 @@ mod tests {
         assert!(!health.live().ok && !health.live().checks["work.host"].ok);
         drop(work);
         assert!(health.live().ok);
-        *health.turned_at.lock().unwrap() -= LATE;
+        health.grow_late();
         assert!(!health.live().ok && !health.live().checks["eventLoop"].ok);
         health.turn();
         assert!(health.live().ok);

@@ -2,23 +2,29 @@
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 use crate::telemetry::logs::Level;
 
-/// Resolves at the first SIGTERM or SIGINT. From then on a second one ends the program at once.
+/// Resolves at the first SIGTERM or SIGINT from this call on. A second one ends the program at once, whatever it does.
 ///
 /// # Errors
 /// Where the signals can't be listened to.
 pub(super) fn shutdown() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
-        tokio::spawn(async move {
-            tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
-            std::process::exit(1);
-        });
-    })
+        // Nobody may be left who could be told.
+        _ = tell.send(());
+        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+        std::process::exit(1);
+    });
+    // The sender lives until it has told.
+    Ok(async move { _ = told.await })
 }
 
 /// SIGUSR1 has the log say all there is to say, SIGUSR2 what is configured. Two signals and no re-reading of files: either

@@ -122,6 +122,38 @@ async fn a_worker_that_shuts_down_is_not_ready_and_answers_until_its_end() {
     worker.ended().await;
 }
 
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_worker_whose_ledger_takes_long_to_open_is_alive_not_ready_and_ends_when_told() {
+    let rig = Rig::new().await;
+    let worker = rig.launch_with_fault(&[], "ledger.opening:1:HANG");
+    worker.output.until("fault point ledger.opening", 1).await;
+    let admin = Admin::of(&worker).await;
+    let failed = until_failing(&admin, "running: starting: the ledger is being opened").await;
+    assert!(failed.len() > 1, "{failed:?}");
+    assert_eq!(admin.get("/livez").await.0, 200);
+    worker.stop().await;
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_second_signal_ends_a_worker_that_does_not_even_start() {
+    let rig = Rig::new().await;
+    let mut worker = rig.launch_with_fault(&[], "worker.starting:1:HANG");
+    worker.output.until("fault point worker.starting", 1).await;
+    // Signals that come together are one.
+    poll("the end at a later signal", async || {
+        if worker.is_running() {
+            worker.signal("TERM");
+            None
+        } else {
+            Some(())
+        }
+    })
+    .await;
+    assert_eq!(worker.ended().await.code(), Some(1));
+}
+
 #[tokio::test]
 async fn work_that_is_kept_for_too_long_is_counted_named_and_given_back() {
     let rig = Rig::new().await;

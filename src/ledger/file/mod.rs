@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::{LedgerError, claims::Turn, entry::Entry};
+use crate::fault;
 use writer::{Job, Write, Writer};
 
 /// How many writes may wait; more wait for a place.
@@ -67,7 +68,11 @@ impl File {
     /// Opens the file at `path`, or creates it.
     pub(super) async fn open(path: PathBuf) -> Result<Arc<Self>, LedgerError> {
         let (first, again) = (path.clone(), path.clone());
-        let opened = spawn_blocking(move || database::open(&first, true)).await;
+        let open = move || {
+            fault::point("ledger", "opening");
+            database::open(&first, true)
+        };
+        let opened = spawn_blocking(open).await;
         let database = opened.unwrap_or(Err(LedgerError::Closed))?;
         Self::start(path, database, Box::new(move || database::open(&again, false)))
     }
