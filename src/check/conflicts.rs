@@ -65,7 +65,8 @@ fn permits(loaded: &Loaded) -> Finding {
     if prefetch > concurrency.saturating_mul(PREFETCH_FACTOR) {
         return about.warn(
             "each stage holds far more messages than it works on; other workers can't take those, and they grow old towards \
-             the broker's acknowledgement timeout",
+             the broker's acknowledgement timeout. Whenever the breaker opens they are given back, which RabbitMQ before 4.3 \
+             counts: after amqp.deliveries_max times one is poison, though nobody ever worked on it",
             "set amqp.prefetch to about amqp.concurrency",
         );
     }

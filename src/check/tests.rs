@@ -50,6 +50,7 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
             &["amqp.concurrency=2"],
             "warn: amqp.prefetch = 32, amqp.concurrency = 2: each stage holds far more",
         ),
+        (&["amqp.prefetch=1000"], "after amqp.deliveries_max times one is poison"),
         (
             &["amqp.hold_max=28m"],
             "warn: amqp.hold_max = \"28m\", amqp.timeout = \"30s\": work may be kept for 1800s",
