@@ -431,9 +431,10 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Hold and dead queues are this program's own: one that somebody deleted is made again.
+    /// What is this program's own, and somebody deleted, is made again: before anything else is published, so that what is
+    /// tried again finds it.
     async fn declare_again(&mut self) -> Result<(), BrokerError> {
-        warn!("a hold or dead queue is missing; declaring it again");
+        warn!("a queue or a binding of our own is missing; declaring it again");
         let (topology, connection) = (self.topology, self.connection);
         topology.doubt();
         let mut ensured = pin!(topology.ensure(connection, self.limit));
@@ -477,7 +478,8 @@ impl<'a> Session<'a> {
             let returned = self.returned.iter().any(|(key, before)| id < *before && *key == pending.key);
             let result = match (returned, acked) {
                 (true, _) => {
-                    self.missing |= pending.key.exchange.is_empty();
+                    // The queues of the links are ours, and bound by us, only where this program declares them.
+                    self.missing |= pending.key.exchange.is_empty() || self.topology.creates();
                     Err(PublishError::Unroutable)
                 }
                 (false, true) => Ok(()),

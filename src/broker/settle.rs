@@ -53,6 +53,8 @@ pub struct Settler {
     tracer: Tracer,
     queue: String,
     links_exchange: String,
+    /// The queues of the links are declared by this program.
+    declares: bool,
     limit: Duration,
     retry: Policy,
     delays: Vec<Duration>,
@@ -143,8 +145,8 @@ impl Settler {
         metrics: StageMetrics,
     ) -> Self {
         let delays = topology.delays().to_vec();
-        let links_exchange = topology.links_exchange();
-        Self { publisher, tracer, queue, links_exchange, limit, retry, delays, metrics }
+        let (links_exchange, declares) = (topology.links_exchange(), topology.creates());
+        Self { publisher, tracer, queue, links_exchange, declares, limit, retry, delays, metrics }
     }
 
     /// The delay of the first hold queue.
@@ -339,7 +341,7 @@ impl Settler {
 
     /// Leaves in `sending` what is not known to have arrived.
     async fn publish_all(&self, ticket: &Ticket, sending: &mut Vec<Sending>) -> Result<(), Unpublished> {
-        let mut tries = 0;
+        let (mut tries, mut declared_again) = (0, !self.declares);
         loop {
             // What this channel delivered is delivered again when it is gone: publishing now would repeat it.
             if !ticket.receipt.usable() {
@@ -348,15 +350,16 @@ impl Settler {
             // Never with no time left: what is queued may be published although nobody waits for it any more.
             let until = ticket.keep_until.max(Instant::now() + self.limit);
             let publications: Vec<_> = sending.iter().map(|one| one.publication.clone()).collect();
-            // A queue of our own that is missing is declared again by the publisher; a binding of the links is not ours.
+            // A queue of our own that is missing is declared again by the publisher, and so are those of the links where they are
+            // ours. Whoever tries again finds it; of a link that is returned then, nobody wants to know.
             let ours = publications.iter().all(|publication| publication.exchange.is_empty());
             let results = tokio::select! {
                 biased;
                 results = self.publisher.publish(publications) => results,
                 () = gone(&ticket.receipt, until) => return Err(PublishError::Unknown.into()),
             };
-            if !ours && results.contains(&Err(PublishError::Unroutable)) {
-                let keys = unroutable(sending, &results);
+            let keys = unroutable(sending, &results);
+            if !ours && !keys.is_empty() && std::mem::replace(&mut declared_again, true) {
                 return Err(Unpublished { error: PublishError::Unroutable, keys });
             }
             let mut failed = results.iter().map(Result::is_err);
@@ -370,7 +373,7 @@ impl Settler {
                 fastrand::f64(),
             );
             if error == PublishError::Ended || Instant::now() + wait >= ticket.keep_until {
-                return Err(error.into());
+                return Err(Unpublished { error, keys });
             }
             sleep(wait).await;
         }

@@ -159,7 +159,14 @@ async fn a_breaker_that_opens_a_refused_token_and_what_is_returned_are_seen() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, TOKEN).unwrap();
-    let settings = [("instant_connect.token", ""), ("instant_connect.token_file", file.to_str().unwrap())];
+    let settings = [
+        ("instant_connect.token", ""),
+        ("instant_connect.token_file", file.to_str().unwrap()),
+        // A binding that is missing stays so.
+        ("topology.declare", "off"),
+    ];
+    let declared = rig.command(&["topology", "--declare"], &QUICK).await;
+    assert_eq!(declared.status, Some(0), "{declared:?}");
     let worker = rig.start(&[QUICK.as_slice(), settings.as_slice()].concat()).await;
     let admin = Admin::of(&worker).await;
     let before = admin.series().await;

@@ -34,6 +34,20 @@ async fn a_link_that_no_queue_is_bound_for_ends_its_event_and_says_which() {
 }
 
 #[tokio::test]
+async fn a_guests_queue_that_was_deleted_is_made_again_for_the_link_that_comes() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[]).await;
+    rig.amqp.delete_queues([rig.name("guests").as_str()]).await;
+    rig.publish(1).await;
+    rig.until_experts_have(1).await;
+    worker.output.until("\"outcome\":\"done\"", 2).await;
+    let link = rig.guest_links().await.next().await;
+    assert_eq!(link.json()["eventId"], "event-1");
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+}
+
+#[tokio::test]
 async fn with_delivery_over_amqp_the_host_link_is_left_for_others() {
     let rig = Rig::new().await;
     let worker = rig.start(&[("hosts.delivery", "amqp")]).await;

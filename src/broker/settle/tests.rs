@@ -49,6 +49,12 @@ impl Rig {
         Self { settler, metrics, connection: simulation::calm().await, published }
     }
 
+    /// The queues of the links are its own.
+    fn which_declares(mut self) -> Self {
+        self.settler.declares = true;
+        self
+    }
+
     /// Settles a delivery that may be kept for `keep`.
     async fn settle(&self, keep: Duration, outcome: Outcome) -> Settlement {
         let ticket = Ticket {
@@ -173,6 +179,28 @@ async fn a_link_that_no_queue_is_bound_for_is_a_dead_letter_that_names_it() {
     let reason = "no queue is bound to exchange sim.links for guest.whatsapp".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Unroutable), reason));
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "sim.sessions.dead"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_whose_queue_is_ours_is_tried_again_once_for_it_is_declared_again() {
+    let unroutable = || Says(Err(PublishError::Unroutable));
+    let links = || [Channel::Sms, Channel::Whatsapp].map(link).into();
+    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).await.which_declares();
+    assert_eq!(rig.settle(LONG, Outcome::Done(links())).await.settled, Settled::Done);
+    assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp"]);
+
+    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable(), unroutable()]).await.which_declares();
+    let settlement = rig.settle(LONG, Outcome::Done(links())).await;
+    let dead = Settlement::of(
+        Settled::Dead(Class::Unroutable),
+        "no queue is bound to exchange sim.links for guest.whatsapp".to_owned(),
+    );
+    assert_eq!(settlement, dead);
+    assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp", "sim.sessions.dead"]);
+
+    // No time is left for another try.
+    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).await.which_declares();
+    assert_eq!(rig.settle(Duration::from_millis(10), Outcome::Done(links())).await, dead);
 }
 
 #[tokio::test(start_paused = true)]

@@ -79,7 +79,11 @@ pub(super) async fn webex(prometheus: &Prometheus) -> Fired {
 /// Events that are wrong, that nobody takes the links of, and that are late when they come; experts who wait.
 pub(super) async fn events(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
-    let (worker, admin) = scraped(prometheus, "events", &rig, &[("amqp.watch_interval", "1s")]).await;
+    let declared = rig.command(&["topology", "--declare"], &[]).await;
+    assert_eq!(declared.status, Some(0), "{declared:?}");
+    // A binding that is missing stays so.
+    let settings = [("amqp.watch_interval", "1s"), ("topology.declare", "off")];
+    let (worker, admin) = scraped(prometheus, "events", &rig, &settings).await;
     rig.publish_body(with_id("event-1"), b"no event").await;
     rig.amqp.unbind(&rig.name("guests"), &rig.name("links"), "guest.whatsapp").await;
     let guests = json!({"guests": [{"channel": "whatsapp", "address": number(2)}]});
