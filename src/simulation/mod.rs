@@ -48,7 +48,7 @@ use lapin::BasicProperties;
 use tokio::time::{Instant, sleep};
 
 use self::{
-    broker::{SESSIONS, Stored},
+    broker::{Queues, SESSIONS, Stored},
     checker::{Checker, Rules},
     events::Event,
     plan::Plan,
@@ -162,10 +162,15 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
     }
     let mut state = world.lock();
     let (_, hash) = state.history();
-    match state.checker.violation.take() {
+    let history = match state.checker.violation.take() {
         Some(rule) => Err(Failure { seed, rule, steps: state.last_steps() }),
         None => Ok(History { hash, counts: std::mem::take(&mut state.checker.counts) }),
-    }
+    };
+    // What it delivers leads back to the world, which would stay for ever, and many seeds are run in one process.
+    let broker = std::mem::replace(&mut state.broker, Queues::new(&[]));
+    drop(state);
+    drop(broker);
+    history
 }
 
 /// Puts `event` into its queue, each time that it is sent.
