@@ -380,7 +380,9 @@ impl Field {
     /// Deletes what this run made on a broker that others use.
     async fn clean_up(&self) {
         let (_connection, channel) = open(&self.urls).await.unwrap();
-        let others = ["guests", "guests.dead", "sessions.dead", "hosts.dead"].map(|name| self.name(name));
+        let dead = ["sessions.dead", "hosts.dead", "guests.dead"];
+        let replay = ["sessions.replay", "hosts.replay", "guests.replay"];
+        let others = ["guests"].into_iter().chain(dead).chain(replay).map(|name| self.name(name));
         for queue in self.work_queues().into_iter().chain(others) {
             channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
         }
