@@ -103,7 +103,8 @@ pub fn postpone(failure: &Failure, history: History, now: Timestamp, wait: Durat
 /// Longer than any wait for a next attempt, by some minutes: clocks of several workers differ.
 #[must_use]
 pub fn longest_wait(policy: &Policy) -> Duration {
-    let most = RETRY_AFTER_MAX.max(policy.max.mul_f64(1.0 + policy.jitter.max(0.0)));
+    let jitter = policy.jitter.clamp(0.0, 1.0);
+    let most = (RETRY_AFTER_MAX + policy.initial.mul_f64(jitter)).max(policy.max.mul_f64(1.0 + jitter));
     most.saturating_add(Duration::from_secs(300))
 }
 

@@ -241,7 +241,7 @@ struct Session<'a> {
     connection: &'a Connection,
     topology: &'a Topology,
     metrics: &'a PublishMetrics,
-    /// A queue of our own was found missing.
+    /// A queue of our own, or where we declare them a binding or a queue of the links, was found missing.
     missing: bool,
     /// The broker takes no publishes at the moment.
     blocked: bool,
@@ -352,11 +352,16 @@ impl<'a> Session<'a> {
             _ => {}
         }
         if blocked {
-            let now = Instant::now();
-            self.last_answer = now;
-            self.pending.values_mut().for_each(|pending| pending.deadline = now + self.limit);
+            self.begin_limits_anew();
         }
         Ok(blocked)
+    }
+
+    /// The time until now is not counted against any confirm.
+    fn begin_limits_anew(&mut self) {
+        let now = Instant::now();
+        self.last_answer = now;
+        self.pending.values_mut().for_each(|pending| pending.deadline = now + self.limit);
     }
 
     /// Waits for `action`, but for the time for which the broker blocks publishing no longer than the limit: lapin writes
@@ -427,6 +432,9 @@ impl<'a> Session<'a> {
         self.returned.retain(|(_, before)| *before > oldest);
         if std::mem::take(&mut self.missing) {
             self.declare_again().await?;
+            // What came meanwhile was not looked at, and its time is not over.
+            self.take_in_ready()?;
+            self.begin_limits_anew();
         }
         Ok(())
     }

@@ -42,12 +42,13 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 
 fn grace(loaded: &Loaded, key: &str, timeout: Duration) -> Finding {
     let about = on(loaded, &["shutdown.grace", key]);
-    if loaded.config.shutdown.grace.get() >= timeout {
-        return about.pass("a call that has begun can end before a shutdown does");
+    let needed = timeout.saturating_add(book::WRITE_PATIENCE);
+    if loaded.config.shutdown.grace.get() >= needed {
+        return about.pass("a call that has begun can end, and be written down, before a shutdown does");
     }
     about.warn(
         "a shutdown cuts calls off; their events are given back unfinished, and served again by the next worker",
-        format!("set shutdown.grace to more than {key}, and the orchestrator's own limit to more than that"),
+        format!("set shutdown.grace to {needed:?} or more, and the orchestrator's own limit to more than that"),
     )
 }
 

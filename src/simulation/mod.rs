@@ -167,9 +167,9 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
         None => Ok(History { hash, counts: std::mem::take(&mut state.checker.counts) }),
     };
     // What it delivers leads back to the world, which would stay for ever, and many seeds are run in one process.
-    let broker = std::mem::replace(&mut state.broker, Queues::new(&[]));
+    let queues = std::mem::replace(&mut state.broker, Queues::new(&[]));
     drop(state);
-    drop(broker);
+    drop(queues);
     history
 }
 

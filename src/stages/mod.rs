@@ -1,6 +1,5 @@
-//! The stages: each a function from a message to an [`Outcome`], with at most one outside effect, which may
-//! take several calls. A stage neither
-//! publishes nor settles, and knows nothing of AMQP.
+//! The stages: each a function from a message to an [`Outcome`], with at most one outside effect, which may take several
+//! calls. A stage neither publishes nor settles, and knows nothing of AMQP.
 
 pub(crate) mod book;
 mod host;

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock,
     contract::{header, trace::TraceContext},
-    retry::parse_retry_after,
+    retry::{RETRY_AFTER_MAX, parse_retry_after},
     telemetry::{
         metrics::{Call, UpstreamMetrics, labels::Called},
         traces::{Span, Tracer},
@@ -294,7 +294,9 @@ impl Upstream {
         let asked = asked_wait(headers, self.limits.rate_limit_wait);
         let asked = asked
             .or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
-        let retry_after = asked.map(|wait| wait.max(RETRY_AFTER_MIN)).filter(|_| cause == Cause::Passing);
+        let retry_after = asked
+            .map(|wait| wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
+            .filter(|_| cause == Cause::Passing);
         if let Some(wait) = retry_after {
             self.rest(wait);
         }

@@ -270,7 +270,7 @@ async fn settings_that_do_not_go_together_are_said_without_a_connection() {
     assert_eq!((said.status, said.stderr.as_str()), (Some(0), ""), "{said:?}");
     let line = "warn: shutdown.grace = \"5s\", instant_connect.timeout = \"15s\": a shutdown cuts calls off";
     let line = said.stdout.lines().find(|said| said.starts_with(line)).unwrap();
-    assert!(line.contains("; hint: set shutdown.grace to more than"), "{line}");
+    assert!(line.contains("; hint: set shutdown.grace to 25s or more"), "{line}");
     let said = rig.command(&["check", "--json"], &[("instant_connect.allowed_base_urls", "[]")]).await;
     assert_eq!(said.status, Some(1), "{said:?}");
     let failing =

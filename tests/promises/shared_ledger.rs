@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use instant_connect_worker::sandbox::Endpoint;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -103,10 +104,12 @@ async fn links_that_were_made_while_redis_went_are_kept_when_it_is_back() {
     // More than one call serves: Redis goes under the note of the first one's links, and under the record of all.
     let people: Vec<_> = (0..30).map(|n| json!({"channel": "sms", "address": number(n)})).collect();
     let event = event_with(1, &json!({"guests": people, "devices": [DEVICE]}));
-    rig.sandbox.fault("joseencrypt:delay=1s,times=2".parse().unwrap());
+    rig.sandbox.fault("joseencrypt:delay=2s,times=2".parse().unwrap());
     rig.publish_event(with_id("event-1"), &event).await;
     for calls in [1, 2] {
-        until_calls(&rig, calls).await;
+        // It has arrived, and is answered when Redis is gone.
+        let arrived = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= calls);
+        soon("a call", arrived).await;
         let refused =
             async || -> u64 { admin.series().await["ledger_write_failures_total"].parse().unwrap() };
         let before = refused().await;

@@ -56,7 +56,7 @@ impl Writer {
             let result = self.commit(&writes, sweep_max(writes.len()));
             fault::point("ledger", "written");
             for write in writes {
-                // In this order, so that one who was told finds the claim ended.
+                // In this order, so that with the lease of one who was told the claim ends.
                 drop(write.turn);
                 _ = write.done.send(result.clone());
             }
