@@ -247,6 +247,7 @@ pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
     if wire.cut.swap(true, Ordering::Relaxed) {
         return;
     }
+    let over = wire.life.is_over();
     let mut state = world.lock();
     state.log(format_args!("a connection breaks: {why}"));
     state.checker.disturbances += 1;
@@ -261,7 +262,7 @@ pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
         .collect();
     for tag in tags {
         if let Some(unsettled) = settled(&mut state, tag) {
-            state.checker.taken_back(tag);
+            state.checker.taken_back(tag, !over);
             requeue(&mut state, unsettled, true);
         }
     }

@@ -98,6 +98,8 @@ pub(super) struct Seen {
     pub(super) most_deliveries: u32,
     /// Since its last delivery: what the worker knows to be published.
     pub(super) confirmed: BTreeSet<Uuid>,
+    /// A delivery of this life was taken back, and what was done for it may still be published.
+    pub(super) haunted: bool,
     pub(super) copy_confirmed: bool,
     /// The effects at the API, and whether the worker may not know of the last.
     pub(super) effects: u32,
@@ -218,11 +220,13 @@ impl Checker {
     }
 
     /// The broker took a delivery back: its connection is gone.
-    pub(super) fn taken_back(&mut self, tag: u64) {
+    /// What was done for it may go on (`lives`) beside its next delivery.
+    pub(super) fn taken_back(&mut self, tag: u64, lives: bool) {
         self.count("redeliveries");
         if let Some(seen) = self.open.remove(&tag).and_then(|open| self.seen.get_mut(&open.of)) {
             seen.open -= 1;
             seen.excuses += 1;
+            seen.haunted |= lives;
             // A worker that dies often is delivered to often; it does not spin.
             seen.delivered_at.pop();
         }
@@ -291,6 +295,7 @@ impl Checker {
         for seen in self.seen.values_mut() {
             seen.unknown_effect |= seen.effects > 0;
             seen.devices_known = false;
+            seen.haunted = false;
         }
     }
 
@@ -463,8 +468,8 @@ impl Checker {
                     seen.excuses += 1;
                     self.disturbances += 1;
                 }
-                // Of two deliveries it may be either's.
-                Ok(()) if seen.open != 1 => {}
+                // Of two deliveries it may be either's, also where the connection of one is gone.
+                Ok(()) if seen.open != 1 || seen.haunted => {}
                 Ok(()) if copy => seen.copy_confirmed = true,
                 Ok(()) => seen.confirmed.extend(link),
             }

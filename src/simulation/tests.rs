@@ -97,6 +97,12 @@ fn a_copy_that_waited_for_the_broker_is_not_late() {
     one(93970);
 }
 
+/// What was published for a delivery that was taken back counted for the next one.
+#[test]
+fn what_is_published_for_a_delivery_that_is_gone_is_not_known_to_the_next() {
+    one(54334);
+}
+
 #[test]
 fn a_seed_is_one_history() {
     for seed in 0..20 {
