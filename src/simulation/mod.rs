@@ -54,7 +54,7 @@ use self::{
     plan::Plan,
     world::World,
 };
-use crate::clock;
+use crate::{clock, ledger::Ledger};
 
 /// Longest that anything takes when all works again.
 const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
@@ -94,6 +94,11 @@ fn run(seed: u64, folder: &Path, print: bool) -> Result<History, Failure> {
 
 /// A connection in a world where nothing goes wrong, for tests of single parts.
 pub(crate) async fn calm() -> broker::Connection {
+    let world = calm_world();
+    broker::Connection::open(&world.begin_life()).await.unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+fn calm_world() -> World {
     let mut random = Rng::with_seed(0);
     let mut plan = Plan::new(&mut random);
     plan.calm();
@@ -105,8 +110,14 @@ pub(crate) async fn calm() -> broker::Connection {
         deliveries_max: worker::DELIVERIES_MAX,
         first_delay: Duration::ZERO,
     };
-    let world = World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false);
-    broker::Connection::open(&world.begin_life()).await.unwrap_or_else(|error| unreachable!("{error}"))
+    World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false)
+}
+
+/// A ledger in a world where nothing goes wrong but its disk, while the switch says so.
+pub(crate) fn ledger() -> (Ledger, impl Fn(bool)) {
+    let world = calm_world();
+    let ledger = Ledger::simulated(store::Store::new(world.begin_life()));
+    (ledger, move |out| world.lock().disk.out = out)
 }
 
 fn failure(seed: u64, error: &io::Error) -> Failure {

@@ -206,6 +206,7 @@ mod tests {
     use super::*;
     use crate::{
         ledger::Kind,
+        simulation,
         telemetry::metrics::{Metrics, labels::Stage},
     };
 
@@ -278,6 +279,52 @@ mod tests {
             }
             assert!(book.record(None, b"r", deadline()).await.is_none());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happened_is_written_down_for_a_while_and_what_is_to_happen_is_not() {
+        let later = Deadline::floor(Timestamp::MAX);
+        let (ledger, disk_is_out) = simulation::ledger();
+        let book = book(&ledger, OnFailure::Wait);
+        for part in [false, true] {
+            let mut lease = act(&book).await;
+            disk_is_out(true);
+            let begun = tokio::time::Instant::now();
+            assert!(waits(book.note(&mut lease, b"n", later).await.as_ref()));
+            assert!(begun.elapsed() < WRITE_PATIENCE, "nothing happened yet");
+            let begun = tokio::time::Instant::now();
+            let kept = async {
+                if part {
+                    book.note_part(&mut lease, b"p", later).await
+                } else {
+                    book.record(lease, b"r", later).await
+                }
+            };
+            assert!(waits(kept.await.as_ref()));
+            let patience = begun.elapsed();
+            // Its writes take their own time.
+            assert!((WRITE_PATIENCE..2 * WRITE_PATIENCE).contains(&patience), "{patience:?}");
+            disk_is_out(false);
+        }
+        let lease = act(&book).await;
+        disk_is_out(true);
+        let (kept, ()) = tokio::join!(book.record(lease, b"r", later), async {
+            sleep(WRITE_PATIENCE / 2).await;
+            disk_is_out(false);
+        });
+        assert!(kept.is_none());
+        assert!(matches!(book.turn("k", b"body", later).await, Turn::Done(result) if result == b"r"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_it_may_go_on_without_the_ledger_nothing_waits_for_it() {
+        let (ledger, disk_is_out) = simulation::ledger();
+        let book = book(&ledger, OnFailure::Continue);
+        let lease = act(&book).await;
+        disk_is_out(true);
+        let begun = tokio::time::Instant::now();
+        assert!(book.record(lease, b"r", deadline()).await.is_none());
+        assert!(begun.elapsed() < WRITE_PATIENCE, "{:?}", begun.elapsed());
     }
 
     #[tokio::test]
