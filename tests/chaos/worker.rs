@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::poll;
+use crate::support::program;
 
 /// A running worker, whose log goes to a file. Killed when it is dropped.
 pub(crate) struct Worker {
@@ -19,7 +20,7 @@ impl Worker {
     /// Starts it with nothing but `environment`.
     pub(crate) fn start(environment: &[(String, String)], log: PathBuf) -> Self {
         let file = File::create(&log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_instant-connect-worker"))
+        let child = Command::new(program::executable())
             .arg("run")
             .env_clear()
             .envs(environment.iter().cloned())
