@@ -1,6 +1,8 @@
 //! What can become of a message: the closed set of outcomes, and the closed set of classes of dead letters.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, future::Future, str::FromStr, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::contract::{link::Outgoing, time::Instant};
 
@@ -8,9 +10,9 @@ use crate::contract::{link::Outgoing, time::Instant};
 #[derive(Debug)]
 pub enum Outcome {
     /// Publish all of these, confirmed and routed; then acknowledge.
-    Done(Vec<Outgoing>),
+    Done(Batch),
     /// The ledger says that it was done before: as [`Self::Done`], but no API was asked.
-    DoneBefore(Vec<Outgoing>),
+    DoneBefore(Batch),
     /// A failure that may pass: hold a copy back for a while, its attempt counted.
     TryAgain(Failure),
     /// The other side refuses our token: take no more messages, count nothing against this one.
@@ -19,6 +21,43 @@ pub enum Outcome {
     Dead(Death),
     /// It was kept for too long: give the message back, its delivery counted.
     HandedBack,
+}
+
+/// Messages that are published together, and what follows once the broker has confirmed each of them.
+#[derive(Default)]
+pub struct Batch {
+    /// The messages.
+    pub outgoing: Vec<Outgoing>,
+    then: Option<BoxFuture<'static, ()>>,
+}
+
+impl Batch {
+    /// `outgoing`, followed by `then`, which is dropped if one of the messages is not confirmed.
+    pub fn followed_by(outgoing: Vec<Outgoing>, then: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { outgoing, then: Some(then.boxed()) }
+    }
+
+    /// Takes out what follows the last confirm.
+    pub fn take_then(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        let then = self.then.take();
+        async {
+            if let Some(then) = then {
+                then.await;
+            }
+        }
+    }
+}
+
+impl From<Vec<Outgoing>> for Batch {
+    fn from(outgoing: Vec<Outgoing>) -> Self {
+        Self { outgoing, then: None }
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("outgoing", &self.outgoing).finish_non_exhaustive()
+    }
 }
 
 /// What kind of failure passes: the header `x-retry-reason`, and a metric label.

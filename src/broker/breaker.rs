@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::{
         contract::time::Instant as Deadline,
-        outcome::{Death, Failure},
+        outcome::{Batch, Death, Failure},
         telemetry::metrics::{Metrics, labels},
     };
 
@@ -213,7 +213,7 @@ mod tests {
         let unavailable = failure(Cause::Unavailable, None);
         breaker.observe(&unavailable);
         breaker.observe(&unavailable);
-        breaker.observe(&Outcome::Done(Vec::new()));
+        breaker.observe(&Outcome::Done(Batch::default()));
         breaker.observe(&unavailable);
         breaker.observe(&unavailable);
         assert_eq!(breaker.probe_at(), None);
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(breaker.probe_at(), None);
         breaker.overdue();
         assert!(breaker.probe_at().is_some());
-        breaker.observe(&Outcome::Done(Vec::new()));
+        breaker.observe(&Outcome::Done(Batch::default()));
         assert_eq!(breaker.probe_at(), None);
     }
 
@@ -242,10 +242,10 @@ mod tests {
         let breaker = breaker();
         breaker.observe(&failure(Cause::Unavailable, None));
         breaker.observe(&failure(Cause::Unavailable, None));
-        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        breaker.observe(&Outcome::DoneBefore(Batch::default()));
         breaker.observe(&failure(Cause::Unavailable, None));
         assert!(breaker.probe_at().is_some(), "it was the third failure in a row");
-        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        breaker.observe(&Outcome::DoneBefore(Batch::default()));
         assert!(breaker.probe_at().is_some());
     }
 
@@ -254,17 +254,17 @@ mod tests {
         let breaker = breaker();
         breaker.observe(&failure(Cause::Ledger, None));
         assert!(breaker.probe_at().is_some());
-        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        breaker.observe(&Outcome::DoneBefore(Batch::default()));
         assert_eq!(breaker.probe_at(), None);
         // Nor is one call that fails meanwhile an outage.
         breaker.observe(&failure(Cause::Ledger, None));
         breaker.observe(&failure(Cause::Unavailable, None));
-        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        breaker.observe(&Outcome::DoneBefore(Batch::default()));
         assert_eq!(breaker.probe_at(), None);
         // What it was opened by the last time is no more, and not what also fails.
         breaker.observe(&failure(Cause::Token, None));
         breaker.observe(&failure(Cause::Ledger, None));
-        breaker.observe(&Outcome::DoneBefore(Vec::new()));
+        breaker.observe(&Outcome::DoneBefore(Batch::default()));
         assert!(breaker.probe_at().is_some());
     }
 
@@ -275,7 +275,7 @@ mod tests {
         assert!(!breaker.metrics.is_token_refused());
         breaker.observe(&failure(Cause::Token, None));
         assert!(breaker.metrics.is_token_refused());
-        breaker.observe(&Outcome::Done(Vec::new()));
+        breaker.observe(&Outcome::Done(Batch::default()));
         assert!(!breaker.metrics.is_token_refused());
     }
 
@@ -305,7 +305,7 @@ mod tests {
             tokio::time::sleep_until(second).await;
             breaker.overdue();
             assert!(breaker.probe_at().unwrap() > Instant::now(), "{cause:?}");
-            breaker.observe(&Outcome::Done(Vec::new()));
+            breaker.observe(&Outcome::Done(Batch::default()));
             assert_eq!(breaker.probe_at(), None);
         }
     }

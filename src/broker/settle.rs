@@ -176,10 +176,11 @@ impl Settler {
         let now = clock::now();
         match outcome {
             // Nothing happens now, so nothing is measured.
-            Outcome::DoneBefore(outgoing) if outgoing.is_empty() => {
+            Outcome::DoneBefore(batch) if batch.outgoing.is_empty() => {
                 self.ack(ticket, Settlement::of(Settled::Done, None)).await
             }
-            Outcome::Done(outgoing) | Outcome::DoneBefore(outgoing) => {
+            Outcome::Done(mut batch) | Outcome::DoneBefore(mut batch) => {
+                let (then, outgoing) = (batch.take_then(), batch.outgoing);
                 let left = left(&outgoing, now);
                 let publish = async {
                     let sending = outgoing.iter().map(|outgoing| self.link(ticket, outgoing, now)).collect();
@@ -198,7 +199,8 @@ impl Settler {
                             self.metrics.linked(outgoing.recipient);
                         }
                         self.metrics.delivered(ticket.happened_at);
-                        self.ack(ticket, Settlement::of(Settled::Done, None)).await
+                        let ack = self.ack(ticket, Settlement::of(Settled::Done, None));
+                        tokio::join!(then, ack).1
                     }
                     Err(Unpublished { error: PublishError::Unroutable, keys }) => {
                         let reason =

@@ -26,7 +26,7 @@ use crate::{
     fault,
     instant_connect::response::LinkRules,
     ledger::Lease,
-    outcome::{Class, Death, Outcome},
+    outcome::{Batch, Class, Death, Outcome},
     webex::Client,
 };
 
@@ -63,7 +63,7 @@ impl Host {
         // meeting, and the expert has one already.
         let mut lease = match self.book.turn(&format!("host:{id}"), id.as_bytes(), deadline).await {
             Turn::Act(lease) => lease,
-            Turn::Done(_) => return Outcome::DoneBefore(Vec::new()),
+            Turn::Done(_) => return Outcome::DoneBefore(Batch::default()),
             Turn::Otherwise(outcome) => return outcome,
         };
         fault::point(Self::NAME, "claimed");
@@ -107,7 +107,7 @@ impl Host {
     async fn delivered(&self, lease: Option<Lease>, deadline: Instant) -> Outcome {
         let recorded = self.book.record(lease, DELIVERED, deadline).await;
         fault::point(Self::NAME, "recorded");
-        recorded.unwrap_or(Outcome::Done(Vec::new()))
+        recorded.unwrap_or(Outcome::Done(Batch::default()))
     }
 }
 

@@ -46,7 +46,7 @@ impl Link {
             Turn::Act(lease) => lease,
             Turn::Done(recorded) => {
                 let links = recall(session, &recorded)?;
-                return Ok(Outcome::DoneBefore(messages(session, links)?));
+                return Ok(Outcome::DoneBefore(messages(session, links)?.into()));
             }
             Turn::Otherwise(outcome) => return Err(outcome),
         };
@@ -56,7 +56,7 @@ impl Link {
         let recorded = self.book.record(lease, &record, session.expires_at).await;
         fault::point(Self::NAME, "recorded");
         match recorded {
-            None => Ok(Outcome::Done(messages(session, links)?)),
+            None => Ok(Outcome::Done(messages(session, links)?.into())),
             Some(outcome) => Err(outcome),
         }
     }

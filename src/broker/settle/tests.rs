@@ -156,7 +156,7 @@ async fn a_message_is_held_and_says_for_how_long() {
 async fn what_is_refused_is_published_again_after_longer_and_longer_waits() {
     let rig = Rig::new(LONG, (0..6).map(|_| Says(Err(PublishError::Nacked))).collect()).await;
     let begun = Instant::now();
-    let settlement = rig.settle(LONG, Outcome::Done(vec![link(Channel::Sms)])).await;
+    let settlement = rig.settle(LONG, Outcome::Done(vec![link(Channel::Sms)].into())).await;
     assert_eq!(settlement, Settlement::of(Settled::Done, None));
     assert_eq!(rig.published(), ["guest.sms"; 7]);
     // The least that jitter leaves of 50, 100, 200, 400, 800 and 1600 ms.
@@ -166,7 +166,7 @@ async fn what_is_refused_is_published_again_after_longer_and_longer_waits() {
 #[tokio::test(start_paused = true)]
 async fn only_what_did_not_arrive_is_published_again() {
     let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unknown))]).await;
-    let links = [Channel::Sms, Channel::Whatsapp].map(link).into();
+    let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
     assert_eq!(rig.settle(LONG, Outcome::Done(links)).await.settled, Settled::Done);
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp"]);
 }
@@ -174,7 +174,7 @@ async fn only_what_did_not_arrive_is_published_again() {
 #[tokio::test(start_paused = true)]
 async fn a_link_that_no_queue_is_bound_for_is_a_dead_letter_that_names_it() {
     let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unroutable))]).await;
-    let links = [Channel::Sms, Channel::Whatsapp].map(link).into();
+    let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
     let settlement = rig.settle(LONG, Outcome::Done(links)).await;
     let reason = "no queue is bound to exchange sim.links for guest.whatsapp".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Unroutable), reason));
@@ -184,7 +184,7 @@ async fn a_link_that_no_queue_is_bound_for_is_a_dead_letter_that_names_it() {
 #[tokio::test(start_paused = true)]
 async fn a_link_whose_queue_is_ours_is_tried_again_once_for_it_is_declared_again() {
     let unroutable = || Says(Err(PublishError::Unroutable));
-    let links = || [Channel::Sms, Channel::Whatsapp].map(link).into();
+    let links = || Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
     let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).await.which_declares();
     assert_eq!(rig.settle(LONG, Outcome::Done(links())).await.settled, Settled::Done);
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp"]);
@@ -214,9 +214,9 @@ async fn a_queue_of_our_own_that_is_missing_is_tried_again() {
 async fn with_no_time_left_a_confirm_is_waited_for_and_nothing_is_tried_again() {
     let rig = Rig::new(LONG, vec![ConfirmsAfter(Duration::from_secs(1))]).await;
     let links = || vec![link(Channel::Sms)];
-    assert_eq!(rig.settle(Duration::ZERO, Outcome::Done(links())).await.settled, Settled::Done);
+    assert_eq!(rig.settle(Duration::ZERO, Outcome::Done(links().into())).await.settled, Settled::Done);
     let rig = Rig::new(LONG, vec![Says(Err(PublishError::Nacked))]).await;
-    let settlement = rig.settle(Duration::from_millis(10), Outcome::Done(links())).await;
+    let settlement = rig.settle(Duration::from_millis(10), Outcome::Done(links().into())).await;
     assert_eq!(settlement, Settlement::of(Settled::Undone, PublishError::Nacked.to_string()));
     assert_eq!(rig.published(), ["guest.sms"]);
 }
@@ -225,7 +225,7 @@ async fn with_no_time_left_a_confirm_is_waited_for_and_nothing_is_tried_again() 
 async fn links_that_have_ended_are_not_given_to_the_publisher() {
     let rig = Rig::new(LONG, Vec::new()).await;
     let ended = Outgoing { deadline: Deadline::floor(clock::now()), ..link(Channel::Sms) };
-    let settlement = rig.settle(LONG, Outcome::DoneBefore(vec![link(Channel::Sms), ended])).await;
+    let settlement = rig.settle(LONG, Outcome::DoneBefore(vec![link(Channel::Sms), ended].into())).await;
     let reason = "the links had ended before they could be published".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Expired), reason));
     assert_eq!(rig.published(), ["sim.sessions.dead"]);
@@ -233,7 +233,7 @@ async fn links_that_have_ended_are_not_given_to_the_publisher() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_waited_for_in_vain() {
-    let links = || Outcome::Done(vec![link(Channel::Sms)]);
+    let links = || Outcome::Done(vec![link(Channel::Sms)].into());
     let begun = Instant::now();
     let mut ended = Rig::new(LONG, Vec::new()).await;
     ended.settler.publisher = Publisher::simulated().0;
@@ -260,7 +260,7 @@ async fn nothing_is_waited_for_in_vain() {
 async fn what_was_done_before_is_measured_only_where_something_goes_out() {
     for (links, measured) in [(vec![], 0), (vec![link(Channel::Sms)], 1)] {
         let rig = Rig::new(LONG, Vec::new()).await;
-        assert_eq!(rig.settle(LONG, Outcome::DoneBefore(links)).await.settled, Settled::Done);
+        assert_eq!(rig.settle(LONG, Outcome::DoneBefore(links.into())).await.settled, Settled::Done);
         let line = format!("instant_connect_event_to_link_seconds_count {measured}");
         assert!(rig.metrics.render().unwrap().lines().any(|said| said == line), "{line}");
     }
