@@ -13,6 +13,8 @@
 //! - [`contract`]: what crosses the wire; types that hide what is personal
 //! - [`outcome`]: the closed set of outcomes and of classes of dead letters
 //! - [`clock`]: what time it is
+//! - [`endpoint`]: why a peer was not reached, in words of our own
+//! - [`tls`]: which servers are trusted, and which certificate is shown; one way for the broker, Redis and HTTPS
 //! - [`retry`]: when to try again, a pure function
 //! - [`upstream`]: HTTP with limits, tokens that rotate, failures sorted
 //! - [`instant_connect`], [`webex`]: the two APIs
@@ -41,6 +43,7 @@ pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod dead;
+pub mod endpoint;
 mod fault;
 pub mod instant_connect;
 pub mod ledger;
@@ -51,6 +54,7 @@ pub mod sandbox;
 mod simulation;
 pub mod stages;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;
 pub mod webex;
 pub mod worker;

@@ -450,7 +450,8 @@ fn host_stage(loaded: &Loaded, book: Book, metrics: &Metrics, tracer: &Tracer) -
 
 fn tracer(loaded: &Loaded) -> Tracer {
     let relation = loaded.config.telemetry.trace_context;
-    loaded.traces_url().map_or_else(Tracer::default, |url| Tracer::start(&url, relation))
+    let ca_file = loaded.config.tls.ca_file.as_deref();
+    loaded.traces_url().map_or_else(Tracer::default, |url| Tracer::start(&url, relation, ca_file))
 }
 
 fn messages_api(

@@ -15,7 +15,7 @@ pub(super) async fn look(loaded: &Loaded) -> Vec<Finding> {
     let Some(url) = loaded.traces_url() else {
         return vec![Finding::pass(what, "off: no spans are sent")];
     };
-    let tried = timeout(ANSWER, try_collector(&url)).await;
+    let tried = timeout(ANSWER, try_collector(&url, loaded.config.tls.ca_file.as_deref())).await;
     vec![match tried.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}"))) {
         Ok(()) => Finding::pass(what, "takes spans"),
         Err(problem) => Finding::fail(what, format!("takes no spans: {problem}")).advise(

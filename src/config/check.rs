@@ -8,12 +8,13 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
-    Config, Delivery, LedgerKind,
+    Auth, Config, Delivery, LedgerKind,
     load::{ConfigError, Loaded, Origin, Settings, is_path},
     otel,
 };
 use crate::{
     ledger,
+    tls::{ClientFiles, Files},
     upstream::{TokenSource, is_loopback},
 };
 
@@ -43,12 +44,16 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
         ("instant_connect.token_file", &config.instant_connect.token_file),
         ("hosts.token_file", &config.hosts.token_file),
         ("ledger.url_file", &config.ledger.url_file),
+        ("amqp.client_cert_file", &config.amqp.client_cert_file),
+        ("amqp.client_key_file", &config.amqp.client_key_file),
+        ("tls.ca_file", &config.tls.ca_file),
     ] {
         // A secret given in place of a path would stand in every message about that path.
         if path.as_ref().is_some_and(|path| !is_path(&path.to_string_lossy())) {
             return Err(settings.error(key, "expected the path of a file, with a / in it"));
         }
     }
+    tls(config, settings)?;
     token(
         settings,
         "instant_connect",
@@ -118,6 +123,30 @@ fn broker(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     }
     let urls = read_url_file(path).map_err(|error| settings.error("amqp.url_file", error))?;
     amqp_urls(&urls, allow_insecure).map(drop).map_err(|problem| settings.error("amqp.url_file", problem))
+}
+
+/// The files of TLS can be used, and go together.
+fn tls(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
+    let both = "expected both of amqp.client_cert_file and amqp.client_key_file, and only this one is given";
+    match (&config.amqp.client_cert_file, &config.amqp.client_key_file) {
+        (Some(_), None) => return Err(settings.error("amqp.client_cert_file", both)),
+        (None, Some(_)) => return Err(settings.error("amqp.client_key_file", both)),
+        (None, None) if config.amqp.auth == Auth::External => {
+            let expected =
+                "expected amqp.client_cert_file and amqp.client_key_file, by which the worker logs in";
+            return Err(settings.error("amqp.auth", expected));
+        }
+        _ => {}
+    }
+    let files = config.broker_tls();
+    files.check().map_err(|error| {
+        let key = match &files.client {
+            Some(client) if client.certificate == error.path => "amqp.client_cert_file",
+            Some(client) if client.key == error.path => "amqp.client_key_file",
+            _ => "tls.ca_file",
+        };
+        settings.error(key, error.problem)
+    })
 }
 
 /// Largest file with a URL that is read, in bytes.
@@ -241,6 +270,22 @@ fn endpoint(base: &Url, path: &str) -> Url {
         url.set_path(&joined);
     }
     url
+}
+
+impl Config {
+    /// The files of TLS for the broker.
+    #[must_use]
+    pub fn broker_tls(&self) -> Files {
+        let files = self.amqp.client_cert_file.clone().zip(self.amqp.client_key_file.clone());
+        let client = files.map(|(certificate, key)| ClientFiles { certificate, key });
+        Files { client, ..self.tls() }
+    }
+
+    /// The files of TLS for all others.
+    #[must_use]
+    pub fn tls(&self) -> Files {
+        Files { ca: self.tls.ca_file.clone(), client: None }
+    }
 }
 
 impl Loaded {

@@ -28,6 +28,7 @@ use crate::{
 #[allow(missing_docs, reason = "config/default.toml documents every key, and a test holds the two together")]
 pub struct Config {
     pub amqp: Amqp,
+    pub tls: Tls,
     pub topology: Topology,
     pub instant_connect: InstantConnect,
     pub devices: Devices,
@@ -55,7 +56,30 @@ pub struct Amqp {
     pub watch_interval: Span,
     pub deliveries_max: Bounded<1, 90>,
     pub hold_max: Span,
+    pub auth: Auth,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub client_cert_file: Option<PathBuf>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub client_key_file: Option<PathBuf>,
     pub allow_insecure: bool,
+}
+
+/// `amqp.auth`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// User and password of the URL.
+    Password,
+    /// The client certificate: SASL `EXTERNAL`.
+    External,
+}
+
+/// Section `tls`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct Tls {
+    #[serde(deserialize_with = "empty_is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Section `topology`.

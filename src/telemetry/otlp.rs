@@ -2,6 +2,7 @@
 //! bound. Whatever the collector does, work neither waits for it nor fails over it.
 
 use std::{
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -28,6 +29,8 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 use url::Url;
 
+use crate::{endpoint::Obstacle, tls};
+
 /// Most spans that wait to be sent; what is more is dropped and counted.
 const QUEUED_MAX: usize = 2048;
 /// For one call of the collector, and for all tries to send one batch.
@@ -44,6 +47,9 @@ pub(super) enum OtlpError {
     /// The SDK refuses a variable of the environment.
     #[error("{0}")]
     Exporter(#[from] ExporterBuildError),
+    /// TLS can't be set up.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 /// What becomes of the spans.
@@ -101,21 +107,24 @@ impl Spans {
 
 /// Spans go to `endpoint`. The SDK reads the environment for what is said of them: `OTEL_SERVICE_NAME`,
 /// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS` and the like.
-pub(super) fn provider(endpoint: &Url, spans: &Arc<Spans>) -> Result<SdkTracerProvider, OtlpError> {
-    let exporter = Watched { exporter: exporter(endpoint, spans)?, spans: Arc::clone(spans) };
+pub(super) fn provider(
+    endpoint: &Url,
+    ca_file: Option<&Path>,
+    spans: &Arc<Spans>,
+) -> Result<SdkTracerProvider, OtlpError> {
+    let exporter = Watched { exporter: exporter(endpoint, ca_file, spans)?, spans: Arc::clone(spans) };
     let config = BatchConfigBuilder::default().with_max_queue_size(QUEUED_MAX).build();
     let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
     let processor = Bounded { processor, spans: Arc::clone(spans) };
     Ok(SdkTracerProvider::builder().with_resource(resource()).with_span_processor(processor).build())
 }
 
-fn exporter(endpoint: &Url, spans: &Arc<Spans>) -> Result<OtlpExporter, OtlpError> {
-    // Fails only where a provider is installed already, which is as good.
-    _ = rustls::crypto::ring::default_provider().install_default();
+fn exporter(endpoint: &Url, ca_file: Option<&Path>, spans: &Arc<Spans>) -> Result<OtlpExporter, OtlpError> {
     let client = reqwest::Client::builder()
         .user_agent(concat!("instant-connect-worker/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TIMEOUT)
+        .tls_backend_preconfigured(tls::https(ca_file)?)
         // A redirect could take the headers to another host.
         .redirect(redirect::Policy::none());
     let client = if endpoint.scheme() == "http" { client.no_proxy() } else { client };
@@ -134,9 +143,9 @@ fn exporter(endpoint: &Url, spans: &Arc<Spans>) -> Result<OtlpExporter, OtlpErro
 ///
 /// # Errors
 /// Why not; shows nothing of the URL and of the headers.
-pub(crate) async fn try_collector(endpoint: &Url) -> Result<(), String> {
+pub(crate) async fn try_collector(endpoint: &Url, ca_file: Option<&Path>) -> Result<(), String> {
     let spans = Arc::new(Spans::default());
-    let exporter = exporter(endpoint, &spans).map_err(|error| error.to_string())?;
+    let exporter = exporter(endpoint, ca_file, &spans).map_err(|error| error.to_string())?;
     exporter.export(Vec::new()).await.map_err(|_| {
         let problem = spans.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if problem.is_empty() { "it did not take them".to_owned() } else { problem }
@@ -174,18 +183,18 @@ impl HttpClient for OnRuntime {
         match &answer {
             Ok(answer) if answer.status().is_success() => {}
             Ok(answer) => self.spans.note(format!("it answered {}", answer.status().as_u16())),
-            Err(error) => self.spans.note(step(error).to_owned()),
+            Err(error) => self.spans.note(step(error)),
         }
         answer
     }
 }
 
 /// At which step a call failed; the error's own words could show the URL.
-fn step(error: &HttpError) -> &'static str {
+fn step(error: &HttpError) -> String {
     match error.downcast_ref::<reqwest::Error>() {
-        Some(error) if error.is_connect() => "no connection",
-        Some(error) if error.is_timeout() => "no answer within the time limit",
-        _ => "the call failed on the way",
+        Some(error) if error.is_connect() => format!("no connection: {}", Obstacle::of(error)),
+        Some(error) if error.is_timeout() => "no answer within the time limit".to_owned(),
+        _ => "the call failed on the way".to_owned(),
     }
 }
 

@@ -9,7 +9,7 @@
 //! A span shows nothing private: queues, exchanges and keys are this program's own; what came from outside (a routing
 //! key, a `tracestate`, a query) is left out, ids are as in the logs, reasons are those of the dead letters' headers.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, path::Path, sync::Arc, time::Duration};
 
 use opentelemetry::{
     Context, KeyValue, StringValue, Value,
@@ -47,12 +47,12 @@ impl fmt::Debug for Tracer {
 
 impl Tracer {
     /// Sends spans to `endpoint`, the whole URL of a collector that takes OTLP over HTTP. A delivery's span is in
-    /// `relation` to whoever published it. Must be called within a runtime. Where it can't be set up, that is said, and
+    /// `relation` to whoever published it. CAs in `ca_file` are trusted beside the system's. Must be called within a runtime. Where it can't be set up, that is said, and
     /// work goes on without.
     #[must_use]
-    pub fn start(endpoint: &Url, relation: TraceRelation) -> Self {
+    pub fn start(endpoint: &Url, relation: TraceRelation, ca_file: Option<&Path>) -> Self {
         let spans = Arc::new(Spans::default());
-        match otlp::provider(endpoint, &spans) {
+        match otlp::provider(endpoint, ca_file, &spans) {
             Ok(provider) => {
                 let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
                 Self(Some(Arc::new(Inner { tracer, provider, relation, spans })))
