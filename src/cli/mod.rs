@@ -68,7 +68,7 @@ enum Command {
     Check(check::Args),
     /// Print the exchanges and queues, or declare them
     Topology(topology::Args),
-    /// Print the JSON Schemas of the messages
+    /// Print the JSON Schemas of the messages, or of the settings
     Schema(schema::Args),
     /// List, show, replay or drop dead letters
     Dead(dead::Args),

@@ -1,11 +1,14 @@
-//! `schema`: JSON Schemas of the messages.
+//! `schema`: JSON Schemas of the messages and of the settings.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::{Failure, say_json};
-use crate::contract::schemas::{NAMES, schema};
+use crate::{
+    config,
+    contract::schemas::{NAMES, schema},
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -15,9 +18,16 @@ pub(super) struct Args {
     /// Write them as files into this folder
     #[arg(long, value_name = "FOLDER", conflicts_with = "name")]
     write: Option<PathBuf>,
+    /// The settings' schema instead (draft 7), for editors and for charts
+    // Stands in the place of the global option of this name, whose type it must have; nothing is loaded here.
+    #[arg(long, num_args = 0, default_missing_value = "settings", conflicts_with_all = ["name", "write"])]
+    config: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    if args.config.is_some() {
+        return say_json(&config::schema::schema());
+    }
     match (&args.name, &args.write) {
         (Some(name), _) => say_json(&schema(name)),
         (None, Some(folder)) => {

@@ -3,16 +3,19 @@
 //! - [`mod@load`]: the layers, and where each value came from
 //! - [`values`]: values with rules of their own
 //! - [`mod@check`]: rules between settings
+//! - [`mod@schema`]: JSON Schema of the settings
 //! - `otel`: OpenTelemetry's own variables
 
 pub mod check;
 pub mod load;
 mod otel;
+pub mod schema;
 pub mod values;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 pub use load::{ConfigError, Loaded, Sources, load};
+use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
@@ -24,7 +27,7 @@ use crate::{
 };
 
 /// The whole configuration; `config/default.toml` says what each key means.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "config/default.toml documents every key, and a test holds the two together")]
 pub struct Config {
     pub amqp: Amqp,
@@ -42,9 +45,10 @@ pub struct Config {
 }
 
 /// Section `amqp`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Amqp {
+    #[schemars(with = "String")]
     pub url: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
     pub url_file: Option<PathBuf>,
@@ -65,7 +69,7 @@ pub struct Amqp {
 }
 
 /// `amqp.auth`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Auth {
     /// User and password of the URL.
@@ -75,7 +79,7 @@ pub enum Auth {
 }
 
 /// Section `tls`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Tls {
     #[serde(deserialize_with = "empty_is_none")]
@@ -83,7 +87,7 @@ pub struct Tls {
 }
 
 /// Section `topology`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Topology {
     pub prefix: values::Prefix,
@@ -92,7 +96,7 @@ pub struct Topology {
 }
 
 /// `topology.declare`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Declare {
     /// Declare what is missing.
@@ -104,11 +108,13 @@ pub enum Declare {
 }
 
 /// Section `instant_connect`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct InstantConnect {
     #[serde(deserialize_with = "http_url")]
+    #[schemars(with = "schema::HttpUrl")]
     pub url: Url,
+    #[schemars(with = "String")]
     pub token: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
     pub token_file: Option<PathBuf>,
@@ -119,6 +125,7 @@ pub struct InstantConnect {
     pub short_urls: bool,
     pub allowed_base_urls: Vec<values::BaseUrl>,
     #[serde(deserialize_with = "http_url")]
+    #[schemars(with = "schema::HttpUrl")]
     pub long_url_base: Url,
     pub connect_timeout: Span,
     pub timeout: Span,
@@ -138,19 +145,21 @@ pub struct InstantConnect {
 }
 
 /// Section `devices`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Devices {
     pub allowed: AllowList,
 }
 
 /// Section `hosts`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Hosts {
     pub delivery: Delivery,
     #[serde(deserialize_with = "http_url")]
+    #[schemars(with = "schema::HttpUrl")]
     pub webex_url: Url,
+    #[schemars(with = "String")]
     pub token: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
     pub token_file: Option<PathBuf>,
@@ -162,7 +171,7 @@ pub struct Hosts {
 }
 
 /// `hosts.delivery`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Delivery {
     /// Stage `host` sends the link.
@@ -172,7 +181,7 @@ pub enum Delivery {
 }
 
 /// Section `retry`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Retry {
     pub initial: Span,
@@ -185,7 +194,7 @@ pub struct Retry {
 }
 
 /// Section `breaker`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Breaker {
     pub failures: Bounded<1, 1000>,
@@ -194,12 +203,13 @@ pub struct Breaker {
 }
 
 /// Section `ledger`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Ledger {
     pub kind: LedgerKind,
     #[serde(deserialize_with = "empty_is_none")]
     pub path: Option<PathBuf>,
+    #[schemars(with = "String")]
     pub url: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
     pub url_file: Option<PathBuf>,
@@ -210,7 +220,7 @@ pub struct Ledger {
 }
 
 /// `ledger.kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the field's own names")]
 pub enum LedgerKind {
@@ -220,7 +230,7 @@ pub enum LedgerKind {
 }
 
 /// `ledger.on_failure`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the field's own names")]
 pub enum OnFailure {
@@ -229,33 +239,35 @@ pub enum OnFailure {
 }
 
 /// Section `shutdown`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Shutdown {
     pub grace: Span,
 }
 
 /// Section `admin`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Admin {
     #[serde(deserialize_with = "address_or_off")]
+    #[schemars(with = "schema::Listen")]
     pub listen: Option<SocketAddr>,
 }
 
 /// Section `telemetry`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct Telemetry {
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     #[serde(deserialize_with = "empty_is_none")]
+    #[schemars(with = "Option<schema::HttpUrl>")]
     pub otlp_endpoint: Option<Url>,
     pub trace_context: TraceRelation,
 }
 
 /// `telemetry.trace_context`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TraceRelation {
     /// A delivery's span is a child of its publisher's: one trace shows the whole way.
@@ -265,7 +277,7 @@ pub enum TraceRelation {
 }
 
 /// `telemetry.log_format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One JSON object a line.
@@ -275,7 +287,7 @@ pub enum LogFormat {
 }
 
 /// `telemetry.log_level`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the field's own names")]
 pub enum LogLevel {

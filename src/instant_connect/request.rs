@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{device::Device, start_session::Session};
@@ -10,7 +11,7 @@ use crate::contract::{device::Device, start_session::Session};
 pub const LINKS_MAX: usize = 25;
 
 /// How the key that encrypts a link is itself encrypted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "the values are the Guide's own")]
 pub enum JweAlg {
     #[serde(rename = "PBES2-HS256+A128KW")]
@@ -22,7 +23,7 @@ pub enum JweAlg {
 }
 
 /// How a link's claims are encrypted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "the values are the Guide's own")]
 pub enum Enc {
     #[serde(rename = "A128CBC-HS256")]
@@ -40,7 +41,7 @@ pub enum Enc {
 }
 
 /// How a link's claims are signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "the values are the Guide's own")]
 pub enum JwsAlg {
     #[serde(rename = "HS256")]
