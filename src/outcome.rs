@@ -3,6 +3,7 @@
 use std::{fmt, future::Future, str::FromStr, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
+use uuid::Uuid;
 
 use crate::contract::{link::Outgoing, time::Instant};
 
@@ -23,40 +24,49 @@ pub enum Outcome {
     HandedBack,
 }
 
-/// Messages that are published together, and what follows once the broker has confirmed each of them.
-#[derive(Default)]
+/// Messages that are published together, and what follows once the broker has some or all of them.
+#[derive(Debug, Default)]
 pub struct Batch {
     /// The messages.
     pub outgoing: Vec<Outgoing>,
-    then: Option<BoxFuture<'static, ()>>,
+    /// Learns which of them the broker confirmed.
+    pub then: Then,
 }
 
-impl Batch {
-    /// `outgoing`, followed by `then`, which is dropped if one of the messages is not confirmed.
-    pub fn followed_by(outgoing: Vec<Outgoing>, then: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { outgoing, then: Some(then.boxed()) }
-    }
+/// Learns the `message_id`s of the messages that the broker confirmed.
+#[derive(Default)]
+pub struct Then(Option<Box<Learn>>);
 
-    /// Takes out what follows the last confirm.
-    pub fn take_then(&mut self) -> impl Future<Output = ()> + Send + 'static {
-        let then = self.then.take();
-        async {
-            if let Some(then) = then {
-                then.await;
-            }
-        }
+type Learn = dyn FnOnce(Vec<Uuid>) -> BoxFuture<'static, ()> + Send;
+
+impl Batch {
+    /// `outgoing`, followed by `then`, which learns the `message_id`s of the messages that the broker confirmed.
+    pub fn followed_by<F: Future<Output = ()> + Send + 'static>(
+        outgoing: Vec<Outgoing>,
+        then: impl FnOnce(Vec<Uuid>) -> F + Send + 'static,
+    ) -> Self {
+        Self { outgoing, then: Then(Some(Box::new(|confirmed| then(confirmed).boxed()))) }
     }
 }
 
 impl From<Vec<Outgoing>> for Batch {
     fn from(outgoing: Vec<Outgoing>) -> Self {
-        Self { outgoing, then: None }
+        Self { outgoing, then: Then::default() }
     }
 }
 
-impl fmt::Debug for Batch {
+impl Then {
+    /// Tells that the broker confirmed the messages with these ids. Nothing follows if there are none.
+    pub async fn confirmed(self, message_ids: Vec<Uuid>) {
+        if let Some(then) = self.0.filter(|_| !message_ids.is_empty()) {
+            then(message_ids).await;
+        }
+    }
+}
+
+impl fmt::Debug for Then {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("outgoing", &self.outgoing).finish_non_exhaustive()
+        write!(f, "Then({})", self.0.is_some())
     }
 }
 

@@ -1,11 +1,12 @@
 //! Carries an outcome out: publishes what it names, with confirms, then settles the delivery. The one place where
 //! deliveries are acknowledged.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use super::{
     connection::BrokerError,
@@ -18,7 +19,7 @@ use crate::{
     clock,
     contract::{link::Outgoing, message::Message, private::loggable_id, trace::TraceContext},
     fault,
-    outcome::{Cause, Class, Death, Failure, Outcome},
+    outcome::{Batch, Cause, Class, Death, Failure, Outcome},
     retry::{self, Decision, History, Policy},
     telemetry::{
         metrics::{
@@ -179,36 +180,8 @@ impl Settler {
             Outcome::DoneBefore(batch) if batch.outgoing.is_empty() => {
                 self.ack(ticket, Settlement::of(Settled::Done, None)).await
             }
-            Outcome::Done(mut batch) | Outcome::DoneBefore(mut batch) => {
-                let (then, outgoing) = (batch.take_then(), batch.outgoing);
-                let left = left(&outgoing, now);
-                let publish = async {
-                    let sending = outgoing.iter().map(|outgoing| self.link(ticket, outgoing, now)).collect();
-                    self.publish(ticket, sending).await
-                };
-                // A publisher without a connection waits. What nobody waits for any more it does not publish. With no time
-                // left it is not asked at all: it may be faster than the end of the wait.
-                let published = if left.is_zero() { None } else { timeout(left, publish).await.ok() };
-                let Some(published) = published else {
-                    let reason = "the links had ended before they could be published";
-                    return self.dead(ticket, message, &Death::new(Class::Expired, reason)).await;
-                };
-                match published {
-                    Ok(()) => {
-                        for outgoing in &outgoing {
-                            self.metrics.linked(outgoing.recipient);
-                        }
-                        self.metrics.delivered(ticket.happened_at);
-                        let ack = self.ack(ticket, Settlement::of(Settled::Done, None));
-                        tokio::join!(then, ack).1
-                    }
-                    Err(Unpublished { error: PublishError::Unroutable, keys }) => {
-                        let reason =
-                            format!("no queue is bound to exchange {} for {keys}", self.links_exchange);
-                        self.dead(ticket, message, &Death::new(Class::Unroutable, reason)).await
-                    }
-                    Err(Unpublished { error, .. }) => self.undone(ticket, error.to_string()).await,
-                }
+            Outcome::Done(batch) | Outcome::DoneBefore(batch) => {
+                self.publish_links(ticket, message, batch, now).await
             }
             Outcome::Dead(death) => self.dead(ticket, message, &death).await,
             Outcome::TryAgain(failure) => self.try_again(ticket, message, &failure, paused, now).await,
@@ -217,6 +190,44 @@ impl Settler {
                 let reason = "no outcome within amqp.hold_max";
                 self.give_back(ticket, Settlement::of(Settled::HandedBack, reason.to_owned())).await
             }
+        }
+    }
+
+    /// Publishes the links of `batch`, has recorded which of them the broker confirmed, and settles.
+    async fn publish_links(
+        &self,
+        ticket: &Ticket,
+        message: &Message,
+        Batch { outgoing, then }: Batch,
+        now: Timestamp,
+    ) -> Settlement {
+        let left = left(&outgoing, now);
+        let mut sending = outgoing.iter().map(|outgoing| self.link(ticket, outgoing, now)).collect();
+        // A publisher without a connection waits. What nobody waits for any more it does not publish. With no time
+        // left it is not asked at all: it may be faster than the end of the wait.
+        let published =
+            if left.is_zero() { None } else { timeout(left, self.publish(ticket, &mut sending)).await.ok() };
+        let Some(published) = published else {
+            let reason = "the links had ended before they could be published";
+            return self.dead(ticket, message, &Death::new(Class::Expired, reason)).await;
+        };
+        let confirmed = confirmed(&outgoing, &sending);
+        let Err(Unpublished { error, keys }) = published else {
+            for outgoing in &outgoing {
+                self.metrics.linked(outgoing.recipient);
+            }
+            self.metrics.delivered(ticket.happened_at);
+            let ack = self.ack(ticket, Settlement::of(Settled::Done, None));
+            // The record is on its way before the ack: after it nobody would publish these again by mistake.
+            return tokio::join!(then.confirmed(confirmed), ack).1;
+        };
+        // Those that arrived must not be published again with the others.
+        then.confirmed(confirmed).await;
+        if error == PublishError::Unroutable {
+            let reason = format!("no queue is bound to exchange {} for {keys}", self.links_exchange);
+            self.dead(ticket, message, &Death::new(Class::Unroutable, reason)).await
+        } else {
+            self.undone(ticket, error.to_string()).await
         }
     }
 
@@ -268,7 +279,7 @@ impl Settler {
         settlement: Settlement,
     ) -> Settlement {
         let copy = self.copy(ticket, Topology::hold_queue(&self.queue, delay), properties, body);
-        match self.publish(ticket, vec![copy]).await {
+        match self.publish(ticket, &mut vec![copy]).await {
             Ok(()) => {
                 if let Settled::Held(cause) | Settled::Waits(cause) = settlement.settled {
                     self.metrics.retried(cause);
@@ -287,7 +298,7 @@ impl Settler {
         let properties =
             |trace: &TraceContext| properties::dead(&ticket.properties, message, death, trace, clock::now());
         let letter = self.copy(ticket, Topology::dead_queue(&self.queue), properties, &message.body);
-        match self.publish(ticket, vec![letter]).await {
+        match self.publish(ticket, &mut vec![letter]).await {
             Ok(()) => {
                 self.metrics.dead(death.class);
                 self.ack(ticket, Settlement::of(Settled::Dead(death.class), death.reason.clone())).await
@@ -330,18 +341,17 @@ impl Settler {
     }
 
     /// Publishes all, and what did not arrive again, until all are confirmed, one is unroutable, the delivery's time is
-    /// up or its channel is gone.
-    async fn publish(&self, ticket: &Ticket, mut sending: Vec<Sending>) -> Result<(), Unpublished> {
-        let result = self.publish_all(ticket, &mut sending).await;
+    /// up or its channel is gone. Leaves in `sending` what is not known to have arrived.
+    async fn publish(&self, ticket: &Ticket, sending: &mut Vec<Sending>) -> Result<(), Unpublished> {
+        let result = self.publish_all(ticket, sending).await;
         if let Err(Unpublished { error, .. }) = &result {
-            for one in &mut sending {
+            for one in sending {
                 one.span.fail(error.as_str(), &error.to_string());
             }
         }
         result
     }
 
-    /// Leaves in `sending` what is not known to have arrived.
     async fn publish_all(&self, ticket: &Ticket, sending: &mut Vec<Sending>) -> Result<(), Unpublished> {
         let (mut tries, mut declared_again) = (0, !self.declares);
         loop {
@@ -361,11 +371,11 @@ impl Settler {
                 () = gone(&ticket.receipt, until) => return Err(PublishError::Unknown.into()),
             };
             let keys = unroutable(sending, &results);
+            let mut failed = results.iter().map(Result::is_err);
+            sending.retain(|_| failed.next().unwrap_or(true));
             if !ours && !keys.is_empty() && std::mem::replace(&mut declared_again, true) {
                 return Err(Unpublished { error: PublishError::Unroutable, keys });
             }
-            let mut failed = results.iter().map(Result::is_err);
-            sending.retain(|_| failed.next().unwrap_or(true));
             let Some(error) = results.iter().find_map(|result| result.err()) else { return Ok(()) };
             tries += 1;
             let wait = retry::reconnect_wait(
@@ -415,6 +425,13 @@ async fn gone(receipt: &Receipt, until: Instant) {
     while receipt.usable() && Instant::now() < until {
         sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// The ids of those of `outgoing` that are not among what is left to send.
+fn confirmed(outgoing: &[Outgoing], left: &[Sending]) -> Vec<Uuid> {
+    let ids = left.iter().filter_map(|one| one.publication.properties.message_id().as_ref());
+    let left: HashSet<Uuid> = ids.filter_map(|id| id.as_str().parse().ok()).collect();
+    outgoing.iter().map(|outgoing| outgoing.message_id).filter(|id| !left.contains(id)).collect()
 }
 
 /// How long it is until the first of the sessions of `outgoing` is over; very long for nothing.

@@ -4,7 +4,8 @@
 //! One who is about to act [claims](Ledger::claim) a key. One claimant at a time gets a [`Lease`], acts, and records
 //! the result; the others wait, and get that result. Where an effect's outcome can become unknown (a request that
 //! was sent, no answer read), its owner first writes a note: whoever comes after a crash sees it, and decides. Of an
-//! effect of several calls, it notes what each brought: who comes next goes on from there.
+//! effect of several calls, it notes what each brought: who comes next goes on from there. Links are noted when they
+//! are made, and recorded when the broker has confirmed their messages.
 //!
 //! # Kinds
 //! - *File*: an embedded store in one file (`redb`), for one process. What was said to be recorded survives a crash

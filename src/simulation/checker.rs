@@ -18,6 +18,7 @@ use super::{
 use crate::{
     broker::publisher::{Publication, PublishError},
     clock,
+    instant_connect::request::LINKS_MAX,
     ledger::Entry,
     outcome::Class,
 };
@@ -109,8 +110,10 @@ pub(super) struct Seen {
     pub(super) devices_known: bool,
     pub(super) noted: bool,
     pub(super) unknown_effect: bool,
-    /// The ledger has its result.
+    /// The ledger has its result: that all links are published, or that the expert has the message.
     pub(super) recorded: bool,
+    /// How often the worker may not have recorded that all links are published: its ledger failed, or it died.
+    pub(super) unrecorded: u32,
     pub(super) delivered_at: Vec<Timestamp>,
     /// How many copies there were of it, with each delivery.
     pub(super) alike: Vec<(Timestamp, usize)>,
@@ -296,6 +299,7 @@ impl Checker {
             seen.unknown_effect |= seen.effects > 0;
             seen.devices_known = false;
             seen.haunted = false;
+            seen.unrecorded += u32::from(!seen.recorded);
         }
     }
 
@@ -315,6 +319,7 @@ impl Checker {
         self.by_ledger_key(key).for_each(|seen| {
             seen.unknown_effect = true;
             seen.devices_known = false;
+            seen.unrecorded += 1;
         });
     }
 
@@ -409,10 +414,14 @@ impl Checker {
     /// The links of a session are made, its devices called.
     pub(super) fn links_made(&mut self, session: &str, devices: &[String], until: i64) -> Result<(), String> {
         self.count("links made");
-        let Some(seen) = self.by_key(Which::InstantConnect, session) else { return Ok(()) };
+        let Some(seen) = self.seen.values_mut().find(|seen| seen.queue == SESSIONS && seen.key == session)
+        else {
+            return Ok(());
+        };
         seen.effects += 1;
         seen.unknown_effect = true;
-        if seen.recorded {
+        let all_noted = seen.noted && self.events[seen.event].links.len() <= LINKS_MAX;
+        if seen.recorded || all_noted {
             return Err(format!("repeated: {session} gets links again, and the ledger has them"));
         }
         if devices.is_empty() {

@@ -63,8 +63,8 @@ enum Happened<'a> {
 pub(super) enum Turn {
     /// Act, and record it with the lease (there is none where the ledger is down and that is to be borne).
     Act(Option<Lease>),
-    /// It was done; what was recorded.
-    Done(Vec<u8>),
+    /// It was done.
+    Done,
     /// Neither.
     Otherwise(Outcome),
 }
@@ -88,7 +88,7 @@ impl Book {
         });
         match claim {
             Ok(Claim::Mine(lease)) => Turn::Act(Some(lease)),
-            Ok(Claim::Recorded(result)) => Turn::Done(result),
+            Ok(Claim::Recorded(_)) => Turn::Done,
             Ok(Claim::Conflict) => Turn::Otherwise(Outcome::Dead(Death::new(
                 Class::Invalid,
                 "the event's id was used before, with another body",
@@ -224,7 +224,7 @@ mod tests {
     async fn act(book: &Book) -> Option<Lease> {
         match book.turn("k", b"body", deadline()).await {
             Turn::Act(lease) => lease,
-            Turn::Done(_) => panic!("done"),
+            Turn::Done => panic!("done"),
             Turn::Otherwise(outcome) => panic!("{outcome:?}"),
         }
     }
@@ -256,7 +256,7 @@ mod tests {
         let lease = act(&book).await;
         assert_eq!(lease.as_ref().unwrap().note(), None);
         assert!(book.record(lease, b"r", deadline()).await.is_none());
-        assert!(matches!(book.turn("k", b"body", deadline()).await, Turn::Done(result) if result == b"r"));
+        assert!(matches!(book.turn("k", b"body", deadline()).await, Turn::Done));
         let other = book.turn("k", b"another", deadline()).await;
         assert!(matches!(other, Turn::Otherwise(Outcome::Dead(Death { class: Class::Invalid, .. }))));
     }
@@ -275,7 +275,7 @@ mod tests {
             match book.turn("k", b"body", deadline()).await {
                 Turn::Otherwise(outcome) => assert!(wait && waits(Some(&outcome))),
                 Turn::Act(lease) => assert!(!wait && lease.is_none()),
-                Turn::Done(_) => panic!("done"),
+                Turn::Done => panic!("done"),
             }
             assert!(book.record(None, b"r", deadline()).await.is_none());
         }
@@ -313,7 +313,7 @@ mod tests {
             disk_is_out(false);
         });
         assert!(kept.is_none());
-        assert!(matches!(book.turn("k", b"body", later).await, Turn::Done(result) if result == b"r"));
+        assert!(matches!(book.turn("k", b"body", later).await, Turn::Done));
     }
 
     #[tokio::test(start_paused = true)]

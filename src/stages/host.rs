@@ -63,7 +63,7 @@ impl Host {
         // meeting, and the expert has one already.
         let mut lease = match self.book.turn(&format!("host:{id}"), id.as_bytes(), deadline).await {
             Turn::Act(lease) => lease,
-            Turn::Done(_) => return Outcome::DoneBefore(Batch::default()),
+            Turn::Done => return Outcome::DoneBefore(Batch::default()),
             Turn::Otherwise(outcome) => return outcome,
         };
         fault::point(Self::NAME, "claimed");

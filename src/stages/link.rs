@@ -1,7 +1,10 @@
 //! Stage `link`: a start event becomes links.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
-use tracing::debug;
+use tracing::{debug, warn};
+use uuid::Uuid;
 
 use super::{
     Stage,
@@ -20,7 +23,7 @@ use crate::{
     fault,
     instant_connect::{Client, Links},
     ledger::Lease,
-    outcome::{Class, Death, Outcome},
+    outcome::{Batch, Class, Death, Outcome},
 };
 
 /// Stage `link`.
@@ -38,41 +41,40 @@ impl Link {
         Self { client, rules, book }
     }
 
-    /// The messages with the links of `session`: those that were made before, else new ones, recorded before anybody
-    /// sees them.
+    /// The messages with the links of `session`: those that were made before, else new ones, noted before anybody sees
+    /// them. Which of them the broker has is recorded when it confirms them, and those are not published again.
     async fn links(&self, session: &mut Session, body: &[u8]) -> Result<Outcome, Outcome> {
         let key = format!("link:{}", session.event_id.as_str());
         let lease = match self.book.turn(&key, body, session.expires_at).await {
             Turn::Act(lease) => lease,
-            Turn::Done(recorded) => {
-                let links = recall(session, &recorded)?;
-                return Ok(Outcome::DoneBefore(messages(session, links)?.into()));
-            }
+            Turn::Done => return Ok(Outcome::DoneBefore(Batch::default())),
             Turn::Otherwise(outcome) => return Err(outcome),
         };
         fault::point(Self::NAME, "claimed");
-        let (lease, links) = self.make(session, lease).await?;
-        let record = written(session, &links)?;
-        let recorded = self.book.record(lease, &record, session.expires_at).await;
-        fault::point(Self::NAME, "recorded");
-        match recorded {
-            None => Ok(Outcome::Done(messages(session, links)?.into())),
-            Some(outcome) => Err(outcome),
-        }
+        let noted = lease.as_ref().and_then(Lease::note).and_then(|note| recall(session, note));
+        let made_before = noted.as_ref().is_some_and(|made| made.is_complete(session));
+        let (lease, made) = self.make(session, lease, noted.unwrap_or_default()).await?;
+        let outgoing = messages(session, &made)?;
+        let (book, deadline) = (self.book.clone(), session.expires_at);
+        let batch = Batch::followed_by(outgoing, move |confirmed| async move {
+            record(&book, lease, made.with_published(confirmed), deadline).await;
+            fault::point(Self::NAME, "recorded");
+        });
+        Ok(if made_before { Outcome::DoneBefore(batch) } else { Outcome::Done(batch) })
     }
 
-    /// All links of `session`, by as many calls as they take. What each but the last brings is noted, so that the next
+    /// All links of `session`, by as many calls as they take after `made`. What each brings is noted, so that the next
     /// attempt goes on from there: the devices are called with the first, and are not called again for the others.
     async fn make(
         &self,
-        session: &mut Session,
+        session: &Session,
         mut lease: Option<Lease>,
-    ) -> Result<(Option<Lease>, Links), Outcome> {
-        let note = lease.as_ref().and_then(Lease::note);
-        let mut links = note.and_then(|note| begun(session, note)).unwrap_or_default();
-        loop {
-            let noted = links.count() > 0;
-            links = match self.client.more(session, links).await {
+        mut made: Made,
+    ) -> Result<(Option<Lease>, Made), Outcome> {
+        made.expires_at = Some(session.expires_at);
+        while !made.is_complete(session) {
+            let noted = made.links.count() > 0;
+            made.links = match self.client.more(session, made.links).await {
                 Ok(links) => links,
                 Err(error) => {
                     // A note outlives the lease, and says where to go on.
@@ -83,15 +85,13 @@ impl Link {
                     return Err(error.into_outcome(session.expires_at));
                 }
             };
-            if links.count() == session.experts.len() + session.guests.len() {
-                return Ok((lease, links));
-            }
-            let note = written(session, &links)?;
-            if let Some(outcome) = self.book.note_part(&mut lease, &note, session.expires_at).await {
+            if let Some(outcome) = self.book.note_part(&mut lease, &written(&made)?, session.expires_at).await
+            {
                 return Err(outcome);
             }
             fault::point(Self::NAME, "noted");
         }
+        Ok((lease, made))
     }
 }
 
@@ -117,39 +117,59 @@ impl Stage for Link {
     }
 }
 
-/// What the ledger keeps of an event.
-#[derive(Serialize, Deserialize)]
+/// What the ledger keeps of an event: noted while links are made and published, recorded once the broker has them all.
+#[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Made<L> {
-    expires_at: Instant,
+struct Made {
+    expires_at: Option<Instant>,
     #[serde(flatten)]
-    links: L,
+    links: Links,
+    /// The `message_id`s of the messages that the broker has.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    published: BTreeSet<Uuid>,
 }
 
-fn written(session: &Session, links: &Links) -> Result<Vec<u8>, Outcome> {
-    serde_json::to_vec(&Made { expires_at: session.expires_at, links }).map_err(|_| unusable())
-}
-
-/// The links that `session` got before, which end when they did then.
-fn recall(session: &mut Session, recorded: &[u8]) -> Result<Links, Outcome> {
-    let made: Made<Links> = decode::from_json(recorded).map_err(|_| unusable())?;
-    if (made.links.hosts.len(), made.links.guests.len()) != (session.experts.len(), session.guests.len()) {
-        return Err(unusable());
+impl Made {
+    /// Whether there is a link for everybody.
+    fn is_complete(&self, session: &Session) -> bool {
+        (self.links.hosts.len(), self.links.guests.len()) == (session.experts.len(), session.guests.len())
     }
-    session.expires_at = made.expires_at;
-    Ok(made.links)
+
+    fn with_published(mut self, confirmed: Vec<Uuid>) -> Self {
+        self.published.extend(confirmed);
+        self
+    }
 }
 
-/// The first links of `session`, which an earlier attempt got and noted; the others will end when they do. None where
-/// these have ended: then all are made anew.
-fn begun(session: &mut Session, note: &[u8]) -> Option<Links> {
-    let Made { expires_at, links } = decode::from_json::<Made<Links>>(note).ok()?;
+fn written(made: &Made) -> Result<Vec<u8>, Outcome> {
+    serde_json::to_vec(made).map_err(|_| unusable())
+}
+
+/// Records that the broker has all messages of an event, or notes those that it has.
+async fn record(book: &Book, mut lease: Option<Lease>, made: Made, deadline: Instant) {
+    let Ok(record) = written(&made) else { return };
+    let failed = if made.published.len() == made.links.count() {
+        book.record(lease, &record, deadline).await
+    } else {
+        book.note_part(&mut lease, &record, deadline).await
+    };
+    if failed.is_some() {
+        warn!("could not record that links are published; a repeat of their event publishes them again");
+    }
+}
+
+/// The links that an earlier attempt got and noted for `session`, all or the first of them; the others will end when
+/// they do. None if these have ended before there were all: then all are made again.
+fn recall(session: &mut Session, note: &[u8]) -> Option<Made> {
+    let made = decode::from_json::<Made>(note).ok()?;
+    let (expires_at, links) = (made.expires_at?, &made.links);
     let first = links.guests.is_empty() || links.hosts.len() == session.experts.len();
     let some =
-        first && links.hosts.len() <= session.experts.len() && links.guests.len() < session.guests.len();
-    (some && expires_at.timestamp() > clock::now()).then(|| {
+        first && links.hosts.len() <= session.experts.len() && links.guests.len() <= session.guests.len();
+    let lasts = made.is_complete(session) || expires_at.timestamp() > clock::now();
+    (some && lasts).then(|| {
         session.expires_at = expires_at;
-        links
+        made
     })
 }
 
@@ -166,21 +186,17 @@ fn refused(refusal: &Refusal) -> Death {
     Death::new(class, refusal)
 }
 
-/// One message for each link. Guests' links go to guests and hosts' to hosts by type: see [`Outgoing`].
-fn messages(session: &Session, links: Links) -> Result<Vec<Outgoing>, Outcome> {
-    let guests = links
-        .guests
-        .into_iter()
-        .enumerate()
-        .map(|(position, address)| Outgoing::guest(session, position, address));
-    let hosts = links
-        .hosts
-        .into_iter()
-        .enumerate()
-        .map(|(position, address)| Outgoing::host(session, position, address));
-    guests.chain(hosts).collect::<Result<_, _>>().map_err(|_| {
+/// One message for each link that the broker does not have yet. Guests' links go to guests and hosts' to hosts by type: see
+/// [`Outgoing`].
+fn messages(session: &Session, made: &Made) -> Result<Vec<Outgoing>, Outcome> {
+    let guests = made.links.guests.iter().enumerate();
+    let guests = guests.map(|(position, address)| Outgoing::guest(session, position, address.clone()));
+    let hosts = made.links.hosts.iter().enumerate();
+    let hosts = hosts.map(|(position, address)| Outgoing::host(session, position, address.clone()));
+    let all = guests.chain(hosts).collect::<Result<Vec<_>, _>>().map_err(|_| {
         Outcome::Dead(Death::new(Class::Internal, "a link message could not be written as JSON"))
-    })
+    })?;
+    Ok(all.into_iter().filter(|outgoing| !made.published.contains(&outgoing.message_id)).collect())
 }
 
 #[cfg(test)]
@@ -189,7 +205,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{contract::start_session::Vertical, instant_connect::request::LINKS_MAX};
+    use crate::contract::start_session::Vertical;
 
     fn session(experts: usize, guests: usize) -> Session {
         let people = |count, person: Value| vec![person; count];
@@ -218,33 +234,61 @@ mod tests {
     #[test]
     fn an_attempt_goes_on_from_the_links_of_the_one_before() {
         let later = SignedDuration::from_mins(1);
-        for (people, made) in [((2, 30), (2, 23)), ((30, 1), (25, 0)), ((1, 60), (1, 49)), ((25, 1), (25, 0))]
-        {
+        for (people, links) in [
+            ((2, 30), (2, 23)),
+            ((30, 1), (25, 0)),
+            ((1, 60), (1, 49)),
+            ((25, 1), (25, 0)),
+            ((2, 30), (2, 30)),
+        ] {
             let mut session = session(people.0, people.1);
-            let (ends_at, note) = note(made.0, made.1, later);
-            let links = begun(&mut session, &note).unwrap();
-            assert_eq!((links.hosts.len(), links.guests.len()), made);
+            let (ends_at, note) = note(links.0, links.1, later);
+            let made = recall(&mut session, &note).unwrap();
+            assert_eq!((made.links.hosts.len(), made.links.guests.len()), links);
             assert_eq!(session.expires_at, ends_at, "all links end together");
-            let written = written(&session, &links).unwrap();
-            assert_eq!(begun(&mut session, &written).unwrap().count() % LINKS_MAX, 0, "as it was written");
+            assert_eq!(made.is_complete(&session), links == people);
+            let again = recall(&mut session, &written(&made).unwrap()).unwrap();
+            assert_eq!(again.links.count(), made.links.count(), "as it was written");
         }
     }
 
     #[test]
-    fn links_that_ended_or_are_not_of_this_event_are_made_anew() {
+    fn links_that_ended_or_are_not_of_this_event_are_made_again() {
         let (later, ended) = (SignedDuration::from_mins(1), SignedDuration::ZERO);
         for (people, made, ends_in) in [
             ((2, 30), (2, 23), ended),
             ((2, 30), (1, 24), later),
             ((2, 30), (3, 22), later),
-            ((2, 30), (2, 30), later),
             ((2, 30), (2, 31), later),
         ] {
             let mut session = session(people.0, people.1);
             let until = session.expires_at;
-            assert!(begun(&mut session, &note(made.0, made.1, ends_in).1).is_none(), "{made:?}");
+            assert!(recall(&mut session, &note(made.0, made.1, ends_in).1).is_none(), "{made:?}");
             assert_eq!(session.expires_at, until);
         }
-        assert!(begun(&mut session(2, 30), b"sending").is_none());
+        assert!(recall(&mut session(2, 30), b"sending").is_none());
+    }
+
+    #[test]
+    fn messages_that_the_broker_has_are_not_published_again() {
+        let mut session = session(1, 2);
+        let made = recall(&mut session, &note(1, 2, SignedDuration::from_mins(1)).1).unwrap();
+        let ids = |made: &Made| {
+            messages(&session, made).unwrap().iter().map(|one| one.message_id).collect::<Vec<_>>()
+        };
+        let all = ids(&made);
+        assert_eq!(all.len(), 3);
+        let made = made.with_published(vec![all[1]]);
+        let noted: Made = decode::from_json(&written(&made).unwrap()).unwrap();
+        assert_eq!(ids(&noted), [all[0], all[2]]);
+        assert!(ids(&noted.with_published(vec![all[0], all[2]])).is_empty());
+    }
+
+    #[test]
+    fn links_that_ended_after_all_were_made_are_not_made_again() {
+        let mut session = session(1, 2);
+        let (ended_at, note) = note(1, 2, SignedDuration::ZERO);
+        assert!(recall(&mut session, &note).unwrap().is_complete(&session));
+        assert_eq!(session.expires_at, ended_at, "so that they expire");
     }
 }

@@ -195,7 +195,8 @@ async fn no_malformed_answer_is_believed_and_each_is_asked_for_again() {
 #[tokio::test]
 async fn a_call_that_hangs_is_given_up_and_made_again() {
     let rig = Rig::new().await;
-    let limits = [("instant_connect.timeout", "300ms"), ("hosts.timeout", "300ms")];
+    // Long enough for a call that is answered, on a machine that is busy.
+    let limits = [("instant_connect.timeout", "3s"), ("hosts.timeout", "3s")];
     let worker = rig.start(&quick(&limits)).await;
     fault(&rig, "joseencrypt:hang,times=1");
     fault(&rig, "messages:hang,times=1");

@@ -1,22 +1,26 @@
 //! What comes twice has one result.
 
-use std::collections::BTreeSet;
-
 use instant_connect_worker::sandbox::Endpoint;
 use serde_json::json;
 
-use crate::support::{Rig, amqp::with_id, event, events::event_with};
+use crate::support::{
+    Rig,
+    amqp::with_id,
+    event,
+    events::{event_with, number},
+    program::Program,
+};
 
-/// The event is published three times. Each repeat publishes the same links; the expert has one message.
-async fn the_same_event_has_one_result(rig: &Rig) {
-    let mut guests = rig.guest_links().await;
+const LINK_DONE: &str = "\"stage\":\"link\",\"outcome\":\"done\"";
+
+/// The event is published three times at once. The guest has one link, the expert one message.
+async fn the_same_event_has_one_result(rig: &Rig, worker: &Program) {
     for _ in 0..3 {
         rig.publish_event(with_id("event-1"), &event(1)).await;
     }
-    let copies = guests.take(3).await;
-    let different: BTreeSet<_> = copies.iter().map(|link| (link.id(), link.body.clone())).collect();
-    assert_eq!(different.len(), 1, "the same id, the same link");
+    worker.output.until(LINK_DONE, 3).await;
     rig.until_experts_have(1).await;
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 1, "one message for the guest");
 }
 
 #[tokio::test]
@@ -24,9 +28,8 @@ async fn the_same_event_gives_one_set_of_links_and_one_host_message() {
     for kind in ["file", "memory"] {
         let rig = Rig::new().await;
         let worker = rig.start(&[("ledger.kind", kind)]).await;
-        the_same_event_has_one_result(&rig).await;
-        // Each copy for the expert is met and found done; a stop before that would leave it in its queue.
-        worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 3).await;
+        the_same_event_has_one_result(&rig, &worker).await;
+        worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
         worker.stop().await;
         rig.assert_all_is_done(&rig.amqp).await;
         let counts = rig.sandbox.counts();
@@ -39,22 +42,47 @@ async fn a_new_worker_knows_what_the_killed_one_did() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     rig.publish_event(with_id("event-1"), &event(1)).await;
-    let mut guests = rig.guest_links().await;
-    let first = guests.next().await;
     rig.until_experts_have(1).await;
     worker.output.until("the expert has the host link", 1).await;
-    // The message is out; what the ledger says of it is on disk once the delivery is settled.
+    // The messages are out; what the ledger says of them is on disk once their deliveries are settled.
+    worker.output.until(LINK_DONE, 1).await;
     worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
     worker.kill();
     let worker = rig.start(&[]).await;
     rig.publish_event(with_id("event-1"), &event(1)).await;
-    let again = guests.next().await;
-    assert_eq!((first.id(), first.body), (again.id(), again.body));
-    worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
+    worker.output.until(LINK_DONE, 1).await;
     worker.stop().await;
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 1, "nothing is published again");
     rig.assert_all_is_done(&rig.amqp).await;
     let counts = rig.sandbox.counts();
     assert_eq!((counts.calls, counts.messages), (1, 1));
+}
+
+/// Two senders with a queue each; the one for `WhatsApp` is not there yet.
+#[tokio::test]
+async fn a_link_that_arrived_is_not_published_again_for_one_that_did_not() {
+    let rig = Rig::new().await;
+    let declared = rig.command(&["topology", "--declare"], &[]).await;
+    assert_eq!(declared.status, Some(0), "{declared:?}");
+    let (links, guests) = (rig.name("links"), rig.name("guests"));
+    rig.amqp.unbind(&guests, &links, "guest.whatsapp").await;
+    let worker = rig.start(&[("topology.declare", "off")]).await;
+    let people = json!({"guests": [
+        {"channel": "sms", "address": number(1)},
+        {"channel": "whatsapp", "address": number(2)},
+    ]});
+    rig.publish_event(with_id("event-1"), &event_with(1, &people)).await;
+    worker.output.until("\"class\":\"unroutable\"", 1).await;
+    rig.amqp.bind(&guests, &links, "guest.whatsapp").await;
+    let replayed = rig.command(&["dead", "replay", "--event", "event-1", "--yes"], &[]).await;
+    assert_eq!(replayed.status, Some(0), "{replayed:?}");
+    worker.output.until(LINK_DONE, 1).await;
+    worker.stop().await;
+    assert_eq!(rig.amqp.depth(&guests).await.unwrap().0, 2, "one message for each guest");
+    let mut guests = rig.guest_links().await;
+    let keys = guests.take(2).await.into_iter().map(|link| link.routing_key).collect::<Vec<_>>();
+    assert_eq!(keys, ["guest.sms", "guest.whatsapp"]);
+    assert_eq!(rig.sandbox.counts().calls, 1);
 }
 
 #[tokio::test]
