@@ -28,13 +28,15 @@ const ENDS: TableDefinition<'_, (i64, &str), ()> = TableDefinition::new("ends.1"
 /// Memory for pages, in bytes. The system caches the file besides.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
-/// Opens the database at `path`; where `create` says so, an absent one is made.
-pub(super) fn open(path: &Path, create: bool) -> Result<Database, LedgerError> {
-    let file = open_file(path, create).map_err(|error| io_error(path, &error))?;
+/// Opens the database at `path`: for the `first` time in this process, or again after an I/O error. At first an absent one
+/// is made, and the whole file is checked. Again it is not: a large file would be read whole at each try while its disk
+/// fails, and redb itself repairs what a failed commit left.
+pub(super) fn open(path: &Path, first: bool) -> Result<Database, LedgerError> {
+    let file = open_file(path, first).map_err(|error| io_error(path, &error))?;
     guard(path, || {
         let mut database = Builder::new().set_cache_size(CACHE_BYTES).create_file(file)?;
         // redb verifies its checksums after a crash only; a damaged page would else be found in the middle of work.
-        if !database.check_integrity()? {
+        if first && !database.check_integrity()? {
             warn!(path = %path.display(), "the ledger was damaged and is repaired; its last records may be lost");
         }
         let transaction = database.begin_write()?;

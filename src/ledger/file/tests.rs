@@ -110,6 +110,30 @@ fn a_file_that_was_there_and_is_gone_is_not_made_anew() {
 }
 
 #[test]
+fn a_file_is_checked_whole_at_first_and_not_when_it_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    let database = database::open(&path, true).unwrap();
+    let bytes = b"a result that stands nowhere else in the file";
+    let entry =
+        Entry { fingerprint: [7; 32], state: State::Recorded, bytes: bytes.into(), until: Timestamp::MAX };
+    let write =
+        Write { key: "k".to_owned(), change: Change::Put(entry), turn: None, done: oneshot::channel().0 };
+    database::apply(&database, &[write], Timestamp::UNIX_EPOCH, 0).unwrap();
+    drop(database);
+    let mut file = std::fs::read(&path).unwrap();
+    let places: Vec<_> = (0..file.len()).filter(|at| file[*at..].starts_with(bytes)).collect();
+    assert!(!places.is_empty());
+    for place in places {
+        file[place] ^= 0xFF;
+    }
+    std::fs::write(&path, file).unwrap();
+    drop(database::open(&path, false).unwrap());
+    let checked = database::open(&path, true);
+    assert!(matches!(checked, Err(LedgerError::Damaged { .. })), "{checked:?}");
+}
+
+#[test]
 fn a_look_does_not_take_a_folder_for_a_file_that_can_be_made() {
     let folder = tempfile::tempdir().unwrap();
     let looked = look::look(folder.path());
