@@ -1,5 +1,5 @@
 //! JSON in, with errors that name the place and what was expected, and never what was found: that may be a
-//! person's number.
+//! person's number, or say what they suffer from. A name that a publisher chose is as private as a value.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -8,6 +8,9 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_path_to_error::Segment;
+
+use super::places;
+pub(crate) use super::places::{BY_PUBLISHER, is_ours};
 
 /// What is wrong with a message: where (a JSON path) and what was expected there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +21,7 @@ pub struct Invalid {
 
 impl Invalid {
     /// `path` such as `guests[1].address`, empty for the whole body; `problem` such as `expected …`. Neither may
-    /// hold anything that came with the message, but names of fields.
+    /// hold anything that came with the message.
     pub fn new(path: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { path: path.into(), problem: problem.into() }
     }
@@ -54,8 +57,13 @@ impl std::error::Error for Invalid {}
 /// # Errors
 /// [`Invalid`] where it is not JSON or not a `T`.
 pub fn from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Invalid> {
+    // A byte-order mark before it is nobody's intention, and no harm.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    if body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff") {
+        return Err(Invalid::new("", "expected JSON in UTF-8, and this begins like UTF-16"));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid(&error))?;
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid(body, &error))?;
     json.end().map_err(|error| not_json(&error))?;
     Ok(value)
 }
@@ -140,13 +148,46 @@ pub(crate) fn unique<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(Option::<Unique<T>>::deserialize(deserializer)?.map(|Unique(entries)| entries))
 }
 
-fn invalid(error: &serde_path_to_error::Error<serde_json::Error>) -> Invalid {
-    if !error.inner().is_data() {
-        return not_json(error.inner());
-    }
+fn invalid(body: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> Invalid {
+    let segments: Vec<&Segment> = error.path().iter().collect();
     let message = error.inner().to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(text, _)| text);
-    explain(&path(error.path().iter()), message)
+    if !error.inner().is_data() {
+        return syntax(body, &segments, message).unwrap_or_else(|| not_json(error.inner()));
+    }
+    if let Some((found, known)) = unknown(message) {
+        let parents = match segments.split_last() {
+            Some((Segment::Map { key }, parents)) if key == found => parents,
+            _ => &segments,
+        };
+        let (mut path, near) = (places::path(body, parents), nearest(found, &known));
+        // Somebody chose this name: it is shown only if it is one of ours, misspelt.
+        let shown = if near.is_some_and(|near| is_misspelt(found, near)) {
+            places::identifier(found)
+        } else {
+            let last = Segment::Map { key: found.to_owned() };
+            places::hidden(body, &[parents, &[&last]].concat())
+        };
+        places::join(&mut path, &shown);
+        return unknown_field(path, near, &known);
+    }
+    explain(&places::path(body, &segments), message)
+}
+
+/// What the writer of a text could not know from a line and a column alone, with the field that it is in.
+fn syntax(body: &[u8], segments: &[&Segment], message: &str) -> Option<Invalid> {
+    let problem = match message {
+        "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
+            "expected whole characters, and an escape such as \\ud83d has no second half (half an emoji?)"
+        }
+        "invalid unicode code point" => "expected text in UTF-8",
+        "recursion limit exceeded" => "expected less nesting",
+        text if text.starts_with("control character") => {
+            "expected each line break and control character in a string to be escaped, such as \\n"
+        }
+        _ => return None,
+    };
+    Some(Invalid::new(places::path(body, segments), problem))
 }
 
 fn not_json(error: &serde_json::Error) -> Invalid {
@@ -154,36 +195,6 @@ fn not_json(error: &serde_json::Error) -> Invalid {
         "",
         format!("expected JSON, which breaks off at line {} column {}", error.line(), error.column()),
     )
-}
-
-fn path<'a>(segments: impl Iterator<Item = &'a Segment>) -> String {
-    use fmt::Write;
-    let mut path = String::new();
-    for segment in segments {
-        match segment {
-            Segment::Seq { index } => _ = write!(path, "[{index}]"),
-            Segment::Map { key } => join(&mut path, &field_name(key)),
-            Segment::Enum { variant } => join(&mut path, &field_name(variant)),
-            Segment::Unknown => join(&mut path, "?"),
-        }
-    }
-    path
-}
-
-fn join(path: &mut String, name: &str) {
-    if !path.is_empty() {
-        path.push('.');
-    }
-    path.push_str(name);
-}
-
-/// A field's name as an error may show it: names come from outside too, and could be anything.
-fn field_name(name: &str) -> String {
-    let identifier = name.len() <= 40
-        && name.bytes().filter(u8::is_ascii_digit).count() < 7
-        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if identifier { name.to_owned() } else { format!("(a name of {} bytes)", name.len()) }
 }
 
 /// Turns serde's own messages, which quote what they found, into ours, which don't.
@@ -194,17 +205,18 @@ pub(crate) fn explain(path: &str, message: &str) -> Invalid {
         rest.split('`').nth(1)
     };
     if let Some(name) = quoted("missing field ") {
-        join(&mut path, name);
+        places::join(&mut path, name);
         return Invalid::new(path, "required, and missing");
     }
     if let Some(name) = quoted("duplicate field ") {
         if !path.ends_with(name) {
-            join(&mut path, name);
+            places::join(&mut path, name);
         }
         return Invalid::new(path, "expected once, and given twice");
     }
-    if message.starts_with("unknown field ") {
-        return unknown_field(path, message);
+    if let Some((found, known)) = unknown(message) {
+        places::join(&mut path, &places::identifier(found));
+        return unknown_field(path, nearest(found, &known), &known);
     }
     if message.starts_with("expected ") {
         return Invalid::new(path, message);
@@ -215,22 +227,28 @@ pub(crate) fn explain(path: &str, message: &str) -> Invalid {
     }
 }
 
-fn unknown_field(path: String, message: &str) -> Invalid {
+/// The field that a type does not have, and those that it has, of serde's message.
+fn unknown(message: &str) -> Option<(&str, Vec<&str>)> {
     // serde: unknown field `x`, expected one of `a`, `b`
-    let (found, known) = message.rsplit_once(", expected ").unwrap_or((message, ""));
-    let found = found.split_once('`').map_or("", |(_, name)| name.trim_end_matches('`'));
-    let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
-    let shown = field_name(found);
-    let path = match path.rsplit_once('.') {
-        _ if path == shown || path.ends_with(&format!(".{shown}")) => path,
-        _ if path.is_empty() => shown,
-        _ => format!("{path}.{shown}"),
-    };
-    let near =
-        known.iter().map(|name| (strsim::jaro_winkler(found, name), name)).max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint = match near {
-        Some((score, name)) if score > 0.8 => format!(" (did you mean `{name}`?)"),
-        _ => String::new(),
-    };
+    let rest = message.strip_prefix("unknown field `")?;
+    let (found, known) = rest.rsplit_once(", expected ").unwrap_or((rest, ""));
+    Some((found.strip_suffix('`').unwrap_or(found), known.split('`').skip(1).step_by(2).collect()))
+}
+
+fn unknown_field(path: String, near: Option<&str>, known: &[&str]) -> Invalid {
+    let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
     Invalid::new(path, format!("unknown field{hint}; known here: {}", known.join(", ")))
+}
+
+/// The known name that was meant, perhaps.
+fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
+    let scored = known.iter().map(|name| (strsim::jaro_winkler(found, name), *name));
+    scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.8).map(|(_, name)| name)
+}
+
+/// Whether `found` is `name` with a slip or two: letter case and separators aside.
+fn is_misspelt(found: &str, name: &str) -> bool {
+    let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
+    let slips = if name.len() < 8 { 1 } else { 2 };
+    strsim::damerau_levenshtein(&plain(found), &plain(name)) <= slips
 }

@@ -10,6 +10,7 @@ pub mod ids;
 pub mod link;
 pub mod message;
 pub mod people;
+mod places;
 pub mod private;
 pub mod schemas;
 pub mod start_session;

@@ -494,7 +494,22 @@ mod tests {
         (
             r#""devices""#,
             r#""+34600111222""#,
-            "`(a name of 12 bytes)`: unknown field; known here: sessionId, guests, experts, devices, vertical, hostLogin, notBefore, expiresAt, correlationId, attributes",
+            "`(key 4 of 10)`: unknown field; known here: sessionId, guests, experts, devices, vertical, hostLogin, notBefore, expiresAt, correlationId, attributes",
+        ),
+        (
+            r#""hostLogin""#,
+            r#""hivPositive""#,
+            "`(key 6 of 10)`: unknown field; known here: sessionId, guests, experts, devices, vertical, hostLogin, notBefore, expiresAt, correlationId, attributes",
+        ),
+        (
+            r#""name": "Ana""#,
+            r#""guestHasHiv": true"#,
+            "`guests[0].(key 3 of 4)`: unknown field; known here: channel, address, name, locale",
+        ),
+        (
+            r#""sessionId": "v"#,
+            r#""session_id": "v"#,
+            "`session_id`: unknown field (did you mean `sessionId`?); known here: sessionId, guests, experts, devices, vertical, hostLogin, notBefore, expiresAt, correlationId, attributes",
         ),
         (
             r#""locale""#,
@@ -552,7 +567,42 @@ mod tests {
             "2026-11-21T09:00:00Z",
             "`expiresAt`: expected a time to come, and it is past",
         ),
-        (r#""chat-99""#, "99", "`attributes.resumeKey`: expected a string"),
+        (r#""chat-99""#, "99", "`attributes.(key 1 of 1)`: expected a string"),
+        (
+            r#""resumeKey""#,
+            r#""a": "b", "hiv-positive": {}, "resumeKey""#,
+            "`attributes.(key 2 of 3)`: expected a string",
+        ),
+        (
+            r#""resumeKey": "chat-99""#,
+            r#""email": 7, "z": """#,
+            "`attributes.(key 1 of 2)`: expected a string",
+        ),
+        (
+            r#""resumeKey": "chat-99""#,
+            r#""a": "", "a": """#,
+            "`attributes`: expected each key once, and one is given twice",
+        ),
+        (
+            r#""Ana""#,
+            r#""Ana \ud83d""#,
+            "`guests[0].name`: expected whole characters, and an escape such as \\ud83d has no second half (half an emoji?)",
+        ),
+        (
+            r#""Ana""#,
+            r#""Ana \ud83d\u0041""#,
+            "`guests[0].name`: expected whole characters, and an escape such as \\ud83d has no second half (half an emoji?)",
+        ),
+        (
+            r#""chat-99""#,
+            r#""\ude00""#,
+            "`attributes.(key 1 of 1)`: expected whole characters, and an escape such as \\ud83d has no second half (half an emoji?)",
+        ),
+        (
+            r#""Ana""#,
+            "\"Ana\nB\"",
+            "`guests[0].name`: expected each line break and control character in a string to be escaped, such as \\n",
+        ),
         (r#""flow-7f3a""#, "{}", "`correlationId`: expected a string"),
     ];
 
@@ -583,6 +633,26 @@ mod tests {
     fn a_body_has_a_limit() {
         let error = read(&" ".repeat(BODY_BYTES_MAX + 1)).unwrap_err();
         assert_eq!(error, "body: expected at most 262144 bytes, and it has 262145");
+    }
+
+    #[test]
+    fn byte_order_mark_before_json_is_passed_over() {
+        assert!(read(&format!("\u{feff}{FULL}")).is_ok());
+        let mut event = cloud_event(FULL);
+        event.body.splice(..0, *b"\xef\xbb\xbf");
+        assert!(Session::read(&event, &rules(), NOW.parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn text_that_is_no_utf_8_is_named() {
+        let read = |body: Vec<u8>| {
+            let message = Message { body, ..Message::default() };
+            Session::read(&message, &rules(), NOW.parse().unwrap()).unwrap_err().to_string()
+        };
+        let latin = FULL.replace("Ana", "@").bytes().map(|b| if b == b'@' { 0xe9 } else { b }).collect();
+        assert_eq!(read(latin), "`guests[0].name`: expected text in UTF-8");
+        let utf_16 = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(read(utf_16), "body: expected JSON in UTF-8, and this begins like UTF-16");
     }
 
     #[test]
@@ -714,8 +784,7 @@ mod tests {
                 let mut event: Value = serde_json::from_str(FULL).unwrap();
                 mutate(&mut event, &path, &with);
                 if let Err(reason) = read(&event.to_string()) {
-                    let known = reason.split("SECRET").count() == 1 || reason.contains("`SECRET") || reason.contains(".SECRET");
-                    prop_assert!(known && !reason.contains("34600111222") && !reason.contains("chat-99"), "{}", reason);
+                    prop_assert!(!reason.contains("SECRET") && !reason.contains("34600111222") && !reason.contains("chat-99"), "{}", reason);
                 }
             }
         }

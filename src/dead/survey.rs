@@ -10,7 +10,11 @@ use serde_json::{Map, Value, json};
 use super::{DeadError, Desk, Filter, Kind, Letter, Progress, replay::class};
 use crate::{
     clock,
-    contract::{private::loggable_id, time::Instant},
+    contract::{
+        decode::{self, BY_PUBLISHER},
+        private::loggable_id,
+        time::Instant,
+    },
 };
 
 /// The ages that letters are counted by: up to an hour, a day, a week, older.
@@ -229,34 +233,6 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Names of fields that are the contract's own.
-const KNOWN: [&str; 24] = [
-    "sessionId",
-    "eventId",
-    "guests",
-    "experts",
-    "expert",
-    "devices",
-    "channel",
-    "address",
-    "to",
-    "name",
-    "locale",
-    "email",
-    "personId",
-    "roomId",
-    "vertical",
-    "hostLogin",
-    "notBefore",
-    "expiresAt",
-    "correlationId",
-    "attributes",
-    "url",
-    "baseUrl",
-    "short",
-    "data",
-];
-
 /// The shape of `value`, the field `name` of something: what may be private is only counted.
 fn masked(name: &str, value: &Value) -> Value {
     match value {
@@ -275,10 +251,10 @@ fn masked(name: &str, value: &Value) -> Value {
         Value::Array(items) => items.iter().map(|item| masked(name, item)).collect(),
         Value::Object(fields) => {
             let shown = fields.iter().enumerate().map(|(n, (key, value))| {
-                let known = name != "attributes" && KNOWN.contains(&key.as_str());
-                let key = if known { key.clone() } else { format!("field {}", n + 1) };
-                let value = masked(&key, value);
-                (key, value)
+                let known = decode::is_ours(name, key);
+                // Below a name that a publisher chose, all names are a publisher's.
+                let value = masked(if known { key } else { BY_PUBLISHER }, value);
+                (if known { key.clone() } else { format!("field {}", n + 1) }, value)
             });
             Value::Object(shown.collect::<Map<_, _>>())
         }
@@ -294,7 +270,7 @@ mod tests {
         let body = json!({
             "sessionId": "tel:34600111222", "hostLogin": false, "expiresAt": "2026-11-21T10:00:00Z",
             "guests": [{"channel": "sms", "address": "+34600111222", "name": "Ana"}, {"channel": "Ana", "address": 34_600_111_222_u64}],
-            "attributes": {"Ana": "Ana", "name": "Ana"}, "Ana": ["Ana", {"34600111222": null}], "notBefore": "Ana",
+            "attributes": {"Ana": "Ana", "name": "Ana"}, "Ana": ["Ana", {"34600111222": null, "email": null}], "notBefore": "Ana",
         });
         let shown = masked("", &body);
         let text = shown.to_string();
@@ -310,6 +286,7 @@ mod tests {
             (&json!(false), &json!("2026-11-21T10:00:00Z"))
         );
         assert_eq!(shown["attributes"].as_object().unwrap().len(), 2);
+        assert!(!text.contains("email"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,186 @@
+//! Places in a JSON text, as errors may name them: our own fields by their names, whatever a publisher named by its position.
+
+use std::fmt::{self, Write};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use serde_path_to_error::Segment;
+
+/// All names of fields that are the contract's own, or of an answer of Webex.
+const FIELDS: [&str; 38] = [
+    "address",
+    "attributes",
+    "baseUrl",
+    "channel",
+    "cipher",
+    "correlationId",
+    "data",
+    "devices",
+    "email",
+    "eventId",
+    "expert",
+    "experts",
+    "expiresAt",
+    "guest",
+    "guests",
+    "host",
+    "hostLogin",
+    "hosts",
+    "id",
+    "items",
+    "locale",
+    "name",
+    "notBefore",
+    "personId",
+    "roomId",
+    "sessionId",
+    "short",
+    "source",
+    "specversion",
+    "subject",
+    "text",
+    "time",
+    "to",
+    "traceparent",
+    "tracestate",
+    "type",
+    "url",
+    "vertical",
+];
+
+/// A field whose keys a publisher chooses, and stands for all of which that is so.
+pub(crate) const BY_PUBLISHER: &str = "attributes";
+
+/// Whether the field `name` of the field `parent` is one of ours, so that its name tells nothing.
+pub(crate) fn is_ours(parent: &str, name: &str) -> bool {
+    parent != BY_PUBLISHER && FIELDS.contains(&name)
+}
+
+/// The place at the end of `segments` in `body`, such as `guests[1].address` or `attributes.(key 3 of 5)`.
+pub(super) fn path(body: &[u8], segments: &[&Segment]) -> String {
+    let mut path = String::new();
+    let mut parent = "";
+    for (number, segment) in segments.iter().enumerate() {
+        match segment {
+            Segment::Seq { index } => _ = write!(path, "[{index}]"),
+            Segment::Map { key: name } | Segment::Enum { variant: name } => {
+                if is_ours(parent, name) {
+                    join(&mut path, name);
+                    parent = name;
+                } else {
+                    join(&mut path, &hidden(body, &segments[..=number]));
+                    parent = BY_PUBLISHER;
+                }
+            }
+            Segment::Unknown => join(&mut path, "?"),
+        }
+    }
+    path
+}
+
+/// The last of `segments` without its name: which of how many it is, in the order of the text.
+pub(super) fn hidden(body: &[u8], segments: &[&Segment]) -> String {
+    let text = std::str::from_utf8(body).ok();
+    match text.and_then(|text| position(text, segments)) {
+        Some((number, count)) => format!("(key {number} of {count})"),
+        None => "(a key)".to_owned(),
+    }
+}
+
+pub(super) fn join(path: &mut String, name: &str) {
+    if !path.is_empty() {
+        path.push('.');
+    }
+    path.push_str(name);
+}
+
+/// A name that may be shown, if it looks like one.
+pub(super) fn identifier(name: &str) -> String {
+    let identifier = name.len() <= 40
+        && name.bytes().filter(u8::is_ascii_digit).count() < 7
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if identifier { name.to_owned() } else { format!("(a name of {} bytes)", name.len()) }
+}
+
+fn position(json: &str, segments: &[&Segment]) -> Option<(usize, usize)> {
+    let (first, rest) = segments.split_first()?;
+    match first {
+        Segment::Map { key } => {
+            let Entries(entries) = serde_json::from_str(json).ok()?;
+            // Of a key that stands twice, the second is what is wrong.
+            let number = entries.iter().rposition(|(name, _)| name == key)?;
+            if rest.is_empty() {
+                Some((number + 1, entries.len()))
+            } else {
+                position(entries[number].1.get(), rest)
+            }
+        }
+        Segment::Seq { index } => {
+            let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+            position(items.get(*index)?.get(), rest)
+        }
+        Segment::Enum { .. } | Segment::Unknown => None,
+    }
+}
+
+/// An object's entries in the order of the text.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ordered;
+
+        impl<'de> Visitor<'de> for Ordered {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Ordered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn every_field_of_every_schema_is_ours() {
+        fn names(value: &Value, found: &mut Vec<String>) {
+            if let Some(properties) = value.get("properties").and_then(Value::as_object) {
+                found.extend(properties.keys().cloned());
+            }
+            match value {
+                Value::Object(fields) => fields.values().for_each(|value| names(value, found)),
+                Value::Array(items) => items.iter().for_each(|value| names(value, found)),
+                _ => {}
+            }
+        }
+        for schema in ["start-session", "guest-link", "host-link"] {
+            let path = format!("{}/config/schemas/{schema}.v1.json", env!("CARGO_MANIFEST_DIR"));
+            let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            let mut found = Vec::new();
+            names(&schema, &mut found);
+            assert!(found.len() > 5);
+            for name in found {
+                assert!(is_ours("", &name), "{name}");
+            }
+        }
+    }
+}
