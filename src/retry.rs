@@ -119,6 +119,23 @@ pub fn rung(delays: &[Duration], now: Timestamp, at: Timestamp, deadline: Timest
     exact.or_else(|| delays.iter().rfind(|delay| **delay <= wait)).or_else(|| delays.first()).copied()
 }
 
+/// The wait of a message that is put off for `wait`, `max` at most, and the hold queue's delay that brings it back: at its time, or
+/// before it to be held once more. Both are shorter if no more than `left` is left of its session.
+#[must_use]
+pub fn postponed_for(
+    delays: &[Duration],
+    wait: Duration,
+    max: Duration,
+    left: Duration,
+) -> Option<(Duration, Duration)> {
+    if let Some(exact) = delays.iter().find(|delay| (wait..=max).contains(*delay) && **delay < left) {
+        return Some((*exact, *exact));
+    }
+    let shorter = delays.iter().rfind(|delay| **delay <= wait && **delay < left);
+    let delay = *shorter.or_else(|| delays.first())?;
+    Some((if wait < left { wait.max(delay) } else { delay }, delay))
+}
+
 /// The waits after each failure but the last, without jitter.
 pub fn waits(policy: &Policy) -> impl Iterator<Item = Duration> + '_ {
     (1..policy.attempts).map(|attempt| interval(policy, attempt))
@@ -226,6 +243,27 @@ mod tests {
     #[test]
     fn there_is_a_wait_after_each_attempt_but_the_last() {
         assert_eq!(waits(&policy()).map(|wait| wait.as_secs()).collect::<Vec<_>>(), [1, 2, 4, 8]);
+    }
+
+    #[test]
+    fn postponed_message_is_back_at_its_time_or_early() {
+        let delays = [1, 5, 30, 120].map(Duration::from_secs);
+        let seconds = |wait, max, left| {
+            let [wait, max, left] = [wait, max, left].map(Duration::from_secs);
+            postponed_for(&delays, wait, max, left).map(|(wait, delay)| (wait.as_secs(), delay.as_secs()))
+        };
+        assert_eq!(
+            [1, 2, 25, 30].map(|wait| seconds(wait, 30, 3600)),
+            [(1, 1), (5, 5), (30, 30), (30, 30)].map(Some)
+        );
+        assert_eq!(seconds(31, 31, 3600), Some((31, 30)), "not in the one of two minutes");
+        assert_eq!(seconds(20, 20, 3600), Some((20, 5)));
+        assert_eq!(
+            [31, 30, 5, 1, 0].map(|left| seconds(30, 30, left)),
+            [(30, 30), (5, 5), (1, 1), (1, 1), (1, 1)].map(Some)
+        );
+        assert_eq!(seconds(0, 0, 3600), Some((1, 1)), "the shortest there is");
+        assert_eq!(postponed_for(&[], Duration::ZERO, Duration::MAX, Duration::MAX), None);
     }
 
     #[test]

@@ -1,7 +1,13 @@
-//! Stops the taking of messages while an API is down, refuses our token or asked to be left alone, and lets one message
-//! at a time find out when that is over. No attempt is counted meanwhile.
+//! Stops the taking of messages while an API is down, refuses our token or asks for a pause (`Retry-After`), and lets one
+//! message at a time find out when that is over. No attempt is counted meanwhile.
+//!
+//! A failure that only one event meets is that event's own: another event was served since it last failed. It is counted against
+//! the event and says nothing of the API. While nothing is served in between, nobody can tell the two apart: then the event is
+//! postponed and nothing is counted.
 
 use std::{
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,10 +21,20 @@ use crate::{
     telemetry::metrics::BreakerMetrics,
 };
 
+/// Most events whose failures are remembered. The next one takes the place of the one that failed longest ago.
+const REMEMBERED_MAX: usize = 1024;
+/// A token that is refused for one event alone this often in a row, others being served in between, is not to blame.
+const OWN_REFUSALS: u32 = 2;
+/// Fewer events than [`Policy::failures`] open the breaker if nothing is served for this long: there may be no more events.
+const FEW_OPEN_AFTER: Duration = Duration::from_secs(120);
+
+/// The factor from one wait of an event that is postponed to its next.
+const POSTPONED_FACTOR: u32 = 5;
+
 /// When the breaker opens and how it probes.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// Failures in a row that open it.
+    /// Events in a row whose calls fail, so that it opens.
     pub failures: u32,
     /// The first wait between two probes.
     pub probe_initial: Duration,
@@ -37,15 +53,86 @@ pub struct Breaker {
     probe_at: watch::Sender<Option<Instant>>,
 }
 
+/// Names an event. Of its own name only a hash is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EventKey(u64);
+
+impl EventKey {
+    /// The key of the event called `name`.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// A failure that is not counted against its event, because the API may be down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Postponed {
+    /// Shortest time that the event is to wait: longer each time in a row, so that others come before it.
+    pub wait: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    /// Failures since the last success.
+    /// Failures since the last success, the first of them, and the events that met them.
     failures: u32,
+    failing_since: Option<Instant>,
+    failing: HashSet<EventKey>,
     /// Probes that failed since it opened.
     probes: u32,
     opened_at: Option<Instant>,
+    /// It was opened by few events: each other one is a probe at once.
+    few: bool,
+    /// The API asked for no call before this.
+    rate_limited_until: Option<Instant>,
     /// What failed last while it was open; the ledger only if nothing else did.
     cause: Option<Cause>,
+    /// The begin of the last work that succeeded.
+    success: Option<Instant>,
+    /// Events that failed and are not over.
+    failed: HashMap<EventKey, Failed>,
+}
+
+/// An event that failed.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    at: Instant,
+    cause: Cause,
+    /// Its last failures in a row of this cause that followed the success of another event.
+    own: u32,
+    /// Its last failures in a row that were not counted.
+    postponed: u32,
+    /// For how long it was postponed the last time.
+    wait: Duration,
+}
+
+impl Inner {
+    /// Takes in a failure of `event`.
+    fn remember(&mut self, event: EventKey, cause: Cause) -> &mut Failed {
+        let now = Instant::now();
+        if self.failed.len() >= REMEMBERED_MAX && !self.failed.contains_key(&event) {
+            let oldest = self.failed.iter().min_by_key(|(_, failed)| failed.at).map(|(event, _)| *event);
+            oldest.and_then(|oldest| self.failed.remove(&oldest));
+        }
+        let success = self.success;
+        let failed = self.failed.entry(event).or_insert(Failed {
+            at: now,
+            cause,
+            own: 0,
+            postponed: 0,
+            wait: Duration::ZERO,
+        });
+        // Work that had begun before says nothing of what came after.
+        let own = success.is_some_and(|success| success > failed.at);
+        let before = if failed.cause == cause { failed.own } else { 0 };
+        failed.own = if own { before.saturating_add(1) } else { 0 };
+        (failed.at, failed.cause) = (now, cause);
+        failed
+    }
 }
 
 /// What an outcome says of the API.
@@ -89,10 +176,16 @@ impl Breaker {
         Self { stage, policy, metrics, inner: Mutex::default(), probe_at: watch::Sender::new(None) }
     }
 
-    /// When the next probe may be made, where the breaker is open.
+    /// When the next probe may be made, if the breaker is open.
     #[must_use]
     pub fn probe_at(&self) -> Option<Instant> {
         *self.probe_at.borrow()
+    }
+
+    /// Whether the breaker is open and a probe may be made now.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.probe_at().is_some_and(|at| at <= Instant::now())
     }
 
     /// Resolves when the breaker is open.
@@ -101,36 +194,102 @@ impl Breaker {
         _ = self.probe_at.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// Learns from `outcome`.
-    pub fn observe(&self, outcome: &Outcome) {
+    /// Learns from the `outcome` of the work on `event` that began at `begun`. Of a failure: whether the event is postponed,
+    /// so that the failure does not count against it.
+    pub fn observe(&self, event: EventKey, begun: Instant, outcome: &Outcome) -> Option<Postponed> {
         match (Sign::of(outcome), outcome) {
-            (Sign::Works, _) => self.close(),
-            (Sign::LedgerWorks, _) if self.inner().cause == Some(Cause::Ledger) => self.close(),
-            (Sign::Fails, Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
-                self.failed(failure.cause, &failure.reason);
+            (sign @ (Sign::Fails | Sign::Closed(_)), Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
+                return self.failed(event, sign, failure.cause, &failure.reason);
             }
-            (Sign::Closed(wait), Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
-                if failure.cause == Cause::Token {
-                    self.metrics.set_token_refused(true);
+            (Sign::Works, _) => {
+                let mut inner = self.inner();
+                inner.failed.remove(&event);
+                inner.success = inner.success.max(Some(begun));
+                self.close(&mut inner, begun);
+            }
+            (Sign::LedgerWorks, _) => {
+                let mut inner = self.inner();
+                inner.failed.remove(&event);
+                if inner.cause == Some(Cause::Ledger) {
+                    self.close(&mut inner, begun);
                 }
-                self.open(&mut self.inner(), wait, failure.cause, &failure.reason);
             }
+            (_, Outcome::Dead(_)) => _ = self.inner().failed.remove(&event),
             _ => {}
         }
+        self.probe_at().map(|_| self.postponed(1))
     }
 
-    /// Learns that a stage was given up on without an outcome: most likely it still waits for the API.
-    pub fn overdue(&self) {
-        self.failed(Cause::Unavailable, "no outcome within amqp.hold_max");
+    /// Learns that the work on `event` was given up without an outcome: most likely it still waits for the API.
+    pub fn overdue(&self, event: EventKey) {
+        self.failed(event, Sign::Fails, Cause::Unavailable, "no outcome within amqp.hold_max");
     }
 
-    fn failed(&self, cause: Cause, reason: &str) {
+    fn failed(&self, event: EventKey, sign: Sign, cause: Cause, reason: &str) -> Option<Postponed> {
         let mut inner = self.inner();
+        let was_open = self.probe_at().is_some();
+        let own = inner.remember(event, cause).own;
+        let counted = match (sign, cause) {
+            _ if was_open => false,
+            // Each is the same for all events.
+            (Sign::Closed(Some(_)), _) | (_, Cause::Ledger) => false,
+            (_, Cause::Token) => own >= OWN_REFUSALS,
+            _ => own > 0,
+        };
+        // The first refusal after others were served may be a new token's, and so may the next.
+        let in_doubt = !was_open && cause == Cause::Token && own > 0;
+        if !counted && !in_doubt {
+            self.add(&mut inner, event, sign, cause, reason);
+        }
+        let open = self.probe_at().is_some();
+        let counted = counted || (sign == Sign::Fails && !open && inner.failures < self.policy.failures);
+        let failed = inner.failed.get_mut(&event)?;
+        failed.postponed = if counted { 0 } else { failed.postponed.saturating_add(1) };
+        let postponed = (failed.postponed > 0).then(|| self.postponed(failed.postponed));
+        failed.wait = postponed.map_or(Duration::ZERO, |postponed| postponed.wait);
+        postponed
+    }
+
+    /// How long `event` is still to wait, because it was postponed: another copy of it would meet the same.
+    #[must_use]
+    pub fn waits(&self, event: EventKey) -> Option<Postponed> {
+        let (at, wait) = self.inner().failed.get(&event).map(|failed| (failed.at, failed.wait))?;
+        // The copy that was postponed itself may be back a little early by another clock.
+        let left = wait.mul_f64(0.9).saturating_sub(at.elapsed());
+        (!left.is_zero()).then_some(Postponed { wait: left, max: self.policy.probe_max })
+    }
+
+    /// What becomes of an event that is postponed for the `times`th time in a row.
+    fn postponed(&self, times: u32) -> Postponed {
+        let max = self.policy.probe_max;
+        let factor = POSTPONED_FACTOR.saturating_pow(times.saturating_sub(1));
+        Postponed { wait: self.policy.probe_initial.saturating_mul(factor).min(max), max }
+    }
+
+    /// Adds a failure that may be the API's to those in a row.
+    fn add(&self, inner: &mut Inner, event: EventKey, sign: Sign, cause: Cause, reason: &str) {
+        if let Sign::Closed(wait) = sign {
+            if cause == Cause::Token {
+                self.metrics.set_token_refused(true);
+            }
+            let until = wait.and_then(|wait| Instant::now().checked_add(wait));
+            inner.rate_limited_until = inner.rate_limited_until.max(until);
+            inner.few = false;
+            return self.open(inner, wait, cause, reason);
+        }
+        let enough = self.policy.failures as usize;
         inner.failures = inner.failures.saturating_add(1);
-        // Whatever opened it: where it is time for a probe, this was one, and the next has to wait.
-        let probed = self.probe_at().is_some_and(|probe_at| probe_at <= Instant::now());
-        if probed || inner.failures >= self.policy.failures {
-            self.open(&mut inner, None, cause, reason);
+        let since = *inner.failing_since.get_or_insert_with(Instant::now);
+        if inner.failing.len() < enough {
+            inner.failing.insert(event);
+        }
+        // Whatever opened it: if a probe was due, this was one, and the next has to wait.
+        if inner.failing.len() >= enough || (self.is_due() && !inner.few) {
+            inner.few = false;
+            self.open(inner, None, cause, reason);
+        } else if inner.failures >= self.policy.failures && since.elapsed() >= FEW_OPEN_AFTER && !inner.few {
+            inner.few = true;
+            self.open(inner, Some(Duration::ZERO), cause, reason);
         }
     }
 
@@ -166,9 +325,21 @@ impl Breaker {
         }
     }
 
-    fn close(&self) {
-        let mut inner = self.inner();
-        (inner.failures, inner.probes, inner.cause) = (0, 0, None);
+    /// Closes after work that began at `begun` succeeded.
+    fn close(&self, inner: &mut Inner, begun: Instant) {
+        if let Some(opened_at) = inner.opened_at {
+            let rate_limited = inner.rate_limited_until.is_some_and(|until| until > Instant::now());
+            // Work of before says nothing of now. And as long as the API asked for, no call would be made.
+            if begun < opened_at || rate_limited {
+                return;
+            }
+        }
+        (inner.failures, inner.probes, inner.cause, inner.failing_since) = (0, 0, None, None);
+        (inner.few, inner.rate_limited_until) = (false, None);
+        inner.failing.clear();
+        for failed in inner.failed.values_mut() {
+            (failed.postponed, failed.wait) = (0, Duration::ZERO);
+        }
         self.metrics.set_token_refused(false);
         if let Some(since) = inner.opened_at.take() {
             self.probe_at.send_replace(None);
@@ -183,145 +354,4 @@ impl Breaker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        contract::time::Instant as Deadline,
-        outcome::{Batch, Death, Failure},
-        telemetry::metrics::{Metrics, labels},
-    };
-
-    fn failure(cause: Cause, retry_after: Option<u64>) -> Outcome {
-        Outcome::TryAgain(Failure {
-            cause,
-            reason: "it failed".into(),
-            retry_after: retry_after.map(Duration::from_secs),
-            deadline: Deadline::floor(jiff::Timestamp::MAX),
-        })
-    }
-
-    fn breaker() -> Breaker {
-        let policy =
-            Policy { failures: 3, probe_initial: Duration::from_secs(1), probe_max: Duration::from_secs(30) };
-        let metrics = Metrics::new(&[]).unwrap().stage(labels::Stage::Link).breaker;
-        Breaker::new("link", policy, metrics)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn failures_in_a_row_open_it_and_a_success_closes_it() {
-        let breaker = breaker();
-        let unavailable = failure(Cause::Unavailable, None);
-        breaker.observe(&unavailable);
-        breaker.observe(&unavailable);
-        breaker.observe(&Outcome::Done(Batch::default()));
-        breaker.observe(&unavailable);
-        breaker.observe(&unavailable);
-        assert_eq!(breaker.probe_at(), None);
-        breaker.observe(&unavailable);
-        assert!(breaker.probe_at().is_some());
-        breaker.observe(&Outcome::Dead(Death::new(Class::Invalid, "says nothing of the API")));
-        assert!(breaker.probe_at().is_some());
-        breaker.observe(&Outcome::Dead(Death::new(Class::Rejected, "it answered")));
-        assert_eq!(breaker.probe_at(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stage_without_an_outcome_is_a_failure() {
-        let breaker = breaker();
-        breaker.observe(&failure(Cause::Unavailable, None));
-        breaker.overdue();
-        assert_eq!(breaker.probe_at(), None);
-        breaker.overdue();
-        assert!(breaker.probe_at().is_some());
-        breaker.observe(&Outcome::Done(Batch::default()));
-        assert_eq!(breaker.probe_at(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_the_ledger_answers_says_nothing_of_the_api() {
-        let breaker = breaker();
-        breaker.observe(&failure(Cause::Unavailable, None));
-        breaker.observe(&failure(Cause::Unavailable, None));
-        breaker.observe(&Outcome::DoneBefore(Batch::default()));
-        breaker.observe(&failure(Cause::Unavailable, None));
-        assert!(breaker.probe_at().is_some(), "it was the third failure in a row");
-        breaker.observe(&Outcome::DoneBefore(Batch::default()));
-        assert!(breaker.probe_at().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_the_ledger_answers_ends_an_outage_of_the_ledger() {
-        let breaker = breaker();
-        breaker.observe(&failure(Cause::Ledger, None));
-        assert!(breaker.probe_at().is_some());
-        breaker.observe(&Outcome::DoneBefore(Batch::default()));
-        assert_eq!(breaker.probe_at(), None);
-        // Nor is one call that fails meanwhile an outage.
-        breaker.observe(&failure(Cause::Ledger, None));
-        breaker.observe(&failure(Cause::Unavailable, None));
-        breaker.observe(&Outcome::DoneBefore(Batch::default()));
-        assert_eq!(breaker.probe_at(), None);
-        // What it was opened by the last time is no more, and not what also fails.
-        breaker.observe(&failure(Cause::Token, None));
-        breaker.observe(&failure(Cause::Ledger, None));
-        breaker.observe(&Outcome::DoneBefore(Batch::default()));
-        assert!(breaker.probe_at().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_a_refused_token_is_shown_as_one_and_until_it_works() {
-        let breaker = breaker();
-        breaker.observe(&failure(Cause::RateLimited, Some(7)));
-        assert!(!breaker.metrics.is_token_refused());
-        breaker.observe(&failure(Cause::Token, None));
-        assert!(breaker.metrics.is_token_refused());
-        breaker.observe(&Outcome::Done(Batch::default()));
-        assert!(!breaker.metrics.is_token_refused());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_retry_after_opens_it_for_at_least_that_long() {
-        let breaker = breaker();
-        breaker.observe(&failure(Cause::RateLimited, Some(7)));
-        breaker.observe(&failure(Cause::RateLimited, Some(3)));
-        let wait = breaker.probe_at().unwrap() - Instant::now();
-        assert_eq!(wait, Duration::from_secs(7));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_that_fails_waits_for_the_next_whatever_opened_it() {
-        for (cause, retry_after) in
-            [(Cause::RateLimited, Some(7)), (Cause::Token, None), (Cause::Ledger, None)]
-        {
-            let breaker = breaker();
-            breaker.observe(&failure(cause, retry_after));
-            let first = breaker.probe_at().unwrap();
-            breaker.observe(&failure(Cause::Unavailable, None));
-            assert_eq!(breaker.probe_at(), Some(first), "a straggler of before: {cause:?}");
-            tokio::time::sleep_until(first).await;
-            breaker.observe(&failure(Cause::Unavailable, None));
-            let second = breaker.probe_at().unwrap();
-            assert!(second > Instant::now(), "{cause:?}");
-            tokio::time::sleep_until(second).await;
-            breaker.overdue();
-            assert!(breaker.probe_at().unwrap() > Instant::now(), "{cause:?}");
-            breaker.observe(&Outcome::Done(Batch::default()));
-            assert_eq!(breaker.probe_at(), None);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn probes_come_further_and_further_apart_up_to_the_longest() {
-        let breaker = breaker();
-        let mut waits = Vec::new();
-        for _ in 0..12 {
-            breaker.observe(&failure(Cause::Token, None));
-            breaker.observe(&failure(Cause::Token, None));
-            waits.push(breaker.probe_at().unwrap() - Instant::now());
-            tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
-        }
-        assert!(waits[0] <= Duration::from_millis(1500), "{waits:?}");
-        assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(30)));
-        assert!(waits[11] >= Duration::from_secs(15), "{waits:?}");
-    }
-}
+mod tests;

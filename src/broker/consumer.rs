@@ -22,16 +22,17 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    breaker::{self, Breaker},
+    breaker::{self, Breaker, EventKey, Postponed},
     connection::BrokerError,
     properties,
     report::Report,
-    settle::{Settled, Settler, Ticket},
+    settle::{Settled, Settlement, Settler, Ticket},
     source::{Delivery, Source, Subscription},
+    working::Working,
 };
 use crate::{
     clock,
-    contract::{message::Message, private::loggable_id, start_session::Identity},
+    contract::{message::Message, private::loggable_id, start_session::Identity, time::Instant as Deadline},
     fault,
     outcome::{Class, Death, Outcome},
     stages::{self, Stage},
@@ -42,6 +43,10 @@ use crate::{
 const HEALTH: Duration = Duration::from_secs(1);
 /// Where one at a time is delivered and none comes for this long, none is left that came together with one that can't be read.
 const QUIET: Duration = Duration::from_secs(5);
+/// The wait of a message whose event is being worked on.
+const BUSY: Postponed = Postponed { wait: Duration::from_secs(1), max: Duration::from_secs(5) };
+/// So many messages that need no call, one after the other, are a backlog of them.
+const REFUSED_IN_A_ROW: u32 = 4;
 /// From this many deliveries without an outcome on, messages take turns: one of them may be what ends the worker, and
 /// the others must get their turn before it.
 const SUSPECT: u32 = 3;
@@ -84,6 +89,7 @@ pub struct Consumer<S> {
     permits: Arc<Semaphore>,
     breaker: Breaker,
     suspects: tokio::sync::Mutex<()>,
+    working: Working,
     careful: AtomicBool,
     settled: AtomicU64,
     metrics: StageMetrics,
@@ -112,6 +118,7 @@ impl<S: Stage> Consumer<S> {
             breaker: Breaker::new(S::NAME, limits.breaker, metrics.breaker.clone()),
             limits,
             suspects: tokio::sync::Mutex::default(),
+            working: Working::default(),
             careful: AtomicBool::new(false),
             settled: AtomicU64::new(0),
             metrics,
@@ -218,18 +225,48 @@ impl<S: Stage> Consumer<S> {
         self.hand_back(subscription).await
     }
 
-    /// Takes one delivery, to see whether the API works again.
+    /// Takes one delivery after the other until one says whether the API works again.
     async fn probe(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
-        let mut subscription = self.subscribe(source, 1).await?;
+        for _ in 0..REFUSED_IN_A_ROW {
+            let mut subscription = self.subscribe(source, 1).await?;
+            let shown = self.metrics.consuming();
+            let (permit, delivery) = tokio::select! {
+                biased;
+                () = self.stopped() => return self.hand_back(subscription).await,
+                next = self.next(&mut subscription) => next?,
+            };
+            self.hand_back(subscription).await?;
+            drop(shown);
+            self.work_to_the_end(permit, delivery).await;
+            if !self.breaker.is_due() || self.is_stopped() {
+                return Ok(());
+            }
+        }
+        self.pass_over_refused(source).await
+    }
+
+    /// Settles messages that need no call, many at once, up to the first that needs one: that is the probe. A backlog of events
+    /// that have expired must not hold up the others when the API works again.
+    async fn pass_over_refused(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
         let shown = self.metrics.consuming();
-        let (permit, delivery) = tokio::select! {
-            biased;
-            () = self.stopped() => return self.hand_back(subscription).await,
-            next = self.next(&mut subscription) => next?,
+        let probe = loop {
+            let (permit, delivery) = tokio::select! {
+                biased;
+                () = self.stopped() => break None,
+                next = self.next(&mut subscription) => next?,
+            };
+            let message = properties::message(&delivery.properties, delivery.body.clone());
+            if self.stage.deadline(&message).is_ok() {
+                break Some((permit, delivery));
+            }
+            self.spawn(Arc::clone(self).work(permit, delivery));
         };
         self.hand_back(subscription).await?;
         drop(shown);
-        self.work_to_the_end(permit, delivery).await;
+        if let Some((permit, delivery)) = probe {
+            self.work_to_the_end(permit, delivery).await;
+        }
         Ok(())
     }
 
@@ -320,7 +357,9 @@ impl<S: Stage> Consumer<S> {
         let keep_until = begun + self.limits.hold_max;
         let Delivery { body, properties, receipt } = delivery;
         let mut message = properties::message(&properties, body);
-        let Identity { event_id, trace, occurred_at } = self.stage.identify(&message);
+        let identity = self.stage.identify(&message);
+        let effect = EventKey::of(&self.stage.effect(&message, &identity));
+        let Identity { event_id, trace, occurred_at } = identity;
         let event_id = loggable_id(event_id.as_str()).into_owned();
         let span = self.settler.process(S::NAME, &event_id, &trace);
         let trace = span.context().clone();
@@ -332,17 +371,45 @@ impl<S: Stage> Consumer<S> {
         let settlement = if let Some(at) = self.early(&message).await {
             self.settler.hold_again(&ticket, &message, at).await
         } else {
-            let outcome = timeout_at(keep_until, self.decide(&message)).await;
-            let outcome = outcome.unwrap_or_else(|_| self.overdue(&ticket));
-            fault::point(&self.queue, "decided");
-            self.breaker.observe(&outcome);
-            self.settler.settle(&ticket, &message, outcome, self.breaker.probe_at().is_some()).await
+            let worked = self.working.begin(effect);
+            match self.must_wait(&message, effect, worked.is_some()) {
+                Some((deadline, reason, postponed)) => {
+                    self.settler.busy(&ticket, &message, deadline, reason, postponed).await
+                }
+                None => self.act(&ticket, &message, effect).await,
+            }
         };
         report.settled(&settlement);
         if settlement.settled != Settled::Lost {
             self.settled.fetch_add(1, Ordering::Relaxed);
         }
         settlement.settled
+    }
+
+    /// Why, for how long and until when at most a message has to wait for another one with the same effect. One that ends without
+    /// its effect has not.
+    fn must_wait(
+        &self,
+        message: &Message,
+        effect: EventKey,
+        alone: bool,
+    ) -> Option<(Deadline, &'static str, Postponed)> {
+        let (reason, postponed) = if alone {
+            ("the same event failed a moment ago", self.breaker.waits(effect)?)
+        } else {
+            ("the same event is being worked on", BUSY)
+        };
+        Some((self.stage.deadline(message).ok()?, reason, postponed))
+    }
+
+    /// Decides what becomes of a message, and carries it out.
+    async fn act(&self, ticket: &Ticket, message: &Message, effect: EventKey) -> Settlement {
+        let begun = Instant::now();
+        let outcome = timeout_at(ticket.keep_until, self.decide(message)).await;
+        let outcome = outcome.unwrap_or_else(|_| self.overdue(ticket, effect));
+        fault::point(&self.queue, "decided");
+        let postponed = self.breaker.observe(effect, begun, &outcome);
+        self.settler.settle(ticket, message, outcome, postponed).await
     }
 
     /// When `message` may be tried, where that is too far ahead to be waited for here.
@@ -361,9 +428,9 @@ impl<S: Stage> Consumer<S> {
     }
 
     /// What becomes of a delivery that was kept for as long as it may be.
-    fn overdue(&self, ticket: &Ticket) -> Outcome {
+    fn overdue(&self, ticket: &Ticket, effect: EventKey) -> Outcome {
         self.metrics.overdue();
-        self.breaker.overdue();
+        self.breaker.overdue(effect);
         let (event_id, trace_id) = (&ticket.event_id, ticket.trace.trace_id());
         warn!(event_id, trace_id, stage = S::NAME, "no outcome within amqp.hold_max");
         Outcome::HandedBack

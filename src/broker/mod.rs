@@ -8,6 +8,7 @@
 //! - [`publisher`]: the one task that publishes, many confirms outstanding
 //! - [`consumer`]: takes deliveries for a stage, a permit each
 //! - [`settle`]: carries an outcome out, in one place
+//! - `working`: one delivery at a time for each effect
 //! - `report`: says what became of a delivery
 //! - [`watchdog`]: sees a consumer that has fallen silent
 //! - [`properties`]: message properties and headers
@@ -28,3 +29,4 @@ pub mod settle;
 pub mod source;
 pub mod topology;
 pub mod watchdog;
+mod working;

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::{
+    breaker::Postponed,
     connection::BrokerError,
     properties::{self, Held},
     publisher::{Publication, PublishError, Publisher},
@@ -17,7 +18,10 @@ use super::{
 };
 use crate::{
     clock,
-    contract::{link::Outgoing, message::Message, private::loggable_id, trace::TraceContext},
+    contract::{
+        link::Outgoing, message::Message, private::loggable_id, time::Instant as Deadline,
+        trace::TraceContext,
+    },
     fault,
     outcome::{Batch, Cause, Class, Death, Failure, Outcome},
     retry::{self, Decision, History, Policy},
@@ -166,13 +170,13 @@ impl Settler {
         self.tracer.process(&self.queue, stage, event_id, came)
     }
 
-    /// Carries `outcome` out. While the stage's breaker is open (`paused`), no attempt is counted.
+    /// Carries `outcome` out. No attempt is counted against a message that is `postponed`.
     pub async fn settle(
         &self,
         ticket: &Ticket,
         message: &Message,
         outcome: Outcome,
-        paused: bool,
+        postponed: Option<Postponed>,
     ) -> Settlement {
         let now = clock::now();
         match outcome {
@@ -184,8 +188,9 @@ impl Settler {
                 self.publish_links(ticket, message, batch, now).await
             }
             Outcome::Dead(death) => self.dead(ticket, message, &death).await,
-            Outcome::TryAgain(failure) => self.try_again(ticket, message, &failure, paused, now).await,
-            Outcome::Wait(failure) => self.try_again(ticket, message, &failure, true, now).await,
+            Outcome::TryAgain(failure) | Outcome::Wait(failure) => {
+                self.try_again(ticket, message, &failure, postponed, now).await
+            }
             Outcome::HandedBack => {
                 let reason = "no outcome within amqp.hold_max";
                 self.give_back(ticket, Settlement::of(Settled::HandedBack, reason.to_owned())).await
@@ -236,14 +241,20 @@ impl Settler {
         ticket: &Ticket,
         message: &Message,
         failure: &Failure,
-        paused: bool,
+        postponed: Option<Postponed>,
         now: Timestamp,
     ) -> Settlement {
         let history = History { attempts: message.attempts(), waited: message.waited() };
-        let decision = if paused {
-            retry::postpone(failure, history, now, self.shortest_hold())
-        } else {
-            retry::decide(&self.retry, failure, history, now, fastrand::f64())
+        let deadline = failure.deadline.timestamp();
+        let (decision, postponed_to) = match postponed {
+            Some(Postponed { wait, max }) => {
+                let left = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
+                let (wait, delay) =
+                    retry::postponed_for(&self.delays, wait, max, left).unwrap_or((wait, wait));
+                let delay = Some(delay).filter(|_| failure.retry_after.is_none());
+                (retry::postpone(failure, history, now, wait), delay)
+            }
+            None => (retry::decide(&self.retry, failure, history, now, fastrand::f64()), None),
         };
         let (at, attempts, waited) = match decision {
             Decision::Again { at, attempts, waited } => (at, attempts, waited),
@@ -251,12 +262,29 @@ impl Settler {
         };
         let first_failed_at = message.first_failed_at().unwrap_or(now);
         let held = Held { cause: failure.cause, attempts, waited, first_failed_at, not_before: at };
-        let Some(delay) = retry::rung(&self.delays, now, at, failure.deadline.timestamp()) else {
+        let Some(delay) = postponed_to.or_else(|| retry::rung(&self.delays, now, at, deadline)) else {
             return self.undone(ticket, "no hold queue is configured".to_owned()).await;
         };
-        let settled = if paused { Settled::Waits(failure.cause) } else { Settled::Held(failure.cause) };
+        let settled = match postponed {
+            Some(_) => Settled::Waits(failure.cause),
+            None => Settled::Held(failure.cause),
+        };
         let copy = |trace: &TraceContext| properties::held(&ticket.properties, trace, &held);
         self.hold(ticket, delay, copy, &message.body, Settlement::of(settled, failure.reason.clone())).await
+    }
+
+    /// Holds a message whose session is over at `deadline`, and whose event is not to be worked on now, because of `reason`.
+    /// Nothing is counted.
+    pub async fn busy(
+        &self,
+        ticket: &Ticket,
+        message: &Message,
+        deadline: Deadline,
+        reason: &str,
+        postponed: Postponed,
+    ) -> Settlement {
+        let failure = Failure { cause: Cause::Busy, reason: reason.to_owned(), retry_after: None, deadline };
+        self.try_again(ticket, message, &failure, Some(postponed), clock::now()).await
     }
 
     /// Holds a message that came back before its time, nothing counted. It came back early because the next longer hold

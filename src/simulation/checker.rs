@@ -92,6 +92,8 @@ pub(super) struct Seen {
     pub(super) not_before: Option<Timestamp>,
     /// Calls that failed so that an attempt may be counted.
     pub(super) failures: u32,
+    /// Calls whose token was refused. The third in a row may be the event's own, if others were served in between.
+    pub(super) token_refusals: u32,
     pub(super) refused: bool,
     /// The last look at what was sent to its expert was refused.
     pub(super) look_refused: bool,
@@ -132,6 +134,13 @@ fn too_often(moments: &mut Vec<Timestamp>, max: usize) -> bool {
     moments.retain(|at| now.duration_since(*at) < SignedDuration::from_secs(60));
     moments.push(now);
     moments.len() > max
+}
+
+impl Seen {
+    /// Most attempts that may be counted.
+    pub(super) const fn countable(&self) -> u32 {
+        self.failures + self.token_refusals.saturating_sub(2)
+    }
 }
 
 impl Checker {
@@ -406,6 +415,7 @@ impl Checker {
         }
         match learnt {
             Learnt::Failed => seen.failures += 1,
+            Learnt::Token => seen.token_refusals += 1,
             Learnt::Refused if !looks => seen.refused = true,
             _ => {}
         }

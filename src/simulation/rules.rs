@@ -193,11 +193,12 @@ impl Checker {
             return Err(format!("{} is copied to {queue}, and all was published and confirmed", seen.name));
         }
         let attempts = text_header(publication, header::ATTEMPTS).and_then(|text| text.parse::<u32>().ok());
-        let most = seen.failures + u32::from(delay.is_none());
+        let most = seen.countable() + u32::from(delay.is_none());
         if attempts.is_some_and(|attempts| attempts > most) {
             return Err(format!(
                 "{} has {attempts:?} attempts counted, and only {} calls failed",
-                seen.name, seen.failures
+                seen.name,
+                seen.countable()
             ));
         }
         if let Some(delay) = delay {
@@ -256,7 +257,7 @@ impl Checker {
                 None => since(first) >= rules.lifetime,
             },
             // The waits between so few attempts come to less than `retry.total`.
-            Class::Exhausted => seen.failures >= rules.attempts,
+            Class::Exhausted => seen.countable() >= rules.attempts,
             Class::Unroutable => event_of_stage && seen.unroutable,
             Class::Poison => seen.most_deliveries >= rules.deliveries_max,
             Class::Internal => false,

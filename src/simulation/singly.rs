@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::time::sleep;
 
 use super::alone::Alone;
@@ -17,6 +18,7 @@ use crate::{
     contract::{
         message::Message,
         start_session::{self, Identity},
+        time::Instant as Deadline,
     },
     outcome::{Class, Death, Outcome},
     stages::Stage,
@@ -28,6 +30,8 @@ const AT_ONCE: u16 = 3;
 /// Takes a second for each message.
 struct Slow {
     now: AtomicUsize,
+    /// Each message is another event.
+    names: AtomicUsize,
     /// How many others were worked on, at the begin of each.
     others: Arc<Mutex<Vec<usize>>>,
 }
@@ -37,6 +41,14 @@ impl Stage for Slow {
 
     fn identify(&self, message: &Message) -> Identity {
         start_session::identify(message)
+    }
+
+    fn effect(&self, _: &Message, _: &Identity) -> String {
+        self.names.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    fn deadline(&self, _: &Message) -> Result<Deadline, Death> {
+        Ok(Deadline::floor(Timestamp::MAX))
     }
 
     async fn handle(&self, _: &Message) -> Outcome {
@@ -53,7 +65,7 @@ async fn as_many_as_were_held_come_one_at_a_time_and_then_all_as_before() {
     let begin = "2026-11-21T12:00:00Z".parse().unwrap();
     let _clock = clock::simulated::begin(begin);
     let others = Arc::<Mutex<Vec<usize>>>::default();
-    let stage = Slow { now: AtomicUsize::new(0), others: Arc::clone(&others) };
+    let stage = Slow { now: AtomicUsize::new(0), names: AtomicUsize::new(0), others: Arc::clone(&others) };
     let at_once = usize::from(AT_ONCE);
     let limits = |limits| Limits { prefetch: AT_ONCE, concurrency: at_once, ..limits };
     let alone = Alone::new(begin, |_| {}, limits, |_| stage).await;

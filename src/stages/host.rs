@@ -58,10 +58,10 @@ impl Host {
         trace: &TraceContext,
     ) -> Outcome {
         let deadline = link.expires_at;
-        let id = message.message_id.clone().unwrap_or_else(|| ids::hash(&message.body).to_string());
+        let id = id(message);
         // By its id alone: where the link's ledger was lost, the same effect comes again with another link to the same
         // meeting, and the expert has one already.
-        let mut lease = match self.book.turn(&format!("host:{id}"), id.as_bytes(), deadline).await {
+        let mut lease = match self.book.turn(&effect(&id), id.as_bytes(), deadline).await {
             Turn::Act(lease) => lease,
             Turn::Done => return Outcome::DoneBefore(Batch::default()),
             Turn::Otherwise(outcome) => return outcome,
@@ -130,25 +130,57 @@ impl Stage for Host {
         }
     }
 
+    fn effect(&self, message: &Message, _: &Identity) -> String {
+        effect(&id(message))
+    }
+
+    fn deadline(&self, message: &Message) -> Result<Instant, Death> {
+        let link = read(message, &self.rules)?;
+        checked(&link).map(|_| link.expires_at)
+    }
+
     async fn handle(&self, message: &Message) -> Outcome {
         let link = match read(message, &self.rules) {
             Ok(link) => link,
-            Err(invalid) => return Outcome::Dead(Death::new(Class::Invalid, invalid)),
+            Err(death) => return Outcome::Dead(death),
         };
-        let address = match link.expert.address() {
+        let address = match checked(&link) {
             Ok(address) => address,
-            Err(invalid) => return Outcome::Dead(Death::new(Class::Invalid, invalid.within("expert"))),
+            Err(death) => return Outcome::Dead(death),
         };
-        if link.expires_at.timestamp() <= clock::now() {
-            return Outcome::Dead(Death::new(Class::Expired, "the session is over"));
-        }
         let trace = TraceContext::of(&message.headers);
         fault::point(Self::NAME, "read");
         self.deliver(message, &link, &address, &trace).await
     }
 }
 
-fn read(message: &Message, rules: &LinkRules) -> Result<HostLink, Invalid> {
+/// The id of the message, which the same effect has at every repeat.
+fn id(message: &Message) -> String {
+    message.message_id.clone().unwrap_or_else(|| ids::hash(&message.body).to_string())
+}
+
+/// The name in the ledger of the delivery of the message called `id`.
+fn effect(id: &str) -> String {
+    format!("host:{id}")
+}
+
+/// Where `link` goes, if that can be and its session is not over.
+fn checked(link: &HostLink) -> Result<HostAddress<'_>, Death> {
+    let address = link
+        .expert
+        .address()
+        .map_err(|invalid: Invalid| Death::new(Class::Invalid, invalid.within("expert")))?;
+    if link.expires_at.timestamp() <= clock::now() {
+        return Err(Death::new(Class::Expired, "the session is over"));
+    }
+    Ok(address)
+}
+
+fn read(message: &Message, rules: &LinkRules) -> Result<HostLink, Death> {
+    parsed(message, rules).map_err(|invalid| Death::new(Class::Invalid, invalid))
+}
+
+fn parsed(message: &Message, rules: &LinkRules) -> Result<HostLink, Invalid> {
     // A host link echoes the event, so it is hardly larger than one.
     if message.body.len() > 2 * BODY_BYTES_MAX {
         return Err(Invalid::new("", format!("expected at most {} bytes", 2 * BODY_BYTES_MAX)));

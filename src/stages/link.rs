@@ -41,10 +41,14 @@ impl Link {
         Self { client, rules, book }
     }
 
+    fn read(&self, message: &Message) -> Result<Session, Death> {
+        Session::read(message, &self.rules, clock::now()).map_err(|refusal| refused(&refusal))
+    }
+
     /// The messages with the links of `session`: those that were made before, else new ones, noted before anybody sees
     /// them. Which of them the broker has is recorded when it confirms them, and those are not published again.
     async fn links(&self, session: &mut Session, body: &[u8]) -> Result<Outcome, Outcome> {
-        let key = format!("link:{}", session.event_id.as_str());
+        let key = effect(session.event_id.as_str());
         let lease = match self.book.turn(&key, body, session.expires_at).await {
             Turn::Act(lease) => lease,
             Turn::Done => return Ok(Outcome::DoneBefore(Batch::default())),
@@ -102,10 +106,18 @@ impl Stage for Link {
         start_session::identify(message)
     }
 
+    fn effect(&self, _: &Message, identity: &Identity) -> String {
+        effect(identity.event_id.as_str())
+    }
+
+    fn deadline(&self, message: &Message) -> Result<Instant, Death> {
+        self.read(message).map(|session| session.expires_at)
+    }
+
     async fn handle(&self, message: &Message) -> Outcome {
-        let mut session = match Session::read(message, &self.rules, clock::now()) {
+        let mut session = match self.read(message) {
             Ok(session) => session,
-            Err(refusal) => return Outcome::Dead(refused(&refusal)),
+            Err(death) => return Outcome::Dead(death),
         };
         debug!(
             event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
@@ -115,6 +127,11 @@ impl Stage for Link {
         fault::point(Self::NAME, "read");
         self.links(&mut session, &message.body).await.unwrap_or_else(|otherwise| otherwise)
     }
+}
+
+/// The name in the ledger of the links of the event called `event_id`.
+fn effect(event_id: &str) -> String {
+    format!("link:{event_id}")
 }
 
 /// What the ledger keeps of an event: noted while links are made and published, recorded once the broker has them all.

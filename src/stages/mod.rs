@@ -14,7 +14,7 @@ pub use host::Host;
 pub use link::Link;
 
 use crate::{
-    contract::{message::Message, start_session::Identity},
+    contract::{message::Message, start_session::Identity, time::Instant},
     outcome::{Class, Death, Outcome},
 };
 
@@ -25,6 +25,16 @@ pub trait Stage: Send + Sync + 'static {
 
     /// What `message` is known by, whatever becomes of it.
     fn identify(&self, message: &Message) -> Identity;
+
+    /// The name of the effect that `message` asks for: that of its entry in the ledger. Two messages with the same one are never
+    /// worked on at once.
+    fn effect(&self, message: &Message, identity: &Identity) -> String;
+
+    /// When the session of `message` is over.
+    ///
+    /// # Errors
+    /// [`Death`] of a message that ends without its effect, as far as the message alone tells.
+    fn deadline(&self, message: &Message) -> Result<Instant, Death>;
 
     /// Decides what becomes of `message`, and has the stage's one outside effect.
     fn handle(&self, message: &Message) -> impl Future<Output = Outcome> + Send;

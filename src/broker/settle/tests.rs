@@ -13,13 +13,13 @@ use crate::{
         link::{GUEST_LINK_TYPE, Recipient},
         people::Channel,
         private::Private,
-        time::Instant as Deadline,
     },
     simulation::{self, broker::Connection},
     telemetry::metrics::{Metrics, labels},
 };
 
 const LONG: Duration = Duration::from_secs(3600);
+const POSTPONED: Postponed = Postponed { wait: DELAYS[0], max: LONG };
 const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// What the broker says of one message.
@@ -65,7 +65,7 @@ impl Rig {
             keep_until: Instant::now() + keep,
             happened_at: clock::now(),
         };
-        self.settler.settle(&ticket, &Message::default(), outcome, true).await
+        self.settler.settle(&ticket, &Message::default(), outcome, Some(POSTPONED)).await
     }
 
     fn published(&self) -> Vec<String> {

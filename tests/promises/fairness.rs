@@ -1,0 +1,177 @@
+//! One event's trouble is its own: it ends by itself, and no other event waits for it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use axum::{Router, body::Bytes, extract::State, http::HeaderMap};
+use instant_connect_worker::sandbox::Endpoint;
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::support::{
+    Rig,
+    amqp::with_id,
+    events::{event, event_with},
+    poll, soon,
+};
+
+/// The log of a breaker that opens.
+const OPENED: &str = "breaker open";
+
+/// Short waits between attempts.
+const QUICK: [(&str, &str); 4] = [
+    ("retry.initial", "10ms"),
+    ("retry.max", "50ms"),
+    ("retry.jitter", "0"),
+    ("retry.hold", "10ms,50ms,1s,5s"),
+];
+
+/// Instant Connect, which works for all sessions but one.
+struct Fussy {
+    sandbox: String,
+    client: reqwest::Client,
+    refused: &'static str,
+    status: StatusCode,
+    calls_refused: AtomicUsize,
+}
+
+impl Fussy {
+    /// In front of the sandbox of `rig`: calls for the session called `refused` are answered with `status`.
+    async fn start(rig: &Rig, refused: &'static str, status: u16) -> (Arc<Self>, String) {
+        // Fails if a provider is installed already, which is fine.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let sandbox = rig.environment(&[]).into_iter().find(|(name, _)| name == "ICW_INSTANT_CONNECT__URL");
+        let fussy = Arc::new(Self {
+            sandbox: sandbox.unwrap().1,
+            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            refused,
+            status: StatusCode::from_u16(status).unwrap(),
+            calls_refused: AtomicUsize::new(0),
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let router = Router::new().fallback(Self::answer).with_state(Arc::clone(&fussy));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (fussy, url)
+    }
+
+    async fn answer(
+        State(fussy): State<Arc<Self>>,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> (StatusCode, [(&'static str, &'static str); 1], Bytes) {
+        let json = [("content-type", "application/json")];
+        let call: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        if call["jwt"]["sub"] == fussy.refused {
+            fussy.calls_refused.fetch_add(1, SeqCst);
+            return (fussy.status, json, Bytes::from_static(b"{}"));
+        }
+        let url = format!("{}api/v2/joseencrypt", fussy.sandbox);
+        let call = fussy.client.post(url).body(body).header("content-type", "application/json");
+        let answer = call.header("authorization", headers["authorization"].clone()).send().await.unwrap();
+        (answer.status(), json, answer.bytes().await.unwrap())
+    }
+
+    async fn refuses(&self, calls: usize) {
+        poll("a call of the event that fails", async || {
+            (self.calls_refused.load(SeqCst) >= calls).then_some(())
+        })
+        .await;
+    }
+}
+
+/// It is alone at first, as at night: then nobody can tell its failures from an outage.
+#[tokio::test]
+async fn event_that_always_fails_ends_exhausted_and_stops_no_other() {
+    for status in [500, 403, 401] {
+        let rig = Rig::new().await;
+        let (fussy, url) = Fussy::start(&rig, "visit-0", status).await;
+        let more = [("instant_connect.url", url.as_str()), ("breaker.probe_initial", "10ms")];
+        let worker = rig.start(&[&QUICK[..], &more].concat()).await;
+        let (mut guests, mut dead) = (rig.guest_links().await, rig.dead_letters("sessions").await);
+        rig.publish(0).await;
+        fussy.refuses(7).await;
+        let others = async {
+            for n in 1.. {
+                rig.publish(n).await;
+                assert_eq!(guests.next().await.json()["sessionId"], format!("visit-{n}"));
+                // Meanwhile the other one fails once more, or is dead.
+                fussy.refuses(fussy.calls_refused.load(SeqCst) + 1).await;
+            }
+        };
+        let letter = tokio::select! {
+            letter = dead.next() => letter,
+            () = others => unreachable!(),
+        };
+        assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-0", "exhausted"));
+        assert!(letter.header("x-dead-reason").contains(&format!("answered {status}")), "{status}");
+        // A refused token opens it at once: only another event can tell that the token is good.
+        assert!(status != 500 || worker.output.saying(OPENED).is_empty());
+        worker.stop().await;
+    }
+}
+
+/// Nothing is counted that may be the API's fault, be there one event only.
+#[tokio::test]
+async fn outage_with_a_single_event_is_waited_out() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[&QUICK[..], &[("retry.attempts", "6")]].concat()).await;
+    rig.sandbox.fault("joseencrypt:status=503".parse().unwrap());
+    rig.publish(1).await;
+    let tried = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= 8);
+    soon("more calls than there are attempts", tried).await;
+    rig.sandbox.clear_faults();
+    rig.guest_links().await.next().await;
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+}
+
+/// A flow's retry, forty times, while the first one's call takes its time.
+#[tokio::test]
+async fn copies_of_a_slow_event_leave_the_permits_to_others() {
+    let rig = Rig::new().await;
+    let few = [("amqp.prefetch", "4"), ("amqp.concurrency", "4"), ("instant_connect.timeout", "5m")];
+    let worker = rig.start(&[&few[..], &[("shutdown.grace", "100ms")]].concat()).await;
+    rig.sandbox.fault("joseencrypt:hang,times=1".parse().unwrap());
+    let copies = (0..40).map(|_| (with_id("event-1"), event(1).to_string().into_bytes()));
+    rig.amqp.publish_all(&rig.name("sessions"), "session.start", copies).await;
+    let hangs = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) == 1);
+    soon("the first call", hangs).await;
+    rig.publish(2).await;
+    let link = rig.guest_links().await.next().await;
+    assert_eq!(link.json()["sessionId"], "visit-2");
+    assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt), 2, "the first call still hangs");
+    worker.stop().await;
+}
+
+/// They need no call, so none of them is a probe.
+#[tokio::test]
+async fn backlog_of_expired_events_is_settled_while_the_breaker_is_open() {
+    const EXPIRED: usize = 500;
+    let rig = Rig::new().await;
+    let settings = [
+        ("retry.hold", "5m"),
+        ("breaker.failures", "1"),
+        ("breaker.probe_initial", "10ms"),
+        ("breaker.probe_max", "20ms"),
+    ];
+    let worker = rig.start(&settings).await;
+    rig.sandbox.fault("joseencrypt:status=503".parse().unwrap());
+    rig.publish(0).await;
+    worker.output.until(OPENED, 1).await;
+    let over = json!({"expiresAt": "2026-01-01T00:00:00Z"});
+    let expired = (1..=EXPIRED)
+        .map(|n| (with_id(&format!("event-{n}")), event_with(n, &over).to_string().into_bytes()));
+    rig.amqp.publish_all(&rig.name("sessions"), "session.start", expired).await;
+    rig.dead_letters("sessions").await.take(EXPIRED).await;
+    // And the first that needs a call is a probe.
+    rig.sandbox.clear_faults();
+    rig.publish(EXPIRED + 1).await;
+    rig.guest_links().await.next().await;
+    let subscriptions = worker.output.saying("consuming").len();
+    assert!(subscriptions < 20, "{subscriptions} subscriptions for {EXPIRED} events");
+    worker.stop().await;
+}
