@@ -5,6 +5,8 @@ mod check;
 mod dead;
 mod demo;
 mod emit;
+mod health;
+mod log;
 mod phones;
 mod progress;
 mod run;
@@ -72,6 +74,10 @@ enum Command {
     Schema(schema::Args),
     /// List, show, replay or drop dead letters
     Dead(dead::Args),
+    /// Ask a running worker whether it is ready; exit status 1 and the failed checks if it is not
+    Health(health::Args),
+    /// Change what a running worker logs
+    Log(log::Args),
 }
 
 /// What ends a command otherwise than well.
@@ -151,8 +157,10 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
-    if let Command::Schema(args) = &cli.command {
-        return schema::run(args);
+    match &cli.command {
+        Command::Schema(args) => return schema::run(args),
+        Command::Log(args) => return log::run(args),
+        _ => {}
     }
     // A demo is for a person: it is quiet, and what it says is text, unless that is set.
     let quiet = matches!(cli.command, Command::Demo(_));
@@ -171,6 +179,8 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Topology(args) => topology::run(&loaded, &args).await,
         Command::Schema(args) => schema::run(&args),
         Command::Dead(args) => dead::run(&loaded, &args).await,
+        Command::Health(args) => health::run(&loaded, &args).await,
+        Command::Log(args) => log::run(&args),
     }
 }
 

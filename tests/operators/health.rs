@@ -209,3 +209,51 @@ async fn clients_that_say_nothing_keep_nobody_from_an_answer() {
     assert_eq!(admin.get("/livez").await.0, 200);
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn health_command_says_which_checks_fail_by_status_and_words() {
+    let rig = Rig::private().await;
+    let worker = rig.launch(&[]);
+    let admin = Admin::of(&worker).await;
+    let listen = [("admin.listen", admin.address())];
+    until_ready(&admin).await;
+    for arguments in [&["health"][..], &["health", "--live"]] {
+        let healthy = rig.command(arguments, &listen).await;
+        assert_eq!((healthy.status, healthy.stdout.as_str(), healthy.stderr.as_str()), (Some(0), "", ""));
+    }
+    rig.broker().stop().await;
+    until_failing(&admin, "publishing: not connected to the broker").await;
+    let unready = rig.command(&["health"], &listen).await;
+    assert_eq!(unready.status, Some(1), "{unready:?}");
+    assert!(unready.stderr.contains("not ready: ") && unready.stderr.contains("publishing: not connected"));
+    assert_eq!(rig.command(&["health", "--live"], &listen).await.status, Some(0));
+    worker.kill();
+    let gone = rig.command(&["health", "--live"], &listen).await;
+    assert_eq!(gone.status, Some(1), "{gone:?}");
+    assert!(gone.stderr.contains("check that it runs"), "{gone:?}");
+    let off = rig.command(&["health", "--set", "admin.listen="], &[]).await;
+    assert_eq!(off.status, Some(2), "{off:?}");
+}
+
+#[tokio::test]
+async fn log_command_changes_the_level_of_a_running_worker() {
+    let rig = Rig::new().await;
+    let worker = rig.launch(&[("telemetry.log_level", "info")]);
+    worker.output.until("taking messages", 2).await;
+    let pid = worker.id().to_string();
+    let told = rig.command(&["log", "debug", "--pid", &pid], &[]).await;
+    assert_eq!(told.status, Some(0), "{told:?}");
+    rig.publish(1).await;
+    worker.output.until("start event taken", 1).await;
+    assert_eq!(rig.command(&["log", "configured", "--pid", &pid], &[]).await.status, Some(0));
+    worker.stop().await;
+    let gone = rig.command(&["log", "debug", "--pid", &pid], &[]).await;
+    assert_eq!(gone.status, Some(1), "{gone:?}");
+    for wrong in ["0", "-1", "one"] {
+        assert_eq!(
+            rig.command(&["log", "debug", &format!("--pid={wrong}")], &[]).await.status,
+            Some(2),
+            "{wrong}"
+        );
+    }
+}
