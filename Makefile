@@ -24,7 +24,7 @@ MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/st
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test test-4 simulate chaos chaos-tests dead-replay bodies bench lint deny fuzz mutants schemas metrics dashboard clean
+.PHONY: help demo test test-4 simulate chaos chaos-tests dead-replay bodies bench lint deny fuzz mutants schemas metrics dashboard chart chart-files clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,7 @@ test: ## all tests, minutes of broken brokers and networks among them, on a real
 	command -v promtool >/dev/null || scripts/apt-install prometheus
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
+	for version in 3.17 4.3; do ICW_HELM=$$version scripts/helm version --short >/dev/null; done
 	$(CARGO) test --locked --all-targets --no-run
 	without=''
 	scripts/broker native || { echo 'no RabbitMQ on this machine itself: the tests of a cluster are left out'; without='--skip chaos::cluster'; }
@@ -121,6 +122,21 @@ metrics: ## write config/metrics.md anew from the program
 
 dashboard: ## write the chart's Grafana dashboard anew from scripts/dashboard
 	@scripts/dashboard >charts/instant-connect-worker/files/dashboard.json
+
+# The settings' schema is the program's: a change of settings changes the chart.
+chart-files: ## write the chart's README.md, values.schema.json and files/settings.json anew from their sources
+	@python=$$(scripts/python-env)
+	schema=$$(mktemp)
+	trap 'rm -f "$$schema"' EXIT
+	$(CARGO) run --quiet --locked -- schema --config >"$$schema"
+	"$$python" scripts/chart-files "$$schema" charts/instant-connect-worker
+
+chart: ## the chart's tests alone: both Helms, Kubernetes' schemas, refusals, rules; no cluster
+	@command -v promtool >/dev/null || scripts/apt-install prometheus
+	ICW_TEST_PYTHON=$$(scripts/python-env)
+	export ICW_TEST_PYTHON
+	for version in 3.17 4.3; do ICW_HELM=$$version scripts/helm version --short >/dev/null; done
+	$(CARGO) test --locked --test chart $(TESTS)
 
 clean: ## delete what the targets above made in this folder
 	@$(CARGO) clean

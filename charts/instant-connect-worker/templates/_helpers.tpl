@@ -1,0 +1,69 @@
+{{- define "icw.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "icw.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "icw.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Every pod of the release. No value has a part in it: a Deployment's selector can't be changed. */}}
+{{- define "icw.podsOfRelease" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* Workers alone: the pod of `helm test` is none. */}}
+{{- define "icw.selector" -}}
+{{ include "icw.podsOfRelease" . }}
+app.kubernetes.io/component: worker
+{{- end }}
+
+{{- /* Labels of every object but pods, as YAML. */}}
+{{- define "icw.labels" -}}
+{{- $labels := dict
+  "app.kubernetes.io/name" .Chart.Name
+  "app.kubernetes.io/instance" .Release.Name
+  "app.kubernetes.io/version" (.Chart.AppVersion | toString)
+  "app.kubernetes.io/part-of" "instant-connect"
+  "app.kubernetes.io/managed-by" .Release.Service
+  "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- toYaml (mergeOverwrite (deepCopy (.Values.commonLabels | default dict)) $labels) -}}
+{{- end }}
+
+{{- /*
+metadata of an object. (dict "root" $ "name" "suffix" "component" … "labels" … "annotations" … "namespace" …), all but root optional.
+*/}}
+{{- define "icw.metadata" -}}
+{{- $root := .root -}}
+name: {{ include "icw.fullname" $root }}{{ with .name }}-{{ . }}{{ end }}
+namespace: {{ default $root.Release.Namespace .namespace }}
+labels:
+  {{- $own := include "icw.labels" $root | fromYaml }}
+  {{- with .component }}{{ $_ := set $own "app.kubernetes.io/component" . }}{{ end }}
+  {{- toYaml (mergeOverwrite (deepCopy (.labels | default dict)) $own) | nindent 2 }}
+{{- $annotations := mergeOverwrite (deepCopy ($root.Values.commonAnnotations | default dict)) (deepCopy (.annotations | default dict)) }}
+{{- with $annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "icw.image" -}}
+{{- $image := .Values.image -}}
+{{- $name := $image.repository -}}
+{{- with $image.registry }}{{ $name = printf "%s/%s" (trimSuffix "/" .) $name }}{{ end -}}
+{{- $name }}:{{ default .Chart.AppVersion $image.tag }}{{ with $image.digest }}@{{ . }}{{ end -}}
+{{- end }}

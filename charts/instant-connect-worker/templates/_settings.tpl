@@ -1,0 +1,189 @@
+{{- /*
+Derivations: what the program does is read from its settings, never asked for a second time.
+*/}}
+
+{{- /* The settings as the program will have them, as JSON: its defaults (files/settings.json, made from the program) and `config`. */}}
+{{- define "icw.settings" -}}
+{{- $settings := .Files.Get "files/settings.json" | fromJson -}}
+{{- range $section, $keys := .Values.config }}
+  {{- if kindIs "map" $keys }}
+    {{- $known := get $settings $section | default dict }}
+    {{- range $key, $value := $keys }}
+      {{- if not (kindIs "invalid" $value) }}{{ $_ := set $known $key $value }}{{ end }}
+    {{- end }}
+    {{- $_ := set $settings $section $known }}
+  {{- end }}
+{{- end }}
+{{- toJson $settings -}}
+{{- end }}
+
+{{- /* A duration such as 1m30s in milliseconds; nothing for one that can't be read. */}}
+{{- define "icw.milliseconds" -}}
+{{- if regexMatch "^([0-9]+(ms|s|m|h) ?)+$" (. | toString) -}}
+{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|s|m|h)" (. | toString) -1 -}}
+{{- $number := regexReplaceAll "^0+([0-9])" (regexFind "^[0-9]+" .) "${1}" | int64 -}}
+{{- $sum = add $sum (mul $number (get $units (regexFind "[a-z]+$" .))) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+{{- end }}
+
+{{- /*
+The grace that the program needs, in whole seconds: its own for work in progress, then publisher 1 s, ledger 3 s, spans
+1.5 s, and some.
+*/}}
+{{- define "icw.leastGrace" -}}
+{{- $settings := include "icw.settings" . | fromJson -}}
+{{- $milliseconds := include "icw.milliseconds" $settings.shutdown.grace | default "0" | int64 -}}
+{{- add 10 (div (add $milliseconds 999) 1000) -}}
+{{- end }}
+
+{{- define "icw.grace" -}}
+{{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
+{{- include "icw.leastGrace" . -}}
+{{- else -}}
+{{- .Values.terminationGracePeriodSeconds | int64 -}}
+{{- end -}}
+{{- end }}
+
+{{- define "icw.leastReplicas" -}}
+{{- if .Values.autoscaling.enabled }}{{ .Values.autoscaling.minReplicas | int64 }}{{ else }}{{ .Values.replicas | int64 }}{{ end -}}
+{{- end }}
+
+{{- /* Two workers with one ledger file would corrupt each other's work, so the old one ends first. */}}
+{{- define "icw.strategy" -}}
+{{- $settings := include "icw.settings" . | fromJson -}}
+{{- if .Values.strategy -}}
+{{- toYaml .Values.strategy -}}
+{{- else if eq $settings.ledger.kind "redis" -}}
+type: RollingUpdate
+rollingUpdate:
+  maxUnavailable: 0
+  maxSurge: 1
+{{- else -}}
+type: Recreate
+# Written out: a release that was RollingUpdate before would keep its part, and the change would be refused.
+rollingUpdate: null
+{{- end -}}
+{{- end }}
+
+{{- /* Where a secret comes from: a list of `secret`, `value`, `external`, as JSON. (list $ "amqp") */}}
+{{- define "icw.sources" -}}
+{{- $root := index . 0 -}}
+{{- $thing := index . 1 -}}
+{{- $values := get $root.Values $thing -}}
+{{- $sources := list -}}
+{{- if $values.existingSecret }}{{ $sources = append $sources "secret" }}{{ end -}}
+{{- if or $values.url $values.token }}{{ $sources = append $sources "value" }}{{ end -}}
+{{- if and $root.Values.externalSecrets.enabled (get $root.Values.externalSecrets $thing) }}{{ $sources = append $sources "external" }}{{ end -}}
+{{- toJson $sources -}}
+{{- end }}
+
+{{- /* The key under which the chart's own Secrets have it, which is the file's name too. */}}
+{{- define "icw.secretFile" -}}
+{{- if has . (list "amqp" "redis") }}url{{ else }}token{{ end -}}
+{{- end }}
+
+{{- /* The secrets that the worker mounts, as a JSON list of {thing, secret, key, file}. */}}
+{{- define "icw.secrets" -}}
+{{- $root := . -}}
+{{- $secrets := list -}}
+{{- range $thing := list "amqp" "webex" "hosts" "redis" -}}
+{{- $sources := include "icw.sources" (list $root $thing) | fromJsonArray -}}
+{{- $file := include "icw.secretFile" $thing -}}
+{{- if $sources -}}
+{{- $values := get $root.Values $thing -}}
+{{- $secret := dict "thing" $thing "secret" (printf "%s-%s" (include "icw.fullname" $root) $thing) "key" $file "file" $file -}}
+{{- if has "secret" $sources -}}
+{{- $_ := set $secret "secret" $values.existingSecret -}}
+{{- $_ := set $secret "key" $values.existingSecretKey -}}
+{{- end -}}
+{{- $secrets = append $secrets $secret -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $secrets -}}
+{{- end }}
+
+{{- define "icw.folder" }}/etc/instant-connect-worker{{ end }}
+{{- define "icw.ledgerFolder" }}/var/lib/instant-connect-worker{{ end }}
+
+{{- /* Whether the ledger's file is on a volume: the word, or nothing. */}}
+{{- define "icw.ledgerVolume" -}}
+{{- $settings := include "icw.settings" . | fromJson -}}
+{{- if and (eq $settings.ledger.kind "file") .Values.persistence.enabled }}file{{ end -}}
+{{- end }}
+
+{{- /* Settings that follow from what is mounted, by section, as JSON. */}}
+{{- define "icw.derivedSettings" -}}
+{{- $root := . -}}
+{{- $settings := include "icw.settings" . | fromJson -}}
+{{- $derived := dict -}}
+{{- $sections := dict "amqp" "amqp" "webex" "instant_connect" "hosts" "hosts" "redis" "ledger" -}}
+{{- range $secret := include "icw.secrets" . | fromJsonArray -}}
+{{- $path := printf "%s/%s/%s" (include "icw.folder" $root) $secret.thing $secret.file -}}
+{{- $_ := set $derived (get $sections $secret.thing) (dict (printf "%s_file" $secret.file) $path) -}}
+{{- end -}}
+{{- if eq $settings.ledger.kind "file" -}}
+{{- $_ := set $derived "ledger" (dict "path" (printf "%s/%s.ledger" (include "icw.ledgerFolder" $root) $settings.topology.prefix)) -}}
+{{- end -}}
+{{- if or .Values.caBundle.existingConfigMap .Values.caBundle.existingSecret -}}
+{{- $_ := set $derived "tls" (dict "ca_file" (printf "%s/ca/ca.crt" (include "icw.folder" $root))) -}}
+{{- end -}}
+{{- toJson $derived -}}
+{{- end }}
+
+{{- /*
+The file that the program reads. Key by key with toJson: toToml writes 32 as 32.0 and 1000000 as 1e+06, which the program
+refuses. JSON's strings, numbers, booleans and lists of strings are TOML's too.
+*/}}
+{{- define "icw.toml" -}}
+{{- $sections := mergeOverwrite (deepCopy (.Values.config | default dict)) (include "icw.derivedSettings" . | fromJson) -}}
+{{- range $section, $keys := $sections }}
+[{{ $section }}]
+{{- range $key, $value := $keys }}
+{{- if not (kindIs "invalid" $value) }}
+{{ $key }} = {{ toJson $value }}
+{{- end }}
+{{- end }}
+{{ end }}
+{{- end }}
+
+{{- /* The port of a URL, its scheme's where it names none. */}}
+{{- define "icw.port" -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $port | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- end }}
+
+{{- /* The collector's URL: the program's setting, else OpenTelemetry's variables; nothing if there is none. */}}
+{{- define "icw.collector" -}}
+{{- $settings := include "icw.settings" . | fromJson -}}
+{{- $url := $settings.telemetry.otlp_endpoint -}}
+{{- range $name := list "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" "OTEL_EXPORTER_OTLP_ENDPOINT" -}}
+{{- range $.Values.extraEnv -}}
+{{- if and (not $url) (eq .name $name) }}{{ $url = .value }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $url -}}
+{{- end }}
+
+{{- /* The ports of HTTPS: those of the values, and those of the APIs' URLs and of a proxy. As a JSON list. */}}
+{{- define "icw.httpsPorts" -}}
+{{- $settings := include "icw.settings" . | fromJson -}}
+{{- $ports := list -}}
+{{- range .Values.networkPolicy.https.ports }}{{ $ports = append $ports (int64 .) }}{{ end -}}
+{{- $urls := list $settings.instant_connect.url -}}
+{{- if eq $settings.hosts.delivery "webex" }}{{ $urls = append $urls $settings.hosts.webex_url }}{{ end -}}
+{{- range .Values.extraEnv -}}
+{{- if and (has (upper .name) (list "HTTPS_PROXY" "HTTP_PROXY" "ALL_PROXY")) .value }}{{ $urls = append $urls .value }}{{ end -}}
+{{- end -}}
+{{- range $urls }}{{ $ports = append $ports (include "icw.port" . | int64) }}{{ end -}}
+{{- toJson (uniq $ports) -}}
+{{- end }}
+
+{{- /* Prometheus's job of the workers: the Prometheus Operator names it after the PodMonitor. */}}
+{{- define "icw.job" -}}
+{{- .Values.prometheusRule.job | default (printf "%s/%s" .Release.Namespace (include "icw.fullname" .)) -}}
+{{- end }}

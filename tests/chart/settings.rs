@@ -1,0 +1,124 @@
+//! The rendered file of settings, read by the program's own loader.
+
+use std::{fs, path::Path};
+
+use instant_connect_worker::config::{Loaded, Sources, load};
+use serde_json::Value;
+
+use super::helm::{LEAST, Objects, case, cases, only, pods, rendered};
+
+const FOLDER: &str = "/etc/instant-connect-worker";
+
+/// Puts files where the pod mounts them, below `root`, and loads the settings as the container would.
+fn loaded(objects: &Objects, root: &Path) -> Result<Loaded, String> {
+    let map = objects
+        .iter()
+        .find(|object| object["kind"] == "ConfigMap" && object["data"]["settings.toml"].is_string())
+        .unwrap();
+    let pod = pods(objects)[0];
+    let mounts = &pod["spec"]["containers"][0]["volumeMounts"];
+    for mount in mounts.as_array().unwrap() {
+        let Some(folder) = mount["mountPath"].as_str().unwrap().strip_prefix(FOLDER) else { continue };
+        let folder = root.join(folder.trim_start_matches('/'));
+        fs::create_dir_all(&folder).unwrap();
+        let volumes = pod["spec"]["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+        for source in ["secret", "configMap"] {
+            for item in volume[source]["items"].as_array().into_iter().flatten() {
+                let file = item["path"].as_str().unwrap();
+                let text = match (volume["name"].as_str().unwrap(), file) {
+                    ("amqp", "url") => "amqps://user:password@broker.example/video".to_owned(),
+                    ("redis", "url") => "rediss://redis.example".to_owned(),
+                    ("webex" | "hosts", "token") => "a-token\n".to_owned(),
+                    ("ca", "ca.crt") => {
+                        rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap().cert.pem()
+                    }
+                    other => panic!("{other:?}"),
+                };
+                fs::write(folder.join(file), text).unwrap();
+            }
+        }
+    }
+    let text = map["data"]["settings.toml"].as_str().unwrap();
+    let file = root.join("settings").join("settings.toml");
+    fs::write(&file, text.replace(FOLDER, root.to_str().unwrap())).unwrap();
+    let env = pod["spec"]["containers"][0]["env"].as_array().unwrap();
+    let environment = env
+        .iter()
+        .filter(|variable| variable["value"].is_string() && variable["name"] != "ICW_CONFIG")
+        .map(|variable| [&variable["name"], &variable["value"]].map(|text| text.as_str().unwrap().to_owned()))
+        .map(|[name, value]| (name, value))
+        .collect();
+    load(&Sources { file: Some(file), environment, ..Sources::default() }).map_err(|error| error.to_string())
+}
+
+fn load_with(arguments: &[&str]) -> Result<Loaded, String> {
+    let arguments: Vec<_> = LEAST.into_iter().chain(arguments.iter().copied()).collect();
+    let root = tempfile::tempdir().unwrap();
+    loaded(&rendered(&arguments), root.path())
+}
+
+#[test]
+fn program_reads_the_settings_of_every_case_and_finds_its_secrets() {
+    for name in cases() {
+        let root = tempfile::tempdir().unwrap();
+        let loaded = loaded(&case(&name), root.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        loaded.instant_connect_token().unwrap_or_else(|error| panic!("{name}: {error}"));
+        if loaded.delivers_to_hosts() {
+            loaded.hosts_token().unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        assert!(loaded.config.amqp.url_file.is_some(), "{name}");
+        let given = ["production-values.yaml", "everything-values.yaml"].contains(&name.as_str());
+        assert_eq!(loaded.config.tls.ca_file.is_some(), given, "{name}");
+    }
+}
+
+#[test]
+fn numbers_lists_and_text_come_through_as_given() {
+    let settings = load_with(&[
+        "--set=config.topology.queue_length_max=1000000,config.retry.multiplier=2",
+        "--set-json=config.retry.jitter=0.25",
+        "--set=config.amqp.prefetch=64,config.instant_connect.host_login=false",
+        "--set-string=config.instant_connect.aud=a\\,<b>&\"c\" \\u00e9 é",
+        "--set-json=config.devices.allowed=[\"*@example.rooms.webex.com\"]",
+    ])
+    .unwrap();
+    assert_eq!(settings.config.topology.queue_length_max.get(), 1_000_000);
+    assert!((settings.config.retry.multiplier.get() - 2.0).abs() < f64::EPSILON);
+    assert!((settings.config.retry.jitter.get() - 0.25).abs() < f64::EPSILON);
+    assert_eq!(settings.config.amqp.prefetch.get(), 64);
+    assert!(!settings.config.instant_connect.host_login);
+    assert!(settings.config.instant_connect.aud.as_str().starts_with("a,<b>&\"c\""));
+    let text =
+        only(&rendered(&[LEAST[0], LEAST[1], "--set=config.topology.queue_length_max=1000000"]), "ConfigMap")
+            ["data"]["settings.toml"]
+            .clone();
+    assert!(text.as_str().unwrap().contains("queue_length_max = 1000000\n"), "{text}");
+}
+
+/// As a values file writes them, numbers reach Helm as floating point.
+#[test]
+fn numbers_of_a_values_file_stay_whole() {
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    fs::write(file.path(), "config: {topology: {queue_length_max: 2147483647}, amqp: {prefetch: 32}, retry: {multiplier: 3.0, jitter: 0}}\n").unwrap();
+    let settings = load_with(&["--values", file.path().to_str().unwrap()]).unwrap();
+    assert_eq!(settings.config.topology.queue_length_max.get(), 2_147_483_647);
+}
+
+#[test]
+fn key_that_the_program_does_not_know_fails_past_the_schema_too() {
+    let error = load_with(&["--skip-schema-validation", "--set=config.amqp.prefech=1"]).unwrap_err();
+    assert!(error.contains("amqp.prefech") && error.contains("did you mean amqp.prefetch"), "{error}");
+}
+
+/// The ledger's file lies on the volume, under a name that the prefix makes.
+#[test]
+fn ledger_path_is_on_the_mounted_volume() {
+    let settings = load_with(&["--set=config.topology.prefix=clinic"]).unwrap();
+    let path = settings.config.ledger.path.clone().unwrap();
+    assert_eq!(path, Path::new("/var/lib/instant-connect-worker/clinic.ledger"));
+    let objects = case("least-values.yaml");
+    let mounts = pods(&objects)[0]["spec"]["containers"][0]["volumeMounts"].as_array().unwrap().clone();
+    let ledger: Vec<&Value> = mounts.iter().filter(|mount| mount["name"] == "ledger").collect();
+    assert_eq!(ledger[0]["mountPath"], path.parent().unwrap().to_str().unwrap());
+}
