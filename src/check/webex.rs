@@ -10,7 +10,7 @@ use super::Finding;
 use crate::{
     clock,
     config::{Loaded, check::is_local},
-    contract::trace::TraceContext,
+    contract::{decode, trace::TraceContext},
     telemetry::metrics::{Metrics, labels::Upstream::WebexMessages},
     upstream::{Cause, Limits, TokenSource, Upstream, UpstreamError, is_loopback},
 };
@@ -28,6 +28,8 @@ const INSTANT_CONNECT: &str = "token of Instant Connect at Webex";
 /// What is read of the answer.
 #[derive(Deserialize)]
 struct Person {
+    /// Without it, it is no person, whoever answered.
+    id: String,
     #[serde(default, rename = "type")]
     kind: String,
 }
@@ -112,8 +114,8 @@ async fn person(loaded: &Loaded, token: TokenSource) -> Tried {
     let metrics = Metrics::new(&[]).map_err(|error| unable(&error))?.upstream(WebexMessages);
     let upstream = Upstream::new("Webex", &url, token, limits, metrics).map_err(|error| unable(&error))?;
     let answer = upstream.get(url, &TraceContext::of(&BTreeMap::new())).await?;
-    let person: Person = serde_json::from_slice(&answer.body)
-        .map_err(|_| UpstreamError::malformed("Webex", "not a person, as JSON"))?;
+    let person = decode::from_json::<Person>(&answer.body).ok().filter(|person| !person.id.is_empty());
+    let person = person.ok_or_else(|| UpstreamError::malformed("Webex", "not a person, as JSON"))?;
     let ahead = answer.date.map(|date: Timestamp| clock::now().duration_since(date));
     Ok(Accepted { is_bot: person.kind == "bot", ahead })
 }

@@ -69,11 +69,6 @@ impl Client {
         let mut answer =
             self.upstream.post(self.url.clone(), &request, &session.trace, left).await.map_err(forbidden)?;
         fault::point("link", "answered");
-        info!(
-            event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
-            tracking_id = answer.tracking_id.as_deref().unwrap_or("none"),
-            hosts = call.hosts.len(), guests = call.guests.len(), "Instant Connect made links"
-        );
         let (hosts, guests) = response::read(&answer.body, &call, session.vertical, &self.rules)
             .map_err(|problem| self.malformed(problem, answer.tracking_id.as_deref()))?;
         links.hosts.extend(hosts);
@@ -82,6 +77,11 @@ impl Client {
             return Err(self.malformed("the same link twice".to_owned(), answer.tracking_id.as_deref()));
         }
         answer.is_good();
+        info!(
+            event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
+            tracking_id = answer.tracking_id.as_deref().unwrap_or("none"),
+            hosts = call.hosts.len(), guests = call.guests.len(), "Instant Connect made links"
+        );
         Ok(links)
     }
 
@@ -92,7 +92,8 @@ impl Client {
 }
 
 /// Nothing in a request is about a person, so a 403 is about us: Instant Connect is not activated, or not for our
-/// token. No event is to blame for that.
+/// token. No event is to blame for that. A proxy's 403 says nothing of our token.
 fn forbidden(error: UpstreamError) -> UpstreamError {
-    if error.status == Some(403) { UpstreamError { cause: Cause::Token, ..error } } else { error }
+    let by_webex = error.cause == Cause::Request;
+    if by_webex && error.status == Some(403) { UpstreamError { cause: Cause::Token, ..error } } else { error }
 }

@@ -117,7 +117,8 @@ fn finish(response: Response, tracking_id: &str) -> Response {
             head.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
     }
-    if let Ok(value) = HeaderValue::from_str(tracking_id) {
+    let in_between = head.extensions.remove::<faults::InBetween>().is_some();
+    if let (false, Ok(value)) = (in_between, HeaderValue::from_str(tracking_id)) {
         head.headers.insert("trackingid", value);
     }
     Response::from_parts(head, body)

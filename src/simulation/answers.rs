@@ -116,7 +116,10 @@ pub(super) fn act(state: &mut State, asked: &Asked) -> (String, Result<(), Strin
         Asked::Send { to, text } => {
             let rule = state.checker.message_sent(to, text);
             state.servers.messages.push((to.clone(), text.clone()));
-            (json!({"id": format!("message-{}", state.servers.messages.len())}).to_string(), rule)
+            (
+                json!({"id": format!("message-{}", state.servers.messages.len()), "roomId": to}).to_string(),
+                rule,
+            )
         }
         Asked::List { to } => {
             let sent = state.servers.messages.iter().filter(|(other, _)| other == to);

@@ -101,6 +101,8 @@ enum Fate {
     Cut,
     /// The effect, and an answer that never ends.
     Endless,
+    /// The page of something in between, with this status, with or without the effect.
+    Page(u16, bool),
     /// The effect, and an answer that is no JSON.
     Garbage,
     /// The effect, and an answer that is too large.
@@ -218,6 +220,10 @@ impl Fate {
             15 => Self::Endless,
             16 => Self::Garbage,
             17 => Self::Huge,
+            18 => {
+                let statuses = [200, 200, 204, 400, 401, 403, 404, 404, 409, 413, 421, 502];
+                Self::Page(statuses[random.usize(..statuses.len())], random.u32(..4) == 0)
+            }
             _ => Self::Wrong,
         }
     }
@@ -225,7 +231,7 @@ impl Fate {
     const fn has_effect(&self) -> bool {
         match self {
             Self::Unreachable => false,
-            Self::Hangs(effect) | Self::Status(_, _, effect) => *effect,
+            Self::Hangs(effect) | Self::Status(_, _, effect) | Self::Page(_, effect) => *effect,
             _ => true,
         }
     }
@@ -238,14 +244,21 @@ impl Fate {
             (Self::Status(_, Some(retry_after), _), _) => Learnt::Wait(retry_after.until()),
             (Self::Status(423, ..), _) => Learnt::Failed,
             (Self::Status(400..=499, ..), _) => Learnt::Refused,
-            // A 2xx is a message that was sent, whatever its body says.
+            // Nothing is known after an answer that is not Webex's, nor after a success that can't be read.
             _ => Learnt::Failed,
         }
     }
 
     fn response(self, answer: String, until: Instant) -> Response {
-        let mut head = HttpResponse::builder().header("trackingid", "SIM_1");
+        let mut head = HttpResponse::builder();
+        if !matches!(self, Self::Page(..)) {
+            head = head.header("trackingid", "SIM_1");
+        }
         let body = match self {
+            Self::Page(status, _) => {
+                head = head.status(status);
+                Body::from("<html>a page of the proxy</html>")
+            }
             Self::Status(status, retry_after, _) => {
                 head = head.status(status);
                 if let Some(retry_after) = retry_after {

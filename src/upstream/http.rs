@@ -18,6 +18,7 @@ use url::{Host, Url};
 
 use super::{
     Cause, TokenSource, UpstreamError,
+    origin::{REFUSAL_BYTES_MAX, is_webex, tracking_id},
     token::is_token,
     transport::{Broken, Transport},
 };
@@ -199,12 +200,14 @@ impl Upstream {
             span.set_list("http.response.header.trackingid", id);
         }
         if !response.status().is_success() {
-            return Err(self.refused(response.status(), response.headers(), tracking_id.as_deref()));
+            return Err(self.refused(response, tracking_id.as_deref()).await);
         }
         let status = response.status().as_u16();
         let date = date(response.headers());
-        let body =
-            self.bounded(response).await.map_err(|error| UpstreamError { status: Some(status), ..error })?;
+        let body = self
+            .bounded(response, self.limits.body_bytes_max)
+            .await
+            .map_err(|error| UpstreamError { status: Some(status), ..error })?;
         Ok(Read { body, tracking_id, date })
     }
 
@@ -253,14 +256,11 @@ impl Upstream {
         Ok(value)
     }
 
-    async fn bounded(&self, mut response: Response) -> Result<Vec<u8>, UpstreamError> {
+    async fn bounded(&self, mut response: Response, bytes_max: usize) -> Result<Vec<u8>, UpstreamError> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unanswered(error.into()))? {
-            if body.len() + chunk.len() > self.limits.body_bytes_max {
-                return Err(UpstreamError::malformed(
-                    self.name,
-                    format!("more than {} bytes", self.limits.body_bytes_max),
-                ));
+            if body.len() + chunk.len() > bytes_max {
+                return Err(UpstreamError::malformed(self.name, format!("more than {bytes_max} bytes")));
             }
             body.extend_from_slice(&chunk);
         }
@@ -284,14 +284,20 @@ impl Upstream {
         }
     }
 
-    fn refused(&self, status: StatusCode, headers: &HeaderMap, tracking_id: Option<&str>) -> UpstreamError {
+    /// A status other than success. One of 4xx counts as Webex's own word only if the answer looks like Webex's.
+    async fn refused(&self, response: Response, tracking_id: Option<&str>) -> UpstreamError {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let webex = tracking_id.is_some()
+            || (status.is_client_error()
+                && self.bounded(response, REFUSAL_BYTES_MAX).await.is_ok_and(|body| is_webex(&body)));
         let cause = match status.as_u16() {
+            407 | 408 | 421 | 423 | 425 | 429 | 500..=599 => Cause::Passing,
+            400..=499 if !webex => Cause::Passing,
             401 => Cause::Token,
-            407 | 408 | 423 | 425 | 429 | 500..=599 => Cause::Passing,
             400..=499 => Cause::Request,
             _ => Cause::Malformed,
         };
-        let asked = asked_wait(headers, self.limits.rate_limit_wait);
+        let asked = asked_wait(&headers, self.limits.rate_limit_wait);
         let asked = asked
             .or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
         let retry_after = asked
@@ -300,13 +306,21 @@ impl Upstream {
         if let Some(wait) = retry_after {
             self.rest(wait);
         }
-        let tracking = tracking_id.map_or_else(String::new, |id| format!(", tracking id {id}"));
+        let by = match tracking_id {
+            Some(id) => format!(", tracking id {id}"),
+            None if status.is_client_error() && !webex => {
+                "; it is not Webex's answer (no JSON, no tracking id) but that of a proxy or load balancer"
+                    .to_owned()
+            }
+            None if status.is_redirection() => "; redirects are not followed".to_owned(),
+            None => String::new(),
+        };
         UpstreamError {
             cause,
             status: Some(status.as_u16()),
-            // A gateway's 5xx says nothing of what lies behind it.
-            unknown: status.is_server_error(),
-            reason: format!("{} answered {}{tracking}", self.name, status.as_u16()),
+            // Only Webex itself knows that it did nothing: a gateway's answer says nothing of what lies behind it.
+            unknown: !(webex && status.is_client_error()),
+            reason: format!("{} answered {}{by}", self.name, status.as_u16()),
             retry_after,
         }
     }
@@ -320,15 +334,6 @@ fn kind(error: &UpstreamError) -> Cow<'static, str> {
         _ if error.unknown => "no-answer".into(),
         _ => "no-connection".into(),
     }
-}
-
-/// The `Trackingid` of an answer, if it is plainly an id.
-fn tracking_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get("trackingid")?.to_str().ok()?;
-    let plain = !id.is_empty()
-        && id.len() <= 128
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
-    plain.then(|| id.to_owned())
 }
 
 /// The wait that a Retry-After asks for, `unreadable` where it can't be read. A date counts from the answer's own: our

@@ -2,6 +2,7 @@
 //! bounded size within bounded time, and failures sorted by what can be done about them.
 
 mod http;
+mod origin;
 mod token;
 mod transport;
 
@@ -21,7 +22,7 @@ use crate::{
 /// What can be done about a failure of an API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// It may pass: no connection, a time limit, 408, 423, 425, 429, 5xx.
+    /// It may pass: no connection, a time limit, 408, 421, 423, 425, 429, 5xx, and what somebody in between refuses.
     Passing,
     /// Our token is refused: nothing will work until somebody acts.
     Token,

@@ -19,10 +19,12 @@ pub struct Client {
     messages: Url,
 }
 
-/// What is believed of the answer.
+/// What proves that a message was created: Webex names it and where it is.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Created {
     id: String,
+    room_id: String,
 }
 
 /// A list of messages; only whether a link is in one of them is looked at.
@@ -48,7 +50,7 @@ fn holds(message: &Private<Value>, text: &str) -> bool {
 /// A message that Webex took.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Webex's id of the message, empty where its answer could not be read.
+    /// Webex's id of the message.
     pub message_id: String,
     /// What Cisco's support asks for.
     pub tracking_id: Option<String>,
@@ -80,8 +82,10 @@ impl Client {
             HostAddress::Room(_) => return Ok(None),
         };
         let mut answer = match self.upstream.get(direct, trace).await {
-            // No direct messages with that person yet.
-            Err(error) if error.status == Some(404) => return Ok(Some(false)),
+            // No direct messages with that person yet. A page of something in between is no such answer.
+            Err(error) if error.cause == Cause::Request && error.status == Some(404) => {
+                return Ok(Some(false));
+            }
             // This refuses the look alone.
             Err(error) if error.cause == Cause::Request => return Ok(None),
             answer => answer?,
@@ -94,8 +98,8 @@ impl Client {
         Ok(Some(listed.items.iter().any(|item| holds(item, url))))
     }
 
-    /// Sends `link` to the expert at `address`, within `limit`. There is no idempotency key: after a time limit the
-    /// message may have been sent all the same.
+    /// Sends `link` to the expert at `address`, within `limit`. There is no idempotency key: after a time limit, or a
+    /// success without the message in it, the message may have been sent all the same.
     ///
     /// # Errors
     /// [`UpstreamError`], sorted by what can be done.
@@ -107,19 +111,14 @@ impl Client {
         limit: Duration,
     ) -> Result<Sent, UpstreamError> {
         let request = MessageRequest::new(address, link);
-        let mut answer = match self.upstream.post(self.messages.clone(), &request, trace, limit).await {
-            Ok(answer) => answer,
-            // A 2xx is a message that was sent. An answer that can't be read must not send it again.
-            Err(error) if error.status.is_some_and(|status| (200..300).contains(&status)) => {
-                return Ok(Sent { message_id: String::new(), tracking_id: None });
-            }
-            Err(error) => return Err(error),
-        };
-        let created = decode::from_json::<Created>(&answer.body);
-        if created.is_ok() {
-            answer.is_good();
+        let mut answer = self.upstream.post(self.messages.clone(), &request, trace, limit).await?;
+        let name = self.upstream.name();
+        let created: Created =
+            decode::from_json(&answer.body).map_err(|invalid| UpstreamError::malformed(name, invalid))?;
+        if created.id.is_empty() || created.room_id.is_empty() {
+            return Err(UpstreamError::malformed(name, "a message without an id"));
         }
-        let message_id = created.map(|created| created.id).unwrap_or_default();
-        Ok(Sent { message_id, tracking_id: answer.tracking_id })
+        answer.is_good();
+        Ok(Sent { message_id: created.id, tracking_id: answer.tracking_id })
     }
 }

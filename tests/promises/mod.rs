@@ -7,6 +7,7 @@ mod command_line;
 mod ended_anywhere;
 mod fairness;
 mod full_queue;
+mod in_between;
 mod leaks;
 mod load;
 mod logs;

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, io, time::Duration};
 
 use axum::{
+    Extension,
     body::{Body, Bytes},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -23,6 +24,7 @@ const MIB: usize = 1024 * 1024;
 pub(in crate::sandbox) async fn before(fault: &Fault, handle: &Handle) -> Option<Response> {
     match fault {
         Fault::Status { code, retry_after } => Some(status(*code, retry_after.as_deref())),
+        Fault::Page { code } => Some(page(*code)),
         Fault::Delay(delay) => {
             handle.pause(*delay).await;
             None
@@ -52,8 +54,22 @@ pub(in crate::sandbox) async fn after(fault: Fault, response: Response) -> Respo
         Fault::Huge { mib } => huge(mib),
         Fault::Empty => StatusCode::OK.into_response(),
         Fault::WrongShape(shape) => misshape(shape, response).await,
-        Fault::Status { .. } | Fault::Delay(_) | Fault::Hang | Fault::CutBeforeEffect => response,
+        Fault::Status { .. }
+        | Fault::Page { .. }
+        | Fault::Delay(_)
+        | Fault::Hang
+        | Fault::CutBeforeEffect => response,
     }
+}
+
+/// Marks an answer of something in between, which knows no tracking ids.
+#[derive(Clone, Copy)]
+pub(in crate::sandbox) struct InBetween;
+
+fn page(code: u16) -> Response {
+    let code = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
+    let text = format!("<html><body><h1>{code}</h1><p>A page of the proxy.</p></body></html>");
+    (code, Extension(InBetween), [(header::CONTENT_TYPE, "text/html")], text).into_response()
 }
 
 fn status(code: u16, retry_after: Option<&str>) -> Response {

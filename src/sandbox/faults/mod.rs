@@ -3,8 +3,8 @@
 //! A rule is looked at for every request to its endpoint, **before** authorisation: an outage doesn't read
 //! tokens. The first rule that fires decides. What happens then depends on the fault:
 //!
-//! - [`Fault::Status`], [`Fault::Hang`] and [`Fault::CutBeforeEffect`] come before anything is done: no links
-//!   are made, no message is posted.
+//! - [`Fault::Status`], [`Fault::Page`], [`Fault::Hang`] and [`Fault::CutBeforeEffect`] come before anything is done:
+//!   no links are made, no message is posted.
 //! - All others come after the work. A response that was refused anyway (401, 400 …) is left as it is, except
 //!   for [`Fault::Delay`], which delays every response.
 //!
@@ -18,6 +18,7 @@
 //!           hang                         never answers (10 minutes, or until the client goes away)
 //!           cut=before | cut=body        closes the connection: nothing done | done, half the answer sent
 //!           garbage | empty              200 and no JSON | 200 and no body
+//!           page=404                     nothing done; the HTML page of a proxy in between, with this status
 //!           huge=64                      200 and a body of so many MiB
 //!           wrong-shape=SHAPE            joseencrypt only: fewer-guests | http-base | foreign-base |
 //!                                        host-as-guest | missing-short
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use apply::{after, before};
+pub(super) use apply::{InBetween, after, before};
 pub use written::ParseError;
 
 /// The rules at one time; more are refused over HTTP.
@@ -80,6 +81,11 @@ pub enum Fault {
         /// Seconds, a date, or nonsense.
         #[serde(rename = "retryAfter")]
         retry_after: Option<String>,
+    },
+    /// An HTML page with this status, without a tracking id: a proxy or a load balancer in between. Nothing is done.
+    Page {
+        /// 200 to 599.
+        code: u16,
     },
     /// The usual answer, so much later.
     Delay(Duration),

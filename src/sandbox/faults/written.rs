@@ -25,7 +25,7 @@ pub enum ParseError {
     #[error("{0}")]
     Field(String),
     /// Not exactly one of the fault keys.
-    #[error("give one of status, delay, hang, cut, garbage, empty, huge, wrong-shape; got {0}")]
+    #[error("give one of status, page, delay, hang, cut, garbage, empty, huge, wrong-shape; got {0}")]
     NotOneFault(String),
     /// A value outside its range, or two keys that exclude each other.
     #[error("{0}")]
@@ -40,6 +40,8 @@ pub(super) struct Written {
     status: Option<u16>,
     #[serde(default, deserialize_with = "number_or_text", skip_serializing_if = "Option::is_none")]
     retry_after: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<u16>,
     #[serde(default, deserialize_with = "number_or_text", skip_serializing_if = "Option::is_none")]
     delay: Option<String>,
     #[serde(default, skip_serializing_if = "is_false")]
@@ -74,6 +76,7 @@ impl Written {
         let delay = self.delay.as_deref().map(duration).transpose()?;
         let given = [
             ("status", self.status.map(|code| Fault::Status { code, retry_after: self.retry_after.clone() })),
+            ("page", self.page.map(|code| Fault::Page { code })),
             ("delay", delay.map(Fault::Delay)),
             ("hang", self.hang.then_some(Fault::Hang)),
             (
@@ -121,6 +124,7 @@ impl TryFrom<Written> for FaultRule {
         let problem = match fault {
             // 1xx are no answers, and hyper can't send codes of other lengths.
             Fault::Status { code, .. } if !(200..=599).contains(&code) => Some("status is from 200 to 599"),
+            Fault::Page { code } if !(200..=599).contains(&code) => Some("page is from 200 to 599"),
             Fault::Huge { mib } if mib > HUGE_MIB_MAX => Some("huge is 4096 MiB at most"),
             Fault::WrongShape(_) if !endpoint.covers(Endpoint::JoseEncrypt) => {
                 Some("wrong-shape is for joseencrypt only")
@@ -146,6 +150,7 @@ impl From<FaultRule> for Written {
             Fault::Status { code, retry_after } => {
                 (written.status, written.retry_after) = (Some(code), retry_after);
             }
+            Fault::Page { code } => written.page = Some(code),
             Fault::Delay(delay) => written.delay = Some(format!("{}ms", delay.as_millis())),
             Fault::Hang => written.hang = true,
             Fault::CutBeforeEffect => written.cut = Some(Cut::Before),
@@ -264,6 +269,7 @@ mod tests {
             "people:cut=before",
             "any:cut=body,times=1",
             "messages:garbage",
+            "messages:page=404,times=2",
             "joseencrypt:empty",
             "joseencrypt:huge=64",
             "joseencrypt:wrong-shape=host-as-guest,times=1",
@@ -287,12 +293,13 @@ mod tests {
         assert!(error("status=429").contains("starts with joseencrypt:"));
         assert!(error("everything:hang").contains("`joseencrypt`"));
         assert!(error("any:statis=429").contains("unknown field `statis`, expected one of"));
-        assert!(error("any:").contains("give one of status, delay"));
+        assert!(error("any:").contains("give one of status, page, delay"));
         assert!(error("any:hang,empty").contains("got hang and empty"));
         assert!(error("any:hang,times=1,share=0.5").contains("not both"));
         assert!(error("any:hang,share=2").contains("from 0 to 1"));
         assert!(error("any:delay=2").contains("2s"));
         assert!(error("any:status=42").contains("200 to 599"));
+        assert!(error("any:page=99").contains("200 to 599"));
         assert!(error("any:hang,retry-after=3").contains("goes with status"));
         assert!(error("any:hang,hang").contains("twice"));
         assert!(error("messages:wrong-shape=http-base").contains("joseencrypt only"));

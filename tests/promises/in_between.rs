@@ -1,0 +1,77 @@
+//! A proxy, a load balancer or a captive portal that answers in Webex's place: its word is neither a success nor a refusal.
+
+use instant_connect_worker::sandbox::Endpoint;
+
+use crate::support::{Rig, program::Program, soon};
+
+const QUICK: [(&str, &str); 5] = [
+    ("retry.initial", "10ms"),
+    ("retry.max", "50ms"),
+    ("retry.attempts", "4"),
+    ("retry.jitter", "0"),
+    ("retry.hold", "10ms,50ms,1s,5s"),
+];
+
+async fn started() -> (Rig, Program) {
+    let rig = Rig::new().await;
+    let worker = rig.start(&QUICK).await;
+    (rig, worker)
+}
+
+fn fault(rig: &Rig, rule: &str) {
+    rig.sandbox.fault(rule.parse().unwrap());
+}
+
+/// A login page that says 200 is not a message that was sent, nor are links in it.
+#[tokio::test]
+async fn a_page_with_a_success_is_no_delivery() {
+    let (rig, worker) = started().await;
+    for (n, status) in [200, 201, 204].into_iter().enumerate() {
+        fault(&rig, &format!("joseencrypt:page={status},times=1"));
+        fault(&rig, &format!("messages:page={status},times=1"));
+        rig.publish(n).await;
+        rig.until_experts_have(n as u64 + 1).await;
+    }
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    let counts = rig.sandbox.counts();
+    // The page, the look, the message.
+    assert_eq!((counts.joseencrypt, counts.message_requests, counts.messages), (6, 9, 3));
+}
+
+#[tokio::test]
+async fn a_page_with_a_refusal_passes_and_kills_no_event() {
+    let (rig, worker) = started().await;
+    let mut guests = rig.guest_links().await;
+    let statuses = [400, 401, 403, 404, 405, 407, 409, 411, 413, 414, 421, 422, 431, 451];
+    for (n, status) in statuses.into_iter().enumerate() {
+        fault(&rig, &format!("joseencrypt:page={status},times=1"));
+        fault(&rig, &format!("messages:page={status},times=1"));
+        rig.publish(n).await;
+        guests.next().await;
+        rig.until_experts_have(n as u64 + 1).await;
+        worker.output.until(&format!("answered {status}; it is not Webex's answer"), 2).await;
+    }
+    assert!(worker.output.saying("breaker open").is_empty(), "no token was refused");
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().messages, statuses.len() as u64);
+}
+
+/// Webex says 404 of a person whom it never wrote to. A load balancer says it of anything.
+#[tokio::test]
+async fn a_page_for_the_look_does_not_mean_that_nothing_was_sent() {
+    let (rig, worker) = started().await;
+    for (n, status) in [404, 403, 200].into_iter().enumerate() {
+        fault(&rig, "messages:cut=body,times=1");
+        fault(&rig, &format!("messages:page={status},times=1"));
+        rig.publish(n).await;
+        let looked =
+            rig.sandbox.until(move |sandbox| sandbox.requests(Endpoint::Messages) == 3 * (n as u64 + 1));
+        soon("a second look", looked).await;
+    }
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.messages, counts.message_requests), (3, 9), "each was sent once");
+}
