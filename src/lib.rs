@@ -14,6 +14,7 @@
 //! - [`outcome`]: the closed set of outcomes and of classes of dead letters
 //! - [`clock`]: what time it is
 //! - [`endpoint`]: why a peer was not reached, in words of our own
+//! - [`masking`]: the last net under secrets, for texts that others made
 //! - [`tls`]: which servers are trusted, and which certificate is shown; one way for the broker, Redis and HTTPS
 //! - [`retry`]: when to try again, a pure function
 //! - [`upstream`]: HTTP with limits, tokens that rotate, failures sorted
@@ -47,6 +48,7 @@ pub mod endpoint;
 mod fault;
 pub mod instant_connect;
 pub mod ledger;
+pub mod masking;
 pub mod outcome;
 pub mod retry;
 pub mod sandbox;

@@ -2,11 +2,10 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use lapin::Connection;
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tracing::{error, info, warn};
 
@@ -14,9 +13,10 @@ use crate::{
     admin::{Admin, AdminError, health::Health},
     broker::{
         breaker,
-        connection::{BrokerError, Connector, close, gone},
+        connection::{Connected, Connector, close, gone},
         consumer::{Consumer, Limits},
         publisher::Publisher,
+        reconnect::ReconnectBackoff,
         settle::Settler,
         topology::{Topology, TopologyError},
         watchdog::Watchdog,
@@ -30,7 +30,7 @@ use crate::{
         response::LinkRules,
     },
     ledger::{Ledger, LedgerError},
-    retry::{self, Policy},
+    retry::Policy,
     stages::{Book, Host, Keep, Link, OnFailure, Stage},
     telemetry::{
         metrics::{Metrics, UpstreamMetrics, labels},
@@ -120,7 +120,7 @@ async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), WorkerError> {
     let config = &loaded.config;
-    let connector = Arc::new(Connector::new(&config.amqp));
+    let connector = Arc::new(Connector::new(config));
     let topology = Topology::new(&config.topology, config.retry.hold.delays());
     let tracer = tracer(loaded);
     let (stop, stopped) = watch::channel(false);
@@ -258,41 +258,6 @@ impl Consumers {
     }
 }
 
-/// How fast tries follow each other, and whether a failure is news: what broke soon after it began has not worked.
-struct Pace {
-    max: Duration,
-    tries: u32,
-    /// Since when it works, or seems to.
-    works_since: Option<Instant>,
-}
-
-impl Pace {
-    /// What lasts this long has worked.
-    const STABLE: Duration = Duration::from_secs(5);
-
-    fn new(max: Duration) -> Self {
-        Self { max, tries: 0, works_since: None }
-    }
-
-    fn works(&mut self) {
-        self.works_since = Some(Instant::now());
-    }
-
-    /// Takes in a failure, of something that had `worked` or lasted; whether it is the first in a row.
-    fn failed(&mut self, worked: bool) -> bool {
-        let lasted = self.works_since.take().is_some_and(|since| since.elapsed() >= Self::STABLE);
-        if worked || lasted {
-            self.tries = 0;
-        }
-        self.tries = self.tries.saturating_add(1);
-        self.tries == 1
-    }
-
-    fn wait(&self) -> Duration {
-        retry::reconnect_wait(Duration::from_millis(100), self.max, self.tries, fastrand::f64())
-    }
-}
-
 /// Keeps a connection for one consumer, and makes a new one when it breaks. Each consumer has its own: what breaks one, such as
 /// a message that can't be read, must not count against the other's.
 async fn supervise<S: Stage>(
@@ -300,15 +265,16 @@ async fn supervise<S: Stage>(
     topology: &Topology,
     consumer: &Arc<Consumer<S>>,
 ) -> Result<(), TopologyError> {
-    let mut pace = Pace::new(connector.reconnect_max);
-    let (mut connected_before, mut up) = (false, false);
+    let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
+    let mut connected_before = false;
     while !consumer.is_stopped() {
         let settled = consumer.settled();
         let opened = tokio::select! {
             opened = open(connector, topology, S::NAME) => opened,
             () = consumer.stopped() => break,
         };
-        if opened.is_err() {
+        let stood = opened.is_ok();
+        if !stood {
             consumer.metrics().connection.failed();
             // What was seen in the queues is old from here on, and would keep alerts firing. A connection that is made anew at
             // once keeps it until its first look: an alert for what waits must not begin its time again.
@@ -316,11 +282,10 @@ async fn supervise<S: Stage>(
         }
         let error = match opened {
             Ok(connection) => {
-                if !std::mem::replace(&mut up, true) {
+                if backoff.connected().is_some() {
                     info!(stage = S::NAME, "connected to the broker; taking messages");
                 }
                 connected_before = true;
-                pace.works();
                 let shown = consumer.metrics().connection.up();
                 let watchdog = Watchdog::new(
                     &connection,
@@ -331,7 +296,7 @@ async fn supervise<S: Stage>(
                 );
                 let ended = tokio::select! {
                 biased;
-                result = consumer.consume((&connection).into()) => result,
+                result = consumer.consume((&*connection).into()) => result,
                 error = gone("consume", &connection) => Err(error),
                 error = watchdog.watch(connector) => Err(error),
                 };
@@ -345,25 +310,25 @@ async fn supervise<S: Stage>(
                 drop(shown);
                 match ended {
                     Ok(()) => return Ok(()),
-                    Err(error) => error,
+                    Err(error) => TopologyError::Broker(error),
                 }
             }
             Err(TopologyError::Mismatch(problem)) if !connected_before => {
                 error!(problem, "cannot work with this broker");
                 return Err(TopologyError::Mismatch(problem));
             }
-            Err(TopologyError::Mismatch(problem)) => BrokerError::Ended(problem),
-            Err(TopologyError::Broker(error)) => error,
+            Err(error) => error,
         };
-        if pace.failed(consumer.settled() > settled) {
-            up = false;
+        consumer.metrics().connection.down(error.to_string());
+        if backoff.failed(consumer.settled() > settled, error.reason()) {
             warn!(stage = S::NAME, %error, "no connection to the broker; trying until there is one");
         }
         // A message that lapin can't read ends the connection each time, until the broker's delivery limit puts it aside.
-        // Its neighbours are not to be counted with it, and the sooner that is over the better.
-        let unreadable = error.is_unreadable();
+        // Its neighbours are not to be counted with it, and the sooner that is over the better. Before a connection stands there
+        // is no message.
+        let unreadable = stood && matches!(&error, TopologyError::Broker(error) if error.is_unreadable());
         consumer.set_careful(unreadable);
-        let wait = if unreadable { Duration::from_millis(50) } else { pace.wait() };
+        let wait = if unreadable { backoff.wait_after_unreadable() } else { backoff.wait() };
         tokio::select! {
             () = sleep(wait) => {}
             () = consumer.stopped() => {}
@@ -373,7 +338,7 @@ async fn supervise<S: Stage>(
     Ok(())
 }
 
-async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result<Connection, TopologyError> {
+async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result<Connected, TopologyError> {
     let connection = connector.connect(&format!("consume {stage}")).await.map_err(TopologyError::Broker)?;
     match topology.ensure(&connection, connector.timeout).await {
         Ok(()) => Ok(connection),

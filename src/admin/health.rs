@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 
 use crate::telemetry::metrics::{
-    Metrics, StageMetrics,
+    ConnectionMetrics, Metrics, StageMetrics,
     labels::{Label, Stage, Upstream},
 };
 
@@ -136,7 +136,7 @@ impl Health {
     fn publishing(&self) -> Check {
         let metrics = self.metrics.publishing();
         let (ok, detail) = match (metrics.connection.is_up(), metrics.is_blocked()) {
-            (false, _) => (false, "not connected to the broker"),
+            (false, _) => return unconnected(&metrics.connection),
             (true, true) => (false, "blocked by the broker: it is short of memory or disk"),
             (true, false) => (true, "connected"),
         };
@@ -156,9 +156,14 @@ impl Health {
     }
 }
 
+fn unconnected(connection: &ConnectionMetrics) -> Check {
+    let why = connection.reason().map_or_else(String::new, |why| format!(": {why}"));
+    Check { ok: false, detail: format!("not connected to the broker{why}") }
+}
+
 fn consuming(metrics: &StageMetrics) -> Check {
     let (ok, detail) = match (metrics.connection.is_up(), metrics.breaker.is_open(), metrics.is_consuming()) {
-        (false, ..) => (false, "not connected to the broker"),
+        (false, ..) => return unconnected(&metrics.connection),
         (true, true, _) => {
             (false, "paused: the breaker is open, see the metric breaker_opened_total for why")
         }

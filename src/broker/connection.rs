@@ -2,24 +2,31 @@
 
 use std::{
     future::Future,
+    ops::Deref,
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use lapin::{Acker, Channel, Connection, ConnectionProperties, uri::AMQPUri};
-use secrecy::{ExposeSecret, SecretString};
+use lapin::{Acker, Channel, Connection};
+use secrecy::SecretString;
 use tokio::time::{sleep, timeout};
-use url::Url;
 
-use super::greeting::Greeting;
-use crate::config::{
-    self,
-    check::{amqp_urls, read_url_file},
+use super::{
+    greeting::Greeting,
+    handshake::{self, Stranger},
+    stream::Ender,
 };
-
-/// What the heartbeat is where the URL names none, in seconds: a peer that stalls is noticed after two.
-const HEARTBEAT_S: u16 = 10;
+use crate::{
+    config::{
+        self,
+        broker_url::{self, Node, Rules},
+        check::read_url_file,
+    },
+    endpoint::Obstacle,
+    masking::masked,
+    tls::Files,
+};
 
 /// For the broker's answer to a goodbye.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -31,14 +38,42 @@ pub enum BrokerError {
     #[error("{0}: no answer within {1:?}")]
     Timeout(&'static str, Duration),
     /// lapin's or the broker's own error.
-    #[error("{0}: {1}")]
+    #[error("{0}: {text}", text = masked(&.1.to_string()))]
     Lapin(&'static str, lapin::Error),
     /// The broker ended it, or it broke.
-    #[error("{0}")]
+    #[error("{}", masked(.0))]
     Ended(String),
     /// The URL can't be read or used.
     #[error("{0}")]
     Url(String),
+    /// There is no connection.
+    #[error("connect: {0}")]
+    Unreached(Obstacle),
+    /// There is a connection, and something else than a broker at its end.
+    #[error("connect: {0}")]
+    Stranger(Stranger),
+    /// A file that TLS needs can't be used.
+    #[error("connect: TLS: {}", masked(&.0.to_string()))]
+    Tls(rustls::Error),
+}
+
+/// What two errors of one kind have in common, however their words differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No answer, at this step.
+    Timeout(&'static str),
+    /// The broker's reply code.
+    Reply(u16),
+    /// No connection.
+    Unreached(Obstacle),
+    /// No broker.
+    Stranger(Stranger),
+    /// A setting, or a file that one names.
+    Setting,
+    /// The broker's exchanges or queues.
+    Topology,
+    /// It broke, or was ended.
+    Ended,
 }
 
 impl BrokerError {
@@ -46,6 +81,19 @@ impl BrokerError {
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         matches!(self, Self::Lapin(_, error) if matches!(error.kind(), lapin::ErrorKind::ParsingError(_)))
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Timeout(step, _) => Reason::Timeout(step),
+            Self::Lapin(..) => self.reply_code().map_or(Reason::Ended, Reason::Reply),
+            Self::Ended(_) => Reason::Ended,
+            Self::Url(_) | Self::Tls(_) => Reason::Setting,
+            Self::Unreached(obstacle) => Reason::Unreached(*obstacle),
+            Self::Stranger(stranger) => Reason::Stranger(*stranger),
+        }
     }
 
     /// The reply code of the broker's error, such as 406, where it was one.
@@ -68,6 +116,12 @@ pub trait Peer: Sync {
 }
 
 impl Peer for Connection {
+    fn is_gone(&self) -> bool {
+        !self.status().connected()
+    }
+}
+
+impl Peer for Connected {
     fn is_gone(&self) -> bool {
         !self.status().connected()
     }
@@ -116,11 +170,33 @@ pub async fn gone(step: &'static str, peer: &impl Peer) -> BrokerError {
     BrokerError::Ended(format!("{step}: the connection was closed"))
 }
 
+/// A connection that stands, or did.
+#[derive(Debug)]
+pub struct Connected {
+    connection: Connection,
+    ender: Ender,
+}
+
+impl Connected {
+    pub(super) const fn new(connection: Connection, ender: Ender) -> Self {
+        Self { connection, ender }
+    }
+}
+
+impl Deref for Connected {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
 /// Makes connections, to one node of the cluster after the other.
 #[derive(Debug)]
 pub struct Connector {
     urls: Urls,
-    allow_insecure: bool,
+    rules: Rules,
+    tls: Files,
     connect_timeout: Duration,
     /// For any single answer of the broker.
     pub timeout: Duration,
@@ -140,14 +216,16 @@ enum Urls {
 impl Connector {
     /// Connections as `config` says.
     #[must_use]
-    pub fn new(config: &config::Amqp) -> Self {
+    pub fn new(config: &config::Config) -> Self {
+        let amqp = &config.amqp;
         Self {
-            urls: config.url_file.clone().map_or_else(|| Urls::Given(config.url.clone()), Urls::File),
-            allow_insecure: config.allow_insecure,
-            connect_timeout: config.connect_timeout.get(),
-            timeout: config.timeout.get(),
-            reconnect_max: config.reconnect_max.get(),
-            watch_interval: config.watch_interval.get(),
+            urls: amqp.url_file.clone().map_or_else(|| Urls::Given(amqp.url.clone()), Urls::File),
+            rules: amqp.url_rules(),
+            tls: config.broker_tls(),
+            connect_timeout: amqp.connect_timeout.get(),
+            timeout: amqp.timeout.get(),
+            reconnect_max: amqp.reconnect_max.get(),
+            watch_interval: amqp.watch_interval.get(),
             next: AtomicUsize::new(0),
         }
     }
@@ -157,7 +235,7 @@ impl Connector {
     ///
     /// # Errors
     /// [`BrokerError`].
-    pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
+    pub async fn connect(&self, purpose: &str) -> Result<Connected, BrokerError> {
         self.connect_to(self.next.fetch_add(1, Ordering::Relaxed), purpose).await
     }
 
@@ -165,23 +243,18 @@ impl Connector {
     ///
     /// # Errors
     /// [`BrokerError`].
-    pub async fn connect_to(&self, node: usize, purpose: &str) -> Result<Connection, BrokerError> {
-        let uri = self.uri(node)?;
-        let name = format!("instant-connect-worker {} {purpose}", env!("CARGO_PKG_VERSION"));
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        match timeout(self.connect_timeout, Connection::connect_uri(uri, properties)).await {
-            Ok(result) => result.map_err(|error| BrokerError::Lapin("connect", error)),
-            Err(_) => Err(BrokerError::Timeout("connect", self.connect_timeout)),
-        }
+    pub async fn connect_to(&self, node: usize, purpose: &str) -> Result<Connected, BrokerError> {
+        let connected = handshake::connect(&self.node(node)?, &self.tls, self.connect_timeout, purpose).await;
+        connected.map_err(|error| self.late(error))
     }
 
     /// One try at each node of the cluster, for a command that a person waits for.
     ///
     /// # Errors
     /// [`BrokerError`] of the node that was tried last.
-    pub async fn connect_once(&self, purpose: &str) -> Result<Connection, BrokerError> {
+    pub async fn connect_once(&self, purpose: &str) -> Result<Connected, BrokerError> {
         let mut result = self.connect(purpose).await;
-        for _ in 1..self.urls()?.len() {
+        for _ in 1..self.nodes()? {
             if result.is_ok() {
                 break;
             }
@@ -199,11 +272,8 @@ impl Connector {
     /// # Errors
     /// [`BrokerError`].
     pub async fn greeting(&self, node: usize) -> Result<Greeting, BrokerError> {
-        let uri = self.uri(node)?;
-        match timeout(self.connect_timeout, Greeting::of(&uri)).await {
-            Ok(result) => result.map_err(|error| BrokerError::Ended(format!("greeting: {error}"))),
-            Err(_) => Err(BrokerError::Timeout("greeting", self.connect_timeout)),
-        }
+        let greeting = handshake::greeting(&self.node(node)?, &self.tls, self.connect_timeout).await;
+        greeting.map_err(|error| self.late(error))
     }
 
     /// How many nodes are named, never none.
@@ -211,29 +281,16 @@ impl Connector {
     /// # Errors
     /// [`BrokerError`] where the file with the URL can't be read.
     pub fn nodes(&self) -> Result<usize, BrokerError> {
-        self.urls().map(|urls| urls.len())
+        self.read().map(|nodes| nodes.len())
     }
 
-    fn uri(&self, node: usize) -> Result<AMQPUri, BrokerError> {
-        let urls = self.urls()?;
-        let url = &urls[node % urls.len()];
-        let mut uri: AMQPUri = url
-            .expose_secret()
-            .parse()
-            .map_err(|_| BrokerError::Url("amqp.url: expected an amqp:// or amqps:// URL".to_owned()))?;
-        // The URI's own parser takes an IPv6 address for no host at all, and no host for this machine.
-        if let Some(host) = Url::parse(url.expose_secret()).ok().as_ref().and_then(Url::host_str) {
-            host.trim_start_matches('[').trim_end_matches(']').clone_into(&mut uri.authority.host);
-        }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-        uri.query
-            .connection_timeout
-            .get_or_insert(u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX));
-        Ok(uri)
+    fn node(&self, number: usize) -> Result<Node, BrokerError> {
+        let mut nodes = self.read()?;
+        Ok(nodes.swap_remove(number % nodes.len()))
     }
 
-    /// The URLs, never none.
-    fn urls(&self) -> Result<Vec<SecretString>, BrokerError> {
+    /// The nodes, never none.
+    fn read(&self) -> Result<Vec<Node>, BrokerError> {
         let (urls, place) = match &self.urls {
             Urls::Given(urls) => (urls.clone(), "amqp.url".to_owned()),
             Urls::File(path) => {
@@ -243,16 +300,30 @@ impl Connector {
                 (text, format!("amqp.url_file {}", path.display()))
             }
         };
-        amqp_urls(&urls, self.allow_insecure)
+        broker_url::nodes(&urls, self.rules)
             .map_err(|problem| BrokerError::Url(format!("{place}: {problem}")))
+    }
+
+    /// The limit is ours to tell.
+    fn late(&self, error: BrokerError) -> BrokerError {
+        match error {
+            BrokerError::Unreached(Obstacle::TimedOut) => {
+                BrokerError::Timeout("connect", self.connect_timeout)
+            }
+            error => error,
+        }
     }
 }
 
 /// Closes `connection` in an orderly way, if the broker answers soon: nobody needs that answer, and others wait for the next
-/// connection.
-pub async fn close(connection: &Connection) {
-    if connection.status().connected() {
-        // A connection that can't be closed is gone, which is what was wanted.
-        _ = timeout(CLOSE_LIMIT, connection.close(200, "bye".into())).await;
-    }
+/// connection. One that is not closed by then, as while the broker blocks it, is ended.
+pub async fn close(connection: &Connected) {
+    let closed = async {
+        if connection.status().connected() {
+            // A connection that can't be closed is gone, which is what was wanted.
+            _ = connection.close(200, "bye".into()).await;
+        }
+    };
+    _ = timeout(CLOSE_LIMIT, closed).await;
+    connection.ender.end();
 }

@@ -1,18 +1,11 @@
 //! What a broker says of itself in the first frame of a connection, before anybody logs in. lapin reads it and keeps it
 //! to itself.
 
-use std::{
-    future::poll_fn,
-    io::{Error, ErrorKind, Result},
-    pin::Pin,
-};
+use lapin::types::{AMQPValue, FieldTable, parsing::parse_field_table};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use futures_io::{AsyncRead, AsyncWrite};
-use lapin::{
-    tcp::{AMQPUriTcpExt, TLSConfig},
-    types::{AMQPValue, FieldTable, parsing::parse_field_table},
-    uri::AMQPUri,
-};
+use super::{connection::BrokerError, handshake::Stranger};
+use crate::endpoint::Obstacle;
 
 /// How a client begins: AMQP 0-9-1.
 const HELLO: &[u8] = b"AMQP\0\0\x09\x01";
@@ -37,33 +30,31 @@ pub struct Greeting {
 }
 
 impl Greeting {
-    /// Connects to `uri`, over TLS where it says so, and leaves once the broker has said what it is. No password is sent.
-    pub(super) async fn of(uri: &AMQPUri) -> Result<Self> {
-        let runtime = lapin::runtime::default_runtime().map_err(Error::other)?;
-        let mut stream = uri.connect_with_config_async(TLSConfig::default(), &runtime).await?;
-        let mut left = HELLO;
-        while !left.is_empty() {
-            let sent = poll_fn(|context| Pin::new(&mut stream).poll_write(context, left)).await?;
-            left = left.get(sent..).unwrap_or_default();
-        }
-        poll_fn(|context| Pin::new(&mut stream).poll_flush(context)).await?;
+    /// Asks over `stream`, and leaves once the broker has said what it is.
+    pub(super) async fn over(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Self, BrokerError> {
+        let broke = |error: std::io::Error| BrokerError::Unreached(Obstacle::of(&error));
+        stream.write_all(HELLO).await.map_err(broke)?;
+        stream.flush().await.map_err(broke)?;
         let mut bytes = Vec::new();
         loop {
             let mut some = [0; 4096];
-            let count = poll_fn(|context| Pin::new(&mut stream).poll_read(context, &mut some)).await?;
+            let count = stream.read(&mut some).await.map_err(broke)?;
             bytes.extend_from_slice(&some[..count]);
-            if let Some(greeting) = Self::read(&bytes)? {
-                return Ok(greeting);
-            }
-            if count == 0 {
-                return Err(Error::new(ErrorKind::UnexpectedEof, "it ended the connection"));
+            match Self::read(&bytes) {
+                Ok(Some(greeting)) => return Ok(greeting),
+                Ok(None) if count == 0 && bytes.is_empty() => {
+                    return Err(BrokerError::Stranger(Stranger::Silent));
+                }
+                Ok(None) if count == 0 => return Err(BrokerError::Unreached(Obstacle::Closed)),
+                Ok(None) => {}
+                Err(stranger) => return Err(BrokerError::Stranger(stranger)),
             }
         }
     }
 
     /// What the first frame says; `None` while there is not all of it.
-    fn read(bytes: &[u8]) -> Result<Option<Self>> {
-        let stranger = || Error::new(ErrorKind::InvalidData, "it does not speak AMQP 0-9-1");
+    fn read(bytes: &[u8]) -> Result<Option<Self>, Stranger> {
+        let stranger = || Stranger::of(bytes).unwrap_or(Stranger::Other);
         let Some(head) = bytes.get(..HEAD) else { return Ok(None) };
         let (kind, size) = head.split_at(METHOD.len());
         let size = size.iter().fold(0, |size, byte| size << 8 | usize::from(*byte));

@@ -2,6 +2,8 @@
 //!
 //! - [`breaker`]: stops the taking while an API is down
 //! - [`connection`]: one connection, with time limits; lapin's own recovery stays off
+//! - `handshake`: how a connection comes about, and what is there if it is no broker; `stream`: what lapin reads from
+//! - [`reconnect`]: how tries follow each other, and when a missing connection is said
 //! - [`greeting`]: what a broker says of itself
 //! - [`probe`]: what is declared and permitted, found out without changing it
 //! - [`topology`]: exchanges, queues and bindings
@@ -21,12 +23,15 @@ pub mod breaker;
 pub mod connection;
 pub mod consumer;
 pub mod greeting;
+mod handshake;
 pub mod probe;
 pub mod properties;
 pub mod publisher;
+pub mod reconnect;
 mod report;
 pub mod settle;
 pub mod source;
+mod stream;
 pub mod topology;
 pub mod watchdog;
 mod working;

@@ -21,12 +21,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    connection::{BrokerError, Connector, close, gone, within},
+    connection::{BrokerError, Connected, Connector, close, gone, within},
     properties::short,
+    reconnect::ReconnectBackoff,
     topology::{Topology, TopologyError},
 };
 use crate::{
-    fault, retry,
+    fault,
     telemetry::metrics::{PublishMetrics, labels::Published},
 };
 
@@ -36,8 +37,6 @@ const OUTSTANDING_MAX: usize = 1024;
 const QUEUED_MAX: usize = 1024;
 /// How often it is looked at whether the broker blocks publishing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The first wait between two tries to connect.
-const RECONNECT_INITIAL: Duration = Duration::from_millis(100);
 
 /// One message to publish: persistent by its properties, and always mandatory.
 #[derive(Clone, Debug)]
@@ -139,15 +138,13 @@ async fn run(
     mut jobs: mpsc::Receiver<Job>,
     metrics: PublishMetrics,
 ) {
-    let mut down_since: Option<Instant> = None;
-    let mut tries = 0;
+    let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
     loop {
         let error = match open(&connector, &topology).await {
             Ok((connection, channel)) => {
-                if let Some(since) = down_since.take() {
-                    info!(after_ms = since.elapsed().as_secs_f64() * 1e3, "publishing again");
+                if let Some(took) = backoff.connected().filter(|took| !took.is_zero()) {
+                    info!(after_ms = took.as_secs_f64() * 1e3, "publishing again");
                 }
-                tries = 0;
                 let up = metrics.connection.up();
                 let session = Session::new(channel, &connection, &topology, connector.timeout, &metrics);
                 let ended = session.run(&mut jobs).await;
@@ -166,14 +163,12 @@ async fn run(
                 error
             }
         };
-        if down_since.is_none() {
+        metrics.connection.down(error.to_string());
+        if backoff.failed(false, error.reason()) {
             warn!(%error, "cannot publish; trying again until it works");
-            down_since = Some(Instant::now());
         }
-        tries += 1;
-        let wait = retry::reconnect_wait(RECONNECT_INITIAL, connector.reconnect_max, tries, fastrand::f64());
         tokio::select! {
-            () = sleep(wait) => {}
+            () = sleep(backoff.wait()) => {}
             () = abandoned(&jobs) => return,
         }
     }
@@ -186,16 +181,31 @@ async fn abandoned(jobs: &mpsc::Receiver<Job>) {
     }
 }
 
-async fn open(connector: &Connector, topology: &Topology) -> Result<(Connection, Channel), TopologyError> {
+async fn open(connector: &Connector, topology: &Topology) -> Result<(Connected, Channel), TopologyError> {
     let connection = connector.connect("publish").await.map_err(TopologyError::Broker)?;
-    let limit = connector.timeout;
-    topology.ensure(&connection, limit).await?;
-    let channel = within("open channel", limit, &connection, connection.create_channel())
+    match prepare(&connection, topology, connector.timeout).await {
+        Ok(channel) => Ok((connection, channel)),
+        Err(error) => {
+            // Dropping it is not enough: what lapin still waits for keeps it open.
+            close(&connection).await;
+            Err(error)
+        }
+    }
+}
+
+/// A channel that confirms, of a connection on which all is declared.
+async fn prepare(
+    connection: &Connected,
+    topology: &Topology,
+    limit: Duration,
+) -> Result<Channel, TopologyError> {
+    topology.ensure(connection, limit).await?;
+    let channel = within("open channel", limit, connection, connection.create_channel())
         .await
         .map_err(TopologyError::Broker)?;
     let select = channel.confirm_select(ConfirmSelectOptions::default());
-    within("select confirms", limit, &connection, select).await.map_err(TopologyError::Broker)?;
-    Ok((connection, channel))
+    within("select confirms", limit, connection, select).await.map_err(TopologyError::Broker)?;
+    Ok(channel)
 }
 
 /// What tells returned messages apart.

@@ -17,10 +17,13 @@ use lapin::{
 use serde::Serialize;
 
 use super::{
-    connection::{BrokerError, within},
+    connection::{BrokerError, Reason, within},
     properties::short,
 };
-use crate::config::{self, Declare};
+use crate::{
+    config::{self, Declare},
+    masking::masked,
+};
 
 /// How often the broker itself may deliver a message before it dead-letters it. This program puts a message that
 /// kills it aside much sooner; this is the net below, and it keeps RabbitMQ 4's default of 20 from counting a few
@@ -112,11 +115,22 @@ pub struct Depth {
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
     /// The broker has it otherwise: nothing but an operator's hand changes that.
-    #[error("{0}")]
+    #[error("{}", masked(.0))]
     Mismatch(String),
     /// The broker did not answer.
     #[error(transparent)]
     Broker(BrokerError),
+}
+
+impl TopologyError {
+    /// Its kind.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Mismatch(_) => Reason::Topology,
+            Self::Broker(error) => error.reason(),
+        }
+    }
 }
 
 impl Topology {

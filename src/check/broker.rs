@@ -27,7 +27,7 @@ const CAPABILITIES: [(&str, &str); 4] = [
 ];
 
 pub(super) async fn look(loaded: &Loaded, found: &mut Vec<Finding>) {
-    let connector = Connector::new(&loaded.config.amqp);
+    let connector = Connector::new(&loaded.config);
     let nodes = match connector.nodes() {
         Ok(nodes) => nodes,
         Err(error) => return found.push(Finding::fail("broker", error.to_string()).advise(refused(&error))),

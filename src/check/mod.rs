@@ -22,7 +22,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::config::Loaded;
+use crate::{config::Loaded, masking::masked};
 
 /// For everything that is tried over a network; all of it at the same time.
 const LIMIT: Duration = Duration::from_secs(25);
@@ -108,7 +108,11 @@ pub async fn connect(loaded: &Loaded) -> Vec<Finding> {
         within("ledger", &mut ledger, async |found| found.extend(ledger::look(loaded).await)),
         within("collector", &mut collector, async |found| found.extend(collector::look(loaded).await)),
     );
-    [broker, webex, ledger, collector].concat()
+    let mut found = [broker, webex, ledger, collector].concat();
+    for finding in &mut found {
+        finding.detail = masked(&finding.detail).into_owned();
+    }
+    found
 }
 
 /// Looks for as long as it may; what was found by then stays.

@@ -52,7 +52,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let (url, handle) = (sandbox.url(), sandbox.handle());
     let loaded = Arc::new(global.load_with(&settings(&url))?);
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
-    let connector = Arc::new(Connector::new(&loaded.config.amqp));
+    let connector = Arc::new(Connector::new(&loaded.config));
     let prepared = async {
         let connection = connector.connect_once("demo").await?;
         topology.apply(&connection, false, connector.timeout).await?;

@@ -75,7 +75,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
     // The publisher below would try again and again, which is right for a worker and not for a person who waits.
-    let connector = Arc::new(Connector::new(&loaded.config.amqp));
+    let connector = Arc::new(Connector::new(&loaded.config));
     let connection = connector
         .connect_once("emit")
         .await

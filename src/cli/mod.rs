@@ -27,6 +27,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     broker::{connection::BrokerError, topology::TopologyError},
     config::{self, ConfigError, Loaded, Sources},
+    masking::masked,
     sandbox::Error as SandboxError,
     telemetry,
     worker::WorkerError,
@@ -219,7 +220,7 @@ impl Global {
 
 fn report(failure: &Failure) -> ExitCode {
     // Where standard error is gone nobody can be told.
-    _ = writeln!(io::stderr(), "error: {failure}");
+    _ = writeln!(io::stderr(), "error: {}", masked(&failure.to_string()));
     match failure {
         Failure::Usage(_) => ExitCode::from(2),
         Failure::Failed(_) => ExitCode::FAILURE,

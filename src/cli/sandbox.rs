@@ -56,7 +56,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
             if !args.phones {
                 return std::future::pending().await;
             }
-            let connector = Connector::new(&loaded.config.amqp);
+            let connector = Connector::new(&loaded.config);
             let queue =
                 Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays()).guests_queue();
             if let Err(error) = phones::ring(&connector, &queue, &handle, |_| {}).await {

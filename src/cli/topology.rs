@@ -22,7 +22,7 @@ pub(super) struct Args {
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
     if args.declare {
-        let connector = Connector::new(&loaded.config.amqp);
+        let connector = Connector::new(&loaded.config);
         let connection = connector.connect_once("topology").await?;
         topology.apply(&connection, false, connector.timeout).await?;
         close(&connection).await;

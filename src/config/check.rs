@@ -2,18 +2,17 @@
 
 use std::{io::Read, net::IpAddr, path::Path, time::Duration};
 
-use lapin::uri::AMQPUri;
-
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
-    Auth, Config, Delivery, LedgerKind,
+    Auth, Config, Delivery, LedgerKind, broker_url,
     load::{ConfigError, Loaded, Origin, Settings, is_path},
     otel,
+    redis_url::redis_node,
 };
 use crate::{
-    ledger,
+    ledger, masking,
     tls::{ClientFiles, Files},
     upstream::{TokenSource, is_loopback},
 };
@@ -82,39 +81,23 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
 
 fn redis(config: &super::Ledger, settings: &Settings) -> Result<(), ConfigError> {
     let Some(path) = &config.url_file else {
-        let url = redis_url(&config.url, config.allow_insecure);
-        return url.map_err(|problem| settings.error("ledger.url", problem));
+        let node = redis_node(&config.url, config.allow_insecure);
+        return node.map(drop).map_err(|problem| settings.error("ledger.url", problem));
     };
     if settings.origin("ledger.url") != Some(&Origin::Default) {
         return Err(settings
             .error("ledger.url", "expected one of ledger.url and ledger.url_file, and both are given"));
     }
     let url = read_url_file(path).map_err(|error| settings.error("ledger.url_file", error))?;
-    redis_url(&url, config.allow_insecure).map_err(|problem| settings.error("ledger.url_file", problem))
-}
-
-/// Sees that `url` is one of Redis, to which the links and its password may go.
-///
-/// # Errors
-/// What was expected.
-pub fn redis_url(url: &SecretString, allow_insecure: bool) -> Result<(), &'static str> {
-    let url = Url::parse(url.expose_secret())
-        .map_err(|_| "expected redis:// or rediss://, as ledger.kind is redis")?;
-    match url.scheme() {
-        "rediss" => Ok(()),
-        "redis" if allow_insecure || is_local(&url) => Ok(()),
-        "redis" => Err(
-            "expected rediss:// (redis:// is for loopback and cluster-local hosts, or with ledger.allow_insecure)",
-        ),
-        _ => Err("expected redis:// or rediss://"),
-    }
+    let node = redis_node(&url, config.allow_insecure);
+    node.map(drop).map_err(|problem| settings.error("ledger.url_file", problem))
 }
 
 fn broker(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
-    let allow_insecure = config.amqp.allow_insecure;
+    let rules = config.amqp.url_rules();
     let Some(path) = &config.amqp.url_file else {
-        let urls = amqp_urls(&config.amqp.url, allow_insecure);
-        return urls.map(drop).map_err(|problem| settings.error("amqp.url", problem));
+        let nodes = broker_url::nodes(&config.amqp.url, rules);
+        return nodes.map(drop).map_err(|problem| settings.error("amqp.url", problem));
     };
     if settings.origin("amqp.url") != Some(&Origin::Default) {
         return Err(
@@ -122,7 +105,7 @@ fn broker(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         );
     }
     let urls = read_url_file(path).map_err(|error| settings.error("amqp.url_file", error))?;
-    amqp_urls(&urls, allow_insecure).map(drop).map_err(|problem| settings.error("amqp.url_file", problem))
+    broker_url::nodes(&urls, rules).map(drop).map_err(|problem| settings.error("amqp.url_file", problem))
 }
 
 /// The files of TLS can be used, and go together.
@@ -211,50 +194,6 @@ fn http_url(settings: &Settings, key: &str, url: &Url, allow_insecure: bool) -> 
     }
 }
 
-/// The broker's URLs, in order.
-///
-/// # Errors
-/// What was expected; shows nothing of the URLs.
-pub fn amqp_urls(urls: &SecretString, allow_insecure: bool) -> Result<Vec<SecretString>, String> {
-    let texts: Vec<&str> =
-        urls.expose_secret().split([',', ' ', '\n']).map(str::trim).filter(|text| !text.is_empty()).collect();
-    if texts.is_empty() {
-        return Err("expected an amqp:// or amqps:// URL".to_owned());
-    }
-    for text in &texts {
-        let url =
-            Url::parse(text).map_err(|error| format!("expected an amqp:// or amqps:// URL ({error})"))?;
-        // Read twice, by two parsers: what they could read differently is refused. Their own words could hold the password.
-        text.parse::<AMQPUri>().map_err(|_| {
-            "expected an amqp:// or amqps:// URL (a comma in a password is written %2C)".to_owned()
-        })?;
-        if url.host_str().is_some_and(|host| host.contains('%') || is_number(host)) {
-            return Err("expected a URL with a host's name or its address in full".to_owned());
-        }
-        if url.path() == "/" {
-            return Err(
-                "expected a virtual host after the last / (the default one, \"/\", is written %2f or left out with its slash)"
-                    .to_owned(),
-            );
-        }
-        match url.scheme() {
-            _ if url.host_str().is_none_or(str::is_empty) => return Err("expected a URL with a host, such as amqps://user:password@host/vhost".to_owned()),
-            "amqps" => {}
-            "amqp" if allow_insecure || is_local(&url) => {}
-            "amqp" => return Err("expected amqps:// (amqp:// is for loopback and cluster-local hosts, or with amqp.allow_insecure)".to_owned()),
-            _ => return Err("expected an amqp:// or amqps:// URL".to_owned()),
-        }
-    }
-    Ok(texts.into_iter().map(SecretString::from).collect())
-}
-
-/// Whether `host` is an IP address as a bare number, which resolvers take and people misread.
-fn is_number(host: &str) -> bool {
-    host.parse::<IpAddr>().is_err()
-        && host.starts_with(|c: char| c.is_ascii_digit())
-        && !host.contains(|c: char| c.is_ascii_alphabetic() && c != 'x')
-}
-
 /// `base` with `path` where it has none, so that a setting may name the host or the whole endpoint.
 fn endpoint(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
@@ -270,6 +209,14 @@ fn endpoint(base: &Url, path: &str) -> Url {
         url.set_path(&joined);
     }
     url
+}
+
+impl super::Amqp {
+    /// What holds for the broker's URLs.
+    #[must_use]
+    pub fn url_rules(&self) -> broker_url::Rules {
+        broker_url::Rules { allow_insecure: self.allow_insecure, external: self.auth == Auth::External }
+    }
 }
 
 impl Config {
@@ -359,7 +306,11 @@ impl Loaded {
                     Some(path) => ledger::RedisUrl::File { path, allow_insecure },
                     None => section.url.clone().into(),
                 };
-                ledger::Kind::Redis { url, prefix: prefix.to_owned() }
+                ledger::Kind::Redis {
+                    url,
+                    prefix: prefix.to_owned(),
+                    ca_file: self.config.tls.ca_file.clone(),
+                }
             }
         }
     }
@@ -377,6 +328,7 @@ impl Loaded {
         file: Option<&Path>,
     ) -> Result<Option<TokenSource>, ConfigError> {
         if !token.expose_secret().is_empty() {
+            masking::remember(token.expose_secret());
             return Ok(Some(TokenSource::Value(token.clone())));
         }
         let Some(path) = file else { return Ok(None) };

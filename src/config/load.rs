@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use toml::{Table, Value};
+use url::Url;
 
 use super::{Config, check, otel};
-use crate::contract::decode;
+use crate::{contract::decode, masking};
 
 /// The defaults, which are also the reference: every key is in it, and its value tells the key's type.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -155,6 +156,7 @@ impl Settings {
 /// [`ConfigError`] for the first thing that is wrong.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut settings = defaults()?;
+    remember_proxies(&sources.environment);
     for default in &sources.defaults {
         set_flag(&mut settings, default, Origin::Default)?;
     }
@@ -183,6 +185,17 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let loaded = Loaded { config, settings };
     otel::check(&loaded, &sources.environment)?;
     Ok(loaded)
+}
+
+/// A proxy's password is a secret, too, and not one of a setting.
+fn remember_proxies(environment: &[(String, String)]) {
+    for (_, value) in environment.iter().filter(|(name, _)| name.to_ascii_uppercase().ends_with("_PROXY")) {
+        let value = if value.contains("://") { value.clone() } else { format!("http://{value}") };
+        if let Some(password) = Url::parse(&value).ok().as_ref().and_then(Url::password) {
+            masking::remember(password);
+            masking::remember(&percent_encoding::percent_decode_str(password).decode_utf8_lossy());
+        }
+    }
 }
 
 fn defaults() -> Result<Settings, ConfigError> {

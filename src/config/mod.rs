@@ -4,11 +4,14 @@
 //! - [`values`]: values with rules of their own
 //! - [`mod@check`]: rules between settings
 //! - [`mod@schema`]: JSON Schema of the settings
+//! - [`broker_url`], [`redis_url`]: URLs with passwords, each read in one place only
 //! - `otel`: OpenTelemetry's own variables
 
+pub mod broker_url;
 pub mod check;
 pub mod load;
 mod otel;
+pub mod redis_url;
 pub mod schema;
 pub mod values;
 

@@ -41,8 +41,11 @@ pub enum LedgerError {
         reason: String,
     },
     /// The URL is not one of Redis.
-    #[error("ledger.url: expected redis://[user:password@]host[:port][/database], or rediss:// for TLS")]
-    Url,
+    #[error("ledger.url: {problem}")]
+    Url {
+        /// What was expected.
+        problem: String,
+    },
     /// The file with the URL can't be read, or holds none that may be used.
     #[error("ledger.url_file {}: {reason}", path.display())]
     UrlFile {

@@ -69,6 +69,8 @@ pub enum Kind {
         url: RedisUrl,
         /// Begins every key.
         prefix: String,
+        /// CAs that are trusted beside the system's.
+        ca_file: Option<PathBuf>,
     },
 }
 
@@ -142,7 +144,7 @@ impl Ledger {
         let store = match kind {
             Kind::Memory => Store::Memory(Arc::default()),
             Kind::File { path } => Store::File(File::open(path).await?),
-            Kind::Redis { url, prefix } => Store::Redis(Arc::new(Redis::new(url, prefix)?)),
+            Kind::Redis { url, prefix, ca_file } => Store::Redis(Arc::new(Redis::new(url, prefix, ca_file)?)),
         };
         Ok(Self { claims: Arc::default(), store })
     }

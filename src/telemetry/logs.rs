@@ -4,6 +4,7 @@
 //! `correlationId`. Ids that came from outside are logged as [`crate::contract::private::loggable_id`] gives them.
 //! Libraries' own events are dropped whatever the level, for they may hold any of these (lapin logs a returned
 //! message whole); their errors are reported by the code that got them. A panic is logged by its place alone.
+//! Whatever is written is masked by `crate::masking`, as the last net.
 //! The README says the same to operators, and what the levels mean.
 
 use std::{fmt, io::IsTerminal, panic};
@@ -18,7 +19,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::config::{LogFormat, LogLevel, Telemetry};
+use crate::{
+    config::{LogFormat, LogLevel, Telemetry},
+    masking::Masked,
+};
 
 /// The level of the log, which may be changed while the program runs.
 pub struct Level {
@@ -62,7 +66,8 @@ pub fn init(config: &Telemetry) -> Level {
     };
     let (level, current) = reload::Layer::new(configured);
     let colours = std::io::stderr().is_terminal();
-    let layer = format::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);
+    let layer =
+        format::layer().with_writer(|| Masked(std::io::stderr())).with_target(false).with_ansi(colours);
     let layer = match config.log_format {
         LogFormat::Json => {
             layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()

@@ -73,6 +73,7 @@ impl TokenFile {
         }
         match (self.read(), last.as_ref()) {
             (Ok(token), _) => {
+                crate::masking::remember(token.expose_secret());
                 *last = Some((Instant::now(), token.clone()));
                 Ok(token)
             }

@@ -40,7 +40,9 @@ impl Place {
         match self {
             Self::Memory => Kind::Memory,
             Self::File(_) => Kind::File { path: self.path() },
-            Self::Redis(server) => Kind::Redis { url: server.url().into(), prefix: "icw:test:".to_owned() },
+            Self::Redis(server) => {
+                Kind::Redis { url: server.url().into(), prefix: "icw:test:".to_owned(), ca_file: None }
+            }
         }
     }
 

@@ -58,7 +58,7 @@ async fn a_worker_is_ready_while_it_has_a_broker_and_alive_without() {
         assert_eq!(admin.get(path).await.0, 404, "{path}");
     }
     rig.broker().stop().await;
-    let away = "not connected to the broker";
+    let away = "not connected to the broker: connect: connection refused";
     poll("all of it to be away", async || {
         let expected =
             ["consuming.host", "consuming.link", "publishing"].map(|name| format!("{name}: {away}"));

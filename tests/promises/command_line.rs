@@ -53,7 +53,16 @@ async fn a_wrong_environment_ends_with_two_and_names_the_variable() {
             "amqp://user:hidden-secret@mq.example.org",
             vec!["amqp.url = [hidden]", "expected amqps://"],
         ),
-        ("ICW_AMQP__URL", "amqp://guest:hidden-secret@127.0.0.1/", vec!["expected a virtual host", "%2f"]),
+        (
+            "ICW_AMQP__URL",
+            "amqp://guest:hidden-secret@127.0.0.1/v;amqp://guest:hidden-secret@127.0.0.2/v",
+            vec!["amqp.url = [hidden]", "separated by commas"],
+        ),
+        (
+            "ICW_AMQP__URL",
+            "amqp://127.0.0.1,amqps://guest:hidden-secret@127.0.0.1?cacertfile=/ca.pem",
+            vec!["node 2 of 2", "cacertfile is not supported: set tls.ca_file"],
+        ),
         ("ICW_INSTANT_CONNECT__URL", "http://example.org", vec!["expected https://"]),
     ] {
         let finished = finished(&["run"], &vec![(name.to_owned(), value.to_owned())]).await;

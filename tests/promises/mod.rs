@@ -4,6 +4,7 @@ mod bad_input;
 mod blocked;
 mod broker_restarts;
 mod command_line;
+mod connecting;
 mod ended_anywhere;
 mod fairness;
 mod full_queue;

@@ -1,18 +1,26 @@
 //! One connection, shared by all claims and made anew when it fails. The client's own manager would do that, too, but
 //! keeps a connection on which nothing is answered any more.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use redis::{AsyncConnectionConfig, Client, RedisError, Script, aio::MultiplexedConnection};
-use secrecy::{ExposeSecret, SecretString};
+use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError, Script, aio::MultiplexedConnection};
+use rustls::pki_types::ServerName;
+use secrecy::ExposeSecret;
 use tokio::{
+    net::TcpStream,
     sync::Mutex,
     time::{Instant, timeout_at},
 };
+use tokio_rustls::TlsConnector;
 
 use crate::{
-    config::check::{read_url_file, redis_url},
+    config::{
+        check::read_url_file,
+        redis_url::{RedisNode, redis_node},
+    },
+    endpoint::{Obstacle, dial},
     ledger::{LedgerError, RedisUrl, entry::Fingerprint},
+    tls::Files,
 };
 
 /// How long Redis has for an answer, the time to connect included.
@@ -20,6 +28,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct Connection {
     url: RedisUrl,
+    tls: Files,
     script: Script,
     current: Mutex<Current>,
 }
@@ -49,10 +58,11 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(url: RedisUrl) -> Result<Self, LedgerError> {
-        client(&url)?;
+    pub(super) fn new(url: RedisUrl, ca_file: Option<PathBuf>) -> Result<Self, LedgerError> {
+        node(&url)?;
         let script = Script::new(include_str!("entry.lua"));
-        Ok(Self { url, script, current: Mutex::default() })
+        let tls = Files { ca: ca_file, client: None };
+        Ok(Self { url, tls, script, current: Mutex::default() })
     }
 
     /// Runs the script. It may run twice for one call, and answers the second time as the first.
@@ -104,13 +114,37 @@ impl Connection {
         if let Some(connection) = &current.connection {
             return Ok((current.number, connection.clone()));
         }
-        // `run` has the limits.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connecting = client(&self.url)?.get_multiplexed_async_connection_with_config(&config).await;
-        let connection = connecting.map_err(|error| shown(&error))?;
+        let node = node(&self.url)?;
+        let begin = async |stream| self.begin(&node, stream).await;
+        // Any address of the name would refuse the same login.
+        let is_final = |error: &LedgerError| matches!(error, LedgerError::Refused { .. });
+        let connection = dial(&node.host, node.port, LIMIT, unreachable, begin, is_final).await?;
         current.number += 1;
         current.connection = Some(connection.clone());
         Ok((current.number, connection))
+    }
+
+    /// TLS, and the login.
+    async fn begin(&self, node: &RedisNode, stream: TcpStream) -> Result<MultiplexedConnection, LedgerError> {
+        let mut info = RedisConnectionInfo::default().set_db(node.database);
+        if let Some(user) = &node.user {
+            info = info.set_username(user);
+        }
+        if let Some(password) = &node.password {
+            info = info.set_password(password.expose_secret());
+        }
+        // `call` has the limits.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let (connecting, name) = (node.tls, node.host.clone());
+        if !connecting {
+            return driven(MultiplexedConnection::new_with_config(&info, stream, config).await);
+        }
+        let name = ServerName::try_from(name).map_err(|_| unreachable(Obstacle::WrongName))?;
+        let config_of_tls =
+            self.tls.config().map_err(|error| LedgerError::Unreachable { reason: error.to_string() })?;
+        let stream = TlsConnector::from(Arc::new(config_of_tls)).connect(name, stream).await;
+        let stream = stream.map_err(|error| unreachable(Obstacle::of(&error)))?;
+        driven(MultiplexedConnection::new_with_config(&info, stream, config).await)
     }
 
     /// Has the next call connect, unless another one has done so already.
@@ -127,29 +161,47 @@ fn is_replica(error: &RedisError) -> bool {
     error.code() == Some("READONLY") || error.detail().is_some_and(|detail| detail.contains("READONLY"))
 }
 
-/// A client for `url`, which connects to nothing yet. What it says of a bad one may show it, and it may hold a password.
-fn client(url: &RedisUrl) -> Result<Client, LedgerError> {
-    let open = |url: &SecretString| Client::open(url.expose_secret()).map_err(|_| LedgerError::Url);
+/// The connection, its driver running for as long as it lasts.
+fn driven(
+    made: Result<(MultiplexedConnection, impl Future<Output = ()> + Send + 'static), RedisError>,
+) -> Result<MultiplexedConnection, LedgerError> {
+    let (connection, driver) = made.map_err(|error| shown(&error))?;
+    tokio::spawn(driver);
+    Ok(connection)
+}
+
+/// What `url` names, as it is now.
+fn node(url: &RedisUrl) -> Result<RedisNode, LedgerError> {
     let (path, allow_insecure) = match url {
-        RedisUrl::Given(url) => return open(url),
+        // Checked with the configuration.
+        RedisUrl::Given(url) => return redis_node(url, true).map_err(|problem| LedgerError::Url { problem }),
         RedisUrl::File { path, allow_insecure } => (path, allow_insecure),
     };
     let unfit = |reason: String| LedgerError::UrlFile { path: path.clone(), reason };
     let url = read_url_file(path).map_err(|error| unfit(error.to_string()))?;
-    redis_url(&url, *allow_insecure).map_err(|problem| unfit(problem.to_owned()))?;
-    open(&url)
+    redis_node(&url, *allow_insecure).map_err(unfit)
+}
+
+fn unreachable(obstacle: Obstacle) -> LedgerError {
+    match obstacle {
+        Obstacle::TimedOut => LedgerError::Slow { limit: LIMIT },
+        obstacle => LedgerError::Unreachable { reason: obstacle.words().to_owned() },
+    }
 }
 
 /// Without the server's own words, which may repeat what it was sent, or the client's, which may show the URL.
 fn shown(error: &RedisError) -> LedgerError {
-    let reason = match error.code() {
+    if error.is_io_error() {
+        let obstacle = Obstacle::of(error);
+        let other = obstacle == Obstacle::Other;
+        let reason = if other { error.category() } else { obstacle.words() };
+        return LedgerError::Unreachable { reason: reason.to_owned() };
+    }
+    // A code is one word in capitals. What is none was not said by Redis.
+    let plain = |code: &&str| code.len() <= 32 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    let reason = match error.code().filter(plain) {
         Some(code) => format!("{} {code}", error.category()),
         None => error.category().to_owned(),
     };
-    if error.is_io_error() {
-        let refused = if error.is_connection_refusal() { "connection refused" } else { &reason };
-        LedgerError::Unreachable { reason: refused.to_owned() }
-    } else {
-        LedgerError::Refused { reason }
-    }
+    LedgerError::Refused { reason }
 }

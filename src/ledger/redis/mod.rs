@@ -3,7 +3,7 @@
 
 mod connection;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::Either;
 use tokio::{task::AbortHandle, time::sleep};
@@ -45,8 +45,8 @@ pub(super) struct Held {
 }
 
 impl Redis {
-    pub(super) fn new(url: RedisUrl, prefix: String) -> Result<Self, LedgerError> {
-        Ok(Self { connection: Connection::new(url)?, prefix })
+    pub(super) fn new(url: RedisUrl, prefix: String, ca_file: Option<PathBuf>) -> Result<Self, LedgerError> {
+        Ok(Self { connection: Connection::new(url, ca_file)?, prefix })
     }
 
     /// Whether the script can run.

@@ -1,6 +1,10 @@
 //! Connections to the broker, and what is published over them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use prometheus::{Error, Histogram, IntCounterVec, IntGauge, IntGaugeVec};
 
@@ -19,6 +23,8 @@ pub(super) struct BrokerFamilies {
     publishes: IntCounterVec,
     confirms: Histogram,
     blocked: IntGauge,
+    /// Why a connection is missing. No metric: a text that changes makes no series.
+    reasons: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl BrokerFamilies {
@@ -56,6 +62,7 @@ impl BrokerFamilies {
                 "publishing_blocked",
                 "Whether the broker blocks publishing (1), because it is short of memory or disk.",
             )?,
+            reasons: Mutex::default(),
         })
     }
 }
@@ -71,6 +78,7 @@ impl ConnectionMetrics {
     /// The connection stands, until the value is dropped.
     #[must_use]
     pub fn up(&self) -> Up {
+        self.reasons().remove(self.connection.as_str());
         self.families.connects.with_label_values(&[self.connection.as_str()]).inc();
         Up::new(self.families.connected.with_label_values(&[self.connection.as_str()]))
     }
@@ -79,6 +87,21 @@ impl ConnectionMetrics {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.families.connected.with_label_values(&[self.connection.as_str()]).get() != 0
+    }
+
+    /// Why it does not stand, if that is known.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.reasons().get(self.connection.as_str()).cloned()
+    }
+
+    /// It does not stand, for this reason.
+    pub fn down(&self, reason: String) {
+        self.reasons().insert(self.connection.as_str(), reason);
+    }
+
+    fn reasons(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+        self.families.reasons.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A try to connect failed.

@@ -1,7 +1,12 @@
 //! Why a peer was not reached, in words of our own: one classification for the broker, Redis, Webex and the collector. A
 //! library's or a peer's own text may repeat a URL with its password, so it never leaves this module.
+//! `dial` connects to a name that has several addresses.
+
+mod dial;
 
 use std::{error::Error, fmt, io};
+
+pub(crate) use dial::dial;
 
 use rustls::{AlertDescription, CertificateError};
 

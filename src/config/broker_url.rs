@@ -1,0 +1,404 @@
+//! The broker's URLs. This is the only reader of them: two that understand one text differently would send a password to a host
+//! that nobody meant. An error names the node by its number and says what to do, and shows nothing of the text: any part of it
+//! may be a password that was written the wrong way.
+
+use std::{fmt, net::Ipv4Addr};
+
+use secrecy::{ExposeSecret, SecretString};
+use url::{Host, Url};
+
+use super::check::is_local;
+use crate::masking;
+
+/// One node of the broker.
+#[derive(Clone)]
+pub struct Node {
+    /// `amqps://`.
+    pub tls: bool,
+    /// A name, or an address without brackets.
+    pub host: String,
+    /// 5671 with TLS, 5672 without, if the URL names none.
+    pub port: u16,
+    /// Who logs in.
+    pub user: String,
+    /// The user's password.
+    pub password: SecretString,
+    /// The virtual host.
+    pub vhost: String,
+    /// In seconds, if the URL names it.
+    pub heartbeat: Option<u16>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("tls", &self.tls).finish_non_exhaustive()
+    }
+}
+
+/// What holds for all nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// `amqp.allow_insecure`.
+    pub allow_insecure: bool,
+    /// `amqp.auth` is `external`: who logs in is said by a certificate.
+    pub external: bool,
+}
+
+const EXPECTED: &str = "expected amqp://user:password@host:port/vhost or amqps://…";
+const ENCODE: &str = "; a password is written with %25 for %, %2F for /, %3F for ?, %23 for #, %40 for @, %3A for :, %2C for a comma, %3B for ;";
+/// Query keys that other clients know, and what there is in their place.
+const ELSEWHERE: [(&str, &str); 24] = [
+    ("cacertfile", "set tls.ca_file"),
+    ("ca_certs", "set tls.ca_file"),
+    ("cafile", "set tls.ca_file"),
+    ("ssl_ca_certs", "set tls.ca_file"),
+    ("certfile", "set amqp.client_cert_file"),
+    ("ssl_certfile", "set amqp.client_cert_file"),
+    ("keyfile", "set amqp.client_key_file"),
+    ("ssl_keyfile", "set amqp.client_key_file"),
+    ("password", "amqp.client_key_file takes a key without a password"),
+    ("verify", "the server's certificate is always verified; set tls.ca_file for a private CA"),
+    ("ssl_verify", "the server's certificate is always verified; set tls.ca_file for a private CA"),
+    ("ssl_cert_reqs", "the server's certificate is always verified; set tls.ca_file for a private CA"),
+    ("fail_if_no_peer_cert", "the server's certificate is always verified"),
+    ("depth", "the server's certificate is always verified"),
+    ("server_name_indication", "the certificate is verified for the host of the URL"),
+    ("ssl", "write amqps:// for TLS"),
+    ("tls", "write amqps:// for TLS"),
+    ("ssl_options", "write amqps:// for TLS, and see tls.ca_file"),
+    ("auth_mechanism", "set amqp.auth"),
+    ("connection_timeout", "set amqp.connect_timeout"),
+    ("socket_timeout", "set amqp.connect_timeout"),
+    ("vhost", "write the virtual host after the host, as in amqp://host/vhost"),
+    ("frame_max", "the broker's own value is used"),
+    ("channel_max", "the broker's own value is used"),
+];
+
+/// The nodes that `text` names, in order and never none, separated by commas.
+///
+/// # Errors
+/// What was expected; shows nothing of `text`.
+pub fn nodes(text: &SecretString, rules: Rules) -> Result<Vec<Node>, String> {
+    let text = text.expose_secret();
+    // Spaces around a comma are how lists are written; the URL parser would drop other white space without a word.
+    let parts: Vec<&str> = match text.split_once(',') {
+        Some(_) => text.split(',').map(|part| part.trim_matches(' ')).collect(),
+        None => vec![text],
+    };
+    let count = parts.len();
+    let numbered = |number: usize, problem: String| match count {
+        1 => problem,
+        _ => format!("node {} of {count}: {problem}", number + 1),
+    };
+    let read = |(number, part)| node(part, rules).map_err(|problem| numbered(number, problem));
+    parts.into_iter().enumerate().map(read).collect()
+}
+
+fn node(text: &str, rules: Rules) -> Result<Node, String> {
+    let shape = shape(text).map_err(str::to_owned);
+    let url = shape.and_then(|()| Url::parse(text).map_err(|error| unparsed(text, error)))?;
+    scheme(&url)?;
+    let host = host(&url)?;
+    let query = query(&url)?;
+    if url.fragment().is_some() {
+        return Err(format!("expected no # in it{ENCODE}"));
+    }
+    let vhost = vhost(&url)?;
+    let (user, password) = login(&url, rules)?;
+    let tls = url.scheme() == "amqps";
+    if !tls && rules.external {
+        return Err("expected amqps://, as amqp.auth = \"external\" logs in by a certificate".to_owned());
+    }
+    if !tls && !rules.allow_insecure && !is_local(&url) {
+        return Err("expected amqps:// (amqp:// is for loopback and cluster-local hosts, or with amqp.allow_insecure)".to_owned());
+    }
+    let port = url.port().unwrap_or(if tls { 5671 } else { 5672 });
+    if port == 0 {
+        return Err("expected a port from 1 to 65535".to_owned());
+    }
+    // Before any text is made of this node by anybody.
+    if password != user {
+        masking::remember(&password);
+        masking::remember(url.password().unwrap_or_default());
+    }
+    Ok(Node { tls, host, port, user, password: password.into(), vhost, heartbeat: query })
+}
+
+/// What can be seen without reading it as a URL.
+pub(super) fn shape(text: &str) -> Result<(), &'static str> {
+    match text {
+        "" => {
+            Err("expected a URL such as amqps://user:password@host/vhost, and it is empty (see the commas)")
+        }
+        text if text.ends_with(['\n', '\r']) => {
+            Err("expected no line break at its end; remove it (printf '%s' writes none, echo does)")
+        }
+        text if text.starts_with(['"', '\'']) => Err("expected a URL without quotes around it"),
+        text if text.contains(|c: char| c.is_whitespace() || c.is_control()) => Err(
+            "expected no spaces or line breaks in it; several nodes are separated by commas, a space in a password is written %20",
+        ),
+        text if text.contains(';') => Err(
+            "expected no ; in it: several nodes are separated by commas, a ; in a password is written %3B",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The parser's own words name no remedy.
+fn unparsed(text: &str, error: url::ParseError) -> String {
+    match error {
+        _ if !text.contains("://") => format!("{EXPECTED}: it begins with amqp:// or amqps://"),
+        url::ParseError::InvalidPort => format!("{EXPECTED}, with a port from 1 to 65535{ENCODE}"),
+        _ => format!("{EXPECTED}{ENCODE}"),
+    }
+}
+
+fn scheme(url: &Url) -> Result<(), String> {
+    let instead = match url.scheme() {
+        "amqp" | "amqps" if url.cannot_be_a_base() || !url.has_authority() => {
+            "expected // after amqp: or amqps:"
+        }
+        "amqp" | "amqps" => return Ok(()),
+        "pyamqp" | "librabbitmq" | "py-amqp" | "rabbitmq" | "kombu" | "tcp" => {
+            "expected amqp:// (or amqps:// for TLS): other names of it are known to other clients alone"
+        }
+        "amqp+ssl" | "amqp+tls" | "amqp-ssl" | "rabbitmqs" | "ssl" | "tls" => {
+            "expected amqps://, which is TLS"
+        }
+        "http" | "https" => "expected amqp:// or amqps://: http is the management API's, on another port",
+        "mqtt" | "mqtts" | "stomp" | "ws" | "wss" => {
+            "expected amqp:// or amqps://: the worker speaks AMQP 0-9-1 alone"
+        }
+        _ => return Err(format!("{EXPECTED}: it begins with amqp:// or amqps://")),
+    };
+    Err(instead.to_owned())
+}
+
+/// The host, which has one reading only.
+pub(super) fn host(url: &Url) -> Result<String, String> {
+    let expected = || {
+        format!(
+            "expected a host's name or its address in full, as in amqps://user:password@host/vhost{ENCODE}"
+        )
+    };
+    match url.host() {
+        Some(Host::Domain(name)) if !name.is_empty() => {
+            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            // An address as a bare number is taken by resolvers, and misread by people.
+            let last = name.trim_end_matches('.').rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+            let digits = |text: &str, radix| text.chars().all(|c| c.is_digit(radix));
+            let number = name.parse::<Ipv4Addr>().is_err()
+                && (digits(&last, 10) || last.strip_prefix("0x").is_some_and(|hex| digits(hex, 16)));
+            if plain && !number && name.len() <= 253 { Ok(name.to_owned()) } else { Err(expected()) }
+        }
+        Some(Host::Ipv4(address)) => Ok(address.to_string()),
+        Some(Host::Ipv6(address)) => Ok(address.to_string()),
+        _ => Err(expected()),
+    }
+}
+
+/// The heartbeat, the one thing that a query may say.
+fn query(url: &Url) -> Result<Option<u16>, String> {
+    let Some(text) = url.query() else { return Ok(None) };
+    // A password with a ? in it ends up here.
+    if text.contains('@') {
+        return Err(format!("expected no ? but in front of heartbeat=SECONDS{ENCODE}"));
+    }
+    let mut heartbeat = None;
+    for (key, value) in url.query_pairs() {
+        if key == "heartbeat" {
+            if heartbeat.is_some() {
+                return Err("expected heartbeat once".to_owned());
+            }
+            // Without one, a peer that stalls would not be noticed.
+            let seconds = value.parse::<u16>().ok().filter(|seconds| (1..=3600).contains(seconds));
+            heartbeat = Some(
+                seconds.ok_or("expected heartbeat in whole seconds from 1 to 3600, such as ?heartbeat=10")?,
+            );
+            continue;
+        }
+        if let Some((key, instead)) = ELSEWHERE.iter().find(|(known, _)| *known == key) {
+            return Err(format!("the query key {key} is not supported: {instead}"));
+        }
+        if strsim::jaro_winkler(&key, "heartbeat") > 0.8 {
+            return Err("a query key is unknown: did you mean heartbeat?".to_owned());
+        }
+        let plain = (1..=32).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let which = if plain { format!("the query key {key} is") } else { "a query key is".to_owned() };
+        return Err(format!("{which} unknown; heartbeat=SECONDS is the only one"));
+    }
+    Ok(heartbeat)
+}
+
+/// What stands after the host; nothing and `/` alone are the default one, as operators and the Cluster Operator mean it.
+fn vhost(url: &Url) -> Result<String, String> {
+    let path = url.path().strip_prefix('/').unwrap_or(url.path());
+    if path.is_empty() {
+        return Ok("/".to_owned());
+    }
+    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+=".contains(&b)) {
+        return Err(format!(
+            "expected one virtual host after the host, with %2F for a / in it and %XX for other special characters{ENCODE}"
+        ));
+    }
+    decoded(path, "virtual host").and_then(|vhost| match vhost.len() {
+        ..256 => Ok(vhost),
+        _ => Err("expected a virtual host of 255 bytes at most".to_owned()),
+    })
+}
+
+/// User and password; RabbitMQ's default ones if neither is given.
+fn login(url: &Url, rules: Rules) -> Result<(String, String), String> {
+    match (url.username(), url.password()) {
+        _ if rules.external => Ok((String::new(), String::new())),
+        ("", None) => Ok(("guest".to_owned(), "guest".to_owned())),
+        ("", Some(_)) => {
+            Err(format!("expected a user before the password, as in amqps://user:password@host{ENCODE}"))
+        }
+        (_, None) => {
+            Err(format!("expected a password after the user, as in amqps://user:password@host{ENCODE}"))
+        }
+        (user, Some(password)) => Ok((decoded(user, "user")?, decoded(password, "password")?)),
+    }
+}
+
+/// `text` without percent-encoding. A NUL would end the user's name within the login.
+pub(super) fn decoded(text: &str, what: &str) -> Result<String, String> {
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    let decoded = decoded.map_err(|_| format!("expected UTF-8, percent-encoded, as the {what}"))?;
+    if decoded.contains(|c: char| c.is_control()) {
+        return Err(format!(
+            "expected no line break or other control character in the {what}; remove it (echo writes one, printf '%s' does not)"
+        ));
+    }
+    Ok(decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules { allow_insecure: false, external: false };
+
+    fn read(text: &str) -> Result<Vec<Node>, String> {
+        nodes(&text.into(), RULES)
+    }
+
+    fn one(text: &str) -> Node {
+        read(text).unwrap_or_else(|problem| panic!("{text}: {problem}")).remove(0)
+    }
+
+    #[test]
+    fn url_is_read_into_its_parts() {
+        let node = one("amqps://us%20er:p%40ss%2Fw%3Ford@mq.example.com:5679/a%2fb?heartbeat=30");
+        assert_eq!((node.tls, node.host.as_str(), node.port), (true, "mq.example.com", 5679));
+        assert_eq!((node.user.as_str(), node.password.expose_secret()), ("us er", "p@ss/w?ord"));
+        assert_eq!((node.vhost.as_str(), node.heartbeat), ("a/b", Some(30)));
+        assert!(!format!("{node:?}").contains("p@ss"));
+        let node = one("amqp://localhost");
+        assert_eq!(
+            (node.host.as_str(), node.port, node.vhost.as_str(), node.heartbeat),
+            ("localhost", 5672, "/", None)
+        );
+        assert_eq!((node.user.as_str(), node.password.expose_secret()), ("guest", "guest"));
+        assert_eq!(one("amqps://[2001:db8::1]/v").host, "2001:db8::1");
+        assert_eq!(one("AMQPS://h/v").port, 5671);
+    }
+
+    #[test]
+    fn empty_virtual_host_is_the_default_one() {
+        for url in [
+            "amqp://localhost",
+            "amqp://localhost/",
+            "amqp://u:p@localhost:5672/?heartbeat=10",
+            "amqp://localhost/%2f",
+        ] {
+            assert_eq!(one(url).vhost, "/", "{url}");
+        }
+    }
+
+    #[test]
+    fn nodes_are_separated_by_commas() {
+        let hosts = |text| read(text).unwrap().into_iter().map(|node| node.host).collect::<Vec<_>>();
+        assert_eq!(hosts("amqp://a/v,amqp://b/v"), ["a", "b"]);
+        assert_eq!(hosts("amqp://a/v, amqps://b.example.com/v"), ["a", "b.example.com"]);
+    }
+
+    /// None of these may be understood in any way, and no error may show a part of them.
+    #[test]
+    fn unfit_url_is_refused_with_what_to_do() {
+        for (url, hint) in [
+            ("", "it is empty"),
+            ("amqp://a/v,", "node 2 of 2: expected a URL"),
+            ("amqp://u:s3cret@a/v;amqp://u:s3cret@b/v", "separated by commas"),
+            ("amqp://u:s3cret@a;u:s3cret@b/v", "separated by commas"),
+            ("amqp://u:s3cret@a/v amqp://u:s3cret@b/v", "separated by commas"),
+            ("amqp://u:s3cret@a/v\namqp://u:s3cret@b/v", "separated by commas"),
+            ("amqp://u:s3cret@a/v|amqp://u:s3cret@b/v", "one virtual host"),
+            ("amqp://u:s3cret@a/v/amqp://u:s3cret@b/v", "one virtual host"),
+            ("amqp://u:s3cret@a/v%0a", "control character"),
+            ("amqp://u:s3cret%0a@a/v", "control character in the password"),
+            ("amqp://u%00:s3cret@a/v", "control character in the user"),
+            ("amqp://u:s3cret@a/v\n", "line break at its end"),
+            ("amqp://u:s3cret@a/v\r\n", "line break at its end"),
+            ("amqp://u:s3\tcret@a/v", "no spaces"),
+            ("amqp://u:s3cret@a/v#x", "%23 for #"),
+            ("amqp://u:s3#cret@a/v", "%23 for #"),
+            ("amqp://u:s3/cret@a/v", "%2F for /"),
+            ("amqp://u:17/s3cret@a/v", "%2F for /"),
+            ("amqp://u:17?s3cret@a/v", "%3F for ?"),
+            ("amqp://u:s3?cret@a/v", "%3F for ?"),
+            ("amqp://u:s3[cret@a/v]@x", "%40 for @"),
+            ("amqp://u:%ff@a/v", "UTF-8"),
+            ("amqp://u@a/v", "a password after the user"),
+            ("amqp://:s3cret@a/v", "a user before the password"),
+            ("amqp://u:s3cret@/v", "%40 for @"),
+            ("amqp://u:s3cret@a:0/v", "1 to 65535"),
+            ("amqp://u:s3cret@a:70000/v", "1 to 65535"),
+            ("amqp://134744072", "in full"),
+            ("amqp://0x7f.1", "in full"),
+            ("amqp://127.1", "in full"),
+            ("amqp://a.0x7f", "in full"),
+            ("amqp://evil%2eexample%2ecom", "in full"),
+            ("amqp://exämple.com", "in full"),
+            ("amqp://example.com", "amqps://"),
+            ("amqp://a,amqp://example.com", "node 2 of 2: expected amqps://"),
+            ("u:s3cret@a/v", "begins with amqp://"),
+            ("s3cret", "begins with amqp://"),
+            ("amqp:u:s3cret@a/v", "expected //"),
+            ("amqp:/a/v", "expected //"),
+            ("pyamqp://u:s3cret@a/v", "expected amqp://"),
+            ("amqp+ssl://u:s3cret@a/v", "expected amqps://"),
+            ("https://u:s3cret@a/v", "management API"),
+            ("gopher://u:s3cret@a/v", "begins with amqp://"),
+            ("\"amqp://u:s3cret@a/v\"", "without quotes"),
+            ("amqp://u:s3cret@a/v?heartbeat=abc", "whole seconds"),
+            ("amqp://u:s3cret@a/v?heartbeat=0", "whole seconds"),
+            ("amqp://u:s3cret@a/v?heartbeat=10&heartbeat=20", "once"),
+            ("amqp://u:s3cret@a/v?hearbeat=10", "did you mean heartbeat?"),
+            ("amqp://u:s3cret@a/v?cacertfile=%2Fca.pem", "cacertfile is not supported: set tls.ca_file"),
+            ("amqp://u:s3cret@a/v?cacertfile=/ca.pem", "cacertfile is not supported: set tls.ca_file"),
+            (
+                "amqps://u:s3cret@a/v?certfile=c&keyfile=k",
+                "certfile is not supported: set amqp.client_cert_file",
+            ),
+            ("amqps://u:s3cret@a/v?keyfile=k", "set amqp.client_key_file"),
+            ("amqps://u:s3cret@a/v?verify=verify_none", "always verified"),
+            ("amqp://u:s3cret@a/v?ssl=true", "write amqps://"),
+            ("amqp://u:s3cret@a/v?auth_mechanism=external", "set amqp.auth"),
+            ("amqp://u:s3cret@a/v?connection_timeout=5000", "set amqp.connect_timeout"),
+            ("amqp://u:s3cret@a/v?retry_delay=5", "the query key retry_delay is unknown"),
+        ] {
+            let problem = read(url).map(drop).unwrap_err();
+            assert!(problem.contains(hint), "{url:?}: {problem}");
+            assert!(!problem.contains("cret") && !problem.contains("s3"), "{url:?}: {problem}");
+        }
+    }
+
+    #[test]
+    fn external_login_needs_tls_and_no_password() {
+        let external = |text: &str| nodes(&text.into(), Rules { external: true, ..RULES });
+        assert_eq!(external("amqps://mq.example.com/v").unwrap()[0].user, "");
+        assert!(external("amqp://localhost").unwrap_err().contains("amqps://"));
+    }
+}
