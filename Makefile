@@ -24,7 +24,7 @@ MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/st
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test test-4 simulate chaos chaos-tests dead-replay bodies bench lint deny fuzz mutants schemas metrics dashboard chart chart-files clean
+.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint deny fuzz mutants schemas metrics dashboard chart chart-files clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,12 +39,23 @@ test: ## all tests, minutes of broken brokers and networks among them, on a real
 	command -v promtool >/dev/null || scripts/apt-install prometheus
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
+	without=''
+	if [ "$$(id -u)" -eq 0 ] && [ -e /etc/debian_version ]; then
+	  for tool in buildah mmdebstrap strip; do
+	    command -v "$$tool" >/dev/null || { scripts/apt-install buildah mmdebstrap binutils; break; }
+	  done
+	else
+	  echo 'not as root on Debian: the test of the image is left out'
+	  without='--skip operators::image'
+	fi
 	for version in 3.17 4.3; do ICW_HELM=$$version scripts/helm version --short >/dev/null; done
 	$(CARGO) test --locked --all-targets --no-run
-	without=''
-	scripts/broker native || { echo 'no RabbitMQ on this machine itself: the tests of a cluster are left out'; without='--skip chaos::cluster'; }
+	scripts/broker native || { echo 'no RabbitMQ on this machine itself: the tests of a cluster are left out'; without="$$without --skip chaos::cluster"; }
 	scripts/broker with $(CARGO) test --locked --all-targets -- $$without $(TESTS)
 	if [ -z "$(TESTS)" ]; then $(CARGO) test --locked --doc; fi
+
+image: ## build the image with Docker, Podman or buildah; IMAGE_BINARY=path puts a ready binary in place of the build
+	@scripts/image
 
 test-4: ## the promises on RabbitMQ 4.0, in a root of its own that is made as root and once
 	@export ICW_BROKER=4.0

@@ -3,6 +3,7 @@
 mod alerts;
 mod check;
 mod health;
+mod image;
 mod metrics;
 mod rules;
 mod silence;

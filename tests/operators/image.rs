@@ -1,0 +1,15 @@
+//! The image's last stage, built from this build's program: small, without a shell, not root, the same twice.
+
+use std::{path::Path, process::Command};
+
+use crate::support::program;
+
+/// As root, on Debian: see the Makefile.
+#[test]
+fn image_holds_nothing_but_the_program_and_is_the_same_twice() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image-test");
+    let tested = Command::new(script).arg(program::executable()).output().unwrap();
+    let said = String::from_utf8_lossy(&tested.stdout);
+    assert!(tested.status.success(), "{said}{}", String::from_utf8_lossy(&tested.stderr));
+    assert!(said.contains("passed: localhost/instant-connect-worker:test"), "{said}");
+}
