@@ -37,6 +37,7 @@ test: ## all tests, minutes of broken brokers and networks among them, on a real
 	@scripts/broker ensure
 	command -v redis-server >/dev/null || scripts/apt-install redis-server
 	command -v promtool >/dev/null || scripts/apt-install prometheus
+	command -v amtool >/dev/null || scripts/apt-install prometheus-alertmanager
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
 	without=''
@@ -144,6 +145,7 @@ chart-files: ## write the chart's README.md, values.schema.json and files/settin
 
 chart: ## the chart's tests alone: both Helms, Kubernetes' schemas, refusals, rules; no cluster
 	@command -v promtool >/dev/null || scripts/apt-install prometheus
+	command -v amtool >/dev/null || scripts/apt-install prometheus-alertmanager
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
 	for version in 3.17 4.3; do ICW_HELM=$$version scripts/helm version --short >/dev/null; done

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and its output is for a person"
 )]
 
+mod dashboard;
 mod derived;
 mod helm;
 mod refused;

@@ -22,8 +22,10 @@ fn read(name: &str) -> String {
 /// Every expression of the dashboard.
 fn expressions() -> Vec<String> {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap();
-    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    // The panels of a collapsed row are in the row.
+    let all = dashboard["panels"].as_array().unwrap().iter();
+    let panels = all.flat_map(|panel| panel["panels"].as_array().into_iter().flatten().chain([panel]));
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
     let expressions: Vec<_> = targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
     assert!(expressions.len() > 30, "{expressions:?}");
     expressions
