@@ -28,6 +28,9 @@ const OWN_REFUSALS: u32 = 2;
 /// Fewer events than [`Policy::failures`] open the breaker if nothing is served for this long: there may be no more events.
 const FEW_OPEN_AFTER: Duration = Duration::from_secs(120);
 
+/// Longest wait for the ledger, of probes and of events that are postponed: whether it is back costs no API a call.
+const LEDGER_MAX: Duration = Duration::from_secs(2);
+
 /// The factor from one wait of an event that is postponed to its next.
 const POSTPONED_FACTOR: u32 = 5;
 
@@ -217,7 +220,7 @@ impl Breaker {
             (_, Outcome::Dead(_)) => _ = self.inner().failed.remove(&event),
             _ => {}
         }
-        self.probe_at().map(|_| self.postponed(1))
+        self.probe_at().map(|_| self.postponed(1, Cause::Unavailable))
     }
 
     /// Learns that the work on `event` was given up without an outcome: most likely it still waits for the API.
@@ -245,7 +248,7 @@ impl Breaker {
         let counted = counted || (sign == Sign::Fails && !open && inner.failures < self.policy.failures);
         let failed = inner.failed.get_mut(&event)?;
         failed.postponed = if counted { 0 } else { failed.postponed.saturating_add(1) };
-        let postponed = (failed.postponed > 0).then(|| self.postponed(failed.postponed));
+        let postponed = (failed.postponed > 0).then(|| self.postponed(failed.postponed, cause));
         failed.wait = postponed.map_or(Duration::ZERO, |postponed| postponed.wait);
         postponed
     }
@@ -259,9 +262,14 @@ impl Breaker {
         (!left.is_zero()).then_some(Postponed { wait: left, max: self.policy.probe_max })
     }
 
+    /// The longest wait after a failure of this cause.
+    fn longest(&self, cause: Cause) -> Duration {
+        if cause == Cause::Ledger { self.policy.probe_max.min(LEDGER_MAX) } else { self.policy.probe_max }
+    }
+
     /// What becomes of an event that is postponed for the `times`th time in a row.
-    fn postponed(&self, times: u32) -> Postponed {
-        let max = self.policy.probe_max;
+    fn postponed(&self, times: u32, cause: Cause) -> Postponed {
+        let max = self.longest(cause);
         let factor = POSTPONED_FACTOR.saturating_pow(times.saturating_sub(1));
         Postponed { wait: self.policy.probe_initial.saturating_mul(factor).min(max), max }
     }
@@ -310,7 +318,7 @@ impl Breaker {
             // A straggler of before: the next probe is set already.
             return;
         }
-        let (initial, max) = (self.policy.probe_initial, self.policy.probe_max);
+        let (initial, max) = (self.policy.probe_initial, self.longest(inner.cause.unwrap_or(cause)));
         let wait = wait.unwrap_or_else(|| retry::reconnect_wait(initial, max, inner.probes, fastrand::f64()));
         let probe_at = self.probe_at().unwrap_or(now).max(now + wait);
         self.probe_at.send_replace(Some(probe_at));

@@ -4,6 +4,7 @@
 //! - `conflicts`: settings that do not go together: times, numbers, queues
 //! - `exposure`: settings that lose, show or open something
 //! - `broker`: its nodes, its version, what it can do; `queues`: what is declared, and what its user may do
+//! - `tls`: when the certificates in files end
 //! - `webex`: the tokens, and the clock
 //! - `ledger`, `collector`: whether they can be used
 
@@ -15,6 +16,7 @@ mod ledger;
 mod queues;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod webex;
 
 use std::time::Duration;
@@ -95,7 +97,7 @@ impl Finding {
 /// Whether the settings go together, and what they open or lose. Tries nothing.
 #[must_use]
 pub fn settings(loaded: &Loaded) -> Vec<Finding> {
-    [conflicts::all(loaded), exposure::all(loaded)].concat()
+    [conflicts::all(loaded), exposure::all(loaded), tls::all(loaded)].concat()
 }
 
 /// Tries what the settings name, all at the same time.

@@ -1,6 +1,6 @@
 //! `sandbox`: Instant Connect and Webex Messages, faked faithfully.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Instant};
 
 use secrecy::SecretString;
 use tracing::info;
@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{Failure, phones, say, signals};
 use crate::{
-    broker::{connection::Connector, topology::Topology},
+    broker::{connection::Connector, reconnect::ReconnectBackoff, topology::Topology},
     config::Loaded,
     sandbox::{Options, Sandbox, faults::FaultRule},
 };
@@ -52,17 +52,20 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
     say(&format!("sandbox {}", sandbox.url()))?;
     info!(address = %sandbox.addr(), "sandbox listening");
     let phones = async {
+        if !args.phones {
+            return std::future::pending().await;
+        }
+        let connector = Connector::new(&loaded.config);
+        let queue = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays()).guests_queue();
+        let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
         loop {
-            if !args.phones {
-                return std::future::pending().await;
+            let begun = Instant::now();
+            if let Err(error) = phones::ring(&connector, &queue, &handle, |_| {}).await
+                && backoff.failed(begun.elapsed() >= connector.reconnect_max, error.reason())
+            {
+                tracing::warn!(%error, "cannot consume the guest queue; retrying (phones page is offline)");
             }
-            let connector = Connector::new(&loaded.config);
-            let queue =
-                Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays()).guests_queue();
-            if let Err(error) = phones::ring(&connector, &queue, &handle, |_| {}).await {
-                tracing::warn!(%error, "no phones: the guests' queue can't be taken from; trying again");
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(backoff.wait()).await;
         }
     };
     tokio::select! {

@@ -18,5 +18,6 @@ mod routing;
 mod shared_ledger;
 mod strangers;
 mod terminated;
+mod tls;
 mod traces;
 mod whole_way;

@@ -29,6 +29,11 @@ impl PrivateBroker {
         self.url.split(['@', '/']).nth(3).unwrap().to_owned()
     }
 
+    /// Its folder: `scripts/broker` says what a test may put there.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.folder.path().join("node").canonicalize().unwrap()
+    }
+
     /// Stops it in good order; its state stays.
     pub(crate) async fn stop(&self) {
         self.ask("stop").await;

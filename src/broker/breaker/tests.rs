@@ -305,3 +305,22 @@ async fn probes_come_further_and_further_apart_up_to_the_longest() {
     assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(30)));
     assert!(waits[11] >= Duration::from_secs(15), "{waits:?}");
 }
+
+/// However long the ledger was away, its return is noticed soon: probes and postponed events are at most some seconds late.
+#[tokio::test(start_paused = true)]
+async fn ledger_that_is_back_is_noticed_within_seconds() {
+    let breaker = breaker();
+    for _ in 0..20 {
+        let postponed = breaker.learn(1, &failure(Cause::Ledger, None));
+        assert!(postponed.is_some_and(|wait| wait <= 2), "{postponed:?}");
+        let wait = breaker.probe_at().unwrap() - Instant::now();
+        assert!(wait <= LEDGER_MAX, "{wait:?}");
+        tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
+    }
+    // An API that is down as well is asked as seldom as ever.
+    breaker.learn(2, &failure(Cause::Unavailable, None));
+    for _ in 0..10 {
+        breaker.probe_fails(3).await;
+    }
+    assert!(breaker.probe_at().unwrap() - Instant::now() >= Duration::from_secs(15));
+}

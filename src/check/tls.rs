@@ -1,0 +1,87 @@
+//! The certificates in the files that TLS uses: when they end.
+
+use std::path::Path;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Finding;
+use crate::{clock, config::Loaded, tls};
+
+/// A certificate that ends sooner is worth a look now: whoever renews it has holidays, too.
+const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
+
+/// A finding for each file that is given.
+pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
+    let (amqp, now) = (&loaded.config.amqp, clock::now());
+    [("tls.ca_file", &loaded.config.tls.ca_file), ("amqp.client_cert_file", &amqp.client_cert_file)]
+        .into_iter()
+        .filter_map(|(key, path)| Some(file(key, path.as_deref()?, now)))
+        .collect()
+}
+
+fn file(key: &str, path: &Path, now: Timestamp) -> Finding {
+    let what = format!("{key} {}", path.display());
+    match tls::dates(path) {
+        Ok(dates) => of(what, &dates, now),
+        Err(error) => Finding::fail(what, error.problem).advise("give it certificates as PEM"),
+    }
+}
+
+/// What there is to say of certificates with these `dates`: the first that ends, and one that is not valid.
+fn of(what: String, dates: &[tls::Dates], now: Timestamp) -> Finding {
+    const ADVICE: &str =
+        "renew it, and put the new one into the file: the worker reads it again at its next connection";
+    let day = |time: Timestamp| time.strftime("%Y-%m-%d").to_string();
+    let count = dates.len();
+    let Some(first) = dates.iter().min_by_key(|dates| dates.ends) else {
+        return Finding::fail(what, "no certificate in it").advise("give it certificates as PEM");
+    };
+    let which = if count == 1 { "it".to_owned() } else { format!("the first of {count} certificates") };
+    let left = first.ends.duration_since(now);
+    if left.is_negative() {
+        let other = dates.iter().any(|dates| dates.ends > now);
+        let detail = format!("{which} has expired, on {}", day(first.ends));
+        // An old CA beside the new one is how they are rotated.
+        return if other {
+            Finding::warn(what, detail, "take it out, if nothing needs it any more")
+        } else {
+            Finding::fail(what, detail).advise(ADVICE)
+        };
+    }
+    if let Some(early) = dates.iter().find(|dates| dates.begins > now) {
+        let detail = format!("a certificate is not valid before {}", day(early.begins));
+        return Finding::warn(what, detail, "see this machine's clock (NTP), or wait");
+    }
+    let days = left.as_hours() / 24;
+    let detail = format!("{which} ends on {}, in {days} days", day(first.ends));
+    if left < SOON { Finding::warn(what, detail, ADVICE) } else { Finding::pass(what, detail) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Verdict;
+
+    #[test]
+    fn certificate_that_ends_soon_is_a_warning_and_an_ended_one_fails() {
+        let now: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
+        let day = SignedDuration::from_hours(24);
+        let dates =
+            |begins: i32, ends: i32| tls::Dates { begins: now + day * begins, ends: now + day * ends };
+        for (dates, result, said) in [
+            (vec![dates(-1, 365)], Verdict::Pass, "it ends on 2027-11-25, in 365 days"),
+            (
+                vec![dates(-1, 365), dates(-1, 20)],
+                Verdict::Warn,
+                "the first of 2 certificates ends on 2026-12-15, in 20 days",
+            ),
+            (vec![dates(-9, -1)], Verdict::Fail, "it has expired, on 2026-11-24"),
+            (vec![dates(-9, -1), dates(-1, 365)], Verdict::Warn, "the first of 2 certificates has expired"),
+            (vec![dates(1, 365)], Verdict::Warn, "not valid before 2026-11-26"),
+        ] {
+            let found = of("file".to_owned(), &dates, now);
+            assert_eq!(found.result, result, "{found:?}");
+            assert!(found.detail.contains(said), "{found:?}");
+        }
+    }
+}
