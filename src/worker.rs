@@ -60,7 +60,7 @@ pub enum WorkerError {
     Ledger(#[from] LedgerError),
     /// No HTTP client could be set up.
     #[error("HTTP client: {0}")]
-    Http(#[from] reqwest::Error),
+    Http(#[from] upstream::NoClient),
     /// The metrics contradict each other: a defect.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -361,7 +361,9 @@ fn link_stage(loaded: &Loaded, book: Book, metrics: &Metrics, tracer: &Tracer) -
     };
     let (token, metrics) =
         (loaded.instant_connect_token()?, metrics.upstream(labels::Upstream::InstantConnect));
-    let upstream = Upstream::new("Instant Connect", &url, token, limits, metrics)?.traced(tracer.clone());
+    let network = loaded.network();
+    let upstream = Upstream::new("Instant Connect", &url, token, limits, &network, metrics)?;
+    let upstream = upstream.traced(tracer.clone());
     let options = Options {
         aud: section.aud.as_str().to_owned(),
         short_urls: section.short_urls,
@@ -432,7 +434,7 @@ fn messages_api(
         body_bytes_max: section.body_bytes_max.size(),
         rate_limit_wait: section.rate_limit_wait.get(),
     };
-    Ok(Upstream::new("Webex Messages", url, token, limits, metrics)?)
+    Ok(Upstream::new("Webex Messages", url, token, limits, &loaded.network(), metrics)?)
 }
 
 pub(crate) fn limits(loaded: &Loaded) -> Limits {

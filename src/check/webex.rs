@@ -112,7 +112,8 @@ async fn person(loaded: &Loaded, token: TokenSource) -> Tried {
     };
     // Counted, and never shown: this ends at once.
     let metrics = Metrics::new(&[]).map_err(|error| unable(&error))?.upstream(WebexMessages);
-    let upstream = Upstream::new("Webex", &url, token, limits, metrics).map_err(|error| unable(&error))?;
+    let upstream = Upstream::new("Webex", &url, token, limits, &loaded.network(), metrics);
+    let upstream = upstream.map_err(|error| unable(&error))?;
     let answer = upstream.get(url, &TraceContext::of(&BTreeMap::new())).await?;
     let person = decode::from_json::<Person>(&answer.body).ok().filter(|person| !person.id.is_empty());
     let person = person.ok_or_else(|| UpstreamError::malformed("Webex", "not a person, as JSON"))?;
@@ -147,7 +148,7 @@ fn advice(error: &UpstreamError) -> &'static str {
         (Cause::Token, _) => "put a bot's token that is in force into the file; the worker reads it again",
         (Cause::Passing, Some(_)) => "try again; see status.webex.com",
         (Cause::Passing, None) => {
-            "see hosts.webex_url, the network, a proxy (HTTPS_PROXY) and its certificates"
+            "see hosts.webex_url, the network, a proxy (HTTPS_PROXY, NO_PROXY), and tls.ca_file for a private CA"
         }
         _ => "see hosts.webex_url: it has to name Webex's API",
     }

@@ -6,7 +6,11 @@ use toml::{Table, Value};
 use url::Url;
 
 use super::{Config, check, otel};
-use crate::{contract::decode, masking};
+use crate::{
+    contract::decode,
+    masking,
+    upstream::{Network, Proxies},
+};
 
 /// The defaults, which are also the reference: every key is in it, and its value tells the key's type.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -21,7 +25,7 @@ pub struct Sources {
     pub defaults: Vec<String>,
     /// A TOML file.
     pub file: Option<PathBuf>,
-    /// The environment; what does not begin with `ICW_` is passed over.
+    /// The environment: `ICW_` variables, OpenTelemetry's own, and those of proxies.
     pub environment: Vec<(String, String)>,
     /// `section.key=value`, from flags.
     pub flags: Vec<String>,
@@ -70,6 +74,8 @@ pub struct Loaded {
     pub config: Config,
     /// All settings, in order, as they were merged.
     pub settings: Settings,
+    /// What the environment says of proxies.
+    pub proxies: Proxies,
 }
 
 /// The merged values with their origins. `Debug` shows no secret.
@@ -150,6 +156,14 @@ impl Settings {
     }
 }
 
+impl Loaded {
+    /// How the APIs are reached.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        Network { ca_file: self.config.tls.ca_file.clone(), proxies: self.proxies.clone() }
+    }
+}
+
 /// Merges the layers, reads the result and checks it.
 ///
 /// # Errors
@@ -182,7 +196,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     otel::switch(&mut settings, &sources.environment)?;
     let config = read(&settings)?;
     check::check(&config, &settings)?;
-    let loaded = Loaded { config, settings };
+    let proxies = Proxies::of(&sources.environment).map_err(|error| ConfigError(error.to_string()))?;
+    let loaded = Loaded { config, settings, proxies };
     otel::check(&loaded, &sources.environment)?;
     Ok(loaded)
 }

@@ -22,7 +22,7 @@ use super::{
     answers::{self, Asked},
     world::{Life, State},
 };
-use crate::{clock, upstream::Broken};
+use crate::{clock, endpoint::Obstacle, upstream::Broken};
 
 /// Larger than what the worker reads.
 const HUGE: usize = 40_000;
@@ -159,7 +159,7 @@ impl Api {
     async fn answer(&self, fate: Fate, asked: &Asked, until: Instant) -> Result<Response, Broken> {
         if matches!(fate, Fate::Unreachable) {
             self.life.world.wait().await;
-            return Err(Broken::NoConnection);
+            return Err(Broken::NoConnection(Obstacle::Refused));
         }
         let early = self.life.world.lock().random.bool();
         if !early {

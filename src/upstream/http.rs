@@ -20,7 +20,7 @@ use super::{
     Cause, TokenSource, UpstreamError,
     origin::{REFUSAL_BYTES_MAX, is_webex, tracking_id},
     token::is_token,
-    transport::{Broken, Transport},
+    transport::{Begun, Broken, Network, NoClient, Transport},
 };
 use crate::{
     clock,
@@ -69,14 +69,24 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// What Cisco's support asks for, where the answer named it.
     pub tracking_id: Option<String>,
+    /// Whether all of the body was read. Only where [its beginning](Upstream::get_beginning) was asked for it may not be.
+    pub is_whole: bool,
     /// When it was made, by the API's own clock.
     pub date: Option<Timestamp>,
     call: Call,
 }
 
+/// What a body that is too large comes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Excess {
+    IsMalformed,
+    IsLeft,
+}
+
 /// An answer's parts.
 struct Read {
     body: Vec<u8>,
+    is_whole: bool,
     tracking_id: Option<String>,
     date: Option<Timestamp>,
 }
@@ -89,7 +99,7 @@ impl Answer {
 }
 
 impl Upstream {
-    /// A client for the API called `name` (in errors), reached at `url`.
+    /// A client for the API called `name` (in errors), reached at `url` over `network`.
     ///
     /// # Errors
     /// Where no TLS can be set up on this machine.
@@ -98,9 +108,10 @@ impl Upstream {
         url: &Url,
         token: TokenSource,
         limits: Limits,
+        network: &Network,
         metrics: UpstreamMetrics,
-    ) -> Result<Self, reqwest::Error> {
-        Ok(Self::over(Transport::new(url, &limits)?, name, token, limits, metrics))
+    ) -> Result<Self, NoClient> {
+        Ok(Self::over(Transport::new(url, &limits, network)?, name, token, limits, metrics))
     }
 
     fn over(
@@ -153,7 +164,7 @@ impl Upstream {
         let json = serde_json::to_vec(body).map_err(|_| self.unanswered(Broken::OnTheWay))?;
         *request.body_mut() = Some(json.into());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.send(request, trace, limit).await
+        self.send(request, trace, limit, Excess::IsMalformed).await
     }
 
     /// Gets `url`, within the configured time.
@@ -161,7 +172,15 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::post`].
     pub async fn get(&self, url: Url, trace: &TraceContext) -> Result<Answer, UpstreamError> {
-        self.send(Request::new(Method::GET, url), trace, self.limits.timeout).await
+        self.send(Request::new(Method::GET, url), trace, self.limits.timeout, Excess::IsMalformed).await
+    }
+
+    /// The same, and of a body that is too large its beginning.
+    ///
+    /// # Errors
+    /// As [`Upstream::post`].
+    pub async fn get_beginning(&self, url: Url, trace: &TraceContext) -> Result<Answer, UpstreamError> {
+        self.send(Request::new(Method::GET, url), trace, self.limits.timeout, Excess::IsLeft).await
     }
 
     async fn send(
@@ -169,51 +188,74 @@ impl Upstream {
         mut request: Request,
         trace: &TraceContext,
         limit: Duration,
+        excess: Excess,
     ) -> Result<Answer, UpstreamError> {
         if let Some(left) = self.resting() {
-            return Err(self.not_called("asked to be left alone", Some(left)));
+            return Err(self.not_called(Cause::Passing, "asked to be left alone", Some(left)));
         }
         // A client with no time left may begin to send before it notices.
         if limit.is_zero() {
-            return Err(self.not_called("has no time left to answer", None));
+            return Err(self.not_called(Cause::SessionOver, "has no time left to answer", None));
         }
         request.headers_mut().insert(AUTHORIZATION, self.authorization()?);
         *request.timeout_mut() = Some(limit.min(self.limits.timeout));
         let mut span = self.tracer.call(request.method().as_str(), request.url(), trace);
         insert(request.headers_mut(), header::TRACEPARENT, &span.context().traceparent());
         insert(request.headers_mut(), header::TRACESTATE, span.context().tracestate().unwrap_or_default());
-        let mut call = self.metrics.begin();
-        let answered = self.answer(request, &mut span).await;
+        let (mut call, begun_at) = (self.metrics.begin(), Instant::now());
+        let answered = self.answer(request, &mut span, excess).await;
+        let is_cut = limit < self.limits.timeout && begun_at.elapsed() >= limit;
+        let answered = answered.map_err(|error| if is_cut { self.session_over(error) } else { error });
         if let Err(error) = &answered {
             span.fail(kind(error), &error.reason);
         }
         call.set(answered.as_ref().map_or_else(UpstreamError::called, |_| Called::Malformed));
-        answered.map(|Read { body, tracking_id, date }| Answer { body, tracking_id, date, call })
+        answered.map(|Read { body, is_whole, tracking_id, date }| Answer {
+            body,
+            tracking_id,
+            is_whole,
+            date,
+            call,
+        })
     }
 
     /// What is read of an answer with a status of success.
-    async fn answer(&self, request: Request, span: &mut Span) -> Result<Read, UpstreamError> {
-        let response = self.transport.call(request).await.map_err(|broken| self.unanswered(broken))?;
+    async fn answer(&self, request: Request, span: &mut Span, excess: Excess) -> Result<Read, UpstreamError> {
+        let (response, begun) =
+            self.transport.call(request).await.map_err(|broken| self.unanswered(broken))?;
         let tracking_id = tracking_id(response.headers());
         span.set("http.response.status_code", i64::from(response.status().as_u16()));
         if let Some(id) = &tracking_id {
             span.set_list("http.response.header.trackingid", id);
         }
         if !response.status().is_success() {
-            return Err(self.refused(response, tracking_id.as_deref()).await);
+            return Err(self.refused(response, begun, tracking_id.as_deref()).await);
         }
         let status = response.status().as_u16();
         let date = date(response.headers());
-        let body = self
-            .bounded(response, self.limits.body_bytes_max)
-            .await
-            .map_err(|error| UpstreamError { status: Some(status), ..error })?;
-        Ok(Read { body, tracking_id, date })
+        let bytes_max = self.limits.body_bytes_max;
+        let read = self.bounded(response, begun, bytes_max).await.and_then(|(body, is_whole)| {
+            if is_whole || excess == Excess::IsLeft {
+                return Ok((body, is_whole));
+            }
+            Err(UpstreamError::malformed(self.name, format!("more than {bytes_max} bytes")))
+        });
+        let (body, is_whole) = read.map_err(|error| UpstreamError { status: Some(status), ..error })?;
+        Ok(Read { body, is_whole, tracking_id, date })
     }
 
-    fn not_called(&self, why: &str, retry_after: Option<Duration>) -> UpstreamError {
+    /// What a failure comes to at the end of the session: a refusal stays one, and anything else is no failure of the API.
+    fn session_over(&self, error: UpstreamError) -> UpstreamError {
+        if error.status.is_some_and(|status| status >= 300) {
+            return error;
+        }
+        let reason = format!("{}: no answer before the session was over", self.name);
+        UpstreamError { cause: Cause::SessionOver, reason, retry_after: None, ..error }
+    }
+
+    fn not_called(&self, cause: Cause, why: &str, retry_after: Option<Duration>) -> UpstreamError {
         UpstreamError {
-            cause: Cause::Passing,
+            cause,
             status: None,
             unknown: false,
             reason: format!("{} {why}; not called", self.name),
@@ -256,40 +298,64 @@ impl Upstream {
         Ok(value)
     }
 
-    async fn bounded(&self, mut response: Response, bytes_max: usize) -> Result<Vec<u8>, UpstreamError> {
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.unanswered(error.into()))? {
-            if body.len() + chunk.len() > bytes_max {
-                return Err(UpstreamError::malformed(self.name, format!("more than {bytes_max} bytes")));
-            }
-            body.extend_from_slice(&chunk);
+    /// The body, `bytes_max` of it at most, and whether that is all.
+    async fn bounded(
+        &self,
+        mut response: Response,
+        begun: Begun,
+        bytes_max: usize,
+    ) -> Result<(Vec<u8>, bool), UpstreamError> {
+        let (mut body, mut is_whole) = (Vec::new(), true);
+        while is_whole {
+            let chunk = response.chunk().await.map_err(|error| {
+                let broken = Broken::from(error);
+                self.transport.broke(begun, broken);
+                self.unanswered(broken)
+            })?;
+            let Some(chunk) = chunk else { break };
+            let fits = chunk.len().min(bytes_max - body.len());
+            body.extend_from_slice(&chunk[..fits]);
+            is_whole = fits == chunk.len();
         }
-        Ok(body)
+        self.transport.worked(begun);
+        Ok((body, is_whole))
     }
 
     /// No whole answer: says at which step, not where to (a query may name a person).
     fn unanswered(&self, broken: Broken) -> UpstreamError {
         let step = match broken {
-            Broken::NoConnection => "no connection",
-            Broken::TimedOut => "no answer within the time limit",
-            Broken::CutOff => "the answer broke off",
-            Broken::OnTheWay => "the call failed on the way",
+            Broken::NoConnection(obstacle) => format!("no connection: {obstacle}"),
+            Broken::TimedOut => "no answer within the time limit".to_owned(),
+            Broken::CutOff => "the answer broke off".to_owned(),
+            Broken::OnTheWay => "the call failed on the way".to_owned(),
         };
+        let by = self
+            .transport
+            .proxy()
+            .map_or_else(String::new, |proxy| format!(" (by way of the proxy {proxy})"));
         UpstreamError {
             cause: Cause::Passing,
             status: None,
-            unknown: broken != Broken::NoConnection,
-            reason: format!("{}: {step}", self.name),
+            unknown: !matches!(broken, Broken::NoConnection(_)),
+            reason: format!("{}: {step}{by}", self.name),
             retry_after: None,
         }
     }
 
     /// A status other than success. One of 4xx counts as Webex's own word only if the answer looks like Webex's.
-    async fn refused(&self, response: Response, tracking_id: Option<&str>) -> UpstreamError {
+    async fn refused(&self, response: Response, begun: Begun, tracking_id: Option<&str>) -> UpstreamError {
         let (status, headers) = (response.status(), response.headers().clone());
-        let webex = tracking_id.is_some()
-            || (status.is_client_error()
-                && self.bounded(response, REFUSAL_BYTES_MAX).await.is_ok_and(|body| is_webex(&body)));
+        let webex = if status.is_client_error() && tracking_id.is_none() {
+            let read = self.bounded(response, begun, REFUSAL_BYTES_MAX).await;
+            read.is_ok_and(|(body, is_whole)| is_whole && is_webex(&body))
+        } else {
+            self.transport.worked(begun);
+            tracking_id.is_some()
+        };
+        // The server is not the one for this name, though it shares its certificate and so the connection.
+        if status == StatusCode::MISDIRECTED_REQUEST {
+            self.transport.reconnect(begun);
+        }
         let cause = match status.as_u16() {
             407 | 408 | 421 | 423 | 425 | 429 | 500..=599 => Cause::Passing,
             400..=499 if !webex => Cause::Passing,
@@ -336,13 +402,21 @@ fn kind(error: &UpstreamError) -> Cow<'static, str> {
     }
 }
 
-/// The wait that a Retry-After asks for, `unreadable` where it can't be read. A date counts from the answer's own: our
+/// The longest wait that any Retry-After asks for, `unreadable` where one can't be read. A date counts from the answer's own: our
 /// clock may be another.
 fn asked_wait(headers: &HeaderMap, unreadable: Duration) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?;
     let now = date(headers).unwrap_or_else(clock::now);
-    let wait = value.to_str().ok().and_then(|value| parse_retry_after(value, now));
-    Some(wait.unwrap_or(unreadable))
+    let values = headers.get_all(RETRY_AFTER).iter();
+    values.map(|value| value.to_str().ok().and_then(|value| longest(value, now)).unwrap_or(unreadable)).max()
+}
+
+/// The longest wait that a value names. Two headers may have become one on the way, with a comma between them.
+fn longest(value: &str, now: Timestamp) -> Option<Duration> {
+    let parts: Vec<_> = value.split(',').map(str::trim).collect();
+    // A date has a comma of its own.
+    let dates = parts.windows(2).map(|pair| pair.join(", "));
+    let waits = parts.iter().map(|part| (*part).to_owned()).chain(dates);
+    waits.filter_map(|wait| parse_retry_after(&wait, now)).max()
 }
 
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
@@ -397,5 +471,28 @@ mod tests {
         );
         assert_eq!(asked(&[("retry-after", "soon".to_owned())]), Some(minute));
         assert_eq!(asked(&[("date", date(0))]), None);
+        assert_eq!(asked(&[("retry-after", String::new())]), Some(minute));
+    }
+
+    #[test]
+    fn longest_of_several_waits_counts() {
+        let minute = Duration::from_secs(60);
+        let in_90 = "Sat, 21 Nov 2026 12:01:30 GMT";
+        for (values, seconds) in [
+            (vec!["2", "40"], 40),
+            (vec!["40", "2"], 40),
+            (vec!["2, 40"], 40),
+            (vec!["2", "soon"], 60),
+            (vec!["2", in_90], 90),
+            (vec![&format!("2, {in_90}")], 90),
+            (vec![&format!("{in_90}, Sat, 21 Nov 2026 12:00:05 GMT"), "7"], 90),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, HeaderValue::from_static("Sat, 21 Nov 2026 12:00:00 GMT"));
+            for value in &values {
+                headers.append(RETRY_AFTER, HeaderValue::from_str(value).unwrap());
+            }
+            assert_eq!(asked_wait(&headers, minute), Some(Duration::from_secs(seconds)), "{values:?}");
+        }
     }
 }

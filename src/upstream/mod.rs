@@ -3,15 +3,18 @@
 
 mod http;
 mod origin;
+mod proxy;
 mod token;
 mod transport;
 
 use std::{fmt, time::Duration};
 
 pub use http::{Answer, Limits, Upstream, is_loopback};
+pub use proxy::{Proxies, Proxy, ProxyError};
 pub use token::{TokenError, TokenSource};
 #[cfg(test)]
 pub(crate) use transport::Broken;
+pub use transport::{Network, NoClient};
 
 use crate::{
     contract::time::Instant,
@@ -30,6 +33,8 @@ pub enum Cause {
     Request,
     /// The answer is not what the API's guide says.
     Malformed,
+    /// The session ended before the API had its usual time to answer: that is not the API's failure.
+    SessionOver,
 }
 
 /// Why a call brought no result. Shows nothing of the request, and of the answer only its status and tracking id.
@@ -67,6 +72,7 @@ impl UpstreamError {
             Cause::Token => Called::Token,
             Cause::Request => Called::Rejected,
             Cause::Malformed => Called::Malformed,
+            Cause::SessionOver => Called::Abandoned,
         }
     }
 
@@ -84,6 +90,7 @@ impl UpstreamError {
             Cause::Passing | Cause::Malformed => Outcome::TryAgain(failure),
             Cause::Token => Outcome::Wait(failure),
             Cause::Request => Outcome::Dead(Death::new(Class::Rejected, failure.reason)),
+            Cause::SessionOver => Outcome::Dead(Death::new(Class::Expired, failure.reason)),
         }
     }
 }

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
 use url::Url;
 
-use super::card::MessageRequest;
+use super::{card::MessageRequest, listed};
 use crate::{
-    contract::{decode, link::HostLink, people::HostAddress, private::Private, trace::TraceContext},
+    contract::{decode, link::HostLink, people::HostAddress, trace::TraceContext},
     upstream::{Cause, Upstream, UpstreamError},
 };
 
@@ -25,26 +24,6 @@ pub struct Client {
 struct Created {
     id: String,
     room_id: String,
-}
-
-/// A list of messages; only whether a link is in one of them is looked at.
-#[derive(Deserialize)]
-struct Listed {
-    items: Vec<Private<Value>>,
-}
-
-/// Whether `text` stands anywhere in `message`.
-fn holds(message: &Private<Value>, text: &str) -> bool {
-    let mut left = vec![message.reveal()];
-    while let Some(value) = left.pop() {
-        match value {
-            Value::String(found) if found.contains(text) => return true,
-            Value::Array(items) => left.extend(items),
-            Value::Object(fields) => left.extend(fields.values()),
-            _ => {}
-        }
-    }
-    false
 }
 
 /// A message that Webex took.
@@ -81,7 +60,7 @@ impl Client {
             HostAddress::Person(id) => direct.query_pairs_mut().append_pair("personId", id),
             HostAddress::Room(_) => return Ok(None),
         };
-        let mut answer = match self.upstream.get(direct, trace).await {
+        let mut answer = match self.upstream.get_beginning(direct, trace).await {
             // No direct messages with that person yet. A page of something in between is no such answer.
             Err(error) if error.cause == Cause::Request && error.status == Some(404) => {
                 return Ok(Some(false));
@@ -90,12 +69,12 @@ impl Client {
             Err(error) if error.cause == Cause::Request => return Ok(None),
             answer => answer?,
         };
-        let listed: Listed = decode::from_json(&answer.body)
+        // Newest first, so that the beginning of a long list is enough. A link is for one expert alone, so a message that
+        // holds it is the one.
+        let sent = listed::holds(&answer.body, answer.is_whole, link.address.reveal())
             .map_err(|invalid| UpstreamError::malformed(self.upstream.name(), invalid))?;
         answer.is_good();
-        // A link is for one expert alone, so a message that holds it is the one.
-        let url = link.address.reveal();
-        Ok(Some(listed.items.iter().any(|item| holds(item, url))))
+        Ok(Some(sent))
     }
 
     /// Sends `link` to the expert at `address`, within `limit`. There is no idempotency key: after a time limit, or a

@@ -5,5 +5,6 @@
 
 pub mod card;
 pub mod client;
+mod listed;
 
 pub use client::Client;

@@ -5,6 +5,7 @@ mod check;
 mod health;
 mod image;
 mod metrics;
+mod reach;
 mod rules;
 mod silence;
 

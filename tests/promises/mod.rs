@@ -8,6 +8,7 @@ mod connecting;
 mod ended_anywhere;
 mod fairness;
 mod full_queue;
+mod https;
 mod in_between;
 mod leaks;
 mod load;

@@ -1,6 +1,6 @@
 //! What goes wrong at Webex is waited out, tried again, or given up with its reason; never answered with a wrong link.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use instant_connect_worker::sandbox::{Call, Endpoint, Handle, Role};
 use jiff::{SignedDuration, Timestamp};
@@ -345,4 +345,48 @@ async fn a_session_that_is_over_before_the_api_is_back_expires() {
     assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-2", "expired"));
     assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt), before + 1);
     worker.stop().await;
+}
+
+/// A hanging call of a session that is nearly over says nothing of the API, which has `instant_connect.timeout` to answer.
+#[tokio::test]
+async fn a_call_that_the_sessions_end_cuts_off_is_no_failure_of_the_api() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[("breaker.failures", "1")])).await;
+    fault(&rig, "joseencrypt:hang,times=1");
+    let expires_at = Timestamp::from_second(Timestamp::now().as_second() + 3).unwrap();
+    rig.publish_event(with_id("event-1"), &event_with(1, &json!({"expiresAt": expires_at.to_string()})))
+        .await;
+    let letter = rig.dead_letters("sessions").await.next().await;
+    assert_eq!(letter.header("x-dead-class"), "expired", "{}", letter.header("x-dead-reason"));
+    assert!(letter.header("x-dead-reason").contains("no answer before the session was over"));
+    assert!(worker.output.saying(OPENED).is_empty(), "the breaker stays closed");
+    let metrics = Arc::clone(&worker.metrics);
+    worker.stop().await;
+    assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt), 1);
+    let metrics = metrics.text();
+    for (result, calls) in [("abandoned", 1), ("unavailable", 0)] {
+        let family = "instant_connect_upstream_call_duration_seconds_count";
+        let line = format!("{family}{{result=\"{result}\",upstream=\"instant_connect\"}} {calls}");
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+    }
+}
+
+/// An expert who had many messages before: the list of them is longer than what is read.
+#[tokio::test]
+async fn a_look_at_a_long_list_reads_its_beginning() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[("hosts.body_bytes_max", "16384")])).await;
+    let experts = json!({"experts": [{"email": "winnifred-1@example.com"}]});
+    for n in 0..20 {
+        rig.publish_event(with_id(&format!("event-{n}")), &event_with(n, &experts)).await;
+    }
+    rig.until_experts_have(20).await;
+    fault(&rig, "messages:cut=body,times=1");
+    rig.publish_event(with_id("event-20"), &event_with(20, &experts)).await;
+    let looked = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::Messages) == 22);
+    soon("a look", looked).await;
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.messages, counts.message_requests), (21, 22));
 }

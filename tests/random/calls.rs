@@ -13,7 +13,7 @@ use instant_connect_worker::{
         request::{Call, Crypto, Options},
     },
     telemetry::metrics::{Metrics, labels},
-    upstream::{Limits, TokenSource, Upstream, UpstreamError},
+    upstream::{Limits, Network, TokenSource, Upstream, UpstreamError},
     webex,
 };
 use jiff::Timestamp;
@@ -134,7 +134,8 @@ impl Clients {
         };
         let metrics = Metrics::new(&[]).unwrap().upstream(labels::Upstream::InstantConnect);
         let token = || TokenSource::Value(TOKEN.into());
-        let upstream = |name| Upstream::new(name, url, token(), limits, metrics.clone()).unwrap();
+        let upstream =
+            |name| Upstream::new(name, url, token(), limits, &Network::default(), metrics.clone()).unwrap();
         let options = Options { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
         Self {
             instant_connect: instant_connect::Client::new(

@@ -4,6 +4,7 @@
 //! - [`amqp`]: a plain client of the broker, which knows nothing of the program
 //! - [`collector`]: takes the program's spans
 //! - [`events`]: start events whose private parts are recognised wherever they turn up
+//! - [`https`]: HTTP/2 over TLS in front of the sandbox, with connections that hang
 //! - [`leaks`]: looks for those in all that the program said
 //! - [`output`]: what a process says, line by line, as it says it
 //! - [`private_broker`]: a broker that a test may stop and kill
@@ -15,6 +16,7 @@ pub(crate) mod admin;
 pub(crate) mod amqp;
 pub(crate) mod collector;
 pub(crate) mod events;
+pub(crate) mod https;
 pub(crate) mod leaks;
 mod output;
 pub(crate) mod private_broker;

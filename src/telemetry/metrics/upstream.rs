@@ -30,7 +30,7 @@ impl UpstreamFamilies {
                 "upstream_call_duration_seconds",
                 "Time of each call of an API, by result: ok; unavailable (no connection, no whole answer in time, 5xx); \
                  rate-limited (Retry-After, 429); token (401: ours is refused); rejected (another 4xx); malformed (an \
-                 answer that can't be believed); abandoned (nobody waited for the answer any more).",
+                 answer that can't be believed); abandoned (the session was over, or nobody waited any more).",
                 CALL_BUCKETS,
                 &[upstream(), ("result", Called::texts())],
             )?,

@@ -1,0 +1,134 @@
+//! Why an API is not reached: each cause is named, and the proxy with it.
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use crate::support::{
+    Rig,
+    https::Https,
+    program::{self, Environment, Finished},
+};
+
+/// Ran `check --connect` with Webex at `url`, and says what came of the token there: result, detail, advice.
+async fn tried(rig: &Rig, url: &str, settings: &[(&str, &str)], more: &[(&str, &str)]) -> [String; 3] {
+    let at = [("hosts.webex_url", url), ("instant_connect.url", url)];
+    let environment = with(rig.environment(&[&at, settings].concat()), more);
+    let finished = program::finished(&["check", "--connect", "--json"], &environment).await;
+    assert!(!format!("{finished:?}").contains("s3cret"), "{finished:?}");
+    let report = finished.json();
+    let findings = report["findings"].as_array().unwrap();
+    let found =
+        findings.iter().find(|finding| finding["what"] == "token of Webex Messages at Webex").unwrap();
+    ["result", "detail", "advice"].map(|part| found[part].as_str().unwrap_or_default().to_owned())
+}
+
+fn with(mut environment: Environment, more: &[(&str, &str)]) -> Environment {
+    environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    environment
+}
+
+fn sandbox(rig: &Rig) -> String {
+    let environment = rig.environment(&[]);
+    environment.into_iter().find(|(name, _)| name == "ICW_INSTANT_CONNECT__URL").unwrap().1
+}
+
+/// A port on which nothing listens.
+async fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+/// A proxy that answers everybody with `status`.
+async fn proxy(status: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            // A client that is gone again wants no answer.
+            _ = stream.read(&mut request).await;
+            _ = stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn check_names_why_webex_is_not_reached() {
+    let rig = Rig::new().await;
+    let https = Https::before(sandbox(&rig), 2050).await;
+    let expired = Https::before(sandbox(&rig), 2020).await;
+    let refused = format!("https://127.0.0.1:{}", closed_port().await);
+    let no_tls = sandbox(&rig).replace("http://", "https://");
+    let other_name = https.url.replace("localhost", "127.0.0.1");
+    let (ca, expired_ca) = (https.ca_file(), expired.ca_file());
+    for (url, ca_file, cause) in [
+        ("https://nowhere.invalid", &ca, "the name does not resolve"),
+        (&refused, &ca, "connection refused"),
+        (&https.url, &expired_ca, "unknown issuer"),
+        (&expired.url, &expired_ca, "certificate has expired"),
+        (&other_name, &ca, "certificate is for another name"),
+        (&no_tls, &ca, "does not speak TLS"),
+    ] {
+        let [result, detail, advice] = tried(&rig, url, &[("tls.ca_file", ca_file)], &[]).await;
+        assert_eq!(result, "fail", "{url}: {detail}");
+        assert!(detail.contains("no connection: ") && detail.contains(cause), "{url}: {detail}");
+        assert!(advice.contains("tls.ca_file"), "{advice}");
+    }
+    let [result, detail, _] = tried(&rig, &https.url, &[("tls.ca_file", &ca)], &[]).await;
+    assert_eq!(result, "pass", "{detail}");
+}
+
+#[tokio::test]
+async fn check_names_the_proxy_that_stands_in_the_way() {
+    let rig = Rig::new().await;
+    let https = Https::before(sandbox(&rig), 2050).await;
+    let ca_file = https.ca_file();
+    let settings = [("tls.ca_file", ca_file.as_str())];
+    let down = closed_port().await;
+    for (port, cause) in [
+        (proxy("403 Forbidden").await, "the proxy refused the connection"),
+        (proxy("502 Bad Gateway").await, "the proxy refused the connection"),
+        (proxy("407 Proxy Authentication Required").await, "the proxy requires a user and a password"),
+        (down, "no connection to the proxy"),
+    ] {
+        let proxy = format!("http://user:s3cret@127.0.0.1:{port}");
+        let [result, detail, _] = tried(&rig, &https.url, &settings, &[("HTTPS_PROXY", &proxy)]).await;
+        assert_eq!(result, "fail", "{detail}");
+        assert!(
+            detail.contains(cause) && detail.contains(&format!("the proxy 127.0.0.1:{port}")),
+            "{detail}"
+        );
+    }
+    // An exception for this port only.
+    let (host, proxy) = (https.url.replace("https://", ""), format!("http://127.0.0.1:{down}"));
+    for (exception, expected) in [(host.as_str(), "pass"), ("localhost:1", "fail")] {
+        let more = [("HTTPS_PROXY", proxy.as_str()), ("NO_PROXY", exception)];
+        let [result, detail, _] = tried(&rig, &https.url, &settings, &more).await;
+        assert_eq!(result, expected, "{exception}: {detail}");
+    }
+}
+
+#[tokio::test]
+async fn proxy_that_cannot_be_used_ends_every_command_at_its_start() {
+    let rig = Rig::new().await;
+    let start = async |arguments: &[&str], name: &str, value: &str| -> Finished {
+        program::finished(arguments, &with(rig.environment(&[]), &[(name, value)])).await
+    };
+    for (name, value) in [
+        ("HTTPS_PROXY", "\"http://user:s3cret@proxy.example:3128\""),
+        ("https_proxy", "http://user:s3cret@proxy.example:3128\n"),
+        ("HTTPS_PROXY", "socks5://user:s3cret@proxy.example:1080"),
+        ("ALL_PROXY", "socks5h://user:s3cret@proxy.example:1080"),
+    ] {
+        for arguments in [&["run"][..], &["check"], &["check", "--connect", "--json"]] {
+            let ended = start(arguments, name, value).await;
+            assert_eq!(ended.status, Some(2), "{arguments:?} {name}: {ended:?}");
+            let said = [ended.stderr, ended.stdout].concat();
+            assert!(said.contains(&format!("environment {name}: ")) && !said.contains("s3cret"), "{said}");
+        }
+    }
+    let _: Value = start(&["check", "--json"], "HTTPS_PROXY", "http://proxy.example:3128").await.json();
+}
