@@ -1,6 +1,9 @@
 //! What can happen to Redis.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use instant_connect_worker::ledger::RedisUrl;
 use secrecy::ExposeSecret;
@@ -267,4 +270,57 @@ async fn a_wrong_url_is_an_error_that_does_not_show_it() {
         assert!(matches!(error, LedgerError::Url { .. }), "{url}");
         assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
+}
+
+/// Speaks TLS, with a certificate of a CA of its own, and passes on what it gets; its address, and the CA as PEM.
+async fn tls_in_front_of(server: &Server) -> (std::net::SocketAddr, String) {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
+
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate =
+        CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, port) = (listener.local_addr().unwrap(), server.port());
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.ok()?;
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+                tokio::io::copy_bidirectional(&mut stream, &mut server).await.ok()
+            });
+        }
+    });
+    (address, ca.pem())
+}
+
+#[tokio::test]
+async fn redis_with_a_private_ca_is_used_if_tls_ca_file_names_it() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), Server::start());
+    let (address, ca) = tls_in_front_of(&server).await;
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, ca).unwrap();
+    let open = async |scheme: &str, ca_file: Option<PathBuf>| {
+        let kind =
+            Kind::Redis { url: format!("{scheme}://{address}/").into(), prefix: String::new(), ca_file };
+        Ledger::open(kind).await.unwrap()
+    };
+    let untrusted = open("rediss", None).await.claim("k", BODY, LONG).await.unwrap_err().to_string();
+    assert!(untrusted.contains("the server's certificate has an unknown issuer"), "{untrusted}");
+    let plain = open("redis", None).await.claim("k", BODY, LONG).await.unwrap_err();
+    assert!(matches!(plain, LedgerError::Unreachable { .. } | LedgerError::Refused { .. }), "{plain}");
+    record(&open("rediss", Some(ca_file)).await, "k", b"r").await;
 }
