@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 use super::{
     breaker::{self, Breaker, EventKey, Postponed},
     connection::BrokerError,
+    headers::Taken,
     properties,
     report::Report,
     settle::{Settled, Settlement, Settler, Ticket},
@@ -355,8 +356,13 @@ impl<S: Stage> Consumer<S> {
         fault::point(&self.queue, "taken");
         let begun = Instant::now();
         let keep_until = begun + self.limits.hold_max;
-        let Delivery { body, properties, receipt } = delivery;
-        let mut message = properties::message(&properties, body);
+        let Delivery { body, properties, redelivered, receipt } = delivery;
+        let taken = Taken::Work { queue: &self.queue, redelivered };
+        let mut message = properties::message(&properties, body, taken);
+        // One that was taken before was counted then.
+        if let Some(delay) = properties::held_for(&properties, &self.queue).filter(|_| !redelivered) {
+            self.metrics.returned(delay);
+        }
         let identity = self.stage.identify(&message);
         let effect = EventKey::of(&self.stage.effect(&message, &identity));
         let Identity { event_id, trace, occurred_at } = identity;

@@ -13,7 +13,8 @@
 //! - `working`: one delivery at a time for each effect
 //! - `report`: says what became of a delivery
 //! - [`watchdog`]: sees a consumer that has fallen silent
-//! - [`properties`]: message properties and headers
+//! - [`properties`]: message properties, and the headers that this program sets
+//! - [`headers`]: the headers of others: which a copy carries, which are believed
 //!
 //! Deliveries and publishes use different connections: a broker that is short of memory or disk blocks publishing
 //! connections whole, acknowledgements too. Each stage has its own connection for its deliveries: a message that lapin can't
@@ -24,6 +25,7 @@ pub mod connection;
 pub mod consumer;
 pub mod greeting;
 mod handshake;
+pub mod headers;
 pub mod probe;
 pub mod properties;
 pub mod publisher;

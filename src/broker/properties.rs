@@ -1,6 +1,6 @@
 //! Message properties and headers: in as text, out as the contract has them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lapin::{
@@ -8,6 +8,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
+use super::headers::{self, Taken};
 use crate::{
     contract::{header, link::Outgoing, message::Message, trace::TraceContext},
     outcome::{Cause, Death},
@@ -25,11 +26,11 @@ pub fn short(text: &str) -> ShortString {
     ShortString::from(&text[..end])
 }
 
-/// The message of these `properties` and this `body`.
+/// The message of these `properties` and this `body`, which was `taken` from there.
 #[must_use]
-pub fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
+pub fn message(properties: &BasicProperties, body: Vec<u8>, taken: Taken<'_>) -> Message {
     let text = |property: &Option<ShortString>| property.as_ref().map(|text| text.as_str().to_owned());
-    let headers = properties.headers().as_ref().map(text_headers).unwrap_or_default();
+    let headers = properties.headers().as_ref().map(|table| headers::texts(table, taken)).unwrap_or_default();
     Message {
         content_type: text(properties.content_type()),
         message_id: text(properties.message_id()),
@@ -40,19 +41,6 @@ pub fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
         headers,
         body,
     }
-}
-
-/// Headers that are text or whole numbers.
-fn text_headers(table: &FieldTable) -> BTreeMap<String, String> {
-    let text = |value: &AMQPValue| match value {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
-        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
-        AMQPValue::LongLongInt(number) => Some(number.to_string()),
-        AMQPValue::LongInt(number) => Some(number.to_string()),
-        AMQPValue::LongUInt(number) => Some(number.to_string()),
-        _ => None,
-    };
-    table.inner().iter().filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?))).collect()
 }
 
 /// The properties of a link message, at its place in the trace.
@@ -96,7 +84,9 @@ pub fn dead(
     trace: &TraceContext,
     now: Timestamp,
 ) -> BasicProperties {
-    let mut headers = copied_headers(original);
+    let mut headers = headers::copied(original, message);
+    carry(&mut headers, message, &[header::WAITED, header::RETRY_REASON]);
+    carry(&mut headers, message, &REPLAYED);
     set_text(&mut headers, header::DEAD_CLASS, death.class.as_str());
     set_text(&mut headers, header::DEAD_REASON, &death.reason);
     set_text(&mut headers, header::DEAD_AT, &now.to_string());
@@ -124,11 +114,27 @@ pub struct Held {
     pub not_before: Timestamp,
 }
 
-/// The properties of a copy that waits in a hold queue: those of the message as it came, and what the next attempt
-/// must know.
+/// How long a message waited in the hold queue of `queue` that it came back from; `None` if it came from elsewhere.
+pub(super) fn held_for(properties: &BasicProperties, queue: &str) -> Option<Duration> {
+    headers::held_for(properties.headers().as_ref()?, queue).map(Duration::from_millis)
+}
+
+/// What was said of an earlier death when its letter was replayed.
+const REPLAYED: [&str; 3] = [header::REPLAYS, header::REPLAYED_AT, header::REPLAY_OF];
+
+/// The properties of a copy of `message` that waits in the hold `queue`: those of the message as it came, and what the next
+/// attempt must know.
 #[must_use]
-pub fn held(original: &BasicProperties, trace: &TraceContext, held: &Held) -> BasicProperties {
-    let mut headers = copied_headers(original);
+pub fn held(
+    original: &BasicProperties,
+    message: &Message,
+    queue: &str,
+    trace: &TraceContext,
+    held: &Held,
+) -> BasicProperties {
+    let mut headers = headers::copied(original, message);
+    carry(&mut headers, message, &REPLAYED);
+    set_text(&mut headers, header::COPIED_TO, queue);
     headers.insert(header::ATTEMPTS.into(), AMQPValue::LongLongInt(held.attempts.into()));
     set_text(&mut headers, header::RETRY_REASON, held.cause.as_str());
     let waited = i64::try_from(held.waited.as_millis()).unwrap_or(i64::MAX);
@@ -139,42 +145,61 @@ pub fn held(original: &BasicProperties, trace: &TraceContext, held: &Held) -> Ba
     copied(original).with_headers(headers)
 }
 
-/// The properties of a copy that is held once more, as they are but for the place in the trace.
+/// The properties of a copy of `message` that is held once more, in the hold `queue`: as they are but for that and the place in
+/// the trace.
 #[must_use]
-pub fn held_again(original: &BasicProperties, trace: &TraceContext) -> BasicProperties {
-    let mut headers = copied_headers(original);
+pub fn held_again(
+    original: &BasicProperties,
+    message: &Message,
+    queue: &str,
+    trace: &TraceContext,
+) -> BasicProperties {
+    let mut headers = headers::copied(original, message);
+    carry(&mut headers, message, &REPLAYED);
+    let state =
+        [header::ATTEMPTS, header::RETRY_REASON, header::WAITED, header::FIRST_FAILED_AT, header::NOT_BEFORE];
+    carry(&mut headers, message, &state);
+    set_text(&mut headers, header::COPIED_TO, queue);
     set_trace(&mut headers, trace);
     copied(original).with_headers(headers)
 }
 
-/// The properties of a dead letter on its way back into its queue, for the `replays`th time: as new, but for its first failure
-/// (a session's end may be counted from it). `of` names the letter.
+/// The properties of a dead letter on its way back into its queue by way of the replay `queue`, for the `replays`th time: as
+/// new, but for its first failure (a session's end may be counted from it). `of` names the letter.
 #[must_use]
-pub fn replayed(original: &BasicProperties, of: &str, replays: u32, now: Timestamp) -> BasicProperties {
-    const OVER: [&str; 7] = [
-        header::DEAD_CLASS,
-        header::DEAD_REASON,
-        header::DEAD_AT,
-        header::ATTEMPTS,
-        header::WAITED,
-        header::RETRY_REASON,
-        header::NOT_BEFORE,
-    ];
-    let kept = copied_headers(original).inner().clone().into_iter();
-    let mut headers =
-        FieldTable::from(kept.filter(|(name, _)| !OVER.contains(&name.as_str())).collect::<BTreeMap<_, _>>());
+pub fn replayed(
+    original: &BasicProperties,
+    message: &Message,
+    queue: &str,
+    of: &str,
+    replays: u32,
+    now: Timestamp,
+) -> BasicProperties {
+    let mut headers = headers::copied(original, message);
+    // The trace goes on where the letter left it.
+    carry(&mut headers, message, &[header::FIRST_FAILED_AT, header::TRACEPARENT, header::TRACESTATE]);
+    set_text(&mut headers, header::COPIED_TO, queue);
     headers.insert(header::REPLAYS.into(), AMQPValue::LongLongInt(replays.into()));
     set_text(&mut headers, header::REPLAYED_AT, &now.to_string());
     set_text(&mut headers, header::REPLAY_OF, of);
-    // The trace goes on where the letter left it.
-    let original_headers = original.headers().iter().flat_map(FieldTable::inner);
-    for (name, value) in original_headers {
-        if [header::TRACEPARENT, header::TRACESTATE].contains(&name.as_str()) {
-            headers.insert(name.clone(), value.clone());
-        }
-    }
     copied(original).with_headers(headers)
 }
+
+/// Sets these headers as `message` has them. Those of our own names are there only if they are ours.
+fn carry(headers: &mut FieldTable, message: &Message, names: &[&'static str]) {
+    for name in names {
+        let Some(text) = message.header(name) else { continue };
+        if let Ok(number) = text.parse() {
+            headers.insert((*name).into(), AMQPValue::LongLongInt(number));
+        } else if text.len() <= OWN_BYTES_MAX {
+            // Nothing of ours is longer.
+            set_text(headers, name, text);
+        }
+    }
+}
+
+/// Most bytes of a header of our own that one copy takes over from another.
+const OWN_BYTES_MAX: usize = 1024;
 
 /// All properties that a copy may carry. Not `expiration`: it would end a message that must not get lost. Not `user_id`:
 /// the broker refuses one that is not the publishing connection's. And `reply_to` only where it is no direct reply,
@@ -201,55 +226,6 @@ fn copied(original: &BasicProperties) -> BasicProperties {
     }
 }
 
-/// Most bytes of foreign headers that a copy carries. With our own on top, the whole must stay within one AMQP frame
-/// (128 KiB unless negotiated smaller), or the broker closes the connection.
-const COPIED_BYTES_MAX: usize = 64 * 1024;
-
-/// The number of headers that a copy had to leave behind.
-const HEADERS_DROPPED: &str = "x-headers-dropped";
-
-/// All headers but those that would send a copy to further queues (RabbitMQ's sender-selected distribution), the count of
-/// deliveries, which is the original's, and the place in the trace, which changes; the smallest first, while they fit.
-fn copied_headers(original: &BasicProperties) -> FieldTable {
-    let foreign = original.headers().iter().flat_map(FieldTable::inner);
-    let mut foreign: Vec<_> = foreign
-        .filter(|(name, _)| {
-            let replaced = [header::DELIVERY_COUNT, header::TRACEPARENT, header::TRACESTATE];
-            !matches!(name.as_str(), "CC" | "BCC") && !replaced.contains(&name.as_str())
-        })
-        .map(|(name, value)| (name.as_str().len() + bytes(value), name, value))
-        .collect();
-    foreign.sort_by_key(|(bytes, name, _)| (*bytes, name.as_str()));
-    let mut headers = FieldTable::default();
-    let (mut used, mut dropped) = (0, 0);
-    for (bytes, name, value) in foreign {
-        used += bytes;
-        if used <= COPIED_BYTES_MAX {
-            headers.insert(name.clone(), value.clone());
-        } else {
-            dropped += 1;
-        }
-    }
-    if dropped > 0 {
-        headers.insert(HEADERS_DROPPED.into(), AMQPValue::LongLongInt(dropped));
-    }
-    headers
-}
-
-/// What `value` takes on the wire, or a little more.
-fn bytes(value: &AMQPValue) -> usize {
-    16 + match value {
-        AMQPValue::LongString(text) => text.len(),
-        AMQPValue::ShortString(text) => text.as_str().len(),
-        AMQPValue::ByteArray(array) => array.len(),
-        AMQPValue::FieldArray(array) => array.as_slice().iter().map(bytes).sum(),
-        AMQPValue::FieldTable(table) => {
-            table.inner().iter().map(|(name, value)| name.as_str().len() + bytes(value)).sum()
-        }
-        _ => 0,
-    }
-}
-
 fn set_text(headers: &mut FieldTable, name: &'static str, value: &str) {
     headers.insert(name.into(), AMQPValue::LongString(value.into()));
 }
@@ -267,6 +243,8 @@ fn seconds(at: Timestamp) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::outcome::Class;
 
@@ -276,19 +254,53 @@ mod tests {
         assert_eq!(short("a").as_str(), "a");
     }
 
+    /// What is read of a message with these properties that was taken from the queue `q`.
+    fn read(properties: &BasicProperties) -> Message {
+        message(properties, Vec::new(), Taken::Work { queue: "q", redelivered: false })
+    }
+
     #[test]
     fn what_a_copy_says_is_what_the_next_attempt_reads() {
         let at = Timestamp::UNIX_EPOCH;
         let waited = Duration::from_millis(1500);
         let copy = Held { cause: Cause::Busy, attempts: 3, waited, first_failed_at: at, not_before: at };
-        let trace = TraceContext::of(&BTreeMap::new());
-        let held = held(&BasicProperties::default(), &trace, &copy);
-        let read = message(&held, Vec::new());
-        assert_eq!((read.attempts(), read.waited()), (3, waited));
-        assert_eq!((read.first_failed_at(), read.not_before()), (Some(at), Some(at)));
-        // Replayed, it is as new.
-        let read = message(&replayed(&held, "letter", 1, at), Vec::new());
-        assert_eq!((read.attempts(), read.waited(), read.not_before()), (0, Duration::ZERO, None));
+        let (trace, came) = (TraceContext::of(&BTreeMap::new()), BasicProperties::default());
+        let held = held(&came, &Message::default(), "q.hold.1000", &trace, &copy);
+        let message = read(&held);
+        assert_eq!((message.attempts(), message.waited()), (3, waited));
+        assert_eq!((message.first_failed_at(), message.not_before()), (Some(at), Some(at)));
+        assert_eq!(held_for(&held, "q"), Some(Duration::from_secs(1)));
+        // Held once more it is the same, and replayed it is as new.
+        let again = read(&held_again(&held, &message, "q.hold.5000", &trace));
+        assert_eq!((again.attempts(), again.waited(), again.not_before()), (3, waited, Some(at)));
+        let new = read(&replayed(&held, &message, "q.replay", "letter", 1, at));
+        assert_eq!((new.attempts(), new.waited(), new.not_before()), (0, Duration::ZERO, None));
+        assert_eq!((new.first_failed_at(), new.header(header::REPLAYS)), (Some(at), Some("1")));
+        // What was said of a replay stays to the end.
+        let replayed = read(&super::held(&came, &new, "q.hold.1000", &trace, &copy));
+        assert_eq!(replayed.header(header::REPLAY_OF), Some("letter"));
+    }
+
+    #[test]
+    fn strangers_headers_of_our_names_say_nothing_and_no_copy_carries_them() {
+        let mut headers = FieldTable::default();
+        for name in [header::ATTEMPTS, header::WAITED, header::REPLAYS, header::DELIVERY_COUNT] {
+            headers.insert(name.into(), AMQPValue::LongLongInt(99));
+        }
+        for name in [header::FIRST_FAILED_AT, header::NOT_BEFORE, header::RETRY_REASON, header::REPLAY_OF] {
+            set_text(&mut headers, name, "2020-01-01T00:00:00Z");
+        }
+        let original = BasicProperties::default().with_headers(headers);
+        let message = read(&original);
+        assert!(message.headers.is_empty(), "{:?}", message.headers);
+        let death = Death::new(Class::Invalid, "why");
+        let (trace, at) = (TraceContext::of(&BTreeMap::new()), Timestamp::UNIX_EPOCH);
+        let dead = dead(&original, &message, &death, &trace, at);
+        let names: Vec<_> =
+            dead.headers().as_ref().unwrap().inner().keys().map(|name| name.as_str()).collect();
+        let ours =
+            ["traceparent", "x-attempts", "x-dead-at", "x-dead-class", "x-dead-reason", "x-first-failed-at"];
+        assert_eq!(names, ours);
     }
 
     fn dead_with_header_of(bytes: usize) -> BasicProperties {
@@ -323,9 +335,13 @@ mod tests {
         assert_eq!(dead.message_id().as_ref().unwrap().as_str(), "m");
         assert_eq!((dead.expiration(), dead.user_id(), dead.delivery_mode()), (&None, &None, &Some(2)));
         let big = dead_with_header_of(100_000);
-        assert!(bytes(&AMQPValue::FieldTable(big.headers().clone().unwrap())) < COPIED_BYTES_MAX);
-        assert_eq!(text_headers(big.headers().as_ref().unwrap())[HEADERS_DROPPED], "1");
-        let text = text_headers(dead.headers().as_ref().unwrap());
+        let table = AMQPValue::FieldTable(big.headers().clone().unwrap());
+        assert!(headers::bytes(&table).unwrap() < headers::COPIED_BYTES_MAX);
+        let read = |properties| {
+            message(properties, Vec::new(), Taken::Dead { queue: "q", redelivered: false }).headers
+        };
+        assert_eq!(read(&big)[headers::HEADERS_DROPPED], "1");
+        let text = read(&dead);
         assert_eq!(text["mine"], "7");
         assert!(!text.contains_key("CC"));
         assert_eq!(text[header::DEAD_CLASS], "invalid");

@@ -269,7 +269,9 @@ impl Settler {
             Some(_) => Settled::Waits(failure.cause),
             None => Settled::Held(failure.cause),
         };
-        let copy = |trace: &TraceContext| properties::held(&ticket.properties, trace, &held);
+        let copy = |queue: &str, trace: &TraceContext| {
+            properties::held(&ticket.properties, message, queue, trace, &held)
+        };
         self.hold(ticket, delay, copy, &message.body, Settlement::of(settled, failure.reason.clone())).await
     }
 
@@ -294,7 +296,9 @@ impl Settler {
             return self.undone(ticket, "no hold queue is configured".to_owned()).await;
         };
         let settlement = Settlement::of(Settled::Early, None);
-        let copy = |trace: &TraceContext| properties::held_again(&ticket.properties, trace);
+        let copy = |queue: &str, trace: &TraceContext| {
+            properties::held_again(&ticket.properties, message, queue, trace)
+        };
         self.hold(ticket, delay, copy, &message.body, settlement).await
     }
 
@@ -302,7 +306,7 @@ impl Settler {
         &self,
         ticket: &Ticket,
         delay: Duration,
-        properties: impl FnOnce(&TraceContext) -> BasicProperties,
+        properties: impl FnOnce(&str, &TraceContext) -> BasicProperties,
         body: &[u8],
         settlement: Settlement,
     ) -> Settlement {
@@ -323,8 +327,9 @@ impl Settler {
     }
 
     async fn dead(&self, ticket: &Ticket, message: &Message, death: &Death) -> Settlement {
-        let properties =
-            |trace: &TraceContext| properties::dead(&ticket.properties, message, death, trace, clock::now());
+        let properties = |_: &str, trace: &TraceContext| {
+            properties::dead(&ticket.properties, message, death, trace, clock::now())
+        };
         let letter = self.copy(ticket, Topology::dead_queue(&self.queue), properties, &message.body);
         match self.publish(ticket, &mut vec![letter]).await {
             Ok(()) => {
@@ -357,12 +362,12 @@ impl Settler {
         &self,
         ticket: &Ticket,
         queue: String,
-        properties: impl FnOnce(&TraceContext) -> BasicProperties,
+        properties: impl FnOnce(&str, &TraceContext) -> BasicProperties,
         body: &[u8],
     ) -> Sending {
         let message_id = ticket.properties.message_id().as_ref().map(|id| loggable_id(id.as_str()));
         let span = self.tracer.publish("", &queue, message_id.as_deref(), &ticket.trace);
-        let properties = properties(span.context());
+        let properties = properties(&queue, span.context());
         let publication =
             Publication { exchange: String::new(), routing_key: queue, properties, body: body.into() };
         Sending { publication, span }

@@ -52,6 +52,8 @@ pub(crate) struct Delivery {
     pub(crate) body: Vec<u8>,
     /// As they came.
     pub(crate) properties: BasicProperties,
+    /// The broker has delivered it before, and nothing came of it.
+    pub(crate) redelivered: bool,
     /// Settles it.
     pub(crate) receipt: Receipt,
 }
@@ -204,7 +206,8 @@ impl Consuming {
 impl Delivery {
     fn new(delivery: lapin::message::Delivery, channel: &Channel) -> Self {
         let receipt = Receipt(Held::Broker { acker: delivery.acker, _channel: channel.clone() });
-        Self { body: delivery.data, properties: delivery.properties, receipt }
+        let redelivered = delivery.redelivered;
+        Self { body: delivery.data, properties: delivery.properties, redelivered, receipt }
     }
 }
 

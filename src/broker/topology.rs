@@ -30,7 +30,7 @@ use crate::{
 /// restarts against an event.
 const DELIVERY_LIMIT: i32 = 100;
 /// The last part of the name of a replay queue.
-const REPLAY: &str = ".replay";
+pub(super) const REPLAY: &str = ".replay";
 
 /// The names of this worker's exchanges and queues.
 #[derive(Clone, Debug)]

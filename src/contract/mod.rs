@@ -42,6 +42,8 @@ pub mod header {
     pub const WAITED: &str = "x-waited-ms";
     /// When a message that was held back may be tried again, RFC 3339.
     pub const NOT_BEFORE: &str = "x-not-before";
+    /// The hold or replay queue that this copy was put into. Only with it the headers of our names are believed.
+    pub const COPIED_TO: &str = "x-copied-to";
     /// How often a quorum queue has delivered a message before; RabbitMQ's own.
     pub const DELIVERY_COUNT: &str = "x-delivery-count";
     /// How often a dead letter was replayed.

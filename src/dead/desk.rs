@@ -217,7 +217,7 @@ impl Reader<'_> {
     /// [`DeadError`].
     pub async fn next(&mut self) -> Result<Option<Letter>, DeadError> {
         let Some(delivery) = self.delivery().await? else { return Ok(None) };
-        let letter = Letter::of(self.desk.kind, delivery);
+        let letter = Letter::of(self.desk.kind, &self.desk.kind.queue(self.desk.topology), delivery);
         if !self.desk.checked && letter.looks >= LOOKS_MAX {
             return Err(DeadError::WornOut(self.queue.clone()));
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    broker::{properties, topology::Topology},
+    broker::{headers::Taken, properties, topology::Topology},
     contract::{BODY_BYTES_MAX, cloud_event, header, ids, message::Message, start_session, time::Instant},
     outcome::Class,
 };
@@ -100,8 +100,10 @@ impl fmt::Debug for Letter {
 }
 
 impl Letter {
-    pub(super) fn of(kind: Kind, mut delivery: Delivery) -> Self {
-        let message = properties::message(&delivery.properties, std::mem::take(&mut delivery.data));
+    /// What was delivered out of the dead queue of the `work` queue.
+    pub(super) fn of(kind: Kind, work: &str, mut delivery: Delivery) -> Self {
+        let taken = Taken::Dead { queue: work, redelivered: delivery.redelivered };
+        let message = properties::message(&delivery.properties, std::mem::take(&mut delivery.data), taken);
         let body = read(&message);
         let text = |name: &str| body.as_ref().and_then(|body| body.get(name)?.as_str()).map(str::to_owned);
         let event = match kind {

@@ -229,8 +229,9 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
         for letter in batch.iter().filter(|letter| copies.insert(letter.id)) {
             let replays = letter.replays.saturating_add(1);
             let id = letter.id.to_string();
-            let properties = properties::replayed(&letter.properties, &id, replays, clock::now());
-            let body = &letter.message.body;
+            let (message, queue, now) = (&letter.message, &self.staging, clock::now());
+            let properties = properties::replayed(&letter.properties, message, queue, &id, replays, now);
+            let body = &message.body;
             let publish =
                 reader.channel.basic_publish("".into(), short(&self.staging), options, body, properties);
             confirms.push(within("publish", limit, self.desk.connection, publish).await?);

@@ -210,6 +210,7 @@ fn deliver(state: &mut State, queue: &str) {
         let delivery = Delivery {
             body: message.body.to_vec(),
             properties: message.properties(),
+            redelivered: message.deliveries > 0,
             receipt: receipt.into(),
         };
         // A receiver that is gone has lost its connection too.

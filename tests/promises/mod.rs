@@ -13,6 +13,7 @@ mod in_between;
 mod leaks;
 mod load;
 mod logs;
+mod moved_by_operators;
 mod outages;
 mod repeats;
 mod routing;

@@ -9,9 +9,11 @@ use std::{
 use futures_util::{StreamExt as _, stream::SelectAll};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    message::BasicGetMessage,
     options::{
-        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-        ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+        BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
+        BasicRejectOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions,
+        QueueDeclareOptions, QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -186,6 +188,31 @@ impl Amqp {
             .unwrap();
         let told = Arc::clone(&self.told);
         Deliveries { queue: queue.to_owned(), consumer, told, _channel: channel }
+    }
+
+    /// Takes the first message of a queue for good.
+    pub(crate) async fn get(&self, queue: &str) -> (BasicProperties, Vec<u8>) {
+        let first = self.first(queue).await;
+        first.acker.ack(BasicAckOptions::default()).await.unwrap();
+        (first.delivery.properties, first.delivery.data)
+    }
+
+    /// Rejects the first message of a queue, as a consumer does that wants it no more.
+    pub(crate) async fn reject_first(&self, queue: &str) {
+        let first = self.first(queue).await;
+        first.acker.reject(BasicRejectOptions { requeue: false }).await.unwrap();
+    }
+
+    /// Gives the first message of a queue back, if there is one.
+    pub(crate) async fn requeue_first(&self, queue: &str) {
+        if let Some(first) = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap() {
+            first.acker.reject(BasicRejectOptions { requeue: true }).await.unwrap();
+        }
+    }
+
+    async fn first(&self, queue: &str) -> BasicGetMessage {
+        let get = async || self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
+        poll(&format!("a message in {queue}"), get).await
     }
 
     /// Looks at all that is ready in a queue, and gives it back.

@@ -74,6 +74,16 @@ impl PrivateBroker {
         tokio::task::spawn_blocking(run).await.unwrap()
     }
 
+    /// Enables a plugin that comes with RabbitMQ.
+    pub(crate) async fn enable(&self, plugin: &str) {
+        // Only the node itself knows where its file is.
+        let ensure = format!(
+            "{{ok, F}} = application:get_env(rabbit, enabled_plugins_file), \
+             ok = file:write_file(F, \"[{plugin}].\"), {{ok, _, []}} = rabbit_plugins:ensure(F)."
+        );
+        self.ctl(&["eval", &ensure]).await;
+    }
+
     async fn ask(&self, action: &'static str) {
         let node = self.folder.path().join("node");
         tokio::task::spawn_blocking(move || script(action, node)).await.unwrap();

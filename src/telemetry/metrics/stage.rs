@@ -40,17 +40,20 @@ pub(super) struct StageFamilies {
     consuming: IntGaugeVec,
     retries: IntCounterVec,
     holds: IntCounterVec,
+    returns: IntCounterVec,
     dead_letters: IntCounterVec,
     links: IntCounterVec,
     event_to_link: Histogram,
     link_to_expert: Histogram,
+    /// The labels of the hold queues that are configured.
+    rungs: Vec<String>,
     work: [Arc<InProgress>; 2],
 }
 
 impl StageFamilies {
     pub(super) fn new(families: &Families<'_>, rungs: &[String]) -> Result<Self, Error> {
         let stage = || ("stage", Stage::texts());
-        let rungs = rungs.iter().map(String::as_str).collect();
+        let rungs: Vec<_> = rungs.iter().map(String::as_str).collect();
         let links = families.counters(
             "links_total",
             "Links published and confirmed by the broker, repeats included.",
@@ -116,8 +119,15 @@ impl StageFamilies {
                 "holds_total",
                 "Copies put into a hold queue, by its delay in milliseconds, which ends its name. More than the \
                  retries where one had to be held again.",
-                &[stage(), ("rung", rungs)],
+                &[stage(), ("rung", rungs.clone())],
             )?,
+            returns: families.counters(
+                "returns_total",
+                "Deliveries that came back from a hold queue, by its delay in milliseconds; each once, whoever put it there. \
+                 In the long run as many as were held (holds_total), unless the broker keeps some.",
+                &[stage(), ("rung", [&rungs[..], &[OTHER_RUNG]].concat())],
+            )?,
+            rungs: rungs.into_iter().map(str::to_owned).collect(),
             dead_letters: families.counters(
                 "dead_letters_total",
                 "Dead letters written and confirmed, by class (header x-dead-class).",
@@ -236,6 +246,14 @@ impl StageMetrics {
         self.count(&self.families.holds, &rung(delay));
     }
 
+    /// A message came back from the hold queue of `delay`.
+    pub fn returned(&self, delay: Duration) {
+        let rung = rung(delay);
+        // One that another configuration declared, or a publisher made up: a label must not come from a message.
+        let known = self.families.rungs.contains(&rung);
+        self.count(&self.families.returns, if known { &rung } else { OTHER_RUNG });
+    }
+
     /// A dead letter of `class` is written.
     pub fn dead(&self, class: Class) {
         self.count(&self.families.dead_letters, class.as_str());
@@ -275,6 +293,9 @@ impl StageMetrics {
         }
     }
 }
+
+/// The label `rung` of a hold queue that is not configured here.
+const OTHER_RUNG: &str = "other";
 
 /// The label `rung` of a hold queue: milliseconds, as in its name.
 pub(super) fn rung(delay: Duration) -> String {

@@ -222,6 +222,29 @@ pub(super) async fn full(prometheus: &Prometheus) -> Fired {
     vec![fired]
 }
 
+/// A hold queue keeps what is put into it: somebody took it all and does not settle it.
+pub(super) async fn stranded(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let settings =
+        [("retry.hold", "1s"), ("retry.initial", "1s"), ("retry.max", "1s"), ("breaker.failures", "1000")];
+    let (worker, _) = scraped(prometheus, "stranded", &rig, &settings).await;
+    let _kept = rig.amqp.consume(&rig.name("sessions.hold.1000")).await;
+    fault(&rig, "joseencrypt:status=503");
+    let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+    let events = async {
+        for n in 1.. {
+            rig.publish(n).await;
+            tick.tick().await;
+        }
+    };
+    let fired = tokio::select! {
+        fired = prometheus.until_fires("InstantConnectHoldsDoNotReturn", "stranded") => fired,
+        () = events => unreachable!(),
+    };
+    worker.kill();
+    vec![fired]
+}
+
 /// All faults at once.
 pub(super) async fn all(prometheus: &Prometheus) -> BTreeSet<&'static str> {
     let fired = tokio::join!(
@@ -232,6 +255,7 @@ pub(super) async fn all(prometheus: &Prometheus) -> BTreeSet<&'static str> {
         stuck(prometheus),
         ledger(prometheus),
         full(prometheus),
+        stranded(prometheus),
     );
-    [fired.0, fired.1, fired.2, fired.3, fired.4, fired.5, fired.6].concat().into_iter().collect()
+    [fired.0, fired.1, fired.2, fired.3, fired.4, fired.5, fired.6, fired.7].concat().into_iter().collect()
 }

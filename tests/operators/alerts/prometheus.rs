@@ -138,7 +138,7 @@ pub(in super::super) fn shortened(rules: &str) -> String {
         let millis = found[2].parse::<u64>().unwrap() * seconds * 1_000 / SHORTER;
         format!("{}{millis}ms{}", &found[1], &found[4])
     });
-    let compared = Regex::new(r"(_seconds(?:\{[^}]*\})? > )([0-9]+)").unwrap();
+    let compared = Regex::new(r"(_seconds(?:\{[^}]*\})?\)? [<>] )([0-9]+)").unwrap();
     let short = compared.replace_all(&short, |found: &Captures| {
         format!("{}{}", &found[1], found[2].parse::<u64>().unwrap() / SHORTER)
     });

@@ -1,0 +1,407 @@
+//! Headers: which of them a copy may carry, and which of those with our names are ours.
+//!
+//! A copy is what this program publishes of a message that it took: into a hold queue, a dead queue or a replay queue. A
+//! header that a publisher, another broker or RabbitMQ itself set can change where a copy goes, and whether it comes back.
+//! [`FATES`] says for each such header whether a copy carries it. All others are the publisher's own, and are kept.
+
+use std::collections::BTreeMap;
+
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable},
+};
+
+use crate::contract::{header, message::Message};
+
+/// Whether a copy carries a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// A copy carries it.
+    Kept,
+    /// It stays behind.
+    Dropped,
+}
+use Fate::{Dropped, Kept};
+
+/// Headers that a broker, a plugin or another system gives a meaning, each with its fate and the reason. A name that ends in `*`
+/// stands for all that begin so.
+const FATES: [(&str, Fate, &str); 22] = [
+    ("CC", Dropped, "RabbitMQ routes a copy to these keys as well"),
+    ("BCC", Dropped, "as CC"),
+    (
+        "x-death",
+        Dropped,
+        "RabbitMQ up to 3.13 reads it: a copy with an old one is a cycle, and never leaves its hold queue",
+    ),
+    ("x-first-death-*", Dropped, "as x-death"),
+    ("x-last-death-*", Dropped, "as x-death"),
+    ("x-delivery-count", Dropped, "the original's; a copy begins at none"),
+    ("x-acquired-count", Dropped, "as x-delivery-count, from RabbitMQ 4.3 on"),
+    ("x-delivery-limit", Dropped, "an argument of queues, which a broker may take for the message's own"),
+    (
+        "x-opt-*",
+        Dropped,
+        "annotations of AMQP 1.0, such as x-opt-delivery-time, which delays a message in RabbitMQ 4.3",
+    ),
+    ("x-stream-*", Dropped, "the place in a stream that the original was read from"),
+    ("x-delay", Dropped, "the delayed-message plugin waits for it once more"),
+    ("x-message-ttl", Dropped, "LavinMQ and others end a message after it"),
+    (
+        "x-deduplication-header",
+        Kept,
+        "a guest's link keeps it through a replay; the plugin ignores quorum queues",
+    ),
+    ("x-match", Kept, "RabbitMQ reads it in bindings only"),
+    ("x-received-from", Kept, "federation of exchanges reads it; copies go to queues by their names"),
+    ("x-routed-by", Kept, "for people: nobody acts on it"),
+    ("x-shovelled*", Kept, "for people: says which shovel moved the message"),
+    ("x-original-*", Kept, "for people: Spring and others say where a message was before"),
+    ("x-exception-*", Kept, "for people, as x-original-*"),
+    ("x-user-id", Kept, "text: only the property user_id is compared with the connection's user"),
+    (header::TRACEPARENT, Dropped, "each copy has its own place in the trace"),
+    (header::TRACESTATE, Dropped, "as traceparent"),
+];
+
+/// Headers of our own names, which a copy carries only as [`crate::broker::properties`] sets them.
+const OWN: [&str; 13] = [
+    header::DEAD_CLASS,
+    header::DEAD_REASON,
+    header::DEAD_AT,
+    header::ATTEMPTS,
+    header::WAITED,
+    header::RETRY_REASON,
+    header::NOT_BEFORE,
+    header::FIRST_FAILED_AT,
+    header::REPLAYS,
+    header::REPLAYED_AT,
+    header::REPLAY_OF,
+    header::COPIED_TO,
+    HEADERS_DROPPED,
+];
+
+/// The number of headers that a copy had to leave behind because of their size or depth.
+pub(super) const HEADERS_DROPPED: &str = "x-headers-dropped";
+/// Most bytes of foreign headers that a copy carries. With our own on top, the whole must stay within one AMQP frame
+/// (128 KiB unless negotiated smaller), or the broker closes the connection.
+pub(super) const COPIED_BYTES_MAX: usize = 64 * 1024;
+/// Deepest nesting of arrays and tables that a copy carries. lapin reads, writes and drops a value by recursion, and so
+/// do many other clients: none should meet more of it because of us.
+const DEPTH_MAX: usize = 32;
+/// Headers of one of our hold queues and what RabbitMQ says of where a message was end in it.
+const HOLD: &str = ".hold.";
+
+/// Where a message was taken from.
+#[derive(Clone, Copy, Debug)]
+pub enum Taken<'a> {
+    /// From this work queue.
+    Work {
+        /// Its name.
+        queue: &'a str,
+        /// The broker has delivered it before.
+        redelivered: bool,
+    },
+    /// From the dead queue of this work queue.
+    Dead {
+        /// The work queue's name.
+        queue: &'a str,
+        /// The broker has delivered it before.
+        redelivered: bool,
+    },
+}
+
+impl Taken<'_> {
+    const fn redelivered(self) -> bool {
+        match self {
+            Self::Work { redelivered, .. } | Self::Dead { redelivered, .. } => redelivered,
+        }
+    }
+
+    /// Whether this program wrote the headers of our names. A stranger's message may carry the same names: another system's
+    /// `x-attempts`, or ours on a dead letter that somebody moved back by hand, which is a new event then.
+    fn wrote(self, headers: &FieldTable) -> bool {
+        let last = last_death(headers);
+        match self {
+            Self::Work { queue, .. } => {
+                // After it came back from its hold queue the broker took it out of the work queue: it was dead since.
+                last != Some(queue)
+                    && (copied_to(headers, queue) || last.is_some_and(|last| is_ours(last, queue)))
+            }
+            // The broker put it there: the headers are ours if they were when it came into the work queue.
+            Self::Dead { queue, .. } if last.is_some() => copied_to(headers, queue),
+            Self::Dead { queue, .. } => {
+                text_of(headers, header::DEAD_AT).is_some() || copied_to(headers, queue)
+            }
+        }
+    }
+}
+
+/// Whether `name` is a hold queue or the replay queue of the work queue `queue`.
+fn is_ours(name: &str, queue: &str) -> bool {
+    name.strip_prefix(queue).is_some_and(|rest| rest == super::topology::REPLAY || delay(rest).is_some())
+}
+
+/// The delay in the last part of a hold queue's name.
+fn delay(rest: &str) -> Option<u64> {
+    rest.strip_prefix(HOLD)?.parse().ok()
+}
+
+/// Whether the message says that this program copied it to a hold queue or the replay queue of `queue`.
+fn copied_to(headers: &FieldTable, queue: &str) -> bool {
+    text_of(headers, header::COPIED_TO).is_some_and(|name| is_ours(name, queue))
+}
+
+/// The delay, in milliseconds, of the hold queue of `queue` that a message with these headers came back from.
+pub(super) fn held_for(headers: &FieldTable, queue: &str) -> Option<u64> {
+    let last = last_death(headers).or_else(|| text_of(headers, header::COPIED_TO))?;
+    delay(last.strip_prefix(queue)?)
+}
+
+/// The queue out of which the broker took a message last, for any reason (`x-last-death-queue`, else the first entry of
+/// `x-death`).
+fn last_death(headers: &FieldTable) -> Option<&str> {
+    if let Some(queue) = text_of(headers, "x-last-death-queue") {
+        return Some(queue);
+    }
+    let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
+    let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
+    text_of(latest, "queue")
+}
+
+fn text_of<'a>(headers: &'a FieldTable, name: &str) -> Option<&'a str> {
+    match headers.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+/// The headers that are text or whole numbers, without those that say what only this program or the broker can know, and
+/// are neither's.
+pub(super) fn texts(headers: &FieldTable, taken: Taken<'_>) -> BTreeMap<String, String> {
+    let wrote = taken.wrote(headers);
+    let believed = |name: &str| match name {
+        // At its first delivery the broker has not counted any: then it is the publisher's.
+        header::DELIVERY_COUNT => taken.redelivered(),
+        name => wrote || !OWN.contains(&name),
+    };
+    let all = headers.inner().iter().filter(|(name, _)| believed(name.as_str()));
+    all.filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?))).collect()
+}
+
+fn text(value: &AMQPValue) -> Option<String> {
+    Some(match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?.to_owned(),
+        AMQPValue::ByteArray(bytes) => std::str::from_utf8(bytes.as_slice()).ok()?.to_owned(),
+        AMQPValue::ShortString(text) => text.as_str().to_owned(),
+        AMQPValue::ShortShortInt(number) => number.to_string(),
+        AMQPValue::ShortShortUInt(number) => number.to_string(),
+        AMQPValue::ShortInt(number) => number.to_string(),
+        AMQPValue::ShortUInt(number) => number.to_string(),
+        AMQPValue::LongInt(number) => number.to_string(),
+        AMQPValue::LongUInt(number) => number.to_string(),
+        AMQPValue::LongLongInt(number) => number.to_string(),
+        _ => return None,
+    })
+}
+
+/// The headers of others that a copy carries; the smallest first, while they fit. `message` is what was taken with them.
+pub(super) fn copied(original: &BasicProperties, message: &Message) -> FieldTable {
+    let foreign = original.headers().iter().flat_map(FieldTable::inner);
+    let foreign = foreign.filter(|(name, _)| is_carried(name.as_str()));
+    let mut dropped = 0;
+    let mut fitting = Vec::new();
+    for (name, value) in foreign {
+        match bytes(value) {
+            Some(bytes) => fitting.push((name.as_str().len() + bytes, name, value)),
+            None => dropped += 1,
+        }
+    }
+    fitting.sort_by_key(|(bytes, name, _)| (*bytes, name.as_str()));
+    let mut headers = FieldTable::default();
+    let mut used = 0;
+    for (bytes, name, value) in fitting {
+        used += bytes;
+        if used <= COPIED_BYTES_MAX {
+            headers.insert(name.clone(), value.clone());
+        } else {
+            dropped += 1;
+        }
+    }
+    // A copy of a copy tells of all that was left behind on the way.
+    let before: i64 = message.header(HEADERS_DROPPED).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let dropped = before.saturating_add(dropped);
+    if dropped > 0 {
+        headers.insert(HEADERS_DROPPED.into(), AMQPValue::LongLongInt(dropped));
+    }
+    headers
+}
+
+/// Whether a copy carries the header called `name`.
+fn is_carried(name: &str) -> bool {
+    let meant = |known: &str| match known.strip_suffix('*') {
+        Some(begin) => name.starts_with(begin),
+        None => name == known,
+    };
+    let fate = FATES.iter().find(|(known, ..)| meant(known)).map_or(Kept, |(_, fate, _)| *fate);
+    fate == Kept && !OWN.contains(&name)
+}
+
+/// What `value` takes on the wire, or a little more; `None` if it is nested too deeply. It must not recurse: a publisher
+/// chooses the depth.
+pub(super) fn bytes(value: &AMQPValue) -> Option<usize> {
+    let (mut sum, mut rest) = (0, vec![(value, 0)]);
+    while let Some((value, depth)) = rest.pop() {
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        sum += 16
+            + match value {
+                AMQPValue::LongString(text) => text.len(),
+                AMQPValue::ShortString(text) => text.as_str().len(),
+                AMQPValue::ByteArray(array) => array.len(),
+                AMQPValue::FieldArray(array) => {
+                    rest.extend(array.as_slice().iter().map(|value| (value, depth + 1)));
+                    0
+                }
+                AMQPValue::FieldTable(table) => {
+                    rest.extend(table.inner().values().map(|value| (value, depth + 1)));
+                    table.inner().keys().map(|name| name.as_str().len()).sum()
+                }
+                _ => 0,
+            };
+    }
+    Some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUE: &str = "p.sessions";
+    const WORK: Taken<'_> = Taken::Work { queue: QUEUE, redelivered: false };
+    const DEAD: Taken<'_> = Taken::Dead { queue: QUEUE, redelivered: false };
+
+    fn text(value: &str) -> AMQPValue {
+        AMQPValue::LongString(value.into())
+    }
+
+    fn table<const N: usize>(pairs: [(&'static str, AMQPValue); N]) -> FieldTable {
+        let mut table = FieldTable::default();
+        for (name, value) in pairs {
+            table.insert(name.into(), value);
+        }
+        table
+    }
+
+    fn deaths(queues: &[&str]) -> AMQPValue {
+        let entry = |queue: &&str| AMQPValue::FieldTable(table([("queue", text(queue))]));
+        AMQPValue::FieldArray(queues.iter().map(entry).collect::<Vec<_>>().into())
+    }
+
+    fn attempts(taken: Taken<'_>, copied_to: Option<&str>, died_in: &[&str]) -> bool {
+        let mut headers = table([(header::ATTEMPTS, AMQPValue::LongLongInt(3))]);
+        if let Some(name) = copied_to {
+            headers.insert(header::COPIED_TO.into(), text(name));
+        }
+        if !died_in.is_empty() {
+            headers.insert("x-death".into(), deaths(died_in));
+        }
+        texts(&headers, taken).contains_key(header::ATTEMPTS)
+    }
+
+    #[test]
+    fn own_headers_are_believed_only_on_what_this_program_copied() {
+        let (hold, replay) = ("p.sessions.hold.1000", "p.sessions.replay");
+        let work = |copied_to, died_in: &[&str]| attempts(WORK, copied_to, died_in);
+        assert!(work(Some(hold), &[hold]) && work(Some(replay), &[replay]));
+        assert!(work(Some(hold), &[]), "moved from the hold queue by hand");
+        assert!(work(None, &[hold]), "held by a version that wrote no mark");
+        assert!(!work(None, &[]), "a stranger's");
+        for other in ["p.hosts.hold.1000", "p.sessions.hold.", "p.sessions.hold.x", "p.sessions", "hold.1000"]
+        {
+            assert!(!work(Some(other), &[]) && !work(None, &[other]), "{other}");
+        }
+        assert!(!work(Some(hold), &[QUEUE, hold]), "it was dead since, and was moved back by hand");
+        assert!(!work(None, &["other", hold]));
+    }
+
+    #[test]
+    fn dead_letters_own_headers_are_believed_if_this_program_wrote_them() {
+        let dead = |copied_to, died_in: &[&str]| attempts(DEAD, copied_to, died_in);
+        assert!(!dead(None, &[]) && !dead(None, &[QUEUE]));
+        assert!(dead(Some("p.sessions.hold.1000"), &[QUEUE]), "held by us before the broker put it there");
+        let letter = table([(header::DEAD_AT, text("t")), (header::DEAD_CLASS, text("invalid"))]);
+        assert!(texts(&letter, DEAD).contains_key(header::DEAD_CLASS));
+        assert!(!texts(&letter, WORK).contains_key(header::DEAD_CLASS));
+    }
+
+    #[test]
+    fn delivery_count_is_the_brokers_only_on_a_redelivery() {
+        let headers = table([(header::DELIVERY_COUNT, AMQPValue::LongLongInt(99))]);
+        assert!(!texts(&headers, WORK).contains_key(header::DELIVERY_COUNT));
+        let again = Taken::Work { queue: QUEUE, redelivered: true };
+        assert_eq!(texts(&headers, again)[header::DELIVERY_COUNT], "99");
+    }
+
+    #[test]
+    fn whole_numbers_of_every_width_and_bytes_that_are_text_are_read() {
+        let values = [
+            AMQPValue::ShortShortInt(-7),
+            AMQPValue::ShortShortUInt(7),
+            AMQPValue::ShortInt(-7),
+            AMQPValue::ShortUInt(7),
+            AMQPValue::LongInt(-7),
+            AMQPValue::LongUInt(7),
+            AMQPValue::LongLongInt(-7),
+            AMQPValue::ByteArray(b"7".as_slice().into()),
+        ];
+        for value in values {
+            let read = super::text(&value).unwrap();
+            assert!(read == "7" || read == "-7", "{value:?}");
+        }
+        assert_eq!(super::text(&AMQPValue::ByteArray([0xff].as_slice().into())), None);
+    }
+
+    #[test]
+    fn copy_carries_nothing_that_a_broker_acts_on_nor_a_strangers_own_names() {
+        let mut headers = table([("x-death", deaths(&[QUEUE])), ("x-shovelled", AMQPValue::Boolean(true))]);
+        for name in ["CC", "BCC", "x-first-death-queue", "x-last-death-reason", "x-opt-delivery-time"] {
+            headers.insert(name.into(), text("x"));
+        }
+        for name in OWN.iter().chain(&["x-delivery-count", "x-acquired-count", "mine", "x-match"]) {
+            headers.insert((*name).into(), text("9"));
+        }
+        let original = BasicProperties::default().with_headers(headers);
+        let copy = copied(&original, &Message::default());
+        let names: Vec<_> = copy.inner().keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["mine", "x-match", "x-shovelled"]);
+    }
+
+    #[test]
+    fn fates_begin_with_the_name_that_is_meant() {
+        // The first that matches counts: none may hide another.
+        for (n, (name, ..)) in FATES.iter().enumerate() {
+            let first = FATES.iter().position(|(known, ..)| match known.strip_suffix('*') {
+                Some(begin) => name.starts_with(begin),
+                None => name == known,
+            });
+            assert_eq!(first, Some(n), "{name}");
+        }
+    }
+
+    #[test]
+    fn header_nested_too_deeply_is_left_behind_and_counted() {
+        let nested = |depth: usize| {
+            (0..depth).fold(AMQPValue::Void, |value, _| AMQPValue::FieldArray(vec![value].into()))
+        };
+        assert!(bytes(&nested(DEPTH_MAX)).is_some() && bytes(&nested(DEPTH_MAX + 1)).is_none());
+        let headers = table([("deep", nested(100)), ("flat", nested(1))]);
+        let original = BasicProperties::default().with_headers(headers);
+        let copy = copied(&original, &Message::default());
+        assert_eq!(
+            copy.inner().keys().map(|name| name.as_str()).collect::<Vec<_>>(),
+            ["flat", HEADERS_DROPPED]
+        );
+        assert_eq!(copy.inner()[HEADERS_DROPPED], AMQPValue::LongLongInt(1));
+    }
+}
