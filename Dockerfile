@@ -53,6 +53,8 @@ USER 65532:65532
 WORKDIR /var/lib/instant-connect-worker
 # Metrics and health, for what runs beside the container; nothing there needs or shows a secret.
 ENV ICW_ADMIN__LISTEN=0.0.0.0:9464
+# Stacks on which the deepest headers of a message can be read (src/cli/stack.rs): without it the program starts itself again.
+ENV RUST_MIN_STACK=67108864
 EXPOSE 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \

@@ -6,5 +6,7 @@ use clap::Parser;
 use instant_connect_worker::cli;
 
 fn main() -> ExitCode {
+    // Before any thread is started.
+    cli::stack::enlarge();
     cli::run(cli::Cli::parse())
 }

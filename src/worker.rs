@@ -14,7 +14,7 @@ use crate::{
     broker::{
         breaker,
         connection::{Connected, Connector, close, gone},
-        consumer::{Consumer, Limits},
+        consumer::{Begin, Consumer, Limits},
         publisher::Publisher,
         reconnect::ReconnectBackoff,
         settle::Settler,
@@ -258,6 +258,34 @@ impl Consumers {
     }
 }
 
+/// Whether a message may be what ends connections.
+#[derive(Debug, Default)]
+struct Suspicion {
+    /// Connections in a row that were used, and broke before anything was settled.
+    barren: u32,
+    /// The last of them broke because of what the broker sent.
+    unreadable: bool,
+}
+
+impl Suspicion {
+    /// Takes in that a connection broke. One that never `stood` brought no message.
+    fn broken(&mut self, stood: bool, unreadable: bool, settled: bool) {
+        if stood {
+            self.barren = if settled { 0 } else { self.barren.saturating_add(1) };
+            self.unreadable = unreadable;
+        }
+    }
+
+    fn begin(&self) -> Begin {
+        match self.barren {
+            _ if self.unreadable => Begin::Singly,
+            0 => Begin::AtOnce,
+            1 => Begin::Slowly,
+            _ => Begin::Singly,
+        }
+    }
+}
+
 /// Keeps a connection for one consumer, and makes a new one when it breaks. Each consumer has its own: what breaks one, such as
 /// a message that can't be read, must not count against the other's.
 async fn supervise<S: Stage>(
@@ -267,6 +295,7 @@ async fn supervise<S: Stage>(
 ) -> Result<(), TopologyError> {
     let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
     let mut connected_before = false;
+    let mut suspicion = Suspicion::default();
     while !consumer.is_stopped() {
         let settled = consumer.settled();
         let opened = tokio::select! {
@@ -326,8 +355,9 @@ async fn supervise<S: Stage>(
         // A message that lapin can't read ends the connection each time, until the broker's delivery limit puts it aside.
         // Its neighbours are not to be counted with it, and the sooner that is over the better. Before a connection stands there
         // is no message.
-        let unreadable = stood && matches!(&error, TopologyError::Broker(error) if error.is_unreadable());
-        consumer.set_careful(unreadable);
+        let unreadable = stood && matches!(&error, TopologyError::Broker(error) if error.is_reading());
+        suspicion.broken(stood, unreadable, consumer.settled() > settled);
+        consumer.begin_next(suspicion.begin());
         let wait = if unreadable { backoff.wait_after_unreadable() } else { backoff.wait() };
         tokio::select! {
             () = sleep(wait) => {}
@@ -472,6 +502,21 @@ mod tests {
     use tokio::task::yield_now;
 
     use super::*;
+
+    #[test]
+    fn connections_that_break_by_what_they_read_or_settle_nothing_begin_carefully() {
+        let mut suspicion = Suspicion::default();
+        let mut after = |stood, unreadable, settled| {
+            suspicion.broken(stood, unreadable, settled);
+            suspicion.begin()
+        };
+        assert_eq!(after(true, false, true), Begin::AtOnce);
+        assert_eq!(after(true, false, false), Begin::Slowly);
+        assert_eq!(after(false, true, false), Begin::Slowly, "no connection, no message");
+        assert_eq!(after(true, false, false), Begin::Singly);
+        assert_eq!(after(true, false, true), Begin::AtOnce);
+        assert_eq!(after(true, true, true), Begin::Singly);
+    }
 
     #[tokio::test]
     async fn a_worker_lives_while_its_ledger_is_opened() {

@@ -77,10 +77,13 @@ pub enum Reason {
 }
 
 impl BrokerError {
-    /// Whether the broker sent something that lapin can't read, such as a property that is not UTF-8.
+    /// Whether lapin could not go on with what it read: a property that is not UTF-8, a frame that is too large or comes out of
+    /// turn. On a connection that stood, that is a message, and it ends the next connection too.
     #[must_use]
-    pub fn is_unreadable(&self) -> bool {
+    pub fn is_reading(&self) -> bool {
+        // lapin raises the codes of frames, syntax, commands, channels and unexpected frames itself, in the broker's place.
         matches!(self, Self::Lapin(_, error) if matches!(error.kind(), lapin::ErrorKind::ParsingError(_)))
+            || matches!(self.reply_code(), Some(501..=505))
     }
 
     /// Its kind.

@@ -1,18 +1,18 @@
 //! Takes deliveries for a stage: a permit first, then the delivery, then a task of its own that carries both until the
 //! delivery is settled. While the stage's breaker is open, or a message ended the connection that can't be read, one delivery
-//! at a time.
+//! at a time; after a start or a connection on which nothing was settled, few at a time at first (see [`Begin`]).
 
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use jiff::Timestamp;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
@@ -80,6 +80,18 @@ impl Limits {
     }
 }
 
+/// How taking begins. A message may end every worker that takes it, or every connection: whatever is delivered together with
+/// it is counted with it, until the broker or this program puts all of them aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// As many as the limits allow: nothing points to such a message.
+    AtOnce,
+    /// One, then twice as many and so on, while what comes was delivered before: one of those may have ended a worker.
+    Slowly,
+    /// One at a time, as many as may have been delivered together: one of them is known to end connections.
+    Singly,
+}
+
 /// Takes what is in one queue to one stage.
 #[derive(Debug)]
 pub struct Consumer<S> {
@@ -91,7 +103,8 @@ pub struct Consumer<S> {
     breaker: Breaker,
     suspects: tokio::sync::Mutex<()>,
     working: Working,
-    careful: AtomicBool,
+    /// How the next subscription begins: a [`Begin`].
+    begin: AtomicU8,
     settled: AtomicU64,
     metrics: StageMetrics,
     tasks: Mutex<JoinSet<()>>,
@@ -120,7 +133,7 @@ impl<S: Stage> Consumer<S> {
             limits,
             suspects: tokio::sync::Mutex::default(),
             working: Working::default(),
-            careful: AtomicBool::new(false),
+            begin: AtomicU8::new(Begin::Slowly as u8),
             settled: AtomicU64::new(0),
             metrics,
             tasks: Mutex::default(),
@@ -135,8 +148,11 @@ impl<S: Stage> Consumer<S> {
     pub async fn consume(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         while !self.is_stopped() {
             match self.breaker.probe_at() {
-                None if self.careful.load(Ordering::Relaxed) => self.take_singly(source).await?,
-                None => self.take_all(source).await?,
+                None => match self.begin() {
+                    Begin::Singly => self.take_singly(source).await?,
+                    Begin::Slowly => self.take_more_and_more(source).await?,
+                    Begin::AtOnce => self.take_all(source).await?,
+                },
                 Some(at) => {
                     self.pause(source, at).await?;
                     self.probe(source).await?;
@@ -164,10 +180,17 @@ impl<S: Stage> Consumer<S> {
         *self.stop.borrow()
     }
 
-    /// Has the broker deliver one message at a time from the next subscription on, until that has gone well for a while; or as
-    /// many as the limits allow.
-    pub fn set_careful(&self, careful: bool) {
-        self.careful.store(careful, Ordering::Relaxed);
+    /// How the next subscription begins.
+    pub fn begin_next(&self, begin: Begin) {
+        self.begin.store(begin as u8, Ordering::Relaxed);
+    }
+
+    fn begin(&self) -> Begin {
+        let number = self.begin.load(Ordering::Relaxed);
+        [Begin::Slowly, Begin::Singly]
+            .into_iter()
+            .find(|begin| *begin as u8 == number)
+            .unwrap_or(Begin::AtOnce)
     }
 
     /// How many deliveries were settled so far.
@@ -206,24 +229,70 @@ impl<S: Stage> Consumer<S> {
         let mut subscription = self.subscribe(source, 1).await?;
         let _shown = self.metrics.consuming();
         for _ in 0..self.limits.prefetch {
-            let next = async {
-                let permit = self.permit(&subscription).await?;
-                Ok(match timeout(QUIET, subscription.next()).await {
-                    Ok(delivery) => Some((permit, delivery?)),
-                    Err(_) => None,
-                })
-            };
             let next = tokio::select! {
                 biased;
                 () = self.stopped() => return self.hand_back(subscription).await,
                 () = self.breaker.opened() => return self.hand_back(subscription).await,
-                next = next => next?,
+                next = self.next_soon(&mut subscription) => next?,
             };
             let Some((permit, delivery)) = next else { break };
             self.work_to_the_end(permit, delivery).await;
         }
-        self.set_careful(false);
+        self.begin_next(Begin::AtOnce);
         self.hand_back(subscription).await
+    }
+
+    /// Takes one delivery, then two, four and so on, each time until all are settled, while they were delivered before. The
+    /// first that is new ends this, and so does an empty queue.
+    async fn take_more_and_more(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let mut window = 1;
+        while window < self.limits.prefetch {
+            let mut subscription = self.subscribe(source, window).await?;
+            let shown = self.metrics.consuming();
+            let (mut ends, mut again) = (Vec::new(), true);
+            while again && ends.len() < window.into() {
+                let next = tokio::select! {
+                    biased;
+                    () = self.stopped() => return self.hand_back(subscription).await,
+                    () = self.breaker.opened() => return self.hand_back(subscription).await,
+                    next = self.next_soon(&mut subscription) => next?,
+                };
+                again = next.as_ref().is_some_and(|(_, delivery)| delivery.redelivered);
+                ends.extend(next.map(|(permit, delivery)| self.begin_work(permit, delivery)));
+            }
+            // Whatever came meanwhile was delivered in place of what is settled by now.
+            for delivery in subscription.cancel(self.limits.timeout).await? {
+                match Arc::clone(&self.permits).try_acquire_owned() {
+                    Ok(permit) => ends.push(self.begin_work(permit, delivery)),
+                    Err(_) => _ = delivery.receipt.give_back(self.limits.timeout).await?,
+                }
+            }
+            drop(shown);
+            if !again {
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = self.stopped() => return Ok(()),
+                () = self.breaker.opened() => return Ok(()),
+                _ = join_all(ends) => {}
+            }
+            window = window.saturating_mul(2);
+        }
+        self.begin_next(Begin::AtOnce);
+        Ok(())
+    }
+
+    /// The next delivery; `None` where none comes for a while.
+    async fn next_soon(
+        &self,
+        subscription: &mut Subscription,
+    ) -> Result<Option<(OwnedSemaphorePermit, Delivery)>, BrokerError> {
+        let permit = self.permit(subscription).await?;
+        match timeout(QUIET, subscription.next()).await {
+            Ok(delivery) => Ok(Some((permit, delivery?))),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Takes one delivery after the other until one says whether the API works again.
@@ -257,7 +326,8 @@ impl<S: Stage> Consumer<S> {
                 () = self.stopped() => break None,
                 next = self.next(&mut subscription) => next?,
             };
-            let message = properties::message(&delivery.properties, delivery.body.clone());
+            let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
+            let message = properties::message(&delivery.properties, delivery.body.clone(), taken);
             if self.stage.deadline(&message).is_ok() {
                 break Some((permit, delivery));
             }
@@ -272,12 +342,21 @@ impl<S: Stage> Consumer<S> {
     }
 
     async fn work_to_the_end(self: &Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
+        // A task that is aborted drops its sender, which is an end too.
+        _ = self.begin_work(permit, delivery).await;
+    }
+
+    /// Begins to work on a delivery; resolves when that has ended.
+    fn begin_work(
+        self: &Arc<Self>,
+        permit: OwnedSemaphorePermit,
+        delivery: Delivery,
+    ) -> oneshot::Receiver<()> {
         let (done, ended) = oneshot::channel();
         let work = Arc::clone(self).work(permit, delivery);
         // A task of its own, as for every delivery: what becomes of it must not hang on this connection.
         self.spawn(work.map(|()| _ = done.send(())));
-        // A task that is aborted drops its sender, which is an end too.
-        _ = ended.await;
+        ended
     }
 
     async fn subscribe(&self, source: Source<'_>, prefetch: u16) -> Result<Subscription, BrokerError> {

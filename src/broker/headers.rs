@@ -87,7 +87,7 @@ pub(super) const COPIED_BYTES_MAX: usize = 64 * 1024;
 /// Deepest nesting of arrays and tables that a copy carries. lapin reads, writes and drops a value by recursion, and so
 /// do many other clients: none should meet more of it because of us.
 const DEPTH_MAX: usize = 32;
-/// Headers of one of our hold queues and what RabbitMQ says of where a message was end in it.
+/// In the name of a hold queue before its delay.
 const HOLD: &str = ".hold.";
 
 /// Where a message was taken from.
@@ -275,6 +275,8 @@ pub(super) fn bytes(value: &AMQPValue) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use lapin::types::ShortString;
+
     use super::*;
 
     const QUEUE: &str = "p.sessions";
@@ -373,7 +375,7 @@ mod tests {
         }
         let original = BasicProperties::default().with_headers(headers);
         let copy = copied(&original, &Message::default());
-        let names: Vec<_> = copy.inner().keys().map(|name| name.as_str()).collect();
+        let names: Vec<_> = copy.inner().keys().map(ShortString::as_str).collect();
         assert_eq!(names, ["mine", "x-match", "x-shovelled"]);
     }
 
@@ -399,7 +401,7 @@ mod tests {
         let original = BasicProperties::default().with_headers(headers);
         let copy = copied(&original, &Message::default());
         assert_eq!(
-            copy.inner().keys().map(|name| name.as_str()).collect::<Vec<_>>(),
+            copy.inner().keys().map(ShortString::as_str).collect::<Vec<_>>(),
             ["flat", HEADERS_DROPPED]
         );
         assert_eq!(copy.inner()[HEADERS_DROPPED], AMQPValue::LongLongInt(1));

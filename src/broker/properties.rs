@@ -297,7 +297,7 @@ mod tests {
         let (trace, at) = (TraceContext::of(&BTreeMap::new()), Timestamp::UNIX_EPOCH);
         let dead = dead(&original, &message, &death, &trace, at);
         let names: Vec<_> =
-            dead.headers().as_ref().unwrap().inner().keys().map(|name| name.as_str()).collect();
+            dead.headers().as_ref().unwrap().inner().keys().map(ShortString::as_str).collect();
         let ours =
             ["traceparent", "x-attempts", "x-dead-at", "x-dead-class", "x-dead-reason", "x-first-failed-at"];
         assert_eq!(names, ours);

@@ -13,6 +13,7 @@ mod run;
 mod sandbox;
 mod schema;
 mod signals;
+pub mod stack;
 mod topology;
 
 use std::{
@@ -144,6 +145,11 @@ impl From<io::Error> for Failure {
 /// Runs the command of `cli`, and reports how that ended.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
+    stack::on_large_stack(|| run_here(cli))
+        .unwrap_or_else(|error| report(&Failure::Failed(format!("the main thread: {error}"))))
+}
+
+fn run_here(cli: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failure::Failed(format!("no threads for the runtime: {error}"))),

@@ -25,7 +25,7 @@ pub(super) const WINDOW: u16 = 200;
 /// How long a desk is open: what it leaves alone is unacknowledged, and the broker ends a channel for that after 30
 /// minutes, its default.
 const OPEN_MAX: Duration = Duration::from_secs(20 * 60);
-/// How long nothing comes before the queue is asked whether it is empty.
+/// How often it is looked at whether time is up while nothing comes.
 const QUIET: Duration = Duration::from_millis(500);
 /// How often letters may have been looked at in a queue whose delivery limit is not known to be ours. RabbitMQ's own
 /// default is 20, after which a letter is lost.
@@ -243,11 +243,11 @@ impl Reader<'_> {
             }
             match timeout(QUIET, self.streams.next()).await {
                 Ok(delivery) => return self.taken(delivery).map(Some),
+                // A letter that is missing is on its way: one with deeply nested headers takes a while to be read. Or another
+                // client took it.
+                Err(_) if quiet_since.elapsed() <= self.desk.limit => {}
                 Err(_) if self.is_empty().await? => return Ok(None),
-                Err(_) if quiet_since.elapsed() > self.desk.limit => {
-                    return Err(BrokerError::Timeout("take letters", self.desk.limit).into());
-                }
-                Err(_) => {}
+                Err(_) => return Err(BrokerError::Timeout("take letters", self.desk.limit).into()),
             }
         }
     }
@@ -260,7 +260,7 @@ impl Reader<'_> {
                 self.seen += 1;
                 Ok(delivery)
             }
-            Err(error) if error.is_unreadable() => {
+            Err(error) if error.is_reading() => {
                 Err(DeadError::Unreadable { queue: self.queue.clone(), position: self.seen + 1 })
             }
             Err(error) => Err(error.into()),

@@ -5,6 +5,7 @@ mod blocked;
 mod broker_restarts;
 mod command_line;
 mod connecting;
+mod deep_headers;
 mod ended_anywhere;
 mod fairness;
 mod full_queue;

@@ -32,7 +32,7 @@ async fn fails(scheme: &str, words: &'static [u8]) -> BrokerError {
         () = peer() => unreachable!(),
     };
     assert_eq!(greeted.reason(), error.reason());
-    assert!(!error.is_unreadable(), "there was no message yet: {error}");
+    assert!(!error.is_reading(), "there was no message yet: {error}");
     error
 }
 
