@@ -108,15 +108,19 @@ pub fn longest_wait(policy: &Policy) -> Duration {
     most.saturating_add(Duration::from_secs(300))
 }
 
-/// Which of the hold queues' delays (ascending, in milliseconds) brings a message back for `at`: the smallest that is not
-/// early. Where that would miss the `deadline`, or `at` is later than all of them, the largest that is not late: the
-/// message then comes back early, is seen to be early, and is held again.
+/// How much later than it should a hold queue may bring a message back, as a share of its wait.
+const LATE_MAX: f64 = 0.25;
+
+/// Which of the hold queues' delays (ascending) brings a message back for `at`: the smallest that is not early, if it is late by
+/// [`LATE_MAX`] at most and before the `deadline`. Otherwise the largest that is not late: the message then comes back early, is
+/// seen to be early, and is held again or waited for. A wait just above a delay must not become the next longer one.
 #[must_use]
 pub fn rung(delays: &[Duration], now: Timestamp, at: Timestamp, deadline: Timestamp) -> Option<Duration> {
     let until = |then: Timestamp| Duration::try_from(then.duration_since(now)).unwrap_or_default();
     let (wait, left) = (until(at), until(deadline));
-    let exact = delays.iter().find(|delay| **delay >= wait && **delay < left);
-    exact.or_else(|| delays.iter().rfind(|delay| **delay <= wait)).or_else(|| delays.first()).copied()
+    let most = wait.saturating_add(wait.mul_f64(LATE_MAX));
+    let near = delays.iter().find(|delay| (wait..=most).contains(*delay) && **delay < left);
+    near.or_else(|| delays.iter().rfind(|delay| **delay <= wait)).or_else(|| delays.first()).copied()
 }
 
 /// The wait of a message that is put off for `wait`, `max` at most, and the hold queue's delay that brings it back: at its time, or
@@ -372,16 +376,21 @@ mod tests {
     }
 
     #[test]
-    fn the_rung_is_the_smallest_that_is_not_early() {
+    fn rung_is_never_much_later_than_the_wait() {
         let delays = [1, 5, 30].map(Duration::from_secs);
         let pick = |wait_ms: i64, left_s: i64| {
             let (at, deadline) =
                 (now() + SignedDuration::from_millis(wait_ms), now() + SignedDuration::from_secs(left_s));
             rung(&delays, now(), at, deadline).unwrap().as_secs()
         };
-        assert_eq!([pick(0, 99), pick(1000, 99), pick(1001, 99), pick(7000, 99)], [1, 1, 5, 30]);
-        assert_eq!(pick(7000, 20), 5, "the smallest that is not early would miss the deadline");
-        assert_eq!(pick(7000, 30), 5, "it would be back when the session is over");
+        assert_eq!([pick(0, 99), pick(800, 99), pick(1000, 99)], [1, 1, 1]);
+        assert_eq!(
+            [pick(1001, 99), pick(1200, 99), pick(7000, 99)],
+            [1, 1, 5],
+            "the rest is waited for after that"
+        );
+        assert_eq!([pick(4000, 99), pick(25_000, 99)], [5, 30], "a little late");
+        assert_eq!(pick(29_000, 30), 5, "it would be back when the session is over");
         assert_eq!(pick(3_600_000, 9999), 30, "later than all");
     }
 

@@ -3,7 +3,7 @@
 //! at a time; after a start or a connection on which nothing was settled, few at a time at first (see [`Begin`]).
 
 use std::{
-    future::Future,
+    future::{Future, pending},
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -207,6 +207,7 @@ impl<S: Stage> Consumer<S> {
 
     /// Takes as many as the limits allow, until the breaker opens or a stop is asked for.
     async fn take_all(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let mut declared_again = self.settler.declared_again();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
         let _shown = self.metrics.consuming();
         loop {
@@ -214,6 +215,7 @@ impl<S: Stage> Consumer<S> {
                 biased;
                 () = self.stopped() => break,
                 () = self.breaker.opened() => break,
+                () = changed(&mut declared_again) => return self.end(subscription).await.map(drop),
                 next = self.next(&mut subscription) => {
                     let (permit, delivery) = next?;
                     self.spawn(Arc::clone(self).work(permit, delivery));
@@ -261,12 +263,7 @@ impl<S: Stage> Consumer<S> {
                 ends.extend(next.map(|(permit, delivery)| self.begin_work(permit, delivery)));
             }
             // Whatever came meanwhile was delivered in place of what is settled by now.
-            for delivery in subscription.cancel(self.limits.timeout).await? {
-                match Arc::clone(&self.permits).try_acquire_owned() {
-                    Ok(permit) => ends.push(self.begin_work(permit, delivery)),
-                    Err(_) => _ = delivery.receipt.give_back(self.limits.timeout).await?,
-                }
-            }
+            ends.extend(self.end(subscription).await?);
             drop(shown);
             if !again {
                 break;
@@ -281,6 +278,21 @@ impl<S: Stage> Consumer<S> {
         }
         self.begin_next(Begin::AtOnce);
         Ok(())
+    }
+
+    /// Ends the subscription, and begins to work on what was delivered and not taken: given back it would be counted.
+    async fn end(
+        self: &Arc<Self>,
+        subscription: Subscription,
+    ) -> Result<Vec<oneshot::Receiver<()>>, BrokerError> {
+        let mut ends = Vec::new();
+        for delivery in subscription.cancel(self.limits.timeout).await? {
+            match Arc::clone(&self.permits).try_acquire_owned() {
+                Ok(permit) => ends.push(self.begin_work(permit, delivery)),
+                Err(_) => _ = delivery.receipt.give_back(self.limits.timeout).await?,
+            }
+        }
+        Ok(ends)
     }
 
     /// The next delivery; `None` where none comes for a while.
@@ -298,11 +310,13 @@ impl<S: Stage> Consumer<S> {
     /// Takes one delivery after the other until one says whether the API works again.
     async fn probe(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         for _ in 0..REFUSED_IN_A_ROW {
+            let mut declared_again = self.settler.declared_again();
             let mut subscription = self.subscribe(source, 1).await?;
             let shown = self.metrics.consuming();
             let (permit, delivery) = tokio::select! {
                 biased;
                 () = self.stopped() => return self.hand_back(subscription).await,
+                () = changed(&mut declared_again) => return self.hand_back(subscription).await,
                 next = self.next(&mut subscription) => next?,
             };
             self.hand_back(subscription).await?;
@@ -318,12 +332,14 @@ impl<S: Stage> Consumer<S> {
     /// Settles messages that need no call, many at once, up to the first that needs one: that is the probe. A backlog of events
     /// that have expired must not hold up the others when the API works again.
     async fn pass_over_refused(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let mut declared_again = self.settler.declared_again();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
         let shown = self.metrics.consuming();
         let probe = loop {
             let (permit, delivery) = tokio::select! {
                 biased;
                 () = self.stopped() => break None,
+                () = changed(&mut declared_again) => break None,
                 next = self.next(&mut subscription) => next?,
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
@@ -563,5 +579,12 @@ impl<S: Stage> Consumer<S> {
     #[must_use]
     pub fn in_progress(&self) -> usize {
         self.limits.concurrency - self.permits.available_permits().min(self.limits.concurrency)
+    }
+}
+
+/// Resolves when the queues were declared again: then the one that is consumed may be gone, without a word from the broker.
+async fn changed(declared_again: &mut watch::Receiver<u64>) {
+    if declared_again.changed().await.is_err() {
+        pending::<()>().await;
     }
 }

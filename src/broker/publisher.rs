@@ -37,6 +37,8 @@ const OUTSTANDING_MAX: usize = 1024;
 const QUEUED_MAX: usize = 1024;
 /// How often it is looked at whether the broker blocks publishing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long confirms are waited for on a channel that is to be used no more.
+const WORN_MAX: Duration = Duration::from_secs(2);
 
 /// One message to publish: persistent by its properties, and always mandatory.
 #[derive(Clone, Debug)]
@@ -251,6 +253,9 @@ struct Session<'a> {
     connection: &'a Connection,
     topology: &'a Topology,
     metrics: &'a PublishMetrics,
+    /// Since when the channel may not be used for further messages: it took part in what a deleted queue's was, and the broker confirms
+    /// nothing on it that goes to the queue of the same name.
+    worn_since: Option<Instant>,
     /// A queue of our own, or where we declare them a binding or a queue of the links, was found missing.
     missing: bool,
     /// The broker takes no publishes at the moment.
@@ -279,6 +284,7 @@ impl<'a> Session<'a> {
             connection,
             topology,
             metrics,
+            worn_since: None,
             missing: false,
             blocked: false,
             last_answer: Instant::now(),
@@ -312,11 +318,17 @@ impl<'a> Session<'a> {
         let mut health = interval(LOOK_EVERY.min(self.limit));
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !self.pending.is_empty() {
+            let worn = self.worn_since.map(|since| since.elapsed());
+            if worn.is_some_and(|worn| self.pending.is_empty() || worn >= WORN_MAX) {
+                return Err(BrokerError::Ended(
+                    "a queue was declared again: its messages need a new channel".to_owned(),
+                ));
+            }
             tokio::select! {
                 biased;
                 _ = health.tick() => self.check_health()?,
                 Some((id, confirmation)) = self.confirms.next() => self.answer(id, confirmation).await?,
-                job = jobs.recv(), if open && !self.blocked && self.pending.len() < OUTSTANDING_MAX => match job {
+                job = jobs.recv(), if open && worn.is_none() && !self.blocked && self.pending.len() < OUTSTANDING_MAX => match job {
                     // Nobody waits for it any more; its delivery is with the broker again.
                     Some(job) if job.reply.is_closed() => {}
                     Some(job) => self.publish(job).await?,
@@ -458,7 +470,11 @@ impl<'a> Session<'a> {
         let mut ensured = pin!(topology.ensure(connection, self.limit));
         loop {
             match timeout(LOOK_EVERY, &mut ensured).await {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => {
+                    topology.tell_declared_again();
+                    self.worn_since = Some(Instant::now());
+                    return Ok(());
+                }
                 Ok(Err(error)) => {
                     warn!(%error, "it could not be declared");
                     return Ok(());

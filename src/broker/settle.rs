@@ -5,7 +5,10 @@ use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use uuid::Uuid;
 
 use super::{
@@ -64,6 +67,7 @@ pub struct Settler {
     retry: Policy,
     delays: Vec<Duration>,
     metrics: StageMetrics,
+    declared_again: watch::Receiver<u64>,
 }
 
 /// How a delivery ended.
@@ -151,7 +155,19 @@ impl Settler {
     ) -> Self {
         let delays = topology.delays().to_vec();
         let (links_exchange, declares) = (topology.links_exchange(), topology.creates());
-        Self { publisher, tracer, queue, links_exchange, declares, limit, retry, delays, metrics }
+        let declared_again = topology.declared_again();
+        Self {
+            publisher,
+            tracer,
+            queue,
+            links_exchange,
+            declares,
+            limit,
+            retry,
+            delays,
+            metrics,
+            declared_again,
+        }
     }
 
     /// The delay of the first hold queue.
@@ -163,6 +179,13 @@ impl Settler {
     /// Longer than any message is to wait for its next attempt.
     pub(super) fn longest_wait(&self) -> Duration {
         retry::longest_wait(&self.retry)
+    }
+
+    /// Changes when a queue of ours that was missing is declared again, from now on.
+    pub(super) fn declared_again(&self) -> watch::Receiver<u64> {
+        let mut declared_again = self.declared_again.clone();
+        declared_again.mark_unchanged();
+        declared_again
     }
 
     /// The span of the work on a delivery for the stage called `stage`.

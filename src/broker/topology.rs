@@ -15,6 +15,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::{
     connection::{BrokerError, Reason, within},
@@ -41,6 +42,8 @@ pub struct Topology {
     delays: Vec<Duration>,
     /// For all clones.
     in_order: Arc<AtomicBool>,
+    /// How often something that was missing was declared again; for all clones.
+    declared_again: Arc<watch::Sender<u64>>,
 }
 
 /// One exchange.
@@ -143,6 +146,7 @@ impl Topology {
             queue_length_max: config.queue_length_max.get(),
             delays: delays.to_vec(),
             in_order: Arc::default(),
+            declared_again: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -298,6 +302,17 @@ impl Topology {
     /// exchange may be missing.
     pub fn doubt(&self) {
         self.in_order.store(false, Ordering::Relaxed);
+    }
+
+    /// Tells all who consume that something that was missing is declared again: a queue of the same name may be another one, and the
+    /// broker then does not always say so to the consumers of the one before.
+    pub(super) fn tell_declared_again(&self) {
+        self.declared_again.send_modify(|times| *times += 1);
+    }
+
+    /// Changes with each [`Topology::tell_declared_again`].
+    pub(super) fn declared_again(&self) -> watch::Receiver<u64> {
+        self.declared_again.subscribe()
     }
 
     /// Declares the queue `name` (or, `passive`, sees that it is there), and tells how many messages are ready in it and how

@@ -11,11 +11,11 @@ use tracing::{debug, warn};
 use super::{
     connection::{BrokerError, Connector, within},
     properties::short,
-    topology::Topology,
+    topology::{Depth, Topology},
 };
 use crate::telemetry::metrics::{StageMetrics, labels::Queue};
 
-/// So many looks in a row must find a consumer silent.
+/// So many looks in a row must find a consumer silent, or the broker without an answer while nothing is delivered.
 const LOOKS: u32 = 3;
 
 /// Most looks in a row that leave out a queue which can't be seen: asking costs a channel, and a line in the broker's log.
@@ -65,6 +65,15 @@ pub struct Watchdog<'a> {
     limit: Duration,
 }
 
+/// What there is of a stage's own queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    /// Messages that nobody has taken.
+    ready: u64,
+    /// Nobody consumes it, as the broker sees it.
+    forsaken: bool,
+}
+
 impl<'a> Watchdog<'a> {
     /// Of the consumer of `queue` on `connection`, which counts in `metrics`.
     #[must_use]
@@ -86,21 +95,36 @@ impl<'a> Watchdog<'a> {
 
     /// Looks as often as `connector` says, until the consumer has fallen silent or the broker answers no more.
     pub async fn watch(mut self, connector: &Connector) -> BrokerError {
-        let (mut silent, mut taken) = (0, self.metrics.taken());
+        let (mut silent, mut unanswered, mut taken) = (0, 0, self.metrics.taken());
         loop {
             sleep(connector.watch_interval).await;
-            let waiting = match self.look().await {
-                Ok(waiting) => waiting,
+            let Work { ready: waiting, forsaken } = match self.look().await {
+                Ok(work) => work,
+                // A cluster that lost a node may take long to answer for one queue, and serves the others meanwhile.
+                Err(error @ BrokerError::Timeout(..)) => {
+                    let before = std::mem::replace(&mut taken, self.metrics.taken());
+                    let serves = taken != before || self.metrics.oldest_work().is_some();
+                    unanswered = if serves { 0 } else { unanswered + 1 };
+                    if unanswered >= LOOKS {
+                        return error;
+                    }
+                    debug!(queue = self.queue, %error, "the queues can't be seen; looking again later");
+                    continue;
+                }
                 Err(error) => return error,
             };
+            unanswered = 0;
             let idle = self.metrics.is_consuming() && self.metrics.oldest_work().is_none();
             let before = std::mem::replace(&mut taken, self.metrics.taken());
-            silent = if waiting > 0 && idle && taken == before { silent + 1 } else { 0 };
+            // A queue that was deleted and declared again has lost its consumers, and delivers to none.
+            let suspicious = waiting > 0 || forsaken;
+            silent = if suspicious && idle && taken == before { silent + 1 } else { 0 };
             if silent >= LOOKS {
                 self.metrics.silent();
                 warn!(
                     queue = self.queue,
                     waiting,
+                    forsaken,
                     "the consumer has fallen silent: messages wait, and none is delivered; connecting anew"
                 );
                 return BrokerError::Ended(format!("the consumer of {} had fallen silent", self.queue));
@@ -108,9 +132,9 @@ impl<'a> Watchdog<'a> {
         }
     }
 
-    /// Shows how much is in the queues; how much waits for the consumer.
-    async fn look(&mut self) -> Result<u64, BrokerError> {
-        let mut sums = [0; 3];
+    /// Shows how much is in the queues; what there is of the consumer's.
+    async fn look(&mut self) -> Result<Work, BrokerError> {
+        let (mut sums, mut work) = ([0; 3], Work::default());
         for queue in &mut self.queues {
             if !queue.is_due() {
                 continue;
@@ -118,7 +142,10 @@ impl<'a> Watchdog<'a> {
             match depth(self.connection, self.channel.take(), &queue.name, self.limit).await {
                 Ok((depth, channel)) => {
                     queue.seen();
-                    sums[queue.kind as usize] += u64::from(depth);
+                    sums[queue.kind as usize] += u64::from(depth.ready);
+                    if matches!(queue.kind, Queue::Work) {
+                        work = Work { ready: depth.ready.into(), forsaken: depth.consumers == 0 };
+                    }
                     self.channel = Some(channel);
                 }
                 // Missing, or not ours to look at, and the channel is gone. It may come back: the worker itself makes a dead queue
@@ -131,17 +158,17 @@ impl<'a> Watchdog<'a> {
             }
         }
         self.metrics.set_queued(sums);
-        Ok(sums[Queue::Work as usize])
+        Ok(work)
     }
 }
 
-/// How many messages are ready in the queue called `name`, and the channel that was asked: `channel`, or a new one.
+/// What there is of the queue called `name`, and the channel that was asked: `channel`, or a new one.
 async fn depth(
     connection: &Connection,
     channel: Option<Channel>,
     name: &str,
     limit: Duration,
-) -> Result<(u32, Channel), BrokerError> {
+) -> Result<(Depth, Channel), BrokerError> {
     let channel = match channel {
         Some(channel) => channel,
         None => within("open channel", limit, connection, connection.create_channel()).await?,
@@ -149,7 +176,7 @@ async fn depth(
     let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let declare = channel.queue_declare(short(name), options, FieldTable::default());
     let queue = within("look at queue", limit, &channel, declare).await?;
-    Ok((queue.message_count(), channel))
+    Ok((Depth { ready: queue.message_count(), consumers: queue.consumer_count() }, channel))
 }
 
 #[cfg(test)]

@@ -74,3 +74,23 @@ async fn dead_tool_lives_with_the_deepest_headers() {
     worker.stop().await;
     rig.assert_all_is_done(&rig.amqp).await;
 }
+
+/// A header that makes the frame of an event's headers as large as is allowed, but for some bytes.
+const LARGEST: usize = 131_020;
+
+#[tokio::test]
+async fn header_frame_that_a_redelivery_makes_too_large_holds_no_neighbour_up() {
+    let rig = Rig::new().await;
+    assert_eq!(rig.command(&["topology", "--declare"], &[]).await.status, Some(0));
+    let (work, dead) = (rig.name("sessions"), rig.name("sessions.dead"));
+    publish(&rig, 1, "text", LARGEST).await;
+    // With what the broker counts in it, the frame is larger than was agreed on.
+    until_ready(&rig.amqp, &work, 1).await;
+    python("reject.py", &[rig.url(), &work, "requeue"]).await;
+    rig.publish_many(2..=9).await;
+    let worker = rig.start(&[]).await;
+    rig.guest_links().await.take(8).await;
+    rig.until_experts_have(8).await;
+    until_ready(&rig.amqp, &dead, 1).await;
+    worker.kill();
+}

@@ -16,6 +16,7 @@ mod load;
 mod logs;
 mod moved_by_operators;
 mod outages;
+mod queue_deleted;
 mod repeats;
 mod routing;
 mod shared_ledger;
