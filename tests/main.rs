@@ -1,5 +1,6 @@
 //! The promises, tested on real parts.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -12,6 +12,7 @@
     clippy::panic,
     clippy::print_stderr,
     clippy::print_stdout,
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     reason = "a benchmark, run by hand"
 )]

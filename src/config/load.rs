@@ -170,7 +170,7 @@ impl Loaded {
 /// [`ConfigError`] for the first thing that is wrong.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut settings = defaults()?;
-    remember_proxies(&sources.environment);
+    remember_secrets(&sources.environment);
     for default in &sources.defaults {
         set_flag(&mut settings, default, Origin::Default)?;
     }
@@ -202,13 +202,22 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     Ok(loaded)
 }
 
-/// A proxy's password is a secret, too, and not one of a setting.
-fn remember_proxies(environment: &[(String, String)]) {
-    for (_, value) in environment.iter().filter(|(name, _)| name.to_ascii_uppercase().ends_with("_PROXY")) {
-        let value = if value.contains("://") { value.clone() } else { format!("http://{value}") };
-        if let Some(password) = Url::parse(&value).ok().as_ref().and_then(Url::password) {
-            masking::remember(password);
-            masking::remember(&percent_encoding::percent_decode_str(password).decode_utf8_lossy());
+/// The secrets of variables that are not this program's own: the passwords of proxies, and what is sent to the collector.
+fn remember_secrets(environment: &[(String, String)]) {
+    let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    for (name, value) in environment {
+        if name.to_ascii_uppercase().ends_with("_PROXY") {
+            let value = if value.contains("://") { value.clone() } else { format!("http://{value}") };
+            if let Some(password) = Url::parse(&value).ok().as_ref().and_then(Url::password) {
+                masking::remember(password);
+                masking::remember(&decoded(password));
+            }
+        }
+        if name.starts_with("OTEL_EXPORTER_OTLP_") && name.ends_with("HEADERS") {
+            for (_, header) in value.split(',').filter_map(|header| header.split_once('=')) {
+                masking::remember(header.trim());
+                masking::remember(&decoded(header.trim()));
+            }
         }
     }
 }
@@ -473,6 +482,18 @@ mod tests {
                 .to_string()
                 .contains("No such file")
         );
+    }
+
+    #[test]
+    fn secrets_of_foreign_variables_are_masked() {
+        let environment = [
+            ("HTTPS_PROXY", "http://u:pr%2Fxy-s3cret@proxy:3128"),
+            ("https_proxy", "u:small-s3cret@proxy:3128"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=one, authorization=Bearer%20collector-s3cret"),
+        ];
+        with(&environment, &[]).unwrap();
+        let text = "pr/xy-s3cret pr%2Fxy-s3cret small-s3cret Bearer collector-s3cret";
+        assert_eq!(masking::masked(text), "[hidden] [hidden] [hidden] [hidden]");
     }
 
     #[test]
