@@ -78,7 +78,8 @@ pub enum WorkerError {
 /// [`WorkerError`].
 pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let config = &loaded.config;
-    // Before anything is opened: without a token there is nothing to start.
+    // Before anything is opened: without a token, or with a proxy that can't be used, there is nothing to start.
+    loaded.network()?;
     loaded.instant_connect_token()?;
     if loaded.delivers_to_hosts() {
         loaded.hosts_token()?;
@@ -391,7 +392,7 @@ fn link_stage(loaded: &Loaded, book: Book, metrics: &Metrics, tracer: &Tracer) -
     };
     let (token, metrics) =
         (loaded.instant_connect_token()?, metrics.upstream(labels::Upstream::InstantConnect));
-    let network = loaded.network();
+    let network = loaded.network()?;
     let upstream = Upstream::new("Instant Connect", &url, token, limits, &network, metrics)?;
     let upstream = upstream.traced(tracer.clone());
     let options = Options {
@@ -464,7 +465,7 @@ fn messages_api(
         body_bytes_max: section.body_bytes_max.size(),
         rate_limit_wait: section.rate_limit_wait.get(),
     };
-    Ok(Upstream::new("Webex Messages", url, token, limits, &loaded.network(), metrics)?)
+    Ok(Upstream::new("Webex Messages", url, token, limits, &loaded.network()?, metrics)?)
 }
 
 pub(crate) fn limits(loaded: &Loaded) -> Limits {

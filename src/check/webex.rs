@@ -112,7 +112,8 @@ async fn person(loaded: &Loaded, token: TokenSource) -> Tried {
     };
     // Counted, and never shown: this ends at once.
     let metrics = Metrics::new(&[]).map_err(|error| unable(&error))?.upstream(WebexMessages);
-    let upstream = Upstream::new("Webex", &url, token, limits, &loaded.network(), metrics);
+    let network = loaded.network().map_err(|error| unable(&error))?;
+    let upstream = Upstream::new("Webex", &url, token, limits, &network, metrics);
     let upstream = upstream.map_err(|error| unable(&error))?;
     let answer = upstream.get(url, &TraceContext::of(&BTreeMap::new())).await?;
     let person = decode::from_json::<Person>(&answer.body).ok().filter(|person| !person.id.is_empty());

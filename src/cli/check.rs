@@ -22,6 +22,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     let mut findings = tokens(loaded);
+    findings.extend(loaded.network().err().map(|error| Finding::fail("proxy", error.to_string())));
     let configured = findings.iter().all(|finding| finding.result == Verdict::Pass);
     findings.extend(check::settings(loaded));
     if args.connect {
@@ -44,7 +45,9 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     }
     let failed = findings.iter().filter(|finding| finding.result == Verdict::Fail).count();
     if !configured {
-        return Err(Failure::Usage("a token is missing or can't be read".to_owned()));
+        return Err(Failure::Usage(
+            "a token is missing or can't be read, or a proxy can't be used".to_owned(),
+        ));
     }
     if failed == 0 {
         Ok(())

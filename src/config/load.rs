@@ -9,7 +9,7 @@ use super::{Config, check, otel};
 use crate::{
     contract::decode,
     masking,
-    upstream::{Network, Proxies},
+    upstream::{Network, Proxies, ProxyError},
 };
 
 /// The defaults, which are also the reference: every key is in it, and its value tells the key's type.
@@ -74,8 +74,7 @@ pub struct Loaded {
     pub config: Config,
     /// All settings, in order, as they were merged.
     pub settings: Settings,
-    /// What the environment says of proxies.
-    pub proxies: Proxies,
+    proxies: Result<Proxies, ProxyError>,
 }
 
 /// The merged values with their origins. `Debug` shows no secret.
@@ -158,9 +157,12 @@ impl Settings {
 
 impl Loaded {
     /// How the APIs are reached.
-    #[must_use]
-    pub fn network(&self) -> Network {
-        Network { ca_file: self.config.tls.ca_file.clone(), proxies: self.proxies.clone() }
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a proxy in the environment that can't be used. Commands that call no API don't ask.
+    pub fn network(&self) -> Result<Network, ConfigError> {
+        let proxies = self.proxies.clone().map_err(|error| ConfigError(error.to_string()))?;
+        Ok(Network { ca_file: self.config.tls.ca_file.clone(), proxies })
     }
 }
 
@@ -196,7 +198,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     otel::switch(&mut settings, &sources.environment)?;
     let config = read(&settings)?;
     check::check(&config, &settings)?;
-    let proxies = Proxies::of(&sources.environment).map_err(|error| ConfigError(error.to_string()))?;
+    let proxies = Proxies::of(&sources.environment);
     let loaded = Loaded { config, settings, proxies };
     otel::check(&loaded, &sources.environment)?;
     Ok(loaded)

@@ -6,6 +6,8 @@ use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::SecretString;
 use url::Url;
 
+use crate::masking;
+
 /// The variables for each kind of URL; of two spellings the first that is set decides.
 const HTTPS: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
@@ -103,6 +105,9 @@ impl Proxy {
         }
         let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let url = Url::parse(&text).map_err(|_| EXPECTED)?;
+        if let Some(password) = url.password() {
+            masking::remember(password);
+        }
         if url.scheme().starts_with("socks") {
             return Err("SOCKS proxies are not supported; expected http://HOST:PORT or https://HOST:PORT");
         }

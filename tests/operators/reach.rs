@@ -112,7 +112,7 @@ async fn check_names_the_proxy_that_stands_in_the_way() {
 }
 
 #[tokio::test]
-async fn proxy_that_cannot_be_used_ends_every_command_at_its_start() {
+async fn proxy_that_cannot_be_used_ends_run_and_check_at_their_start() {
     let rig = Rig::new().await;
     let start = async |arguments: &[&str], name: &str, value: &str| -> Finished {
         program::finished(arguments, &with(rig.environment(&[]), &[(name, value)])).await
@@ -130,5 +130,8 @@ async fn proxy_that_cannot_be_used_ends_every_command_at_its_start() {
             assert!(said.contains(&format!("environment {name}: ")) && !said.contains("s3cret"), "{said}");
         }
     }
+    // Commands that call no API are none the worse for it.
+    let ended = start(&["topology", "--json"], "ALL_PROXY", "socks5h://proxy.example").await;
+    assert_eq!(ended.status, Some(0), "{ended:?}");
     let _: Value = start(&["check", "--json"], "HTTPS_PROXY", "http://proxy.example:3128").await.json();
 }
