@@ -155,6 +155,8 @@ mod tests {
         let (host, guest) = read_one(short, Vertical::Hc).unwrap();
         assert_eq!(host, "https://instant.webex.com/visit/oCVp2LD");
         assert_eq!(guest, "https://instant.webex.com/visit/ckmNR7I");
+        let marked = read_one(&format!("\u{feff}{short}"), Vertical::Hc).unwrap();
+        assert_eq!(marked, (host, guest), "after a byte-order mark");
         let long = r#"{"host":[{"cipher":"eyJwMnMiOiJiLVZB.a.b.c.xtzA"}],"guest":[{"cipher":"eyJwMnMiOiJuNmxv.a.b.c.FaqA"}]}"#;
         let (host, guest) = read_one(long, Vertical::Gen).unwrap();
         assert_eq!(
