@@ -36,6 +36,9 @@
 //! An arrow points one way: `cli` → `worker` → `stages`, `broker` → `contract`, `outcome`, `retry`; `broker` and `upstream` →
 //! `telemetry` → `contract`.
 
+// The worker's future holds all others: to see that it can be sent to another thread takes many steps.
+#![recursion_limit = "256"]
+
 pub mod admin;
 pub mod broker;
 pub mod check;

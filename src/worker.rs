@@ -19,6 +19,7 @@ use crate::{
         reconnect::ReconnectBackoff,
         settle::Settler,
         topology::{Topology, TopologyError},
+        tries::Tries,
         watchdog::Watchdog,
     },
     config::{self, ConfigError, Loaded},
@@ -132,22 +133,25 @@ async fn serve(
         let (retry, metrics) = (retry_policy(loaded), metrics.stage(stage));
         Settler::new(publisher, tracer, &topology, queue, limit, retry, metrics)
     };
+    let tries = Tries::new(ledger.clone());
     let stage = labels::Stage::Link;
     let link = Consumer::new(
-        link_stage(loaded, book(loaded, &ledger, metrics, stage), metrics, &tracer)?,
+        link_stage(loaded, &ledger, metrics, &tracer)?,
         topology.sessions_queue(),
         settler(topology.sessions_queue(), stage),
         limits(loaded),
+        tries.clone(),
         metrics.stage(stage),
         stopped.clone(),
     );
     let host = if loaded.delivers_to_hosts() {
         let (queue, stage) = (topology.hosts_queue(), labels::Stage::Host);
         Some(Arc::new(Consumer::new(
-            host_stage(loaded, book(loaded, &ledger, metrics, stage), metrics, &tracer)?,
+            host_stage(loaded, &ledger, metrics, &tracer)?,
             queue.clone(),
             settler(queue, stage),
             limits(loaded),
+            tries.clone(),
             metrics.stage(stage),
             stopped.clone(),
         )))
@@ -179,6 +183,10 @@ async fn serve(
     };
     consumers.abort();
     drop(consumers);
+    // A try of a message that is cut off here is no death.
+    if timeout(Duration::from_secs(1), tries.idle()).await.is_err() {
+        warn!("the ledger did not take back in time that work on messages had begun");
+    }
     // The publisher ends by itself when nobody is left who publishes.
     if !publishing.is_finished() && timeout(Duration::from_secs(1), publishing).await.is_err() {
         warn!("the publisher did not end in time");
@@ -381,7 +389,13 @@ async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result
     }
 }
 
-fn link_stage(loaded: &Loaded, book: Book, metrics: &Metrics, tracer: &Tracer) -> Result<Link, WorkerError> {
+fn link_stage(
+    loaded: &Loaded,
+    ledger: &Ledger,
+    metrics: &Metrics,
+    tracer: &Tracer,
+) -> Result<Link, WorkerError> {
+    let book = book(loaded, ledger, metrics, labels::Stage::Link);
     let section = &loaded.config.instant_connect;
     let url = loaded.joseencrypt_url();
     let limits = upstream::Limits {
@@ -394,7 +408,7 @@ fn link_stage(loaded: &Loaded, book: Book, metrics: &Metrics, tracer: &Tracer) -
         (loaded.instant_connect_token()?, metrics.upstream(labels::Upstream::InstantConnect));
     let network = loaded.network()?;
     let upstream = Upstream::new("Instant Connect", &url, token, limits, &network, metrics)?;
-    let upstream = upstream.traced(tracer.clone());
+    let upstream = upstream.traced(tracer.clone()).resting_in(ledger.clone(), "instant-connect");
     let options = Options {
         aud: section.aud.as_str().to_owned(),
         short_urls: section.short_urls,
@@ -439,10 +453,18 @@ fn link_rules(loaded: &Loaded) -> LinkRules {
     }
 }
 
-fn host_stage(loaded: &Loaded, book: Book, metrics: &Metrics, tracer: &Tracer) -> Result<Host, WorkerError> {
+fn host_stage(
+    loaded: &Loaded,
+    ledger: &Ledger,
+    metrics: &Metrics,
+    tracer: &Tracer,
+) -> Result<Host, WorkerError> {
+    let book = book(loaded, ledger, metrics, labels::Stage::Host);
     let (url, token) = (loaded.messages_url(), loaded.hosts_token()?);
     let metrics = metrics.upstream(labels::Upstream::WebexMessages);
-    let upstream = messages_api(loaded, &url, token, metrics)?.traced(tracer.clone());
+    let upstream = messages_api(loaded, &url, token, metrics)?
+        .traced(tracer.clone())
+        .resting_in(ledger.clone(), "messages");
     Ok(Host::new(webex::Client::new(upstream, url), link_rules(loaded), book))
 }
 
@@ -473,6 +495,7 @@ pub(crate) fn limits(loaded: &Loaded) -> Limits {
     Limits {
         prefetch: u16::try_from(amqp.prefetch.get()).unwrap_or(u16::MAX),
         concurrency: amqp.concurrency.size(),
+        bytes: amqp.bytes_in_progress.size(),
         deliveries_max: amqp.deliveries_max.get(),
         hold_max: amqp.hold_max.get(),
         timeout: amqp.timeout.get(),

@@ -14,8 +14,9 @@ use std::{
 
 use futures_util::{FutureExt, future::join_all};
 use jiff::Timestamp;
+use lapin::BasicProperties;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
@@ -23,17 +24,24 @@ use tracing::{debug, warn};
 
 use super::{
     breaker::{self, Breaker, EventKey, Postponed},
+    budget::Budget,
     connection::BrokerError,
     headers::Taken,
     properties,
     report::Report,
     settle::{Settled, Settlement, Settler, Ticket},
-    source::{Delivery, Source, Subscription},
+    source::{Delivery, Receipt, Source, Subscription},
+    tries::{self, Tries, Try},
     working::Working,
 };
 use crate::{
     clock,
-    contract::{message::Message, private::loggable_id, start_session::Identity, time::Instant as Deadline},
+    contract::{
+        message::Message,
+        private::loggable_id,
+        start_session::{self, Identity},
+        time::Instant as Deadline,
+    },
     fault,
     outcome::{Class, Death, Outcome},
     stages::{self, Stage},
@@ -48,8 +56,7 @@ const QUIET: Duration = Duration::from_secs(5);
 const BUSY: Postponed = Postponed { wait: Duration::from_secs(1), max: Duration::from_secs(5) };
 /// So many messages that need no call, one after the other, are a backlog of them.
 const REFUSED_IN_A_ROW: u32 = 4;
-/// From this many deliveries without an outcome on, messages take turns: one of them may be what ends the worker, and
-/// the others must get their turn before it.
+/// From this many deliveries without an outcome on, each try of a message is noted in the ledger: a worker may have died over it.
 const SUSPECT: u32 = 3;
 /// Suspects come to their turn in random order, spread over this time.
 const SUSPECTS_SPREAD_MS: u64 = 250;
@@ -61,7 +68,9 @@ pub struct Limits {
     pub prefetch: u16,
     /// Deliveries that are worked on.
     pub concurrency: usize,
-    /// Deliveries of one message without an outcome, before it is put aside.
+    /// Bytes that the work on them may take.
+    pub bytes: usize,
+    /// Workers that may die over one message before it is put aside.
     pub deliveries_max: u32,
     /// Longest that a delivery is kept without being settled.
     pub hold_max: Duration,
@@ -72,6 +81,16 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// From how many deliveries without an outcome on a try is noted.
+    fn suspect_from(&self) -> u32 {
+        SUSPECT.min(self.deliveries_max.saturating_sub(1))
+    }
+
+    /// How many noted tries may be left: with those before them, workers that died.
+    fn deaths_max(&self) -> u32 {
+        self.deliveries_max.saturating_sub(self.suspect_from()).max(1)
+    }
+
     /// The age at which work in progress is given back, whatever it waits for: after `hold_max` for an outcome, some
     /// answers of the broker until it is settled.
     #[must_use]
@@ -92,6 +111,44 @@ pub enum Begin {
     Singly,
 }
 
+/// A delivery that is worked on.
+struct Work {
+    message: Message,
+    properties: BasicProperties,
+    receipt: Receipt,
+    begun: Instant,
+    /// So many workers died over it that it is put aside.
+    deaths: Option<u32>,
+}
+
+/// The try of a message that a worker may have died over; of others there is nothing in it.
+#[derive(Default)]
+struct Trial {
+    deaths: Option<u32>,
+    /// Of a message that is put aside.
+    key: Option<String>,
+    noted: Option<Try>,
+    /// Held until the try is taken back.
+    turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Trial {
+    /// The try has ended: the delivery is settled, or it is not and there was a panic (`Err(true)`).
+    async fn end(self, tries: &Tries, settled: Result<Settled, bool>) {
+        let gone = matches!(settled, Ok(Settled::Done | Settled::Dead(_)));
+        match (self.noted, settled) {
+            (Some(noted), Err(true)) => noted.leave(),
+            (Some(noted), _) if gone => noted.end_all().await,
+            (Some(noted), _) => noted.end().await,
+            (None, _) => {}
+        }
+        if let Some(key) = self.key.filter(|_| gone) {
+            tries.forget(&key).await;
+        }
+        drop(self.turn);
+    }
+}
+
 /// Takes what is in one queue to one stage.
 #[derive(Debug)]
 pub struct Consumer<S> {
@@ -100,8 +157,11 @@ pub struct Consumer<S> {
     settler: Settler,
     limits: Limits,
     permits: Arc<Semaphore>,
+    budget: Budget,
     breaker: Breaker,
-    suspects: tokio::sync::Mutex<()>,
+    tries: Tries,
+    /// Messages that a worker may have died over take turns.
+    suspects: Arc<tokio::sync::Mutex<()>>,
     working: Working,
     /// How the next subscription begins: a [`Begin`].
     begin: AtomicU8,
@@ -120,6 +180,7 @@ impl<S: Stage> Consumer<S> {
         queue: String,
         settler: Settler,
         limits: Limits,
+        tries: Tries,
         metrics: StageMetrics,
         stop: watch::Receiver<bool>,
     ) -> Self {
@@ -129,9 +190,11 @@ impl<S: Stage> Consumer<S> {
             queue,
             settler,
             permits: Arc::new(Semaphore::new(limits.concurrency)),
+            budget: Budget::new(limits.bytes),
             breaker: Breaker::new(S::NAME, limits.breaker, metrics.breaker.clone()),
             limits,
-            suspects: tokio::sync::Mutex::default(),
+            tries,
+            suspects: Arc::default(),
             working: Working::default(),
             begin: AtomicU8::new(Begin::Slowly as u8),
             settled: AtomicU64::new(0),
@@ -432,33 +495,78 @@ impl<S: Stage> Consumer<S> {
 
     async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
         let (work, receipt) = (self.metrics.begin(), delivery.receipt.clone());
-        let settle = AssertUnwindSafe(self.settle(delivery)).catch_unwind();
-        let settled = timeout(self.limits.work_age_max(), settle).await;
-        if settled.is_err() {
-            self.metrics.overdue();
-        }
-        if let Ok(Ok(settled)) = settled {
-            work.ended(settled.into());
-        } else {
-            // A defect outside the stage, or what never ends: the message stays, and the count of its deliveries ends this.
-            _ = receipt.give_back_counted(self.limits.timeout).await;
-            drop(work);
-        }
-        drop(permit);
-    }
-
-    async fn settle(&self, delivery: Delivery) -> Settled {
-        fault::point(&self.queue, "taken");
         let begun = Instant::now();
-        let keep_until = begun + self.limits.hold_max;
-        let Delivery { body, properties, redelivered, receipt } = delivery;
+        let Delivery { body, properties, redelivered, receipt: _ } = delivery;
         let taken = Taken::Work { queue: &self.queue, redelivered };
-        let mut message = properties::message(&properties, body, taken);
+        let message = properties::message(&properties, body, taken);
         // One that was taken before was counted then.
         if let Some(delay) = properties::held_for(&properties, &self.queue).filter(|_| !redelivered) {
             self.metrics.returned(delay);
         }
-        let identity = self.stage.identify(&message);
+        let ready = async {
+            let trial = self.trial(&message).await;
+            let bytes = if trial.deaths.is_some() { message.body.len() } else { self.stage.bytes(&message) };
+            (trial, self.budget.take(bytes).await)
+        };
+        let Ok((trial, bytes)) = timeout_at(begun + self.limits.hold_max, ready).await else {
+            // The others took all its time.
+            _ = receipt.give_back_counted(self.limits.timeout).await;
+            return;
+        };
+        let work_on = Work { message, properties, receipt: receipt.clone(), begun, deaths: trial.deaths };
+        let settle = AssertUnwindSafe(self.settle(work_on)).catch_unwind();
+        let settled = timeout(self.limits.work_age_max(), settle).await;
+        if settled.is_err() {
+            self.metrics.overdue();
+        }
+        let settled = match settled {
+            Ok(Ok(settled)) => Ok(settled),
+            Ok(Err(_panic)) => Err(true),
+            Err(_overdue) => Err(false),
+        };
+        trial.end(&self.tries, settled).await;
+        if let Ok(settled) = settled {
+            work.ended(settled.into());
+        } else {
+            // A defect outside the stage, or what never ends: the message stays, and the count of its tries ends this.
+            _ = receipt.give_back_counted(self.limits.timeout).await;
+            drop(work);
+        }
+        drop((permit, bytes));
+    }
+
+    /// Notes that a try of `message` begins, if a worker may have died over it: then one at a time, so that no other is counted
+    /// with it.
+    async fn trial(&self, message: &Message) -> Trial {
+        if message.deliveries() < self.limits.suspect_from() {
+            return Trial::default();
+        }
+        let key = tries::key(S::NAME, message);
+        let unfinished = self.tries.unfinished(&key).await;
+        let deaths = *unfinished.as_ref().unwrap_or(&0);
+        if deaths >= self.limits.deaths_max() {
+            return Trial { deaths: Some(deaths), key: Some(key), ..Trial::default() };
+        }
+        let turn = if unfinished == Ok(0) {
+            None
+        } else {
+            sleep(Duration::from_millis(fastrand::u64(..SUSPECTS_SPREAD_MS))).await;
+            Some(Arc::clone(&self.suspects).lock_owned().await)
+        };
+        let noted = if unfinished.is_ok() { self.tries.begin(&key).await.ok() } else { None };
+        Trial { noted, turn, ..Trial::default() }
+    }
+
+    async fn settle(&self, work: Work) -> Settled {
+        let Work { mut message, properties, receipt, begun, deaths } = work;
+        let keep_until = begun + self.limits.hold_max;
+        let identity = if deaths.is_none() {
+            fault::point(&self.queue, "taken");
+            self.stage.identify(&message)
+        } else {
+            // Its body may be what workers die over.
+            start_session::named(&message)
+        };
         let effect = EventKey::of(&self.stage.effect(&message, &identity));
         let Identity { event_id, trace, occurred_at } = identity;
         let event_id = loggable_id(event_id.as_str()).into_owned();
@@ -469,7 +577,13 @@ impl<S: Stage> Consumer<S> {
         let happened_at = occurred_at.or_else(|| message.first_failed_at()).unwrap_or_else(clock::now);
         let ticket = Ticket { receipt, properties, event_id, trace, keep_until, happened_at };
         let report = Report::begin(S::NAME, &ticket, message.attempts(), begun, span);
-        let settlement = if let Some(at) = self.early(&message).await {
+        let settlement = if let Some(deaths) = deaths {
+            let before = self.limits.suspect_from();
+            let reason =
+                format!("{deaths} workers died over it, after {before} deliveries without an outcome");
+            let poison = Outcome::Dead(Death::new(Class::Poison, reason));
+            self.settler.settle(&ticket, &message, poison, None).await
+        } else if let Some(at) = self.early(&message).await {
             self.settler.hold_again(&ticket, &message, at).await
         } else {
             let worked = self.working.begin(effect);
@@ -506,7 +620,7 @@ impl<S: Stage> Consumer<S> {
     /// Decides what becomes of a message, and carries it out.
     async fn act(&self, ticket: &Ticket, message: &Message, effect: EventKey) -> Settlement {
         let begun = Instant::now();
-        let outcome = timeout_at(ticket.keep_until, self.decide(message)).await;
+        let outcome = timeout_at(ticket.keep_until, stages::run(&self.stage, message)).await;
         let outcome = outcome.unwrap_or_else(|_| self.overdue(ticket, effect));
         fault::point(&self.queue, "decided");
         let postponed = self.breaker.observe(effect, begun, &outcome);
@@ -535,22 +649,6 @@ impl<S: Stage> Consumer<S> {
         let (event_id, trace_id) = (&ticket.event_id, ticket.trace.trace_id());
         warn!(event_id, trace_id, stage = S::NAME, "no outcome within amqp.hold_max");
         Outcome::HandedBack
-    }
-
-    async fn decide(&self, message: &Message) -> Outcome {
-        let deliveries = message.deliveries();
-        if deliveries >= self.limits.deliveries_max {
-            let reason = format!(
-                "delivered {deliveries} times without an outcome; a worker may have ended over it each time"
-            );
-            return Outcome::Dead(Death::new(Class::Poison, reason));
-        }
-        if deliveries < SUSPECT {
-            return stages::run(&self.stage, message).await;
-        }
-        sleep(Duration::from_millis(fastrand::u64(..SUSPECTS_SPREAD_MS))).await;
-        let _turn = self.suspects.lock().await;
-        stages::run(&self.stage, message).await
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {

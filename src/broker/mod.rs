@@ -10,6 +10,8 @@
 //! - [`publisher`]: the one task that publishes, many confirms outstanding
 //! - [`consumer`]: takes deliveries for a stage, a permit each
 //! - [`settle`]: carries an outcome out, in one place
+//! - [`tries`]: counts the workers that died over a message
+//! - `budget`: the bytes that work in progress may take
 //! - `working`: one delivery at a time for each effect
 //! - `report`: says what became of a delivery
 //! - [`watchdog`]: sees a consumer that has fallen silent
@@ -21,6 +23,7 @@
 //! read ends a connection, and must not count against the other stage's.
 
 pub mod breaker;
+mod budget;
 pub mod connection;
 pub mod consumer;
 pub mod greeting;
@@ -35,5 +38,6 @@ pub mod settle;
 pub mod source;
 mod stream;
 pub mod topology;
+pub mod tries;
 pub mod watchdog;
 mod working;

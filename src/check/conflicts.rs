@@ -14,7 +14,7 @@ use crate::{
 const ACK_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// A prefetch of more than this many times the concurrency keeps events from others.
 const PREFETCH_FACTOR: u32 = 4;
-/// As many deliveries without an outcome may come of restarts alone.
+/// As many workers may die while they have a message that is not to blame.
 const DELIVERIES_FEW: u32 = 3;
 
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
@@ -67,7 +67,7 @@ fn permits(loaded: &Loaded) -> Finding {
         return about.warn(
             "each stage holds far more messages than it works on; other workers can't take those, and they grow old towards \
              the broker's acknowledgement timeout. Whenever the breaker opens they are given back, which RabbitMQ before 4.3 \
-             counts: after amqp.deliveries_max times one is poison, though nobody ever worked on it",
+             counts: after a hundred times it dead-letters one, though nobody ever worked on it",
             "set amqp.prefetch to about amqp.concurrency",
         );
     }
@@ -84,8 +84,8 @@ fn overdue(loaded: &Loaded) -> Finding {
         return about.pass("calls that hang end before the time for their delivery does");
     }
     about.warn(
-        "a call that hangs may end with the time for its delivery: it is given back without a wait, again and again, and \
-         ends as poison",
+        "a call that hangs may end with the time for its delivery: it is given back, again and again, until its \
+         session is over",
         format!("set amqp.hold_max to {needed:?} or more"),
     )
 }
@@ -112,7 +112,7 @@ fn deliveries(loaded: &Loaded) -> Finding {
     let most = loaded.config.amqp.deliveries_max.get();
     if most < DELIVERIES_FEW {
         return about.warn(
-            "a message that was in progress while a worker died or a connection broke is soon a dead letter (poison)",
+            "a message that was in progress while a worker died is soon a dead letter (poison)",
             "set amqp.deliveries_max to 3 or more; 20 is the default",
         );
     }

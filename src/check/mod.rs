@@ -106,7 +106,7 @@ pub async fn connect(loaded: &Loaded) -> Vec<Finding> {
     let (mut ledger, mut collector) = (Vec::new(), Vec::new());
     tokio::join!(
         within("broker", &mut broker, async |found| broker::look(loaded, found).await),
-        within("Webex", &mut webex, async |found| found.extend(webex::look(loaded).await)),
+        within("Webex", &mut webex, async |found| found.extend(Box::pin(webex::look(loaded)).await)),
         within("ledger", &mut ledger, async |found| found.extend(ledger::look(loaded).await)),
         within("collector", &mut collector, async |found| found.extend(collector::look(loaded).await)),
     );

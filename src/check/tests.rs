@@ -142,9 +142,9 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
 }
 
 #[test]
-fn a_prefetch_far_above_the_concurrency_is_said_to_end_in_poison() {
+fn a_prefetch_far_above_the_concurrency_is_said_to_end_in_dead_letters() {
     let found = doubts(&with(&[LASTING, "amqp.prefetch=1000"]));
-    assert!(found[0].contains("after amqp.deliveries_max times one is poison"), "{found:#?}");
+    assert!(found[0].contains("after a hundred times it dead-letters one"), "{found:#?}");
 }
 
 #[test]

@@ -57,6 +57,7 @@ pub struct Amqp {
     pub url_file: Option<PathBuf>,
     pub prefetch: Bounded<1, 65535>,
     pub concurrency: Bounded<1, 65535>,
+    pub bytes_in_progress: Bounded<1_048_576, 4_294_967_295>,
     pub connect_timeout: Span,
     pub timeout: Span,
     pub reconnect_max: Span,

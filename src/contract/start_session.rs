@@ -229,6 +229,16 @@ impl Session {
     }
 }
 
+impl Session {
+    /// How many bytes of the event all its links repeat together.
+    #[must_use]
+    pub fn echoed(&self) -> usize {
+        let correlation = self.correlation_id.as_ref().map_or(0, |id| id.reveal().len());
+        let each = self.session_id.reveal().len() + correlation + bytes_of(self.attributes.as_ref());
+        repeated(&self.guests, &self.experts, each)
+    }
+}
+
 /// What an event is known by, valid or not.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -255,6 +265,16 @@ pub fn identify(message: &Message) -> Identity {
         event_id: EventId::of(message.message_id.as_deref(), id.as_deref(), &message.body),
         trace: TraceContext::of(&headers),
         occurred_at,
+    }
+}
+
+/// What `message` is known by if nothing is read of its body.
+#[must_use]
+pub fn named(message: &Message) -> Identity {
+    Identity {
+        event_id: EventId::of(message.message_id.as_deref(), None, &message.body),
+        trace: TraceContext::of(&message.headers),
+        occurred_at: message.published_at,
     }
 }
 
@@ -310,8 +330,7 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
             return Err(Invalid::new("expiresAt", "expected a time after notBefore"));
         }
     }
-    let bytes: usize =
-        start.attributes.iter().flatten().map(|(key, value)| key.len() + value.reveal().len()).sum();
+    let bytes = bytes_of(start.attributes.as_ref());
     if bytes > ATTRIBUTES_BYTES_MAX {
         return Err(Invalid::new(
             "attributes",
@@ -334,9 +353,17 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
 /// How many bytes of the event all its links repeat together; `attributes` is how many those are.
 fn echoed(start: &StartSession, attributes: usize) -> usize {
     let correlation = start.correlation_id.as_ref().map_or(0, |id| id.reveal().len());
-    let names = start.guests.iter().filter_map(|guest| guest.name.as_ref()).map(|name| name.reveal().len());
-    let each = start.session_id.len() + correlation + attributes;
-    (start.guests.len() + start.experts.len()) * each + start.experts.len() * names.sum::<usize>()
+    repeated(&start.guests, &start.experts, start.session_id.len() + correlation + attributes)
+}
+
+/// What the links of all these people repeat together: `each` in each link, and the guests' names in each host's.
+fn repeated(guests: &[Guest], experts: &[Expert], each: usize) -> usize {
+    let names = guests.iter().filter_map(|guest| guest.name.as_ref()).map(|name| name.reveal().len());
+    (guests.len() + experts.len()) * each + experts.len() * names.sum::<usize>()
+}
+
+fn bytes_of(attributes: Option<&Attributes>) -> usize {
+    attributes.into_iter().flatten().map(|(key, value)| key.len() + value.reveal().len()).sum()
 }
 
 /// Each device once, if all are allowed.

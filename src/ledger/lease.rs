@@ -123,7 +123,7 @@ impl Lease {
             }
             #[cfg(test)]
             (Holding::Simulated(store, turn), change) => {
-                return store.write(&self.key, change, turn.clone()).await;
+                return store.write(&self.key, change, Some(turn.clone())).await;
             }
             // It has operations of its own.
             (Holding::Redis(_), _) => {}

@@ -30,6 +30,7 @@ mod redis;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
 pub use error::LedgerError;
@@ -40,13 +41,15 @@ use crate::clock;
 #[cfg(test)]
 use crate::simulation::store as simulated;
 use claims::{Claims, Waited};
-use entry::{Fingerprint, Found};
+pub(crate) use entry::Entry;
+use entry::{Fingerprint, Found, State};
+pub(crate) use file::Change;
 use file::File;
 use lease::Holding;
 use memory::Memory;
 use redis::Redis;
 #[cfg(test)]
-pub(crate) use {claims::Turn, entry::Entry, file::Change, memory::Memory as Entries};
+pub(crate) use {claims::Turn, memory::Memory as Entries};
 
 /// Largest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 300;
@@ -201,6 +204,56 @@ impl Ledger {
         })
     }
 
+    /// Keeps for `wait` that something is to rest that `key` names, unless it rests for longer already. On Redis for all
+    /// workers, in a file for those that come after this one.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it can't be written.
+    pub async fn rest(&self, key: &str, wait: Duration) -> Result<(), LedgerError> {
+        let until = after(clock::now(), wait);
+        let entry = Entry { fingerprint: [0; 32], state: State::Recorded, bytes: Vec::new(), until };
+        let shorter = |known: Option<Entry>| known.is_none_or(|known| known.until < until);
+        match &self.store {
+            Store::Redis(redis) => redis.rest(key, wait).await,
+            Store::Memory(memory) => {
+                if shorter(memory.get(key)) {
+                    memory.put(key, entry);
+                }
+                Ok(())
+            }
+            Store::File(file) if shorter(file.get(key).await?) => {
+                file.write(key.to_owned(), Change::Put(entry), None).await
+            }
+            #[cfg(test)]
+            Store::Simulated(store) if shorter(store.get(key).await?) => {
+                store.write(key, Change::Put(entry), None).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How long what `key` names is still to rest.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it can't be read.
+    pub async fn rests(&self, key: &str) -> Result<Option<Duration>, LedgerError> {
+        let entry = match &self.store {
+            Store::Redis(redis) => return redis.rests(key).await,
+            Store::Memory(memory) => memory.get(key),
+            Store::File(file) => file.get(key).await?,
+            #[cfg(test)]
+            Store::Simulated(store) => store.get(key).await?,
+        };
+        let left = entry.map(|entry| entry.until.duration_since(clock::now()));
+        Ok(left.and_then(|left| Duration::try_from(left).ok()).filter(|left| !left.is_zero()))
+    }
+
+    /// Whether other processes write to it, too.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.store, Store::Redis(_))
+    }
+
     /// Whether the ledger is usable, for readiness and `check`.
     ///
     /// # Errors
@@ -269,6 +322,10 @@ impl Ledger {
             file.close().await;
         }
     }
+}
+
+fn after(now: Timestamp, wait: Duration) -> Timestamp {
+    SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
 }
 
 fn check(what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), LedgerError> {

@@ -12,7 +12,9 @@ use super::{
     broker::{self, Connection, SESSIONS, Stored},
     checker::{Checker, Rules},
     plan::Plan,
-    publishing, worker,
+    publishing,
+    store::Store,
+    worker,
     world::World,
 };
 use crate::{
@@ -20,7 +22,9 @@ use crate::{
         consumer::{Consumer, Limits},
         publisher::Publisher,
         settle::Settler,
+        tries::Tries,
     },
+    ledger::Ledger,
     stages::Stage,
     telemetry::{
         metrics::{Metrics, StageMetrics, labels},
@@ -80,7 +84,9 @@ impl<S: Stage> Alone<S> {
         );
         let (stop, stopped) = watch::channel(false);
         let stage = stage(world.clone());
-        let consumer = Consumer::new(stage, SESSIONS.to_owned(), settler, limits, metrics.clone(), stopped);
+        let tries = Tries::new(Ledger::simulated(Store::new(life.clone())));
+        let consumer =
+            Consumer::new(stage, SESSIONS.to_owned(), settler, limits, tries, metrics.clone(), stopped);
         let connection = Connection::open(&life).await.unwrap();
         Self { consumer: Arc::new(consumer), metrics, world, publishing, connection, _stop: stop }
     }

@@ -179,10 +179,6 @@ impl Stored {
         Self { properties, body, deliveries: 0 }
     }
 
-    pub(super) const fn deliveries(&self) -> u32 {
-        self.deliveries
-    }
-
     /// As it is delivered.
     fn properties(&self) -> BasicProperties {
         let mut headers = self.properties.headers().clone().unwrap_or_default();

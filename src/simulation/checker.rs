@@ -27,6 +27,9 @@ use crate::{
 const DELIVERIES_PER_MINUTE_MAX: usize = 90;
 const CALLS_PER_MINUTE_MAX: usize = 60;
 
+/// By then a Retry-After is in the ledger.
+const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(10);
+
 /// The wait after a 429 that names none.
 pub(super) const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
 
@@ -44,8 +47,13 @@ pub(super) struct Checker {
     pub(super) times: BTreeMap<Uuid, u32>,
     open: BTreeMap<u64, Open>,
     names: BTreeMap<Uuid, String>,
-    /// Until when each API asked the present life of the worker to be left alone.
+    /// Until when each API asked to be left alone, and when it did.
     asked_until: [Option<Timestamp>; 2],
+    asked_at: [Option<Timestamp>; 2],
+    /// Tries of messages that the ledger may have wrong: it failed.
+    pub(super) tries_in_doubt: u32,
+    /// The ledger may not keep that.
+    pub(super) ledger_fails: bool,
     /// Calls of each API by the present life of the worker since everything failed there, and how many may be.
     outage_calls: [usize; 2],
     pub(super) outage_calls_max: usize,
@@ -92,13 +100,14 @@ pub(super) struct Seen {
     pub(super) not_before: Option<Timestamp>,
     /// Calls that failed so that an attempt may be counted.
     pub(super) failures: u32,
-    /// Calls whose token was refused. The third in a row may be the event's own, if others were served in between.
+    /// Calls whose token was refused. The second in a row may be the event's own, if others were served in between.
     pub(super) token_refusals: u32,
     pub(super) refused: bool,
     /// The last look at what was sent to its expert was refused.
     pub(super) look_refused: bool,
     pub(super) unroutable: bool,
-    pub(super) most_deliveries: u32,
+    /// Workers that died while they had it.
+    pub(super) deaths: u32,
     /// Since its last delivery: what the worker knows to be published.
     pub(super) confirmed: BTreeSet<Uuid>,
     /// A delivery of this life was taken back, and what was done for it may still be published.
@@ -139,7 +148,7 @@ fn too_often(moments: &mut Vec<Timestamp>, max: usize) -> bool {
 impl Seen {
     /// Most attempts that may be counted.
     pub(super) const fn countable(&self) -> u32 {
-        self.failures + self.token_refusals.saturating_sub(2)
+        self.failures + self.token_refusals.saturating_sub(1)
     }
 }
 
@@ -156,6 +165,9 @@ impl Checker {
             open: BTreeMap::new(),
             names: BTreeMap::new(),
             asked_until: [None; 2],
+            asked_at: [None; 2],
+            tries_in_doubt: 0,
+            ledger_fails: true,
             outage_calls: [0; 2],
             outage_calls_max: usize::MAX,
             disturbances: 0,
@@ -218,7 +230,6 @@ impl Checker {
         seen.open += 1;
         seen.confirmed.clear();
         seen.copy_confirmed = false;
-        seen.most_deliveries = seen.most_deliveries.max(message.deliveries());
         // Each worker that dies between a confirm and its ack leaves a copy more, and each is delivered.
         let alike = (seen.inputs + seen.copies).saturating_sub(seen.acks).max(1) as usize;
         let now = clock::now();
@@ -239,6 +250,7 @@ impl Checker {
             seen.open -= 1;
             seen.excuses += 1;
             seen.haunted |= lives;
+            seen.deaths += u32::from(!lives);
             // A worker that dies often is delivered to often; it does not spin.
             seen.delivered_at.pop();
         }
@@ -302,7 +314,11 @@ impl Checker {
 
     pub(super) fn worker_ended(&mut self) {
         self.count("worker ends");
-        self.asked_until = [None; 2];
+        for (until, at) in self.asked_until.iter_mut().zip(self.asked_at) {
+            // What the worker just learnt it may not have written down.
+            let kept = at.is_some_and(|at| clock::now().duration_since(at) > KEPT_AFTER);
+            *until = until.filter(|_| kept && !self.ledger_fails);
+        }
         self.outage_calls = [0; 2];
         for seen in self.seen.values_mut() {
             seen.unknown_effect |= seen.effects > 0;
@@ -325,6 +341,7 @@ impl Checker {
 
     pub(super) fn ledger_failed(&mut self, key: &str) {
         self.count("ledger failures");
+        self.tries_in_doubt += u32::from(key.starts_with("tried:"));
         self.by_ledger_key(key).for_each(|seen| {
             seen.unknown_effect = true;
             seen.devices_known = false;
@@ -394,7 +411,10 @@ impl Checker {
     pub(super) fn call_ended(&mut self, which: Which, asked: &Asked, learnt: Learnt) {
         if let Learnt::Wait(Some(until)) = learnt {
             let asked_until = &mut self.asked_until[which as usize];
-            *asked_until = (*asked_until).max(Some(until));
+            if *asked_until < Some(until) {
+                *asked_until = Some(until);
+                self.asked_at[which as usize] = Some(clock::now());
+            }
             let wait = Duration::try_from(until.duration_since(clock::now())).unwrap_or_default();
             self.longest_wait = self.longest_wait.max(wait);
         }

@@ -66,6 +66,10 @@ impl Stage for Troubled {
         if clock::now() < over { Ok(Deadline::floor(over)) } else { Err(is_over()) }
     }
 
+    fn bytes(&self, _: &Message) -> usize {
+        0
+    }
+
     async fn handle(&self, message: &Message) -> Outcome {
         match (self.trouble, self.deadline(message)) {
             (Trouble::Hangs, Ok(_)) => pending().await,

@@ -107,7 +107,7 @@ fn calm_world() -> World {
         attempts: plan.attempts,
         total: Duration::MAX,
         lifetime: Duration::MAX,
-        deliveries_max: worker::DELIVERIES_MAX,
+        deliveries_max: plan.deliveries_max,
         first_delay: Duration::ZERO,
     };
     World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false)
@@ -128,20 +128,24 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
     let begin: Timestamp = "2026-11-21T12:00:00.25Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
     let _clock = clock::simulated::begin(begin);
     let mut random = Rng::with_seed(seed);
-    let plan = Plan::new(&mut random);
+    let mut plan = Plan::new(&mut random);
+    if seed % 8 == 7 {
+        plan.fill();
+    }
     let events = events::events(&mut random, plan.events, plan.spread, begin);
     let rules = Rules {
         begin,
         attempts: plan.attempts,
         total: Duration::from_secs(3600),
         lifetime: Duration::from_secs(3600),
-        deliveries_max: worker::DELIVERIES_MAX,
+        deliveries_max: plan.deliveries_max,
         first_delay: plan.delays.first().copied().unwrap_or_default(),
     };
     let token = folder.join("token");
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
     let mut checker = Checker::new(events.clone(), rules.clone());
     // What was under way when the breaker opened, and its probes; or some calls for each of so few events that it does not open.
+    checker.ledger_fails = plan.ledger > 0.0 || plan.ledger_outages > 0;
     checker.outage_calls_max = 36 + 2 * plan.concurrency;
     let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
     // As RabbitMQ 4.3 does it.

@@ -36,6 +36,16 @@ pub(super) enum Which {
     Messages,
 }
 
+impl Which {
+    /// Names it in the ledger.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::InstantConnect => "instant-connect",
+            Self::Messages => "messages",
+        }
+    }
+}
+
 /// An API, as one life of the worker sees it.
 #[derive(Debug)]
 pub(crate) struct Api {

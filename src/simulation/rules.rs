@@ -259,7 +259,10 @@ impl Checker {
             // The waits between so few attempts come to less than `retry.total`.
             Class::Exhausted => seen.countable() >= rules.attempts,
             Class::Unroutable => event_of_stage && seen.unroutable,
-            Class::Poison => seen.most_deliveries >= rules.deliveries_max,
+            // Those of the first three deliveries are not told from connections that broke.
+            Class::Poison => {
+                seen.deaths + self.tries_in_doubt >= rules.deliveries_max.saturating_sub(3).max(1)
+            }
             Class::Internal => false,
         }
     }

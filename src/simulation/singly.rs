@@ -51,6 +51,10 @@ impl Stage for Slow {
         Ok(Deadline::floor(Timestamp::MAX))
     }
 
+    fn bytes(&self, _: &Message) -> usize {
+        0
+    }
+
     async fn handle(&self, _: &Message) -> Outcome {
         let others = self.now.fetch_add(1, Ordering::Relaxed);
         self.others.lock().unwrap_or_else(PoisonError::into_inner).push(others);

@@ -33,6 +33,9 @@ impl Store {
         let share = state.plan.ledger;
         if state.disk.out || state.chance(share) {
             state.log(format_args!("ledger: {key} can't be read"));
+            if key.starts_with("tried:") {
+                state.checker.ledger_failed(key);
+            }
             return Err(failure());
         }
         let entry = state.disk.entries.get(key);
@@ -42,7 +45,12 @@ impl Store {
     }
 
     /// As the file does, this goes on where nobody waits for it any more; the `turn` ends with it.
-    pub(crate) async fn write(&self, key: &str, change: Change, turn: Arc<Turn>) -> Result<(), LedgerError> {
+    pub(crate) async fn write(
+        &self,
+        key: &str,
+        change: Change,
+        turn: Option<Arc<Turn>>,
+    ) -> Result<(), LedgerError> {
         let (life, key) = (self.0.clone(), key.to_owned());
         let write = tokio::spawn(async move {
             life.pass("writing the ledger").await;

@@ -32,6 +32,7 @@ use crate::{
         publisher::Publisher,
         settle::Settler,
         topology::Topology,
+        tries::Tries,
     },
     contract::start_session::{Rules as SessionRules, Vertical},
     instant_connect::{
@@ -56,8 +57,6 @@ static METRICS: LazyLock<Metrics> =
 
 /// For a whole call.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
-/// Deliveries without an outcome, after which a message is put aside.
-pub(super) const DELIVERIES_MAX: u32 = 20;
 
 /// One life of the worker.
 pub(super) struct Worker {
@@ -67,6 +66,7 @@ pub(super) struct Worker {
     /// One for each consumer: which of two that wait for one is told first is not settled by the seed.
     stops: [watch::Sender<bool>; 2],
     tasks: Vec<JoinHandle<()>>,
+    tries: Tries,
     grace: Duration,
 }
 
@@ -85,23 +85,26 @@ impl Worker {
             let (publisher, queue) = (publisher.clone(), queue.to_owned());
             Settler::new(publisher, tracer, &topology, queue, limit, policy(rules), metrics)
         };
+        let tries = Tries::new(ledger.clone());
         let (stop_link, link_stopped) = watch::channel(false);
         let (stop_host, host_stopped) = watch::channel(false);
         let stage = labels::Stage::Link;
         let link = Consumer::new(
-            Link::new(links(&life, token), session_rules(rules), book(stage)),
+            Link::new(links(&life, token, &ledger), session_rules(rules), book(stage)),
             SESSIONS.to_owned(),
             settler(SESSIONS, stage),
             limits(plan),
+            tries.clone(),
             METRICS.stage(stage),
             link_stopped,
         );
         let stage = labels::Stage::Host;
         let host = Consumer::new(
-            Host::new(messages(&life, token), link_rules(), book(stage)),
+            Host::new(messages(&life, token, &ledger), link_rules(), book(stage)),
             HOSTS.to_owned(),
             settler(HOSTS, stage),
             limits(plan),
+            tries.clone(),
             METRICS.stage(stage),
             host_stopped,
         );
@@ -111,7 +114,7 @@ impl Worker {
             tokio::spawn(supervise(life.clone(), Arc::clone(&link))),
             tokio::spawn(supervise(life.clone(), Arc::clone(&host))),
         ];
-        Self { life, link, host, stops: [stop_link, stop_host], tasks, grace: plan.grace }
+        Self { life, link, host, stops: [stop_link, stop_host], tasks, tries, grace: plan.grace }
     }
 
     /// Ends it as SIGTERM does: takes no more, finishes what it can in time, gives back the rest with its connections.
@@ -121,7 +124,11 @@ impl Worker {
             self.link.idle().await;
             self.host.idle().await;
         };
-        _ = timeout(self.grace, idle).await;
+        if timeout(self.grace, idle).await.is_err() {
+            self.link.abort();
+            self.host.abort();
+        }
+        _ = timeout(Duration::from_secs(1), self.tries.idle()).await;
         self.life.end("it was told to");
     }
 }
@@ -185,8 +192,9 @@ pub(super) fn limits(plan: &Plan) -> Limits {
     Limits {
         prefetch: plan.prefetch,
         concurrency: plan.concurrency,
-        deliveries_max: DELIVERIES_MAX,
-        hold_max: Duration::from_secs(1200),
+        bytes: 1024 * 1024,
+        deliveries_max: plan.deliveries_max,
+        hold_max: plan.hold_max,
         timeout: Duration::from_secs(30),
         breaker: breaker::Policy {
             failures: 5,
@@ -212,7 +220,7 @@ fn link_rules() -> LinkRules {
     }
 }
 
-fn upstream(name: &'static str, which: Which, life: &Life, token: &Path) -> Upstream {
+fn upstream(name: &'static str, which: Which, life: &Life, token: &Path, ledger: &Ledger) -> Upstream {
     let limits = upstream::Limits {
         connect_timeout: Duration::from_secs(5),
         timeout: CALL_LIMIT,
@@ -224,21 +232,22 @@ fn upstream(name: &'static str, which: Which, life: &Life, token: &Path) -> Upst
         Which::InstantConnect => labels::Upstream::InstantConnect,
         Which::Messages => labels::Upstream::WebexMessages,
     });
-    Upstream::simulated(name, api, TokenSource::file(token.to_owned()), limits, metrics)
+    let upstream = Upstream::simulated(name, api, TokenSource::file(token.to_owned()), limits, metrics);
+    upstream.resting_in(ledger.clone(), which.name())
 }
 
 fn url(text: &str) -> url::Url {
     text.parse().unwrap_or_else(|_| unreachable!("a constant"))
 }
 
-fn links(life: &Life, token: &Path) -> instant_connect::Client {
-    let upstream = upstream("Instant Connect", Which::InstantConnect, life, token);
+fn links(life: &Life, token: &Path, ledger: &Ledger) -> instant_connect::Client {
+    let upstream = upstream("Instant Connect", Which::InstantConnect, life, token, ledger);
     let options = Options { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
     let endpoint = url("https://links.sim.example.com/api/v2/joseencrypt");
     instant_connect::Client::new(upstream, endpoint, options, link_rules())
 }
 
-fn messages(life: &Life, token: &Path) -> webex::Client {
-    let upstream = upstream("Webex Messages", Which::Messages, life, token);
+fn messages(life: &Life, token: &Path, ledger: &Ledger) -> webex::Client {
+    let upstream = upstream("Webex Messages", Which::Messages, life, token, ledger);
     webex::Client::new(upstream, url("https://messages.sim.example.com/v1/messages"))
 }

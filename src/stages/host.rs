@@ -34,6 +34,9 @@ use crate::{
 const SENDING: &[u8] = b"sending";
 const DELIVERED: &[u8] = b"delivered";
 
+/// How often the bytes of a link are held at once: as it came, as read, as written, on its way.
+const COPIES: usize = 4;
+
 /// Stage `host`.
 #[derive(Debug)]
 pub struct Host {
@@ -137,6 +140,10 @@ impl Stage for Host {
     fn deadline(&self, message: &Message) -> Result<Instant, Death> {
         let link = read(message, &self.rules)?;
         checked(&link).map(|_| link.expires_at)
+    }
+
+    fn bytes(&self, message: &Message) -> usize {
+        COPIES * message.body.len()
     }
 
     async fn handle(&self, message: &Message) -> Outcome {

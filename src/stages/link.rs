@@ -26,6 +26,13 @@ use crate::{
     outcome::{Batch, Class, Death, Outcome},
 };
 
+/// How often the bytes of an event or a link are held at once: as they came, as read, as written, on their way to the broker.
+const COPIES: usize = 4;
+/// What one link takes beside what it repeats of its event: its message, properties, and place among those not confirmed.
+const LINK_BYTES: usize = 8 * 1024;
+/// Up to here a rough count of an event's bytes will do.
+const SMALL: usize = 256 * 1024;
+
 /// Stage `link`.
 #[derive(Debug)]
 pub struct Link {
@@ -112,6 +119,22 @@ impl Stage for Link {
 
     fn deadline(&self, message: &Message) -> Result<Instant, Death> {
         self.read(message).map(|session| session.expires_at)
+    }
+
+    fn bytes(&self, message: &Message) -> usize {
+        let body = message.body.len();
+        // Each person is a JSON object, and no link repeats more than twice the event: most are small without a closer look.
+        let people = message.body.split(|byte| *byte == b'{').count();
+        let most =
+            people.saturating_mul(LINK_BYTES.saturating_add(2 * COPIES * body)).saturating_add(COPIES * body);
+        if most <= SMALL {
+            return most;
+        }
+        let links = self.read(message).map_or(0, |session| {
+            let people = session.guests.len() + session.experts.len();
+            people * LINK_BYTES + COPIES * session.echoed()
+        });
+        links + COPIES * body
     }
 
     async fn handle(&self, message: &Message) -> Outcome {

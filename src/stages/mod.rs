@@ -36,6 +36,9 @@ pub trait Stage: Send + Sync + 'static {
     /// [`Death`] of a message that ends without its effect, as far as the message alone tells.
     fn deadline(&self, message: &Message) -> Result<Instant, Death>;
 
+    /// The most bytes of memory that the work on `message` takes, about.
+    fn bytes(&self, message: &Message) -> usize;
+
     /// Decides what becomes of `message`, and has the stage's one outside effect.
     fn handle(&self, message: &Message) -> impl Future<Output = Outcome> + Send;
 }

@@ -1,10 +1,6 @@
 //! One HTTP call with all its limits.
 
-use std::{
-    borrow::Cow,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{borrow::Cow, time::Duration};
 
 use jiff::Timestamp;
 use reqwest::{
@@ -19,12 +15,14 @@ use url::{Host, Url};
 use super::{
     Cause, TokenSource, UpstreamError,
     origin::{REFUSAL_BYTES_MAX, is_webex, tracking_id},
+    rest::Rest,
     token::is_token,
     transport::{Begun, Broken, Network, NoClient, Transport},
 };
 use crate::{
     clock,
     contract::{header, trace::TraceContext},
+    ledger::Ledger,
     retry::{RETRY_AFTER_MAX, parse_retry_after},
     telemetry::{
         metrics::{Call, UpstreamMetrics, labels::Called},
@@ -57,8 +55,7 @@ pub struct Upstream {
     limits: Limits,
     metrics: UpstreamMetrics,
     tracer: Tracer,
-    /// No call is made before this: the API asked for it. One for all tasks.
-    not_before: Mutex<Option<Instant>>,
+    rest: Rest,
 }
 
 /// An answer with a status of success. Whoever reads it says whether it [can be used](Answer::is_good): it counts as
@@ -122,7 +119,14 @@ impl Upstream {
         metrics: UpstreamMetrics,
     ) -> Self {
         let tracer = Tracer::default();
-        Self { name, transport, token, limits, metrics, tracer, not_before: Mutex::default() }
+        Self { name, transport, token, limits, metrics, tracer, rest: Rest::default() }
+    }
+
+    /// The same; the wait that the API asks for is kept in `ledger` under `key`, for this worker's next start and for the
+    /// others on the same Redis.
+    #[must_use]
+    pub fn resting_in(self, ledger: Ledger, key: &str) -> Self {
+        Self { rest: Rest::kept_in(ledger, format!("rest:{key}")), ..self }
     }
 
     /// The same, with a span for each call.
@@ -190,9 +194,11 @@ impl Upstream {
         limit: Duration,
         excess: Excess,
     ) -> Result<Answer, UpstreamError> {
-        if let Some(left) = self.resting() {
+        let asked = Instant::now();
+        if let Some(left) = self.rest.left().await {
             return Err(self.not_called(Cause::Passing, "asked to be left alone", Some(left)));
         }
+        let limit = limit.saturating_sub(asked.elapsed());
         // A client with no time left may begin to send before it notices.
         if limit.is_zero() {
             return Err(self.not_called(Cause::SessionOver, "has no time left to answer", None));
@@ -229,7 +235,11 @@ impl Upstream {
             span.set_list("http.response.header.trackingid", id);
         }
         if !response.status().is_success() {
-            return Err(self.refused(response, begun, tracking_id.as_deref()).await);
+            let refused = self.refused(response, begun, tracking_id.as_deref()).await;
+            if let Some(wait) = refused.retry_after {
+                self.metrics.rate_limited(self.rest.rest(wait).await);
+            }
+            return Err(refused);
         }
         let status = response.status().as_u16();
         let date = date(response.headers());
@@ -261,22 +271,6 @@ impl Upstream {
             reason: format!("{} {why}; not called", self.name),
             retry_after,
         }
-    }
-
-    /// How long the API is still to be left alone.
-    fn resting(&self) -> Option<Duration> {
-        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        not_before.and_then(|at| at.checked_duration_since(Instant::now())).filter(|left| !left.is_zero())
-    }
-
-    fn rest(&self, wait: Duration) {
-        let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let until = (*not_before).max(now.checked_add(wait));
-        if let Some(until) = until {
-            self.metrics.rate_limited(until.saturating_duration_since(not_before.unwrap_or(now).max(now)));
-        }
-        *not_before = until;
     }
 
     fn authorization(&self) -> Result<HeaderValue, UpstreamError> {
@@ -369,9 +363,6 @@ impl Upstream {
         let retry_after = asked
             .map(|wait| wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
             .filter(|_| cause == Cause::Passing);
-        if let Some(wait) = retry_after {
-            self.rest(wait);
-        }
         let by = match tracking_id {
             Some(id) => format!(", tracking id {id}"),
             None if status.is_client_error() && !webex => {

@@ -4,6 +4,7 @@
 mod http;
 mod origin;
 mod proxy;
+mod rest;
 mod token;
 mod transport;
 

@@ -3,6 +3,19 @@
 local key, op, token, fingerprint = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 if op == 'ping' then return {'ok'} end
 local lease_ms, until_ms, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+-- What is to rest does so as long as its key lives: the longest of all waits that were asked for. Here `until` is a wait.
+if op == 'rest' then
+  if redis.call('PTTL', key) < until_ms then
+    redis.call('HSET', key, 'rests', '1')
+    redis.call('PEXPIRE', key, string.format('%.0f', until_ms))
+  end
+  return {'ok'}
+end
+if op == 'rests' then
+  local left = redis.call('PTTL', key)
+  if left > 0 then return {'rests', string.format('%.0f', left)} end
+  return {'free'}
+end
 -- The server's clock alone says whether a lease has ended: workers' clocks differ.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -51,9 +51,32 @@ impl Redis {
 
     /// Whether the script can run.
     pub(super) async fn ping(self: &Arc<Self>) -> Result<(), LedgerError> {
-        let mut held = self.held("", [0; 32], None);
+        done(&self.ended("").call("ping", 0, b"").await?)
+    }
+
+    /// Keeps for `wait` that what `key` names is to rest, by the server's clock.
+    pub(super) async fn rest(self: &Arc<Self>, key: &str, wait: Duration) -> Result<(), LedgerError> {
+        let milliseconds = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        done(&self.ended(key).call("rest", milliseconds, b"").await?)
+    }
+
+    /// How long what `key` names is still to rest.
+    pub(super) async fn rests(self: &Arc<Self>, key: &str) -> Result<Option<Duration>, LedgerError> {
+        match &self.ended(key).call("rests", 0, b"").await?[..] {
+            [state] if state == b"free" => Ok(None),
+            [state, left] if state == b"rests" => {
+                let left = std::str::from_utf8(left).ok().and_then(|left| left.parse().ok());
+                left.map(Duration::from_millis).map(Some).ok_or_else(unknown)
+            }
+            _ => Err(unknown()),
+        }
+    }
+
+    /// For an operation without a claim.
+    fn ended(self: &Arc<Self>, key: &str) -> Held {
+        let mut held = self.held(key, [0; 32], None);
         held.ended = true;
-        done(&held.call("ping", 0, b"").await?)
+        held
     }
 
     /// What the server says of itself.

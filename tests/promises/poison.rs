@@ -1,0 +1,74 @@
+//! `poison` means that workers died over an event: what this program requeued by itself doesn't count.
+
+use std::os::unix::process::ExitStatusExt;
+
+use lapin::types::AMQPValue;
+
+use crate::support::Rig;
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn event_that_kills_each_worker_is_poison_after_as_many_deaths() {
+    const DEATHS: u32 = 5;
+    let rig = Rig::new().await;
+    let most = DEATHS.to_string();
+    let settings = [("amqp.deliveries_max", most.as_str())];
+    let declared = rig.command(&["topology", "--declare"], &settings).await;
+    assert_eq!(declared.status, Some(0), "{declared:?}");
+    rig.publish(1).await;
+    for _ in 0..DEATHS {
+        let status = rig.launch_with_fault(&settings, "sessions.taken:1:KILL").ended().await;
+        assert_eq!(status.signal(), Some(9), "{status}");
+    }
+    let worker = rig.launch_with_fault(&settings, "sessions.taken:1:KILL");
+    let letter = rig.dead_letters("sessions").await.next().await;
+    assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-1", "poison"));
+    assert_eq!(
+        letter.header("x-dead-reason"),
+        "2 workers died over it, after 3 deliveries without an outcome"
+    );
+    worker.stop().await;
+    // Nothing is left of it: replayed, it is as new.
+    let worker = rig.start(&settings).await;
+    rig.publish(1).await;
+    rig.guest_links().await.next().await;
+    worker.stop().await;
+}
+
+/// Nothing can be published for far longer than `amqp.deliveries_max` times `amqp.hold_max`.
+#[tokio::test]
+async fn outage_of_publishing_makes_no_event_poison() {
+    const UNDONE: &str = "given back to the broker; what was decided could not be done";
+    let rig = Rig::new().await;
+    let settings = [
+        ("hosts.delivery", "amqp"),
+        ("topology.declare", "off"),
+        ("amqp.deliveries_max", "2"),
+        ("amqp.hold_max", "1s"),
+        ("instant_connect.timeout", "1s"),
+        ("hosts.timeout", "1s"),
+    ];
+    let declared = rig.command(&["topology", "--declare"], &settings[..1]).await;
+    assert_eq!(declared.status, Some(0), "{declared:?}");
+    let hosts = rig.name("hosts");
+    rig.amqp.delete_queues([hosts.as_str()]).await;
+    let limited = [
+        ("x-queue-type", AMQPValue::LongString("quorum".into())),
+        ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+        ("x-max-length", AMQPValue::LongInt(1)),
+    ];
+    rig.amqp.declare(&hosts, &limited).await;
+    rig.amqp.bind(&hosts, &rig.name("links"), "host.webex").await;
+    let fillers = rig.amqp.fill(&hosts).await;
+    let worker = rig.start(&settings).await;
+    rig.publish(1).await;
+    worker.output.until(UNDONE, 8).await;
+    assert!(worker.output.saying("dead letter").is_empty());
+    let mut taken = rig.amqp.consume(&hosts).await;
+    taken.take(fillers).await;
+    taken.next().await;
+    worker.output.until("\"stage\":\"link\",\"outcome\":\"done\"", 1).await;
+    worker.stop().await;
+    rig.amqp.until_done(&rig.name("sessions")).await;
+    assert_eq!(rig.amqp.depth(&rig.name("sessions.dead")).await.unwrap().0, 0);
+}

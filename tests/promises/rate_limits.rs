@@ -1,0 +1,77 @@
+//! A Retry-After holds for all workers that share a ledger, and for the next one after a restart.
+
+use std::time::Duration;
+
+use instant_connect_worker::sandbox::Endpoint;
+
+use crate::{
+    ledger::server::Server,
+    support::{Rig, poll},
+};
+
+/// What the API asks for.
+const WAIT: Duration = Duration::from_secs(10);
+/// The log of an event that is postponed.
+const WAITS: &str = "waiting; nothing is counted";
+
+fn rate_limit(rig: &Rig, endpoint: &str) {
+    let fault = format!("{endpoint}:status=429,retry-after={},times=1", WAIT.as_secs());
+    rig.sandbox.fault(fault.parse().unwrap());
+}
+
+/// The first call was answered with a Retry-After.
+fn assert_honoured(rig: &Rig, endpoint: Endpoint) {
+    let arrivals = rig.sandbox.arrivals(endpoint);
+    assert!(arrivals.len() > 1, "there was another call");
+    let early = arrivals[1..].iter().find(|call| call.at - arrivals[0].at < WAIT);
+    assert!(early.is_none(), "a call before the time that the API asked for");
+}
+
+#[tokio::test]
+async fn worker_that_is_started_again_waits_for_the_rest_of_a_retry_after() {
+    for (endpoint, name) in [(Endpoint::JoseEncrypt, "joseencrypt"), (Endpoint::Messages, "messages")] {
+        let rig = Rig::new().await;
+        let worker = rig.start(&[]).await;
+        rate_limit(&rig, name);
+        rig.publish(1).await;
+        worker.output.until(WAITS, 1).await;
+        worker.kill();
+        let worker = rig.start(&[]).await;
+        // The first one waits in its hold queue anyway.
+        rig.publish(2).await;
+        rig.until_experts_have(2).await;
+        worker.stop().await;
+        assert_honoured(&rig, endpoint);
+        rig.assert_all_is_done(&rig.amqp).await;
+    }
+}
+
+#[tokio::test]
+async fn retry_after_holds_for_all_workers_on_one_redis() {
+    use secrecy::ExposeSecret;
+
+    let server = Server::start();
+    let rig = Rig::new().await;
+    let url = server.url();
+    let settings = [
+        ("ledger.kind", "redis"),
+        ("ledger.url", url.expose_secret()),
+        ("amqp.prefetch", "1"),
+        ("amqp.concurrency", "1"),
+    ];
+    let workers = [rig.start(&settings).await, rig.start(&settings).await];
+    rate_limit(&rig, "joseencrypt");
+    rig.publish(1).await;
+    poll("the first event to be postponed", async || {
+        workers.iter().any(|worker| !worker.output.saying(WAITS).is_empty()).then_some(())
+    })
+    .await;
+    // That worker takes no more; the other one does.
+    rig.publish_many(2..=4).await;
+    rig.until_experts_have(4).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    assert_honoured(&rig, Endpoint::JoseEncrypt);
+    rig.assert_all_is_done(&rig.amqp).await;
+}
