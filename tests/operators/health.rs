@@ -222,7 +222,7 @@ async fn health_command_says_which_checks_fail_by_status_and_words() {
         assert_eq!((healthy.status, healthy.stdout.as_str(), healthy.stderr.as_str()), (Some(0), "", ""));
     }
     rig.broker().stop().await;
-    until_failing(&admin, "publishing: not connected to the broker").await;
+    until_failing(&admin, "publishing: not connected to the broker: connect: connection refused").await;
     let unready = rig.command(&["health"], &listen).await;
     assert_eq!(unready.status, Some(1), "{unready:?}");
     assert!(unready.stderr.contains("not ready: ") && unready.stderr.contains("publishing: not connected"));
