@@ -16,6 +16,11 @@ fn rollout_replaces_a_worker_at_once_only_if_the_ledger_is_shared() {
     let recreate = json!({"type": "Recreate", "rollingUpdate": null});
     assert_eq!(deployment(&[])["strategy"], recreate);
     assert_eq!(deployment(&["--set=config.ledger.kind=memory"])["strategy"], recreate);
+    assert_eq!(
+        deployment(&[REDIS, "--set=strategy.type=Recreate"])["strategy"],
+        recreate,
+        "a later change must not fail"
+    );
     let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
     assert_eq!(deployment(&[REDIS])["strategy"], rolling);
 }

@@ -56,7 +56,9 @@ The grace that the program needs, in whole seconds: its own for work in progress
 {{- define "icw.strategy" -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
 {{- if .Values.strategy -}}
-{{- toYaml .Values.strategy -}}
+{{- $given := deepCopy .Values.strategy -}}
+{{- if eq ($given.type | default "") "Recreate" }}{{ $_ := set $given "rollingUpdate" nil }}{{ end -}}
+{{- toYaml $given -}}
 {{- else if eq $settings.ledger.kind "redis" -}}
 type: RollingUpdate
 rollingUpdate:
