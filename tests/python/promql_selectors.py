@@ -24,7 +24,7 @@ def main():
     found = []
     for group in yaml.safe_load(sys.stdin)["groups"]:
         for rule in group["rules"]:
-            metrics = re.findall(r"\b(?:instant_connect[\w:]*|up)\b(?=[{\[\s)]|$)", re.sub(r'"[^"]*"', "", rule["expr"]))
+            metrics = re.findall(r"\b(?:instant_connect[\w:]*|process_\w+|up)\b(?=[{\[\s)]|$)", re.sub(r'"[^"]*"', "", rule["expr"]))
             here = list(selectors(promql_parser.parse(rule["expr"])))
             # A node that this walk does not know would hide what is below it.
             assert len(here) == len(metrics), (rule["expr"], [str(selector) for selector in here])
