@@ -33,6 +33,7 @@ pub fn message(properties: &BasicProperties, body: Vec<u8>, taken: Taken<'_>) ->
     let headers = properties.headers().as_ref().map(|table| headers::texts(table, taken)).unwrap_or_default();
     Message {
         content_type: text(properties.content_type()),
+        content_encoding: text(properties.content_encoding()),
         message_id: text(properties.message_id()),
         correlation_id: text(properties.correlation_id()),
         published_at: properties

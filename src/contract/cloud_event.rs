@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
     decode::{self, Invalid},
+    ids,
     message::Message,
 };
 
@@ -17,7 +18,7 @@ use super::{
 pub struct Unwrapped<'a> {
     /// The start event's JSON.
     pub data: &'a [u8],
-    /// The CloudEvents `id`.
+    /// What [`ids::cloud_event`] makes of the CloudEvents `source` and `id`.
     pub id: Option<String>,
     /// Where `data` stood in the body, for errors: `data` in a structured event, else empty.
     pub path: &'static str,
@@ -58,6 +59,13 @@ pub fn unwrap(message: &Message) -> Result<Unwrapped<'_>, Invalid> {
             "expected a CloudEvent as application/cloudevents+json; no batch, no other format",
         ));
     }
+    if message.header("cloudEvents:specversion").or(message.header("cloudEvents_specversion")).is_none() {
+        match Shape::of(&message.body) {
+            Shape::CloudEvent => return structured(&message.body),
+            Shape::MassTransit => return Err(envelope("MassTransit", "UseRawJsonSerializer")),
+            Shape::Plain => {}
+        }
+    }
     let attribute = |name: &str| {
         [':', '_']
             .iter()
@@ -72,11 +80,59 @@ pub fn unwrap(message: &Message) -> Result<Unwrapped<'_>, Invalid> {
         .filter_map(|name| Some((name.to_owned(), attribute(name)?)));
     Ok(Unwrapped {
         data: &message.body,
-        id: attribute("id"),
+        id: attribute("id").map(|id| ids::cloud_event(attribute("source").as_deref(), &id)),
         path: "",
         time: attribute("time").and_then(|time| time.parse().ok()),
         trace: trace.collect(),
     })
+}
+
+/// What a body is by its own fields, whatever its content type says: Dapr and others send structured CloudEvents as
+/// `application/json` or `text/plain`, and some libraries wrap what they send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    CloudEvent,
+    MassTransit,
+    Plain,
+}
+
+impl Shape {
+    fn of(body: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Fields {
+            specversion: Option<IgnoredAny>,
+            message_type: Option<IgnoredAny>,
+            message: Option<IgnoredAny>,
+        }
+
+        // No start event has these names, so that hardly any body is read twice.
+        let names = |name: &[u8]| body.windows(name.len()).any(|window| window == name);
+        if !names(b"\"specversion\"") && !names(b"\"messageType\"") {
+            return Self::Plain;
+        }
+        match decode::from_json::<Fields>(body) {
+            Ok(Fields { specversion: Some(_), .. }) => Self::CloudEvent,
+            Ok(Fields { message_type: Some(_), message: Some(_), .. }) => Self::MassTransit,
+            _ => Self::Plain,
+        }
+    }
+}
+
+fn envelope(library: &str, setting: &str) -> Invalid {
+    Invalid::new(
+        "",
+        format!(
+            "expected the start event itself, and it is in an envelope of {library}; configure its sender with {setting}, or send a CloudEvent"
+        ),
+    )
+}
+
+/// What is added to the reason why `message` can't be read, if a library that wraps messages sent it.
+#[must_use]
+pub fn sender_hint(message: &Message) -> Option<&'static str> {
+    let wraps = message.headers.keys().any(|name| name.starts_with("NServiceBus."));
+    wraps.then_some("NServiceBus sent it: its body must be the start event alone, as JSON without $type")
 }
 
 fn structured(body: &[u8]) -> Result<Unwrapped<'_>, Invalid> {
@@ -92,7 +148,7 @@ fn structured(body: &[u8]) -> Result<Unwrapped<'_>, Invalid> {
     let trace = [("traceparent", event.traceparent), ("tracestate", event.tracestate)];
     Ok(Unwrapped {
         data: data.get().as_bytes(),
-        id: Some(event.id),
+        id: Some(ids::cloud_event(Some(&event.source), &event.id)),
         path: "data",
         time: event.time.and_then(|time| time.parse().ok()),
         trace: trace.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),

@@ -33,6 +33,12 @@ impl Invalid {
         Self { path, problem: self.problem }
     }
 
+    /// The same problem, and what may be the reason.
+    #[must_use]
+    pub fn with_hint(self, hint: &str) -> Self {
+        Self { problem: format!("{} ({hint})", self.problem), ..self }
+    }
+
     /// What was expected.
     #[must_use]
     pub fn problem(&self) -> &str {

@@ -12,12 +12,27 @@ pub fn hash(bytes: &[u8]) -> Uuid {
     Uuid::new_v5(&NAMESPACE, bytes)
 }
 
+/// The id of the CloudEvent called `id` of `source`, `{source}#{id}`. Ids are unique within their source alone (CloudEvents
+/// 1.0, "id"): two flows that both count from 1 must not meet in one event. Without a source it is `id` itself.
+#[must_use]
+pub fn cloud_event(source: Option<&str>, id: &str) -> String {
+    match source.filter(|source| !source.is_empty() && !id.is_empty()) {
+        // Else two pairs could read alike.
+        Some(source) if source.contains('#') => {
+            hash(format!("{}:{source}{id}", source.len()).as_bytes()).to_string()
+        }
+        Some(source) => format!("{source}#{id}"),
+        None => id.to_owned(),
+    }
+}
+
 /// What one start event is known by, wherever it is delivered and however often: 1 to 255 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(String);
 
 impl EventId {
-    /// The id in its order of preference: the AMQP `message_id`, the CloudEvents `id`, a UUIDv5 of the body.
+    /// The id in its order of preference: the AMQP `message_id`, what [`cloud_event`] makes of a CloudEvent's `source` and
+    /// `id`, a UUIDv5 of the body.
     /// An empty id counts as none, one of more than 255 bytes as its UUIDv5.
     #[must_use]
     pub fn of(message_id: Option<&str>, cloud_event_id: Option<&str>, body: &[u8]) -> Self {
@@ -83,6 +98,18 @@ mod tests {
         assert_eq!(of(None, None), of(None, Some("")));
         assert_eq!(of(None, None).as_str(), hash(b"{}").to_string());
         assert_eq!(EventId::of(None, Some(&"x".repeat(256)), b"").as_str().len(), 36);
+    }
+
+    #[test]
+    fn cloud_events_of_two_sources_with_one_id_are_two_events() {
+        let of = |source, id| cloud_event(source, id);
+        assert_eq!(of(None, "1"), "1");
+        assert_eq!(of(Some(""), "1"), "1");
+        assert_eq!(of(Some("/flows/a"), ""), "");
+        assert_eq!(of(Some("/flows/a"), "1"), of(Some("/flows/a"), "1"));
+        assert_ne!(of(Some("/flows/a"), "1"), of(Some("/flows/b"), "1"));
+        assert_eq!(of(Some("/flows/a"), "1"), "/flows/a#1");
+        assert_ne!(of(Some("/flows/a#1"), "1"), of(Some("/flows/a"), "1#1"));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub struct Message {
     pub body: Vec<u8>,
     /// The `content_type` property.
     pub content_type: Option<String>,
+    /// The `content_encoding` property.
+    pub content_encoding: Option<String>,
     /// The `message_id` property.
     pub message_id: Option<String>,
     /// The `correlation_id` property.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     BODY_BYTES_MAX, cloud_event,
@@ -151,7 +152,12 @@ pub struct Session {
     pub attributes: Option<Attributes>,
     /// The trace that the event belongs to.
     pub trace: TraceContext,
+    /// The same for all that say the same, and different for what says something else.
+    pub digest: Digest,
 }
+
+/// SHA-256 of what an event says.
+pub type Digest = [u8; 32];
 
 /// Why an event is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,10 +196,18 @@ impl Session {
             )
             .into());
         }
+        if let Some(encoding) = &message.content_encoding
+            && !["", "identity", "utf-8", "utf8"].contains(&encoding.to_ascii_lowercase().as_str())
+        {
+            return Err(Invalid::new("", ENCODED).into());
+        }
         let wrapped = cloud_event::unwrap(message)?;
         let within =
             |invalid: Invalid| if wrapped.path.is_empty() { invalid } else { invalid.within(wrapped.path) };
-        let start: StartSession = decode::from_json(wrapped.data).map_err(within)?;
+        let start: StartSession = decode::from_json(wrapped.data)
+            .map_err(|invalid| unreadable(invalid, message))
+            .map_err(within)?;
+        let digest = digest(&start);
         check(&start, now)
             .map_err(|invalid| expired(invalid, &start, message))
             .map_err(within_refusal(within))?;
@@ -225,6 +239,7 @@ impl Session {
             correlation,
             attributes: start.attributes,
             trace,
+            digest,
         })
     }
 }
@@ -236,6 +251,26 @@ impl Session {
         let correlation = self.correlation_id.as_ref().map_or(0, |id| id.reveal().len());
         let each = self.session_id.reveal().len() + correlation + bytes_of(self.attributes.as_ref());
         repeated(&self.guests, &self.experts, each)
+    }
+}
+
+/// The hash of what an event says, however it is written: a repeat may have other white space, another order of keys, other
+/// escapes, `null` for what is left out, and as a CloudEvent another `time` or extension. What the event leaves to the
+/// configuration is left out here, too.
+fn digest(start: &StartSession) -> Digest {
+    let without_empty = StartSession {
+        devices: start.devices.clone().filter(|devices| !devices.is_empty()),
+        attributes: start.attributes.clone().filter(|attributes| !attributes.is_empty()),
+        ..start.clone()
+    };
+    // Made of text alone: it can't fail.
+    Sha256::digest(serde_json::to_vec(&without_empty).unwrap_or_default()).into()
+}
+
+fn unreadable(invalid: Invalid, message: &Message) -> Invalid {
+    match cloud_event::sender_hint(message) {
+        Some(hint) => invalid.with_hint(hint),
+        None => invalid,
     }
 }
 
@@ -290,6 +325,8 @@ fn expired(invalid: Invalid, start: &StartSession, message: &Message) -> Refusal
     }
 }
 
+/// What is said of a body that is compressed or encoded.
+const ENCODED: &str = "expected content_encoding to be empty or identity; compressed bodies are not read";
 /// What is said of an `expiresAt` that is past.
 const EXPIRED: &str = "expected a time to come, and it is past";
 /// What is said where there is no `expiresAt`, and the first attempt is so long ago that the session is over.
@@ -703,8 +740,91 @@ mod tests {
     #[test]
     fn a_structured_cloud_event_is_unwrapped() {
         let session = Session::read(&cloud_event(FULL), &rules(), NOW.parse().unwrap()).unwrap();
-        assert_eq!(session.event_id.as_str(), "ce-1");
+        assert_eq!(session.event_id.as_str(), "/flows/7#ce-1");
         assert_eq!(session.trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+    }
+
+    #[test]
+    fn structured_cloud_event_is_recognised_under_any_content_type() {
+        for content_type in [None, Some("application/json"), Some("text/plain; charset=utf-8")] {
+            let event = Message { content_type: content_type.map(str::to_owned), ..cloud_event(FULL) };
+            let session = Session::read(&event, &rules(), NOW.parse().unwrap()).unwrap();
+            assert_eq!(session.event_id.as_str(), "/flows/7#ce-1", "{content_type:?}");
+        }
+        let names_it = FULL.replace("chat-99", r#"\"specversion\""#);
+        assert!(read(&names_it).is_ok(), "a plain event that has the word in a value");
+    }
+
+    #[test]
+    fn envelope_of_a_library_is_named_with_what_to_do() {
+        let body =
+            format!(r#"{{"messageId": "1", "messageType": ["urn:message:Start"], "message": {FULL}}}"#);
+        let error = read(&body).unwrap_err();
+        assert!(error.contains("MassTransit") && error.contains("UseRawJsonSerializer"), "{error}");
+        let headers = BTreeMap::from([("NServiceBus.MessageId".to_owned(), "1".to_owned())]);
+        let wrong = FULL.replace("sessionId", "$type");
+        let sent = |body: &str| Message { body: body.into(), headers: headers.clone(), ..Message::default() };
+        let error = Session::read(&sent(&wrong), &rules(), NOW.parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("NServiceBus"), "{error}");
+        assert!(Session::read(&sent(FULL), &rules(), NOW.parse().unwrap()).is_ok(), "its body is the event");
+    }
+
+    #[test]
+    fn encoded_body_is_refused_by_the_name_of_its_property() {
+        let encoded = |encoding: &str| Message {
+            body: FULL.into(),
+            content_encoding: Some(encoding.to_owned()),
+            ..Message::default()
+        };
+        let read = |encoding| Session::read(&encoded(encoding), &rules(), NOW.parse().unwrap());
+        assert!(read("gzip").unwrap_err().to_string().contains("content_encoding"));
+        for plain in ["", "identity", "UTF-8"] {
+            assert!(read(plain).is_ok(), "{plain}");
+        }
+    }
+
+    #[test]
+    fn digest_is_of_what_an_event_says_and_not_of_how_it_is_written() {
+        let digest = |body: &str| read(body).unwrap().digest;
+        let same = [
+            FULL.replace('\n', " "),
+            FULL.replace("Ana", r"\u0041na"),
+            FULL.replace("sip:Room-12@", "ROOM-12@"),
+            FULL.replace(
+                r#""vertical": "gen", "hostLogin": false,"#,
+                r#""hostLogin": false, "vertical": "gen","#,
+            ),
+            FULL.replace("T10:00:00Z", "T11:00:00+01:00"),
+        ];
+        for body in same {
+            assert_eq!(digest(&body), digest(FULL), "{body}");
+        }
+        let short = r#"{"sessionId": "s", "guests": [{"channel": "sms", "address": "+34600111222"}],
+            "experts": [{"email": "expert@example.com"}]}"#;
+        let nothing_more = short.replace(
+            r#""sessionId""#,
+            r#""devices": [], "attributes": {}, "vertical": null, "correlationId": null, "sessionId""#,
+        );
+        assert_eq!(digest(&nothing_more), digest(short));
+        for (said, other) in [
+            ("+34600111222", "+34600111223"),
+            ("visit-48151623", "visit-48151624"),
+            ("\"es\"", "\"pt\""),
+            ("chat-99", "chat-98"),
+            ("11:00:00Z", "11:00:01Z"),
+            ("false", "true"),
+        ] {
+            assert_ne!(digest(&FULL.replace(said, other)), digest(FULL), "{said}");
+        }
+        let event = |extension: &str| {
+            let mut event = cloud_event(FULL);
+            event.body = String::from_utf8(event.body).unwrap().replace(r#""ignored""#, extension).into();
+            Session::read(&event, &rules(), NOW.parse().unwrap()).unwrap().digest
+        };
+        assert_eq!(
+            event(r#""a", "time": "2026-11-21T08:00:00Z""#),
+            event(r#""b", "time": "2026-11-21T08:00:09Z""#)
+        );
     }
 
     #[test]

@@ -93,7 +93,8 @@ fn event(
         ("application/json", start.to_string())
     };
     let message_id = id_of_another.or_else(|| (random.u32(..4) > 0).then(|| format!("m{number}")));
-    let id = EventId::of(message_id.as_deref(), wrapped.then_some(cloud_id.as_str()), body.as_bytes());
+    let cloud_event = wrapped.then(|| ids::cloud_event(Some("/sim"), &cloud_id));
+    let id = EventId::of(message_id.as_deref(), cloud_event.as_deref(), body.as_bytes());
     let links = if calls_for == CallsFor::Links { wanted(&id, &start) } else { Vec::new() };
     Event {
         session: format!("s{number}"),

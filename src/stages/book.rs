@@ -91,7 +91,7 @@ impl Book {
             Ok(Claim::Recorded(_)) => Turn::Done,
             Ok(Claim::Conflict) => Turn::Otherwise(Outcome::Dead(Death::new(
                 Class::Invalid,
-                "the event's id was used before, with another body",
+                "the event's id was used before, with other content",
             ))),
             Ok(Claim::Busy) => {
                 Turn::Otherwise(busy("another worker is at the same event".to_owned(), deadline))

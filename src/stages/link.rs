@@ -54,9 +54,9 @@ impl Link {
 
     /// The messages with the links of `session`: those that were made before, else new ones, noted before anybody sees
     /// them. Which of them the broker has is recorded when it confirms them, and those are not published again.
-    async fn links(&self, session: &mut Session, body: &[u8]) -> Result<Outcome, Outcome> {
+    async fn links(&self, session: &mut Session) -> Result<Outcome, Outcome> {
         let key = effect(session.event_id.as_str());
-        let lease = match self.book.turn(&key, body, session.expires_at).await {
+        let lease = match self.book.turn(&key, &session.digest, session.expires_at).await {
             Turn::Act(lease) => lease,
             Turn::Done => return Ok(Outcome::DoneBefore(Batch::default())),
             Turn::Otherwise(outcome) => return Err(outcome),
@@ -148,7 +148,7 @@ impl Stage for Link {
             experts = session.experts.len(), devices = session.devices.len(), "start event taken"
         );
         fault::point(Self::NAME, "read");
-        self.links(&mut session, &message.body).await.unwrap_or_else(|otherwise| otherwise)
+        self.links(&mut session).await.unwrap_or_else(|otherwise| otherwise)
     }
 }
 

@@ -56,7 +56,7 @@ async fn a_structured_cloud_event_is_served_under_its_own_id() {
     let properties = plain.with_content_type("application/cloudevents+json; charset=utf-8".into());
     rig.publish_event(properties, &body).await;
     let link = rig.guest_links().await.next().await.json();
-    assert_eq!((&link["eventId"], &link["sessionId"]), (&json!("cloud-1"), &json!("visit-1")));
+    assert_eq!((&link["eventId"], &link["sessionId"]), (&json!("/flows/7#cloud-1"), &json!("visit-1")));
     worker.stop().await;
 }
 
@@ -76,7 +76,7 @@ async fn a_binary_cloud_event_is_served_under_its_own_id_with_either_separator()
         ]);
         let properties = lapin::BasicProperties::default().with_headers(table);
         rig.publish_event(properties.with_content_type("application/json".into()), &event(n)).await;
-        assert_eq!(guests.next().await.json()["eventId"], json!(id));
+        assert_eq!(guests.next().await.json()["eventId"], json!(format!("/flows/7#{id}")));
     }
     worker.stop().await;
 }

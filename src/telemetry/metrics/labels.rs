@@ -141,7 +141,7 @@ label! {
         Hit = "hit",
         /// Another worker is at it.
         Busy = "busy",
-        /// The id was used before, with another body.
+        /// The id was used before, with other content.
         Conflict = "conflict",
         /// The ledger is down.
         Failed = "failed",
