@@ -88,20 +88,64 @@ impl Pattern {
     }
 }
 
-/// A host, or `*.` and a domain that is one organisation's: `*` alone, `*.com` and Webex's own domains would be every device of
-/// every organisation.
-fn is_host_pattern(host: &str) -> bool {
-    match host.strip_prefix("*.") {
-        None => is_host(host),
-        Some(domain) => {
-            let shared = ["webex.com", "ciscospark.com", "wbx2.com"];
-            let everybody = shared.iter().any(|shared| {
-                domain == *shared || domain == format!("rooms.{shared}") || domain == format!("room.{shared}")
-            });
-            is_host(domain) && domain.contains('.') && !everybody
+/// Domains of Webex itself, in which it gives each organisation hosts of its own.
+const WEBEX: [&str; 7] = [
+    "webex.com",
+    "webex.com.cn",
+    "webexgov.us",
+    "ciscospark.com",
+    "ciscovideo.com",
+    "ciscovideo.co.uk",
+    "wbx2.com",
+];
+
+/// What Webex calls its services and clouds: a name below one of its domains made of these alone is no organisation's.
+const WEBEX_SERVICES: [&str; 19] = [
+    "bcld", "call", "calling", "calls", "cn", "eu", "fedramp", "gov", "meet", "meeting", "meetings", "room",
+    "rooms", "sip", "us", "usgov", "vc", "video", "www",
+];
+
+/// Whether `host` serves devices of many organisations: Webex's shared hosts, and what the public suffix list knows.
+fn is_shared(host: &str) -> bool {
+    let webex = WEBEX.iter().filter_map(|domain| host.strip_suffix(domain)).any(|below| {
+        match below.strip_suffix('.') {
+            None => below.is_empty(),
+            Some(labels) => labels.split('.').all(|label| WEBEX_SERVICES.contains(&label)),
         }
+    });
+    webex || psl::suffix(host.as_bytes()).is_some_and(|suffix| suffix.is_known() && suffix == host)
+}
+
+/// What is wrong with a pattern for `user` at `host`, if anything.
+fn fault(user: &str, host: &str) -> Option<&'static str> {
+    let domain = host.strip_prefix("*.");
+    let plain = domain.unwrap_or(host);
+    if !is_user(user, true) || !is_host(plain) {
+        return Some(EXPECTED);
+    }
+    let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    match domain {
+        // Names end where addresses of machines (10.0.0.1) begin: those below are anybody's.
+        Some(domain)
+            if !domain.contains('.')
+                || domain.rsplit('.').next().is_some_and(number)
+                || is_shared(domain) =>
+        {
+            Some(EVERY_HOST)
+        }
+        None if user.contains('*') && is_shared(host) => Some(EVERY_USER),
+        _ => None,
     }
 }
+
+const EXPECTED: &str = "expected device addresses such as room-12@example.rooms.webex.com, \
+                        or with a wildcard such as *@example.rooms.webex.com";
+const EVERY_HOST: &str = "expected no wildcard for the hosts below a domain that many organisations share (a public suffix \
+                          such as co.uk, or a host of Webex such as rooms.webex.com): it would allow the devices of all of \
+                          them. Name your own domain, such as *@example.rooms.webex.com or *@*.example.com";
+const EVERY_USER: &str = "expected no wildcard before the @ of a host that many organisations share (such as rooms.webex.com): \
+                          it would allow the devices of all of them. Name each device there, or your own host, such as \
+                          *@example.rooms.webex.com";
 
 /// Whether `text` matches `pattern`, in which `*` stands for any run of bytes. Linear in the product of the lengths.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
@@ -129,12 +173,10 @@ impl TryFrom<String> for Pattern {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let lower = text.to_ascii_lowercase();
         let address = lower.strip_prefix("sip:").unwrap_or(&lower);
-        match address.split_once('@') {
-            Some((user, host)) if is_user(user, true) && is_host_pattern(host) => {
-                Ok(Self { user: user.to_owned(), host: host.to_owned() })
-            }
-            _ => Err("expected device addresses such as room-12@example.rooms.webex.com, \
-                      or with a wildcard such as *@example.rooms.webex.com"),
+        let (user, host) = address.split_once('@').ok_or(EXPECTED)?;
+        match fault(user, host) {
+            Some(fault) => Err(fault),
+            None => Ok(Self { user: user.to_owned(), host: host.to_owned() }),
         }
     }
 }
@@ -267,6 +309,52 @@ mod tests {
             "*@*.webex.com",
         ] {
             assert!(Pattern::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_at_what_organisations_share_is_refused_with_why() {
+        for (wrong, why) in [
+            ("*@*.co.uk", EVERY_HOST),
+            ("room-1@*.com.au", EVERY_HOST),
+            ("*@*.foo.ck", EVERY_HOST),
+            ("*@*.github.io", EVERY_HOST),
+            ("*@*.xn--55qx5d.cn", EVERY_HOST),
+            ("*@*.0.0.1", EVERY_HOST),
+            ("*@*.Calls.Webex.com", EVERY_HOST),
+            ("*@*.vc.webex.com", EVERY_HOST),
+            ("*@*.webex.com.cn", EVERY_HOST),
+            ("*@*.rooms.ciscospark.com", EVERY_HOST),
+            ("*@*.room.wbx2.com", EVERY_HOST),
+            ("*@*.ciscovideo.com", EVERY_HOST),
+            ("*@*.rooms.gov.ciscospark.com", EVERY_HOST),
+            ("*@*.webexgov.us", EVERY_HOST),
+            ("*@webex.com", EVERY_USER),
+            ("ward-*@rooms.webex.com", EVERY_USER),
+            ("sip:*@room.ciscospark.com", EVERY_USER),
+            ("*@co.uk", EVERY_USER),
+        ] {
+            assert_eq!(Pattern::try_from(wrong.to_owned()), Err(why), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_within_one_organisation_is_taken() {
+        for fine in [
+            "*@example.rooms.webex.com",
+            "*@*.example.rooms.webex.com",
+            "*@example.webex.com",
+            "*@*.example.calls.webex.com",
+            "*@*.example.com",
+            "*@*.clinic.co.uk",
+            "*@www.ck",
+            "*@notwebex.com",
+            "*@*.notwebex.com",
+            "*@pbx",
+            "*@10.0.0.1",
+            "room-12@rooms.webex.com",
+        ] {
+            assert!(Pattern::try_from(fine.to_owned()).is_ok(), "{fine}");
         }
     }
 
