@@ -103,6 +103,14 @@ fn what_is_published_for_a_delivery_that_is_gone_is_not_known_to_the_next() {
     one(54334);
 }
 
+/// A look at what was sent got no answer in time, which counted as the end of the session: the expert was never told.
+#[test]
+fn look_without_an_answer_ends_no_session() {
+    for seed in [205, 637] {
+        one(seed);
+    }
+}
+
 #[test]
 fn a_seed_is_one_history() {
     for seed in 0..20 {

@@ -171,12 +171,12 @@ impl Upstream {
         self.send(request, trace, limit, Excess::IsMalformed).await
     }
 
-    /// Gets `url`, within the configured time.
+    /// Gets `url`, within the configured time: no session's end limits it.
     ///
     /// # Errors
     /// As [`Upstream::post`].
     pub async fn get(&self, url: Url, trace: &TraceContext) -> Result<Answer, UpstreamError> {
-        self.send(Request::new(Method::GET, url), trace, self.limits.timeout, Excess::IsMalformed).await
+        self.send(Request::new(Method::GET, url), trace, Duration::MAX, Excess::IsMalformed).await
     }
 
     /// The same, and of a body that is too large its beginning.
@@ -184,7 +184,7 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::post`].
     pub async fn get_beginning(&self, url: Url, trace: &TraceContext) -> Result<Answer, UpstreamError> {
-        self.send(Request::new(Method::GET, url), trace, self.limits.timeout, Excess::IsLeft).await
+        self.send(Request::new(Method::GET, url), trace, Duration::MAX, Excess::IsLeft).await
     }
 
     async fn send(
