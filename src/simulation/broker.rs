@@ -14,7 +14,7 @@ use std::{
 use lapin::{BasicProperties, types::AMQPValue};
 use tokio::{
     sync::{Semaphore, mpsc},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use super::world::{Life, State, World};
@@ -37,6 +37,8 @@ pub(super) struct Stored {
     pub(super) body: Arc<[u8]>,
     /// Deliveries that ended without an acknowledgement.
     deliveries: u32,
+    /// When it came into its queue.
+    since: Instant,
 }
 
 /// All queues, and who takes from them.
@@ -166,7 +168,7 @@ pub(super) fn store(world: &World, state: &mut State, queue: &str, message: Stor
             sleep(delay + late).await;
             let mut state = world.lock();
             state.broker.held -= 1;
-            store(&world, &mut state, target, Stored { deliveries: 0, ..message });
+            store(&world, &mut state, target, Stored { deliveries: 0, since: Instant::now(), ..message });
         });
     } else if let Some(ready) = state.broker.ready.get_mut(queue) {
         ready.push_back(message);
@@ -176,7 +178,7 @@ pub(super) fn store(world: &World, state: &mut State, queue: &str, message: Stor
 
 impl Stored {
     pub(super) fn new(properties: BasicProperties, body: Arc<[u8]>) -> Self {
-        Self { properties, body, deliveries: 0 }
+        Self { properties, body, deliveries: 0, since: Instant::now() }
     }
 
     /// As it is delivered.
@@ -213,6 +215,8 @@ fn deliver(state: &mut State, queue: &str) {
         _ = to.deliver.send(delivery);
         let name = state.checker.name(&message.body).to_owned();
         state.log(format_args!("{queue}: {tag} delivered, {} times before: {name}", message.deliveries));
+        let rule = state.checker.waited(queue, &message.body, message.since.elapsed());
+        state.must(rule);
         let rule = state.checker.delivered(tag, queue, &message);
         state.must(rule);
         state
@@ -234,6 +238,7 @@ fn settled(state: &mut State, tag: u64) -> Option<Unsettled> {
 /// Puts a message back, to be delivered again.
 fn requeue(state: &mut State, mut unsettled: Unsettled, counted: bool) {
     unsettled.message.deliveries += u32::from(counted);
+    unsettled.message.since = Instant::now();
     let front = state.random.bool();
     let Some(ready) = state.broker.ready.get_mut(&unsettled.queue) else { return };
     if front { ready.push_front(unsettled.message) } else { ready.push_back(unsettled.message) }
@@ -370,6 +375,8 @@ impl Connection {
         };
         state.broker.subscribers.insert(number, subscriber);
         state.log(format_args!("{queue}: subscribed, {prefetch} at once"));
+        let rule = state.checker.subscribed(queue, prefetch);
+        state.must(rule);
         deliver(&mut state, queue);
         drop(state);
         Ok(Subscription { wire: Arc::clone(&self.0), number, deliveries })

@@ -27,6 +27,8 @@ use crate::{
 const DELIVERIES_PER_MINUTE_MAX: usize = 90;
 const CALLS_PER_MINUTE_MAX: usize = 60;
 
+/// Longest that an event waits in its queue while only others have trouble.
+const FAIR_WAIT_MAX: Duration = Duration::from_secs(8);
 /// By then a Retry-After is in the ledger.
 const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
@@ -52,6 +54,10 @@ pub(super) struct Checker {
     asked_at: [Option<Timestamp>; 2],
     /// Tries of messages that the ledger may have wrong: it failed.
     pub(super) tries_in_doubt: u32,
+    /// When the present life of the worker learnt of it last.
+    learnt_at: [Option<Timestamp>; 2],
+    /// Events that must not wait for the troubles of others.
+    pub(super) fair: BTreeSet<String>,
     /// The ledger may not keep that.
     pub(super) ledger_fails: bool,
     /// Calls of each API by the present life of the worker since everything failed there, and how many may be.
@@ -167,6 +173,8 @@ impl Checker {
             asked_until: [None; 2],
             asked_at: [None; 2],
             tries_in_doubt: 0,
+            learnt_at: [None; 2],
+            fair: BTreeSet::new(),
             ledger_fails: true,
             outage_calls: [0; 2],
             outage_calls_max: usize::MAX,
@@ -174,21 +182,46 @@ impl Checker {
             longest_wait: RATE_LIMIT_WAIT,
             counts: BTreeMap::new(),
         };
-        for (number, event) in events.iter().enumerate() {
-            let key = events::fingerprint(&event.body);
-            let seen = Seen {
-                name: event.session.clone(),
-                queue: SESSIONS,
-                key: event.session.clone(),
-                event: number,
-                deadline: event.expires_at,
-                ..Seen::default()
-            };
-            checker.names.insert(key, seen.name.clone());
-            checker.seen.insert(key, seen);
-        }
-        checker.events = events;
+        events.into_iter().for_each(|event| checker.expect(event));
         checker
+    }
+
+    /// One more event is going to be sent.
+    pub(super) fn expect(&mut self, event: Event) {
+        let key = events::fingerprint(&event.body);
+        let seen = Seen {
+            name: event.session.clone(),
+            queue: SESSIONS,
+            key: event.session.clone(),
+            event: self.events.len(),
+            deadline: event.expires_at,
+            ..Seen::default()
+        };
+        self.names.insert(key, seen.name.clone());
+        self.seen.insert(key, seen);
+        self.events.push(event);
+    }
+
+    /// A consumer is to be delivered `prefetch` messages at once.
+    pub(super) fn subscribed(&mut self, queue: &str, prefetch: u16) -> Result<(), String> {
+        let which = usize::from(queue == HOSTS);
+        let now = clock::now();
+        let asked = self.asked_until[which].is_some_and(|until| now < until);
+        // What was under way when that was learnt is over by then.
+        let known = self.learnt_at[which].is_some_and(|at| now.duration_since(at) > KEPT_AFTER);
+        if prefetch > 1 && asked && known {
+            return Err(format!("{queue}: messages are taken, and its API asked for no call"));
+        }
+        Ok(())
+    }
+
+    /// A message is delivered that has waited in its queue.
+    pub(super) fn waited(&self, queue: &str, body: &[u8], wait: Duration) -> Result<(), String> {
+        let name = self.name(body);
+        if queue == SESSIONS && wait > FAIR_WAIT_MAX && self.fair.contains(name) {
+            return Err(format!("unfair: {name} waited {wait:?} in its queue, and only others have trouble"));
+        }
+        Ok(())
     }
 
     pub(super) fn count(&mut self, what: &'static str) {
@@ -320,6 +353,7 @@ impl Checker {
             *until = until.filter(|_| kept && !self.ledger_fails);
         }
         self.outage_calls = [0; 2];
+        self.learnt_at = [None; 2];
         for seen in self.seen.values_mut() {
             seen.unknown_effect |= seen.effects > 0;
             seen.devices_known = false;
@@ -413,6 +447,7 @@ impl Checker {
             let asked_until = &mut self.asked_until[which as usize];
             if *asked_until < Some(until) {
                 *asked_until = Some(until);
+                self.learnt_at[which as usize] = Some(clock::now());
                 self.asked_at[which as usize] = Some(clock::now());
             }
             let wait = Duration::try_from(until.duration_since(clock::now())).unwrap_or_default();

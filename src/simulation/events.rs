@@ -74,6 +74,16 @@ pub(super) fn events(random: &mut Rng, count: usize, spread: Duration, begin: Ti
     events
 }
 
+/// An event that calls for links and is not over soon, sent `at` a time from `begin` on.
+pub(super) fn plain(random: &mut Rng, number: usize, at: Duration, begin: Timestamp) -> Event {
+    loop {
+        let event = event(random, number, at, begin, None);
+        if event.calls_for == CallsFor::Links && event.expires_at.is_none() && event.message_id.is_some() {
+            return event;
+        }
+    }
+}
+
 fn event(
     random: &mut Rng,
     number: usize,

@@ -16,6 +16,7 @@
 //! - [`store`]: the disk under the ledger
 //! - [`worker`]: how the real parts are put together
 //! - [`troubles`]: what comes and goes
+//! - [`fairness`]: events with trouble of their own
 //! - [`checker`], [`rules`]: what must hold
 //! - `alone`, `given_back`, `singly`, in tests: one consumer by itself
 
@@ -25,6 +26,7 @@ mod answers;
 pub(crate) mod broker;
 mod checker;
 mod events;
+mod fairness;
 #[cfg(test)]
 mod given_back;
 pub(crate) mod network;
@@ -158,6 +160,12 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
     let story = async {
         troubles::all(&world, &plan, &rules, &token).await;
         let calm = Instant::now();
+        while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
+            sleep(LOOK).await;
+        }
+        if world.lock().broker.idle() {
+            fairness::act(&world, &plan, seed).await;
+        }
         while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
             sleep(LOOK).await;
         }

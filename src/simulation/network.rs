@@ -24,6 +24,8 @@ use super::{
 };
 use crate::{clock, endpoint::Obstacle, upstream::Broken};
 
+/// How long a slow call takes, which is not too long.
+const SLOW: Duration = Duration::from_secs(11);
 /// Larger than what the worker reads.
 const HUGE: usize = 40_000;
 /// The largest answer that the simulated worker reads.
@@ -59,6 +61,9 @@ pub(super) struct Servers {
     pub(super) token: String,
     /// What goes wrong with all calls at the moment, of either API.
     pub(super) outage: [Option<Outage>; 2],
+    /// The session for which each call fails, and its status; the one for which each takes long.
+    pub(super) cursed: Option<(String, u16)>,
+    pub(super) slow: Option<String>,
     /// The links that were made, by what they end with: whose session, for whom.
     pub(super) links: std::collections::BTreeMap<String, answers::Made>,
     /// The messages that were sent: to whom, and their text.
@@ -123,7 +128,14 @@ enum Fate {
 
 impl Servers {
     pub(super) fn new(token: String) -> Self {
-        Self { token, outage: [None; 2], links: std::collections::BTreeMap::new(), messages: Vec::new() }
+        Self {
+            token,
+            outage: [None; 2],
+            cursed: None,
+            slow: None,
+            links: std::collections::BTreeMap::new(),
+            messages: Vec::new(),
+        }
     }
 }
 
@@ -159,6 +171,11 @@ impl Api {
         if token.as_deref() != Some(accepted.as_bytes()) {
             return Fate::Status(401, None, false);
         }
+        if let Some((session, status)) = &state.servers.cursed
+            && asked.key() == session
+        {
+            return Fate::Status(*status, None, false);
+        }
         match Fate::of(&mut state, self.which) {
             // Of a list that says that there is none.
             Fate::Status(404, ..) if matches!(asked, Asked::List { .. }) => Fate::Status(400, None, false),
@@ -170,6 +187,10 @@ impl Api {
         if matches!(fate, Fate::Unreachable) {
             self.life.world.wait().await;
             return Err(Broken::NoConnection(Obstacle::Refused));
+        }
+        let slow = self.life.world.lock().servers.slow.as_deref() == Some(asked.key());
+        if slow {
+            tokio::time::sleep(SLOW).await;
         }
         let early = self.life.world.lock().random.bool();
         if !early {
