@@ -182,7 +182,9 @@ impl Checker {
             longest_wait: RATE_LIMIT_WAIT,
             counts: BTreeMap::new(),
         };
-        events.into_iter().for_each(|event| checker.expect(event));
+        for event in events {
+            checker.expect(event);
+        }
         checker
     }
 
