@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     decode,
     ids::Role,
-    people::{Channel, Expert, PhoneNumber},
+    people::{Channel, Expert, Name, PhoneNumber},
     private::Private,
     start_session::{Attributes, Session},
     time::Instant,
@@ -203,8 +203,8 @@ impl Outgoing {
             session_id: session.session_id.clone(),
             channel: guest.channel,
             to: guest.address.clone(),
-            name: guest.name.clone(),
-            locale: guest.locale.clone(),
+            name: guest.name.as_ref().map(Name::private),
+            locale: guest.locale.as_ref().map(|locale| locale.as_str().to_owned()),
             address,
             not_before: session.not_before,
             expires_at: session.expires_at,
@@ -225,7 +225,12 @@ impl Outgoing {
             event_id: session.event_id.as_str().to_owned(),
             session_id: session.session_id.clone(),
             expert: session.experts[position].clone(),
-            guests: session.guests.iter().filter_map(|guest| guest.name.clone()).collect(),
+            guests: session
+                .guests
+                .iter()
+                .filter_map(|guest| guest.name.as_ref())
+                .map(Name::private)
+                .collect(),
             address,
             not_before: session.not_before,
             expires_at: session.expires_at,

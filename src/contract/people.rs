@@ -1,9 +1,9 @@
 //! Guests and experts, as an event names them.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{decode::Invalid, private::Private};
 
@@ -139,6 +139,110 @@ impl JsonSchema for Email {
     }
 }
 
+/// Most characters of a name.
+pub const NAME_CHARS_MAX: usize = 256;
+
+/// What somebody is called, without the characters that [`is_unseen`] names, and not blank.
+///
+/// Read without a limit, since a link that is on its way must not be lost over one; the start event has
+/// [`NAME_CHARS_MAX`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Name(Private<String>);
+
+impl Name {
+    /// The name, for messages to people.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.0.reveal()
+    }
+
+    /// The name as it stands in a link's message.
+    #[must_use]
+    pub fn private(&self) -> Private<String> {
+        self.0.clone()
+    }
+
+    /// The name in `text`, if there is any.
+    fn of(text: &str) -> Option<Self> {
+        let name: String = text.chars().filter(|c| !is_unseen(*c)).collect();
+        (!is_blank(&name)).then(|| Self(Private::new(name)))
+    }
+
+    fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
+        Ok(Option::<String>::deserialize(from)?.and_then(|text| Self::of(&text)))
+    }
+}
+
+impl JsonSchema for Name {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        String::schema_name()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
+    }
+}
+
+/// Characters that no name has and that change how the text around it is shown: controls, line separators, and what
+/// embeds, overrides or isolates a direction. The marks LRM, RLM and ALM and the joiners stay: names are written with them.
+fn is_unseen(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether nothing of `text` can be seen.
+fn is_blank(text: &str) -> bool {
+    let nothing = |c: char| {
+        c.is_whitespace()
+            || is_unseen(c)
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+    };
+    text.chars().all(nothing)
+}
+
+/// Most bytes of a locale; RFC 5646, section 4.4.1, has every usual tag in 35.
+const LOCALE_BYTES_MAX: usize = 64;
+
+/// A well-formed language tag (BCP 47, RFC 5646), such as `es` or `pt-BR`, in the letter case it came in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Locale(String);
+
+impl Locale {
+    /// The tag.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(from)?.filter(|text| !is_blank(text)) else {
+            return Ok(None);
+        };
+        // POSIX and Java write en_US.
+        let tag = text.replace('_', "-");
+        if tag.len() <= LOCALE_BYTES_MAX && oxilangtag::LanguageTag::parse(tag.as_str()).is_ok() {
+            Ok(Some(Self(tag)))
+        } else {
+            Err(D::Error::custom("expected a language tag (BCP 47) such as es or pt-BR"))
+        }
+    }
+}
+
+impl JsonSchema for Locale {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        String::schema_name()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
+    }
+}
+
 /// Somebody who joins as a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -148,11 +252,11 @@ pub struct Guest {
     /// The guest's number.
     pub address: PhoneNumber,
     /// What the guest is called, for the message and the expert.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<Private<String>>,
+    #[serde(default, deserialize_with = "Name::given", skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
     /// The language for the message, such as `es` or `pt-BR`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub locale: Option<String>,
+    #[serde(default, deserialize_with = "Locale::given", skip_serializing_if = "Option::is_none")]
+    pub locale: Option<Locale>,
 }
 
 /// Somebody who joins as host: exactly one of `email`, `personId` and `roomId` says where the link goes.
@@ -174,8 +278,8 @@ pub struct Expert {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_id: Option<Private<String>>,
     /// What the expert is called.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<Private<String>>,
+    #[serde(default, deserialize_with = "Name::given", skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
 }
 
 /// The one place a host link is delivered to.
@@ -210,9 +314,96 @@ impl Expert {
     }
 }
 
+/// Each guest once: the first of those with one channel, number and name.
+pub(super) fn unique_guests(mut guests: Vec<Guest>) -> Vec<Guest> {
+    let mut seen = HashSet::new();
+    guests.retain(|guest| seen.insert((guest.channel, guest.address.clone(), guest.name.clone())));
+    guests
+}
+
+/// Each expert once: the first of those with one address, whatever its letter case if it is an e-mail address, and name.
+pub(super) fn unique_experts(mut experts: Vec<Expert>) -> Vec<Expert> {
+    let mut seen = HashSet::new();
+    experts.retain(|expert| {
+        let email = expert.email.as_ref().map(|email| email.reveal().to_lowercase());
+        seen.insert((email, expert.person_id.clone(), expert.room_id.clone(), expert.name.clone()))
+    });
+    experts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn guest(name: &str, locale: &str) -> Result<Guest, String> {
+        let json = serde_json::json!(
+            {"channel": "sms", "address": "+34600111222", "name": name, "locale": locale});
+        serde_json::from_value(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_name_has_no_controls_and_a_blank_one_is_not_given() {
+        for (given, read) in [
+            ("Ana\0 Garc\u{ed}a\r\n", Some("Ana Garc\u{ed}a")),
+            ("\u{202e}anA\u{202c}", Some("anA")),
+            ("\u{2066}Ana\u{2069}\u{2028}\u{85}", Some("Ana")),
+            ("\u{5d0}\u{200f}\u{5d1}\u{200d}", Some("\u{5d0}\u{200f}\u{5d1}\u{200d}")),
+            ("", None),
+            (" \t\u{a0}", None),
+            ("\u{200b}\u{feff}\u{202e}", None),
+        ] {
+            let name = guest(given, "es").unwrap().name;
+            assert_eq!(name.as_ref().map(Name::reveal), read, "{given:?}");
+            let json = serde_json::json!({"email": "a@b.co", "name": given});
+            assert_eq!(serde_json::from_value::<Expert>(json).unwrap().name, name);
+        }
+        assert_eq!(format!("{:?}", guest("Ana", "es").unwrap().name), "Some(Name([private]))");
+    }
+
+    #[test]
+    fn a_locale_is_a_language_tag_and_a_blank_one_is_not_given() {
+        for (given, read) in [
+            ("es", Some("es")),
+            ("pt-BR", Some("pt-BR")),
+            ("en_US", Some("en-US")),
+            ("zh_Hant_TW", Some("zh-Hant-TW")),
+            ("de-DE-u-co-phonebk", Some("de-DE-u-co-phonebk")),
+            ("", None),
+            (" \n", None),
+        ] {
+            assert_eq!(guest("Ana", given).unwrap().locale.as_ref().map(Locale::as_str), read, "{given:?}");
+        }
+        let long = format!("en{}", "-abcdefgh".repeat(8));
+        for wrong in
+            ["e", "en_US.UTF-8", "English (US)", "es\n", "en--US", "-", "espa\u{f1}ol", long.as_str()]
+        {
+            assert!(guest("Ana", wrong).unwrap_err().contains("BCP 47"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_person_is_counted_once_and_another_is_not() {
+        let guests = |json: serde_json::Value| unique_guests(serde_json::from_value(json).unwrap()).len();
+        let (sms, number) = ("sms", "+34600111222");
+        assert_eq!(
+            guests(serde_json::json!([
+                {"channel": sms, "address": number, "name": "Ana"},
+                {"channel": sms, "address": number, "name": "A\u{0}na", "locale": "es"},
+                {"channel": sms, "address": number, "name": "Luis"},
+                {"channel": "whatsapp", "address": number, "name": "Ana"},
+                {"channel": sms, "address": number},
+                {"channel": sms, "address": number, "name": " "},
+            ])),
+            4
+        );
+        let experts = serde_json::json!([
+            {"email": "Lee@Example.com"}, {"email": "lee@example.COM", "name": ""}, {"personId": "A"}, {"personId": "a"},
+            {"roomId": "A"}, {"roomId": "A"}, {"roomId": "A", "name": "Team"},
+        ]);
+        let experts = unique_experts(serde_json::from_value(experts).unwrap());
+        assert_eq!(experts.len(), 5);
+        assert_eq!(experts[0].email.as_ref().unwrap().reveal(), "Lee@Example.com");
+    }
 
     #[test]
     fn e164_numbers_are_taken_and_nothing_else() {

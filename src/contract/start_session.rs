@@ -14,7 +14,7 @@ use super::{
     header,
     ids::{self, EventId},
     message::Message,
-    people::{Expert, Guest},
+    people::{self, Expert, Guest, NAME_CHARS_MAX, Name},
     private::Private,
     time::Instant,
     trace::TraceContext,
@@ -228,8 +228,8 @@ impl Session {
             subject: ids::subject(&start.session_id),
             session_id: start.session_id.into(),
             event_id,
-            guests: start.guests,
-            experts: start.experts,
+            guests: people::unique_guests(start.guests),
+            experts: people::unique_experts(start.experts),
             devices,
             vertical: start.vertical.unwrap_or(rules.vertical),
             host_login: start.host_login.unwrap_or(rules.host_login),
@@ -357,7 +357,12 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
         return Err(Invalid::new("devices", format!("expected at most {DEVICES_MAX} devices")));
     }
     for (position, expert) in start.experts.iter().enumerate() {
-        expert.address().map_err(|invalid| invalid.within(&format!("experts[{position}]")))?;
+        let within = |invalid: Invalid| invalid.within(&format!("experts[{position}]"));
+        expert.address().map_err(within)?;
+        short(expert.name.as_ref()).map_err(within)?;
+    }
+    for (position, guest) in start.guests.iter().enumerate() {
+        short(guest.name.as_ref()).map_err(|invalid| invalid.within(&format!("guests[{position}]")))?;
     }
     if let Some(expires_at) = start.expires_at {
         if expires_at.timestamp() <= now {
@@ -383,6 +388,13 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
                  {echoed}: shorten correlationId, attributes or names, or split the session's people over several events"
             ),
         ));
+    }
+    Ok(())
+}
+
+fn short(name: Option<&Name>) -> Result<(), Invalid> {
+    if name.is_some_and(|name| name.reveal().chars().count() > NAME_CHARS_MAX) {
+        return Err(Invalid::new("name", format!("expected at most {NAME_CHARS_MAX} characters")));
     }
     Ok(())
 }

@@ -248,11 +248,11 @@ mod tests {
     use crate::contract::start_session::Vertical;
 
     fn session(experts: usize, guests: usize) -> Session {
-        let people = |count, person: Value| vec![person; count];
+        let people = |count, person: fn(usize) -> Value| (0..count).map(person).collect::<Vec<_>>();
         let event = json!({
             "sessionId": "visit-1",
-            "experts": people(experts, json!({"email": "winnifred@example.com"})),
-            "guests": people(guests, json!({"channel": "sms", "address": "+34600111222"})),
+            "experts": people(experts, |of| json!({"email": format!("expert-{of}@example.com")})),
+            "guests": people(guests, |of| json!({"channel": "sms", "address": format!("+34600111{of:03}")})),
         });
         let rules = Rules {
             vertical: Vertical::Hc,
