@@ -10,9 +10,9 @@ use lapin::types::AMQPValue;
 use crate::support::{Rig, amqp::Received};
 
 /// Nobody takes from the queue of hosts, and it is full. An event is kept for `amqp.hold_max` and given back; guests get
-/// their links meanwhile, again at each try, with the same id.
+/// their links meanwhile.
 #[tokio::test]
-async fn while_the_hosts_queue_is_full_events_stay_and_guests_links_are_repeated_with_one_id() {
+async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links() {
     const UNDONE: &str = "given back to the broker; what was decided could not be done";
     let rig = Rig::new().await;
     let settings = [
@@ -65,7 +65,6 @@ async fn while_the_hosts_queue_is_full_events_stay_and_guests_links_are_repeated
     for copies in links.values() {
         assert!(copies.iter().all(|link| link.body == copies[0].body), "the same id, the same link");
     }
-    assert!(links.values().any(|copies| copies.len() > 1), "it was tried more than once");
     assert_eq!(rig.sandbox.counts().calls, 3, "links are made once");
     worker.stop().await;
     rig.amqp.until_done(&rig.name("sessions")).await;
