@@ -59,13 +59,13 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
     for times in ["1", "2"] {
         rig.publish_event(with_id("event-1"), &event_with(1, &two)).await;
         admin.until(&done("link", "done"), times).await;
-        admin.until(&done("host", "done"), times).await;
+        admin.until(&done("host", "done"), "1").await;
     }
     // Tried again: twice unavailable, once malformed.
     for (n, fault) in [(2, "joseencrypt:status=503,times=2"), (3, "joseencrypt:garbage,times=1")] {
         rig.sandbox.fault(fault.parse().unwrap());
         rig.publish(n).await;
-        admin.until(&done("host", "done"), &(n + 1).to_string()).await;
+        admin.until(&done("host", "done"), &n.to_string()).await;
     }
     // Dead: refused by the API, invalid, a device that nobody allowed; and a body that was used before with another id.
     rig.sandbox.fault("joseencrypt:status=400,times=1".parse().unwrap());
@@ -102,14 +102,14 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
         dead_letters_total{class=rejected,stage=link} 1
         event_duration_seconds_count{outcome=dead,stage=host} 1
         event_duration_seconds_count{outcome=dead,stage=link} 4
-        event_duration_seconds_count{outcome=done,stage=host} 4
+        event_duration_seconds_count{outcome=done,stage=host} 3
         event_duration_seconds_count{outcome=done,stage=link} 5
         event_duration_seconds_count{outcome=try-again,stage=host} 2
         event_duration_seconds_count{outcome=try-again,stage=link} 3
         event_to_link_seconds_count 5
         events_total{outcome=dead,stage=host} 1
         events_total{outcome=dead,stage=link} 4
-        events_total{outcome=done,stage=host} 4
+        events_total{outcome=done,stage=host} 3
         events_total{outcome=done,stage=link} 5
         events_total{outcome=try-again,stage=host} 2
         events_total{outcome=try-again,stage=link} 3
@@ -118,19 +118,18 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
         holds_total{rung=50,stage=host} 1
         holds_total{rung=50,stage=link} 1
         ledger_claims_total{result=conflict,stage=link} 1
-        ledger_claims_total{result=hit,stage=host} 1
         ledger_claims_total{result=hit,stage=link} 1
         ledger_claims_total{result=miss,stage=host} 6
         ledger_claims_total{result=miss,stage=link} 8
         ledger_entries 8
-        ledger_write_duration_seconds_count 11
+        ledger_write_duration_seconds_count 15
         link_to_expert_seconds_count 3
-        links_total{channel=sms,role=guest} 5
-        links_total{channel=webex,role=host} 5
-        links_total{channel=whatsapp,role=guest} 2
+        links_total{channel=sms,role=guest} 4
+        links_total{channel=webex,role=host} 4
+        links_total{channel=whatsapp,role=guest} 1
         permits{stage=host} 32
         permits{stage=link} 32
-        publishes_total{result=confirmed} 22
+        publishes_total{result=confirmed} 19
         retries_total{reason=malformed,stage=link} 1
         retries_total{reason=unavailable,stage=host} 2
         retries_total{reason=unavailable,stage=link} 2
