@@ -106,7 +106,7 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
         event_duration_seconds_count{outcome=done,stage=link} 5
         event_duration_seconds_count{outcome=try-again,stage=host} 2
         event_duration_seconds_count{outcome=try-again,stage=link} 3
-        event_to_link_seconds_count 5
+        event_to_link_seconds_count 4
         events_total{outcome=dead,stage=host} 1
         events_total{outcome=dead,stage=link} 4
         events_total{outcome=done,stage=host} 3
