@@ -87,7 +87,7 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
     let after = admin.series().await;
     let expected = "
         build_info{version=VERSION} 1
-        confirm_duration_seconds_count 22
+        confirm_duration_seconds_count 21
         connected{connection=host} 1
         connected{connection=link} 1
         connected{connection=publish} 1
@@ -104,6 +104,8 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
         event_duration_seconds_count{outcome=dead,stage=link} 4
         event_duration_seconds_count{outcome=done,stage=host} 3
         event_duration_seconds_count{outcome=done,stage=link} 5
+        event_duration_seconds_count{outcome=early,stage=host} 1
+        event_duration_seconds_count{outcome=early,stage=link} 1
         event_duration_seconds_count{outcome=try-again,stage=host} 2
         event_duration_seconds_count{outcome=try-again,stage=link} 3
         event_to_link_seconds_count 4
@@ -111,12 +113,12 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
         events_total{outcome=dead,stage=link} 4
         events_total{outcome=done,stage=host} 3
         events_total{outcome=done,stage=link} 5
+        events_total{outcome=early,stage=host} 1
+        events_total{outcome=early,stage=link} 1
         events_total{outcome=try-again,stage=host} 2
         events_total{outcome=try-again,stage=link} 3
-        holds_total{rung=10,stage=host} 1
-        holds_total{rung=10,stage=link} 2
-        holds_total{rung=50,stage=host} 1
-        holds_total{rung=50,stage=link} 1
+        holds_total{rung=10,stage=host} 3
+        holds_total{rung=10,stage=link} 4
         ledger_claims_total{result=conflict,stage=link} 1
         ledger_claims_total{result=hit,stage=link} 1
         ledger_claims_total{result=miss,stage=host} 6
@@ -129,7 +131,9 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
         links_total{channel=whatsapp,role=guest} 1
         permits{stage=host} 32
         permits{stage=link} 32
-        publishes_total{result=confirmed} 19
+        publishes_total{result=confirmed} 21
+        returns_total{rung=10,stage=host} 3
+        returns_total{rung=10,stage=link} 4
         retries_total{reason=malformed,stage=link} 1
         retries_total{reason=unavailable,stage=host} 2
         retries_total{reason=unavailable,stage=link} 2
