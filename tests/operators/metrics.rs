@@ -132,11 +132,11 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
         permits{stage=host} 32
         permits{stage=link} 32
         publishes_total{result=confirmed} 21
-        returns_total{rung=10,stage=host} 3
-        returns_total{rung=10,stage=link} 4
         retries_total{reason=malformed,stage=link} 1
         retries_total{reason=unavailable,stage=host} 2
         retries_total{reason=unavailable,stage=link} 2
+        returns_total{rung=10,stage=host} 3
+        returns_total{rung=10,stage=link} 4
         upstream_call_duration_seconds_count{result=malformed,upstream=instant_connect} 1
         upstream_call_duration_seconds_count{result=ok,upstream=instant_connect} 4
         upstream_call_duration_seconds_count{result=ok,upstream=webex_messages} 3
