@@ -112,7 +112,7 @@ pub fn longest_wait(policy: &Policy) -> Duration {
 const LATE_MAX: f64 = 0.25;
 
 /// Which of the hold queues' delays (ascending) brings a message back for `at`: the smallest that is not early, if it is late by
-/// [`LATE_MAX`] at most and before the `deadline`. Otherwise the largest that is not late: the message then comes back early, is
+/// `LATE_MAX` at most and before the `deadline`. Otherwise the largest that is not late: the message then comes back early, is
 /// seen to be early, and is held again or waited for. A wait just above a delay must not become the next longer one.
 #[must_use]
 pub fn rung(delays: &[Duration], now: Timestamp, at: Timestamp, deadline: Timestamp) -> Option<Duration> {

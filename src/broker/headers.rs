@@ -2,7 +2,7 @@
 //!
 //! A copy is what this program publishes of a message that it took: into a hold queue, a dead queue or a replay queue. A
 //! header that a publisher, another broker or RabbitMQ itself set can change where a copy goes, and whether it comes back.
-//! [`FATES`] says for each such header whether a copy carries it. All others are the publisher's own, and are kept.
+//! `FATES` says for each such header whether a copy carries it. All others are the publisher's own, and are kept.
 
 use std::collections::BTreeMap;
 

@@ -142,7 +142,7 @@ impl JsonSchema for Email {
 /// Most characters of a name.
 pub const NAME_CHARS_MAX: usize = 256;
 
-/// What somebody is called, without the characters that [`is_unseen`] names, and not blank.
+/// What somebody is called, without the characters that `is_unseen` names, and not blank.
 ///
 /// Read without a limit, since a link that is on its way must not be lost over one; the start event has
 /// [`NAME_CHARS_MAX`].
