@@ -6,7 +6,13 @@
 //! the same or an earlier acknowledgement settles, so a confirm is believed only once every confirm that could carry
 //! its return has been seen.
 
-use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
@@ -39,6 +45,10 @@ const QUEUED_MAX: usize = 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long confirms are waited for on a channel that is to be used no more.
 const WORN_MAX: Duration = Duration::from_secs(2);
+/// How long a channel may refuse all that goes one way before there is a new one; twice as long each time that does not help.
+const REFUSED: Duration = Duration::from_secs(1);
+/// The longest of these times.
+const REFUSED_MAX: Duration = Duration::from_secs(64);
 
 /// One message to publish: persistent by its properties, and always mandatory.
 #[derive(Clone, Debug)]
@@ -148,8 +158,7 @@ async fn run(
                     info!(after_ms = took.as_secs_f64() * 1e3, "publishing again");
                 }
                 let up = metrics.connection.up();
-                let session = Session::new(channel, &connection, &topology, connector.timeout, &metrics);
-                let ended = session.run(&mut jobs).await;
+                let ended = serve(&connection, channel, &connector, &topology, &mut jobs, &metrics).await;
                 drop(up);
                 if connection.status().connected() {
                     topology.doubt();
@@ -173,6 +182,29 @@ async fn run(
             () = sleep(backoff.wait()) => {}
             () = abandoned(&jobs) => return,
         }
+    }
+}
+
+/// Publishes on one channel of `connection` after the other, until nobody is left who could want it (`Ok`) or something breaks.
+async fn serve(
+    connection: &Connected,
+    mut channel: Channel,
+    connector: &Connector,
+    topology: &Topology,
+    jobs: &mut mpsc::Receiver<Job>,
+    metrics: &PublishMetrics,
+) -> Result<(), TopologyError> {
+    let limit = connector.timeout;
+    let mut refusals = Refusals::default();
+    loop {
+        let session = Session::new(channel.clone(), connection, topology, limit, metrics, &mut refusals);
+        match session.run(jobs).await.map_err(TopologyError::Broker)? {
+            End::Abandoned => return Ok(()),
+            End::Worn => {}
+        }
+        let close = channel.close(200, "bye".into());
+        within("close channel", limit, connection, close).await.map_err(TopologyError::Broker)?;
+        channel = prepare(connection, topology, limit).await?;
     }
 }
 
@@ -247,14 +279,73 @@ impl Pending {
     }
 }
 
+/// The ways that a channel refuses. A RabbitMQ channel asks a quorum queue's leader whether it takes messages when it publishes
+/// to it first. Where that leader's node died a moment ago, it never asks another one: everything that goes this way is refused
+/// for as long as the channel lasts (seen on 3.10). A queue that is full looks the same, and then a new channel changes nothing.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// The ways on which the channel delivered.
+    taken: HashSet<Way>,
+    /// The others on which it refused, and since when.
+    refused: HashMap<Way, Instant>,
+    /// After how long a channel that refuses this way is given up, where it was before and did not help.
+    waits: HashMap<Way, Duration>,
+}
+
+/// An exchange and a routing key.
+type Way = (String, String);
+
+impl Refusals {
+    /// There is a new channel.
+    fn begin(&mut self) {
+        self.taken.clear();
+        self.refused.clear();
+    }
+
+    /// What the broker said of a message.
+    fn heard(&mut self, key: &Key, taken: bool) {
+        let way = (key.exchange.clone(), key.routing_key.clone());
+        if self.taken.contains(&way) {
+            return;
+        }
+        if taken {
+            self.refused.remove(&way);
+            self.waits.remove(&way);
+            self.taken.insert(way);
+        } else {
+            self.refused.entry(way).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whether it is time for a new channel.
+    fn are_due(&mut self) -> bool {
+        let waits = &mut self.waits;
+        let due = self.refused.iter().find_map(|(way, since)| {
+            let wait = *waits.get(way).unwrap_or(&REFUSED);
+            (since.elapsed() >= wait).then(|| (way.clone(), (wait * 2).min(REFUSED_MAX)))
+        });
+        let is_due = due.is_some();
+        waits.extend(due);
+        is_due
+    }
+}
+
+/// How a channel's life ended where nothing broke.
+enum End {
+    /// Nobody is left who could want something published.
+    Abandoned,
+    /// What is published next needs a new channel.
+    Worn,
+}
+
 /// One channel's life.
 struct Session<'a> {
     channel: Channel,
     connection: &'a Connection,
     topology: &'a Topology,
     metrics: &'a PublishMetrics,
-    /// Since when the channel may not be used for further messages: it took part in what a deleted queue's was, and the broker confirms
-    /// nothing on it that goes to the queue of the same name.
+    refusals: &'a mut Refusals,
+    /// Since when the channel may not be used for further messages.
     worn_since: Option<Instant>,
     /// A queue of our own, or where we declare them a binding or a queue of the links, was found missing.
     missing: bool,
@@ -278,12 +369,15 @@ impl<'a> Session<'a> {
         topology: &'a Topology,
         limit: Duration,
         metrics: &'a PublishMetrics,
+        refusals: &'a mut Refusals,
     ) -> Self {
+        refusals.begin();
         Self {
             channel,
             connection,
             topology,
             metrics,
+            refusals,
             worn_since: None,
             missing: false,
             blocked: false,
@@ -299,7 +393,7 @@ impl<'a> Session<'a> {
 
     /// Publishes until all handles are gone (`Ok`) or the channel breaks. Whoever waits then is told that the outcome is
     /// unknown: dropping a reply does that.
-    async fn run(mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<(), TopologyError> {
+    async fn run(mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<End, BrokerError> {
         let connection = self.connection;
         let result = tokio::select! {
             biased;
@@ -310,19 +404,21 @@ impl<'a> Session<'a> {
             pending.answer(Err(PublishError::Unknown), self.metrics);
         }
         self.metrics.set_blocked(false);
-        result.map_err(TopologyError::Broker)
+        result
     }
 
-    async fn serve(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<(), BrokerError> {
+    async fn serve(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<End, BrokerError> {
         let mut open = true;
         let mut health = interval(LOOK_EVERY.min(self.limit));
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !self.pending.is_empty() {
+            if self.worn_since.is_none() && self.refusals.are_due() {
+                info!("the broker refuses all messages to a queue on this channel; trying a new one");
+                self.worn_since = Some(Instant::now());
+            }
             let worn = self.worn_since.map(|since| since.elapsed());
             if worn.is_some_and(|worn| self.pending.is_empty() || worn >= WORN_MAX) {
-                return Err(BrokerError::Ended(
-                    "a queue was declared again: its messages need a new channel".to_owned(),
-                ));
+                return Ok(End::Worn);
             }
             tokio::select! {
                 biased;
@@ -336,7 +432,7 @@ impl<'a> Session<'a> {
                 },
             }
         }
-        Ok(())
+        Ok(End::Abandoned)
     }
 
     fn check_health(&mut self) -> Result<(), BrokerError> {
@@ -472,6 +568,8 @@ impl<'a> Session<'a> {
             match timeout(LOOK_EVERY, &mut ensured).await {
                 Ok(Ok(())) => {
                     topology.tell_declared_again();
+                    // The channel took part in what the deleted queue was, and the broker confirms nothing on it that goes to the
+                    // queue of the same name.
                     self.worn_since = Some(Instant::now());
                     return Ok(());
                 }
@@ -519,6 +617,11 @@ impl<'a> Session<'a> {
                 (false, true) => Ok(()),
                 (false, false) => Err(PublishError::Nacked),
             };
+            match result {
+                Ok(()) => self.refusals.heard(&pending.key, true),
+                Err(PublishError::Nacked) => self.refusals.heard(&pending.key, false),
+                Err(_) => {}
+            }
             fault::point("publish", "confirmed");
             pending.answer(result, self.metrics);
         }
@@ -527,4 +630,56 @@ impl<'a> Session<'a> {
 
 fn returned_key(returned: &BasicReturnMessage) -> Key {
     Key::of(returned.exchange.as_str(), returned.routing_key.as_str(), &returned.properties)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(routing_key: &str) -> Key {
+        Key { exchange: "links".to_owned(), routing_key: routing_key.to_owned(), message_id: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn channel_that_refuses_all_that_goes_one_way_is_given_up_ever_later() {
+        let (sms, whatsapp) = (key("guest.sms"), key("guest.whatsapp"));
+        let mut refusals = Refusals::default();
+        for seconds in [1, 2, 4, 8, 16, 32, 64, 64] {
+            refusals.begin();
+            assert!(!refusals.are_due(), "nothing was refused on the new one");
+            refusals.heard(&whatsapp, true);
+            refusals.heard(&sms, false);
+            tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
+            refusals.heard(&sms, false);
+            assert!(!refusals.are_due());
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert!(refusals.are_due());
+        }
+        refusals.begin();
+        refusals.heard(&sms, true);
+        refusals.begin();
+        refusals.heard(&sms, false);
+        tokio::time::advance(REFUSED).await;
+        assert!(refusals.are_due(), "it was delivered to in between");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn queue_that_is_full_after_it_took_messages_needs_no_new_channel() {
+        let mut refusals = Refusals::default();
+        refusals.begin();
+        refusals.heard(&key("guest.sms"), true);
+        refusals.heard(&key("guest.sms"), false);
+        tokio::time::advance(REFUSED_MAX).await;
+        assert!(!refusals.are_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_message_that_was_refused_once_is_no_reason() {
+        let mut refusals = Refusals::default();
+        refusals.begin();
+        refusals.heard(&key("guest.sms"), false);
+        refusals.heard(&key("guest.sms"), true);
+        tokio::time::advance(REFUSED_MAX).await;
+        assert!(!refusals.are_due());
+    }
 }
