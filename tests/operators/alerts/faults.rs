@@ -89,7 +89,7 @@ pub(super) async fn events(prometheus: &Prometheus) -> Fired {
     let guests = json!({"guests": [{"channel": "whatsapp", "address": number(2)}]});
     rig.publish_event(with_id("event-2"), &event_with(2, &guests)).await;
     admin.until(r#"events_total{outcome="dead",stage="link"}"#, "2").await;
-    fault(&rig, "messages:status=429,retry-after=10,times=1");
+    fault(&rig, "messages:status=429,retry-after=15,times=1");
     let minutes_ago = Timestamp::now() - SignedDuration::from_mins(2);
     for n in 11..=20 {
         let properties = with_id(&format!("event-{n}"));
