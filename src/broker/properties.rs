@@ -34,7 +34,8 @@ pub fn message(properties: &BasicProperties, body: Vec<u8>, taken: Taken<'_>) ->
     Message {
         content_type: text(properties.content_type()),
         content_encoding: text(properties.content_encoding()),
-        message_id: text(properties.message_id()),
+        // An empty one is none: it would be the same for all.
+        message_id: text(properties.message_id()).filter(|id| !id.is_empty()),
         correlation_id: text(properties.correlation_id()),
         published_at: properties
             .timestamp()
@@ -258,6 +259,12 @@ mod tests {
     /// What is read of a message with these properties that was taken from the queue `q`.
     fn read(properties: &BasicProperties) -> Message {
         message(properties, Vec::new(), Taken::Work { queue: "q", redelivered: false })
+    }
+
+    #[test]
+    fn empty_id_is_none() {
+        let read = |id: &str| read(&BasicProperties::default().with_message_id(id.into())).message_id;
+        assert_eq!((read(""), read("m")), (None, Some("m".to_owned())));
     }
 
     #[test]

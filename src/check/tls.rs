@@ -19,16 +19,26 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         .collect()
 }
 
+/// What the certificates of a file are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Each is good for itself.
+    Authorities,
+    /// A certificate, and those that vouch for it: one that has expired makes all of it useless.
+    Chain,
+}
+
 fn file(key: &str, path: &Path, now: Timestamp) -> Finding {
     let what = format!("{key} {}", path.display());
+    let kind = if key == "tls.ca_file" { Kind::Authorities } else { Kind::Chain };
     match tls::dates(path) {
-        Ok(dates) => of(what, &dates, now),
+        Ok(dates) => of(what, kind, &dates, now),
         Err(error) => Finding::fail(what, error.problem).advise("give it certificates as PEM"),
     }
 }
 
 /// What there is to say of certificates with these `dates`: the first that ends, and one that is not valid.
-fn of(what: String, dates: &[tls::Dates], now: Timestamp) -> Finding {
+fn of(what: String, kind: Kind, dates: &[tls::Dates], now: Timestamp) -> Finding {
     const ADVICE: &str =
         "renew it, and put the new one into the file: the worker reads it again at its next connection";
     let day = |time: Timestamp| time.strftime("%Y-%m-%d").to_string();
@@ -39,7 +49,7 @@ fn of(what: String, dates: &[tls::Dates], now: Timestamp) -> Finding {
     let which = if count == 1 { "it".to_owned() } else { format!("the first of {count} certificates") };
     let left = first.ends.duration_since(now);
     if left.is_negative() {
-        let other = dates.iter().any(|dates| dates.ends > now);
+        let other = kind == Kind::Authorities && dates.iter().any(|dates| dates.ends > now);
         let detail = format!("{which} has expired, on {}", day(first.ends));
         // An old CA beside the new one is how they are rotated.
         return if other {
@@ -79,9 +89,12 @@ mod tests {
             (vec![dates(-9, -1), dates(-1, 365)], Verdict::Warn, "the first of 2 certificates has expired"),
             (vec![dates(1, 365)], Verdict::Warn, "not valid before 2026-11-26"),
         ] {
-            let found = of("file".to_owned(), &dates, now);
+            let found = of("file".to_owned(), Kind::Authorities, &dates, now);
             assert_eq!(found.result, result, "{found:?}");
             assert!(found.detail.contains(said), "{found:?}");
         }
+        let chain = [dates(-9, 365), dates(-9, -1)];
+        let found = of("file".to_owned(), Kind::Chain, &chain, now);
+        assert_eq!(found.result, Verdict::Fail, "no broker accepts it: {found:?}");
     }
 }

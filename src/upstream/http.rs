@@ -366,7 +366,7 @@ impl Upstream {
         let by = match tracking_id {
             Some(id) => format!(", tracking id {id}"),
             None if status.is_client_error() && !webex => {
-                "; it is not Webex's answer (no JSON, no tracking id) but that of a proxy or load balancer"
+                "; it is not Webex's answer (no tracking id, no error of its form) but that of a proxy or load balancer"
                     .to_owned()
             }
             None if status.is_redirection() => "; redirects are not followed".to_owned(),

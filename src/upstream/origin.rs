@@ -17,9 +17,15 @@ pub(super) fn tracking_id(headers: &HeaderMap) -> Option<String> {
     plain.then(|| id.to_owned())
 }
 
-/// Whether a refusal with this body, which has no tracking id, can be Webex's: it is a JSON object.
+/// Whether a refusal with this body, whose headers have no tracking id, can be Webex's: it has one of the fields of Webex's own
+/// errors (`message`, `errors` and `trackingId` of its APIs, `error_description` of a refused token). Gateways answer in JSON, too.
 pub(super) fn is_webex(body: &[u8]) -> bool {
-    decode::from_json::<Map<String, Value>>(body).is_ok_and(|fields| !fields.is_empty())
+    decode::from_json::<Map<String, Value>>(body).is_ok_and(|fields| {
+        let is = |name, holds: fn(&Value) -> bool| fields.get(name).is_some_and(holds);
+        is("trackingId", Value::is_string)
+            || is("errors", Value::is_array)
+            || is("error_description", Value::is_string)
+    })
 }
 
 #[cfg(test)]
@@ -27,13 +33,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_json_object_with_fields_is_webexs_refusal() {
+    fn only_a_json_object_with_fields_of_its_own_is_webexs_refusal() {
         for body in [r#"{"message":"no","errors":[],"trackingId":"x"}"#, r#"{"error_description":"expired"}"#]
         {
             assert!(is_webex(body.as_bytes()), "{body}");
         }
-        for body in ["", "{}", "[]", "null", "\"no\"", "404 page not found", "<html></html>", "{\"message\":"]
-        {
+        for body in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            "\"no\"",
+            "404 page not found",
+            "<html></html>",
+            "{\"message\":",
+            r#"{"message":"no Route matched with those values"}"#,
+            r#"{"error":"Forbidden","status":403,"path":"/v1/messages"}"#,
+            r#"{"errors":"none","trackingId":7,"error_description":null}"#,
+        ] {
             assert!(!is_webex(body.as_bytes()), "{body}");
         }
     }
