@@ -174,6 +174,9 @@ fn network_policy_closes_both_directions_and_reaches_what_the_settings_name() {
     assert_eq!(https["to"][1]["ipBlock"], json!({"cidr": "::/0", "except": ["fe80::/10"]}));
     assert_eq!(ports(&policy("production-values.yaml")), [53, 443, 4318, 5353, 5671, 5672, 6379, 6380]);
     assert_eq!(ports(&policy("network-values.yaml")), [53, 443, 3128, 5353, 5671, 8443]);
+    let without_scheme = r#"--set-json=extraEnv=[{"name":"https_proxy","value":"proxy.example:3128"}]"#;
+    let proxied = rendered(&[LEAST[0], LEAST[1], without_scheme]);
+    assert_eq!(ports(&only(&proxied, "NetworkPolicy")["spec"]), [53, 443, 3128, 5353, 5671, 5672]);
     let closed = policy("openshift-values.yaml");
     assert_eq!(closed["ingress"], json!([]), "nobody reads the metrics");
     assert!(of_kind(&case("values-values.yaml"), "NetworkPolicy").is_empty());

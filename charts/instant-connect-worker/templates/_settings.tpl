@@ -179,7 +179,10 @@ refuses. JSON's strings, numbers, booleans and lists of strings are TOML's too.
 {{- $urls := list $settings.instant_connect.url -}}
 {{- if eq $settings.hosts.delivery "webex" }}{{ $urls = append $urls $settings.hosts.webex_url }}{{ end -}}
 {{- range .Values.extraEnv -}}
-{{- if and (has (upper .name) (list "HTTPS_PROXY" "HTTP_PROXY" "ALL_PROXY")) .value }}{{ $urls = append $urls .value }}{{ end -}}
+{{- if and (has (upper .name) (list "HTTPS_PROXY" "HTTP_PROXY" "ALL_PROXY")) .value -}}
+{{- /* Without a scheme it is one of HTTP, to the program as well. */}}
+{{- $urls = append $urls (ternary .value (printf "http://%s" .value) (contains "://" .value)) -}}
+{{- end -}}
 {{- end -}}
 {{- range $urls }}{{ $ports = append $ports (include "icw.port" . | int64) }}{{ end -}}
 {{- toJson (uniq $ports) -}}
