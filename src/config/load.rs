@@ -325,9 +325,9 @@ fn shown(key: &str, value: &Value) -> String {
     let hidden = match value {
         Value::String(text) if text.is_empty() => false,
         Value::String(text) => {
-            SECRETS.contains(&key) || (key.ends_with("_file") && !is_path(text)) || has_userinfo(text)
+            SECRETS.contains(&key) || (key.ends_with("_file") && !is_path(text)) || is_secret_url(key, text)
         }
-        Value::Array(items) => items.iter().filter_map(Value::as_str).any(has_userinfo),
+        Value::Array(items) => items.iter().filter_map(Value::as_str).any(|text| is_secret_url(key, text)),
         _ => SECRETS.contains(&key),
     };
     if hidden { "[hidden]".to_owned() } else { value.to_string() }
@@ -336,6 +336,13 @@ fn shown(key: &str, value: &Value) -> String {
 /// Whether `text` could be meant as a path.
 pub(super) fn is_path(text: &str) -> bool {
     text.contains('/') && !text.contains("://")
+}
+
+/// Whether `text` as a value of `key` is a URL that may have a secret in it, or should be a URL and is none: then it may be a
+/// token that was put into the wrong place.
+fn is_secret_url(key: &str, text: &str) -> bool {
+    let should_be = ["url", "urls", "endpoint"].iter().any(|end| key.ends_with(end));
+    has_userinfo(text) || (should_be && !text.contains("://"))
 }
 
 /// Whether `text` is a URL with a user or a query, where keys are put.
@@ -449,8 +456,8 @@ mod tests {
                 "environment ICW_INSTANT_CONNECT__SALT_LENGTH: instant_connect.salt_length = 7: expected 0 or a whole number from 8 to 128",
             ),
             (
-                ("ICW_INSTANT_CONNECT__URL", "nowhere"),
-                "environment ICW_INSTANT_CONNECT__URL: instant_connect.url = \"nowhere\": expected a URL such as https://host/",
+                ("ICW_INSTANT_CONNECT__URL", "ftp://nowhere"),
+                "environment ICW_INSTANT_CONNECT__URL: instant_connect.url = \"ftp://nowhere\": expected a URL such as https://host/",
             ),
             (
                 ("ICW_DEVICES__ALLOWED", "*"),
@@ -507,6 +514,10 @@ mod tests {
             ("ICW_INSTANT_CONNECT__TOKEN", "s3 cret"),
             ("ICW_INSTANT_CONNECT__URL", "https://u:s3cret@h"),
             ("ICW_INSTANT_CONNECT__ALLOWED_BASE_URLS", "https://u:s3cret@h/"),
+            ("ICW_INSTANT_CONNECT__URL", "s3cret"),
+            ("ICW_HOSTS__WEBEX_URL", "eyJ.s3cret.x"),
+            ("ICW_INSTANT_CONNECT__ALLOWED_BASE_URLS", "https://h/,s3cret"),
+            ("ICW_TELEMETRY__OTLP_ENDPOINT", "Bearer s3cret"),
         ];
         for secret in secrets {
             assert!(!with(&[secret], &[]).unwrap_err().contains("cret"), "{secret:?}");
