@@ -118,7 +118,8 @@ fn long_address(cipher: &str, page: &str, vertical: Vertical, rules: &LinkRules)
     Ok(Address { url: url.into(), base_url: None, short: None })
 }
 
-/// Whether no link stands twice among `hosts` and `guests`: a guest with a host's link would be the host.
+/// Whether no link stands twice among `hosts` and `guests`: a guest with a host's link would be the host. Of a long link that is its
+/// cipher, whichever page it leads to.
 #[must_use]
 pub fn all_different(hosts: &[HostAddress], guests: &[GuestAddress]) -> bool {
     let mut seen = HashSet::new();
@@ -126,7 +127,7 @@ pub fn all_different(hosts: &[HostAddress], guests: &[GuestAddress]) -> bool {
         .iter()
         .map(HostAddress::reveal)
         .chain(guests.iter().map(GuestAddress::reveal))
-        .all(|url| seen.insert(url))
+        .all(|url| seen.insert(url.split_once("&data=").map_or(url, |(_, cipher)| cipher)))
 }
 
 #[cfg(test)]
@@ -213,6 +214,13 @@ mod tests {
         let (hosts, guests) =
             read(body.as_bytes(), &Call { hosts: 0..1, guests: 0..1 }, Vertical::Hc, &rules()).unwrap();
         assert!(!all_different(&hosts, &guests));
+        let long = |guest: &str| {
+            let body = format!(r#"{{"host":[{{"cipher":"a.b.c.d.e"}}],"guest":[{{"cipher":"{guest}"}}]}}"#);
+            let call = Call { hosts: 0..1, guests: 0..1 };
+            let (hosts, guests) = read(body.as_bytes(), &call, Vertical::Hc, &rules()).unwrap();
+            all_different(&hosts, &guests)
+        };
+        assert_eq!((long("a.b.c.d.e"), long("a.b.c.d.f")), (false, true), "the page is another one");
     }
 
     proptest! {
