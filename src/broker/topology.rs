@@ -366,9 +366,11 @@ impl Topology {
                 .map_err(|error| explain(error, "queue", &queue.name))?;
         }
         for binding in plan.bindings.iter().filter(|_| !passive) {
-            bind(&channel, binding, limit)
-                .await
-                .map_err(|error| explain(error, "binding of queue", &binding.queue))?;
+            bind(&channel, binding, limit).await.map_err(|error| match error.reply_code() {
+                // Both were declared a moment ago: somebody deleted one in between, and the next try declares it again.
+                Some(404) => TopologyError::Broker(error),
+                _ => explain(error, "binding of queue", &binding.queue),
+            })?;
         }
         // The channel was for this alone; one that can't be closed goes with its connection.
         _ = within("close channel", limit, connection, channel.close(200, "done".into())).await;
