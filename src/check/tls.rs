@@ -13,10 +13,13 @@ const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
 /// A finding for each file that is given.
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let (amqp, now) = (&loaded.config.amqp, clock::now());
-    [("tls.ca_file", &loaded.config.tls.ca_file), ("amqp.client_cert_file", &amqp.client_cert_file)]
-        .into_iter()
-        .filter_map(|(key, path)| Some(file(key, path.as_deref()?, now)))
-        .collect()
+    [
+        ("tls.ca_file", Kind::Authorities, &loaded.config.tls.ca_file),
+        ("amqp.client_cert_file", Kind::Chain, &amqp.client_cert_file),
+    ]
+    .into_iter()
+    .filter_map(|(key, kind, path)| Some(file(key, kind, path.as_deref()?, now)))
+    .collect()
 }
 
 /// What the certificates of a file are to each other.
@@ -28,9 +31,8 @@ enum Kind {
     Chain,
 }
 
-fn file(key: &str, path: &Path, now: Timestamp) -> Finding {
+fn file(key: &str, kind: Kind, path: &Path, now: Timestamp) -> Finding {
     let what = format!("{key} {}", path.display());
-    let kind = if key == "tls.ca_file" { Kind::Authorities } else { Kind::Chain };
     match tls::dates(path) {
         Ok(dates) => of(what, kind, &dates, now),
         Err(error) => Finding::fail(what, error.problem).advise("give it certificates as PEM"),

@@ -319,8 +319,8 @@ fn read(settings: &Settings) -> Result<Config, ConfigError> {
     })
 }
 
-/// `value` as an error may show it. A secret is often pasted into the variable beside its own: what should be a path and is
-/// none, or has a user, a password or a query in it, is not shown either.
+/// `value` as an error may show it. A secret is often pasted into the variable beside its own: what should be a path or a
+/// URL and is none, or has a user, a password or a query in it, is not shown either.
 fn shown(key: &str, value: &Value) -> String {
     let hidden = match value {
         Value::String(text) if text.is_empty() => false,

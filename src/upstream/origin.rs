@@ -17,8 +17,8 @@ pub(super) fn tracking_id(headers: &HeaderMap) -> Option<String> {
     plain.then(|| id.to_owned())
 }
 
-/// Whether a refusal with this body, whose headers have no tracking id, can be Webex's: it has one of the fields of Webex's own
-/// errors (`message`, `errors` and `trackingId` of its APIs, `error_description` of a refused token). Gateways answer in JSON, too.
+/// Whether a refusal with this body, whose headers have no tracking id, can be Webex's: it has one of the fields that only
+/// Webex's errors have (`errors` or `trackingId` of its APIs, `error_description` of a refused token). Gateways answer in JSON, too.
 pub(super) fn is_webex(body: &[u8]) -> bool {
     decode::from_json::<Map<String, Value>>(body).is_ok_and(|fields| {
         let is = |name, holds: fn(&Value) -> bool| fields.get(name).is_some_and(holds);
