@@ -1,6 +1,6 @@
 //! Serves HTTP within limits: of connections, of time, of what a request may bring.
 
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, net::TcpListener, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -11,12 +11,14 @@ use hyper_util::{
 use tokio::{
     net::TcpStream,
     runtime,
-    sync::{Semaphore, oneshot},
+    sync::oneshot,
+    task::AbortHandle,
     time::{sleep, timeout},
 };
 use tracing::warn;
 
-/// Most connections at once; more wait to be accepted.
+/// Most connections at once. The next one takes the place of the oldest: an answer takes milliseconds, so whoever is there for
+/// long asks slowly or not at all, and must not keep a kubelet's question waiting.
 const CONNECTIONS_MAX: usize = 64;
 /// For a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,20 +44,22 @@ pub(super) fn start(listener: TcpListener, router: Router, stopped: oneshot::Rec
 
 async fn accept(listener: TcpListener, router: Router) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
         let Ok((stream, _)) = listener.accept().await else {
             // No file descriptors left, or a client that went away: the next may be luckier.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let router = router.clone();
-        tokio::spawn(async move {
-            // A client that is too slow, or gone, has no answer to get.
-            _ = timeout(CONNECTION_TIMEOUT, serve(stream, router)).await;
-            drop(permit);
-        });
+        connections.retain(|connection| !connection.is_finished());
+        if connections.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
+        // A client that is too slow, or gone, has no answer to get.
+        let served = timeout(CONNECTION_TIMEOUT, serve(stream, router.clone()));
+        connections.push_back(tokio::spawn(served).abort_handle());
     }
 }
 

@@ -203,10 +203,15 @@ async fn clients_that_say_nothing_keep_nobody_from_an_answer() {
     let worker = rig.start(&[]).await;
     let admin = Admin::of(&worker).await;
     let mut silent = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..200 {
         silent.push(TcpStream::connect(admin.address()).await.unwrap());
     }
+    // The server accepts in turn, so this comes after all of them. It waited for none to end: the newest are still there.
     assert_eq!(admin.get("/livez").await.0, 200);
+    let open = |stream: &TcpStream| matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(open(&silent[160]), "64 connections are kept");
+    let ended = tokio::io::AsyncReadExt::read(&mut silent[0], &mut [0; 1]).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "the oldest makes room");
     worker.stop().await;
 }
 
