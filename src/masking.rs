@@ -17,8 +17,9 @@ use secrecy::{ExposeSecret, SecretString};
 const HIDDEN: &str = "[hidden]";
 /// Shorter ones protect nothing, and would make texts unreadable.
 const LENGTH_MIN: usize = 4;
-/// Most forms of secrets that are kept; the oldest go first. A worker has five secrets, some of which rotate.
-const KEPT_MAX: usize = 128;
+/// Most forms of secrets that are kept; those that were told longest ago go first. A worker has five secrets, and those that rotate do
+/// so every hour at most: this is more than a month of them, in which the others must stay known.
+const KEPT_MAX: usize = 2048;
 
 static KNOWN: RwLock<VecDeque<SecretString>> = RwLock::new(VecDeque::new());
 
@@ -28,7 +29,8 @@ pub fn remember(secret: &str) {
     let json = json.trim_matches('"');
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
     for form in [secret, json] {
-        if form.len() >= LENGTH_MIN && known.iter().all(|one| one.expose_secret() != form) {
+        if form.len() >= LENGTH_MIN {
+            known.retain(|one| one.expose_secret() != form);
             known.push_back(form.into());
         }
     }
@@ -87,6 +89,16 @@ mod tests {
         let mut written = Masked(Vec::new());
         written.write_all("a pass-wörd\"17 b\n".as_bytes()).unwrap();
         assert_eq!(written.0, b"a [hidden] b\n");
+    }
+
+    #[test]
+    fn secret_that_is_told_again_outlives_those_that_rotate() {
+        for hour in 0..=KEPT_MAX {
+            remember(&format!("rotated-{hour:06}"));
+            remember("told-at-each-connection");
+        }
+        assert_eq!(masked("told-at-each-connection"), HIDDEN);
+        assert_eq!(masked(&format!("rotated-{KEPT_MAX:06}")), HIDDEN);
     }
 
     #[test]

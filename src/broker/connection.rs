@@ -25,7 +25,7 @@ use crate::{
     },
     endpoint::Obstacle,
     masking::masked,
-    tls::Files,
+    tls::Connections,
 };
 
 /// For the broker's answer to a goodbye.
@@ -199,7 +199,7 @@ impl Deref for Connected {
 pub struct Connector {
     urls: Urls,
     rules: Rules,
-    tls: Files,
+    tls: Connections,
     connect_timeout: Duration,
     /// For any single answer of the broker.
     pub timeout: Duration,
@@ -224,7 +224,7 @@ impl Connector {
         Self {
             urls: amqp.url_file.clone().map_or_else(|| Urls::Given(amqp.url.clone()), Urls::File),
             rules: amqp.url_rules(),
-            tls: config.broker_tls(),
+            tls: Connections::new(config.broker_tls()),
             connect_timeout: amqp.connect_timeout.get(),
             timeout: amqp.timeout.get(),
             reconnect_max: amqp.reconnect_max.get(),

@@ -1,6 +1,6 @@
 //! How a connection to one node comes about: TCP, TLS, then AMQP's login, all within one time limit, over a stream of our own.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use lapin::{
     AsyncTcpStream, Connection, ConnectionProperties, ErrorKind,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::broker_url::Node,
     endpoint::{Obstacle, dial},
-    tls::Files,
+    tls::Connections,
 };
 
 /// The heartbeat in seconds if the URL names none: a peer that stalls is noticed after two.
@@ -74,7 +74,7 @@ impl Stranger {
 /// A connection to `node`, with all that it takes within `limit`. `purpose` shows in the broker's list of connections.
 pub(super) async fn connect(
     node: &Node,
-    tls: &Files,
+    tls: &Connections,
     limit: Duration,
     purpose: &str,
 ) -> Result<Connected, BrokerError> {
@@ -90,7 +90,11 @@ pub(super) async fn connect(
 }
 
 /// What `node` says of itself before anybody logs in, within `limit`. No password is sent.
-pub(super) async fn greeting(node: &Node, tls: &Files, limit: Duration) -> Result<Greeting, BrokerError> {
+pub(super) async fn greeting(
+    node: &Node,
+    tls: &Connections,
+    limit: Duration,
+) -> Result<Greeting, BrokerError> {
     let begin = async |stream| match carrier(stream, node, tls).await? {
         Carrier::Plain(stream) => Greeting::over(stream).await,
         Carrier::Tls(stream) => Greeting::over(stream).await,
@@ -98,14 +102,14 @@ pub(super) async fn greeting(node: &Node, tls: &Files, limit: Duration) -> Resul
     dial(&node.host, node.port, limit, BrokerError::Unreached, begin, |_| false).await
 }
 
-async fn carrier(stream: TcpStream, node: &Node, tls: &Files) -> Result<Carrier, BrokerError> {
+async fn carrier(stream: TcpStream, node: &Node, tls: &Connections) -> Result<Carrier, BrokerError> {
     if !node.tls {
         return Ok(Carrier::Plain(stream));
     }
     let name =
         ServerName::try_from(node.host.clone()).map_err(|_| BrokerError::Unreached(Obstacle::WrongName))?;
     let config = tls.config().map_err(BrokerError::Tls)?;
-    let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    let connected = TlsConnector::from(config).connect(name, stream).await;
     Ok(Carrier::Tls(Box::new(connected.map_err(|error| BrokerError::Unreached(Obstacle::of(&error)))?)))
 }
 

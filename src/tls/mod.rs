@@ -1,5 +1,5 @@
 //! TLS as a client, one way for the broker, Redis, Webex and the collector: which servers are trusted, and which certificate
-//! is shown. The files are read again at each connection, so that what replaces them needs no restart.
+//! is shown. The files are read again at each handshake, so that what replaces them needs no restart.
 //!
 //! A file that can't be read or used any more is said once, and what it held last stays in force: a certificate that is being
 //! replaced must not end the service.
@@ -17,7 +17,7 @@ use std::{
 
 use rustls::{
     ClientConfig, SignatureScheme,
-    client::ResolvesClientCert,
+    client::{ResolvesClientCert, Resumption},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
@@ -99,6 +99,36 @@ impl Files {
             Some(files) => certified_key(files, &provider()).map(drop),
             None => Ok(()),
         }
+    }
+}
+
+/// Connections of one peer's. What its files hold must be usable at the first; from then on what they held last stays in force.
+#[derive(Debug)]
+pub struct Connections {
+    files: Files,
+    config: Mutex<Option<Arc<ClientConfig>>>,
+}
+
+impl Connections {
+    /// With what is in these files.
+    #[must_use]
+    pub const fn new(files: Files) -> Self {
+        Self { files, config: Mutex::new(None) }
+    }
+
+    /// How to connect.
+    ///
+    /// # Errors
+    /// As [`Files::config`], until that succeeded once.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let mut made = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = &*made {
+            return Ok(Arc::clone(config));
+        }
+        let mut config = self.files.config()?;
+        // A session that is resumed shows no certificate: one that was replaced would not be noticed.
+        config.resumption = Resumption::disabled();
+        Ok(Arc::clone(made.insert(Arc::new(config))))
     }
 }
 

@@ -112,6 +112,29 @@ async fn private_ca_is_trusted_and_its_file_is_read_again() {
     assert!(trusts(&by_old) && !trusts(&by_new));
 }
 
+#[test]
+fn connections_go_on_with_what_their_files_held_last() {
+    let (folder, ca) = (TempDir::new().unwrap(), ca());
+    let (certificate, key) = issued(&ca, "worker", |_| ());
+    let path = |name: &str| folder.path().join(name);
+    let connections = Connections::new(Files {
+        ca: Some(path("ca.pem")),
+        client: Some(ClientFiles { certificate: path("one.pem"), key: path("one.key") }),
+    });
+    assert!(connections.config().is_err(), "there are no files yet");
+    let files = [("ca.pem", ca.pem()), ("one.pem", certificate), ("one.key", key)];
+    for (name, text) in &files {
+        write(folder.path(), name, text);
+    }
+    let shown =
+        |config: &ClientConfig| config.client_auth_cert_resolver.resolve(&[], &[]).unwrap().cert.clone();
+    let before = shown(&connections.config().unwrap());
+    for (name, _) in &files {
+        fs::remove_file(path(name)).unwrap();
+    }
+    assert_eq!(shown(&connections.config().unwrap()), before);
+}
+
 #[tokio::test]
 async fn unusable_server_certificate_is_named_by_its_cause() {
     let (folder, ca) = (TempDir::new().unwrap(), ca());

@@ -31,9 +31,9 @@ pub(super) struct Verifier {
 
 struct State {
     verifier: Latest<WebPkiServerVerifier>,
-    system: Arc<Vec<CertificateDer<'static>>>,
     system_read_at: Instant,
     /// What the verifier was made of.
+    system: Arc<Vec<CertificateDer<'static>>>,
     ca_bytes: Vec<u8>,
 }
 
@@ -87,18 +87,18 @@ impl Verifier {
 
     /// A verifier if one of its sources is another than before.
     fn again(&self, state: &mut State) -> Result<Option<WebPkiServerVerifier>, TlsError> {
-        let mut changed = false;
-        if state.system_read_at.elapsed() >= SYSTEM_AGE_MAX {
-            let now = system();
-            changed = *state.system != now;
-            state.system_read_at = Instant::now();
-            state.system = Arc::new(now);
-        }
         let ca_bytes = self.ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
-        if !changed && ca_bytes == state.ca_bytes {
+        let mut system = Arc::clone(&state.system);
+        if state.system_read_at.elapsed() >= SYSTEM_AGE_MAX {
+            state.system_read_at = Instant::now();
+            // None at all are those of a package that is being replaced, and not of a system that trusts nobody.
+            let now = Some(self::system()).filter(|now| !now.is_empty() && *now != *system);
+            system = now.map_or(system, Arc::new);
+        }
+        if Arc::ptr_eq(&system, &state.system) && ca_bytes == state.ca_bytes {
             return Ok(None);
         }
-        let made = Self::make(self.ca_file.as_ref(), &ca_bytes, &state.system, &self.provider);
+        let made = Self::make(self.ca_file.as_ref(), &ca_bytes, &system, &self.provider);
         let verifier = made.map_err(|error| match (error, &self.ca_file) {
             (Error::Other(error), Some(path)) => match error.0.downcast_ref::<TlsError>() {
                 Some(error) => error.clone(),
@@ -108,7 +108,7 @@ impl Verifier {
                 TlsError::new(path.as_deref().unwrap_or("the system's CAs".as_ref()), "can't be used")
             }
         })?;
-        state.ca_bytes = ca_bytes;
+        (state.ca_bytes, state.system) = (ca_bytes, system);
         Ok(Some(verifier))
     }
 }

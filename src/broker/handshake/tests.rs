@@ -22,7 +22,7 @@ async fn fails(scheme: &str, words: &'static [u8]) -> BrokerError {
             _ = stream.shutdown().await;
         }
     };
-    let files = Files::default();
+    let files = Connections::new(crate::tls::Files::default());
     let error = tokio::select! {
         connected = connect(&node, &files, SOON, "test") => connected.unwrap_err(),
         () = peer() => unreachable!(),
@@ -71,7 +71,7 @@ async fn abandoned_login_ends_its_stream() {
     let url = format!("amqp://guest:guest@{}/", listener.local_addr().unwrap());
     let node =
         broker_url::nodes(&url.into(), Rules { allow_insecure: false, external: false }).unwrap().remove(0);
-    let files = Files::default();
+    let files = Connections::new(crate::tls::Files::default());
     let connecting = connect(&node, &files, SOON, "test");
     let peer = async {
         let (mut stream, _) = listener.accept().await.unwrap();

@@ -1,7 +1,7 @@
 //! One connection, shared by all claims and made anew when it fails. The client's own manager would do that, too, but
 //! keeps a connection on which nothing is answered any more.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError, Script, aio::MultiplexedConnection};
 use rustls::pki_types::ServerName;
@@ -20,7 +20,7 @@ use crate::{
     },
     endpoint::{Obstacle, dial},
     ledger::{LedgerError, RedisUrl, entry::Fingerprint},
-    tls::Files,
+    tls::{Connections, Files},
 };
 
 /// How long Redis has for an answer, the time to connect included.
@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct Connection {
     url: RedisUrl,
-    tls: Files,
+    tls: Connections,
     script: Script,
     current: Mutex<Current>,
 }
@@ -61,7 +61,7 @@ impl Connection {
     pub(super) fn new(url: RedisUrl, ca_file: Option<PathBuf>) -> Result<Self, LedgerError> {
         node(&url)?;
         let script = Script::new(include_str!("entry.lua"));
-        let tls = Files { ca: ca_file, client: None };
+        let tls = Connections::new(Files { ca: ca_file, client: None });
         Ok(Self { url, tls, script, current: Mutex::default() })
     }
 
@@ -142,7 +142,7 @@ impl Connection {
         let name = ServerName::try_from(name).map_err(|_| unreachable(Obstacle::WrongName))?;
         let config_of_tls =
             self.tls.config().map_err(|error| LedgerError::Unreachable { reason: error.to_string() })?;
-        let stream = TlsConnector::from(Arc::new(config_of_tls)).connect(name, stream).await;
+        let stream = TlsConnector::from(config_of_tls).connect(name, stream).await;
         let stream = stream.map_err(|error| unreachable(Obstacle::of(&error)))?;
         driven(MultiplexedConnection::new_with_config(&info, stream, config).await)
     }
