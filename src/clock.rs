@@ -1,7 +1,12 @@
 //! The time of day, asked for in one place, so that a simulation can set it: there it is the paused time of its runtime.
 //! Waits and limits take tokio's time throughout, which stands still in the same way.
 
-use jiff::Timestamp;
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
 
 /// What time it is.
 #[must_use]
@@ -11,6 +16,20 @@ pub fn now() -> Timestamp {
         return now;
     }
     Timestamp::now()
+}
+
+/// What time it is, or earlier: without what the clock was set forward by since this process began. For what can't be made good again
+/// if the clock was wrong for a moment.
+#[must_use]
+pub fn steady() -> Timestamp {
+    static BEGUN: LazyLock<(Timestamp, Instant)> = LazyLock::new(|| (Timestamp::now(), Instant::now()));
+    let (at, since) = *BEGUN;
+    passed(at, since.elapsed(), now())
+}
+
+fn passed(begun: Timestamp, passed: Duration, now: Timestamp) -> Timestamp {
+    let passed = SignedDuration::try_from(passed).unwrap_or(SignedDuration::MAX);
+    begun.saturating_add(passed).unwrap_or(Timestamp::MAX).min(now)
 }
 
 #[cfg(test)]
@@ -42,6 +61,15 @@ pub(crate) mod simulated {
     impl Drop for Guard {
         fn drop(&mut self) {
             BEGUN.set(None);
+        }
+    }
+
+    #[test]
+    fn steady_time_takes_no_part_in_a_jump_forward() {
+        let begun: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let later = |seconds| begun + SignedDuration::from_secs(seconds);
+        for (clock, steady) in [(later(60), later(60)), (later(90_000), later(60)), (later(-9), later(-9))] {
+            assert_eq!(super::passed(begun, std::time::Duration::from_secs(60), clock), steady);
         }
     }
 

@@ -41,7 +41,7 @@ impl Memory {
         entries.remove(key);
         entries.by_end.insert((entry.until, key.to_owned()));
         entries.by_key.insert(key.to_owned(), entry);
-        entries.sweep(clock::now());
+        entries.sweep(clock::steady());
     }
 
     pub(crate) fn remove(&self, key: &str) {

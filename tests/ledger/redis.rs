@@ -203,6 +203,30 @@ async fn a_late_renewal_brings_no_claim_back() {
     assert_eq!(run("renew"), ["ok"]);
 }
 
+/// It slept through the end of its claim, and another claim noted something and ended meanwhile.
+#[tokio::test]
+async fn a_late_note_covers_none_of_another_claim() {
+    let place = place();
+    let Place::Redis(server) = &place else { panic!() };
+    let script = ::redis::Script::new(include_str!("../../src/ledger/redis/entry.lua"));
+    let mut connection = server.connect();
+    let mut run = |op: &str, token: &str| -> Vec<String> {
+        let mut call = script.key("icw:test:k");
+        // A lease of nothing has ended at once.
+        let lease = if token == "slept" { 0 } else { 30_000 };
+        call.arg(op).arg(token).arg(&BODY).arg(lease).arg(later().as_millisecond()).arg(token);
+        call.invoke(&mut connection).unwrap()
+    };
+    assert_eq!(run("claim", "slept"), ["free"]);
+    assert_eq!(run("note", "slept"), ["ok"], "nobody else began");
+    assert_eq!(run("claim", "other"), ["free", "slept"]);
+    assert_eq!(run("note", "other"), ["ok"]);
+    assert_eq!(run("note", "slept"), ["lost"], "while it is held");
+    assert_eq!(run("abandon", "other"), ["ok"]);
+    assert_eq!(run("note", "slept"), ["lost"], "and after");
+    assert_eq!(run("claim", "next"), ["free", "other"]);
+}
+
 #[tokio::test]
 async fn all_keys_are_under_the_prefix_and_end_in_time() {
     let place = place();

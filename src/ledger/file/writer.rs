@@ -86,7 +86,7 @@ impl Writer {
     fn sweep(&self) {
         loop {
             let ended = self.database().and_then(|database| {
-                database::guard(&self.shared.path, || database::has_ended(&database, clock::now()))
+                database::guard(&self.shared.path, || database::has_ended(&database, clock::steady()))
             });
             match ended {
                 Ok(true) if self.commit(&[], SWEEP_MAX).is_ok() && self.jobs.is_empty() => {}
@@ -98,7 +98,9 @@ impl Writer {
 
     fn commit(&self, writes: &[Write], sweep_max: usize) -> Result<(), LedgerError> {
         let result = self.database().and_then(|database| {
-            database::guard(&self.shared.path, || database::apply(&database, writes, clock::now(), sweep_max))
+            database::guard(&self.shared.path, || {
+                database::apply(&database, writes, clock::steady(), sweep_max)
+            })
         });
         match &result {
             Ok(()) => _ = self.shared.commits.fetch_add(1, Ordering::Relaxed),

@@ -74,6 +74,8 @@ if result then
   return {'lost'}
 end
 if other_body or (holder and holder ~= token) then return {'lost'} end
+-- What another claim noted may be of other links than ours, whether that one has ended or not.
+if op == 'note' and note and e[2] ~= token then return {'lost'} end
 
 if op == 'record' then
   redis.call('DEL', key)
