@@ -127,7 +127,7 @@ impl Letter {
             reason,
             attempts: message.attempts(),
             replays: message.header(header::REPLAYS).and_then(|text| text.parse().ok()).unwrap_or(0),
-            died_at: dead_at.parse().ok().or(message.first_failed_at()).or(broker.at),
+            died_at: dead_at.parse().ok().or(broker.at).or(message.first_failed_at()),
             event,
             session: text("sessionId"),
             looks: message.deliveries(),
@@ -144,7 +144,8 @@ impl Letter {
         Some(Duration::try_from(now.duration_since(self.died_at?)).unwrap_or_default())
     }
 
-    /// When its session ends: as the message says, else `link_lifetime` after its first failure.
+    /// When its session ends: as the message says, else `link_lifetime` after the event's own time or its first failure, as
+    /// [`start_session::Session::read`] has it.
     #[must_use]
     pub fn ends_at(&self, link_lifetime: Duration) -> Option<Timestamp> {
         let time = |name: &str| {
@@ -154,8 +155,12 @@ impl Letter {
         if let Some(end) = time("expiresAt") {
             return Some(end);
         }
-        let failed = self.message.first_failed_at().or(self.died_at)?;
-        let begin = time("notBefore").map_or(failed, |not_before| not_before.max(failed));
+        let failed = self.message.first_failed_at().or(self.died_at);
+        let occurred = Some(self.kind)
+            .filter(|kind| *kind == Kind::Sessions)
+            .and_then(|_| start_session::identify(&self.message).occurred_at);
+        let first = [failed, occurred].into_iter().flatten().min()?;
+        let begin = time("notBefore").map_or(first, |not_before| not_before.max(first));
         let lifetime = SignedDuration::try_from(link_lifetime).unwrap_or(SignedDuration::MAX);
         Some(begin.saturating_add(lifetime).unwrap_or(Timestamp::MAX))
     }
@@ -210,5 +215,57 @@ impl BrokersReason {
             "expired" => "the broker put it here: its time to live was over".to_owned(),
             _ => "nothing says why".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORK: &str = "p.sessions";
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    /// A letter that the broker itself put there at 12:00, of an event without `expiresAt`.
+    fn letter(first_failed_at: Option<&str>, timestamp: Option<&str>) -> Letter {
+        let mut death = FieldTable::default();
+        death.insert(
+            "time".into(),
+            AMQPValue::Timestamp(at("2026-11-21T12:00:00Z").as_second().unsigned_abs()),
+        );
+        let mut headers = FieldTable::default();
+        headers.insert("x-death".into(), AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()));
+        if let Some(failed) = first_failed_at {
+            let copied_to = format!("{WORK}.hold.1000");
+            for (name, text) in [(header::FIRST_FAILED_AT, failed), (header::COPIED_TO, &copied_to)] {
+                headers.insert(name.into(), AMQPValue::LongString(text.into()));
+            }
+        }
+        let mut delivery = Delivery::mock(1, "".into(), WORK.into(), true, br#"{"sessionId": "s"}"#.to_vec());
+        delivery.properties = BasicProperties::default().with_headers(headers);
+        if let Some(timestamp) = timestamp {
+            delivery.properties =
+                delivery.properties.with_timestamp(at(timestamp).as_second().unsigned_abs());
+        }
+        Letter::of(Kind::Sessions, WORK, delivery)
+    }
+
+    #[test]
+    fn letter_of_the_broker_died_when_the_broker_says() {
+        for failed in [None, Some("2026-11-21T02:00:00Z")] {
+            assert_eq!(letter(failed, None).died_at, Some(at("2026-11-21T12:00:00Z")));
+        }
+    }
+
+    #[test]
+    fn session_without_an_end_is_over_when_the_stage_would_say_so() {
+        let ends_at =
+            |failed, timestamp| letter(failed, timestamp).ends_at(Duration::from_secs(7200)).unwrap();
+        let (failed, sent) = (Some("2026-11-21T11:00:00Z"), Some("2026-11-21T10:30:00Z"));
+        assert_eq!(ends_at(None, None), at("2026-11-21T14:00:00Z"));
+        assert_eq!(ends_at(failed, None), at("2026-11-21T13:00:00Z"));
+        assert_eq!(ends_at(failed, sent), at("2026-11-21T12:30:00Z"));
     }
 }
