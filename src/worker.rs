@@ -421,6 +421,7 @@ fn link_stage(
         },
     };
     let session_rules = Rules {
+        subject_prefix: section.subject_prefix.as_str().to_owned(),
         vertical: section.vertical,
         host_login: section.host_login,
         link_lifetime: jiff::SignedDuration::try_from(section.link_lifetime.get())

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 libfuzzer_sys::fuzz_target!(|body: &[u8]| {
     let rules = Rules {
+        subject_prefix: String::new(),
         vertical: Vertical::Hc,
         host_login: true,
         link_lifetime: SignedDuration::from_hours(2),

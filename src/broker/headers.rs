@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
@@ -175,7 +176,7 @@ fn text_of<'a>(headers: &'a FieldTable, name: &str) -> Option<&'a str> {
     }
 }
 
-/// The headers that are text or whole numbers, without those that say what only this program or the broker can know, and
+/// The headers that are text, whole numbers or times, without those that say what only this program or the broker can know, and
 /// are neither's.
 pub(super) fn texts(headers: &FieldTable, taken: Taken<'_>) -> BTreeMap<String, String> {
     let wrote = taken.wrote(headers);
@@ -186,6 +187,12 @@ pub(super) fn texts(headers: &FieldTable, taken: Taken<'_>) -> BTreeMap<String, 
     };
     let all = headers.inner().iter().filter(|(name, _)| believed(name.as_str()));
     all.filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?))).collect()
+}
+
+/// The time of an AMQP timestamp; 0 is none.
+pub(super) fn time(seconds: u64) -> Option<Timestamp> {
+    let seconds = i64::try_from(seconds).ok().filter(|seconds| *seconds > 0)?;
+    Timestamp::from_second(seconds).ok()
 }
 
 fn text(value: &AMQPValue) -> Option<String> {
@@ -200,6 +207,8 @@ fn text(value: &AMQPValue) -> Option<String> {
         AMQPValue::LongInt(number) => number.to_string(),
         AMQPValue::LongUInt(number) => number.to_string(),
         AMQPValue::LongLongInt(number) => number.to_string(),
+        // RFC 3339: such is a CloudEvent's `time` in binary mode.
+        AMQPValue::Timestamp(seconds) => time(*seconds)?.to_string(),
         _ => return None,
     })
 }
@@ -362,6 +371,9 @@ mod tests {
             assert!(read == "7" || read == "-7", "{value:?}");
         }
         assert_eq!(super::text(&AMQPValue::ByteArray([0xff].as_slice().into())), None);
+        let time = |seconds| super::text(&AMQPValue::Timestamp(seconds));
+        assert_eq!(time(1_795_255_200).as_deref(), Some("2026-11-21T10:00:00Z"));
+        assert_eq!((time(0), time(u64::MAX)), (None, None));
     }
 
     #[test]

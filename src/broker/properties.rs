@@ -37,9 +37,7 @@ pub fn message(properties: &BasicProperties, body: Vec<u8>, taken: Taken<'_>) ->
         // An empty one is none: it would be the same for all.
         message_id: text(properties.message_id()).filter(|id| !id.is_empty()),
         correlation_id: text(properties.correlation_id()),
-        published_at: properties
-            .timestamp()
-            .and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok()),
+        published_at: properties.timestamp().and_then(headers::time),
         headers,
         body,
     }

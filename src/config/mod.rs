@@ -123,6 +123,7 @@ pub struct InstantConnect {
     #[serde(deserialize_with = "empty_is_none")]
     pub token_file: Option<PathBuf>,
     pub aud: values::NonEmpty,
+    pub subject_prefix: values::SubjectPrefix,
     pub vertical: Vertical,
     pub host_login: bool,
     pub link_lifetime: Span,

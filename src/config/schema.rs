@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Config,
     load::DEFAULTS,
-    values::{BaseUrl, Bounded, Factor, Ladder, NonEmpty, Prefix, Span},
+    values::{BaseUrl, Bounded, Factor, Ladder, NonEmpty, Prefix, Span, SubjectPrefix},
 };
 use crate::contract::device::AllowList;
 
@@ -135,6 +135,7 @@ schema_of! {
     () Prefix => {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,200}$", "not": {"pattern": "^amq\\."}},
     () BaseUrl => {"type": "string", "pattern": "^https?://[^\\s()<>\\[\\]\"\\\\`?#@]+/$"},
     () NonEmpty => {"type": "string", "pattern": "[^\\s]"},
+    () SubjectPrefix => {"type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9_-]*$"},
     () AllowList => {"type": "array", "items": {"type": "string", "pattern": "^([Ss][Ii][Pp]:)?[A-Za-z0-9._+*-]+@(\\*\\.)?[A-Za-z0-9.-]+$"}},
     () HttpUrl => {"type": "string", "pattern": "^https?://[^\\s?#@]+$"},
     () Listen => {"type": "string", "pattern": "^(|off|[0-9.]+:[0-9]+|\\[[0-9A-Fa-f:.]+\\]:[0-9]+)$"},

@@ -206,6 +206,29 @@ impl TryFrom<String> for NonEmpty {
     }
 }
 
+/// What every subject begins with: letters, digits, `-` and `_`, as a subject has them, 64 at most.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SubjectPrefix(String);
+
+impl SubjectPrefix {
+    /// As given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for SubjectPrefix {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let fits =
+            text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if fits { Ok(Self(text)) } else { Err("expected at most 64 letters, digits, - and _") }
+    }
+}
+
 /// Reads an empty string as "not given".
 pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromText>(
     deserializer: D,

@@ -127,6 +127,25 @@ impl TryFrom<String> for Email {
     }
 }
 
+impl Email {
+    fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
+        given(from)?.map(Self::try_from).transpose().map_err(D::Error::custom)
+    }
+
+    fn lowercase(&self) -> Self {
+        Self(Private::new(self.reveal().to_lowercase()))
+    }
+}
+
+/// The text, if there is anything in it: a flow's template fills what it does not have with nothing.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.filter(|text| !is_blank(text)))
+}
+
+fn given_id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Private<String>>, D::Error> {
+    Ok(given(from)?.map(Private::new))
+}
+
 impl JsonSchema for Email {
     fn inline_schema() -> bool {
         true
@@ -142,7 +161,7 @@ impl JsonSchema for Email {
 /// Most characters of a name.
 pub const NAME_CHARS_MAX: usize = 256;
 
-/// What somebody is called, without the characters that `is_unseen` names, and not blank.
+/// What somebody is called, in one line, without the characters that `is_unseen` names, and not blank.
 ///
 /// Read without a limit, since a link that is on its way must not be lost over one; the start event has
 /// [`NAME_CHARS_MAX`].
@@ -163,9 +182,10 @@ impl Name {
         self.0.clone()
     }
 
-    /// The name in `text`, if there is any.
+    /// The name in `text`, if there is any: in one line.
     fn of(text: &str) -> Option<Self> {
-        let name: String = text.chars().filter(|c| !is_unseen(*c)).collect();
+        let lines = text.split(|c: char| c.is_whitespace() && is_unseen(c)).filter(|line| !line.is_empty());
+        let name: String = lines.collect::<Vec<_>>().join(" ").chars().filter(|c| !is_unseen(*c)).collect();
         (!is_blank(&name)).then(|| Self(Private::new(name)))
     }
 
@@ -181,8 +201,8 @@ impl JsonSchema for Name {
     fn schema_name() -> Cow<'static, str> {
         String::schema_name()
     }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        String::json_schema(generator)
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "maxLength": NAME_CHARS_MAX})
     }
 }
 
@@ -193,7 +213,7 @@ fn is_unseen(c: char) -> bool {
 }
 
 /// Whether nothing of `text` can be seen.
-fn is_blank(text: &str) -> bool {
+pub(super) fn is_blank(text: &str) -> bool {
     let nothing = |c: char| {
         c.is_whitespace()
             || is_unseen(c)
@@ -218,9 +238,7 @@ impl Locale {
     }
 
     fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(from)?.filter(|text| !is_blank(text)) else {
-            return Ok(None);
-        };
+        let Some(text) = given(from)? else { return Ok(None) };
         // POSIX and Java write en_US.
         let tag = text.replace('_', "-");
         if tag.len() <= LOCALE_BYTES_MAX && oxilangtag::LanguageTag::parse(tag.as_str()).is_ok() {
@@ -238,8 +256,9 @@ impl JsonSchema for Locale {
     fn schema_name() -> Cow<'static, str> {
         String::schema_name()
     }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        String::json_schema(generator)
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let pattern = r"^(\s*|[A-Za-z0-9]{1,8}([-_][A-Za-z0-9]{1,8})*)$";
+        json_schema!({"type": "string", "maxLength": LOCALE_BYTES_MAX, "pattern": pattern})
     }
 }
 
@@ -259,23 +278,23 @@ pub struct Guest {
     pub locale: Option<Locale>,
 }
 
-/// Somebody who joins as host: exactly one of `email`, `personId` and `roomId` says where the link goes.
+/// Somebody who joins as host: exactly one of `email`, `personId` and `roomId` says where the link goes. A blank one is not given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("oneOf" = [
-    {"required": ["email"], "properties": {"email": {"type": "string"}}},
-    {"required": ["personId"], "properties": {"personId": {"type": "string", "minLength": 1}}},
-    {"required": ["roomId"], "properties": {"roomId": {"type": "string", "minLength": 1}}},
+    {"required": ["email"], "properties": {"email": {"type": "string", "minLength": 1}}},
+    {"required": ["personId"], "properties": {"personId": {"type": "string", "pattern": "^[!-~]+$"}}},
+    {"required": ["roomId"], "properties": {"roomId": {"type": "string", "pattern": "^[!-~]+$"}}},
 ]))]
 pub struct Expert {
     /// The e-mail address of the expert's Webex account.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "Email::given", skip_serializing_if = "Option::is_none")]
     pub email: Option<Email>,
     /// The expert's Webex person id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given_id", skip_serializing_if = "Option::is_none")]
     pub person_id: Option<Private<String>>,
     /// A Webex space, for a team of experts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given_id", skip_serializing_if = "Option::is_none")]
     pub room_id: Option<Private<String>>,
     /// What the expert is called.
     #[serde(default, deserialize_with = "Name::given", skip_serializing_if = "Option::is_none")]
@@ -297,7 +316,7 @@ impl Expert {
     /// Where this expert's link goes.
     ///
     /// # Errors
-    /// [`Invalid`] unless exactly one of the three is given, and the ids are not empty.
+    /// [`Invalid`] unless exactly one of the three is given, and an id is visible ASCII.
     pub fn address(&self) -> Result<HostAddress<'_>, Invalid> {
         let address = match (&self.email, &self.person_id, &self.room_id) {
             (Some(email), None, None) => return Ok(HostAddress::Email(email)),
@@ -306,11 +325,18 @@ impl Expert {
             _ => return Err(Invalid::new("", "expected exactly one of email, personId, roomId")),
         };
         match address {
-            (field, HostAddress::Person("") | HostAddress::Room("")) => {
-                Err(Invalid::new(field, "expected a Webex id"))
+            (_, HostAddress::Person(id) | HostAddress::Room(id))
+                if id.bytes().all(|b| b.is_ascii_graphic()) =>
+            {
+                Ok(address.1)
             }
-            (_, address) => Ok(address),
+            (field, _) => Err(Invalid::new(field, "expected a Webex id: no white space, ASCII alone")),
         }
+    }
+
+    /// The same expert, whatever letter case the e-mail address came in.
+    pub(super) fn with_lowercase_email(&self) -> Self {
+        Self { email: self.email.as_ref().map(Email::lowercase), ..self.clone() }
     }
 }
 
@@ -325,7 +351,7 @@ pub(super) fn unique_guests(mut guests: Vec<Guest>) -> Vec<Guest> {
 pub(super) fn unique_experts(mut experts: Vec<Expert>) -> Vec<Expert> {
     let mut seen = HashSet::new();
     experts.retain(|expert| {
-        let email = expert.email.as_ref().map(|email| email.reveal().to_lowercase());
+        let email = expert.email.as_ref().map(Email::lowercase);
         seen.insert((email, expert.person_id.clone(), expert.room_id.clone(), expert.name.clone()))
     });
     experts
@@ -345,6 +371,7 @@ mod tests {
     fn a_name_has_no_controls_and_a_blank_one_is_not_given() {
         for (given, read) in [
             ("Ana\0 Garc\u{ed}a\r\n", Some("Ana Garc\u{ed}a")),
+            ("\nAna\r\nGarc\u{ed}a\u{2028}Ruiz", Some("Ana Garc\u{ed}a Ruiz")),
             ("\u{202e}anA\u{202c}", Some("anA")),
             ("\u{2066}Ana\u{2069}\u{2028}\u{85}", Some("Ana")),
             ("\u{5d0}\u{200f}\u{5d1}\u{200d}", Some("\u{5d0}\u{200f}\u{5d1}\u{200d}")),
@@ -378,6 +405,32 @@ mod tests {
             ["e", "en_US.UTF-8", "English (US)", "es\n", "en--US", "-", "espa\u{f1}ol", long.as_str()]
         {
             assert!(guest("Ana", wrong).unwrap_err().contains("BCP 47"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn expert_has_one_address_and_a_blank_one_is_none() {
+        let address = |json: serde_json::Value| {
+            let expert: Expert = serde_json::from_value(json).map_err(|error| error.to_string())?;
+            expert.address().map(drop).map_err(|invalid| invalid.to_string())
+        };
+        for good in [
+            serde_json::json!({"email": "a@b.co", "personId": "", "roomId": " "}),
+            serde_json::json!({"email": "", "personId": "Y2lz_-=/"}),
+            serde_json::json!({"roomId": "Y2lz", "name": "Team"}),
+        ] {
+            assert_eq!(address(good), Ok(()));
+        }
+        for (wrong, reason) in [
+            (serde_json::json!({}), "expected exactly one of"),
+            (serde_json::json!({"email": "", "roomId": "\n"}), "expected exactly one of"),
+            (serde_json::json!({"email": "a@b.co", "personId": "Y2lz"}), "expected exactly one of"),
+            (serde_json::json!({"personId": "Y2\nlz"}), "`personId`: expected a Webex id"),
+            (serde_json::json!({"roomId": "Y2lz "}), "`roomId`: expected a Webex id"),
+            (serde_json::json!({"roomId": "\u{e9}"}), "`roomId`: expected a Webex id"),
+        ] {
+            let said = address(wrong).unwrap_err();
+            assert!(said.contains(reason), "{said}");
         }
     }
 
@@ -445,17 +498,5 @@ mod tests {
         {
             assert!(Email::try_from(wrong.to_owned()).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn an_expert_has_exactly_one_address() {
-        let read = |json: &str| {
-            serde_json::from_str::<Expert>(json).unwrap().address().map(|_| ()).map_err(|e| e.to_string())
-        };
-        assert_eq!(read(r#"{"email":"a@b.co"}"#), Ok(()));
-        assert_eq!(read(r#"{"roomId":"Y2lzY28","name":"Team"}"#), Ok(()));
-        assert!(read(r"{}").unwrap_err().contains("exactly one of"));
-        assert!(read(r#"{"email":"a@b.co","personId":"x"}"#).unwrap_err().contains("exactly one of"));
-        assert_eq!(read(r#"{"personId":""}"#).unwrap_err(), "`personId`: expected a Webex id");
     }
 }

@@ -27,10 +27,20 @@ pub const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024;
 pub const PEOPLE_MAX: usize = 1000;
 /// Most devices of one session.
 pub const DEVICES_MAX: usize = 100;
+/// Most bytes of all devices' addresses together. Each of the first call's links carries them all, encrypted: within this,
+/// its answer stays within the default of `instant_connect.body_bytes_max`, and all long links of a session within what the
+/// ledger keeps of an event.
+pub const DEVICES_BYTES_MAX: usize = 16 * 1024;
+/// Most characters of a `sessionId`.
+const SESSION_ID_CHARS_MAX: usize = 128;
 
 /// Most bytes that all links of an event may repeat of it together: each link echoes `correlationId` and `attributes`, and
 /// each host's link names all guests. Without a bound, one event of 256 KiB would be hundreds of MiB of links.
 pub const ECHO_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Something that can be seen, and no control character. In the schema alone; see [`is_session_id`].
+const SESSION_ID_PATTERN: &str =
+    r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$";
 
 /// Opaque pairs of the flow, echoed on everything that goes out.
 pub type Attributes = BTreeMap<String, Private<String>>;
@@ -41,7 +51,7 @@ pub type Attributes = BTreeMap<String, Private<String>>;
 #[schemars(title = "Start video session, version 1")]
 pub struct StartSession {
     /// Names the session; the same id always leads to the same meeting.
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = SESSION_ID_CHARS_MAX), regex(pattern = SESSION_ID_PATTERN))]
     pub session_id: String,
     /// Who gets a guest's link.
     #[serde(deserialize_with = "decode::objects")]
@@ -111,6 +121,8 @@ impl TryFrom<String> for Vertical {
 /// What stands where an event says nothing, and what it may ask for.
 #[derive(Clone, Debug)]
 pub struct Rules {
+    /// `instant_connect.subject_prefix`.
+    pub subject_prefix: String,
     /// `instant_connect.vertical`.
     pub vertical: Vertical,
     /// `instant_connect.host_login`.
@@ -204,33 +216,39 @@ impl Session {
         let wrapped = cloud_event::unwrap(message)?;
         let within =
             |invalid: Invalid| if wrapped.path.is_empty() { invalid } else { invalid.within(wrapped.path) };
-        let start: StartSession = decode::from_json(wrapped.data)
+        let mut start: StartSession = decode::from_json(wrapped.data)
             .map_err(|invalid| unreadable(invalid, message))
             .map_err(within)?;
-        let digest = digest(&start);
+        let Identity { event_id, trace, occurred_at } = identify(message);
         check(&start, now)
-            .map_err(|invalid| expired(invalid, &start, message))
+            .map_err(|invalid| expired(invalid, &start, message, occurred_at))
             .map_err(within_refusal(within))?;
-        let devices = allowed_devices(start.devices.unwrap_or_default(), &rules.devices)
+        start.guests = people::unique_guests(start.guests);
+        start.experts = people::unique_experts(start.experts);
+        start.devices = start
+            .devices
+            .map(|devices| allowed_devices(devices, &rules.devices))
+            .transpose()
             .map_err(within_refusal(within))?;
+        let digest = digest(&start);
         let expires_at = start.expires_at.unwrap_or_else(|| {
-            // From the first attempt on, so that waiting does not move the deadline.
-            let begun = message.first_failed_at().map_or(now, |failed| failed.min(now));
+            // From its own time on, and from the first attempt at the latest, so that waiting does not move the deadline.
+            let begun =
+                [message.first_failed_at(), occurred_at].into_iter().flatten().fold(now, Timestamp::min);
             let from = start.not_before.map_or(begun, |not_before| not_before.timestamp().max(begun));
             Instant::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
         });
         if expires_at.timestamp() <= now {
             return Err(Refusal::Expired(within(Invalid::new("expiresAt", OVER))));
         }
-        let Identity { event_id, trace, .. } = identify(message);
         let correlation = correlation(start.correlation_id.as_ref(), message, &event_id);
         Ok(Self {
-            subject: ids::subject(&start.session_id),
+            subject: format!("{}{}", rules.subject_prefix, ids::subject(&start.session_id)),
             session_id: start.session_id.into(),
             event_id,
-            guests: people::unique_guests(start.guests),
-            experts: people::unique_experts(start.experts),
-            devices,
+            guests: start.guests,
+            experts: start.experts,
+            devices: start.devices.unwrap_or_default(),
             vertical: start.vertical.unwrap_or(rules.vertical),
             host_login: start.host_login.unwrap_or(rules.host_login),
             not_before: start.not_before,
@@ -256,15 +274,16 @@ impl Session {
 
 /// The hash of what an event says, however it is written: a repeat may have other white space, another order of keys, other
 /// escapes, `null` for what is left out, and as a CloudEvent another `time` or extension. What the event leaves to the
-/// configuration is left out here, too.
+/// configuration is left out here, too. `start` names everybody once.
 fn digest(start: &StartSession) -> Digest {
-    let without_empty = StartSession {
+    let said = StartSession {
+        experts: start.experts.iter().map(Expert::with_lowercase_email).collect(),
         devices: start.devices.clone().filter(|devices| !devices.is_empty()),
         attributes: start.attributes.clone().filter(|attributes| !attributes.is_empty()),
         ..start.clone()
     };
     // Made of text alone: it can't fail.
-    Sha256::digest(serde_json::to_vec(&without_empty).unwrap_or_default()).into()
+    Sha256::digest(serde_json::to_vec(&said).unwrap_or_default()).into()
 }
 
 fn unreadable(invalid: Invalid, message: &Message) -> Invalid {
@@ -314,10 +333,15 @@ pub fn named(message: &Message) -> Identity {
 }
 
 /// An event whose time is over was wrong from the beginning only if nothing says that it was sent before that.
-fn expired(invalid: Invalid, start: &StartSession, message: &Message) -> Refusal {
+fn expired(
+    invalid: Invalid,
+    start: &StartSession,
+    message: &Message,
+    occurred_at: Option<Timestamp>,
+) -> Refusal {
     let sent_in_time = message.first_failed_at().is_some()
         || message.deliveries() > 0
-        || message.published_at.is_some_and(|at| start.expires_at.is_some_and(|end| at < end.timestamp()));
+        || occurred_at.is_some_and(|at| start.expires_at.is_some_and(|end| at < end.timestamp()));
     if sent_in_time && invalid.problem() == EXPIRED {
         Refusal::Expired(invalid)
     } else {
@@ -329,17 +353,22 @@ fn expired(invalid: Invalid, start: &StartSession, message: &Message) -> Refusal
 const ENCODED: &str = "expected content_encoding to be empty or identity; compressed bodies are not read";
 /// What is said of an `expiresAt` that is past.
 const EXPIRED: &str = "expected a time to come, and it is past";
-/// What is said where there is no `expiresAt`, and the first attempt is so long ago that the session is over.
-const OVER: &str = "not given, and links would have ended by now, counted from the first attempt";
+/// What is said where there is no `expiresAt`, and the session is over by the event's own time or its first attempt.
+const OVER: &str = "not given, and links would have ended by now, counted from the event's own time (CloudEvents time, AMQP \
+                    timestamp) or its first attempt";
 
 /// The rules that no type alone can hold, at the time `now`.
 ///
 /// # Errors
 /// [`Invalid`], as [`Session::read`].
 pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
-    let length = start.session_id.chars().count();
-    if !(1..=128).contains(&length) {
-        return Err(Invalid::new("sessionId", "expected 1 to 128 characters"));
+    if !is_session_id(&start.session_id) {
+        return Err(Invalid::new(
+            "sessionId",
+            format!(
+                "expected 1 to {SESSION_ID_CHARS_MAX} characters that are not all blank, and no control character"
+            ),
+        ));
     }
     if start.guests.is_empty() {
         return Err(Invalid::new("guests", "expected at least one guest"));
@@ -353,8 +382,15 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
             format!("expected at most {PEOPLE_MAX} guests and experts together"),
         ));
     }
-    if start.devices.as_ref().is_some_and(|devices| devices.len() > DEVICES_MAX) {
+    let devices = start.devices.as_deref().unwrap_or_default();
+    if devices.len() > DEVICES_MAX {
         return Err(Invalid::new("devices", format!("expected at most {DEVICES_MAX} devices")));
+    }
+    if devices.iter().map(|device| device.reveal().len()).sum::<usize>() > DEVICES_BYTES_MAX {
+        return Err(Invalid::new(
+            "devices",
+            format!("expected addresses of at most {DEVICES_BYTES_MAX} bytes together"),
+        ));
     }
     for (position, expert) in start.experts.iter().enumerate() {
         let within = |invalid: Invalid| invalid.within(&format!("experts[{position}]"));
@@ -390,6 +426,14 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
         ));
     }
     Ok(())
+}
+
+/// Whether `text` can name a session. A blank one is a flow's variable that was not filled: all its people would meet in one room.
+fn is_session_id(text: &str) -> bool {
+    let length = text.chars().count();
+    (1..=SESSION_ID_CHARS_MAX).contains(&length)
+        && !people::is_blank(text)
+        && !text.chars().any(char::is_control)
 }
 
 fn short(name: Option<&Name>) -> Result<(), Invalid> {
@@ -441,10 +485,11 @@ fn within_refusal(within: impl Fn(Invalid) -> Invalid) -> impl Fn(Refusal) -> Re
     }
 }
 
-/// An AMQP short string has at most 255 bytes; a longer correlation id is in the body alone.
+/// An AMQP short string has at most 255 bytes; a longer correlation id is in the body alone, as is one with control characters,
+/// which some client could not print or would refuse.
 fn correlation(given: Option<&Private<String>>, message: &Message, event_id: &EventId) -> Private<String> {
     let given = given.map(|id| id.reveal().as_str()).or(message.correlation_id.as_deref());
-    let given = given.filter(|id| !id.is_empty() && id.len() <= 255);
+    let given = given.filter(|id| !id.is_empty() && id.len() <= 255 && !id.chars().any(char::is_control));
     Private::new(given.unwrap_or_else(|| event_id.as_str()).to_owned())
 }
 
@@ -456,6 +501,7 @@ mod tests {
 
     fn rules() -> Rules {
         Rules {
+            subject_prefix: String::new(),
             vertical: Vertical::Hc,
             host_login: true,
             link_lifetime: SignedDuration::from_hours(2),
@@ -526,6 +572,59 @@ mod tests {
     }
 
     #[test]
+    fn session_id_that_is_blank_or_has_a_control_character_is_refused_here_and_by_the_schema() {
+        let pattern = regex::Regex::new(SESSION_ID_PATTERN).unwrap();
+        for (id, good) in [
+            ("visit 1", true),
+            ("\u{e9}", true),
+            ("", false),
+            (" ", false),
+            ("\u{a0}\t", false),
+            ("a\n", false),
+            ("\0a", false),
+            ("a\u{85}", false),
+        ] {
+            let event = FULL.replace("\"visit-48151623\"", &serde_json::json!(id).to_string());
+            assert_eq!((read(&event).is_ok(), pattern.is_match(id)), (good, good), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn subject_begins_with_the_prefix_of_the_configuration() {
+        let rules = Rules { subject_prefix: "test-".to_owned(), ..rules() };
+        let subject = |id: &str| {
+            let body = FULL.replace("visit-48151623", id).into();
+            Session::read(&Message { body, ..Message::default() }, &rules, NOW.parse().unwrap())
+                .unwrap()
+                .subject
+        };
+        assert_eq!(subject("visit-1"), "test-visit-1");
+        assert_eq!(subject("a b"), format!("test-{}", ids::hash(b"a b")));
+    }
+
+    #[test]
+    fn correlation_id_with_a_control_character_is_in_the_body_alone() {
+        let session = read(&FULL.replace("flow-7f3a", r"flow\u0000")).unwrap();
+        assert_eq!(session.correlation.reveal(), session.event_id.as_str());
+        assert_eq!(session.correlation_id.unwrap().reveal(), "flow\0");
+    }
+
+    #[test]
+    fn addresses_of_devices_have_a_limit_together() {
+        let devices = |bytes: usize| {
+            let one = |n| format!("room-{n:02}-{}@example.rooms.webex.com", "x".repeat(bytes - 32));
+            let devices: Vec<_> = (0..100).map(one).collect();
+            let devices = format!(r#""devices": {}"#, serde_json::json!(devices));
+            let old =
+                r#""devices": ["sip:Room-12@example.rooms.webex.com", "room-12@example.rooms.webex.com"]"#;
+            read(&FULL.replace(old, &devices)).map(|session| session.devices.len())
+        };
+        assert_eq!(devices(DEVICES_BYTES_MAX / 100), Ok(100));
+        let refused = devices(DEVICES_BYTES_MAX / 100 + 1).unwrap_err();
+        assert_eq!(refused, "`devices`: expected addresses of at most 16384 bytes together");
+    }
+
+    #[test]
     fn links_of_a_later_session_live_from_its_beginning() {
         let later = FULL.replace(r#", "expiresAt": "2026-11-21T11:00:00Z""#, "");
         assert_eq!(read(&later).unwrap().expires_at.timestamp().to_string(), "2026-11-21T12:00:00Z");
@@ -543,6 +642,31 @@ mod tests {
         assert!(matches!(read("2026-11-21T07:00:00Z"), Err(Refusal::Expired(_))));
     }
 
+    #[test]
+    fn session_without_an_end_is_counted_from_the_events_own_time() {
+        let bare = r#"{"sessionId":"a","guests":[{"channel":"sms","address":"+34600111222"}],"experts":[{"roomId":"Y2lz"}]}"#;
+        let read = |published_at: Option<&str>, headers: &[(&str, &str)]| {
+            let headers =
+                headers.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+            let published_at = published_at.map(|at| at.parse().unwrap());
+            let message = Message { body: bare.into(), published_at, headers, ..Message::default() };
+            Session::read(&message, &rules(), NOW.parse().unwrap())
+                .map(|session| session.expires_at.timestamp().to_string())
+        };
+        let time = ("cloudEvents:time", "2026-11-21T08:30:00Z");
+        let event = [("cloudEvents:specversion", "1.0"), ("cloudEvents:id", "1"), time];
+        assert_eq!(read(Some("2026-11-21T08:00:00Z"), &[]).unwrap(), "2026-11-21T10:00:00Z");
+        assert_eq!(read(Some("2026-11-21T08:00:00Z"), &event).unwrap(), "2026-11-21T10:30:00Z");
+        let failed = (header::FIRST_FAILED_AT, "2026-11-21T08:10:00Z");
+        assert_eq!(read(Some("2026-11-21T08:30:00Z"), &[failed]).unwrap(), "2026-11-21T10:10:00Z");
+        assert_eq!(read(Some("2026-11-21T09:30:00Z"), &[]).unwrap(), "2026-11-21T11:00:00Z", "a clock ahead");
+        let refused = read(Some("2026-11-18T09:00:00Z"), &[]).unwrap_err();
+        assert!(
+            matches!(&refused, Refusal::Expired(_)) && refused.to_string().contains("own time"),
+            "{refused}"
+        );
+    }
+
     /// (what is replaced in [`FULL`], by what, the error)
     const WRONG: &[(&str, &str, &str)] = &[
         (FULL, "", "body: expected JSON, which breaks off at line 1 column 0"),
@@ -554,7 +678,7 @@ mod tests {
         (
             r#""sessionId": "visit-48151623""#,
             r#""sessionId": """#,
-            "`sessionId`: expected 1 to 128 characters",
+            "`sessionId`: expected 1 to 128 characters that are not all blank, and no control character",
         ),
         (r#""sessionId": "visit-48151623""#, r#""sessionId": 7"#, "`sessionId`: expected a string"),
         (
@@ -807,6 +931,16 @@ mod tests {
                 r#""hostLogin": false, "vertical": "gen","#,
             ),
             FULL.replace("T10:00:00Z", "T11:00:00+01:00"),
+            FULL.replace("expert@example.com", "Expert@Example.com"),
+            FULL.replace(
+                r#", "name": "Dr Lee"}"#,
+                r#", "name": "Dr Lee"}, {"email": "EXPERT@example.com", "name": "Dr Lee"}"#,
+            ),
+            FULL.replace(r#""sip:Room-12@example.rooms.webex.com", "#, ""),
+            FULL.replace(
+                r#""locale": "es"}"#,
+                r#""locale": "es"}, {"channel": "whatsapp", "address": "+34600111222", "name": "Ana"}"#,
+            ),
         ];
         for body in same {
             assert_eq!(digest(&body), digest(FULL), "{body}");

@@ -206,6 +206,7 @@ pub(super) fn limits(plan: &Plan) -> Limits {
 
 fn session_rules(rules: &Rules) -> SessionRules {
     SessionRules {
+        subject_prefix: String::new(),
         vertical: Vertical::Hc,
         host_login: true,
         link_lifetime: jiff::SignedDuration::try_from(rules.lifetime).unwrap_or(jiff::SignedDuration::MAX),

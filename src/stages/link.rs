@@ -255,6 +255,7 @@ mod tests {
             "guests": people(guests, |of| json!({"channel": "sms", "address": format!("+34600111{of:03}")})),
         });
         let rules = Rules {
+            subject_prefix: String::new(),
             vertical: Vertical::Hc,
             host_login: true,
             link_lifetime: SignedDuration::from_hours(2),

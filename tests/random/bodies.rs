@@ -43,6 +43,7 @@ fn now() -> Timestamp {
 
 pub(super) fn rules() -> Rules {
     Rules {
+        subject_prefix: String::new(),
         vertical: Vertical::Hc,
         host_login: true,
         link_lifetime: SignedDuration::from_hours(2),
