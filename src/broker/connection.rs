@@ -31,6 +31,10 @@ use crate::{
 /// For the broker's answer to a goodbye.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
+/// The least `frame_max` that a broker may have: RabbitMQ's default. All properties of a message are one frame, and a copy carries
+/// [`super::headers::COPIED_BYTES_MAX`] of the sender's beside our own.
+pub(super) const FRAME_BYTES_MIN: u32 = 131_072;
+
 /// Why the broker did not do what was asked. Shows no password.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -52,6 +56,9 @@ pub enum BrokerError {
     /// There is a connection, and something else than a broker at its end.
     #[error("connect: {0}")]
     Stranger(Stranger),
+    /// The broker takes smaller frames than the copy of an event may need.
+    #[error("connect: the broker takes frames of {0} bytes at most, and the copy of an event may need {FRAME_BYTES_MIN}")]
+    SmallFrames(u32),
     /// A file that TLS needs can't be used.
     #[error("connect: TLS: {}", masked(&.0.to_string()))]
     Tls(rustls::Error),
@@ -93,7 +100,7 @@ impl BrokerError {
             Self::Timeout(step, _) => Reason::Timeout(step),
             Self::Lapin(..) => self.reply_code().map_or(Reason::Ended, Reason::Reply),
             Self::Ended(_) => Reason::Ended,
-            Self::Url(_) | Self::Tls(_) => Reason::Setting,
+            Self::Url(_) | Self::Tls(_) | Self::SmallFrames(_) => Reason::Setting,
             Self::Unreached(obstacle) => Reason::Unreached(*obstacle),
             Self::Stranger(stranger) => Reason::Stranger(*stranger),
         }

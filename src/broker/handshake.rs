@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, sync::Mutex};
 use tokio_rustls::TlsConnector;
 
 use super::{
-    connection::{BrokerError, Connected},
+    connection::{BrokerError, Connected, FRAME_BYTES_MIN},
     greeting::Greeting,
     stream::{Carrier, Ender, Kit, Stream},
 };
@@ -127,7 +127,14 @@ async fn log_in(
     };
     let runtime = async_rs::Runtime::new(Kit::current());
     match Connection::connector(uri(node), runtime, hand_over, properties).await {
-        Ok(connection) => Ok(Connected::new(connection, ender)),
+        Ok(connection) => {
+            // 0 is no limit.
+            let frame_max = connection.configuration().frame_max();
+            if (1..FRAME_BYTES_MIN).contains(&frame_max) {
+                return Err(BrokerError::SmallFrames(frame_max));
+            }
+            Ok(Connected::new(connection, ender))
+        }
         Err(error) => Err(failure(error, &ender.first())),
     }
 }

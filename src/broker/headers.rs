@@ -82,8 +82,8 @@ const OWN: [&str; 13] = [
 
 /// The number of headers that a copy had to leave behind because of their size or depth.
 pub(super) const HEADERS_DROPPED: &str = "x-headers-dropped";
-/// Most bytes of foreign headers that a copy carries. With our own on top, the whole must stay within one AMQP frame
-/// (128 KiB unless negotiated smaller), or the broker closes the connection.
+/// Most bytes of foreign headers that a copy carries. With our own on top, the whole must stay within one AMQP frame, or the broker
+/// closes the connection; see `FRAME_BYTES_MIN` of the connection.
 pub(super) const COPIED_BYTES_MAX: usize = 64 * 1024;
 /// Deepest nesting of arrays and tables that a copy carries. lapin reads, writes and drops a value by recursion, and so
 /// do many other clients: none should meet more of it because of us.

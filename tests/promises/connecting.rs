@@ -118,6 +118,26 @@ async fn readyz_says_why_there_is_no_connection_and_when_that_changes() {
 
 /// As RabbitMQ's Cluster Operator writes it.
 #[tokio::test]
+async fn broker_whose_frames_are_too_small_for_a_copy_is_not_used() {
+    let rig = Rig::private().await;
+    let frame_max = async |bytes: u32| {
+        rig.broker().ctl(&["eval", &format!("application:set_env(rabbit, frame_max, {bytes}).")]).await;
+    };
+    frame_max(65_536).await;
+    let worker = rig.launch(&[("amqp.reconnect_max", "100ms")]);
+    let reason = "the broker takes frames of 65536 bytes at most, and the copy of an event may need 131072";
+    worker.output.until(reason, 1).await;
+    let checked = rig.command(&["check", "--connect"], &[]).await;
+    assert_eq!(checked.status, Some(1), "{checked:?}");
+    assert!(checked.stdout.contains(reason) && checked.stdout.contains("set frame_max"), "{checked:?}");
+    frame_max(131_072).await;
+    worker.output.until("consuming", 1).await;
+    rig.publish(0).await;
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn empty_virtual_host_is_the_default_one() {
     let rig = Rig::new().await;
     let url = format!("{}/", rig.url().rsplit_once('/').unwrap().0);
