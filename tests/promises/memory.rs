@@ -29,3 +29,32 @@ async fn large_events_at_once_stay_within_the_bytes_in_progress() {
     assert!(peak < 320, "{peak} MiB");
     assert_eq!(rig.amqp.depth(&rig.name("sessions.dead")).await.unwrap().0, 0);
 }
+
+/// The most that one session may ask for: of a thousand long links the first 25 carry the addresses of a hundred devices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_of_the_most_people_and_devices_is_served_with_long_links() {
+    let rig = Rig::new().await;
+    let settings = [
+        ("hosts.delivery", "amqp"),
+        ("devices.allowed", "*@example.rooms.webex.com"),
+        ("instant_connect.short_urls", "false"),
+        ("instant_connect.salt_length", "128"),
+        ("instant_connect.enc", "A256CBC-HS512"),
+        ("instant_connect.jws_alg", "HS512"),
+    ];
+    let worker = rig.start(&settings).await;
+    let guests: Vec<_> = (0..999).map(|n| json!({"channel": "sms", "address": number(n)})).collect();
+    let device = |n| format!("room-{n:02}-{}@example.rooms.webex.com", "x".repeat(131));
+    let fields = json!({
+        "sessionId": "s".repeat(128), "guests": guests, "devices": (0..100).map(device).collect::<Vec<_>>(),
+    });
+    rig.publish_event(with_id("event-1"), &event_with(1, &fields)).await;
+    let links = rig.guest_links().await.take(999).await;
+    let longest = links.iter().map(|link| link.body.len()).max().unwrap();
+    eprintln!("longest link message: {longest} bytes");
+    assert!(longest > 30_000, "{longest} bytes: the first carry all devices");
+    worker.stop().await;
+    let calls = rig.sandbox.calls();
+    assert_eq!((calls.len(), calls[0].devices.len(), calls[1].devices.len()), (40, 100, 0));
+    assert_eq!(rig.amqp.depth(&rig.name("sessions.dead")).await.unwrap().0, 0);
+}
