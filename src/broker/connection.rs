@@ -57,7 +57,9 @@ pub enum BrokerError {
     #[error("connect: {0}")]
     Stranger(Stranger),
     /// The broker takes smaller frames than the copy of an event may need.
-    #[error("connect: the broker takes frames of {0} bytes at most, and the copy of an event may need {FRAME_BYTES_MIN}")]
+    #[error(
+        "connect: the broker takes frames of {0} bytes at most, and the copy of an event may need {FRAME_BYTES_MIN}"
+    )]
     SmallFrames(u32),
     /// A file that TLS needs can't be used.
     #[error("connect: TLS: {}", masked(&.0.to_string()))]

@@ -1,5 +1,7 @@
 //! `log`: changes what a running worker logs, by SIGUSR1 and SIGUSR2. For containers: the image has no `kill`.
 
+use std::{fs, io};
+
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Failure;
@@ -28,8 +30,35 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Level::Debug => Signal::USR1,
         Level::Configured => Signal::USR2,
     };
-    kill_process(pid, signal).map_err(|error| {
+    let failed = |reason: &str| {
         let hint = "check --pid, and that this runs as the worker's user or as root";
-        Failure::Failed(format!("process {}: {}; {hint}", args.pid, std::io::Error::from(error)))
-    })
+        Failure::Failed(format!("process {}: {reason}; {hint}", args.pid))
+    };
+    // A process that does not wait for a signal is ended by it: another program, or a worker that has just begun.
+    if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", args.pid))
+        && !catches(&status, signal)
+    {
+        return Err(failed("it does not wait for this signal: it is no worker, or still starting"));
+    }
+    kill_process(pid, signal).map_err(|error| failed(&io::Error::from(error).to_string()))
+}
+
+/// Whether a process of this `status` (proc(5)) catches `signal`.
+fn catches(status: &str, signal: Signal) -> bool {
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Where nothing is said of signals, nothing is known.
+    caught.is_none_or(|mask| mask & (1 << (signal.as_raw() - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caught_signals_are_read_from_the_mask() {
+        let status = "Name:\tx\nSigIgn:\tffffffffffffffff\nSigCgt:\t0000000000000200\n";
+        assert!(catches(status, Signal::USR1) && !catches(status, Signal::USR2));
+        assert!(catches("Name:\tx\n", Signal::USR1));
+    }
 }

@@ -251,6 +251,9 @@ async fn log_command_changes_the_level_of_a_running_worker() {
     rig.publish(1).await;
     worker.output.until("start event taken", 1).await;
     assert_eq!(rig.command(&["log", "configured", "--pid", &pid], &[]).await.status, Some(0));
+    // This test catches no such signal: it would be its end.
+    let other = rig.command(&["log", "debug", "--pid", &std::process::id().to_string()], &[]).await;
+    assert!(other.status == Some(1) && other.stderr.contains("it is no worker"), "{other:?}");
     worker.stop().await;
     let gone = rig.command(&["log", "debug", "--pid", &pid], &[]).await;
     assert_eq!(gone.status, Some(1), "{gone:?}");
