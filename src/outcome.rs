@@ -1,8 +1,8 @@
 //! What can become of a message: the closed set of outcomes, and the closed set of classes of dead letters.
 
-use std::{fmt, future::Future, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::contract::{link::Outgoing, time::Instant};
@@ -35,17 +35,18 @@ pub struct Batch {
 
 /// Learns the `message_id`s of the messages that the broker confirmed.
 #[derive(Default)]
-pub struct Then(Option<Box<Learn>>);
+pub struct Then(Option<Box<dyn Learn>>);
 
-type Learn = dyn FnOnce(Vec<Uuid>) -> BoxFuture<'static, ()> + Send;
+/// What learns which messages the broker confirmed.
+pub trait Learn: Send {
+    /// The broker confirmed the messages with these ids, and those that this was told of before.
+    fn confirmed(&mut self, message_ids: Vec<Uuid>) -> BoxFuture<'_, ()>;
+}
 
 impl Batch {
     /// `outgoing`, followed by `then`, which learns the `message_id`s of the messages that the broker confirmed.
-    pub fn followed_by<F: Future<Output = ()> + Send + 'static>(
-        outgoing: Vec<Outgoing>,
-        then: impl FnOnce(Vec<Uuid>) -> F + Send + 'static,
-    ) -> Self {
-        Self { outgoing, then: Then(Some(Box::new(|confirmed| then(confirmed).boxed()))) }
+    pub fn followed_by(outgoing: Vec<Outgoing>, then: impl Learn + 'static) -> Self {
+        Self { outgoing, then: Then(Some(Box::new(then))) }
     }
 }
 
@@ -57,9 +58,9 @@ impl From<Vec<Outgoing>> for Batch {
 
 impl Then {
     /// Tells that the broker confirmed the messages with these ids. Nothing follows if there are none.
-    pub async fn confirmed(self, message_ids: Vec<Uuid>) {
-        if let Some(then) = self.0.filter(|_| !message_ids.is_empty()) {
-            then(message_ids).await;
+    pub async fn confirmed(&mut self, message_ids: Vec<Uuid>) {
+        if let Some(then) = self.0.as_mut().filter(|_| !message_ids.is_empty()) {
+            then.confirmed(message_ids).await;
         }
     }
 }

@@ -122,25 +122,14 @@ impl Publisher {
         (Self(sender), receiver)
     }
 
-    /// Publishes all of `publications` and waits for what the broker says of each. While there is no connection, this
-    /// waits: the caller sets the limit.
-    pub async fn publish(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
-        let mut replies = Vec::with_capacity(publications.len());
-        for publication in publications {
-            let (reply, answer) = oneshot::channel();
-            replies.push(match self.0.send(Job { publication, reply }).await {
-                Ok(()) => Some(answer),
-                Err(_) => None,
-            });
-        }
-        let mut results = Vec::with_capacity(replies.len());
-        for answer in replies {
-            results.push(match answer {
-                Some(answer) => answer.await.unwrap_or(Err(PublishError::Ended)),
-                None => Err(PublishError::Ended),
-            });
-        }
-        results
+    /// Publishes, and waits for what the broker says. While there is no connection, this waits: the caller sets the limit.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Job { publication, reply }).await.map_err(|_| PublishError::Ended)?;
+        answer.await.unwrap_or(Err(PublishError::Ended))
     }
 }
 

@@ -1,14 +1,20 @@
 //! Carries an outcome out: publishes what it names, with confirms, then settles the delivery. The one place where
 //! deliveries are acknowledged.
 
-use std::{collections::HashSet, time::Duration};
+use std::{future::Future, pin::pin, time::Duration};
 
+use futures_util::{
+    StreamExt,
+    future::{Either, OptionFuture, select},
+    stream::FuturesUnordered,
+};
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{
@@ -26,7 +32,7 @@ use crate::{
         trace::TraceContext,
     },
     fault,
-    outcome::{Batch, Cause, Class, Death, Failure, Outcome},
+    outcome::{Batch, Cause, Class, Death, Failure, Outcome, Then},
     retry::{self, Decision, History, Policy},
     telemetry::{
         metrics::{
@@ -36,6 +42,9 @@ use crate::{
         traces::{Span, Tracer},
     },
 };
+
+/// How long some links of an event are confirmed and others are not before that is noted.
+const NOTE_AFTER: Duration = Duration::from_millis(250);
 
 /// What a delivery leaves behind when its body is taken out: what is needed to settle it.
 #[derive(Debug)]
@@ -230,16 +239,28 @@ impl Settler {
         now: Timestamp,
     ) -> Settlement {
         let left = left(&outgoing, now);
-        let mut sending = outgoing.iter().map(|outgoing| self.link(ticket, outgoing, now)).collect();
-        // A publisher without a connection waits. What nobody waits for any more it does not publish. With no time
-        // left it is not asked at all: it may be faster than the end of the wait.
-        let published =
-            if left.is_zero() { None } else { timeout(left, self.publish(ticket, &mut sending)).await.ok() };
+        let (links, (tell, confirmed)) = (&outgoing, watch::channel(Vec::new()));
+        let publish = pin!(async move {
+            // A publisher without a connection waits. What nobody waits for any more it does not publish. With no time
+            // left it is not asked at all: it may be faster than the end of the wait.
+            if left.is_zero() {
+                return None;
+            }
+            let sending = links.iter().map(|link| self.link(ticket, link, now)).collect();
+            let confirmed = |one: &Sending| tell.send_modify(|confirmed| confirmed.extend(one.link));
+            timeout(left, self.publish(ticket, sending, confirmed)).await.ok()
+        });
+        let recording = pin!(record(then, confirmed));
+        let (published, recording) = match select(publish, recording).await {
+            Either::Left((published, recording)) => (published, Some(recording)),
+            Either::Right(((), publish)) => (publish.await, None),
+        };
+        let recorded = self.recorded(ticket, recording);
         let Some(published) = published else {
+            recorded.await;
             let reason = "the links had ended before they could be published";
             return self.dead(ticket, message, &Death::new(Class::Expired, reason)).await;
         };
-        let confirmed = confirmed(&outgoing, &sending);
         let Err(Unpublished { error, keys }) = published else {
             for outgoing in &outgoing {
                 self.metrics.linked(outgoing.recipient);
@@ -247,15 +268,27 @@ impl Settler {
             self.metrics.delivered(ticket.happened_at);
             let ack = self.ack(ticket, Settlement::of(Settled::Done, None));
             // The record is on its way before the ack: after it nobody would publish these again by mistake.
-            return tokio::join!(then.confirmed(confirmed), ack).1;
+            return tokio::join!(recorded, ack).1;
         };
         // Those that arrived must not be published again with the others.
-        then.confirmed(confirmed).await;
+        recorded.await;
         if error == PublishError::Unroutable {
             let reason = format!("no queue is bound to exchange {} for {keys}", self.links_exchange);
             self.dead(ticket, message, &Death::new(Class::Unroutable, reason)).await
         } else {
             self.undone(ticket, error.to_string()).await
+        }
+    }
+
+    /// Waits until it is recorded which links the broker confirmed, while the delivery may be kept.
+    async fn recorded(&self, ticket: &Ticket, recording: Option<impl Future<Output = ()>>) {
+        if timeout_at(self.until(ticket), OptionFuture::from(recording)).await.is_err() {
+            let (event_id, trace_id) = (&ticket.event_id, ticket.trace.trace_id());
+            warn!(
+                event_id,
+                trace_id,
+                "the ledger did not record within amqp.hold_max which links are published; a repeat of the event publishes them again"
+            );
         }
     }
 
@@ -334,7 +367,7 @@ impl Settler {
         settlement: Settlement,
     ) -> Settlement {
         let copy = self.copy(ticket, Topology::hold_queue(&self.queue, delay), properties, body);
-        match self.publish(ticket, &mut vec![copy]).await {
+        match self.publish(ticket, vec![copy], |_| ()).await {
             Ok(()) => {
                 if let Settled::Held(cause) | Settled::Waits(cause) = settlement.settled {
                     self.metrics.retried(cause);
@@ -354,7 +387,7 @@ impl Settler {
             properties::dead(&ticket.properties, message, death, trace, clock::now())
         };
         let letter = self.copy(ticket, Topology::dead_queue(&self.queue), properties, &message.body);
-        match self.publish(ticket, &mut vec![letter]).await {
+        match self.publish(ticket, vec![letter], |_| ()).await {
             Ok(()) => {
                 self.metrics.dead(death.class);
                 self.ack(ticket, Settlement::of(Settled::Dead(death.class), death.reason.clone())).await
@@ -377,7 +410,8 @@ impl Settler {
         let span = self.tracer.publish(&exchange, &routing_key, Some(&message_id), &ticket.trace);
         let properties = properties::link(outgoing, span.context(), now);
         let body = outgoing.body.reveal().as_slice().into();
-        Sending { publication: Publication { exchange, routing_key, properties, body }, span }
+        let publication = Publication { exchange, routing_key, properties, body };
+        Sending { publication, span, link: Some(outgoing.message_id) }
     }
 
     /// A copy of the delivery for `queue`, one of our own.
@@ -393,42 +427,67 @@ impl Settler {
         let properties = properties(&queue, span.context());
         let publication =
             Publication { exchange: String::new(), routing_key: queue, properties, body: body.into() };
-        Sending { publication, span }
+        Sending { publication, span, link: None }
     }
 
     /// Publishes all, and what did not arrive again, until all are confirmed, one is unroutable, the delivery's time is
-    /// up or its channel is gone. Leaves in `sending` what is not known to have arrived.
-    async fn publish(&self, ticket: &Ticket, sending: &mut Vec<Sending>) -> Result<(), Unpublished> {
-        let result = self.publish_all(ticket, sending).await;
+    /// up or its channel is gone. Tells `confirmed` of each that arrived, at once.
+    async fn publish(
+        &self,
+        ticket: &Ticket,
+        mut sending: Vec<Sending>,
+        confirmed: impl FnMut(&Sending),
+    ) -> Result<(), Unpublished> {
+        let result = self.publish_all(ticket, &mut sending, confirmed).await;
         if let Err(Unpublished { error, .. }) = &result {
-            for one in sending {
+            for one in &mut sending {
                 one.span.fail(error.as_str(), &error.to_string());
             }
         }
         result
     }
 
-    async fn publish_all(&self, ticket: &Ticket, sending: &mut Vec<Sending>) -> Result<(), Unpublished> {
+    async fn publish_all(
+        &self,
+        ticket: &Ticket,
+        sending: &mut Vec<Sending>,
+        mut confirmed: impl FnMut(&Sending),
+    ) -> Result<(), Unpublished> {
         let (mut tries, mut declared_again) = (0, !self.declares);
         loop {
             // What this channel delivered is delivered again when it is gone: publishing now would repeat it.
             if !ticket.receipt.usable() {
                 return Err(PublishError::Unknown.into());
             }
-            // Never with no time left: what is queued may be published although nobody waits for it any more.
-            let until = ticket.keep_until.max(Instant::now() + self.limit);
-            let publications: Vec<_> = sending.iter().map(|one| one.publication.clone()).collect();
+            let until = self.until(ticket);
             // A queue of our own that is missing is declared again by the publisher, and so are those of the links where they are
             // ours. Whoever tries again finds it; of a link that is returned then, nobody wants to know.
-            let ours = publications.iter().all(|publication| publication.exchange.is_empty());
-            let results = tokio::select! {
+            let ours = sending.iter().all(|one| one.publication.exchange.is_empty());
+            let publish = |(position, one): (usize, &Sending)| {
+                let publish = self.publisher.publish(one.publication.clone());
+                async move { (position, publish.await) }
+            };
+            let mut answers: FuturesUnordered<_> = sending.iter().enumerate().map(publish).collect();
+            let mut results = vec![Err(PublishError::Unknown); sending.len()];
+            let answered = async {
+                while let Some((position, result)) = answers.next().await {
+                    if result.is_ok() {
+                        confirmed(&sending[position]);
+                    }
+                    results[position] = result;
+                }
+            };
+            let ended = tokio::select! {
                 biased;
-                results = self.publisher.publish(publications) => results,
-                () = gone(&ticket.receipt, until) => return Err(PublishError::Unknown.into()),
+                () = answered => false,
+                () = gone(&ticket.receipt, until) => true,
             };
             let keys = unroutable(sending, &results);
             let mut failed = results.iter().map(Result::is_err);
             sending.retain(|_| failed.next().unwrap_or(true));
+            if ended {
+                return Err(PublishError::Unknown.into());
+            }
             if !ours && !keys.is_empty() && std::mem::replace(&mut declared_again, true) {
                 return Err(Unpublished { error: PublishError::Unroutable, keys });
             }
@@ -445,6 +504,12 @@ impl Settler {
             }
             sleep(wait).await;
         }
+    }
+
+    /// How long the broker and the ledger are waited for. Never with no time left: what is queued may be published, or recorded,
+    /// although nobody waits for it any more.
+    fn until(&self, ticket: &Ticket) -> Instant {
+        ticket.keep_until.max(Instant::now() + self.limit)
     }
 
     async fn ack(&self, ticket: &Ticket, settlement: Settlement) -> Settlement {
@@ -483,11 +548,15 @@ async fn gone(receipt: &Receipt, until: Instant) {
     }
 }
 
-/// The ids of those of `outgoing` that are not among what is left to send.
-fn confirmed(outgoing: &[Outgoing], left: &[Sending]) -> Vec<Uuid> {
-    let ids = left.iter().filter_map(|one| one.publication.properties.message_id().as_ref());
-    let left: HashSet<Uuid> = ids.filter_map(|id| id.as_str().parse().ok()).collect();
-    outgoing.iter().map(|outgoing| outgoing.message_id).filter(|id| !left.contains(id)).collect()
+/// Has recorded which links are confirmed, until no more can be. Where others are not, that is noted first: the next worker
+/// publishes no link again that this one published long before it ended.
+async fn record(mut then: Then, mut confirmed: watch::Receiver<Vec<Uuid>>) {
+    while confirmed.changed().await.is_ok() {
+        let all = async { while confirmed.changed().await.is_ok() {} };
+        _ = timeout(NOTE_AFTER, all).await;
+        let confirmed = confirmed.borrow_and_update().clone();
+        then.confirmed(confirmed).await;
+    }
 }
 
 /// How long it is until the first of the sessions of `outgoing` is over; very long for nothing.
@@ -500,6 +569,8 @@ fn left(outgoing: &[Outgoing], now: Timestamp) -> Duration {
 struct Sending {
     publication: Publication,
     span: Span,
+    /// The id of a link's message.
+    link: Option<Uuid>,
 }
 
 /// Why a batch is not known to be delivered, and for which routing keys no queue is bound.

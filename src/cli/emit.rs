@@ -112,8 +112,7 @@ pub(super) async fn publish(
         body: body.into(),
     };
     let limit = loaded.config.amqp.connect_timeout.get() + loaded.config.amqp.timeout.get();
-    let results = timeout(limit, publisher.publish(vec![publication])).await;
-    let results = results.map_err(|_| {
+    let result = timeout(limit, publisher.publish(publication)).await.map_err(|_| {
         Failure::Failed(format!(
             "no confirm of the broker within {limit:?}; the event may not have been published"
         ))
@@ -121,10 +120,7 @@ pub(super) async fn publish(
     drop(publisher);
     // The connection is closed in passing; the event is confirmed.
     _ = timeout(Duration::from_secs(1), publishing).await;
-    results
-        .into_iter()
-        .collect::<Result<(), _>>()
-        .map_err(|error| Failure::Failed(format!("the event was not published: {error}")))
+    result.map_err(|error| Failure::Failed(format!("the event was not published: {error}")))
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {

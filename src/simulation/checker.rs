@@ -29,6 +29,8 @@ const CALLS_PER_MINUTE_MAX: usize = 60;
 
 /// Longest that an event waits in its queue while only others have trouble.
 const FAIR_WAIT_MAX: Duration = Duration::from_secs(8);
+/// Longest that the ledger is out, and a worker tries again after that.
+const LEDGER_OUT_MAX: Duration = Duration::from_secs(120);
 /// By then a Retry-After is in the ledger.
 const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
@@ -79,6 +81,7 @@ pub(super) struct Rules {
     pub(super) lifetime: Duration,
     pub(super) deliveries_max: u32,
     pub(super) first_delay: Duration,
+    pub(super) hold_max: Duration,
 }
 
 /// What happened to one message that a stage takes.
@@ -375,9 +378,13 @@ impl Checker {
         })
     }
 
+    /// The ledger did not take what it was to keep. A worker that lives tries again while it may keep the delivery.
     pub(super) fn ledger_failed(&mut self, key: &str) {
         self.count("ledger failures");
         self.tries_in_doubt += u32::from(key.starts_with("tried:"));
+        if self.rules.hold_max > LEDGER_OUT_MAX {
+            return;
+        }
         self.by_ledger_key(key).for_each(|seen| {
             seen.unknown_effect = true;
             seen.devices_known = false;

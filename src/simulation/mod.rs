@@ -111,6 +111,7 @@ fn calm_world() -> World {
         lifetime: Duration::MAX,
         deliveries_max: plan.deliveries_max,
         first_delay: Duration::ZERO,
+        hold_max: plan.hold_max,
     };
     World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false)
 }
@@ -142,6 +143,7 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
         lifetime: Duration::from_secs(3600),
         deliveries_max: plan.deliveries_max,
         first_delay: plan.delays.first().copied().unwrap_or_default(),
+        hold_max: plan.hold_max,
     };
     let token = folder.join("token");
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -23,7 +24,7 @@ use crate::{
     fault,
     instant_connect::{Client, Links},
     ledger::Lease,
-    outcome::{Batch, Class, Death, Outcome},
+    outcome::{Batch, Class, Death, Learn, Outcome},
 };
 
 /// How often the bytes of an event or a link are held at once: as they came, as read, as written, on their way to the broker.
@@ -67,10 +68,7 @@ impl Link {
         let (lease, made) = self.make(session, lease, noted.unwrap_or_default()).await?;
         let outgoing = messages(session, &made)?;
         let (book, deadline) = (self.book.clone(), session.expires_at);
-        let batch = Batch::followed_by(outgoing, move |confirmed| async move {
-            record(&book, lease, made.with_published(confirmed), deadline).await;
-            fault::point(Self::NAME, "recorded");
-        });
+        let batch = Batch::followed_by(outgoing, Publishing { book, lease, made, deadline });
         Ok(if made_before { Outcome::DoneBefore(batch) } else { Outcome::Done(batch) })
     }
 
@@ -174,27 +172,42 @@ impl Made {
     fn is_complete(&self, session: &Session) -> bool {
         (self.links.hosts.len(), self.links.guests.len()) == (session.experts.len(), session.guests.len())
     }
-
-    fn with_published(mut self, confirmed: Vec<Uuid>) -> Self {
-        self.published.extend(confirmed);
-        self
-    }
 }
 
 fn written(made: &Made) -> Result<Vec<u8>, Outcome> {
     serde_json::to_vec(made).map_err(|_| unusable())
 }
 
-/// Records that the broker has all messages of an event, or notes those that it has.
-async fn record(book: &Book, mut lease: Option<Lease>, made: Made, deadline: Instant) {
-    let Ok(record) = written(&made) else { return };
-    let failed = if made.published.len() == made.links.count() {
-        book.record(lease, &record, deadline).await
-    } else {
-        book.note_part(&mut lease, &record, deadline).await
-    };
-    if failed.is_some() {
-        warn!("could not record that links are published; a repeat of their event publishes them again");
+/// The links of an event while they are published.
+struct Publishing {
+    book: Book,
+    lease: Option<Lease>,
+    made: Made,
+    deadline: Instant,
+}
+
+impl Publishing {
+    /// Records that the broker has all messages of the event, or notes those that it has.
+    async fn record(&mut self) {
+        let Ok(record) = written(&self.made) else { return };
+        let failed = if self.made.published.len() == self.made.links.count() {
+            self.book.record(self.lease.take(), &record, self.deadline).await
+        } else {
+            self.book.note_part(&mut self.lease, &record, self.deadline).await
+        };
+        if failed.is_some() {
+            warn!("could not record that links are published; a repeat of their event publishes them again");
+        }
+    }
+}
+
+impl Learn for Publishing {
+    fn confirmed(&mut self, message_ids: Vec<Uuid>) -> BoxFuture<'_, ()> {
+        self.made.published.extend(message_ids);
+        Box::pin(async {
+            self.record().await;
+            fault::point(Link::NAME, "recorded");
+        })
     }
 }
 
@@ -313,16 +326,17 @@ mod tests {
     #[test]
     fn messages_that_the_broker_has_are_not_published_again() {
         let mut session = session(1, 2);
-        let made = recall(&mut session, &note(1, 2, SignedDuration::from_mins(1)).1).unwrap();
+        let mut made = recall(&mut session, &note(1, 2, SignedDuration::from_mins(1)).1).unwrap();
         let ids = |made: &Made| {
             messages(&session, made).unwrap().iter().map(|one| one.message_id).collect::<Vec<_>>()
         };
         let all = ids(&made);
         assert_eq!(all.len(), 3);
-        let made = made.with_published(vec![all[1]]);
-        let noted: Made = decode::from_json(&written(&made).unwrap()).unwrap();
+        made.published.insert(all[1]);
+        let mut noted: Made = decode::from_json(&written(&made).unwrap()).unwrap();
         assert_eq!(ids(&noted), [all[0], all[2]]);
-        assert!(ids(&noted.with_published(vec![all[0], all[2]])).is_empty());
+        noted.published.extend([all[0], all[2]]);
+        assert!(ids(&noted).is_empty());
     }
 
     #[test]

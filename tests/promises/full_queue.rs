@@ -7,23 +7,20 @@ use std::{
 
 use lapin::types::AMQPValue;
 
-use crate::support::{Rig, amqp::Received};
+use crate::support::{Rig, admin::Admin, amqp::Received};
 
-/// Nobody takes from the queue of hosts, and it is full. An event is kept for `amqp.hold_max` and given back; guests get
-/// their links meanwhile.
-#[tokio::test]
-async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links() {
-    const UNDONE: &str = "given back to the broker; what was decided could not be done";
+/// The queue of hosts, which is declared beforehand, holds one message.
+const SETTINGS: [(&str, &str); 4] = [
+    ("hosts.delivery", "amqp"),
+    ("topology.declare", "off"),
+    ("shutdown.grace", "200ms"),
+    ("admin.listen", "127.0.0.1:0"),
+];
+
+/// A rig whose queue of hosts is full, and how many messages of others are in it.
+async fn rig() -> (Rig, usize) {
     let rig = Rig::new().await;
-    let settings = [
-        ("hosts.delivery", "amqp"),
-        ("topology.declare", "off"),
-        ("amqp.hold_max", "1s"),
-        ("instant_connect.timeout", "1s"),
-        ("hosts.timeout", "1s"),
-        ("shutdown.grace", "200ms"),
-    ];
-    let declared = rig.command(&["topology", "--declare"], &settings[..1]).await;
+    let declared = rig.command(&["topology", "--declare"], &SETTINGS[..1]).await;
     assert_eq!(declared.status, Some(0), "{declared:?}");
     let hosts = rig.name("hosts");
     rig.amqp.delete_queues([hosts.as_str()]).await;
@@ -35,7 +32,47 @@ async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links()
     rig.amqp.declare(&hosts, &limited).await;
     rig.amqp.bind(&hosts, &rig.name("links"), "host.webex").await;
     let fillers = rig.amqp.fill(&hosts).await;
+    (rig, fillers)
+}
 
+/// The worker ends while the queue of hosts is full: the next one publishes no guest's link again.
+#[tokio::test]
+async fn guests_links_confirmed_before_a_shutdown_are_not_published_again() {
+    const EVENTS: usize = 2;
+    let (rig, fillers) = rig().await;
+    let mut guests = rig.guest_links().await;
+    rig.publish_many(0..EVENTS).await;
+    let worker = rig.start(&SETTINGS).await;
+    let admin = Admin::of(&worker).await;
+    let links = guests.take(EVENTS).await;
+    // Of each event its links, and those that are published.
+    let notes = (2 * EVENTS).to_string();
+    admin.until("ledger_write_duration_seconds_count", &notes).await;
+    worker.stop().await;
+
+    let worker = rig.start(&SETTINGS).await;
+    let mut taken = rig.amqp.consume(&rig.name("hosts")).await;
+    taken.take(fillers + EVENTS).await;
+    worker.output.until("\"outcome\":\"done\"", EVENTS).await;
+    rig.publish(EVENTS).await;
+    let last = guests.next().await;
+    let ids: BTreeSet<_> = links.iter().chain([&last]).map(Received::id).collect();
+    assert_eq!(ids.len(), EVENTS + 1, "each guest has one link");
+    worker.stop().await;
+}
+
+/// Nobody takes from the queue of hosts, and it is full. An event is kept for `amqp.hold_max` and given back; guests get
+/// their links meanwhile.
+#[tokio::test]
+async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links() {
+    const UNDONE: &str = "given back to the broker; what was decided could not be done";
+    let (rig, fillers) = rig().await;
+    let settings = [
+        &SETTINGS[..],
+        &[("amqp.hold_max", "3s"), ("instant_connect.timeout", "1s"), ("hosts.timeout", "1s")],
+    ]
+    .concat();
+    let hosts = rig.name("hosts");
     rig.publish_many(1..=2).await;
     // Also one that dies when it has given an event back.
     #[cfg(debug_assertions)]
@@ -50,7 +87,7 @@ async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links()
     let worker = rig.start(&settings).await;
     let mut taken = rig.amqp.consume(&hosts).await;
     taken.take(fillers).await;
-    // An event whose links went out just before the worker ended has them published again.
+    // An event whose links went out just before a worker was killed has them published again.
     let mut ids: BTreeSet<String> = BTreeSet::new();
     while ids.len() < 2 {
         ids.insert(taken.next().await.id());

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::BoxFuture;
 use serde_json::json;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use crate::{
         people::Channel,
         private::Private,
     },
+    outcome::Learn,
     simulation::{self, broker::Connection},
     telemetry::metrics::{Metrics, labels},
 };
@@ -122,6 +124,23 @@ fn link(channel: Channel) -> Outgoing {
     }
 }
 
+/// Remembers all that it learns.
+#[derive(Clone, Default)]
+struct Ledger(Arc<Mutex<Vec<Vec<Uuid>>>>);
+
+impl Learn for Ledger {
+    fn confirmed(&mut self, message_ids: Vec<Uuid>) -> BoxFuture<'_, ()> {
+        self.0.lock().unwrap().push(message_ids);
+        Box::pin(async {})
+    }
+}
+
+impl Ledger {
+    fn learned(&self) -> Vec<Vec<Uuid>> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
 fn fails() -> Outcome {
     let reason = "it failed".to_owned();
     Outcome::TryAgain(Failure { cause: Cause::Token, reason, retry_after: None, deadline: deadline() })
@@ -169,6 +188,63 @@ async fn only_what_did_not_arrive_is_published_again() {
     let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
     assert_eq!(rig.settle(LONG, Outcome::Done(links)).await.settled, Settled::Done);
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp"]);
+}
+
+/// One queue is full, or does not answer, when the worker is told to end: the work is dropped.
+#[tokio::test(start_paused = true)]
+async fn links_confirmed_while_others_are_not_are_known_when_the_work_is_dropped() {
+    let refused = || (0..1000).map(|_| Says(Err(PublishError::Nacked)));
+    for (others, confirmed) in [
+        ([Says(Ok(()))].into_iter().chain(refused()).collect::<Vec<_>>(), 0),
+        ([Says(Err(PublishError::Nacked)), Says(Ok(()))].into_iter().chain(refused()).collect(), 1),
+        (vec![Says(Ok(())), Nothing], 0),
+        (vec![Nothing, Says(Ok(()))], 1),
+    ] {
+        let rig = Rig::new(LONG, others).await;
+        let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
+        let (ids, ledger) = ([links[0].message_id, links[1].message_id], Ledger::default());
+        let batch = Batch::followed_by(links, ledger.clone());
+        let dropped = timeout(Duration::from_secs(20), rig.settle(LONG, Outcome::Done(batch))).await;
+        assert!(dropped.is_err(), "{dropped:?}");
+        assert_eq!(ledger.learned(), [[ids[confirmed]]], "once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_that_end_while_some_are_published_are_known_as_far_as_they_were() {
+    let rig = Rig::new(LONG, vec![Says(Ok(())), Nothing]).await;
+    let mut links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
+    links[1].deadline = Deadline::floor(clock::now() + Duration::from_secs(20));
+    let (id, ledger) = (links[0].message_id, Ledger::default());
+    let settlement = rig.settle(LONG, Outcome::Done(Batch::followed_by(links, ledger.clone()))).await;
+    assert_eq!(settlement.settled, Settled::Dead(Class::Expired));
+    assert_eq!(ledger.learned(), [[id]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_are_recorded_once_if_all_are_confirmed_soon() {
+    let rig = Rig::new(LONG, vec![Says(Ok(())), ConfirmsAfter(NOTE_AFTER / 2)]).await;
+    let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
+    let (ids, ledger) = (links.iter().map(|link| link.message_id).collect::<Vec<_>>(), Ledger::default());
+    let settlement = rig.settle(LONG, Outcome::Done(Batch::followed_by(links, ledger.clone()))).await;
+    assert_eq!(settlement.settled, Settled::Done);
+    assert_eq!(ledger.learned(), [ids]);
+}
+
+/// The ledger is away: a record is waited for while the delivery may be kept.
+#[tokio::test(start_paused = true)]
+async fn links_that_cannot_be_recorded_are_waited_for_as_long_as_their_delivery_may_be_kept() {
+    struct Away;
+    impl Learn for Away {
+        fn confirmed(&mut self, _: Vec<Uuid>) -> BoxFuture<'_, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+    let rig = Rig::new(Duration::from_secs(30), Vec::new()).await;
+    let begun = Instant::now();
+    let links = Batch::followed_by(vec![link(Channel::Sms)], Away);
+    assert_eq!(rig.settle(Duration::from_secs(600), Outcome::Done(links)).await.settled, Settled::Done);
+    assert_eq!(begun.elapsed(), Duration::from_secs(600));
 }
 
 #[tokio::test(start_paused = true)]
