@@ -2,6 +2,10 @@
 
 use std::{
     future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -53,6 +57,8 @@ pub struct Book {
     on_failure: OnFailure,
     keep: Keep,
     metrics: LedgerMetrics,
+    /// The last write failed.
+    failing: Arc<AtomicBool>,
 }
 
 /// What is written of an effect that happened.
@@ -75,8 +81,8 @@ pub(super) enum Turn {
 impl Book {
     /// The book that a stage keeps in `ledger`.
     #[must_use]
-    pub const fn new(ledger: Ledger, on_failure: OnFailure, keep: Keep, metrics: LedgerMetrics) -> Self {
-        Self { ledger, on_failure, keep, metrics }
+    pub fn new(ledger: Ledger, on_failure: OnFailure, keep: Keep, metrics: LedgerMetrics) -> Self {
+        Self { ledger, on_failure, keep, metrics, failing: Arc::default() }
     }
 
     /// Whose turn it is to act on `key` for a message of this `content`, whose session ends at `deadline`.
@@ -135,6 +141,17 @@ impl Book {
         noted.err().and_then(|error| self.failed(&error, deadline))
     }
 
+    /// Where the last write failed, notes `note` before an effect; an outcome, where that fails as well. A disk that is full can be
+    /// read: without this an effect would happen again and again, and never be recorded.
+    pub(super) async fn note_if_failing(
+        &self,
+        lease: &mut Option<Lease>,
+        note: &[u8],
+        deadline: Deadline,
+    ) -> Option<Outcome> {
+        if self.failing.load(Ordering::Relaxed) { self.note(lease, note, deadline).await } else { None }
+    }
+
     /// Tries until it works, where there is to be no effect without the ledger: this one happened, and would happen once more.
     async fn keep(&self, lease: &mut Lease, what: Happened<'_>, deadline: Deadline) -> Option<Outcome> {
         let until = self.until(deadline);
@@ -168,6 +185,7 @@ impl Book {
     async fn timed(&self, write: impl Future<Output = Result<(), LedgerError>>) -> Result<(), LedgerError> {
         let since = Instant::now();
         let result = write.await;
+        self.failing.store(result.is_err(), Ordering::Relaxed);
         match &result {
             Ok(()) => self.metrics.wrote(since.elapsed()),
             Err(_) => self.metrics.failed(),
@@ -299,7 +317,9 @@ mod tests {
         };
         let mut lease = act(&book).await;
         disk_is_out(true);
+        assert!(book.note_if_failing(&mut lease, b"n", later).await.is_none(), "nobody knows yet");
         assert!(waits(book.note(&mut lease, b"n", later).await.as_ref()));
+        assert!(waits(book.note_if_failing(&mut lease, b"n", later).await.as_ref()));
         let (kept, ()) = tokio::join!(book.note_part(&mut lease, b"p", later), outage());
         assert!(kept.is_none());
         drop(lease);

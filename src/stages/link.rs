@@ -81,6 +81,10 @@ impl Link {
         mut made: Made,
     ) -> Result<(Option<Lease>, Made), Outcome> {
         made.expires_at = Some(session.expires_at);
+        let first = written(&made)?;
+        if let Some(outcome) = self.book.note_if_failing(&mut lease, &first, session.expires_at).await {
+            return Err(outcome);
+        }
         while !made.is_complete(session) {
             let noted = made.links.count() > 0;
             made.links = match self.client.more(session, made.links).await {
