@@ -177,6 +177,7 @@ fn router(handle: Handle) -> Router {
         .route("/v1/people/me", get(messages::me))
         .route("/visit/{code}", get(visit::visit))
         .route("/", get(page::index))
+        .route("/livez", get(page::live))
         .route("/sandbox/state", get(page::state))
         .route("/sandbox/faults", get(control::list).post(control::add).delete(control::clear))
         .fallback(api::no_such_path)

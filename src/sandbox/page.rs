@@ -1,4 +1,4 @@
-//! What a person sees: `GET /` with the phones and the expert's inbox, and `GET /sandbox/state` beneath it.
+//! What a person sees: `GET /` with the phones and the expert's inbox, and `GET /sandbox/state` beneath it; and `GET /livez`.
 //!
 //! Everything that came over the wire is shown as text: the page's script sets `textContent` only, the pages made
 //! here escape, and a policy without any other source keeps whatever slips through from loading or running.
@@ -22,6 +22,11 @@ const NOTICE: &str = include_str!("notice.html");
 /// `GET /`
 pub(super) async fn index() -> Response {
     respond(StatusCode::OK, PAGE)
+}
+
+/// `GET /livez`: the sandbox serves. A worker's own answer, so that `health --live` can ask a sandbox in a container, too.
+pub(super) async fn live() -> Json<Value> {
+    Json(json!({"ok": true, "checks": {}}))
 }
 
 /// `GET /sandbox/state`: what the page shows, newest first.

@@ -1,5 +1,6 @@
 //! The Helm chart: what it renders, refuses and derives, with both Helms that the tests know, against the schemas of others and
-//! against the program itself. `make chart` runs these tests alone; they need no cluster.
+//! against the program itself; and the other files that an installation or a release is made of: compose.yaml, workflows.
+//! `make chart` runs these tests alone; they need no cluster.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,6 +9,7 @@
     reason = "a test fails by panicking, and its output is for a person"
 )]
 
+mod compose;
 mod dashboard;
 mod derived;
 mod helm;

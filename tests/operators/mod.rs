@@ -2,6 +2,7 @@
 
 mod alerts;
 mod check;
+mod compose;
 mod health;
 mod image;
 mod metrics;

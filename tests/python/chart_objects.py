@@ -1,6 +1,6 @@
-"""Reads what Helm rendered, on standard input.
+"""Reads YAML, such as what Helm rendered, on standard input.
 
-  chart_objects.py json                 the objects, as a JSON list
+  chart_objects.py json [FILE]          the objects, as a JSON list; of a file in place of standard input
   chart_objects.py validate VERSION…    each object against Kubernetes' schemas of these versions, strictly, and each custom one
                                         against tests/chart/crds; prints what is wrong, exit status 1
 """
@@ -20,7 +20,7 @@ class Loader(yaml.CSafeLoader):
     """Refuses a key that is given twice: YAML's readers differ in which of the two they take."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key) for key, _ in node.value]
+        keys = [self.construct_object(key) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"given twice: {sorted(twice)}", node.start_mark)
@@ -44,7 +44,8 @@ def problems(thing, versions):
 
 
 def main():
-    things = [thing for thing in yaml.load_all(sys.stdin, Loader) if thing is not None]
+    source = pathlib.Path(sys.argv[2]).read_text() if sys.argv[1:2] == ["json"] and sys.argv[2:] else sys.stdin
+    things = [thing for thing in yaml.load_all(source, Loader) if thing is not None]
     if sys.argv[1] == "json":
         json.dump(things, sys.stdout)
         return

@@ -79,3 +79,12 @@ async fn the_state_shows_texts_and_marks_a_host_link_on_a_guests_phone() {
     assert_eq!(state["counts"]["texts"], 3);
     assert!(!state.to_string().contains(super::TOKEN) && !state.to_string().contains(super::PASSWORD));
 }
+
+/// So that `health --live` can ask it, as it asks a worker.
+#[tokio::test]
+async fn livez_of_a_sandbox_answers_as_a_worker_does() {
+    let served = serve().await;
+    let answer = served.client.get(served.at("/livez")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.json::<Value>().await.unwrap(), json!({"ok": true, "checks": {}}));
+}
