@@ -24,7 +24,7 @@ MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/st
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint deny fuzz mutants schemas metrics dashboard chart chart-files clean
+.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint policies deny fuzz mutants schemas metrics dashboard chart chart-files clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ lint: ## formatting, clippy and documentation, warnings refused
 	@$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+
+policies: ## a second opinion on what the chart renders: checkov's policies, with the exceptions that scripts/policies gives reasons for
+	@scripts/policies
 
 deny: ## licences, sources and advisories of the dependencies
 	@scripts/deny
