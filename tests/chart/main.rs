@@ -20,3 +20,4 @@ mod security;
 mod settings;
 mod sources;
 mod topology;
+mod workflows;
