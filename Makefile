@@ -20,11 +20,12 @@ BODIES ?= 10000000
 ANSWERS ?= 1000000
 CALLS ?= 100000
 BODIES_SEED ?=
+VERSION ?=
 MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/stages/book.rs
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint policies deny fuzz mutants schemas metrics dashboard chart chart-files clean
+.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint policies deny fuzz mutants schemas metrics dashboard chart chart-files release clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -128,6 +129,9 @@ mutants: ## whether tests notice changes to retry, outcome, settling and the led
 	export ICW_SIM_SEEDS=300 CARGO_PROFILE_DEV_DEBUG=0
 	$(CARGO) mutants -o target -C=--locked -C=--lib -C=--test=main $(foreach file,$(MUTATED),-f '$(file)') \
 	  -- -- --skip promises:: retry:: outcome:: settle:: ledger:: book:: simulation::
+
+release: ## VERSION in all places, SBOM, package of the chart; says what to push
+	@scripts/release "$(VERSION)"
 
 schemas: ## write config/schemas anew from the program's types
 	@$(CARGO) run --quiet --locked -- schema --write config/schemas

@@ -20,4 +20,5 @@ mod security;
 mod settings;
 mod sources;
 mod topology;
+mod versions;
 mod workflows;
