@@ -7,7 +7,7 @@ use std::time::Duration;
 use backoff::{ExponentialBackoff, backoff::Backoff};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::outcome::{Class, Death, Failure};
+use crate::outcome::{Cause, Class, Death, Failure};
 
 /// The configuration section `retry`.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +63,7 @@ pub fn decide(policy: &Policy, failure: &Failure, history: History, now: Timesta
         (asked + jitter(policy.initial, policy.jitter, random), history.attempts, history.waited)
     } else {
         let attempts = history.attempts.saturating_add(1);
-        let wait = spread(interval(policy, attempts), policy.jitter, random);
+        let wait = wait(policy, attempts, random);
         (wait, attempts, history.waited.saturating_add(wait))
     };
     let at = SignedDuration::try_from(wait)
@@ -84,11 +84,14 @@ pub fn decide(policy: &Policy, failure: &Failure, history: History, now: Timesta
     Decision::Again { at, attempts, waited }
 }
 
-/// Decides about `failure` while the other side is known to be down: nothing is counted, and the message is back after
-/// `wait` or its Retry-After, to be taken when the other side works again. Only the session's deadline ends this.
+/// Decides about `failure` that may be the other side's: nothing is counted, and the message is back after `wait`, and not before
+/// its Retry-After; exactly then if that holds for all messages. Only the session's deadline ends this.
 #[must_use]
 pub fn postpone(failure: &Failure, history: History, now: Timestamp, wait: Duration) -> Decision {
-    let wait = failure.retry_after.unwrap_or(wait);
+    let wait = match failure.retry_after {
+        Some(asked) if failure.cause == Cause::RateLimited => asked,
+        asked => wait.max(asked.unwrap_or_default()),
+    };
     let at = SignedDuration::try_from(wait)
         .ok()
         .and_then(|wait| now.checked_add(wait).ok())
@@ -145,7 +148,13 @@ pub fn waits(policy: &Policy) -> impl Iterator<Item = Duration> + '_ {
     (1..policy.attempts).map(|attempt| interval(policy, attempt))
 }
 
-/// The wait after attempt number `attempt` (from 1), without jitter.
+/// The wait after attempt number `attempt` (from 1). `random` (0 to 1) places it within its jitter.
+#[must_use]
+pub fn wait(policy: &Policy, attempt: u32, random: f64) -> Duration {
+    spread(interval(policy, attempt), policy.jitter, random.clamp(0.0, 1.0))
+}
+
+/// The same, without jitter.
 fn interval(policy: &Policy, attempt: u32) -> Duration {
     let mut schedule = ExponentialBackoff {
         current_interval: policy.initial,
@@ -204,7 +213,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{contract::time::Instant, outcome::Cause};
+    use crate::contract::time::Instant;
 
     fn policy() -> Policy {
         Policy {
@@ -350,12 +359,15 @@ mod tests {
         let (wait, asked) = (Duration::from_secs(5), Some(Duration::from_secs(60)));
         let worn = History { attempts: 99, waited: Duration::MAX };
         let postponed = |retry_after, left| postpone(&failure(retry_after, left), worn, now(), wait);
+        let short = Some(Duration::from_secs(1));
+        let for_all = Failure { cause: Cause::RateLimited, ..failure(short, 99) };
         let again = |after| Decision::Again {
             at: now() + SignedDuration::from_secs(after),
             attempts: 99,
             waited: Duration::MAX,
         };
-        assert_eq!([postponed(None, 6), postponed(asked, 61)], [again(5), again(60)]);
+        assert_eq!([postponed(None, 6), postponed(asked, 61), postponed(short, 6)], [5, 60, 5].map(again));
+        assert_eq!(postpone(&for_all, worn, now(), wait), again(1));
         for over in [postponed(None, 5), postponed(asked, 60)] {
             assert!(matches!(&over, Decision::GiveUp(death) if death.class == Class::Expired), "{over:?}");
         }

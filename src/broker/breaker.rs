@@ -2,8 +2,8 @@
 //! message at a time find out when that is over. No attempt is counted meanwhile.
 //!
 //! A failure that only one event meets is that event's own: another event was served since it last failed. It is counted against
-//! the event and says nothing of the API. While nothing is served in between, nobody can tell the two apart: then the event is
-//! postponed and nothing is counted.
+//! the event and says nothing of the API. No other failure is counted, be the breaker open or not: nobody can tell it from the
+//! begin of an outage. So an event that is alone is tried until its session is over.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -70,7 +70,18 @@ impl EventKey {
     }
 }
 
-/// A failure that is not counted against its event, because the API may be down.
+/// What a failure means for its event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the event's own: an attempt is counted.
+    Own,
+    /// It may be the API's: no attempt is counted. The event is tried again as after its `n`th attempt.
+    Unclear(u32),
+    /// The API is down, or may be: no attempt is counted, and the event waits for it.
+    Postponed(Postponed),
+}
+
+/// How long an event waits for an API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Postponed {
     /// Shortest time that the event is to wait: longer each time in a row, so that others come before it.
@@ -107,10 +118,13 @@ struct Failed {
     cause: Cause,
     /// Its last failures in a row of this cause that followed the success of another event.
     own: u32,
-    /// Its last failures in a row that were not counted.
+    /// Its last failures in a row that were unclear.
+    unclear: u32,
+    /// Those for which it was postponed.
     postponed: u32,
-    /// For how long it was postponed the last time.
+    /// For how long it was postponed the last time: until the API works again, and because the API asked for it.
     wait: Duration,
+    asked: Duration,
 }
 
 impl Inner {
@@ -126,16 +140,24 @@ impl Inner {
             at: now,
             cause,
             own: 0,
+            unclear: 0,
             postponed: 0,
             wait: Duration::ZERO,
+            asked: Duration::ZERO,
         });
-        // Work that had begun before says nothing of what came after.
-        let own = success.is_some_and(|success| success > failed.at);
+        // Work that had begun before says nothing of what came after, nor does a failure of another kind of this one.
+        let own = is_alike(failed.cause, cause) && success.is_some_and(|success| success > failed.at);
         let before = if failed.cause == cause { failed.own } else { 0 };
         failed.own = if own { before.saturating_add(1) } else { 0 };
         (failed.at, failed.cause) = (now, cause);
         failed
     }
+}
+
+/// Whether failures of these causes can have the same reason.
+fn is_alike(one: Cause, other: Cause) -> bool {
+    let is_answer = |cause| matches!(cause, Cause::Unavailable | Cause::Malformed);
+    one == other || (is_answer(one) && is_answer(other))
 }
 
 /// What an outcome says of the API.
@@ -164,8 +186,8 @@ impl Sign {
             {
                 (Cause::Busy, _) => Self::Nothing,
                 (Cause::Token | Cause::Ledger, _) => Self::Closed(None),
-                (_, Some(wait)) => Self::Closed(Some(wait)),
-                (_, None) => Self::Fails,
+                (Cause::RateLimited, wait) => Self::Closed(wait),
+                (Cause::Unavailable | Cause::Malformed, _) => Self::Fails,
             },
             Outcome::Dead(_) | Outcome::HandedBack => Self::Nothing,
         }
@@ -197,12 +219,17 @@ impl Breaker {
         _ = self.probe_at.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// Learns from the `outcome` of the work on `event` that began at `begun`. Of a failure: whether the event is postponed,
-    /// so that the failure does not count against it.
-    pub fn observe(&self, event: EventKey, begun: Instant, outcome: &Outcome) -> Option<Postponed> {
+    /// Resolves when the breaker is closed.
+    #[cfg(test)]
+    pub(crate) async fn closed(&self) {
+        _ = self.probe_at.subscribe().wait_for(Option::is_none).await;
+    }
+
+    /// Learns from the `outcome` of the work on `event` that began at `begun`. Of a failure: what it means for the event.
+    pub fn observe(&self, event: EventKey, begun: Instant, outcome: &Outcome) -> Verdict {
         match (Sign::of(outcome), outcome) {
             (sign @ (Sign::Fails | Sign::Closed(_)), Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
-                return self.failed(event, sign, failure.cause, &failure.reason);
+                return self.failed(event, sign, failure.cause, failure.retry_after, &failure.reason);
             }
             (Sign::Works, _) => {
                 let mut inner = self.inner();
@@ -220,15 +247,23 @@ impl Breaker {
             (_, Outcome::Dead(_)) => _ = self.inner().failed.remove(&event),
             _ => {}
         }
-        self.probe_at().map(|_| self.postponed(1, Cause::Unavailable))
+        let open = self.probe_at().is_some();
+        if open { Verdict::Postponed(self.postponed(1, Cause::Unavailable)) } else { Verdict::Own }
     }
 
     /// Learns that the work on `event` was given up without an outcome: most likely it still waits for the API.
     pub fn overdue(&self, event: EventKey) {
-        self.failed(event, Sign::Fails, Cause::Unavailable, "no outcome within amqp.hold_max");
+        self.failed(event, Sign::Fails, Cause::Unavailable, None, "no outcome within amqp.hold_max");
     }
 
-    fn failed(&self, event: EventKey, sign: Sign, cause: Cause, reason: &str) -> Option<Postponed> {
+    fn failed(
+        &self,
+        event: EventKey,
+        sign: Sign,
+        cause: Cause,
+        asked: Option<Duration>,
+        reason: &str,
+    ) -> Verdict {
         let mut inner = self.inner();
         let was_open = self.probe_at().is_some();
         let own = inner.remember(event, cause).own;
@@ -245,21 +280,37 @@ impl Breaker {
             self.add(&mut inner, event, sign, cause, reason);
         }
         let open = self.probe_at().is_some();
-        let counted = counted || (sign == Sign::Fails && !open && inner.failures < self.policy.failures);
-        let failed = inner.failed.get_mut(&event)?;
-        failed.postponed = if counted { 0 } else { failed.postponed.saturating_add(1) };
-        let postponed = (failed.postponed > 0).then(|| self.postponed(failed.postponed, cause));
-        failed.wait = postponed.map_or(Duration::ZERO, |postponed| postponed.wait);
-        postponed
+        let unclear = sign == Sign::Fails && !open && inner.failures < self.policy.failures;
+        let Some(failed) = inner.failed.get_mut(&event) else { return Verdict::Unclear(1) };
+        (failed.wait, failed.asked) = (Duration::ZERO, Duration::ZERO);
+        // A wait that this event alone is asked for.
+        if let (Sign::Fails, Some(asked)) = (sign, asked) {
+            (failed.unclear, failed.postponed) = (0, failed.postponed.saturating_add(1));
+            let Postponed { wait, max } = self.postponed(failed.postponed.max(failed.own), cause);
+            failed.asked = wait.max(asked);
+            return Verdict::Postponed(Postponed { wait: failed.asked, max: max.max(asked) });
+        }
+        if counted {
+            (failed.unclear, failed.postponed) = (0, 0);
+            return Verdict::Own;
+        }
+        if unclear {
+            (failed.unclear, failed.postponed) = (failed.unclear.saturating_add(1), 0);
+            return Verdict::Unclear(failed.unclear);
+        }
+        failed.postponed = failed.postponed.saturating_add(1);
+        let postponed = self.postponed(failed.postponed, cause);
+        failed.wait = postponed.wait;
+        Verdict::Postponed(postponed)
     }
 
     /// How long `event` is still to wait, because it was postponed: another copy of it would meet the same.
     #[must_use]
     pub fn waits(&self, event: EventKey) -> Option<Postponed> {
-        let (at, wait) = self.inner().failed.get(&event).map(|failed| (failed.at, failed.wait))?;
+        let failed = self.inner().failed.get(&event).copied()?;
         // The copy that was postponed itself may be back a little early by another clock.
-        let left = wait.mul_f64(0.9).saturating_sub(at.elapsed());
-        (!left.is_zero()).then_some(Postponed { wait: left, max: self.policy.probe_max })
+        let left = failed.wait.max(failed.asked).mul_f64(0.9).saturating_sub(failed.at.elapsed());
+        (!left.is_zero()).then_some(Postponed { wait: left, max: self.policy.probe_max.max(left) })
     }
 
     /// The longest wait after a failure of this cause.
@@ -346,7 +397,7 @@ impl Breaker {
         (inner.few, inner.rate_limited_until) = (false, None);
         inner.failing.clear();
         for failed in inner.failed.values_mut() {
-            (failed.postponed, failed.wait) = (0, Duration::ZERO);
+            (failed.unclear, failed.postponed, failed.wait) = (0, 0, Duration::ZERO);
         }
         self.metrics.set_token_refused(false);
         if let Some(since) = inner.opened_at.take() {

@@ -23,7 +23,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    breaker::{self, Breaker, EventKey, Postponed},
+    breaker::{self, Breaker, EventKey, Postponed, Verdict},
     budget::Budget,
     connection::BrokerError,
     headers::Taken,
@@ -237,6 +237,12 @@ impl<S: Stage> Consumer<S> {
         &self.metrics
     }
 
+    /// What stops it.
+    #[cfg(test)]
+    pub(crate) const fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
     /// Whether nothing more is to be taken.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
@@ -393,7 +399,7 @@ impl<S: Stage> Consumer<S> {
     }
 
     /// Settles messages that need no call, many at once, up to the first that needs one: that is the probe. A backlog of events
-    /// that have expired must not hold up the others when the API works again.
+    /// that have expired, or of copies that have to wait, must not hold up the others when the API works again.
     async fn pass_over_refused(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut declared_again = self.settler.declared_again();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
@@ -407,7 +413,11 @@ impl<S: Stage> Consumer<S> {
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
             let message = properties::message(&delivery.properties, delivery.body.clone(), taken);
-            if self.stage.deadline(&message).is_ok() {
+            let waits = || {
+                let effect = self.stage.effect(&message, &self.stage.identify(&message));
+                self.breaker.waits(EventKey::of(&effect)).is_some()
+            };
+            if self.stage.deadline(&message).is_ok() && !waits() {
                 break Some((permit, delivery));
             }
             self.spawn(Arc::clone(self).work(permit, delivery));
@@ -582,7 +592,7 @@ impl<S: Stage> Consumer<S> {
             let reason =
                 format!("{deaths} workers died over it, after {before} deliveries without an outcome");
             let poison = Outcome::Dead(Death::new(Class::Poison, reason));
-            self.settler.settle(&ticket, &message, poison, None).await
+            self.settler.settle(&ticket, &message, poison, Verdict::Own).await
         } else if let Some(at) = self.early(&message).await {
             self.settler.hold_again(&ticket, &message, at).await
         } else {
@@ -623,8 +633,8 @@ impl<S: Stage> Consumer<S> {
         let outcome = timeout_at(ticket.keep_until, stages::run(&self.stage, message)).await;
         let outcome = outcome.unwrap_or_else(|_| self.overdue(ticket, effect));
         fault::point(&self.queue, "decided");
-        let postponed = self.breaker.observe(effect, begun, &outcome);
-        self.settler.settle(ticket, message, outcome, postponed).await
+        let verdict = self.breaker.observe(effect, begun, &outcome);
+        self.settler.settle(ticket, message, outcome, verdict).await
     }
 
     /// When `message` may be tried, where that is too far ahead to be waited for here.

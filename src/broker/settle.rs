@@ -18,7 +18,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    breaker::Postponed,
+    breaker::{Postponed, Verdict},
     connection::BrokerError,
     properties::{self, Held},
     publisher::{Publication, PublishError, Publisher},
@@ -86,7 +86,7 @@ pub enum Settled {
     Done,
     /// In the dead queue, acknowledged.
     Dead(Class),
-    /// A copy waits in a hold queue, its attempt counted; acknowledged.
+    /// A copy waits in a hold queue, its attempt counted if the failure is its own; acknowledged.
     Held(Cause),
     /// A copy waits in a hold queue, nothing counted: the other side is down, or refuses our token. Acknowledged.
     Waits(Cause),
@@ -202,13 +202,13 @@ impl Settler {
         self.tracer.process(&self.queue, stage, event_id, came)
     }
 
-    /// Carries `outcome` out. No attempt is counted against a message that is `postponed`.
+    /// Carries `outcome` out; of a failure, as the breaker's `verdict` says.
     pub async fn settle(
         &self,
         ticket: &Ticket,
         message: &Message,
         outcome: Outcome,
-        postponed: Option<Postponed>,
+        verdict: Verdict,
     ) -> Settlement {
         let now = clock::now();
         match outcome {
@@ -221,7 +221,7 @@ impl Settler {
             }
             Outcome::Dead(death) => self.dead(ticket, message, &death).await,
             Outcome::TryAgain(failure) | Outcome::Wait(failure) => {
-                self.try_again(ticket, message, &failure, postponed, now).await
+                self.try_again(ticket, message, &failure, verdict, now).await
             }
             Outcome::HandedBack => {
                 let reason = "no outcome within amqp.hold_max";
@@ -297,20 +297,24 @@ impl Settler {
         ticket: &Ticket,
         message: &Message,
         failure: &Failure,
-        postponed: Option<Postponed>,
+        verdict: Verdict,
         now: Timestamp,
     ) -> Settlement {
         let history = History { attempts: message.attempts(), waited: message.waited() };
         let deadline = failure.deadline.timestamp();
-        let (decision, postponed_to) = match postponed {
-            Some(Postponed { wait, max }) => {
+        let (decision, postponed_to) = match verdict {
+            Verdict::Postponed(Postponed { wait, max }) => {
                 let left = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
                 let (wait, delay) =
                     retry::postponed_for(&self.delays, wait, max, left).unwrap_or((wait, wait));
                 let delay = Some(delay).filter(|_| failure.retry_after.is_none());
                 (retry::postpone(failure, history, now, wait), delay)
             }
-            None => (retry::decide(&self.retry, failure, history, now, fastrand::f64()), None),
+            Verdict::Unclear(times) => {
+                let wait = retry::wait(&self.retry, times, fastrand::f64());
+                (retry::postpone(failure, history, now, wait), None)
+            }
+            Verdict::Own => (retry::decide(&self.retry, failure, history, now, fastrand::f64()), None),
         };
         let (at, attempts, waited) = match decision {
             Decision::Again { at, attempts, waited } => (at, attempts, waited),
@@ -321,9 +325,9 @@ impl Settler {
         let Some(delay) = postponed_to.or_else(|| retry::rung(&self.delays, now, at, deadline)) else {
             return self.undone(ticket, "no hold queue is configured".to_owned()).await;
         };
-        let settled = match postponed {
-            Some(_) => Settled::Waits(failure.cause),
-            None => Settled::Held(failure.cause),
+        let settled = match verdict {
+            Verdict::Postponed(_) => Settled::Waits(failure.cause),
+            Verdict::Unclear(_) | Verdict::Own => Settled::Held(failure.cause),
         };
         let copy = |queue: &str, trace: &TraceContext| {
             properties::held(&ticket.properties, message, queue, trace, &held)
@@ -342,7 +346,7 @@ impl Settler {
         postponed: Postponed,
     ) -> Settlement {
         let failure = Failure { cause: Cause::Busy, reason: reason.to_owned(), retry_after: None, deadline };
-        self.try_again(ticket, message, &failure, Some(postponed), clock::now()).await
+        self.try_again(ticket, message, &failure, Verdict::Postponed(postponed), clock::now()).await
     }
 
     /// Holds a message that came back before its time, nothing counted. It came back early because the next longer hold

@@ -147,7 +147,7 @@ fn token(what: &str, tried: &Result<Tried, &str>) -> Finding {
 fn advice(error: &UpstreamError) -> &'static str {
     match (error.cause, error.status) {
         (Cause::Token, _) => "put a bot's token that is in force into the file; the worker reads it again",
-        (Cause::Passing, Some(_)) => "try again; see status.webex.com",
+        (Cause::Passing | Cause::RateLimited, Some(_)) => "try again; see status.webex.com",
         (Cause::Passing, None) => {
             "see hosts.webex_url, the network, a proxy (HTTPS_PROXY, NO_PROXY), and tls.ca_file for a private CA"
         }

@@ -66,8 +66,9 @@ impl Client {
         let request = Request::new(&self.options, session, &call);
         let left = session.expires_at.timestamp().duration_since(clock::now());
         let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
-        let mut answer =
-            self.upstream.post(self.url.clone(), &request, &session.trace, left).await.map_err(forbidden)?;
+        let (url, subject) = (self.url.clone(), session.event_id.as_str());
+        let answer = self.upstream.post(url, &request, subject, &session.trace, left).await;
+        let mut answer = answer.map_err(forbidden)?;
         fault::point("link", "answered");
         let (hosts, guests) = response::read(&answer.body, &call, session.vertical, &self.rules)
             .map_err(|problem| self.malformed(problem, answer.tracking_id.as_deref()))?;

@@ -31,6 +31,10 @@ const CALLS_PER_MINUTE_MAX: usize = 60;
 const FAIR_WAIT_MAX: Duration = Duration::from_secs(8);
 /// Longest that the ledger is out, and a worker tries again after that.
 const LEDGER_OUT_MAX: Duration = Duration::from_secs(120);
+/// Fewer events that fail may stop the taking after this long.
+const FEW_AFTER: SignedDuration = SignedDuration::from_secs(120);
+/// By then the worker has made use of what it learnt of a call.
+const UNOBSERVED_MAX: SignedDuration = SignedDuration::from_secs(40);
 /// By then a Retry-After is in the ledger.
 const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
@@ -54,10 +58,16 @@ pub(super) struct Checker {
     /// Until when each API asked to be left alone, and when it did.
     asked_until: [Option<Timestamp>; 2],
     asked_at: [Option<Timestamp>; 2],
+    /// The same, whether or not the worker that was asked wrote it down.
+    ever_asked_until: [Option<Timestamp>; 2],
     /// Tries of messages that the ledger may have wrong: it failed.
     pub(super) tries_in_doubt: u32,
     /// When the present life of the worker learnt of it last.
     learnt_at: [Option<Timestamp>; 2],
+    /// What the present life of the worker learnt of each API.
+    learnt: [OfApi; 2],
+    /// Different events whose calls fail before the worker takes no more.
+    pub(super) breaker_failures: usize,
     /// Events that must not wait for the troubles of others.
     pub(super) fair: BTreeSet<String>,
     /// The ledger may not keep that.
@@ -107,10 +117,19 @@ pub(super) struct Seen {
     pub(super) dead: Vec<Class>,
     /// When its last copy in a hold queue may be tried.
     pub(super) not_before: Option<Timestamp>,
-    /// Calls that failed so that an attempt may be counted.
+    /// Calls that failed.
     pub(super) failures: u32,
-    /// Calls whose token was refused. The second in a row may be the event's own, if others were served in between.
-    pub(super) token_refusals: u32,
+    /// Those before which another event was served since the last that failed, or at the same time: an attempt may be counted.
+    pub(super) own: u32,
+    /// Likewise, those whose token was refused. The second in a row may be the event's own.
+    pub(super) own_refusals: u32,
+    /// A call failed in this life of the worker, and another event was served since.
+    pub(super) failed: bool,
+    pub(super) served_since: bool,
+    /// The last failure, not settled yet, of which nothing proves that it is the event's own: whether its token was refused.
+    pub(super) unclear: Option<bool>,
+    /// The API asked for no call before then, with an answer that is not settled yet.
+    pub(super) no_call_until: Option<Timestamp>,
     pub(super) refused: bool,
     /// The last look at what was sent to its expert was refused.
     pub(super) look_refused: bool,
@@ -140,6 +159,19 @@ pub(super) struct Seen {
     pub(super) called_at: Vec<Timestamp>,
 }
 
+/// What a life of the worker learnt of an API.
+#[derive(Debug, Default)]
+struct OfApi {
+    /// Calls that failed, and for whom, since the last that was served or shortly before.
+    failed: Vec<(Timestamp, String)>,
+    /// When something else that stops the taking was met, unless it stopped since, or something was served some time after.
+    stops: Option<Timestamp>,
+    /// Until when it asked for no call, as far as the worker is known to have taken it in.
+    no_call_until: Option<Timestamp>,
+    /// Who was answered with a Retry-After and not served since: whether others were since the last time, and how often in a row.
+    limited: BTreeMap<String, (bool, u32)>,
+}
+
 struct Open {
     of: Uuid,
     copies_before: u32,
@@ -157,7 +189,29 @@ fn too_often(moments: &mut Vec<Timestamp>, max: usize) -> bool {
 impl Seen {
     /// Most attempts that may be counted.
     pub(super) const fn countable(&self) -> u32 {
-        self.failures + self.token_refusals.saturating_sub(1)
+        self.own + self.own_refusals.saturating_sub(1)
+    }
+
+    /// A call for it failed.
+    const fn fails(&mut self, refused: bool) {
+        if self.failed && self.served_since {
+            self.is_own(refused);
+        } else if self.failed {
+            self.unclear = Some(refused);
+        }
+        (self.failed, self.served_since) = (true, false);
+    }
+
+    /// A call for another one is served.
+    const fn other_is_served(&mut self) {
+        self.served_since = true;
+        if let Some(refused) = self.unclear.take() {
+            self.is_own(refused);
+        }
+    }
+
+    const fn is_own(&mut self, refused: bool) {
+        if refused { self.own_refusals += 1 } else { self.own += 1 }
     }
 }
 
@@ -175,8 +229,11 @@ impl Checker {
             names: BTreeMap::new(),
             asked_until: [None; 2],
             asked_at: [None; 2],
+            ever_asked_until: [None; 2],
             tries_in_doubt: 0,
             learnt_at: [None; 2],
+            learnt: <[OfApi; 2]>::default(),
+            breaker_failures: 0,
             fair: BTreeSet::new(),
             ledger_fails: true,
             outage_calls: [0; 2],
@@ -359,10 +416,12 @@ impl Checker {
         }
         self.outage_calls = [0; 2];
         self.learnt_at = [None; 2];
+        self.learnt = Default::default();
         for seen in self.seen.values_mut() {
             seen.unknown_effect |= seen.effects > 0;
             seen.devices_known = false;
             seen.haunted = false;
+            (seen.failed, seen.unclear, seen.no_call_until) = (false, None, None);
             seen.unrecorded += u32::from(!seen.recorded);
         }
     }
@@ -452,7 +511,13 @@ impl Checker {
 
     /// What the worker learns of a call.
     pub(super) fn call_ended(&mut self, which: Which, asked: &Asked, learnt: Learnt) {
-        if let Learnt::Wait(Some(until)) = learnt {
+        let own = self.learn(which, asked.key(), learnt);
+        if let Learnt::Wait(until) = learnt {
+            let unnamed = || clock::now().checked_add(SignedDuration::try_from(RATE_LIMIT_WAIT).ok()?).ok();
+            let ever = &mut self.ever_asked_until[which as usize];
+            *ever = (*ever).max(until.or_else(unnamed));
+        }
+        if let (Learnt::Wait(Some(until)), false) = (learnt, own) {
             let asked_until = &mut self.asked_until[which as usize];
             if *asked_until < Some(until) {
                 *asked_until = Some(until);
@@ -465,24 +530,101 @@ impl Checker {
         self.count(match learnt {
             Learnt::Worked => "good answers",
             Learnt::Failed => "failed calls",
+            Learnt::CutOff => "calls cut off",
+            Learnt::Later => "calls for later",
             Learnt::Wait(_) => "rate limits",
             Learnt::Token => "refused tokens",
             Learnt::Refused => "refused requests",
         });
+        let looks = matches!(asked, Asked::List { .. });
+        if looks && learnt == Learnt::Failed {
+            // The beginning of its answer may have been enough.
+            self.others_are_served(which, asked.key());
+        }
         let Some(seen) = self.by_key(which, asked.key()) else { return };
+        if let (Learnt::Wait(until), false) = (learnt, own) {
+            seen.no_call_until = until;
+        }
         seen.unknown_effect = learnt != Learnt::Worked;
         let called = matches!(asked, Asked::Links { devices, .. } if !devices.is_empty());
         seen.devices_known |= called && learnt == Learnt::Worked;
-        let looks = matches!(asked, Asked::List { .. });
         if looks {
             seen.look_refused = learnt == Learnt::Refused;
         }
         match learnt {
-            Learnt::Failed => seen.failures += 1,
-            Learnt::Token => seen.token_refusals += 1,
+            Learnt::Failed => {
+                seen.failures += 1;
+                seen.fails(false);
+            }
+            Learnt::Token => seen.fails(true),
+            Learnt::Later | Learnt::Wait(_) => (seen.failed, seen.served_since) = (true, false),
             Learnt::Refused if !looks => seen.refused = true,
             _ => {}
         }
+    }
+
+    /// Takes in what the worker learns of a call; whether it is a Retry-After that may be for this call alone.
+    fn learn(&mut self, which: Which, key: &str, learnt: Learnt) -> bool {
+        let (now, of_api) = (clock::now(), &mut self.learnt[which as usize]);
+        match learnt {
+            Learnt::Worked | Learnt::Refused => {
+                of_api.failed.retain(|(at, _)| now.duration_since(*at) < UNOBSERVED_MAX);
+                of_api.stops = of_api.stops.filter(|at| now.duration_since(*at) < UNOBSERVED_MAX);
+                of_api.limited.remove(key);
+                of_api.limited.values_mut().for_each(|(served, _)| *served = true);
+                self.others_are_served(which, key);
+            }
+            Learnt::Failed | Learnt::Later => of_api.failed.push((now, key.to_owned())),
+            Learnt::Token => of_api.stops = Some(now),
+            Learnt::Wait(_) => {
+                of_api.stops = Some(now);
+                if let Some((served, times)) = of_api.limited.get_mut(key) {
+                    *times += u32::from(std::mem::take(served));
+                    return *times >= 2;
+                }
+                of_api.limited.values_mut().for_each(|(_, times)| *times = 0);
+                of_api.limited.insert(key.to_owned(), (false, 0));
+            }
+            Learnt::CutOff => {}
+        }
+        false
+    }
+
+    /// The worker decided what becomes of the only delivery of a message.
+    pub(super) fn decided(&mut self, id: &Uuid) {
+        let Some(seen) = self.seen.get_mut(id).filter(|seen| seen.open <= 1) else { return };
+        seen.unclear = None;
+        let of_api = &mut self.learnt[usize::from(seen.queue == HOSTS)];
+        of_api.no_call_until = of_api.no_call_until.max(seen.no_call_until.take());
+    }
+
+    fn others_are_served(&mut self, which: Which, key: &str) {
+        let queue = if which == Which::InstantConnect { SESSIONS } else { HOSTS };
+        let others = self.seen.values_mut().filter(|seen| seen.queue == queue && seen.key != key);
+        others.for_each(Seen::other_is_served);
+    }
+
+    /// The worker takes no more, as an API fails.
+    pub(super) fn breaker_opened(&mut self, which: Which) -> Result<(), String> {
+        self.count("breakers opened");
+        let of_api = &mut self.learnt[which as usize];
+        let asked = self.ever_asked_until[which as usize].is_some_and(|until| clock::now() < until);
+        let stops = of_api.stops.take().is_some() || asked;
+        let events: BTreeSet<_> = of_api.failed.iter().map(|(_, key)| key).collect();
+        let few = of_api.failed.len() >= self.breaker_failures
+            && of_api.failed.first().is_some_and(|(at, _)| clock::now().duration_since(*at) >= FEW_AFTER);
+        if stops || few || self.ledger_fails || events.len() >= self.breaker_failures {
+            return Ok(());
+        }
+        Err(format!("{which:?}: nothing is taken after failures of {} events", events.len()))
+    }
+
+    /// The worker says that it takes messages again.
+    pub(super) fn breaker_closed(&self, which: Which) -> Result<(), String> {
+        if self.learnt[which as usize].no_call_until.is_some_and(|until| clock::now() < until) {
+            return Err(format!("{which:?}: messages are said to be taken, and it asked for no call"));
+        }
+        Ok(())
     }
 
     /// The links of a session are made, its devices called.

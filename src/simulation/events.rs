@@ -84,6 +84,17 @@ pub(super) fn plain(random: &mut Rng, number: usize, at: Duration, begin: Timest
     }
 }
 
+/// An event that calls for links and is over some seconds after `begin`, when it is sent.
+pub(super) fn short(random: &mut Rng, number: usize, begin: Timestamp) -> Event {
+    let soon = begin + SignedDuration::from_secs(4);
+    loop {
+        let event = event(random, number, Duration::ZERO, begin, None);
+        if event.calls_for == CallsFor::Links && event.expires_at.is_some_and(|at| at < soon) {
+            return event;
+        }
+    }
+}
+
 fn event(
     random: &mut Rng,
     number: usize,

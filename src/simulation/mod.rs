@@ -151,6 +151,8 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
     // What was under way when the breaker opened, and its probes; or some calls for each of so few events that it does not open.
     checker.ledger_fails = plan.ledger > 0.0 || plan.ledger_outages > 0;
     checker.outage_calls_max = 36 + 2 * plan.concurrency;
+    // A stage that has no outcome in time is a failure, too.
+    checker.breaker_failures = if plan.full { 0 } else { worker::limits(&plan).breaker.failures as usize };
     let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
     // As RabbitMQ 4.3 does it.
     world.lock().broker.counts_nacks = !seed.is_multiple_of(3);
@@ -168,6 +170,9 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
         // It takes as long as all before.
         if seed % 4 == 1 && world.lock().broker.idle() {
             fairness::act(&world, &plan, seed).await;
+        }
+        if seed % 4 == 2 && world.lock().broker.idle() {
+            fairness::cut_off(&world, seed).await;
         }
         while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
             sleep(LOOK).await;

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     answers::{self, Asked},
+    worker::CALL_LIMIT,
     world::{Life, State},
 };
 use crate::{clock, endpoint::Obstacle, upstream::Broken};
@@ -61,8 +62,8 @@ pub(super) struct Servers {
     pub(super) token: String,
     /// What goes wrong with all calls at the moment, of either API.
     pub(super) outage: [Option<Outage>; 2],
-    /// The session for which each call fails, and its status; the one for which each takes long.
-    pub(super) cursed: Option<(String, u16)>,
+    /// The session for which each call fails, its status and its Retry-After; the one for which each takes long.
+    pub(super) cursed: Option<(String, u16, Option<i64>)>,
     pub(super) slow: Option<String>,
     /// The links that were made, by what they end with: whose session, for whom.
     pub(super) links: std::collections::BTreeMap<String, answers::Made>,
@@ -87,8 +88,12 @@ pub(super) enum Learnt {
     Worked,
     /// It failed; an attempt may be counted.
     Failed,
-    /// It is to wait, until then if that was said.
+    /// Its session was over before the API had its usual time to answer.
+    CutOff,
+    /// No call is to be made, until then if that was said.
     Wait(Option<Timestamp>),
+    /// This call is to be made later.
+    Later,
     /// Its token is refused.
     Token,
     /// The request is refused.
@@ -142,7 +147,8 @@ impl Servers {
 impl Api {
     /// One call, as `reqwest` would make it: within the request's own time limit.
     pub(crate) async fn call(&self, request: Request) -> Result<Response, Broken> {
-        let until = Instant::now() + request.timeout().copied().unwrap_or(Duration::MAX);
+        let limit = request.timeout().copied().unwrap_or(Duration::MAX);
+        let until = Instant::now() + limit;
         self.life.point("before a call").await;
         let asked = Asked::of(self.which, &request);
         {
@@ -156,7 +162,11 @@ impl Api {
         let answer = tokio::time::timeout_at(until, self.answer(fate, &asked, until)).await;
         let answer = answer.unwrap_or(Err(Broken::TimedOut));
         self.life.point("after a call").await;
-        let learnt = if answer.is_ok() { fate.learnt(self.which) } else { Learnt::Failed };
+        let learnt = match (&answer, fate) {
+            (Err(Broken::TimedOut), _) | (Ok(_), Fate::Endless) if limit < CALL_LIMIT => Learnt::CutOff,
+            (Ok(_), _) => fate.learnt(self.which),
+            (Err(_), _) => Learnt::Failed,
+        };
         let mut state = self.life.world.lock();
         state.log(format_args!("{:?}: {fate:?} for {}, {learnt:?}", self.which, asked.key()));
         state.checker.call_ended(self.which, &asked, learnt);
@@ -171,10 +181,10 @@ impl Api {
         if token.as_deref() != Some(accepted.as_bytes()) {
             return Fate::Status(401, None, false);
         }
-        if let Some((session, status)) = &state.servers.cursed
+        if let Some((session, status, seconds)) = &state.servers.cursed
             && asked.key() == session
         {
-            return Fate::Status(*status, None, false);
+            return Fate::Status(*status, seconds.map(RetryAfter::Seconds), false);
         }
         match Fate::of(&mut state, self.which) {
             // Of a list that says that there is none.
@@ -272,6 +282,7 @@ impl Fate {
             (Self::Fine, _) => Learnt::Worked,
             (Self::Status(401, ..), _) | (Self::Status(403, ..), Which::InstantConnect) => Learnt::Token,
             (Self::Status(429, None, _), _) => Learnt::Wait(None),
+            (Self::Status(423, Some(_), _), _) => Learnt::Later,
             (Self::Status(_, Some(retry_after), _), _) => Learnt::Wait(retry_after.until()),
             (Self::Status(423, ..), _) => Learnt::Failed,
             (Self::Status(400..=499, ..), _) => Learnt::Refused,

@@ -179,6 +179,19 @@ impl Checker {
         let of = if queue.starts_with(HOSTS) { HOSTS } else { SESSIONS };
         let text_id = publication.properties.message_id().as_ref().map(ShortString::as_str);
         let id = Self::id_of(of, text_id, &publication.body);
+        let result = self.copy_follows(queue, delay, publication, of, id);
+        self.decided(&id);
+        result
+    }
+
+    fn copy_follows(
+        &mut self,
+        queue: &str,
+        delay: Option<Duration>,
+        publication: &Publication,
+        of: &'static str,
+        id: Uuid,
+    ) -> Result<(), String> {
         let (done, undisturbed) = (self.confirmed_all(&id), self.undisturbed(&id));
         let rules = self.rules.clone();
         let seen = self.seen.get_mut(&id).ok_or_else(|| format!("unexpected: a copy in {queue}"))?;
@@ -196,7 +209,7 @@ impl Checker {
         let most = seen.countable() + u32::from(delay.is_none());
         if attempts.is_some_and(|attempts| attempts > most) {
             return Err(format!(
-                "{} has {attempts:?} attempts counted, and only {} calls failed",
+                "{} has {attempts:?} attempts counted, and only {} failures can be its own",
                 seen.name,
                 seen.countable()
             ));

@@ -103,6 +103,14 @@ fn what_is_published_for_a_delivery_that_is_gone_is_not_known_to_the_next() {
     one(54334);
 }
 
+/// Of an outage that met one event again and again, or before the breaker opened, attempts were counted.
+#[test]
+fn no_attempt_is_counted_that_may_be_the_apis_failure() {
+    for seed in [1, 5, 8] {
+        one(seed);
+    }
+}
+
 /// A look at what was sent got no answer in time, which counted as the end of the session: the expert was never told.
 #[test]
 fn look_without_an_answer_ends_no_session() {

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     broker::{Connection, HOSTS, SESSIONS},
-    checker::{RATE_LIMIT_WAIT, Rules},
+    checker::{Checker, RATE_LIMIT_WAIT, Rules},
     events::ALLOWED,
     network::{Api, BODY_BYTES_MAX, Which},
     plan::Plan,
@@ -56,7 +56,7 @@ static METRICS: LazyLock<Metrics> =
     LazyLock::new(|| Metrics::new(&[]).unwrap_or_else(|error| unreachable!("the worker's own: {error}")));
 
 /// For a whole call.
-const CALL_LIMIT: Duration = Duration::from_secs(15);
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(15);
 
 /// One life of the worker.
 pub(super) struct Worker {
@@ -113,6 +113,8 @@ impl Worker {
             publishing,
             tokio::spawn(supervise(life.clone(), Arc::clone(&link))),
             tokio::spawn(supervise(life.clone(), Arc::clone(&host))),
+            tokio::spawn(watch(life.clone(), Arc::clone(&link), Which::InstantConnect)),
+            tokio::spawn(watch(life.clone(), Arc::clone(&host), Which::Messages)),
         ];
         Self { life, link, host, stops: [stop_link, stop_host], tasks, tries, grace: plan.grace }
     }
@@ -165,6 +167,24 @@ async fn supervise<S: Stage>(life: Life, consumer: Arc<Consumer<S>>) {
         sleep(wait).await;
     }
     consumer.idle().await;
+}
+
+/// Has the rules told when a breaker opens and closes.
+async fn watch<S: Stage>(life: Life, consumer: Arc<Consumer<S>>, which: Which) {
+    loop {
+        consumer.breaker().opened().await;
+        rule(&life, |checker| checker.breaker_opened(which));
+        consumer.breaker().closed().await;
+        rule(&life, |checker| checker.breaker_closed(which));
+    }
+}
+
+fn rule(life: &Life, rule: impl FnOnce(&mut Checker) -> Result<(), String>) {
+    if !life.is_over() {
+        let mut state = life.world.lock();
+        let rule = rule(&mut state.checker);
+        state.must(rule);
+    }
 }
 
 /// Configuration, as a file would say it.

@@ -153,7 +153,8 @@ impl Upstream {
         self.name
     }
 
-    /// Posts `body` as JSON, within `limit` or the configured time, whichever is shorter.
+    /// Posts `body` as JSON, within `limit` or the configured time, whichever is shorter. `subject` is what the call is about: a
+    /// Retry-After that only one of them meets again and again holds for it alone.
     ///
     /// # Errors
     /// [`UpstreamError`], sorted by what can be done.
@@ -161,6 +162,7 @@ impl Upstream {
         &self,
         url: Url,
         body: &B,
+        subject: &str,
         trace: &TraceContext,
         limit: Duration,
     ) -> Result<Answer, UpstreamError> {
@@ -168,7 +170,7 @@ impl Upstream {
         let json = serde_json::to_vec(body).map_err(|_| self.unanswered(Broken::OnTheWay))?;
         *request.body_mut() = Some(json.into());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.send(request, trace, limit, Excess::IsMalformed).await
+        self.send(request, subject, trace, limit, Excess::IsMalformed).await
     }
 
     /// Gets `url`, within the configured time: no session's end limits it.
@@ -176,27 +178,33 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::post`].
     pub async fn get(&self, url: Url, trace: &TraceContext) -> Result<Answer, UpstreamError> {
-        self.send(Request::new(Method::GET, url), trace, Duration::MAX, Excess::IsMalformed).await
+        self.send(Request::new(Method::GET, url), "", trace, Duration::MAX, Excess::IsMalformed).await
     }
 
-    /// The same, and of a body that is too large its beginning.
+    /// The same, about `subject`, and of a body that is too large its beginning.
     ///
     /// # Errors
     /// As [`Upstream::post`].
-    pub async fn get_beginning(&self, url: Url, trace: &TraceContext) -> Result<Answer, UpstreamError> {
-        self.send(Request::new(Method::GET, url), trace, Duration::MAX, Excess::IsLeft).await
+    pub async fn get_beginning(
+        &self,
+        url: Url,
+        subject: &str,
+        trace: &TraceContext,
+    ) -> Result<Answer, UpstreamError> {
+        self.send(Request::new(Method::GET, url), subject, trace, Duration::MAX, Excess::IsLeft).await
     }
 
     async fn send(
         &self,
         mut request: Request,
+        subject: &str,
         trace: &TraceContext,
         limit: Duration,
         excess: Excess,
     ) -> Result<Answer, UpstreamError> {
         let asked = Instant::now();
         if let Some(left) = self.rest.left().await {
-            return Err(self.not_called(Cause::Passing, "asked to be left alone", Some(left)));
+            return Err(self.not_called(Cause::RateLimited, "asked to be left alone", Some(left)));
         }
         let limit = limit.saturating_sub(asked.elapsed());
         // A client with no time left may begin to send before it notices.
@@ -209,7 +217,10 @@ impl Upstream {
         insert(request.headers_mut(), header::TRACEPARENT, &span.context().traceparent());
         insert(request.headers_mut(), header::TRACESTATE, span.context().tracestate().unwrap_or_default());
         let (mut call, begun_at) = (self.metrics.begin(), Instant::now());
-        let answered = self.answer(request, &mut span, excess).await;
+        let answered = self.answer(request, subject, &mut span, excess).await;
+        if !matches!(&answered, Err(error) if error.cause != Cause::Request) {
+            self.rest.served(subject, begun_at);
+        }
         let is_cut = limit < self.limits.timeout && begun_at.elapsed() >= limit;
         let answered = answered.map_err(|error| if is_cut { self.session_over(error) } else { error });
         if let Err(error) = &answered {
@@ -226,7 +237,13 @@ impl Upstream {
     }
 
     /// What is read of an answer with a status of success.
-    async fn answer(&self, request: Request, span: &mut Span, excess: Excess) -> Result<Read, UpstreamError> {
+    async fn answer(
+        &self,
+        request: Request,
+        subject: &str,
+        span: &mut Span,
+        excess: Excess,
+    ) -> Result<Read, UpstreamError> {
         let (response, begun) =
             self.transport.call(request).await.map_err(|broken| self.unanswered(broken))?;
         let tracking_id = tracking_id(response.headers());
@@ -236,9 +253,13 @@ impl Upstream {
         }
         if !response.status().is_success() {
             let refused = self.refused(response, begun, tracking_id.as_deref()).await;
-            if let Some(wait) = refused.retry_after {
-                self.metrics.rate_limited(self.rest.rest(wait).await);
+            let Some(wait) = refused.retry_after.filter(|_| refused.cause == Cause::RateLimited) else {
+                return Err(refused);
+            };
+            if self.rest.is_own(subject) {
+                return Err(UpstreamError { cause: Cause::Passing, ..refused });
             }
+            self.metrics.rate_limited(self.rest.rest(wait).await);
             return Err(refused);
         }
         let status = response.status().as_u16();
@@ -363,6 +384,9 @@ impl Upstream {
         let retry_after = asked
             .map(|wait| wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
             .filter(|_| cause == Cause::Passing);
+        // Any other 4xx is about what is asked for: a room that is locked, a request that is too early.
+        let for_all = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+        let cause = if for_all && retry_after.is_some() { Cause::RateLimited } else { cause };
         let by = match tracking_id {
             Some(id) => format!(", tracking id {id}"),
             None if status.is_client_error() && !webex => {

@@ -2,6 +2,7 @@
 //! bounded size within bounded time, and failures sorted by what can be done about them.
 
 mod http;
+mod limited;
 mod origin;
 mod proxy;
 mod rest;
@@ -26,8 +27,11 @@ use crate::{
 /// What can be done about a failure of an API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// It may pass: no connection, a time limit, 408, 421, 423, 425, 429, 5xx, and what somebody in between refuses.
+    /// It may pass: no connection, a time limit, 408, 421, 423, 425, 429, 5xx, and what somebody in between refuses. With a wait, if
+    /// this request is to wait, and others are not.
     Passing,
+    /// The API asks for a wait before any call: 429, or 5xx with a Retry-After.
+    RateLimited,
     /// Our token is refused: nothing will work until somebody acts.
     Token,
     /// This request is refused, and always will be.
@@ -68,6 +72,7 @@ impl UpstreamError {
     /// As the metrics have it.
     pub(crate) fn called(&self) -> Called {
         match self.cause {
+            Cause::RateLimited => Called::RateLimited,
             Cause::Passing if self.retry_after.is_some() => Called::RateLimited,
             Cause::Passing => Called::Unavailable,
             Cause::Token => Called::Token,
@@ -83,12 +88,12 @@ impl UpstreamError {
         let cause = match self.cause {
             Cause::Token => outcome::Cause::Token,
             Cause::Malformed => outcome::Cause::Malformed,
-            _ if self.retry_after.is_some() => outcome::Cause::RateLimited,
+            Cause::RateLimited => outcome::Cause::RateLimited,
             _ => outcome::Cause::Unavailable,
         };
         let failure = Failure { cause, reason: self.reason, retry_after: self.retry_after, deadline };
         match self.cause {
-            Cause::Passing | Cause::Malformed => Outcome::TryAgain(failure),
+            Cause::Passing | Cause::RateLimited | Cause::Malformed => Outcome::TryAgain(failure),
             Cause::Token => Outcome::Wait(failure),
             Cause::Request => Outcome::Dead(Death::new(Class::Rejected, failure.reason)),
             Cause::SessionOver => Outcome::Dead(Death::new(Class::Expired, failure.reason)),

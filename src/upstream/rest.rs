@@ -17,6 +17,7 @@ use tokio::{
 };
 use tracing::warn;
 
+use super::limited::Limited;
 use crate::{
     ledger::{Ledger, LedgerError},
     retry::RETRY_AFTER_MAX,
@@ -36,6 +37,7 @@ const GROWS: Duration = Duration::from_millis(500);
 pub(super) struct Rest {
     until: Lock<Option<Instant>>,
     kept: Option<Kept>,
+    limited: Lock<Limited>,
 }
 
 /// The same in the ledger.
@@ -64,7 +66,7 @@ impl Rest {
     /// Kept in `ledger` under `key`.
     pub(super) fn kept_in(ledger: Ledger, key: String) -> Self {
         let kept = Kept { ledger, key, state: Mutex::default(), failed: AtomicBool::new(false) };
-        Self { until: Lock::default(), kept: Some(kept) }
+        Self { kept: Some(kept), ..Self::default() }
     }
 
     /// How long the API is still not to be called.
@@ -87,6 +89,16 @@ impl Rest {
             kept.write(wait).await;
         }
         more
+    }
+
+    /// A call about `subject`, begun at `begun`, was served.
+    pub(super) fn served(&self, subject: &str, begun: Instant) {
+        self.limited.lock().unwrap_or_else(PoisonError::into_inner).served(subject, begun);
+    }
+
+    /// A call about `subject` is answered with a Retry-After; whether that is no wait for other calls.
+    pub(super) fn is_own(&self, subject: &str) -> bool {
+        self.limited.lock().unwrap_or_else(PoisonError::into_inner).is_own(subject)
     }
 
     fn known(&self) -> Option<Duration> {

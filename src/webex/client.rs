@@ -60,7 +60,7 @@ impl Client {
             HostAddress::Person(id) => direct.query_pairs_mut().append_pair("personId", id),
             HostAddress::Room(_) => return Ok(None),
         };
-        let mut answer = match self.upstream.get_beginning(direct, trace).await {
+        let mut answer = match self.upstream.get_beginning(direct, subject(address), trace).await {
             // No direct messages with that person yet. A page of something in between is no such answer.
             Err(error) if error.cause == Cause::Request && error.status == Some(404) => {
                 return Ok(Some(false));
@@ -90,7 +90,8 @@ impl Client {
         limit: Duration,
     ) -> Result<Sent, UpstreamError> {
         let request = MessageRequest::new(address, link);
-        let mut answer = self.upstream.post(self.messages.clone(), &request, trace, limit).await?;
+        let (url, subject) = (self.messages.clone(), subject(address));
+        let mut answer = self.upstream.post(url, &request, subject, trace, limit).await?;
         let name = self.upstream.name();
         let created: Created =
             decode::from_json(&answer.body).map_err(|invalid| UpstreamError::malformed(name, invalid))?;
@@ -99,5 +100,13 @@ impl Client {
         }
         answer.is_good();
         Ok(Sent { message_id: created.id, tracking_id: answer.tracking_id })
+    }
+}
+
+/// The person or the space that a call is about.
+fn subject<'a>(address: &HostAddress<'a>) -> &'a str {
+    match *address {
+        HostAddress::Email(email) => email.reveal(),
+        HostAddress::Person(id) | HostAddress::Room(id) => id,
     }
 }

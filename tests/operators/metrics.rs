@@ -19,12 +19,11 @@ use crate::support::{
     rig::{NEW_TOKEN, TOKEN},
 };
 
-/// Short waits, and no more attempts than a test has patience for.
-const QUICK: [(&str, &str); 8] = [
+/// Short waits.
+const QUICK: [(&str, &str); 7] = [
     ("amqp.watch_interval", "1s"),
     ("retry.initial", "10ms"),
     ("retry.max", "50ms"),
-    ("retry.attempts", "3"),
     ("retry.jitter", "0"),
     ("retry.hold", "10ms,30ms,1s,5s"),
     ("breaker.probe_initial", "10ms"),
@@ -53,8 +52,8 @@ const EXPECTED: &str = "
     consuming{stage=host} 1
     consuming{stage=link} 1
     dead_letters_total{class=device-not-allowed,stage=link} 1
-    dead_letters_total{class=exhausted,stage=host} 1
     dead_letters_total{class=invalid,stage=link} 2
+    dead_letters_total{class=rejected,stage=host} 1
     dead_letters_total{class=rejected,stage=link} 1
     event_duration_seconds_count{outcome=dead,stage=host} 1
     event_duration_seconds_count{outcome=dead,stage=link} 4
@@ -78,7 +77,7 @@ const EXPECTED: &str = "
     ledger_claims_total{result=miss,stage=host} 6
     ledger_claims_total{result=miss,stage=link} 8
     ledger_entries 8
-    ledger_write_duration_seconds_count 15
+    ledger_write_duration_seconds_count 16
     link_to_expert_seconds_count 3
     links_total{channel=sms,role=guest} 4
     links_total{channel=webex,role=host} 4
@@ -97,8 +96,9 @@ const EXPECTED: &str = "
     upstream_call_duration_seconds_count{result=ok,upstream=instant_connect} 4
     upstream_call_duration_seconds_count{result=ok,upstream=webex_messages} 3
     upstream_call_duration_seconds_count{result=rejected,upstream=instant_connect} 1
+    upstream_call_duration_seconds_count{result=rejected,upstream=webex_messages} 2
     upstream_call_duration_seconds_count{result=unavailable,upstream=instant_connect} 2
-    upstream_call_duration_seconds_count{result=unavailable,upstream=webex_messages} 3";
+    upstream_call_duration_seconds_count{result=unavailable,upstream=webex_messages} 2";
 
 #[tokio::test]
 async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_else() {
@@ -134,8 +134,10 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
     rig.publish_event(with_id("event-7"), &event_with(7, &json!({"devices": [DEVICE]}))).await;
     rig.publish_event(with_id("event-2"), &event_with(8, &json!({}))).await;
     admin.until(&done("link", "dead"), "4").await;
-    // Exhausted in stage `host`.
-    rig.sandbox.fault("messages:status=503,times=6".parse().unwrap());
+    // Tried again in stage `host`, and refused: first to be looked for, then to be sent.
+    for fault in ["messages:status=503,times=2", "messages:status=400,times=2"] {
+        rig.sandbox.fault(fault.parse().unwrap());
+    }
     rig.publish(9).await;
     admin.until(&done("host", "dead"), "1").await;
     rig.sandbox.clear_faults();

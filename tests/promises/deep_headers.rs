@@ -33,17 +33,14 @@ async fn event_with_the_deepest_headers_is_served_and_so_are_its_neighbours() {
 #[tokio::test]
 async fn copies_of_deep_headers_leave_them_behind_and_say_so() {
     let rig = Rig::new().await;
-    let quick = [
-        ("retry.initial", "10ms"),
-        ("retry.max", "50ms"),
-        ("retry.attempts", "2"),
-        ("retry.hold", "10ms,50ms"),
-    ];
+    let quick = [("retry.initial", "10ms"), ("retry.max", "50ms"), ("retry.hold", "10ms,50ms")];
     let worker = rig.start(&quick).await;
-    rig.sandbox.fault("joseencrypt:status=503,times=2".parse().unwrap());
+    for fault in ["joseencrypt:status=503,times=1", "joseencrypt:status=400,times=1"] {
+        rig.sandbox.fault(fault.parse().unwrap());
+    }
     publish(&rig, 1, "array", DEEPEST).await;
     let letter = rig.dead_letters("sessions").await.next().await;
-    assert_eq!((letter.header("x-dead-class"), letter.id()), ("exhausted".into(), "event-1".into()));
+    assert_eq!((letter.header("x-dead-class"), letter.id()), ("rejected".into(), "event-1".into()));
     assert!(!letter.headers().contains_key("deep"));
     assert_eq!(letter.headers()["x-headers-dropped"], lapin::types::AMQPValue::LongLongInt(1));
     worker.stop().await;

@@ -7,6 +7,8 @@ use std::sync::{
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap};
 use instant_connect_worker::sandbox::Endpoint;
+use jiff::Timestamp;
+use lapin::types::AMQPValue;
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -34,12 +36,19 @@ struct Fussy {
     client: reqwest::Client,
     refused: &'static str,
     status: StatusCode,
+    /// The seconds of its Retry-After.
+    retry_after: Option<&'static str>,
     calls_refused: AtomicUsize,
 }
 
 impl Fussy {
-    /// In front of the sandbox of `rig`: calls for the session called `refused` are answered with `status`.
-    async fn start(rig: &Rig, refused: &'static str, status: u16) -> (Arc<Self>, String) {
+    /// In front of the sandbox of `rig`: calls for the session called `refused` are answered with `status` and `retry_after`.
+    async fn start(
+        rig: &Rig,
+        refused: &'static str,
+        status: u16,
+        retry_after: Option<&'static str>,
+    ) -> (Arc<Self>, String) {
         // Fails if a provider is installed already, which is fine.
         _ = rustls::crypto::ring::default_provider().install_default();
         let sandbox = rig.environment(&[]).into_iter().find(|(name, _)| name == "ICW_INSTANT_CONNECT__URL");
@@ -48,6 +57,7 @@ impl Fussy {
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             refused,
             status: StatusCode::from_u16(status).unwrap(),
+            retry_after,
             calls_refused: AtomicUsize::new(0),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -61,11 +71,12 @@ impl Fussy {
         State(fussy): State<Arc<Self>>,
         headers: HeaderMap,
         body: Bytes,
-    ) -> (StatusCode, [(&'static str, &'static str); 1], Bytes) {
-        let json = [("content-type", "application/json")];
+    ) -> (StatusCode, Vec<(&'static str, &'static str)>, Bytes) {
+        let mut json = vec![("content-type", "application/json")];
         let call: serde_json::Value = serde_json::from_slice(&body).unwrap();
         if call["jwt"]["sub"] == fussy.refused {
             fussy.calls_refused.fetch_add(1, SeqCst);
+            json.extend(fussy.retry_after.map(|seconds| ("retry-after", seconds)));
             return (fussy.status, json, Bytes::from_static(b"{}"));
         }
         let url = format!("{}api/v2/joseencrypt", fussy.sandbox);
@@ -87,7 +98,7 @@ impl Fussy {
 async fn event_that_always_fails_ends_exhausted_and_stops_no_other() {
     for status in [500, 403, 401] {
         let rig = Rig::new().await;
-        let (fussy, url) = Fussy::start(&rig, "visit-0", status).await;
+        let (fussy, url) = Fussy::start(&rig, "visit-0", status, None).await;
         let more = [("instant_connect.url", url.as_str()), ("breaker.probe_initial", "10ms")];
         let worker = rig.start(&[&QUICK[..], &more].concat()).await;
         let (mut guests, mut dead) = (rig.guest_links().await, rig.dead_letters("sessions").await);
@@ -106,22 +117,61 @@ async fn event_that_always_fails_ends_exhausted_and_stops_no_other() {
             () = others => unreachable!(),
         };
         assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-0", "exhausted"));
-        assert!(letter.header("x-dead-reason").contains(&format!("answered {status}")), "{status}");
+        let said = letter.header("x-dead-reason");
+        assert!(said.contains(&format!("answered {status}")) && said.ends_with("(attempt 8 of 8)"), "{said}");
+        assert_eq!(letter.headers()["x-attempts"], AMQPValue::LongLongInt(8), "{status}");
+        let time = |name: &str| letter.header(name).parse::<Timestamp>().unwrap();
+        assert!(time("x-first-failed-at") < time("x-dead-at"), "{status}");
         // A refused token opens it at once: only another event can tell that the token is good.
         assert!(status != 500 || worker.output.saying(OPENED).is_empty());
         worker.stop().await;
     }
 }
 
-/// Nothing is counted that may be the API's fault, be there one event only.
+/// A room that is locked (423) is no reason to call nobody else. Nor is a Retry-After that one event alone meets again and again.
+#[tokio::test]
+async fn retry_after_of_one_event_stops_no_other() {
+    for (status, seconds, rounds) in [(423, "600", 0), (429, "1", 6)] {
+        let rig = Rig::new().await;
+        let (fussy, url) = Fussy::start(&rig, "visit-0", status, Some(seconds)).await;
+        let quick = [("breaker.probe_initial", "10ms"), ("breaker.probe_max", "20ms")];
+        let more = [&QUICK[..], &quick, &[("instant_connect.url", url.as_str())]].concat();
+        let worker = rig.start(&more).await;
+        let mut guests = rig.guest_links().await;
+        rig.publish(0).await;
+        fussy.refuses(1).await;
+        let mut opened = 0;
+        for n in 1..=2 * rounds + 3 {
+            if n == rounds + 1 {
+                opened = worker.output.saying(OPENED).len();
+            }
+            rig.publish(n).await;
+            assert_eq!(guests.next().await.json()["sessionId"], format!("visit-{n}"));
+            if rounds > 0 {
+                fussy.refuses(fussy.calls_refused.load(SeqCst) + 1).await;
+            }
+        }
+        assert_eq!(worker.output.saying(OPENED).len(), opened, "{status}");
+        assert!((1..=3).contains(&opened) == (status == 429), "the first ones may be for all: {opened}");
+        assert!(rounds > 0 || fussy.calls_refused.load(SeqCst) == 1, "not called again before its time");
+        worker.kill();
+    }
+}
+
+/// Nothing is counted that may be the API's fault, be there one event only, and as many workers as there are attempts.
 #[tokio::test]
 async fn outage_with_a_single_event_is_waited_out() {
     let rig = Rig::new().await;
-    let worker = rig.start(&[&QUICK[..], &[("retry.attempts", "6")]].concat()).await;
+    let settings = [&QUICK[..], &[("retry.attempts", "2")]].concat();
     rig.sandbox.fault("joseencrypt:status=503".parse().unwrap());
     rig.publish(1).await;
-    let tried = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= 8);
-    soon("more calls than there are attempts", tried).await;
+    for started in 1..=3 {
+        let worker = rig.start(&settings).await;
+        let tried = rig.sandbox.until(move |sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= 4 * started);
+        soon("more calls than there are attempts", tried).await;
+        worker.stop().await;
+    }
+    let worker = rig.start(&settings).await;
     rig.sandbox.clear_faults();
     rig.guest_links().await.next().await;
     rig.until_experts_have(1).await;

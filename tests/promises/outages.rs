@@ -4,7 +4,6 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use instant_connect_worker::sandbox::{Call, Endpoint, Handle, Role};
 use jiff::{SignedDuration, Timestamp};
-use lapin::types::AMQPValue;
 use serde_json::json;
 
 use crate::support::{
@@ -154,7 +153,7 @@ async fn what_the_api_refuses_for_good_is_dead_at_once() {
 async fn no_malformed_answer_is_believed_and_each_is_asked_for_again() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[])).await;
-    let (mut guests, mut dead) = (rig.guest_links().await, rig.dead_letters("sessions").await);
+    let mut guests = rig.guest_links().await;
     let faults = [
         ("garbage", "malformed answer: body: expected JSON"),
         ("empty", "malformed answer: body: expected JSON"),
@@ -176,17 +175,8 @@ async fn no_malformed_answer_is_believed_and_each_is_asked_for_again() {
         assert_eq!(link.json()["sessionId"], format!("visit-{}", 100 + n));
         assert_guest_role(&rig.sandbox, &link);
         assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt) - before, 2, "{name}");
-
-        fault(&rig, &format!("joseencrypt:{name}"));
-        rig.publish(200 + n).await;
-        let letter = dead.next().await;
-        rig.sandbox.clear_faults();
-        assert_eq!(letter.header("x-dead-class"), "exhausted", "{name}");
-        let said = letter.header("x-dead-reason");
-        assert!(said.contains(reason) && said.ends_with("(attempt 3 of 3)"), "{name}: {said}");
-        assert_eq!(letter.headers()["x-attempts"], AMQPValue::LongLongInt(3), "{name}");
-        let time = |name: &str| letter.header(name).parse::<Timestamp>().unwrap();
-        assert!(time("x-first-failed-at") < time("x-dead-at"), "{name}");
+        let said = worker.output.saying("trying again later")[n]["reason"].to_string();
+        assert!(said.contains(reason), "{name}: {said}");
     }
     assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "nobody got a wrong link");
     worker.stop().await;

@@ -29,19 +29,28 @@ fn done() -> Outcome {
 /// What a test has the breaker learn.
 trait Learns {
     fn learn(&self, number: u32, outcome: &Outcome) -> Option<u64>;
+    fn verdict(&self, number: u32, outcome: &Outcome) -> Verdict;
     fn probe_fails(&self, number: u32) -> impl Future<Output = Option<u64>>;
 }
 
 impl Learns for Breaker {
     /// The outcome of work on event `number` that began now; for how many seconds it is postponed.
     fn learn(&self, number: u32, outcome: &Outcome) -> Option<u64> {
-        self.observe(event(number), Instant::now(), outcome).map(|postponed| postponed.wait.as_secs())
+        seconds(self.verdict(number, outcome))
+    }
+
+    fn verdict(&self, number: u32, outcome: &Outcome) -> Verdict {
+        self.observe(event(number), Instant::now(), outcome)
     }
 
     async fn probe_fails(&self, number: u32) -> Option<u64> {
         tokio::time::sleep_until(self.probe_at().unwrap()).await;
         self.learn(number, &failure(Cause::Unavailable, None))
     }
+}
+
+fn seconds(verdict: Verdict) -> Option<u64> {
+    if let Verdict::Postponed(postponed) = verdict { Some(postponed.wait.as_secs()) } else { None }
 }
 
 async fn pass(ms: u64) {
@@ -87,11 +96,40 @@ async fn event_that_fails_alone_opens_nothing_and_is_counted() {
             breaker.learn(100 + time, &done());
             assert_eq!(breaker.probe_at(), None, "{cause:?}");
             pass(10).await;
-            let postponed = breaker.learn(1, &fails);
-            assert_eq!(postponed.is_some(), time < spared, "{cause:?} {time}");
+            let verdict = breaker.verdict(1, &fails);
+            assert_eq!(verdict != Verdict::Own, time < spared, "{cause:?} {time}");
             opened |= breaker.probe_at().is_some() && time > 0;
         }
         assert_eq!(opened, cause == Cause::Token, "a refused token opens at once, and once: {cause:?}");
+    }
+}
+
+/// An outage may come in pieces, meet one event only, and begin again with each worker.
+#[tokio::test(start_paused = true)]
+async fn no_failure_is_counted_that_may_be_the_apis() {
+    let unavailable = failure(Cause::Unavailable, None);
+    for _restart in 0..3 {
+        let breaker = breaker();
+        let verdicts = [(); 2].map(|()| breaker.verdict(1, &unavailable));
+        assert_eq!(verdicts, [Verdict::Unclear(1), Verdict::Unclear(2)]);
+        for _ in 0..20 {
+            pass(30_000).await;
+            assert!(matches!(breaker.verdict(1, &unavailable), Verdict::Postponed(_)));
+        }
+        // Its own success proves nothing, and what another one met before neither.
+        let breaker = self::breaker();
+        breaker.learn(2, &done());
+        pass(1).await;
+        assert_eq!(breaker.verdict(1, &unavailable), Verdict::Unclear(1));
+        pass(1).await;
+        breaker.learn(1, &done());
+        pass(1).await;
+        assert_eq!(breaker.verdict(1, &unavailable), Verdict::Unclear(1));
+        pass(1).await;
+        breaker.learn(2, &done());
+        pass(1).await;
+        assert_eq!(breaker.verdict(1, &unavailable), Verdict::Own);
+        assert_eq!(breaker.verdict(1, &unavailable), Verdict::Unclear(1));
     }
 }
 
@@ -115,7 +153,7 @@ async fn single_event_that_fails_is_postponed_longer_each_time_and_not_counted()
     breaker.learn(4, &done());
     assert_eq!(breaker.probe_at(), None);
     pass(1).await;
-    assert_eq!(breaker.learn(1, &unavailable), None, "another one was served");
+    assert_eq!(breaker.verdict(1, &unavailable), Verdict::Own, "another one was served");
 }
 
 /// Whoever was served had been asked for before: that says nothing of what came after.

@@ -67,7 +67,7 @@ impl Rig {
             keep_until: Instant::now() + keep,
             happened_at: clock::now(),
         };
-        self.settler.settle(&ticket, &Message::default(), outcome, Some(POSTPONED)).await
+        self.settler.settle(&ticket, &Message::default(), outcome, Verdict::Postponed(POSTPONED)).await
     }
 
     fn published(&self) -> Vec<String> {
