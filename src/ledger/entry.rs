@@ -39,6 +39,12 @@ impl Entry {
     pub(crate) fn is_recorded(&self) -> bool {
         self.state == State::Recorded
     }
+
+    /// What it says.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// What a claimant finds.

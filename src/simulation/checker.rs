@@ -454,9 +454,13 @@ impl Checker {
     /// The ledger has this for `key`, or nothing.
     pub(super) fn ledger_has(&mut self, key: &str, entry: Option<&Entry>) {
         let recorded = entry.is_some_and(Entry::is_recorded);
+        // A note before the first call has no links.
+        let without_links =
+            |entry: &Entry| str::from_utf8(entry.bytes()).is_ok_and(|note| note.contains(r#""hosts":[]"#));
+        let noted = !recorded && entry.is_some_and(|entry| !without_links(entry));
         self.by_ledger_key(key).for_each(|seen| {
             seen.recorded |= recorded;
-            seen.noted = entry.is_some() && !recorded;
+            seen.noted = noted;
         });
     }
 
@@ -561,6 +565,12 @@ impl Checker {
             Learnt::Refused if !looks => seen.refused = true,
             _ => {}
         }
+        let (event, failed) = (seen.event, seen.failed && which == Which::InstantConnect);
+        let id = self.events[event].id.clone();
+        // The worker takes events of one id for one.
+        let alike =
+            self.seen.values_mut().filter(|seen| seen.queue == SESSIONS && self.events[seen.event].id == id);
+        alike.for_each(|seen| seen.failed |= failed);
     }
 
     /// Takes in what the worker learns of a call; whether it is a Retry-After that may be for this call alone.
