@@ -217,6 +217,7 @@ pub struct Connector {
     /// How often queues and consumers are looked at.
     pub watch_interval: Duration,
     next: AtomicUsize,
+    sieves: bool,
 }
 
 #[derive(Debug)]
@@ -239,7 +240,14 @@ impl Connector {
             reconnect_max: amqp.reconnect_max.get(),
             watch_interval: amqp.watch_interval.get(),
             next: AtomicUsize::new(0),
+            sieves: false,
         }
+    }
+
+    /// Connections that a message whose properties can't be read does not end: it comes without them (`is_unreadable`).
+    #[must_use]
+    pub fn sieving(self) -> Self {
+        Self { sieves: true, ..self }
     }
 
     /// One try to connect, to the node after the one that was tried last. `purpose` shows in the broker's list of
@@ -256,7 +264,8 @@ impl Connector {
     /// # Errors
     /// [`BrokerError`].
     pub async fn connect_to(&self, node: usize, purpose: &str) -> Result<Connected, BrokerError> {
-        let connected = handshake::connect(&self.node(node)?, &self.tls, self.connect_timeout, purpose).await;
+        let (node, limit) = (self.node(node)?, self.connect_timeout);
+        let connected = handshake::connect(&node, &self.tls, limit, purpose, self.sieves).await;
         connected.map_err(|error| self.late(error))
     }
 

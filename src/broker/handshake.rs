@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     connection::{BrokerError, Connected, FRAME_BYTES_MIN},
     greeting::Greeting,
+    sieve::Sieve,
     stream::{Carrier, Ender, Kit, Stream},
 };
 use crate::{
@@ -71,16 +72,18 @@ impl Stranger {
     }
 }
 
-/// A connection to `node`, with all that it takes within `limit`. `purpose` shows in the broker's list of connections.
+/// A connection to `node`, with all that it takes within `limit`. `purpose` shows in the broker's list of connections. If it
+/// `sieves`, messages whose properties can't be read come without them.
 pub(super) async fn connect(
     node: &Node,
     tls: &Connections,
     limit: Duration,
     purpose: &str,
+    sieves: bool,
 ) -> Result<Connected, BrokerError> {
     let name = format!("instant-connect-worker {} {purpose}", env!("CARGO_PKG_VERSION"));
     let begin = async |stream| {
-        let (stream, ender) = Stream::new(carrier(stream, node, tls).await?);
+        let (stream, ender) = Stream::new(carrier(stream, node, tls).await?, sieves.then(Sieve::default));
         let properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
         log_in(node, properties, stream, ender).await
     };

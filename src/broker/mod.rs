@@ -3,6 +3,7 @@
 //! - [`breaker`]: stops the taking while an API is down
 //! - [`connection`]: one connection, with time limits; lapin's own recovery stays off
 //! - `handshake`: how a connection comes about, and what is there if it is no broker; `stream`: what lapin reads from
+//! - `sieve`: leaves out properties that lapin can't read, where no message may end the connection
 //! - [`reconnect`]: how tries follow each other, and when a missing connection is said
 //! - [`greeting`]: what a broker says of itself
 //! - [`probe`]: what is declared and permitted, found out without changing it
@@ -35,9 +36,12 @@ pub mod publisher;
 pub mod reconnect;
 mod report;
 pub mod settle;
+mod sieve;
 pub mod source;
 mod stream;
 pub mod topology;
 pub mod tries;
 pub mod watchdog;
 mod working;
+
+pub(crate) use sieve::is_unreadable;

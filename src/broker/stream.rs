@@ -28,6 +28,8 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+use super::sieve::Sieve;
+
 /// How many of the first bytes that came are kept: they tell what the peer speaks.
 const FIRST: usize = 8;
 
@@ -43,6 +45,7 @@ pub(super) enum Carrier {
 pub(super) struct Stream {
     carrier: Carrier,
     shared: Arc<Shared>,
+    sieve: Option<Sieve>,
 }
 
 #[derive(Default)]
@@ -83,27 +86,6 @@ impl Drop for Ender {
     }
 }
 
-impl Stream {
-    /// A stream over `carrier`, and what ends it.
-    pub(super) fn new(carrier: Carrier) -> (Self, Ender) {
-        let shared = Arc::new(Shared::default());
-        (Self { carrier, shared: Arc::clone(&shared) }, Ender(shared))
-    }
-
-    /// An error if it was ended; whoever waits is told when it is.
-    fn check(&self, waker: &AtomicWaker, context: &Context<'_>) -> io::Result<()> {
-        waker.register(context.waker());
-        if self.shared.ended.load(Ordering::Acquire) {
-            return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
-        }
-        Ok(())
-    }
-
-    fn carrier(self: Pin<&mut Self>) -> Pin<&mut Carrier> {
-        Pin::new(&mut self.get_mut().carrier)
-    }
-}
-
 /// Does the same over either.
 macro_rules! over {
     ($carrier:expr, $stream:ident => $action:expr) => {
@@ -120,13 +102,40 @@ macro_rules! over {
     };
 }
 
-impl futures_io::AsyncRead for Stream {
-    fn poll_read(
+impl Stream {
+    /// A stream over `carrier`, and what ends it. With a `sieve`, what comes goes through it.
+    pub(super) fn new(carrier: Carrier, sieve: Option<Sieve>) -> (Self, Ender) {
+        let shared = Arc::new(Shared::default());
+        (Self { carrier, shared: Arc::clone(&shared), sieve }, Ender(shared))
+    }
+
+    /// Reads what comes, through the sieve.
+    fn poll_sieved(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let Some(sieve) = &mut self.sieve else { return self.poll_carrier(context, bytes) };
+            let count = sieve.read(bytes);
+            if count > 0 {
+                return Poll::Ready(Ok(count));
+            }
+            let mut some = [0; 4096];
+            let came = ready!(self.as_mut().poll_carrier(context, &mut some))?;
+            let Some(sieve) = &mut self.sieve else { return Poll::Ready(Ok(0)) };
+            sieve.put(&some[..came]);
+            if came == 0 {
+                return Poll::Ready(Ok(sieve.read(bytes)));
+            }
+        }
+    }
+
+    fn poll_carrier(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.check(&self.shared.reader, context)?;
         let shared = Arc::clone(&self.shared);
         let mut buffer = ReadBuf::new(bytes);
         ready!(over!(self.carrier(), stream => stream.poll_read(context, &mut buffer)))?;
@@ -134,6 +143,30 @@ impl futures_io::AsyncRead for Stream {
         let missing = FIRST - first.len();
         first.extend(buffer.filled().iter().take(missing));
         Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// An error if it was ended; whoever waits is told when it is.
+    fn check(&self, waker: &AtomicWaker, context: &Context<'_>) -> io::Result<()> {
+        waker.register(context.waker());
+        if self.shared.ended.load(Ordering::Acquire) {
+            return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+        }
+        Ok(())
+    }
+
+    fn carrier(self: Pin<&mut Self>) -> Pin<&mut Carrier> {
+        Pin::new(&mut self.get_mut().carrier)
+    }
+}
+
+impl futures_io::AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(&self.shared.reader, context)?;
+        self.poll_sieved(context, bytes)
     }
 }
 

@@ -46,9 +46,9 @@ pub enum DeadError {
     /// Another client consumes the queue.
     #[error("{0}: another client consumes it; end that first")]
     Taken(String),
-    /// A letter that can't be read ends every connection that takes it.
+    /// A letter that ends every connection that takes it.
     #[error(
-        "{queue}: letter {position} can't be read (a property that is not UTF-8), nor what is behind it; take it out with RabbitMQ's management page (Get messages, Automatic ack)"
+        "{queue}: letter {position} can't be read, nor what is behind it; take it out with RabbitMQ's management page (Get messages, Automatic ack)"
     )]
     Unreadable {
         /// The dead queue.
@@ -217,7 +217,8 @@ impl Reader<'_> {
     /// [`DeadError`].
     pub async fn next(&mut self) -> Result<Option<Letter>, DeadError> {
         let Some(delivery) = self.delivery().await? else { return Ok(None) };
-        let letter = Letter::of(self.desk.kind, &self.desk.kind.queue(self.desk.topology), delivery);
+        let letter =
+            Letter::of(self.desk.kind, &self.desk.kind.queue(self.desk.topology), self.seen, delivery);
         if !self.desk.checked && letter.looks >= LOOKS_MAX {
             return Err(DeadError::WornOut(self.queue.clone()));
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    broker::{headers::Taken, properties, topology::Topology},
+    broker::{headers::Taken, is_unreadable, properties, topology::Topology},
     contract::{BODY_BYTES_MAX, cloud_event, header, ids, message::Message, start_session, time::Instant},
     outcome::Class,
 };
@@ -86,6 +86,8 @@ pub struct Letter {
     pub looks: u32,
     /// The body, where it is JSON.
     pub body: Option<Value>,
+    /// Its properties can't be read: only its body and its place are known.
+    pub unreadable: bool,
     /// The message itself.
     pub message: Message,
     /// Its properties.
@@ -100,8 +102,8 @@ impl fmt::Debug for Letter {
 }
 
 impl Letter {
-    /// What was delivered out of the dead queue of the `work` queue.
-    pub(super) fn of(kind: Kind, work: &str, mut delivery: Delivery) -> Self {
+    /// What was delivered out of the dead queue of the `work` queue, as number `position` from 1 on.
+    pub(super) fn of(kind: Kind, work: &str, position: u32, mut delivery: Delivery) -> Self {
         let taken = Taken::Dead { queue: work, redelivered: delivery.redelivered };
         let message = properties::message(&delivery.properties, std::mem::take(&mut delivery.data), taken);
         let body = read(&message);
@@ -115,10 +117,18 @@ impl Letter {
         let broker = BrokersReason::of(delivery.properties.headers().as_ref());
         let dead_at = message.header(header::DEAD_AT).unwrap_or_default();
         let class = message.header(header::DEAD_CLASS).and_then(|class| class.parse().ok());
-        let reason = message.header(header::DEAD_REASON).map_or_else(|| broker.text(), str::to_owned);
+        let unreadable = is_unreadable(&delivery.properties);
+        let reason = if unreadable {
+            format!(
+                "letter {position} of the queue: its properties can't be read (not UTF-8, or larger than a frame)"
+            )
+        } else {
+            message.header(header::DEAD_REASON).map_or_else(|| broker.text(), str::to_owned)
+        };
         let name = message.message_id.as_deref().unwrap_or_default();
         // The event's id, too: that of a CloudEvent in binary mode is in none of the others.
-        let texts = [name, &event, dead_at, &reason].map(str::as_bytes);
+        let why = if unreadable { "unreadable" } else { &reason };
+        let texts = [name, &event, dead_at, why].map(str::as_bytes);
         let id = [&texts[..], &[message.body.as_slice()]].concat().join(&0);
         Self {
             id: ids::hash(&id),
@@ -132,6 +142,7 @@ impl Letter {
             session: text("sessionId"),
             looks: message.deliveries(),
             body,
+            unreadable,
             message,
             properties: delivery.properties,
             acker: delivery.acker,

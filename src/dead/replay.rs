@@ -71,7 +71,8 @@ impl Report {
     /// Whether `letter` is to be replayed; counts it where it is not.
     fn wants(&mut self, plan: &Plan, letter: &Letter, begun: Timestamp) -> bool {
         let now = clock::now();
-        let other = if !plan.filter.matches(letter, begun) {
+        // Of one that can't be read, the copy would be without its properties.
+        let other = if letter.unreadable || !plan.filter.matches(letter, begun) {
             &mut self.others
         } else if letter.ends_at(plan.link_lifetime).is_some_and(|end| end <= now) {
             &mut self.expired

@@ -9,6 +9,8 @@ use crate::support::{
     amqp::with_id,
     events::{email, number},
     leaks::leaks,
+    poll,
+    python::python,
 };
 
 /// Letters of several classes, ages and queues.
@@ -199,6 +201,53 @@ async fn what_is_dropped_is_gone_and_the_log_says_which_and_why() {
     assert_eq!(ids(&rig, "hosts.dead").await, ["link-1"]);
 }
 
+/// What no client of lapin's can read: an id that is not UTF-8, headers that a redelivery made larger than a frame.
+#[tokio::test]
+async fn letters_that_cannot_be_read_are_named_by_their_place_and_hold_no_other_up() {
+    const LARGEST: &str = "131020";
+    let rig = rig().await;
+    let (work, queue) = (rig.name("sessions"), rig.name("sessions.dead"));
+    python("deep.py", &[rig.url(), "", &queue, "event-1", "[]", "text", LARGEST]).await;
+    until_ready(&rig, &queue, 1).await;
+    python("reject.py", &[rig.url(), &queue, "requeue"]).await;
+    put(&rig, "sessions", vec![(dead("event-2", "exhausted", 5), body(2))]).await;
+    python("unreadable.py", &[rig.url(), "", &queue]).await;
+    put(&rig, "sessions", vec![(dead("event-4", "exhausted", 5), body(4))]).await;
+    until_ready(&rig, &queue, 4).await;
+
+    let list = tool(&rig, &["list", "--json", "--queue", "sessions"]).await.json();
+    assert_eq!(count(&list, "sessions", "letters"), 4, "{list}");
+    let rows = list["queues"][0]["rows"].as_array().unwrap();
+    let mut unreadable: Vec<_> = rows
+        .iter()
+        .filter_map(|row| {
+            Some((row["reason"].as_str()?.split_once(": its properties can't be read")?.0, row))
+        })
+        .collect();
+    unreadable.sort_by_key(|(place, _)| *place);
+    let places: Vec<_> = unreadable.iter().map(|(place, _)| *place).collect();
+    assert_eq!(places, ["letter 1 of the queue", "letter 3 of the queue"]);
+    let events: Vec<_> = unreadable.iter().map(|(_, row)| row["event"].as_str().unwrap()).collect();
+    let event = events[1];
+    let shown = tool(&rig, &["show", "--json", event]).await.json();
+    assert_eq!(shown[0]["body"], json!({}), "{shown}");
+
+    let replay = tool(&rig, &["replay", "--yes", "--json", "--queue", "sessions"]).await.json();
+    assert_eq!(replay["queues"][0]["classes"], json!({"exhausted": 2}), "{replay}");
+    until_ready(&rig, &work, 2).await;
+    until_ready(&rig, &queue, 2).await;
+    for (event, left) in [(event, 1), (events[0], 0)] {
+        let arguments = ["drop", "--yes", "--reason", "a test", "--queue", "sessions", "--event", event];
+        tool(&rig, &arguments).await;
+        until_ready(&rig, &queue, left).await;
+    }
+}
+
+async fn until_ready(rig: &Rig, queue: &str, letters: u32) {
+    let what = format!("{letters} messages in {queue}");
+    poll(&what, async || (rig.amqp.depth(queue).await?.0 == letters).then_some(())).await;
+}
+
 #[tokio::test]
 async fn one_tool_at_a_time_and_a_missing_queue_is_said() {
     let rig = Rig::new().await;
@@ -210,7 +259,7 @@ async fn one_tool_at_a_time_and_a_missing_queue_is_said() {
     put(&rig, "sessions", letters).await;
     let slow = ["dead", "replay", "--yes", "--rate", "1/s", "--queue", "sessions"];
     let replay = crate::support::program::Program::start(&slow, &rig.environment(&[]));
-    crate::support::poll("the replay's first letter", async || {
+    poll("the replay's first letter", async || {
         (rig.amqp.depth(&rig.name("sessions")).await?.0 > 0).then_some(())
     })
     .await;

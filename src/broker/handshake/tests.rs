@@ -24,7 +24,7 @@ async fn fails(scheme: &str, words: &'static [u8]) -> BrokerError {
     };
     let files = Connections::new(crate::tls::Files::default());
     let error = tokio::select! {
-        connected = connect(&node, &files, SOON, "test") => connected.unwrap_err(),
+        connected = connect(&node, &files, SOON, "test", false) => connected.unwrap_err(),
         () = peer() => unreachable!(),
     };
     let greeted = tokio::select! {
@@ -72,7 +72,7 @@ async fn abandoned_login_ends_its_stream() {
     let node =
         broker_url::nodes(&url.into(), Rules { allow_insecure: false, external: false }).unwrap().remove(0);
     let files = Connections::new(crate::tls::Files::default());
-    let connecting = connect(&node, &files, SOON, "test");
+    let connecting = connect(&node, &files, SOON, "test", false);
     let peer = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut hello = [0; 8];
