@@ -43,12 +43,12 @@ test: ## all tests, minutes of broken brokers and networks among them, on a real
 	export ICW_TEST_PYTHON
 	without=''
 	if [ "$$(id -u)" -eq 0 ] && [ -e /etc/debian_version ]; then
-	  for tool in buildah mmdebstrap strip; do
-	    command -v "$$tool" >/dev/null || { scripts/apt-install buildah mmdebstrap binutils; break; }
+	  for tool in buildah mmdebstrap strip podman runc catatonit; do
+	    command -v "$$tool" >/dev/null || { scripts/apt-install buildah mmdebstrap binutils podman runc conmon catatonit; break; }
 	  done
 	else
-	  echo 'not as root on Debian: the test of the image is left out'
-	  without='--skip operators::image'
+	  echo 'not as root on Debian: the tests of the image and of the chart in a pod are left out'
+	  without='--skip operators::image --skip operators::pod'
 	fi
 	for version in 3.17 4.3; do ICW_HELM=$$version scripts/helm version --short >/dev/null; done
 	$(CARGO) test --locked --all-targets --no-run

@@ -6,6 +6,7 @@ mod compose;
 mod health;
 mod image;
 mod metrics;
+mod pod;
 mod reach;
 mod rules;
 mod silence;
