@@ -260,7 +260,7 @@ mod tests {
             delivery.properties =
                 delivery.properties.with_timestamp(at(timestamp).as_second().unsigned_abs());
         }
-        Letter::of(Kind::Sessions, WORK, delivery)
+        Letter::of(Kind::Sessions, WORK, delivery, 1)
     }
 
     #[test]

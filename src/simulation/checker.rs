@@ -164,7 +164,7 @@ pub(super) struct Seen {
 struct OfApi {
     /// Calls that failed, and for whom, since the last that was served or shortly before.
     failed: Vec<(Timestamp, String)>,
-    /// When something else that stops the taking was met, unless it stopped since, or something was served some time after.
+    /// When something else that stops the taking was met, unless something was served some time after.
     stops: Option<Timestamp>,
     /// Until when it asked for no call, as far as the worker is known to have taken it in.
     no_call_until: Option<Timestamp>,
@@ -437,6 +437,11 @@ impl Checker {
         })
     }
 
+    /// The ledger does not do what is asked of it, which stops the taking.
+    pub(super) fn ledger_stops(&mut self) {
+        self.learnt.iter_mut().for_each(|of_api| of_api.stops = Some(clock::now()));
+    }
+
     /// The ledger did not take what it was to keep. A worker that lives tries again while it may keep the delivery.
     pub(super) fn ledger_failed(&mut self, key: &str) {
         self.count("ledger failures");
@@ -617,13 +622,13 @@ impl Checker {
     /// The worker takes no more, as an API fails.
     pub(super) fn breaker_opened(&mut self, which: Which) -> Result<(), String> {
         self.count("breakers opened");
-        let of_api = &mut self.learnt[which as usize];
+        let of_api = &self.learnt[which as usize];
         let asked = self.ever_asked_until[which as usize].is_some_and(|until| clock::now() < until);
-        let stops = of_api.stops.take().is_some() || asked;
+        let stops = of_api.stops.is_some() || asked;
         let events: BTreeSet<_> = of_api.failed.iter().map(|(_, key)| key).collect();
         let few = of_api.failed.len() >= self.breaker_failures
             && of_api.failed.first().is_some_and(|(at, _)| clock::now().duration_since(*at) >= FEW_AFTER);
-        if stops || few || self.ledger_fails || events.len() >= self.breaker_failures {
+        if stops || few || events.len() >= self.breaker_failures {
             return Ok(());
         }
         Err(format!("{which:?}: nothing is taken after failures of {} events", events.len()))

@@ -52,7 +52,7 @@ pub(super) async fn act(world: &World, plan: &Plan, seed: u64) {
     let alone = plan.concurrency == 1;
     for number in SLOW + 1..=SLOW + OTHERS {
         if number == SLOW + OTHERS / 2 && !alone {
-            world.lock().servers.slow = Some(format!("s{SLOW}"));
+            world.lock().servers.slow = vec![format!("s{SLOW}")];
             one(world, &mut random, SLOW, COPIES);
             sleep(Duration::from_secs(1)).await;
         }
@@ -78,6 +78,31 @@ pub(super) async fn cut_off(world: &World, seed: u64) {
     }
     sleep(Duration::from_secs(5)).await;
     world.lock().servers.outage[0] = None;
+}
+
+/// A slow call is answered with a Retry-After while a probe's slow call is under way, which then works.
+pub(super) async fn limited_late(world: &World, seed: u64) {
+    sleep(SETTLED).await;
+    one(world, &mut Rng::with_seed(seed), CURSED - 1, 1);
+    sleep(SETTLED).await;
+    let mut random = Rng::with_seed(!seed);
+    let probe = CURSED + OTHERS;
+    {
+        let mut state = world.lock();
+        state.servers.cursed = Some((format!("s{CURSED}"), 429, Some(3 * RETRY_AFTER)));
+        state.servers.slow = [CURSED, probe].map(|number| format!("s{number}")).to_vec();
+        state.servers.outage[0] = Some(Outage::Status(503));
+        state.log(format_args!("s{CURSED} and s{probe} take long"));
+    }
+    for number in CURSED..probe {
+        one(world, &mut random, number, 1);
+        sleep(Duration::from_millis(100)).await;
+    }
+    sleep(Duration::from_millis(300)).await;
+    world.lock().servers.outage[0] = None;
+    one(world, &mut random, probe, 1);
+    sleep(SETTLED).await;
+    world.lock().servers.cursed = None;
 }
 
 fn one(world: &World, random: &mut Rng, number: usize, copies: usize) {

@@ -174,6 +174,9 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
         if seed % 4 == 2 && world.lock().broker.idle() {
             fairness::cut_off(&world, seed).await;
         }
+        if seed % 8 == 3 && world.lock().broker.idle() {
+            fairness::limited_late(&world, seed).await;
+        }
         while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
             sleep(LOOK).await;
         }

@@ -62,9 +62,9 @@ pub(super) struct Servers {
     pub(super) token: String,
     /// What goes wrong with all calls at the moment, of either API.
     pub(super) outage: [Option<Outage>; 2],
-    /// The session for which each call fails, its status and its Retry-After; the one for which each takes long.
+    /// The session for which each call fails, its status and its Retry-After; those for which each takes long.
     pub(super) cursed: Option<(String, u16, Option<i64>)>,
-    pub(super) slow: Option<String>,
+    pub(super) slow: Vec<String>,
     /// The links that were made, by what they end with: whose session, for whom.
     pub(super) links: std::collections::BTreeMap<String, answers::Made>,
     /// The messages that were sent: to whom, and their text.
@@ -137,7 +137,7 @@ impl Servers {
             token,
             outage: [None; 2],
             cursed: None,
-            slow: None,
+            slow: Vec::new(),
             links: std::collections::BTreeMap::new(),
             messages: Vec::new(),
         }
@@ -198,7 +198,7 @@ impl Api {
             self.life.world.wait().await;
             return Err(Broken::NoConnection(Obstacle::Refused));
         }
-        let slow = self.life.world.lock().servers.slow.as_deref() == Some(asked.key());
+        let slow = self.life.world.lock().servers.slow.iter().any(|key| key == asked.key());
         if slow {
             tokio::time::sleep(SLOW).await;
         }

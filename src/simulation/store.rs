@@ -33,6 +33,7 @@ impl Store {
         let share = state.plan.ledger;
         if state.disk.out || state.chance(share) {
             state.log(format_args!("ledger: {key} can't be read"));
+            state.checker.ledger_stops();
             if key.starts_with("tried:") {
                 state.checker.ledger_failed(key);
             }
@@ -72,6 +73,7 @@ fn apply(life: &Life, key: &str, change: Change) -> Result<(), LedgerError> {
     let what = if matches!(change, Change::Put(_)) { "put" } else { "removed" };
     state.log(format_args!("ledger: {key} {what}, written {written}, failed {fails}"));
     if fails {
+        state.checker.ledger_stops();
         state.checker.ledger_failed(key);
     }
     if written {

@@ -111,6 +111,28 @@ fn no_attempt_is_counted_that_may_be_the_apis_failure() {
     }
 }
 
+/// Calls that their session's end cut off opened the breaker.
+#[test]
+fn call_that_its_sessions_end_cuts_off_is_no_failure_of_the_api() {
+    for seed in [2, 6] {
+        one(seed);
+    }
+}
+
+/// A probe that worked closed the breaker while a Retry-After ran.
+#[test]
+fn breaker_is_not_closed_while_no_call_may_be_made() {
+    one(11);
+}
+
+/// One event that always met a Retry-After stopped all others: a 423 each time, a 429 after the first ones.
+#[test]
+fn retry_after_of_one_event_stops_no_other() {
+    for seed in [5, 17, 1, 13] {
+        one(seed);
+    }
+}
+
 /// A look at what was sent got no answer in time, which counted as the end of the session: the expert was never told.
 #[test]
 fn look_without_an_answer_ends_no_session() {

@@ -5,7 +5,15 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
-use axum::{Router, body::Bytes, extract::State, http::HeaderMap};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{
+        HeaderMap, HeaderValue,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
+};
 use instant_connect_worker::sandbox::Endpoint;
 use jiff::Timestamp;
 use lapin::types::AMQPValue;
@@ -20,7 +28,8 @@ use crate::support::{
 };
 
 /// The log of a breaker that opens.
-const OPENED: &str = "breaker open";
+const OPENED: &str =
+    "breaker open: no more messages are taken until this passes; nothing is counted against them";
 
 /// Short waits between attempts.
 const QUICK: [(&str, &str); 4] = [
@@ -71,12 +80,14 @@ impl Fussy {
         State(fussy): State<Arc<Self>>,
         headers: HeaderMap,
         body: Bytes,
-    ) -> (StatusCode, Vec<(&'static str, &'static str)>, Bytes) {
-        let mut json = vec![("content-type", "application/json")];
+    ) -> (StatusCode, HeaderMap, Bytes) {
+        let mut json = HeaderMap::new();
+        json.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let call: serde_json::Value = serde_json::from_slice(&body).unwrap();
         if call["jwt"]["sub"] == fussy.refused {
             fussy.calls_refused.fetch_add(1, SeqCst);
-            json.extend(fussy.retry_after.map(|seconds| ("retry-after", seconds)));
+            let seconds = fussy.retry_after.map(HeaderValue::from_static);
+            json.extend(seconds.map(|seconds| (RETRY_AFTER, seconds)));
             return (fussy.status, json, Bytes::from_static(b"{}"));
         }
         let url = format!("{}api/v2/joseencrypt", fussy.sandbox);
@@ -164,9 +175,11 @@ async fn outage_with_a_single_event_is_waited_out() {
     let rig = Rig::new().await;
     let settings = [&QUICK[..], &[("retry.attempts", "2")]].concat();
     rig.sandbox.fault("joseencrypt:status=503".parse().unwrap());
-    rig.publish(1).await;
     for started in 1..=3 {
         let worker = rig.start(&settings).await;
+        if started == 1 {
+            rig.publish(1).await;
+        }
         let tried = rig.sandbox.until(move |sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= 4 * started);
         soon("more calls than there are attempts", tried).await;
         worker.stop().await;
