@@ -260,7 +260,7 @@ mod tests {
             delivery.properties =
                 delivery.properties.with_timestamp(at(timestamp).as_second().unsigned_abs());
         }
-        Letter::of(Kind::Sessions, WORK, delivery, 1)
+        Letter::of(Kind::Sessions, WORK, 1, delivery)
     }
 
     #[test]
