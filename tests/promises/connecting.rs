@@ -116,7 +116,6 @@ async fn readyz_says_why_there_is_no_connection_and_when_that_changes() {
     program.stop().await;
 }
 
-/// As RabbitMQ's Cluster Operator writes it.
 #[tokio::test]
 async fn broker_whose_frames_are_too_small_for_a_copy_is_not_used() {
     let rig = Rig::private().await;
@@ -137,6 +136,7 @@ async fn broker_whose_frames_are_too_small_for_a_copy_is_not_used() {
     worker.stop().await;
 }
 
+/// As RabbitMQ's Cluster Operator writes it.
 #[tokio::test]
 async fn empty_virtual_host_is_the_default_one() {
     let rig = Rig::new().await;
