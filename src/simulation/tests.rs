@@ -12,7 +12,7 @@ use std::{
 use super::{History, run};
 
 /// How many seeds are part of all tests.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 1000;
 
 fn setting(name: &str) -> Option<u64> {
     env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
