@@ -2,8 +2,8 @@
 //! message at a time find out when that is over. No attempt is counted meanwhile.
 //!
 //! A failure that only one event meets is that event's own: another event was served since it last failed. It is counted against
-//! the event and says nothing of the API. No other failure is counted, be the breaker open or not: nobody can tell it from the
-//! begin of an outage. So an event that is alone is tried until its session is over.
+//! the event and says nothing of the API. No other failure is counted, whether the breaker is open or closed: nobody can tell it
+//! from the start of an outage. So an event that is alone is tried until its session is over.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -70,7 +70,7 @@ impl EventKey {
     }
 }
 
-/// What a failure means for its event.
+/// The meaning of a failure for its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is the event's own: an attempt is counted.
@@ -156,7 +156,7 @@ impl Inner {
 
 /// Whether failures of these causes can have the same reason.
 fn is_alike(one: Cause, other: Cause) -> bool {
-    let is_answer = |cause| matches!(cause, Cause::Unavailable | Cause::Malformed);
+    let is_answer = |cause| matches!(cause, Cause::Unavailable | Cause::Malformed | Cause::Token);
     one == other || (is_answer(one) && is_answer(other))
 }
 

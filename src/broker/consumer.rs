@@ -413,11 +413,9 @@ impl<S: Stage> Consumer<S> {
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
             let message = properties::message(&delivery.properties, delivery.body.clone(), taken);
-            let waits = || {
-                let effect = self.stage.effect(&message, &self.stage.identify(&message));
-                self.breaker.waits(EventKey::of(&effect)).is_some()
-            };
-            if self.stage.deadline(&message).is_ok() && !waits() {
+            let effect = self.stage.effect(&message, &self.stage.identify(&message));
+            if self.stage.deadline(&message).is_ok() && self.waits(&message, EventKey::of(&effect)).is_none()
+            {
                 break Some((permit, delivery));
             }
             self.spawn(Arc::clone(self).work(permit, delivery));
@@ -619,12 +617,20 @@ impl<S: Stage> Consumer<S> {
         effect: EventKey,
         alone: bool,
     ) -> Option<(Deadline, &'static str, Postponed)> {
-        let (reason, postponed) = if alone {
-            ("the same event failed a moment ago", self.breaker.waits(effect)?)
-        } else {
-            ("the same event is being worked on", BUSY)
-        };
-        Some((self.stage.deadline(message).ok()?, reason, postponed))
+        if alone {
+            let (deadline, postponed) = self.waits(message, effect)?;
+            return Some((deadline, "the same event failed a moment ago", postponed));
+        }
+        Some((self.stage.deadline(message).ok()?, "the same event is being worked on", BUSY))
+    }
+
+    /// How long a message has to wait because its event failed a moment ago, and until when at most. A wait that would outlast
+    /// its session is none: there is time for a last try.
+    fn waits(&self, message: &Message, effect: EventKey) -> Option<(Deadline, Postponed)> {
+        let postponed = self.breaker.waits(effect)?;
+        let deadline = self.stage.deadline(message).ok()?;
+        let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
+        (postponed.wait < left).then_some((deadline, postponed))
     }
 
     /// Decides what becomes of a message, and carries it out.

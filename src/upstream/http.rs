@@ -218,7 +218,9 @@ impl Upstream {
         insert(request.headers_mut(), header::TRACESTATE, span.context().tracestate().unwrap_or_default());
         let (mut call, begun_at) = (self.metrics.begin(), Instant::now());
         let answered = self.answer(request, subject, &mut span, excess).await;
-        if !matches!(&answered, Err(error) if error.cause != Cause::Request) {
+        // A look at what was sent is served where a message to the same one is not.
+        let looks = excess == Excess::IsLeft;
+        if !looks && !matches!(&answered, Err(error) if error.cause != Cause::Request) {
             self.rest.served(subject, begun_at);
         }
         let is_cut = limit < self.limits.timeout && begun_at.elapsed() >= limit;
