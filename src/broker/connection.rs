@@ -58,7 +58,7 @@ pub enum BrokerError {
     Stranger(Stranger),
     /// The broker takes smaller frames than the copy of an event may need.
     #[error(
-        "connect: the broker takes frames of {0} bytes at most, and the copy of an event may need {FRAME_BYTES_MIN}"
+        "connect: the broker takes frames of {0} bytes at most, and the copy of an event may need {FRAME_BYTES_MIN}; set frame_max in its configuration to that or more"
     )]
     SmallFrames(u32),
     /// A file that TLS needs can't be used.

@@ -8,8 +8,12 @@ const END: u8 = 0xCE;
 /// The frames of AMQP: method, content header, body, heartbeat.
 const KINDS: [u8; 4] = [1, 2, 3, 8];
 const CONTENT_HEADER: u8 = 2;
-/// The largest frame that lapin and RabbitMQ agree on by default. RabbitMQ does not keep to it where the properties are larger.
+/// The largest frame that lapin and RabbitMQ agree on, unless the broker says otherwise. RabbitMQ does not keep to it if the properties
+/// are larger.
 const FRAME_MAX: usize = 128 * 1024;
+/// Type of a method's frame, and the class and method `connection.tune`, in which the broker says how large a frame may be.
+const METHOD: u8 = 1;
+const TUNE: [u8; 4] = [0, 10, 0, 30];
 /// What is larger is no frame.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Class, weight and size of the body, before the properties.
@@ -27,6 +31,8 @@ pub(super) struct Sieve {
     read: usize,
     /// What comes is not AMQP.
     stranger: bool,
+    /// What the broker said of the size of frames; 0 is no limit.
+    tuned: Option<usize>,
 }
 
 impl Sieve {
@@ -41,7 +47,8 @@ impl Sieve {
                 break;
             }
             let Some(frame) = self.came.get(from..from + HEAD + size + 1) else { break };
-            if is_readable(frame) {
+            self.tuned = self.tuned.or_else(|| tuned(frame));
+            if is_readable(frame, self.tuned.unwrap_or(FRAME_MAX)) {
                 self.out.extend_from_slice(frame);
             } else {
                 self.out.extend(without_properties(frame));
@@ -70,9 +77,18 @@ fn size(bytes: &[u8]) -> Option<usize> {
     usize::try_from(u32::from_be_bytes(size)).ok()
 }
 
-fn is_readable(frame: &[u8]) -> bool {
+/// The largest frame, if this one says so: `connection.tune` has the number of channels, then this.
+fn tuned(frame: &[u8]) -> Option<usize> {
+    let method = frame.get(HEAD..).filter(|_| frame[0] == METHOD)?;
+    let size = method.strip_prefix(&TUNE)?.get(2..6)?.try_into().ok()?;
+    usize::try_from(u32::from_be_bytes(size)).ok()
+}
+
+/// Whether lapin reads it, where a frame has `frame_max` bytes at most, or any number if that is 0.
+fn is_readable(frame: &[u8], frame_max: usize) -> bool {
     let Some(properties) = frame.get(HEAD + BODY..frame.len() - 1) else { return true };
-    frame[0] != CONTENT_HEADER || (frame.len() <= FRAME_MAX && parse_properties(properties).is_ok())
+    let fits = frame_max == 0 || frame.len() <= frame_max;
+    frame[0] != CONTENT_HEADER || (fits && parse_properties(properties).is_ok())
 }
 
 fn without_properties(frame: &[u8]) -> Vec<u8> {
@@ -140,6 +156,12 @@ mod tests {
         assert!(parse_properties(&properties[..]).is_ok());
         let out = sieved(&header(&properties), 1000);
         assert_eq!(out, unreadable());
+        for (frame_max, fits) in [(0, true), (FRAME_MAX, false), (2 * FRAME_MAX, true)] {
+            let tune = frame(METHOD, &[&TUNE[..], &[0, 0], &size(frame_max), &[0, 60]].concat());
+            let out = sieved(&[&tune[..], &header(&properties)].concat(), 1000);
+            let expected = if fits { header(&properties) } else { unreadable() };
+            assert_eq!(out.strip_prefix(&tune[..]), Some(&expected[..]), "{frame_max}");
+        }
     }
 
     #[test]

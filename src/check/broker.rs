@@ -75,7 +75,7 @@ fn refused(error: &BrokerError) -> &'static str {
         (_, BrokerError::Stranger(_)) => "see the scheme, the host and the port in amqp.url",
         (_, BrokerError::Tls(_)) => "see tls.ca_file, amqp.client_cert_file and amqp.client_key_file",
         (_, BrokerError::SmallFrames(_)) => {
-            "set frame_max in the broker's configuration to 131072, its default, or more"
+            "set frame_max in rabbitmq.conf to 131072, RabbitMQ's default, or more"
         }
         (_, BrokerError::Url(_)) => "see amqp.url and amqp.url_file",
         _ => "see whether the broker runs, its log, whether it wants TLS there, and all parts of amqp.url",

@@ -38,12 +38,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", args.pid))
         && !catches(&status, signal)
     {
-        return Err(failed("it does not wait for this signal: it is no worker, or still starting"));
+        return Err(failed("it does not wait for this signal: it is not a worker, or it is still starting"));
     }
     kill_process(pid, signal).map_err(|error| failed(&io::Error::from(error).to_string()))
 }
 
-/// Whether a process of this `status` (proc(5)) catches `signal`.
+/// True if a process of this `status` (proc(5)) catches `signal`.
 fn catches(status: &str, signal: Signal) -> bool {
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());

@@ -82,9 +82,14 @@ pub fn unwrap(message: &Message) -> Result<Unwrapped<'_>, Invalid> {
         data: &message.body,
         id: attribute("id").map(|id| ids::cloud_event(attribute("source").as_deref(), &id)),
         path: "",
-        time: attribute("time").and_then(|time| time.parse().ok()),
+        time: attribute("time").as_deref().and_then(time),
         trace: trace.collect(),
     })
+}
+
+/// The time in `text`. A zero, of the year 1 or 1970, is a library's value for none.
+fn time(text: &str) -> Option<Timestamp> {
+    text.parse().ok().filter(|time: &Timestamp| time.as_second() > 0)
 }
 
 /// What a body is by its own fields, whatever its content type says: Dapr and others send structured CloudEvents as
@@ -150,7 +155,7 @@ fn structured(body: &[u8]) -> Result<Unwrapped<'_>, Invalid> {
         data: data.get().as_bytes(),
         id: Some(ids::cloud_event(Some(&event.source), &event.id)),
         path: "data",
-        time: event.time.and_then(|time| time.parse().ok()),
+        time: event.time.as_deref().and_then(time),
         trace: trace.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
     })
 }

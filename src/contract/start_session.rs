@@ -355,7 +355,7 @@ const ENCODED: &str = "expected content_encoding to be empty or identity; compre
 const EXPIRED: &str = "expected a time to come, and it is past";
 /// What is said where there is no `expiresAt`, and the session is over by the event's own time or its first attempt.
 const OVER: &str = "not given, and links would have ended by now, counted from the event's own time (CloudEvents time, AMQP \
-                    timestamp) or its first attempt";
+                    timestamp) or its first attempt; give expiresAt, or mend the sender's clock";
 
 /// The rules that no type alone can hold, at the time `now`.
 ///
@@ -660,6 +660,11 @@ mod tests {
         let failed = (header::FIRST_FAILED_AT, "2026-11-21T08:10:00Z");
         assert_eq!(read(Some("2026-11-21T08:30:00Z"), &[failed]).unwrap(), "2026-11-21T10:10:00Z");
         assert_eq!(read(Some("2026-11-21T09:30:00Z"), &[]).unwrap(), "2026-11-21T11:00:00Z", "a clock ahead");
+        for none in ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z"] {
+            let event =
+                [("cloudEvents:specversion", "1.0"), ("cloudEvents:id", "1"), ("cloudEvents:time", none)];
+            assert_eq!(read(None, &event).unwrap(), "2026-11-21T11:00:00Z", "a library's zero is no time");
+        }
         let refused = read(Some("2026-11-18T09:00:00Z"), &[]).unwrap_err();
         assert!(
             matches!(&refused, Refusal::Expired(_)) && refused.to_string().contains("own time"),

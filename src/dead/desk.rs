@@ -48,7 +48,7 @@ pub enum DeadError {
     Taken(String),
     /// A letter that ends every connection that takes it.
     #[error(
-        "{queue}: letter {position} can't be read, nor what is behind it; take it out with RabbitMQ's management page (Get messages, Automatic ack)"
+        "{queue}: letter {position} and all letters behind it can't be read; take it out with RabbitMQ's management page (Get messages, Automatic ack)"
     )]
     Unreadable {
         /// The dead queue.
