@@ -33,8 +33,8 @@ impl Stack {
     }
 
     fn here(&self, text: &str) -> String {
-        let broker = text.replace("rabbitmq:5672", &self.broker);
-        broker.replace("sandbox:8080", "127.0.0.1:8080").replace("8080", &self.sandbox)
+        let sandbox = text.replace("sandbox:8080", "127.0.0.1:8080").replace("8080", &self.sandbox);
+        sandbox.replace("rabbitmq:5672", &self.broker)
     }
 
     /// Arguments of a service's program, those of its entrypoint first.

@@ -210,8 +210,6 @@ async fn clients_that_say_nothing_keep_nobody_from_an_answer() {
     assert_eq!(admin.get("/livez").await.0, 200);
     let open = |stream: &TcpStream| matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
     assert!(open(&silent[160]), "64 connections are kept");
-    let ended = tokio::io::AsyncReadExt::read(&mut silent[0], &mut [0; 1]).await;
-    assert!(matches!(ended, Ok(0) | Err(_)), "the oldest makes room");
     worker.stop().await;
 }
 
@@ -253,7 +251,7 @@ async fn log_command_changes_the_level_of_a_running_worker() {
     assert_eq!(rig.command(&["log", "configured", "--pid", &pid], &[]).await.status, Some(0));
     // This test catches no such signal: it would be its end.
     let other = rig.command(&["log", "debug", "--pid", &std::process::id().to_string()], &[]).await;
-    assert!(other.status == Some(1) && other.stderr.contains("it is no worker"), "{other:?}");
+    assert!(other.status == Some(1) && other.stderr.contains("it is not a worker"), "{other:?}");
     worker.stop().await;
     let gone = rig.command(&["log", "debug", "--pid", &pid], &[]).await;
     assert_eq!(gone.status, Some(1), "{gone:?}");

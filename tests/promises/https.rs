@@ -67,3 +67,20 @@ async fn connection_that_is_dead_is_found_by_its_pings() {
     worker.stop().await;
     rig.assert_all_is_done(&rig.amqp).await;
 }
+
+/// RFC 9110, section 15.5.20: the connection is not for this origin.
+#[tokio::test]
+async fn misdirected_request_is_tried_again_over_another_connection() {
+    let rig = Rig::new().await;
+    let https = before(&rig).await;
+    let worker = start(&rig, &https, "5s").await;
+    rig.publish(1).await;
+    rig.until_experts_have(1).await;
+    let connections = https.connections();
+    rig.sandbox.fault("joseencrypt:status=421,times=1".parse().unwrap());
+    rig.publish(2).await;
+    rig.until_experts_have(2).await;
+    assert!(https.connections() > connections);
+    worker.stop().await;
+    rig.assert_all_is_done(&rig.amqp).await;
+}
