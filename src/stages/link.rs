@@ -195,7 +195,10 @@ impl Publishing {
     async fn record(&mut self) {
         let Ok(record) = written(&self.made) else { return };
         let failed = if self.made.published.len() == self.made.links.count() {
-            self.book.record(self.lease.take(), &record, self.deadline).await
+            let failed = self.book.record(self.lease.take(), &record, self.deadline).await;
+            // Not after a note: how many there are is a matter of time.
+            fault::point(Link::NAME, "recorded");
+            failed
         } else {
             self.book.note_part(&mut self.lease, &record, self.deadline).await
         };
@@ -208,10 +211,7 @@ impl Publishing {
 impl Learn for Publishing {
     fn confirmed(&mut self, message_ids: Vec<Uuid>) -> BoxFuture<'_, ()> {
         self.made.published.extend(message_ids);
-        Box::pin(async {
-            self.record().await;
-            fault::point(Link::NAME, "recorded");
-        })
+        Box::pin(self.record())
     }
 }
 
