@@ -6,6 +6,8 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error};
 use url::Url;
 
+use crate::contract::ids;
+
 /// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
@@ -223,9 +225,11 @@ impl TryFrom<String> for SubjectPrefix {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let fits =
-            text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if fits { Ok(Self(text)) } else { Err("expected at most 64 letters, digits, - and _") }
+        if text.len() <= 64 && ids::is_plain(&text) {
+            Ok(Self(text))
+        } else {
+            Err("expected at most 64 letters, digits, - and _")
+        }
     }
 }
 

@@ -78,12 +78,17 @@ impl Role {
     }
 }
 
+/// Whether `text` has letters, digits, `-` and `_` only (ASCII), or nothing.
+#[must_use]
+pub fn is_plain(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
 /// The JWT subject of a session: `sessionId` as it is when it is letters, digits, `-` and `_` only, else a UUIDv5
 /// of it. The same subject always leads to the same meeting, and Webex may show it as the meeting's title.
 #[must_use]
 pub fn subject(session_id: &str) -> String {
-    let plain = session_id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if plain { session_id.to_owned() } else { hash(session_id.as_bytes()).to_string() }
+    if is_plain(session_id) { session_id.to_owned() } else { hash(session_id.as_bytes()).to_string() }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::request::Call;
 use crate::contract::{
-    decode,
+    decode, ids,
     link::{Address, GuestAddress, HostAddress},
     private::Private,
     start_session::Vertical,
@@ -93,10 +93,7 @@ fn short_address(base: &str, short: &str, rules: &LinkRules) -> Result<Address, 
     if !rules.allowed_base_urls.iter().any(|allowed| allowed == base) {
         return Err("a baseUrl that instant_connect.allowed_base_urls does not list".to_owned());
     }
-    if short.is_empty()
-        || short.len() > 64
-        || !short.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    {
+    if short.is_empty() || short.len() > 64 || !ids::is_plain(short) {
         return Err("a short that is not 1 to 64 letters, digits, - and _".to_owned());
     }
     Ok(Address {
