@@ -21,7 +21,7 @@ pub enum Outcome {
     /// Nothing will make this succeed: publish it to the dead queue, then acknowledge.
     Dead(Death),
     /// It was kept for too long: give the message back, its delivery counted.
-    HandedBack,
+    Requeued,
 }
 
 /// Messages that are published together, and what follows once the broker has some or all of them.

@@ -85,7 +85,7 @@ pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<
     if loaded.delivers_to_hosts() {
         loaded.hosts_token()?;
     }
-    let metrics = Metrics::new(config.retry.hold.delays())?;
+    let metrics = Metrics::new(config.retry.delays.as_slice())?;
     let health = health(loaded, &metrics);
     let _admin = config.admin.listen.map(|listen| Admin::start(listen, health.clone())).transpose()?;
     fault::point("worker", "starting");
@@ -123,7 +123,7 @@ async fn serve(
 ) -> Result<(), WorkerError> {
     let config = &loaded.config;
     let connector = Arc::new(Connector::new(config));
-    let topology = Topology::new(&config.topology, config.retry.hold.delays());
+    let topology = Topology::new(&config.topology, config.retry.delays.as_slice());
     let tracer = tracer(loaded);
     let (stop, stopped) = watch::channel(false);
     let (publisher, mut publishing) =
@@ -498,7 +498,7 @@ pub(crate) fn limits(loaded: &Loaded) -> Limits {
         concurrency: amqp.concurrency.size(),
         bytes: amqp.bytes_in_progress.size(),
         deliveries_max: amqp.deliveries_max.get(),
-        hold_max: amqp.hold_max.get(),
+        delivery_timeout: amqp.delivery_timeout.get(),
         timeout: amqp.timeout.get(),
         breaker: breaker::Policy {
             failures: breaker.failures.get(),

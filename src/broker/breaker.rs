@@ -189,7 +189,7 @@ impl Sign {
                 (Cause::RateLimited, wait) => Self::Closed(wait),
                 (Cause::Unavailable | Cause::Malformed, _) => Self::Fails,
             },
-            Outcome::Dead(_) | Outcome::HandedBack => Self::Nothing,
+            Outcome::Dead(_) | Outcome::Requeued => Self::Nothing,
         }
     }
 }
@@ -253,7 +253,7 @@ impl Breaker {
 
     /// Learns that the work on `event` was given up without an outcome: most likely it still waits for the API.
     pub fn overdue(&self, event: EventKey) {
-        self.failed(event, Sign::Fails, Cause::Unavailable, None, "no outcome within amqp.hold_max");
+        self.failed(event, Sign::Fails, Cause::Unavailable, None, "no outcome within amqp.delivery_timeout");
     }
 
     fn failed(

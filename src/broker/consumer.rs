@@ -73,7 +73,7 @@ pub struct Limits {
     /// Workers that may die over one message before it is put aside.
     pub deliveries_max: u32,
     /// Longest that a delivery is kept without being settled.
-    pub hold_max: Duration,
+    pub delivery_timeout: Duration,
     /// For any single answer of the broker.
     pub timeout: Duration,
     /// When to stop taking.
@@ -91,11 +91,11 @@ impl Limits {
         self.deliveries_max.saturating_sub(self.suspect_from()).max(1)
     }
 
-    /// The age at which work in progress is given back, whatever it waits for: after `hold_max` for an outcome, some
+    /// The age at which work in progress is given back, whatever it waits for: after `delivery_timeout` for an outcome, some
     /// answers of the broker until it is settled.
     #[must_use]
     pub fn work_age_max(&self) -> Duration {
-        self.hold_max.saturating_add(self.timeout.saturating_mul(4))
+        self.delivery_timeout.saturating_add(self.timeout.saturating_mul(4))
     }
 }
 
@@ -358,7 +358,7 @@ impl<S: Stage> Consumer<S> {
         for delivery in subscription.cancel(self.limits.timeout).await? {
             match Arc::clone(&self.permits).try_acquire_owned() {
                 Ok(permit) => ends.push(self.begin_work(permit, delivery)),
-                Err(_) => _ = delivery.receipt.give_back(self.limits.timeout).await?,
+                Err(_) => _ = delivery.receipt.requeue(self.limits.timeout).await?,
             }
         }
         Ok(ends)
@@ -457,7 +457,7 @@ impl<S: Stage> Consumer<S> {
     async fn hand_back(&self, subscription: Subscription) -> Result<(), BrokerError> {
         let limit = self.limits.timeout;
         for delivery in subscription.cancel(limit).await? {
-            delivery.receipt.give_back(limit).await?;
+            delivery.receipt.requeue(limit).await?;
         }
         Ok(())
     }
@@ -516,9 +516,9 @@ impl<S: Stage> Consumer<S> {
             let bytes = if trial.deaths.is_some() { message.body.len() } else { self.stage.bytes(&message) };
             (trial, self.budget.take(bytes).await)
         };
-        let Ok((trial, bytes)) = timeout_at(begun + self.limits.hold_max, ready).await else {
+        let Ok((trial, bytes)) = timeout_at(begun + self.limits.delivery_timeout, ready).await else {
             // The others took all its time.
-            _ = receipt.give_back_counted(self.limits.timeout).await;
+            _ = receipt.requeue_counted(self.limits.timeout).await;
             return;
         };
         let work_on = Work { message, properties, receipt: receipt.clone(), begun, deaths: trial.deaths };
@@ -537,7 +537,7 @@ impl<S: Stage> Consumer<S> {
             work.ended(settled.into());
         } else {
             // A defect outside the stage, or what never ends: the message stays, and the count of its tries ends this.
-            _ = receipt.give_back_counted(self.limits.timeout).await;
+            _ = receipt.requeue_counted(self.limits.timeout).await;
             drop(work);
         }
         drop((permit, bytes));
@@ -567,7 +567,7 @@ impl<S: Stage> Consumer<S> {
 
     async fn settle(&self, work: Work) -> Settled {
         let Work { mut message, properties, receipt, begun, deaths } = work;
-        let keep_until = begun + self.limits.hold_max;
+        let keep_until = begun + self.limits.delivery_timeout;
         let identity = if deaths.is_none() {
             fault::point(&self.queue, "taken");
             self.stage.identify(&message)
@@ -663,8 +663,8 @@ impl<S: Stage> Consumer<S> {
         self.metrics.overdue();
         self.breaker.overdue(effect);
         let (event_id, trace_id) = (&ticket.event_id, ticket.trace.trace_id());
-        warn!(event_id, trace_id, stage = S::NAME, "no outcome within amqp.hold_max");
-        Outcome::HandedBack
+        warn!(event_id, trace_id, stage = S::NAME, "no outcome within amqp.delivery_timeout");
+        Outcome::Requeued
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {

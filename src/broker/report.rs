@@ -74,9 +74,9 @@ impl Report {
             Settled::Held(_) => say!(info, "trying again later"),
             Settled::Waits(_) => say!(info, "waiting; nothing is counted"),
             Settled::Early => say!(debug, "too early; waiting on"),
-            Settled::HandedBack => say!(info, "given back to the broker; no attempt is counted"),
+            Settled::Requeued => say!(info, "given back to the broker; no attempt is counted"),
             Settled::Dead(_) => say!(warn, "dead letter"),
-            Settled::Undone => say!(warn, "given back to the broker; what was decided could not be done"),
+            Settled::Unfulfilled => say!(warn, "given back to the broker; what was decided could not be done"),
             Settled::Lost => say!(warn, "not settled; the broker will deliver it again"),
         }
     }
@@ -86,7 +86,7 @@ impl Drop for Report {
     fn drop(&mut self) {
         if !self.done {
             let reason = "the worker ended, or failed, before this was done".to_owned();
-            self.say(&Settlement { settled: Settled::HandedBack, reason: Some(reason), hold: None });
+            self.say(&Settlement { settled: Settled::Requeued, reason: Some(reason), hold: None });
         }
     }
 }

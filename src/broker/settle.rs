@@ -93,9 +93,9 @@ pub enum Settled {
     /// It came back before its time and waits on in a hold queue; acknowledged.
     Early,
     /// Given back to the broker: it was kept for too long, or the worker ended or failed.
-    HandedBack,
+    Requeued,
     /// Given back to the broker, for what its outcome asks for could not be done.
-    Undone,
+    Unfulfilled,
     /// Its channel is gone: the broker delivers it again.
     Lost,
 }
@@ -108,8 +108,8 @@ impl From<Settled> for Ended {
             Settled::Held(_) => Self::TryAgain,
             Settled::Waits(_) => Self::Wait,
             Settled::Early => Self::Early,
-            Settled::HandedBack => Self::HandedBack,
-            Settled::Undone => Self::Undone,
+            Settled::Requeued => Self::Requeued,
+            Settled::Unfulfilled => Self::Unfulfilled,
             Settled::Lost => Self::Lost,
         }
     }
@@ -223,9 +223,9 @@ impl Settler {
             Outcome::TryAgain(failure) | Outcome::Wait(failure) => {
                 self.try_again(ticket, message, &failure, verdict, now).await
             }
-            Outcome::HandedBack => {
-                let reason = "no outcome within amqp.hold_max";
-                self.give_back(ticket, Settlement::of(Settled::HandedBack, reason.to_owned())).await
+            Outcome::Requeued => {
+                let reason = "no outcome within amqp.delivery_timeout";
+                self.requeue(ticket, Settlement::of(Settled::Requeued, reason.to_owned())).await
             }
         }
     }
@@ -276,7 +276,7 @@ impl Settler {
             let reason = format!("no queue is bound to exchange {} for {keys}", self.links_exchange);
             self.dead(ticket, message, &Death::new(Class::Unroutable, reason)).await
         } else {
-            self.undone(ticket, error.to_string()).await
+            self.unfulfilled(ticket, error.to_string()).await
         }
     }
 
@@ -287,7 +287,7 @@ impl Settler {
             warn!(
                 event_id,
                 trace_id,
-                "the ledger did not record within amqp.hold_max which links are published; a repeat of the event publishes them again"
+                "the ledger did not record within amqp.delivery_timeout which links are published; a repeat of the event publishes them again"
             );
         }
     }
@@ -323,7 +323,7 @@ impl Settler {
         let first_failed_at = message.first_failed_at().unwrap_or(now);
         let held = Held { cause: failure.cause, attempts, waited, first_failed_at, not_before: at };
         let Some(delay) = postponed_to.or_else(|| retry::rung(&self.delays, now, at, deadline)) else {
-            return self.undone(ticket, "no hold queue is configured".to_owned()).await;
+            return self.unfulfilled(ticket, "no hold queue is configured".to_owned()).await;
         };
         let settled = match verdict {
             Verdict::Postponed(_) => Settled::Waits(failure.cause),
@@ -353,7 +353,7 @@ impl Settler {
     /// would have missed its session's deadline, which is not known here: so it is never held past its time.
     pub async fn hold_again(&self, ticket: &Ticket, message: &Message, at: Timestamp) -> Settlement {
         let Some(delay) = retry::rung(&self.delays, clock::now(), at, at) else {
-            return self.undone(ticket, "no hold queue is configured".to_owned()).await;
+            return self.unfulfilled(ticket, "no hold queue is configured".to_owned()).await;
         };
         let settlement = Settlement::of(Settled::Early, None);
         let copy = |queue: &str, trace: &TraceContext| {
@@ -381,7 +381,7 @@ impl Settler {
             }
             Err(Unpublished { error, .. }) => {
                 let reason = settlement.reason.unwrap_or_else(|| "too early".to_owned());
-                self.undone(ticket, format!("{reason}; it could not be held back: {error}")).await
+                self.unfulfilled(ticket, format!("{reason}; it could not be held back: {error}")).await
             }
         }
     }
@@ -398,7 +398,7 @@ impl Settler {
             }
             Err(Unpublished { error, .. }) => {
                 let (class, reason) = (death.class, &death.reason);
-                self.undone(
+                self.unfulfilled(
                     ticket,
                     format!("{class}: {reason}; its dead letter could not be written: {error}"),
                 )
@@ -524,12 +524,12 @@ impl Settler {
     }
 
     /// What the outcome asks for could not be done, because of `reason`.
-    async fn undone(&self, ticket: &Ticket, reason: String) -> Settlement {
-        self.give_back(ticket, Settlement::of(Settled::Undone, reason)).await
+    async fn unfulfilled(&self, ticket: &Ticket, reason: String) -> Settlement {
+        self.requeue(ticket, Settlement::of(Settled::Unfulfilled, reason)).await
     }
 
-    async fn give_back(&self, ticket: &Ticket, settlement: Settlement) -> Settlement {
-        let returned = ticket.receipt.give_back_counted(self.limit).await;
+    async fn requeue(&self, ticket: &Ticket, settlement: Settlement) -> Settlement {
+        let returned = ticket.receipt.requeue_counted(self.limit).await;
         fault::point(&self.queue, "returned");
         written_or_lost(returned, settlement)
     }

@@ -234,27 +234,27 @@ impl Receipt {
 
     /// Gives the delivery back to the queue, as it was; otherwise as [`Receipt::ack`]. From 4.3 on RabbitMQ does not count
     /// it among the deliveries without an outcome.
-    pub(super) async fn give_back(&self, limit: Duration) -> Result<bool, BrokerError> {
+    pub(super) async fn requeue(&self, limit: Duration) -> Result<bool, BrokerError> {
         match &self.0 {
             Held::Broker { acker, .. } => {
                 let options = BasicNackOptions { requeue: true, multiple: false };
                 within("give back", limit, acker, acker.nack(options)).await
             }
             #[cfg(test)]
-            Held::Simulated(receipt) => Ok(receipt.give_back().await),
+            Held::Simulated(receipt) => Ok(receipt.requeue().await),
         }
     }
 
     /// Gives the delivery back to the queue, as one without an outcome: every RabbitMQ counts it, so that there is an end to
     /// what fails each time. Otherwise as [`Receipt::ack`].
-    pub(super) async fn give_back_counted(&self, limit: Duration) -> Result<bool, BrokerError> {
+    pub(super) async fn requeue_counted(&self, limit: Duration) -> Result<bool, BrokerError> {
         match &self.0 {
             Held::Broker { acker, .. } => {
                 let options = BasicRejectOptions { requeue: true };
                 within("give back", limit, acker, acker.reject(options)).await
             }
             #[cfg(test)]
-            Held::Simulated(receipt) => Ok(receipt.give_back_counted().await),
+            Held::Simulated(receipt) => Ok(receipt.requeue_counted().await),
         }
     }
 }

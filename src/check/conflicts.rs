@@ -76,22 +76,22 @@ fn permits(loaded: &Loaded) -> Finding {
 
 /// A delivery may wait for another worker with the same event, look what was sent before, then send, and write that down.
 fn overdue(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["amqp.hold_max", "instant_connect.timeout", "hosts.timeout"]);
+    let about = on(loaded, &["amqp.delivery_timeout", "instant_connect.timeout", "hosts.timeout"]);
     let config = &loaded.config;
     let call = config.instant_connect.timeout.get().max(config.hosts.timeout.get());
     let needed = (book::PATIENCE + book::WRITE_TIME).saturating_add(call.saturating_mul(2));
-    if config.amqp.hold_max.get() >= needed {
+    if config.amqp.delivery_timeout.get() >= needed {
         return about.pass("calls that hang end before the time for their delivery does");
     }
     about.warn(
         "a call that hangs may end with the time for its delivery: it is given back, again and again, until its \
          session is over",
-        format!("set amqp.hold_max to {needed:?} or more"),
+        format!("set amqp.delivery_timeout to {needed:?} or more"),
     )
 }
 
 fn acknowledgement(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["amqp.hold_max", "amqp.timeout"]);
+    let about = on(loaded, &["amqp.delivery_timeout", "amqp.timeout"]);
     let age = limits(loaded).work_age_max();
     if age < ACK_TIMEOUT {
         return about.pass(format!(
@@ -103,7 +103,7 @@ fn acknowledgement(loaded: &Loaded) -> Finding {
             "work may be kept for {age:?}; RabbitMQ closes the channel after {ACK_TIMEOUT:?}, where its consumer_timeout \
              does not say otherwise, and all that the stage holds is delivered again"
         ),
-        "set amqp.hold_max well below the broker's consumer_timeout, or raise that",
+        "set amqp.delivery_timeout well below the broker's consumer_timeout, or raise that",
     )
 }
 
@@ -148,14 +148,14 @@ fn attempts(loaded: &Loaded) -> Finding {
 }
 
 fn first_rung(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["retry.initial", "retry.hold"]);
+    let about = on(loaded, &["retry.initial", "retry.delays"]);
     let initial = loaded.config.retry.initial.get();
-    match loaded.config.retry.hold.delays().first() {
+    match loaded.config.retry.delays.as_slice().first() {
         Some(first) if *first >= initial.saturating_mul(2) => about.warn(
             format!(
                 "no hold queue brings a message back sooner than after {first:?}: that is the first wait"
             ),
-            "begin retry.hold with retry.initial",
+            "begin retry.delays with retry.initial",
         ),
         _ => about.pass("the first wait has its hold queue"),
     }
@@ -163,14 +163,14 @@ fn first_rung(loaded: &Loaded) -> Finding {
 
 /// A rung is used while the session has more time left than that; see `retry::rung`.
 fn last_rungs(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["retry.hold", "instant_connect.link_lifetime"]);
+    let about = on(loaded, &["retry.delays", "instant_connect.link_lifetime"]);
     let lifetime = loaded.config.instant_connect.link_lifetime.get();
-    let delays = loaded.config.retry.hold.delays();
+    let delays = loaded.config.retry.delays.as_slice();
     let late = delays.iter().filter(|delay| **delay >= lifetime).count();
     if late == 0 {
         return about.pass("each hold queue brings messages back while their links can live");
     }
-    let advice = "keep each of retry.hold below instant_connect.link_lifetime";
+    let advice = "keep each of retry.delays below instant_connect.link_lifetime";
     if late == delays.len() {
         return about.fail("a message that is held comes back when its session is over", advice);
     }

@@ -15,7 +15,7 @@ const DECLARE: &str =
 const GRANT: &str = "grant the user configure, write and read on the prefix (rabbitmqctl set_permissions)";
 
 pub(super) async fn look(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Finding>) {
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
+    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     let declare = loaded.config.topology.declare;
     let plan = topology.plan();
     for exchange in &plan.exchanges {

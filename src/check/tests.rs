@@ -51,8 +51,8 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
             "warn: amqp.prefetch = 32, amqp.concurrency = 2: each stage holds far more",
         ),
         (
-            &["amqp.hold_max=28m"],
-            "warn: amqp.hold_max = \"28m\", amqp.timeout = \"30s\": work may be kept for 1800s",
+            &["amqp.delivery_timeout=28m"],
+            "warn: amqp.delivery_timeout = \"28m\", amqp.timeout = \"30s\": work may be kept for 1800s",
         ),
         (&["amqp.deliveries_max=1"], "warn: amqp.deliveries_max = 1: a message that was in progress"),
         (&["retry.attempts=1"], "warn: retry.attempts = 1, retry.initial = \"1s\""),
@@ -62,16 +62,16 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
             "of 8 attempts only 7 fit into instant_connect.link_lifetime",
         ),
         (
-            &["retry.hold=30s,2m"],
-            "warn: retry.initial = \"1s\", retry.hold = [\"30s\", \"2m\"]: no hold queue",
+            &["retry.delays=30s,2m"],
+            "warn: retry.initial = \"1s\", retry.delays = [\"30s\", \"2m\"]: no hold queue",
         ),
         (
-            &["retry.hold=1s,3h"],
+            &["retry.delays=1s,3h"],
             "instant_connect.link_lifetime = \"2h\": 1 of the hold queues are for events alone",
         ),
         (
-            &["retry.hold=3h"],
-            "fail: retry.hold = [\"3h\"], instant_connect.link_lifetime = \"2h\": a message that is held",
+            &["retry.delays=3h"],
+            "fail: retry.delays = [\"3h\"], instant_connect.link_lifetime = \"2h\": a message that is held",
         ),
         (
             &["instant_connect.rate_limit_wait=2h"],
@@ -91,8 +91,8 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
             "ledger.path = \"here/ledger\": here/ledger is in the working directory",
         ),
         (
-            &["amqp.hold_max=50s"],
-            "warn: amqp.hold_max = \"50s\", instant_connect.timeout = \"15s\", hosts.timeout",
+            &["amqp.delivery_timeout=50s"],
+            "warn: amqp.delivery_timeout = \"50s\", instant_connect.timeout = \"15s\", hosts.timeout",
         ),
         (
             &["ledger.keep_max=2h"],

@@ -125,7 +125,7 @@ impl From<DeadError> for Failure {
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     let connector = Connector::new(&loaded.config).sieving();
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
+    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     // One connection for everything: when it ends, nothing of this program is under way any more.
     let connection = connector.connect_once("dead").await?;
     let office = Office { loaded, connection: &connection, topology: &topology };

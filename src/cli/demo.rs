@@ -51,7 +51,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let sandbox = Sandbox::bind(options).await?;
     let (url, handle) = (sandbox.url(), sandbox.handle());
     let loaded = Arc::new(global.load_with(&settings(&url))?);
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
+    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     let connector = Arc::new(Connector::new(&loaded.config));
     let prepared = async {
         let connection = connector.connect_once("demo").await?;

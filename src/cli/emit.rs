@@ -73,7 +73,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
         return Err(Failure::Usage("--message-id: expected 1 to 255 bytes".to_owned()));
     }
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
+    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     // The publisher below would try again and again, which is right for a worker and not for a person who waits.
     let connector = Arc::new(Connector::new(&loaded.config));
     let connection = connector

@@ -56,7 +56,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
             return std::future::pending().await;
         }
         let connector = Connector::new(&loaded.config);
-        let queue = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays()).guests_queue();
+        let queue = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice()).guests_queue();
         let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
         loop {
             let begun = Instant::now();

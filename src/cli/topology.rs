@@ -20,7 +20,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.hold.delays());
+    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     if args.declare {
         let connector = Connector::new(&loaded.config);
         let connection = connector.connect_once("topology").await?;

@@ -68,8 +68,8 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
             "breaker.probe_max",
             config.breaker.probe_max,
         ),
-        ("instant_connect.timeout", config.instant_connect.timeout, "amqp.hold_max", config.amqp.hold_max),
-        ("hosts.timeout", config.hosts.timeout, "amqp.hold_max", config.amqp.hold_max),
+        ("instant_connect.timeout", config.instant_connect.timeout, "amqp.delivery_timeout", config.amqp.delivery_timeout),
+        ("hosts.timeout", config.hosts.timeout, "amqp.delivery_timeout", config.amqp.delivery_timeout),
     ];
     for (small, low, large, high) in ordered {
         if low > high {

@@ -469,7 +469,7 @@ mod tests {
             ),
             (
                 ("ICW_AMQP__URLL", "amqp://u:secret@h"),
-                "environment ICW_AMQP__URLL: amqp.urll: unknown key (did you mean amqp.url?); known in amqp: allow_insecure, auth, bytes_in_progress, client_cert_file, client_key_file, concurrency, connect_timeout, deliveries_max, hold_max, prefetch, reconnect_max, timeout, url, url_file, watch_interval",
+                "environment ICW_AMQP__URLL: amqp.urll: unknown key (did you mean amqp.url?); known in amqp: allow_insecure, auth, bytes_in_progress, client_cert_file, client_key_file, concurrency, connect_timeout, deliveries_max, delivery_timeout, prefetch, reconnect_max, timeout, url, url_file, watch_interval",
             ),
         ] {
             assert_eq!(with(&[environment], &[]).unwrap_err(), expected);

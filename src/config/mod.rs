@@ -63,7 +63,7 @@ pub struct Amqp {
     pub reconnect_max: Span,
     pub watch_interval: Span,
     pub deliveries_max: Bounded<1, 90>,
-    pub hold_max: Span,
+    pub delivery_timeout: Span,
     pub auth: Auth,
     #[serde(deserialize_with = "empty_is_none")]
     pub client_cert_file: Option<PathBuf>,
@@ -195,7 +195,7 @@ pub struct Retry {
     pub jitter: values::Factor<0, 1>,
     pub attempts: Bounded<1, 1000>,
     pub total: Span,
-    pub hold: values::Ladder,
+    pub delays: values::Delays,
 }
 
 /// Section `breaker`.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Config,
     load::DEFAULTS,
-    values::{BaseUrl, Bounded, Factor, Ladder, NonEmpty, Prefix, Span, SubjectPrefix},
+    values::{BaseUrl, Bounded, Factor, Delays, NonEmpty, Prefix, Span, SubjectPrefix},
 };
 use crate::contract::device::AllowList;
 
@@ -131,7 +131,7 @@ schema_of! {
     (const MIN: u32, const MAX: u32) Bounded<MIN, MAX> => {"type": "integer", "minimum": MIN, "maximum": MAX},
     (const MIN: u32, const MAX: u32) Factor<MIN, MAX> => {"type": "number", "minimum": MIN, "maximum": MAX},
     () Span => {"type": "string", "pattern": DURATION},
-    () Ladder => {"type": "array", "minItems": 1, "maxItems": 20, "items": {"type": "string", "pattern": DURATION}},
+    () Delays => {"type": "array", "minItems": 1, "maxItems": 20, "items": {"type": "string", "pattern": DURATION}},
     () Prefix => {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,200}$", "not": {"pattern": "^amq\\."}},
     () BaseUrl => {"type": "string", "pattern": "^https?://[^\\s()<>\\[\\]\"\\\\`?#@]+/$"},
     () NonEmpty => {"type": "string", "pattern": "[^\\s]"},

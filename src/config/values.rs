@@ -97,17 +97,16 @@ impl<'de> Deserialize<'de> for Span {
 /// The delays of the hold queues: ascending, whole milliseconds, one at least.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<Span>")]
-pub struct Ladder(Vec<Duration>);
+pub struct Delays(Vec<Duration>);
 
-impl Ladder {
-    /// The delays.
+impl Delays {
     #[must_use]
-    pub fn delays(&self) -> &[Duration] {
+    pub fn as_slice(&self) -> &[Duration] {
         &self.0
     }
 }
 
-impl TryFrom<Vec<Span>> for Ladder {
+impl TryFrom<Vec<Span>> for Delays {
     type Error = &'static str;
 
     fn try_from(spans: Vec<Span>) -> Result<Self, Self::Error> {

@@ -64,7 +64,7 @@ impl<S: Stage> Alone<S> {
             lifetime: CALM_MAX,
             deliveries_max: DELIVERIES_MAX,
             first_delay: Duration::ZERO,
-            hold_max: Duration::ZERO,
+            delivery_timeout: Duration::ZERO,
         };
         let timeout = Duration::from_secs(1);
         let limits = limits(Limits { deliveries_max: DELIVERIES_MAX, timeout, ..worker::limits(&plan) });

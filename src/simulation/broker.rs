@@ -446,16 +446,16 @@ impl Receipt {
         true
     }
 
-    pub(crate) async fn give_back(&self) -> bool {
+    pub(crate) async fn requeue(&self) -> bool {
         let counted = self.wire.life.world.lock().broker.counts_nacks;
-        self.requeue(counted).await
+        self.put_back(counted).await
     }
 
-    pub(crate) async fn give_back_counted(&self) -> bool {
-        self.requeue(true).await
+    pub(crate) async fn requeue_counted(&self) -> bool {
+        self.put_back(true).await
     }
 
-    async fn requeue(&self, counted: bool) -> bool {
+    async fn put_back(&self, counted: bool) -> bool {
         let life = &self.wire.life;
         life.point("before the nack").await;
         if !self.usable() || self.used.swap(true, Ordering::Relaxed) {
@@ -466,7 +466,7 @@ impl Receipt {
             let unsettled = if self.wire.is_cut() { None } else { settled(&mut state, self.tag) };
             if let Some(unsettled) = unsettled {
                 state.log(format_args!("{}: {} given back", unsettled.queue, self.tag));
-                let rule = state.checker.given_back(self.tag);
+                let rule = state.checker.requeued(self.tag);
                 state.must(rule);
                 let queue = unsettled.queue.clone();
                 requeue(&mut state, unsettled, counted);

@@ -91,7 +91,7 @@ pub(super) struct Rules {
     pub(super) lifetime: Duration,
     pub(super) deliveries_max: u32,
     pub(super) first_delay: Duration,
-    pub(super) hold_max: Duration,
+    pub(super) delivery_timeout: Duration,
 }
 
 /// What happened to one message that a stage takes.
@@ -352,7 +352,7 @@ impl Checker {
     }
 
     /// The worker gave a delivery back.
-    pub(super) fn given_back(&mut self, tag: u64) -> Result<(), String> {
+    pub(super) fn requeued(&mut self, tag: u64) -> Result<(), String> {
         self.count("given back");
         let Some(open) = self.open.remove(&tag) else { return Ok(()) };
         let done = self.confirmed_all(&open.of);
@@ -446,7 +446,7 @@ impl Checker {
     pub(super) fn ledger_failed(&mut self, key: &str) {
         self.count("ledger failures");
         self.tries_in_doubt += u32::from(key.starts_with("tried:"));
-        if self.rules.hold_max > LEDGER_OUT_MAX {
+        if self.rules.delivery_timeout > LEDGER_OUT_MAX {
             return;
         }
         self.by_ledger_key(key).for_each(|seen| {

@@ -18,7 +18,7 @@
 //! - [`troubles`]: what comes and goes
 //! - [`fairness`]: events with trouble of their own
 //! - [`checker`], [`rules`]: what must hold
-//! - `alone`, `given_back`, `singly`, in tests: one consumer by itself
+//! - `alone`, `requeued`, `singly`, in tests: one consumer by itself
 
 #[cfg(test)]
 mod alone;
@@ -28,7 +28,7 @@ mod checker;
 mod events;
 mod fairness;
 #[cfg(test)]
-mod given_back;
+mod requeued;
 pub(crate) mod network;
 mod plan;
 mod publishing;
@@ -111,7 +111,7 @@ fn calm_world() -> World {
         lifetime: Duration::MAX,
         deliveries_max: plan.deliveries_max,
         first_delay: Duration::ZERO,
-        hold_max: plan.hold_max,
+        delivery_timeout: plan.delivery_timeout,
     };
     World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false)
 }
@@ -143,7 +143,7 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
         lifetime: Duration::from_secs(3600),
         deliveries_max: plan.deliveries_max,
         first_delay: plan.delays.first().copied().unwrap_or_default(),
-        hold_max: plan.hold_max,
+        delivery_timeout: plan.delivery_timeout,
     };
     let token = folder.join("token");
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;

@@ -42,7 +42,7 @@ pub(super) struct Plan {
     pub(super) unbound: u32,
     pub(super) ledger_outages: u32,
     /// Longest that a delivery is kept, and workers that may die over a message.
-    pub(super) hold_max: Duration,
+    pub(super) delivery_timeout: Duration,
     pub(super) deliveries_max: u32,
     /// Nothing can be published for all the time of troubles.
     pub(super) full: bool,
@@ -86,7 +86,7 @@ impl Plan {
             token_rotations,
             unbound,
             ledger_outages,
-            hold_max: Duration::from_secs(1200),
+            delivery_timeout: Duration::from_secs(1200),
             deliveries_max: 20,
             full: false,
         }
@@ -95,7 +95,7 @@ impl Plan {
     /// All queues are full for so long that each event is given back again and again.
     pub(super) fn fill(&mut self) {
         (self.full, self.nacked) = (true, 1.0);
-        (self.hold_max, self.deliveries_max) = (Duration::from_secs(25), 5);
+        (self.delivery_timeout, self.deliveries_max) = (Duration::from_secs(25), 5);
         self.troubled = Duration::from_secs(300);
     }
 

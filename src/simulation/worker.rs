@@ -214,7 +214,7 @@ pub(super) fn limits(plan: &Plan) -> Limits {
         concurrency: plan.concurrency,
         bytes: 1024 * 1024,
         deliveries_max: plan.deliveries_max,
-        hold_max: plan.hold_max,
+        delivery_timeout: plan.delivery_timeout,
         timeout: Duration::from_secs(30),
         breaker: breaker::Policy {
             failures: 5,

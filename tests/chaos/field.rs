@@ -141,7 +141,7 @@ impl Field {
             ("devices.allowed", "room-*@example.rooms.webex.com"),
             ("retry.initial", "100ms"),
             ("retry.max", "2s"),
-            ("retry.hold", &holds),
+            ("retry.delays", &holds),
             ("breaker.probe_initial", "100ms"),
             ("breaker.probe_max", "1s"),
             ("ledger.path", &path),

@@ -165,7 +165,7 @@ fn durations_that_the_chart_cannot_read_are_refused_with_and_without_the_schema(
         ("--set=config.shutdown.grace=25", "grace"),
         ("--set=podMonitor.enabled=true,podMonitor.interval=often", "interval"),
         (
-            "--set=config.retry.hold={PT1S},config.topology.declare=check,topology.enabled=true,topology.rabbitmqClusterReference.name=r",
+            "--set=config.retry.delays={PT1S},config.topology.declare=check,topology.enabled=true,topology.rabbitmqClusterReference.name=r",
             "hold",
         ),
     ] {

@@ -15,7 +15,7 @@ use super::helm::{case, of_kind, only};
 fn plan(flags: &[&str]) -> Value {
     let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     let config = load(&Sources { flags, ..Sources::default() }).unwrap().config;
-    json!(Topology::new(&config.topology, config.retry.hold.delays()).plan())
+    json!(Topology::new(&config.topology, config.retry.delays.as_slice()).plan())
 }
 
 #[test]
@@ -26,13 +26,13 @@ fn objects_of_the_topology_are_those_the_program_declares() {
             [
                 "topology.prefix=Clinic_7.video",
                 "topology.queue_length_max=250000",
-                "retry.hold=[\"500ms\", \"1m30s\", \"2h\"]",
+                "retry.delays=[\"500ms\", \"1m30s\", \"2h\"]",
             ],
             "video",
         ),
         (
             "everything-values.yaml",
-            ["retry.hold=[\"1s\", \"10s\"]", "retry.multiplier=2", "retry.jitter=0.5"],
+            ["retry.delays=[\"1s\", \"10s\"]", "retry.multiplier=2", "retry.jitter=0.5"],
             "/",
         ),
     ] {

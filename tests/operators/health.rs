@@ -87,7 +87,7 @@ async fn a_refused_token_is_said_until_a_new_one_is_accepted() {
         ("hosts.token_file", file.to_str().unwrap()),
         ("breaker.probe_initial", "10ms"),
         ("breaker.probe_max", "20ms"),
-        ("retry.hold", "10ms,50ms,1s,5s"),
+        ("retry.delays", "10ms,50ms,1s,5s"),
     ];
     let worker = rig.start(&settings).await;
     let admin = Admin::of(&worker).await;
@@ -159,16 +159,16 @@ async fn work_that_is_kept_for_too_long_is_counted_named_and_given_back() {
     let rig = Rig::new().await;
     // Two calls for so many people, each within its own limit, are too much together.
     rig.sandbox.fault("joseencrypt:delay=11s,times=2".parse().unwrap());
-    let limits = [("amqp.hold_max", "20s"), ("instant_connect.timeout", "20s"), ("hosts.timeout", "20s")];
+    let limits = [("amqp.delivery_timeout", "20s"), ("instant_connect.timeout", "20s"), ("hosts.timeout", "20s")];
     let worker = rig.start(&limits).await;
     let admin = Admin::of(&worker).await;
     let guest = |n: usize| json!({"channel": "sms", "address": number(n)});
     let guests: Vec<_> = (0..30).map(guest).collect();
     rig.publish_event(with_id("event-1"), &event_with(1, &json!({"guests": guests}))).await;
     rig.guest_links().await.take(30).await;
-    admin.until("events_total{outcome=\"handed-back\",stage=\"link\"}", "1").await;
+    admin.until("events_total{outcome=\"requeued\",stage=\"link\"}", "1").await;
     assert_eq!(admin.series().await["overdue_total{stage=\"link\"}"], "1");
-    let said = worker.output.saying("no outcome within amqp.hold_max");
+    let said = worker.output.saying("no outcome within amqp.delivery_timeout");
     assert_eq!((said.len(), &said[0]["event_id"]), (1, &json!("event-1")));
     worker.stop().await;
 }

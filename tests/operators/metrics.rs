@@ -25,7 +25,7 @@ const QUICK: [(&str, &str); 7] = [
     ("retry.initial", "10ms"),
     ("retry.max", "50ms"),
     ("retry.jitter", "0"),
-    ("retry.hold", "10ms,30ms,1s,5s"),
+    ("retry.delays", "10ms,30ms,1s,5s"),
     ("breaker.probe_initial", "10ms"),
     ("breaker.probe_max", "20ms"),
 ];

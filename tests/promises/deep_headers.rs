@@ -33,7 +33,7 @@ async fn event_with_the_deepest_headers_is_served_and_so_are_its_neighbours() {
 #[tokio::test]
 async fn copies_of_deep_headers_leave_them_behind_and_say_so() {
     let rig = Rig::new().await;
-    let quick = [("retry.initial", "10ms"), ("retry.max", "50ms"), ("retry.hold", "10ms,50ms")];
+    let quick = [("retry.initial", "10ms"), ("retry.max", "50ms"), ("retry.delays", "10ms,50ms")];
     let worker = rig.start(&quick).await;
     for fault in ["joseencrypt:status=503,times=1", "joseencrypt:status=400,times=1"] {
         rig.sandbox.fault(fault.parse().unwrap());

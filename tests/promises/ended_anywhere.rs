@@ -122,7 +122,7 @@ const SETTINGS: [(&str, &str); 7] = [
     ("amqp.concurrency", "1"),
     ("retry.initial", "10ms"),
     ("retry.jitter", "0"),
-    ("retry.hold", "10ms"),
+    ("retry.delays", "10ms"),
     ("topology.declare", "off"),
 ];
 

@@ -36,7 +36,7 @@ const QUICK: [(&str, &str); 4] = [
     ("retry.initial", "10ms"),
     ("retry.max", "50ms"),
     ("retry.jitter", "0"),
-    ("retry.hold", "10ms,50ms,1s,5s"),
+    ("retry.delays", "10ms,50ms,1s,5s"),
 ];
 
 /// Instant Connect, which works for all sessions but one.
@@ -216,7 +216,7 @@ async fn backlog_of_expired_events_is_settled_while_the_breaker_is_open() {
     const EXPIRED: usize = 500;
     let rig = Rig::new().await;
     let settings = [
-        ("retry.hold", "5m"),
+        ("retry.delays", "5m"),
         ("breaker.failures", "1"),
         ("breaker.probe_initial", "10ms"),
         ("breaker.probe_max", "20ms"),

@@ -61,15 +61,15 @@ async fn guests_links_confirmed_before_a_shutdown_are_not_published_again() {
     worker.stop().await;
 }
 
-/// Nobody takes from the queue of hosts, and it is full. An event is kept for `amqp.hold_max` and given back; guests get
+/// Nobody takes from the queue of hosts, and it is full. An event is kept for `amqp.delivery_timeout` and given back; guests get
 /// their links meanwhile.
 #[tokio::test]
 async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links() {
-    const UNDONE: &str = "given back to the broker; what was decided could not be done";
+    const UNFULFILLED: &str = "given back to the broker; what was decided could not be done";
     let (rig, fillers) = rig().await;
     let settings = [
         &SETTINGS[..],
-        &[("amqp.hold_max", "3s"), ("instant_connect.timeout", "1s"), ("hosts.timeout", "1s")],
+        &[("amqp.delivery_timeout", "3s"), ("instant_connect.timeout", "1s"), ("hosts.timeout", "1s")],
     ]
     .concat();
     let hosts = rig.name("hosts");
@@ -81,7 +81,7 @@ async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links()
         assert_eq!(status.signal(), Some(9), "{status}");
     }
     let worker = rig.start(&settings).await;
-    worker.output.until(UNDONE, 4).await;
+    worker.output.until(UNFULFILLED, 4).await;
     assert!(worker.output.saying("dead letter").is_empty());
     worker.stop().await;
     let worker = rig.start(&settings).await;

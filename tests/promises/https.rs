@@ -14,7 +14,7 @@ async fn start(rig: &Rig, https: &Https, timeout: &str) -> Program {
         ("hosts.timeout", timeout),
         ("retry.initial", "10ms"),
         ("retry.max", "50ms"),
-        ("retry.hold", "10ms,50ms,1s,5s"),
+        ("retry.delays", "10ms,50ms,1s,5s"),
         ("telemetry.log_level", "debug"),
     ];
     let mut environment = rig.environment(&settings);

@@ -9,7 +9,7 @@ const QUICK: [(&str, &str); 5] = [
     ("retry.max", "50ms"),
     ("retry.attempts", "4"),
     ("retry.jitter", "0"),
-    ("retry.hold", "10ms,50ms,1s,5s"),
+    ("retry.delays", "10ms,50ms,1s,5s"),
 ];
 
 async fn started() -> (Rig, Program) {

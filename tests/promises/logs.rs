@@ -45,7 +45,7 @@ async fn each_outcome_is_one_line_that_says_of_which_event_and_why() {
     let rig = Rig::new().await;
     let settings = [
         ("retry.initial", "1ms"),
-        ("retry.hold", "10ms,1s"),
+        ("retry.delays", "10ms,1s"),
         ("breaker.probe_initial", "10ms"),
         ("shutdown.grace", "100ms"),
     ];
@@ -71,8 +71,8 @@ async fn each_outcome_is_one_line_that_says_of_which_event_and_why() {
     let traces = output.records().into_iter().filter(|one| one["event_id"] == "event-1");
     assert!(traces.into_iter().all(|one| one["trace_id"] == TRACE_ID));
     worker.stop().await;
-    let handed_back = output.records().into_iter().filter(|one| one["outcome"] == "handed-back");
-    assert_eq!(handed_back.map(|one| one["event_id"].clone()).collect::<Vec<_>>(), ["event-3"]);
+    let requeued = output.records().into_iter().filter(|one| one["outcome"] == "requeued");
+    assert_eq!(requeued.map(|one| one["event_id"].clone()).collect::<Vec<_>>(), ["event-3"]);
 }
 
 #[tokio::test]

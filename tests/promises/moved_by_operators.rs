@@ -19,7 +19,7 @@ const QUICK: [(&str, &str); 5] = [
     ("retry.initial", "10ms"),
     ("retry.max", "50ms"),
     ("retry.jitter", "0"),
-    ("retry.hold", "10ms,50ms,1s,10m"),
+    ("retry.delays", "10ms,50ms,1s,10m"),
 ];
 
 /// A rig whose queues are declared, with the settings of the worker that comes later.

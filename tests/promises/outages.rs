@@ -25,7 +25,7 @@ const QUICK: [(&str, &str); 5] = [
     ("retry.max", "50ms"),
     ("retry.attempts", "3"),
     ("retry.jitter", "0"),
-    ("retry.hold", "10ms,50ms,1s,5s"),
+    ("retry.delays", "10ms,50ms,1s,5s"),
 ];
 
 fn quick<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {

@@ -35,16 +35,16 @@ async fn event_that_kills_each_worker_is_poison_after_as_many_deaths() {
     worker.stop().await;
 }
 
-/// Nothing can be published for far longer than `amqp.deliveries_max` times `amqp.hold_max`.
+/// Nothing can be published for far longer than `amqp.deliveries_max` times `amqp.delivery_timeout`.
 #[tokio::test]
 async fn outage_of_publishing_makes_no_event_poison() {
-    const UNDONE: &str = "given back to the broker; what was decided could not be done";
+    const UNFULFILLED: &str = "given back to the broker; what was decided could not be done";
     let rig = Rig::new().await;
     let settings = [
         ("hosts.delivery", "amqp"),
         ("topology.declare", "off"),
         ("amqp.deliveries_max", "2"),
-        ("amqp.hold_max", "1s"),
+        ("amqp.delivery_timeout", "1s"),
         ("instant_connect.timeout", "1s"),
         ("hosts.timeout", "1s"),
     ];
@@ -62,7 +62,7 @@ async fn outage_of_publishing_makes_no_event_poison() {
     let fillers = rig.amqp.fill(&hosts).await;
     let worker = rig.start(&settings).await;
     rig.publish(1).await;
-    worker.output.until(UNDONE, 8).await;
+    worker.output.until(UNFULFILLED, 8).await;
     assert!(worker.output.saying("dead letter").is_empty());
     let mut taken = rig.amqp.consume(&hosts).await;
     taken.take(fillers).await;

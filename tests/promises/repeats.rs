@@ -144,7 +144,7 @@ async fn the_same_id_with_other_content_is_refused() {
 #[tokio::test]
 async fn a_message_whose_answer_was_lost_is_looked_for_and_not_sent_again() {
     let rig = Rig::new().await;
-    let worker = rig.start(&[("hosts.timeout", "500ms"), ("retry.hold", "10ms,1s")]).await;
+    let worker = rig.start(&[("hosts.timeout", "500ms"), ("retry.delays", "10ms,1s")]).await;
     // The message is posted, and its answer comes too late.
     rig.sandbox.fault("messages:delay=2s,times=1".parse().unwrap());
     rig.publish(1).await;
@@ -159,7 +159,7 @@ async fn a_message_whose_answer_was_lost_is_looked_for_and_not_sent_again() {
 /// How the requests for messages came, after each of them but the last had met a fault.
 async fn methods_past(faults: &[&str]) -> String {
     let rig = Rig::new().await;
-    let worker = rig.start(&[("retry.hold", "10ms,1s"), ("retry.initial", "10ms")]).await;
+    let worker = rig.start(&[("retry.delays", "10ms,1s"), ("retry.initial", "10ms")]).await;
     for fault in faults {
         rig.sandbox.fault(format!("messages:{fault},times=1").parse().unwrap());
     }

@@ -32,7 +32,7 @@ fn settings<'a>(url: &'a str, on_failure: &'a str) -> Vec<(&'a str, &'a str)> {
         ("ledger.url", url),
         ("ledger.on_failure", on_failure),
         ("retry.attempts", "1"),
-        ("retry.hold", "10ms,1s"),
+        ("retry.delays", "10ms,1s"),
         ("breaker.probe_initial", "10ms"),
         ("breaker.probe_max", "100ms"),
     ]

@@ -34,7 +34,7 @@ def panels(dashboard):
         yield from panel.get("panels", [])
 
 
-def given_back(dashboard):
+def requeued(dashboard):
     """What Grafana's types make of it, without what they add themselves."""
     # Without them, queries and panels' options would pass unread.
     register_default_plugins()
@@ -119,7 +119,7 @@ def runbook(dashboard, text):
 def main():
     chart = pathlib.Path(sys.argv[1])
     dashboard = json.loads((chart / "files/dashboard.json").read_text())
-    wrong = [*given_back(dashboard), *lint(dashboard), *runbook(dashboard, (chart / "RUNBOOK.md").read_text())]
+    wrong = [*requeued(dashboard), *lint(dashboard), *runbook(dashboard, (chart / "RUNBOOK.md").read_text())]
     print(*wrong, sep="\n", end="\n" if wrong else "")
     sys.exit(1 if wrong else 0)
 

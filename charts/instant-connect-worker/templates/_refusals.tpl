@@ -114,8 +114,8 @@ Combinations that would break a promise, all at once, each with what to do. By `
 {{- if .Values.topology.enabled -}}
 {{- if eq $settings.topology.declare "create" }}{{ $said = append $said "topology.enabled and config.topology.declare is create: two would declare the queues. Set config.topology.declare to check (to off on RabbitMQ 4.3, where looking needs the right to configure)" }}{{ end -}}
 {{- if not (or .Values.topology.rabbitmqClusterReference.name .Values.topology.rabbitmqClusterReference.connectionSecret) }}{{ $said = append $said "topology.enabled needs topology.rabbitmqClusterReference with a name or a connectionSecret" }}{{ end -}}
-{{- range $delay := $settings.retry.hold -}}
-{{- if not (include "icw.milliseconds" $delay) }}{{ $said = append $said (printf "config.retry.hold has %v, which the chart can't read: write it like 30s or 2m" $delay) }}{{ end -}}
+{{- range $delay := $settings.retry.delays -}}
+{{- if not (include "icw.milliseconds" $delay) }}{{ $said = append $said (printf "config.retry.delays has %v, which the chart can't read: write it like 30s or 2m" $delay) }}{{ end -}}
 {{- end -}}
 {{- else if .Values.topology.user.enabled }}{{ $said = append $said "topology.user.enabled needs topology.enabled" }}{{ end -}}
 {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.amqp.ports) }}{{ $said = append $said "networkPolicy.amqp.ports is empty: the worker would not reach its broker. Name the broker's ports, or set networkPolicy.enabled to false" }}{{ end -}}

@@ -154,8 +154,8 @@ fn each_end_has_a_name_and_where_it_went_wrong_a_class() {
         (Settled::Held(Cause::Busy), "try-again", Some("busy")),
         (Settled::Waits(Cause::Token), "wait", Some("token")),
         (Settled::Early, "early", None),
-        (Settled::HandedBack, "handed-back", None),
-        (Settled::Undone, "undone", None),
+        (Settled::Requeued, "requeued", None),
+        (Settled::Unfulfilled, "unfulfilled", None),
         (Settled::Lost, "lost", None),
     ];
     assert_eq!(ends, ends.map(|(settled, ..)| (settled, settled.as_str(), settled.class())));
@@ -293,7 +293,7 @@ async fn with_no_time_left_a_confirm_is_waited_for_and_nothing_is_tried_again() 
     assert_eq!(rig.settle(Duration::ZERO, Outcome::Done(links().into())).await.settled, Settled::Done);
     let rig = Rig::new(LONG, vec![Says(Err(PublishError::Nacked))]).await;
     let settlement = rig.settle(Duration::from_millis(10), Outcome::Done(links().into())).await;
-    assert_eq!(settlement, Settlement::of(Settled::Undone, PublishError::Nacked.to_string()));
+    assert_eq!(settlement, Settlement::of(Settled::Unfulfilled, PublishError::Nacked.to_string()));
     assert_eq!(rig.published(), ["guest.sms"]);
 }
 
@@ -314,12 +314,12 @@ async fn nothing_is_waited_for_in_vain() {
     let mut ended = Rig::new(LONG, Vec::new()).await;
     ended.settler.publisher = Publisher::simulated().0;
     let settlement = ended.settle(LONG, links()).await;
-    assert_eq!(settlement, Settlement::of(Settled::Undone, PublishError::Ended.to_string()));
+    assert_eq!(settlement, Settlement::of(Settled::Unfulfilled, PublishError::Ended.to_string()));
 
     let kept_too_long = Rig::new(Duration::ZERO, vec![Nothing]).await;
     let before = Instant::now();
     let settlement = kept_too_long.settle(Duration::ZERO, links()).await;
-    assert_eq!(settlement, Settlement::of(Settled::Undone, PublishError::Unknown.to_string()));
+    assert_eq!(settlement, Settlement::of(Settled::Unfulfilled, PublishError::Unknown.to_string()));
     assert_eq!(before.elapsed(), Duration::ZERO);
 
     let cut = Rig::new(LONG, vec![Nothing]).await;
@@ -327,7 +327,7 @@ async fn nothing_is_waited_for_in_vain() {
         sleep(Duration::from_millis(100)).await;
         cut.connection.break_off();
     });
-    let reason = "its channel is closed; it would have been: undone".to_owned();
+    let reason = "its channel is closed; it would have been: unfulfilled".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Lost, reason));
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }

@@ -56,9 +56,9 @@ label! {
         /// In the dead queue, acknowledged.
         Dead = "dead",
         /// Given back to the broker, for the worker ends or failed.
-        HandedBack = "handed-back",
+        Requeued = "requeued",
         /// Given back to the broker, for what was decided could not be done.
-        Undone = "undone",
+        Unfulfilled = "unfulfilled",
         /// Its channel was gone: the broker delivers it again.
         Lost = "lost",
     }
@@ -101,7 +101,7 @@ label! {
         Rejected = "rejected",
         /// An answer that can't be believed.
         Malformed = "malformed",
-        /// Nobody waited for the answer any more: `amqp.hold_max`, or the end of the worker.
+        /// Nobody waited for the answer any more: `amqp.delivery_timeout`, or the end of the worker.
         Abandoned = "abandoned",
     }
 }

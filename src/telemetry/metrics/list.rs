@@ -45,7 +45,7 @@ mod tests {
     use crate::config::{Sources, load};
 
     fn metrics() -> Metrics {
-        Metrics::new(load(&Sources::default()).unwrap().config.retry.hold.delays()).unwrap()
+        Metrics::new(load(&Sources::default()).unwrap().config.retry.delays.as_slice()).unwrap()
     }
 
     #[test]

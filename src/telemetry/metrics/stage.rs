@@ -67,7 +67,7 @@ impl StageFamilies {
                 "events_total",
                 "Deliveries, by how they ended (outcome in the log): done; try-again (held, its attempt counted); wait \
                  (held, nothing counted: the other side is down or refuses our token); early (held on); dead; \
-                 handed-back (kept past amqp.hold_max, or the worker ends or failed); undone (given back: what was decided could not be done); lost \
+                 requeued (kept past amqp.delivery_timeout, or the worker ends or failed); unfulfilled (given back: what was decided could not be done); lost \
                  (its channel was gone: the broker delivers it again).",
                 &[stage(), ("outcome", Ended::texts())],
             )?,
@@ -85,12 +85,12 @@ impl StageFamilies {
             )?,
             oldest: families.gauges(
                 "oldest_work_seconds",
-                "Age of the delivery that is worked on for longest; 0 without any. Beyond amqp.hold_max it is given back.",
+                "Age of the delivery that is worked on for longest; 0 without any. Beyond amqp.delivery_timeout it is given back.",
                 &[stage()],
             )?,
             overdue: families.counters(
                 "overdue_total",
-                "Deliveries given back because they were worked on for longer than amqp.hold_max.",
+                "Deliveries given back because they were worked on for longer than amqp.delivery_timeout.",
                 &[stage()],
             )?,
             silent: families.counters(
@@ -178,7 +178,7 @@ impl StageMetrics {
     pub fn begin(&self) -> Work {
         self.gauge(&self.families.in_flight).inc();
         let (number, since) = self.in_progress().begin();
-        Work { metrics: self.clone(), number, since, ended: Ended::HandedBack }
+        Work { metrics: self.clone(), number, since, ended: Ended::Requeued }
     }
 
     /// How many deliveries may be worked on at once.

@@ -226,7 +226,7 @@ pub(super) async fn full(prometheus: &Prometheus) -> Fired {
 pub(super) async fn stranded(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
     let settings =
-        [("retry.hold", "1s"), ("retry.initial", "1s"), ("retry.max", "1s"), ("breaker.failures", "1000")];
+        [("retry.delays", "1s"), ("retry.initial", "1s"), ("retry.max", "1s"), ("breaker.failures", "1000")];
     let (worker, _) = scraped(prometheus, "stranded", &rig, &settings).await;
     let _kept = rig.amqp.consume(&rig.name("sessions.hold.1000")).await;
     fault(&rig, "joseencrypt:status=503");

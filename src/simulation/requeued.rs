@@ -90,7 +90,7 @@ async fn delivered(trouble: Trouble) -> (Vec<u32>, bool) {
             plan.nacked = 1.0;
         }
     };
-    let limits = |limits| Limits { hold_max: Duration::from_secs(1), ..limits };
+    let limits = |limits| Limits { delivery_timeout: Duration::from_secs(1), ..limits };
     let alone = Alone::new(begin, plan, limits, stage).await;
     alone.world.lock().broker.counts_nacks = false;
     alone.store();
