@@ -24,18 +24,18 @@ mod plan {
         thread,
     };
 
-    struct Plan {
+    struct FaultPlan {
         point: String,
         /// Passes until the signal.
         left: AtomicU32,
         signal: String,
     }
 
-    static PLAN: LazyLock<Option<Plan>> = LazyLock::new(|| {
+    static PLAN: LazyLock<Option<FaultPlan>> = LazyLock::new(|| {
         let text = std::env::var("FAULT_AT").ok()?;
         let mut parts = text.split(':').map(str::to_owned);
         let (point, passes, signal) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(Plan { point, left: AtomicU32::new(passes.parse().ok()?), signal })
+        Some(FaultPlan { point, left: AtomicU32::new(passes.parse().ok()?), signal })
     });
 
     pub(crate) fn point(scope: &str, step: &str) {

@@ -40,6 +40,7 @@
 #![recursion_limit = "256"]
 
 pub mod admin;
+pub mod breaker;
 pub mod broker;
 pub mod check;
 pub mod cli;

@@ -21,10 +21,10 @@ const LENGTH_MIN: usize = 4;
 /// so every hour at most: this is more than a month of them, in which the others must stay known.
 const KEPT_MAX: usize = 2048;
 
-static KNOWN: RwLock<Known> = RwLock::new(Known(VecDeque::new()));
+static KNOWN: RwLock<KnownSecrets> = RwLock::new(KnownSecrets(VecDeque::new()));
 
 /// Forms of secrets, those told last at the end.
-struct Known(VecDeque<SecretString>);
+struct KnownSecrets(VecDeque<SecretString>);
 
 /// Hides `secret` from here on: as it is, and as JSON writes it.
 pub fn remember(secret: &str) {
@@ -36,7 +36,7 @@ pub fn remember(secret: &str) {
     }
 }
 
-impl Known {
+impl KnownSecrets {
     fn take_in(&mut self, form: &str) {
         if form.len() < LENGTH_MIN {
             return;
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn secret_that_is_told_again_outlives_those_that_rotate() {
-        let mut known = Known(VecDeque::new());
+        let mut known = KnownSecrets(VecDeque::new());
         for hour in 0..=KEPT_MAX {
             known.take_in(&format!("rotated-{hour:06}"));
             known.take_in("told-at-each-connection");

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use crate::contract::{link::Outgoing, time::Instant};
+use crate::contract::{link::Outgoing, time::WireTime};
 
 /// What a stage says of a message. The runtime alone carries it out.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ pub struct Failure {
     /// How long the other side asked to be left alone.
     pub retry_after: Option<Duration>,
     /// When the session is over: nothing is sent for it from here on.
-    pub deadline: Instant,
+    pub deadline: WireTime,
 }
 
 /// Why a message is dead.

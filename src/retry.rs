@@ -11,7 +11,7 @@ use crate::outcome::{Cause, Class, Death, Failure};
 
 /// The configuration section `retry`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
+pub struct RetryPolicy {
     /// The wait after the first failure.
     pub initial: Duration,
     /// The longest wait between two attempts, before jitter.
@@ -29,7 +29,7 @@ pub struct Policy {
 
 /// What is known of a message's attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct History {
+pub struct AttemptHistory {
     /// Attempts counted so far, the one that just failed not included.
     pub attempts: u32,
     /// How long the message has waited between them.
@@ -57,7 +57,13 @@ pub enum Decision {
 /// A Retry-After is never undercut and costs no attempt; what can't be served before the session's deadline is
 /// given up as `expired` at once, what has no attempts or no time left as `exhausted`.
 #[must_use]
-pub fn decide(policy: &Policy, failure: &Failure, history: History, now: Timestamp, random: f64) -> Decision {
+pub fn decide(
+    policy: &RetryPolicy,
+    failure: &Failure,
+    history: AttemptHistory,
+    now: Timestamp,
+    random: f64,
+) -> Decision {
     let random = random.clamp(0.0, 1.0);
     let (wait, attempts, waited) = if let Some(asked) = failure.retry_after {
         (asked + jitter(policy.initial, policy.jitter, random), history.attempts, history.waited)
@@ -87,7 +93,7 @@ pub fn decide(policy: &Policy, failure: &Failure, history: History, now: Timesta
 /// Decides about `failure` that may be the other side's: nothing is counted, and the message is back after `wait`, and not before
 /// its Retry-After; exactly then if that holds for all messages. Only the session's deadline ends this.
 #[must_use]
-pub fn postpone(failure: &Failure, history: History, now: Timestamp, wait: Duration) -> Decision {
+pub fn postpone(failure: &Failure, history: AttemptHistory, now: Timestamp, wait: Duration) -> Decision {
     let wait = match failure.retry_after {
         Some(asked) if failure.cause == Cause::RateLimited => asked,
         asked => wait.max(asked.unwrap_or_default()),
@@ -105,7 +111,7 @@ pub fn postpone(failure: &Failure, history: History, now: Timestamp, wait: Durat
 
 /// Longer than any wait for a next attempt, by some minutes: clocks of several workers differ.
 #[must_use]
-pub fn longest_wait(policy: &Policy) -> Duration {
+pub fn longest_wait(policy: &RetryPolicy) -> Duration {
     let jitter = policy.jitter.clamp(0.0, 1.0);
     let most = (RETRY_AFTER_MAX + policy.initial.mul_f64(jitter)).max(policy.max.mul_f64(1.0 + jitter));
     most.saturating_add(Duration::from_secs(300))
@@ -144,18 +150,18 @@ pub fn postponed_for(
 }
 
 /// The waits after each failure but the last, without jitter.
-pub fn waits(policy: &Policy) -> impl Iterator<Item = Duration> + '_ {
+pub fn waits(policy: &RetryPolicy) -> impl Iterator<Item = Duration> + '_ {
     (1..policy.attempts).map(|attempt| interval(policy, attempt))
 }
 
 /// The wait after attempt number `attempt` (from 1). `random` (0 to 1) places it within its jitter.
 #[must_use]
-pub fn wait(policy: &Policy, attempt: u32, random: f64) -> Duration {
+pub fn wait(policy: &RetryPolicy, attempt: u32, random: f64) -> Duration {
     spread(interval(policy, attempt), policy.jitter, random.clamp(0.0, 1.0))
 }
 
 /// The same, without jitter.
-fn interval(policy: &Policy, attempt: u32) -> Duration {
+fn interval(policy: &RetryPolicy, attempt: u32) -> Duration {
     let mut schedule = ExponentialBackoff {
         current_interval: policy.initial,
         randomization_factor: 0.0,
@@ -176,7 +182,7 @@ fn interval(policy: &Policy, attempt: u32) -> Duration {
 #[must_use]
 pub fn reconnect_wait(initial: Duration, max: Duration, attempt: u32, random: f64) -> Duration {
     let policy =
-        Policy { initial, max, multiplier: 2.0, jitter: 0.5, attempts: u32::MAX, total: Duration::MAX };
+        RetryPolicy { initial, max, multiplier: 2.0, jitter: 0.5, attempts: u32::MAX, total: Duration::MAX };
     spread(interval(&policy, attempt), policy.jitter, random.clamp(0.0, 1.0)).min(max)
 }
 
@@ -213,10 +219,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::contract::time::Instant;
+    use crate::contract::time::WireTime;
 
-    fn policy() -> Policy {
-        Policy {
+    fn policy() -> RetryPolicy {
+        RetryPolicy {
             initial: Duration::from_secs(1),
             max: Duration::from_secs(30),
             multiplier: 2.0,
@@ -231,20 +237,26 @@ mod tests {
     }
 
     fn failure(retry_after: Option<Duration>, left: i64) -> Failure {
-        let deadline = Instant::floor(now() + SignedDuration::from_secs(left));
+        let deadline = WireTime::floor(now() + SignedDuration::from_secs(left));
         Failure { cause: Cause::Unavailable, reason: "it failed".into(), retry_after, deadline }
     }
 
-    fn first() -> History {
-        History { attempts: 0, waited: Duration::ZERO }
+    fn first() -> AttemptHistory {
+        AttemptHistory { attempts: 0, waited: Duration::ZERO }
     }
 
     #[test]
     fn waits_double_up_to_the_ceiling() {
-        let policy = Policy { jitter: 0.0, attempts: 99, total: Duration::from_secs(3600), ..policy() };
+        let policy = RetryPolicy { jitter: 0.0, attempts: 99, total: Duration::from_secs(3600), ..policy() };
         let waits: Vec<_> = (0..8)
             .map(|attempts| {
-                match decide(&policy, &failure(None, 3600), History { attempts, ..first() }, now(), 0.7) {
+                match decide(
+                    &policy,
+                    &failure(None, 3600),
+                    AttemptHistory { attempts, ..first() },
+                    now(),
+                    0.7,
+                ) {
                     Decision::Again { at, .. } => at.duration_since(now()).as_secs(),
                     Decision::GiveUp(death) => panic!("{death:?}"),
                 }
@@ -281,7 +293,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_any_ceiling() {
-        let policy = Policy { max: Duration::from_secs(7200), multiplier: 3.0, ..policy() };
+        let policy = RetryPolicy { max: Duration::from_secs(7200), multiplier: 3.0, ..policy() };
         assert_eq!(
             [1, 2, 8, 9, 99].map(|attempt| interval(&policy, attempt).as_secs()),
             [1, 3, 2187, 6561, 7200]
@@ -307,7 +319,7 @@ mod tests {
 
     #[test]
     fn the_last_attempt_ends_it() {
-        let last = History { attempts: 4, ..first() };
+        let last = AttemptHistory { attempts: 4, ..first() };
         let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), last, now(), 0.5) else {
             panic!()
         };
@@ -316,12 +328,12 @@ mod tests {
 
     #[test]
     fn no_time_left_ends_it() {
-        let old = History { attempts: 1, waited: Duration::from_millis(298_001) };
+        let old = AttemptHistory { attempts: 1, waited: Duration::from_millis(298_001) };
         let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), old, now(), 0.5) else {
             panic!()
         };
         assert_eq!(death.class, Class::Exhausted);
-        let just = History { attempts: 0, ..old };
+        let just = AttemptHistory { attempts: 0, ..old };
         let decision = decide(&policy(), &failure(None, 3600), just, now(), 0.5);
         assert_eq!(
             decision,
@@ -346,7 +358,7 @@ mod tests {
     #[test]
     fn a_retry_after_costs_no_attempt() {
         // Nor any of the time that is left for attempts.
-        let worn = History { attempts: 4, waited: policy().total };
+        let worn = AttemptHistory { attempts: 4, waited: policy().total };
         let decision = decide(&policy(), &failure(Some(Duration::from_secs(7)), 3600), worn, now(), 0.0);
         assert_eq!(
             decision,
@@ -357,7 +369,7 @@ mod tests {
     #[test]
     fn what_is_postponed_is_not_counted_and_expires_with_its_session() {
         let (wait, asked) = (Duration::from_secs(5), Some(Duration::from_secs(60)));
-        let worn = History { attempts: 99, waited: Duration::MAX };
+        let worn = AttemptHistory { attempts: 99, waited: Duration::MAX };
         let postponed = |retry_after, left| postpone(&failure(retry_after, left), worn, now(), wait);
         let short = Some(Duration::from_secs(1));
         let for_all = Failure { cause: Cause::RateLimited, ..failure(short, 99) };
@@ -419,8 +431,8 @@ mod tests {
         fn any_policy()(
             initial_ms in 0u64..120_000, max_ms in 0u64..3_600_000, multiplier in 1.0f64..10.0, jitter in 0.0f64..=1.0,
             attempts in 1u32..200, total_s in 0u64..1_000_000,
-        ) -> Policy {
-            Policy {
+        ) -> RetryPolicy {
+            RetryPolicy {
                 initial: Duration::from_millis(initial_ms), max: Duration::from_millis(max_ms), multiplier, jitter, attempts,
                 total: Duration::from_secs(total_s),
             }
@@ -434,7 +446,7 @@ mod tests {
             attempts: u32, waited_s in 0u64..1_000_000, random in 0.0f64..=1.0,
         ) {
             let failure = failure(asked_s.map(Duration::from_secs), left_s);
-            let history = History { attempts, waited: Duration::from_secs(waited_s) };
+            let history = AttemptHistory { attempts, waited: Duration::from_secs(waited_s) };
             if let Decision::Again { at, attempts: counted, waited } = decide(&policy, &failure, history, now(), random) {
                 prop_assert!(at >= now() && at < failure.deadline.timestamp());
                 prop_assert!(counted < policy.attempts);
@@ -457,7 +469,7 @@ mod tests {
             for _ in 0..=policy.attempts {
                 let failure = failure(None, 10_000_000);
                 match decide(&policy, &failure, history, at, random) {
-                    Decision::Again { at: next, attempts, waited } => { at = next; history = History { attempts, waited }; }
+                    Decision::Again { at: next, attempts, waited } => { at = next; history = AttemptHistory { attempts, waited }; }
                     Decision::GiveUp(_) => return Ok(()),
                 }
             }

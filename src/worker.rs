@@ -11,10 +11,10 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin::{Admin, AdminError, health::Health},
+    breaker,
     broker::{
-        breaker,
         connection::{Connected, Connector, close, gone},
-        consumer::{Begin, Consumer, Limits},
+        consumer::{Begin, Consumer, ConsumerLimits},
         publisher::Publisher,
         reconnect::ReconnectBackoff,
         settle::Settler,
@@ -23,16 +23,16 @@ use crate::{
         watchdog::Watchdog,
     },
     config::{self, ConfigError, Loaded},
-    contract::start_session::Rules,
+    contract::start_session::SessionRules,
     fault,
     instant_connect::{
         self,
-        request::{Crypto, Options},
+        request::{Crypto, LinkOptions},
         response::LinkRules,
     },
     ledger::{Ledger, LedgerError},
-    retry::Policy,
-    stages::{Book, Host, Keep, Link, OnFailure, Stage},
+    retry::RetryPolicy,
+    stages::{Deduplicator, HostStage, LinkStage, OnFailure, Retention, Stage},
     telemetry::{
         metrics::{Metrics, UpstreamMetrics, labels},
         traces::Tracer,
@@ -235,8 +235,8 @@ async fn measure(ledger: &Ledger, metrics: &Metrics) {
 }
 
 struct Consumers {
-    link: Arc<Consumer<Link>>,
-    host: Option<Arc<Consumer<Host>>>,
+    link: Arc<Consumer<LinkStage>>,
+    host: Option<Arc<Consumer<HostStage>>>,
 }
 
 impl Consumers {
@@ -394,11 +394,11 @@ fn link_stage(
     ledger: &Ledger,
     metrics: &Metrics,
     tracer: &Tracer,
-) -> Result<Link, WorkerError> {
-    let book = book(loaded, ledger, metrics, labels::Stage::Link);
+) -> Result<LinkStage, WorkerError> {
+    let deduplicator = deduplicator(loaded, ledger, metrics, labels::Stage::Link);
     let section = &loaded.config.instant_connect;
     let url = loaded.joseencrypt_url();
-    let limits = upstream::Limits {
+    let limits = upstream::UpstreamLimits {
         connect_timeout: section.connect_timeout.get(),
         timeout: section.timeout.get(),
         body_bytes_max: section.body_bytes_max.size(),
@@ -408,8 +408,8 @@ fn link_stage(
         (loaded.instant_connect_token()?, metrics.upstream(labels::Upstream::InstantConnect));
     let network = loaded.network()?;
     let upstream = Upstream::new("Instant Connect", &url, token, limits, &network, metrics)?;
-    let upstream = upstream.traced(tracer.clone()).resting_in(ledger.clone(), "instant-connect");
-    let options = Options {
+    let upstream = upstream.traced(tracer.clone()).sharing_rate_limits_in(ledger.clone(), "instant-connect");
+    let options = LinkOptions {
         aud: section.aud.as_str().to_owned(),
         short_urls: section.short_urls,
         crypto: Crypto {
@@ -420,7 +420,7 @@ fn link_stage(
             jws_alg: section.jws_alg,
         },
     };
-    let session_rules = Rules {
+    let session_rules = SessionRules {
         subject_prefix: section.subject_prefix.as_str().to_owned(),
         vertical: section.vertical,
         host_login: section.host_login,
@@ -428,22 +428,22 @@ fn link_stage(
             .unwrap_or(jiff::SignedDuration::MAX),
         devices: loaded.config.devices.allowed.clone(),
     };
-    Ok(Link::new(
-        instant_connect::Client::new(upstream, url, options, link_rules(loaded)),
+    Ok(LinkStage::new(
+        instant_connect::InstantConnectClient::new(upstream, url, options, link_rules(loaded)),
         session_rules,
-        book,
+        deduplicator,
     ))
 }
 
-fn book(loaded: &Loaded, ledger: &Ledger, metrics: &Metrics, stage: labels::Stage) -> Book {
+fn deduplicator(loaded: &Loaded, ledger: &Ledger, metrics: &Metrics, stage: labels::Stage) -> Deduplicator {
     let section = &loaded.config.ledger;
     let on_failure = match section.on_failure {
-        config::OnFailure::Wait => OnFailure::Wait,
-        config::OnFailure::Continue => OnFailure::Continue,
+        config::LedgerOnFailure::Wait => OnFailure::Wait,
+        config::LedgerOnFailure::Continue => OnFailure::Continue,
     };
     let [margin, max] = [section.margin, section.keep_max]
         .map(|span| jiff::SignedDuration::try_from(span.get()).unwrap_or(jiff::SignedDuration::MAX));
-    Book::new(ledger.clone(), on_failure, Keep { margin, max }, metrics.ledger(stage))
+    Deduplicator::new(ledger.clone(), on_failure, Retention { margin, max }, metrics.ledger(stage))
 }
 
 fn link_rules(loaded: &Loaded) -> LinkRules {
@@ -459,14 +459,14 @@ fn host_stage(
     ledger: &Ledger,
     metrics: &Metrics,
     tracer: &Tracer,
-) -> Result<Host, WorkerError> {
-    let book = book(loaded, ledger, metrics, labels::Stage::Host);
+) -> Result<HostStage, WorkerError> {
+    let deduplicator = deduplicator(loaded, ledger, metrics, labels::Stage::Host);
     let (url, token) = (loaded.messages_url(), loaded.hosts_token()?);
     let metrics = metrics.upstream(labels::Upstream::WebexMessages);
     let upstream = messages_api(loaded, &url, token, metrics)?
         .traced(tracer.clone())
-        .resting_in(ledger.clone(), "messages");
-    Ok(Host::new(webex::Client::new(upstream, url), link_rules(loaded), book))
+        .sharing_rate_limits_in(ledger.clone(), "messages");
+    Ok(HostStage::new(webex::WebexClient::new(upstream, url), link_rules(loaded), deduplicator))
 }
 
 fn tracer(loaded: &Loaded) -> Tracer {
@@ -482,7 +482,7 @@ fn messages_api(
     metrics: UpstreamMetrics,
 ) -> Result<Upstream, WorkerError> {
     let section = &loaded.config.hosts;
-    let limits = upstream::Limits {
+    let limits = upstream::UpstreamLimits {
         connect_timeout: section.connect_timeout.get(),
         timeout: section.timeout.get(),
         body_bytes_max: section.body_bytes_max.size(),
@@ -491,16 +491,16 @@ fn messages_api(
     Ok(Upstream::new("Webex Messages", url, token, limits, &loaded.network()?, metrics)?)
 }
 
-pub(crate) fn limits(loaded: &Loaded) -> Limits {
+pub(crate) fn limits(loaded: &Loaded) -> ConsumerLimits {
     let (amqp, breaker) = (&loaded.config.amqp, &loaded.config.breaker);
-    Limits {
+    ConsumerLimits {
         prefetch: u16::try_from(amqp.prefetch.get()).unwrap_or(u16::MAX),
         concurrency: amqp.concurrency.size(),
         bytes: amqp.bytes_in_progress.size(),
         deliveries_max: amqp.deliveries_max.get(),
         delivery_timeout: amqp.delivery_timeout.get(),
         timeout: amqp.timeout.get(),
-        breaker: breaker::Policy {
+        breaker: breaker::BreakerPolicy {
             failures: breaker.failures.get(),
             probe_initial: breaker.probe_initial.get(),
             probe_max: breaker.probe_max.get(),
@@ -508,9 +508,9 @@ pub(crate) fn limits(loaded: &Loaded) -> Limits {
     }
 }
 
-pub(crate) fn retry_policy(loaded: &Loaded) -> Policy {
+pub(crate) fn retry_policy(loaded: &Loaded) -> RetryPolicy {
     let retry = &loaded.config.retry;
-    Policy {
+    RetryPolicy {
         initial: retry.initial.get(),
         max: retry.max.get(),
         multiplier: retry.multiplier.get(),

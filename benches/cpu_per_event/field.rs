@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use instant_connect_worker::sandbox::{Handle, Options, Sandbox};
+use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxOptions};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeleteOptions},
@@ -49,7 +49,7 @@ impl Field {
     pub(crate) async fn new() -> Self {
         let url =
             env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned());
-        let options = Options {
+        let options = SandboxOptions {
             listen: "127.0.0.1:0".parse().unwrap(),
             allow_any_address: false,
             token: TOKEN.into(),

@@ -3,12 +3,12 @@
 
 use instant_connect_worker::contract::{
     message::Message,
-    start_session::{Rules, Session, Vertical},
+    start_session::{SessionRules, Session, Vertical},
 };
 use jiff::{SignedDuration, Timestamp};
 
 libfuzzer_sys::fuzz_target!(|body: &[u8]| {
-    let rules = Rules {
+    let rules = SessionRules {
         subject_prefix: String::new(),
         vertical: Vertical::Hc,
         host_login: true,

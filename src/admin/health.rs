@@ -39,13 +39,13 @@ enum Phase {
 /// The answer to one question, with what it is made of.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Answer {
+pub(super) struct HealthReport {
     pub(super) ok: bool,
-    checks: BTreeMap<String, Check>,
+    checks: BTreeMap<String, HealthCheck>,
 }
 
 #[derive(Debug, Serialize)]
-struct Check {
+struct HealthCheck {
     ok: bool,
     detail: String,
 }
@@ -88,11 +88,11 @@ impl Health {
     }
 
     /// Whether a restart would be no remedy: asks nothing about the broker or Webex.
-    pub(super) fn live(&self) -> Answer {
+    pub(super) fn live(&self) -> HealthReport {
         let turned = self.turned_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
         let mut checks = vec![(
             "eventLoop".to_owned(),
-            Check { ok: turned < LATE, detail: format!("turned {} s ago", turned.as_secs()) },
+            HealthCheck { ok: turned < LATE, detail: format!("turned {} s ago", turned.as_secs()) },
         )];
         for stage in self.stages.iter() {
             let age = self.metrics.stage(*stage).oldest_work();
@@ -101,13 +101,13 @@ impl Health {
                 Some(age) => format!("the oldest has been in progress for {} s", age.as_secs()),
             };
             let ok = age.is_none_or(|age| age <= self.work_age_max);
-            checks.push((format!("work.{}", stage.as_str()), Check { ok, detail }));
+            checks.push((format!("work.{}", stage.as_str()), HealthCheck { ok, detail }));
         }
-        Answer::of(checks)
+        HealthReport::of(checks)
     }
 
     /// Whether an event that comes now would be served.
-    pub(super) fn ready(&self) -> Answer {
+    pub(super) fn ready(&self) -> HealthReport {
         let mut checks = Vec::new();
         for stage in self.stages.iter() {
             let metrics = self.metrics.stage(*stage);
@@ -115,32 +115,32 @@ impl Health {
             let upstream = Upstream::of(*stage);
             let accepted = !metrics.breaker.is_token_refused();
             let detail = if accepted { "not refused" } else { "refused, or there is none to send" };
-            let check = Check { ok: accepted, detail: detail.to_owned() };
+            let check = HealthCheck { ok: accepted, detail: detail.to_owned() };
             checks.push((format!("token.{}", upstream.as_str()), check));
         }
         checks.push(("publishing".to_owned(), self.publishing()));
         checks.push(("running".to_owned(), self.running()));
-        Answer::of(checks)
+        HealthReport::of(checks)
     }
 
-    fn running(&self) -> Check {
+    fn running(&self) -> HealthCheck {
         let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         let detail = match phase {
             Phase::Starting => "starting: the ledger is being opened",
             Phase::Running => "running",
             Phase::Ending => "shutting down",
         };
-        Check { ok: phase == Phase::Running, detail: detail.to_owned() }
+        HealthCheck { ok: phase == Phase::Running, detail: detail.to_owned() }
     }
 
-    fn publishing(&self) -> Check {
+    fn publishing(&self) -> HealthCheck {
         let metrics = self.metrics.publishing();
         let (ok, detail) = match (metrics.connection.is_up(), metrics.is_blocked()) {
             (false, _) => return unconnected(&metrics.connection),
             (true, true) => (false, "blocked by the broker: it is short of memory or disk"),
             (true, false) => (true, "connected"),
         };
-        Check { ok, detail: detail.to_owned() }
+        HealthCheck { ok, detail: detail.to_owned() }
     }
 }
 
@@ -156,12 +156,12 @@ impl Health {
     }
 }
 
-fn unconnected(connection: &ConnectionMetrics) -> Check {
+fn unconnected(connection: &ConnectionMetrics) -> HealthCheck {
     let why = connection.reason().map_or_else(String::new, |why| format!(": {why}"));
-    Check { ok: false, detail: format!("not connected to the broker{why}") }
+    HealthCheck { ok: false, detail: format!("not connected to the broker{why}") }
 }
 
-fn consuming(metrics: &StageMetrics) -> Check {
+fn consuming(metrics: &StageMetrics) -> HealthCheck {
     let (ok, detail) = match (metrics.connection.is_up(), metrics.breaker.is_open(), metrics.is_consuming()) {
         (false, ..) => return unconnected(&metrics.connection),
         (true, true, _) => {
@@ -170,11 +170,11 @@ fn consuming(metrics: &StageMetrics) -> Check {
         (true, false, false) => (false, "connected, not consuming"),
         (true, false, true) => (true, "consuming"),
     };
-    Check { ok, detail: detail.to_owned() }
+    HealthCheck { ok, detail: detail.to_owned() }
 }
 
-impl Answer {
-    fn of(checks: Vec<(String, Check)>) -> Self {
+impl HealthReport {
+    fn of(checks: Vec<(String, HealthCheck)>) -> Self {
         Self { ok: checks.iter().all(|(_, check)| check.ok), checks: checks.into_iter().collect() }
     }
 }

@@ -17,7 +17,7 @@ use axum::{Json, Router, extract::State, http::StatusCode, response::IntoRespons
 use tokio::sync::oneshot;
 use tracing::info;
 
-use health::{Answer, Health};
+use health::{Health, HealthReport};
 
 /// Why the server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ async fn ready(State(health): State<Health>) -> impl IntoResponse {
     said(health.ready())
 }
 
-fn said(answer: Answer) -> impl IntoResponse {
+fn said(answer: HealthReport) -> impl IntoResponse {
     (if answer.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(answer))
 }
 

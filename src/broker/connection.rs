@@ -18,12 +18,12 @@ use super::{
     stream::Ender,
 };
 use crate::{
-    config::{
-        self,
-        broker_url::{self, Node, Rules},
-        check::read_url_file,
+    config,
+    endpoint::{
+        Obstacle,
+        broker_url::{self, Node, UrlRules},
+        url::read_url_file,
     },
-    endpoint::Obstacle,
     masking::masked,
     tls::Connections,
 };
@@ -207,7 +207,7 @@ impl Deref for Connected {
 #[derive(Debug)]
 pub struct Connector {
     urls: Urls,
-    rules: Rules,
+    rules: UrlRules,
     tls: Connections,
     connect_timeout: Duration,
     /// For any single answer of the broker.

@@ -23,24 +23,24 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    breaker::{self, Breaker, EventKey, Postponed, Verdict},
     budget::Budget,
     connection::BrokerError,
+    delivery_log::DeliveryLog,
     headers::Taken,
     properties,
-    report::Report,
-    settle::{Settled, Settlement, Settler, Ticket},
+    settle::{DeliveryContext, Settled, Settlement, Settler},
     source::{Delivery, Receipt, Source, Subscription},
     tries::{self, Tries, Try},
     working::Working,
 };
 use crate::{
+    breaker::{self, Breaker, BreakerVerdict, EventKey, Postponed},
     clock,
     contract::{
         message::Message,
         private::loggable_id,
         start_session::{self, Identity},
-        time::Instant as Deadline,
+        time::WireTime,
     },
     fault,
     outcome::{Class, Death, Outcome},
@@ -63,7 +63,7 @@ const SUSPECTS_SPREAD_MS: u64 = 250;
 
 /// The limits of a consumer.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct ConsumerLimits {
     /// Deliveries that are held unacknowledged.
     pub prefetch: u16,
     /// Deliveries that are worked on.
@@ -77,10 +77,10 @@ pub struct Limits {
     /// For any single answer of the broker.
     pub timeout: Duration,
     /// When to stop taking.
-    pub breaker: breaker::Policy,
+    pub breaker: breaker::BreakerPolicy,
 }
 
-impl Limits {
+impl ConsumerLimits {
     /// From how many deliveries without an outcome on a try is noted.
     fn suspect_from(&self) -> u32 {
         SUSPECT.min(self.deliveries_max.saturating_sub(1))
@@ -112,7 +112,7 @@ pub enum Begin {
 }
 
 /// A delivery that is worked on.
-struct Work {
+struct DeliveryWork {
     message: Message,
     properties: BasicProperties,
     receipt: Receipt,
@@ -155,7 +155,7 @@ pub struct Consumer<S> {
     stage: S,
     queue: String,
     settler: Settler,
-    limits: Limits,
+    limits: ConsumerLimits,
     permits: Arc<Semaphore>,
     budget: Budget,
     breaker: Breaker,
@@ -179,7 +179,7 @@ impl<S: Stage> Consumer<S> {
         stage: S,
         queue: String,
         settler: Settler,
-        limits: Limits,
+        limits: ConsumerLimits,
         tries: Tries,
         metrics: StageMetrics,
         stop: watch::Receiver<bool>,
@@ -521,7 +521,8 @@ impl<S: Stage> Consumer<S> {
             _ = receipt.requeue_counted(self.limits.timeout).await;
             return;
         };
-        let work_on = Work { message, properties, receipt: receipt.clone(), begun, deaths: trial.deaths };
+        let work_on =
+            DeliveryWork { message, properties, receipt: receipt.clone(), begun, deaths: trial.deaths };
         let settle = AssertUnwindSafe(self.settle(work_on)).catch_unwind();
         let settled = timeout(self.limits.work_age_max(), settle).await;
         if settled.is_err() {
@@ -565,8 +566,8 @@ impl<S: Stage> Consumer<S> {
         Trial { noted, turn, ..Trial::default() }
     }
 
-    async fn settle(&self, work: Work) -> Settled {
-        let Work { mut message, properties, receipt, begun, deaths } = work;
+    async fn settle(&self, work: DeliveryWork) -> Settled {
+        let DeliveryWork { mut message, properties, receipt, begun, deaths } = work;
         let keep_until = begun + self.limits.delivery_timeout;
         let identity = if deaths.is_none() {
             fault::point(&self.queue, "taken");
@@ -583,14 +584,14 @@ impl<S: Stage> Consumer<S> {
         // What the stage sends is sent within this span, and so is the copy for the next attempt, or the dead letter.
         trace.write(&mut message.headers);
         let happened_at = occurred_at.or_else(|| message.first_failed_at()).unwrap_or_else(clock::now);
-        let ticket = Ticket { receipt, properties, event_id, trace, keep_until, happened_at };
-        let report = Report::begin(S::NAME, &ticket, message.attempts(), begun, span);
+        let ticket = DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at };
+        let report = DeliveryLog::begin(S::NAME, &ticket, message.attempts(), begun, span);
         let settlement = if let Some(deaths) = deaths {
             let before = self.limits.suspect_from();
             let reason =
                 format!("{deaths} workers died over it, after {before} deliveries without an outcome");
             let poison = Outcome::Dead(Death::new(Class::Poison, reason));
-            self.settler.settle(&ticket, &message, poison, Verdict::Own).await
+            self.settler.settle(&ticket, &message, poison, BreakerVerdict::Own).await
         } else if let Some(at) = self.early(&message).await {
             self.settler.hold_again(&ticket, &message, at).await
         } else {
@@ -616,7 +617,7 @@ impl<S: Stage> Consumer<S> {
         message: &Message,
         effect: EventKey,
         alone: bool,
-    ) -> Option<(Deadline, &'static str, Postponed)> {
+    ) -> Option<(WireTime, &'static str, Postponed)> {
         if alone {
             let (deadline, postponed) = self.waits(message, effect)?;
             return Some((deadline, "the same event failed a moment ago", postponed));
@@ -626,7 +627,7 @@ impl<S: Stage> Consumer<S> {
 
     /// How long a message has to wait because its event failed a moment ago, and until when at most. A wait that would outlast
     /// its session is none: there is time for a last try.
-    fn waits(&self, message: &Message, effect: EventKey) -> Option<(Deadline, Postponed)> {
+    fn waits(&self, message: &Message, effect: EventKey) -> Option<(WireTime, Postponed)> {
         let postponed = self.breaker.waits(effect)?;
         let deadline = self.stage.deadline(message).ok()?;
         let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
@@ -634,7 +635,7 @@ impl<S: Stage> Consumer<S> {
     }
 
     /// Decides what becomes of a message, and carries it out.
-    async fn act(&self, ticket: &Ticket, message: &Message, effect: EventKey) -> Settlement {
+    async fn act(&self, ticket: &DeliveryContext, message: &Message, effect: EventKey) -> Settlement {
         let begun = Instant::now();
         let outcome = timeout_at(ticket.keep_until, stages::run(&self.stage, message)).await;
         let outcome = outcome.unwrap_or_else(|_| self.overdue(ticket, effect));
@@ -659,7 +660,7 @@ impl<S: Stage> Consumer<S> {
     }
 
     /// What becomes of a delivery that was kept for as long as it may be.
-    fn overdue(&self, ticket: &Ticket, effect: EventKey) -> Outcome {
+    fn overdue(&self, ticket: &DeliveryContext, effect: EventKey) -> Outcome {
         self.metrics.overdue();
         self.breaker.overdue(effect);
         let (event_id, trace_id) = (&ticket.event_id, ticket.trace.trace_id());

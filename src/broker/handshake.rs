@@ -18,8 +18,7 @@ use super::{
     stream::{Carrier, Ender, Kit, Stream},
 };
 use crate::{
-    config::broker_url::Node,
-    endpoint::{Obstacle, dial},
+    endpoint::{Obstacle, broker_url::Node, dial},
     tls::Connections,
 };
 

@@ -16,17 +16,17 @@ use crate::contract::{header, message::Message};
 
 /// Whether a copy carries a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum HeaderFate {
     /// A copy carries it.
     Kept,
     /// It stays behind.
     Dropped,
 }
-use Fate::{Dropped, Kept};
+use HeaderFate::{Dropped, Kept};
 
 /// Headers that a broker, a plugin or another system gives a meaning, each with its fate and the reason. A name that ends in `*`
 /// stands for all that begin so.
-const FATES: [(&str, Fate, &str); 22] = [
+const FATES: [(&str, HeaderFate, &str); 22] = [
     ("CC", Dropped, "RabbitMQ routes a copy to these keys as well"),
     ("BCC", Dropped, "as CC"),
     (

@@ -101,7 +101,7 @@ pub fn dead(
 
 /// What a copy that waits in a hold queue says of itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Held {
+pub struct RetryHeaders {
     /// What kind of failure it was.
     pub cause: Cause,
     /// Attempts counted so far.
@@ -130,7 +130,7 @@ pub fn held(
     message: &Message,
     queue: &str,
     trace: &TraceContext,
-    held: &Held,
+    held: &RetryHeaders,
 ) -> BasicProperties {
     let mut headers = headers::copied(original, message);
     carry(&mut headers, message, &REPLAYED);
@@ -269,7 +269,8 @@ mod tests {
     fn what_a_copy_says_is_what_the_next_attempt_reads() {
         let at = Timestamp::UNIX_EPOCH;
         let waited = Duration::from_millis(1500);
-        let copy = Held { cause: Cause::Busy, attempts: 3, waited, first_failed_at: at, not_before: at };
+        let copy =
+            RetryHeaders { cause: Cause::Busy, attempts: 3, waited, first_failed_at: at, not_before: at };
         let (trace, came) = (TraceContext::of(&BTreeMap::new()), BasicProperties::default());
         let held = held(&came, &Message::default(), "q.hold.1000", &trace, &copy);
         let message = read(&held);

@@ -95,10 +95,10 @@ impl PublishError {
 
 /// A handle to the publishing task.
 #[derive(Clone, Debug)]
-pub struct Publisher(mpsc::Sender<Job>);
+pub struct Publisher(mpsc::Sender<PublishJob>);
 
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct PublishJob {
     pub(crate) publication: Publication,
     pub(crate) reply: oneshot::Sender<Result<(), PublishError>>,
 }
@@ -117,7 +117,7 @@ impl Publisher {
 
     /// A publisher that leaves its jobs to whoever has the receiver.
     #[cfg(test)]
-    pub(crate) fn simulated() -> (Self, mpsc::Receiver<Job>) {
+    pub(crate) fn simulated() -> (Self, mpsc::Receiver<PublishJob>) {
         let (sender, receiver) = mpsc::channel(QUEUED_MAX);
         (Self(sender), receiver)
     }
@@ -128,7 +128,7 @@ impl Publisher {
     /// [`PublishError`].
     pub async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Job { publication, reply }).await.map_err(|_| PublishError::Ended)?;
+        self.0.send(PublishJob { publication, reply }).await.map_err(|_| PublishError::Ended)?;
         answer.await.unwrap_or(Err(PublishError::Ended))
     }
 }
@@ -136,7 +136,7 @@ impl Publisher {
 async fn run(
     connector: Arc<Connector>,
     topology: Topology,
-    mut jobs: mpsc::Receiver<Job>,
+    mut jobs: mpsc::Receiver<PublishJob>,
     metrics: PublishMetrics,
 ) {
     let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
@@ -181,13 +181,14 @@ async fn publish_on(
     mut channel: Channel,
     connector: &Connector,
     topology: &Topology,
-    jobs: &mut mpsc::Receiver<Job>,
+    jobs: &mut mpsc::Receiver<PublishJob>,
     metrics: &PublishMetrics,
 ) -> Result<(), TopologyError> {
     let limit = connector.timeout;
     let mut refusals = Refusals::default();
     loop {
-        let session = Session::new(channel.clone(), connection, topology, limit, metrics, &mut refusals);
+        let session =
+            PublishSession::new(channel.clone(), connection, topology, limit, metrics, &mut refusals);
         match session.run(jobs).await.map_err(TopologyError::Broker)? {
             End::Abandoned => return Ok(()),
             End::Worn => {}
@@ -199,7 +200,7 @@ async fn publish_on(
 }
 
 /// Resolves when nobody is left who could want something published.
-async fn abandoned(jobs: &mpsc::Receiver<Job>) {
+async fn abandoned(jobs: &mpsc::Receiver<PublishJob>) {
     while !(jobs.sender_strong_count() == 0 && jobs.is_empty()) {
         sleep(Duration::from_millis(50)).await;
     }
@@ -329,7 +330,7 @@ enum End {
 }
 
 /// One channel's life.
-struct Session<'a> {
+struct PublishSession<'a> {
     channel: Channel,
     connection: &'a Connection,
     topology: &'a Topology,
@@ -352,7 +353,7 @@ struct Session<'a> {
     returned: Vec<(Key, u64)>,
 }
 
-impl<'a> Session<'a> {
+impl<'a> PublishSession<'a> {
     fn new(
         channel: Channel,
         connection: &'a Connection,
@@ -383,7 +384,7 @@ impl<'a> Session<'a> {
 
     /// Publishes until all handles are gone, the channel is worn or something breaks. Whoever waits then is told that the outcome is
     /// unknown: dropping a reply does that.
-    async fn run(mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<End, BrokerError> {
+    async fn run(mut self, jobs: &mut mpsc::Receiver<PublishJob>) -> Result<End, BrokerError> {
         let connection = self.connection;
         let result = tokio::select! {
             biased;
@@ -397,7 +398,7 @@ impl<'a> Session<'a> {
         result
     }
 
-    async fn serve(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Result<End, BrokerError> {
+    async fn serve(&mut self, jobs: &mut mpsc::Receiver<PublishJob>) -> Result<End, BrokerError> {
         let mut open = true;
         let mut health = interval(LOOK_EVERY.min(self.limit));
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -475,7 +476,7 @@ impl<'a> Session<'a> {
 
     /// Waits for `action`, but for the time for which the broker blocks publishing no longer than the limit: lapin writes
     /// nothing meanwhile, and a connection in this one's place would be blocked as well. Where this one ends,
-    /// [`Session::run`] does.
+    /// [`PublishSession::run`] does.
     async fn patiently<T>(
         &mut self,
         step: &'static str,
@@ -496,7 +497,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn publish(&mut self, job: Job) -> Result<(), BrokerError> {
+    async fn publish(&mut self, job: PublishJob) -> Result<(), BrokerError> {
         let Publication { exchange, routing_key, properties, body } = job.publication;
         let key = Key::of(&exchange, &routing_key, &properties);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };

@@ -18,28 +18,25 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    breaker::{Postponed, Verdict},
     connection::BrokerError,
-    properties::{self, Held},
+    properties::{self, RetryHeaders},
     publisher::{Publication, PublishError, Publisher},
     source::Receipt,
     topology::Topology,
 };
 use crate::{
+    breaker::{BreakerVerdict, Postponed},
     clock,
-    contract::{
-        link::Outgoing, message::Message, private::loggable_id, time::Instant as Deadline,
-        trace::TraceContext,
-    },
+    contract::{link::Outgoing, message::Message, private::loggable_id, time::WireTime, trace::TraceContext},
     fault,
     outcome::{Batch, Cause, Class, Death, Failure, Outcome, Then},
-    retry::{self, Decision, History, Policy},
+    retry::{self, AttemptHistory, Decision, RetryPolicy},
     telemetry::{
         metrics::{
             StageMetrics,
             labels::{Ended, Label},
         },
-        traces::{Span, Tracer},
+        traces::{DeliverySpan, Tracer},
     },
 };
 
@@ -48,7 +45,7 @@ const NOTE_AFTER: Duration = Duration::from_millis(250);
 
 /// What a delivery leaves behind when its body is taken out: what is needed to settle it.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct DeliveryContext {
     /// Acknowledges.
     pub receipt: Receipt,
     /// As they came.
@@ -73,7 +70,7 @@ pub struct Settler {
     /// The queues of the links are declared by this program.
     declares: bool,
     limit: Duration,
-    retry: Policy,
+    retry: RetryPolicy,
     delays: Vec<Duration>,
     metrics: StageMetrics,
     declared_again: watch::Receiver<u64>,
@@ -87,9 +84,9 @@ pub enum Settled {
     /// In the dead queue, acknowledged.
     Dead(Class),
     /// A copy waits in a hold queue, its attempt counted if the failure is its own; acknowledged.
-    Held(Cause),
+    TryAgain(Cause),
     /// A copy waits in a hold queue, nothing counted: the other side is down, or refuses our token. Acknowledged.
-    Waits(Cause),
+    Wait(Cause),
     /// It came back before its time and waits on in a hold queue; acknowledged.
     Early,
     /// Given back to the broker: it was kept for too long, or the worker ended or failed.
@@ -105,8 +102,8 @@ impl From<Settled> for Ended {
         match settled {
             Settled::Done => Self::Done,
             Settled::Dead(_) => Self::Dead,
-            Settled::Held(_) => Self::TryAgain,
-            Settled::Waits(_) => Self::Wait,
+            Settled::TryAgain(_) => Self::TryAgain,
+            Settled::Wait(_) => Self::Wait,
             Settled::Early => Self::Early,
             Settled::Requeued => Self::Requeued,
             Settled::Unfulfilled => Self::Unfulfilled,
@@ -127,7 +124,7 @@ impl Settled {
     pub const fn class(self) -> Option<&'static str> {
         match self {
             Self::Dead(class) => Some(class.as_str()),
-            Self::Held(cause) | Self::Waits(cause) => Some(cause.as_str()),
+            Self::TryAgain(cause) | Self::Wait(cause) => Some(cause.as_str()),
             _ => None,
         }
     }
@@ -159,7 +156,7 @@ impl Settler {
         topology: &Topology,
         queue: String,
         limit: Duration,
-        retry: Policy,
+        retry: RetryPolicy,
         metrics: StageMetrics,
     ) -> Self {
         let delays = topology.delays().to_vec();
@@ -198,17 +195,17 @@ impl Settler {
     }
 
     /// The span of the work on a delivery for the stage called `stage`.
-    pub(super) fn process(&self, stage: &'static str, event_id: &str, came: &TraceContext) -> Span {
+    pub(super) fn process(&self, stage: &'static str, event_id: &str, came: &TraceContext) -> DeliverySpan {
         self.tracer.process(&self.queue, stage, event_id, came)
     }
 
     /// Carries `outcome` out; of a failure, as the breaker's `verdict` says.
     pub async fn settle(
         &self,
-        ticket: &Ticket,
+        ticket: &DeliveryContext,
         message: &Message,
         outcome: Outcome,
-        verdict: Verdict,
+        verdict: BreakerVerdict,
     ) -> Settlement {
         let now = clock::now();
         match outcome {
@@ -233,7 +230,7 @@ impl Settler {
     /// Publishes the links of `batch`, has recorded which of them the broker confirmed, and settles.
     async fn publish_links(
         &self,
-        ticket: &Ticket,
+        ticket: &DeliveryContext,
         message: &Message,
         Batch { outgoing, then }: Batch,
         now: Timestamp,
@@ -281,7 +278,7 @@ impl Settler {
     }
 
     /// Waits until it is recorded which links the broker confirmed, while the delivery may be kept.
-    async fn recorded(&self, ticket: &Ticket, recording: Option<impl Future<Output = ()>>) {
+    async fn recorded(&self, ticket: &DeliveryContext, recording: Option<impl Future<Output = ()>>) {
         if timeout_at(self.until(ticket), OptionFuture::from(recording)).await.is_err() {
             let (event_id, trace_id) = (&ticket.event_id, ticket.trace.trace_id());
             warn!(
@@ -294,40 +291,40 @@ impl Settler {
 
     async fn try_again(
         &self,
-        ticket: &Ticket,
+        ticket: &DeliveryContext,
         message: &Message,
         failure: &Failure,
-        verdict: Verdict,
+        verdict: BreakerVerdict,
         now: Timestamp,
     ) -> Settlement {
-        let history = History { attempts: message.attempts(), waited: message.waited() };
+        let history = AttemptHistory { attempts: message.attempts(), waited: message.waited() };
         let deadline = failure.deadline.timestamp();
         let (decision, postponed_to) = match verdict {
-            Verdict::Postponed(Postponed { wait, max }) => {
+            BreakerVerdict::Postponed(Postponed { wait, max }) => {
                 let left = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
                 let (wait, delay) =
                     retry::postponed_for(&self.delays, wait, max, left).unwrap_or((wait, wait));
                 let delay = Some(delay).filter(|_| failure.retry_after.is_none());
                 (retry::postpone(failure, history, now, wait), delay)
             }
-            Verdict::Unclear(times) => {
+            BreakerVerdict::Unclear(times) => {
                 let wait = retry::wait(&self.retry, times, fastrand::f64());
                 (retry::postpone(failure, history, now, wait), None)
             }
-            Verdict::Own => (retry::decide(&self.retry, failure, history, now, fastrand::f64()), None),
+            BreakerVerdict::Own => (retry::decide(&self.retry, failure, history, now, fastrand::f64()), None),
         };
         let (at, attempts, waited) = match decision {
             Decision::Again { at, attempts, waited } => (at, attempts, waited),
             Decision::GiveUp(death) => return self.dead(ticket, message, &death).await,
         };
         let first_failed_at = message.first_failed_at().unwrap_or(now);
-        let held = Held { cause: failure.cause, attempts, waited, first_failed_at, not_before: at };
+        let held = RetryHeaders { cause: failure.cause, attempts, waited, first_failed_at, not_before: at };
         let Some(delay) = postponed_to.or_else(|| retry::rung(&self.delays, now, at, deadline)) else {
             return self.unfulfilled(ticket, "no hold queue is configured".to_owned()).await;
         };
         let settled = match verdict {
-            Verdict::Postponed(_) => Settled::Waits(failure.cause),
-            Verdict::Unclear(_) | Verdict::Own => Settled::Held(failure.cause),
+            BreakerVerdict::Postponed(_) => Settled::Wait(failure.cause),
+            BreakerVerdict::Unclear(_) | BreakerVerdict::Own => Settled::TryAgain(failure.cause),
         };
         let copy = |queue: &str, trace: &TraceContext| {
             properties::held(&ticket.properties, message, queue, trace, &held)
@@ -339,19 +336,19 @@ impl Settler {
     /// Nothing is counted.
     pub async fn busy(
         &self,
-        ticket: &Ticket,
+        ticket: &DeliveryContext,
         message: &Message,
-        deadline: Deadline,
+        deadline: WireTime,
         reason: &str,
         postponed: Postponed,
     ) -> Settlement {
         let failure = Failure { cause: Cause::Busy, reason: reason.to_owned(), retry_after: None, deadline };
-        self.try_again(ticket, message, &failure, Verdict::Postponed(postponed), clock::now()).await
+        self.try_again(ticket, message, &failure, BreakerVerdict::Postponed(postponed), clock::now()).await
     }
 
     /// Holds a message that came back before its time, nothing counted. It came back early because the next longer hold
     /// would have missed its session's deadline, which is not known here: so it is never held past its time.
-    pub async fn hold_again(&self, ticket: &Ticket, message: &Message, at: Timestamp) -> Settlement {
+    pub async fn hold_again(&self, ticket: &DeliveryContext, message: &Message, at: Timestamp) -> Settlement {
         let Some(delay) = retry::rung(&self.delays, clock::now(), at, at) else {
             return self.unfulfilled(ticket, "no hold queue is configured".to_owned()).await;
         };
@@ -364,7 +361,7 @@ impl Settler {
 
     async fn hold(
         &self,
-        ticket: &Ticket,
+        ticket: &DeliveryContext,
         delay: Duration,
         properties: impl FnOnce(&str, &TraceContext) -> BasicProperties,
         body: &[u8],
@@ -373,7 +370,7 @@ impl Settler {
         let copy = self.copy(ticket, Topology::hold_queue(&self.queue, delay), properties, body);
         match self.publish(ticket, vec![copy], |_| ()).await {
             Ok(()) => {
-                if let Settled::Held(cause) | Settled::Waits(cause) = settlement.settled {
+                if let Settled::TryAgain(cause) | Settled::Wait(cause) = settlement.settled {
                     self.metrics.retried(cause);
                 }
                 self.metrics.held(delay);
@@ -386,7 +383,7 @@ impl Settler {
         }
     }
 
-    async fn dead(&self, ticket: &Ticket, message: &Message, death: &Death) -> Settlement {
+    async fn dead(&self, ticket: &DeliveryContext, message: &Message, death: &Death) -> Settlement {
         let properties = |_: &str, trace: &TraceContext| {
             properties::dead(&ticket.properties, message, death, trace, clock::now())
         };
@@ -407,7 +404,7 @@ impl Settler {
         }
     }
 
-    fn link(&self, ticket: &Ticket, outgoing: &Outgoing, now: Timestamp) -> Sending {
+    fn link(&self, ticket: &DeliveryContext, outgoing: &Outgoing, now: Timestamp) -> Sending {
         let (exchange, routing_key) =
             (self.links_exchange.clone(), outgoing.recipient.routing_key().to_owned());
         let message_id = outgoing.message_id.to_string();
@@ -421,7 +418,7 @@ impl Settler {
     /// A copy of the delivery for `queue`, one of our own.
     fn copy(
         &self,
-        ticket: &Ticket,
+        ticket: &DeliveryContext,
         queue: String,
         properties: impl FnOnce(&str, &TraceContext) -> BasicProperties,
         body: &[u8],
@@ -438,7 +435,7 @@ impl Settler {
     /// up or its channel is gone. Tells `confirmed` of each that arrived, at once.
     async fn publish(
         &self,
-        ticket: &Ticket,
+        ticket: &DeliveryContext,
         mut sending: Vec<Sending>,
         confirmed: impl FnMut(&Sending),
     ) -> Result<(), Unpublished> {
@@ -453,7 +450,7 @@ impl Settler {
 
     async fn publish_all(
         &self,
-        ticket: &Ticket,
+        ticket: &DeliveryContext,
         sending: &mut Vec<Sending>,
         mut confirmed: impl FnMut(&Sending),
     ) -> Result<(), Unpublished> {
@@ -512,11 +509,11 @@ impl Settler {
 
     /// How long the broker and the ledger are waited for. Never with no time left: what is queued may be published, or recorded,
     /// although nobody waits for it any more.
-    fn until(&self, ticket: &Ticket) -> Instant {
+    fn until(&self, ticket: &DeliveryContext) -> Instant {
         ticket.keep_until.max(Instant::now() + self.limit)
     }
 
-    async fn ack(&self, ticket: &Ticket, settlement: Settlement) -> Settlement {
+    async fn ack(&self, ticket: &DeliveryContext, settlement: Settlement) -> Settlement {
         fault::point(&self.queue, "published");
         let acked = ticket.receipt.ack(self.limit).await;
         fault::point(&self.queue, "acked");
@@ -524,11 +521,11 @@ impl Settler {
     }
 
     /// What the outcome asks for could not be done, because of `reason`.
-    async fn unfulfilled(&self, ticket: &Ticket, reason: String) -> Settlement {
+    async fn unfulfilled(&self, ticket: &DeliveryContext, reason: String) -> Settlement {
         self.requeue(ticket, Settlement::of(Settled::Unfulfilled, reason)).await
     }
 
-    async fn requeue(&self, ticket: &Ticket, settlement: Settlement) -> Settlement {
+    async fn requeue(&self, ticket: &DeliveryContext, settlement: Settlement) -> Settlement {
         let returned = ticket.receipt.requeue_counted(self.limit).await;
         fault::point(&self.queue, "returned");
         written_or_lost(returned, settlement)
@@ -572,7 +569,7 @@ fn left(outgoing: &[Outgoing], now: Timestamp) -> Duration {
 /// A message on its way out, and the time it takes.
 struct Sending {
     publication: Publication,
-    span: Span,
+    span: DeliverySpan,
     /// The id of a link's message.
     link: Option<Uuid>,
 }

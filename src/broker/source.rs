@@ -22,20 +22,20 @@ use crate::simulation::broker as simulated;
 
 /// A connection that deliveries come over.
 #[derive(Clone, Copy)]
-pub struct Source<'a>(Connected<'a>);
+pub struct Source<'a>(SourceKind<'a>);
 
 #[derive(Clone, Copy)]
-enum Connected<'a> {
+enum SourceKind<'a> {
     Broker(&'a Connection),
     #[cfg(test)]
-    Simulated(&'a simulated::Connection),
+    Simulated(&'a simulated::SimulatedConnection),
 }
 
 /// What is delivered of one queue.
 pub(super) enum Subscription {
     Broker(Box<Consuming>),
     #[cfg(test)]
-    Simulated(simulated::Subscription),
+    Simulated(simulated::SimulatedSubscription),
 }
 
 /// A channel of its own, for one queue.
@@ -60,36 +60,36 @@ pub(crate) struct Delivery {
 
 /// Settles one delivery, once.
 #[derive(Clone, Debug)]
-pub struct Receipt(Held);
+pub struct Receipt(ReceiptKind);
 
 #[derive(Clone, Debug)]
-enum Held {
+enum ReceiptKind {
     Broker {
         acker: Acker,
         /// It lives as long as the last of its deliveries.
         _channel: Channel,
     },
     #[cfg(test)]
-    Simulated(simulated::Receipt),
+    Simulated(simulated::SimulatedReceipt),
 }
 
 impl<'a> From<&'a Connection> for Source<'a> {
     fn from(connection: &'a Connection) -> Self {
-        Self(Connected::Broker(connection))
+        Self(SourceKind::Broker(connection))
     }
 }
 
 #[cfg(test)]
-impl<'a> From<&'a simulated::Connection> for Source<'a> {
-    fn from(connection: &'a simulated::Connection) -> Self {
-        Self(Connected::Simulated(connection))
+impl<'a> From<&'a simulated::SimulatedConnection> for Source<'a> {
+    fn from(connection: &'a simulated::SimulatedConnection) -> Self {
+        Self(SourceKind::Simulated(connection))
     }
 }
 
 #[cfg(test)]
-impl From<simulated::Receipt> for Receipt {
-    fn from(receipt: simulated::Receipt) -> Self {
-        Self(Held::Simulated(receipt))
+impl From<simulated::SimulatedReceipt> for Receipt {
+    fn from(receipt: simulated::SimulatedReceipt) -> Self {
+        Self(ReceiptKind::Simulated(receipt))
     }
 }
 
@@ -97,9 +97,9 @@ impl Source<'_> {
     /// Whether it stands.
     pub(super) fn connected(self) -> bool {
         match self.0 {
-            Connected::Broker(connection) => connection.status().connected(),
+            SourceKind::Broker(connection) => connection.status().connected(),
             #[cfg(test)]
-            Connected::Simulated(connection) => connection.connected(),
+            SourceKind::Simulated(connection) => connection.connected(),
         }
     }
 
@@ -113,12 +113,12 @@ impl Source<'_> {
         limit: Duration,
     ) -> Result<Subscription, BrokerError> {
         match self.0 {
-            Connected::Broker(connection) => {
+            SourceKind::Broker(connection) => {
                 let consuming = Consuming::begin(connection, queue, name, prefetch, limit).await?;
                 Ok(Subscription::Broker(Box::new(consuming)))
             }
             #[cfg(test)]
-            Connected::Simulated(connection) => {
+            SourceKind::Simulated(connection) => {
                 connection.subscribe(queue, prefetch).await.map(Subscription::Simulated)
             }
         }
@@ -205,7 +205,7 @@ impl Consuming {
 
 impl Delivery {
     fn new(delivery: lapin::message::Delivery, channel: &Channel) -> Self {
-        let receipt = Receipt(Held::Broker { acker: delivery.acker, _channel: channel.clone() });
+        let receipt = Receipt(ReceiptKind::Broker { acker: delivery.acker, _channel: channel.clone() });
         let redelivered = delivery.redelivered;
         Self { body: delivery.data, properties: delivery.properties, redelivered, receipt }
     }
@@ -215,20 +215,20 @@ impl Receipt {
     /// Whether the delivery is still this worker's, and not settled.
     pub(super) fn usable(&self) -> bool {
         match &self.0 {
-            Held::Broker { acker, .. } => acker.usable(),
+            ReceiptKind::Broker { acker, .. } => acker.usable(),
             #[cfg(test)]
-            Held::Simulated(receipt) => receipt.usable(),
+            ReceiptKind::Simulated(receipt) => receipt.usable(),
         }
     }
 
     /// Acknowledges; `false` where the broker took the delivery back before. `limit` for this to be written.
     pub(super) async fn ack(&self, limit: Duration) -> Result<bool, BrokerError> {
         match &self.0 {
-            Held::Broker { acker, .. } => {
+            ReceiptKind::Broker { acker, .. } => {
                 within("acknowledge", limit, acker, acker.ack(BasicAckOptions::default())).await
             }
             #[cfg(test)]
-            Held::Simulated(receipt) => Ok(receipt.ack().await),
+            ReceiptKind::Simulated(receipt) => Ok(receipt.ack().await),
         }
     }
 
@@ -236,12 +236,12 @@ impl Receipt {
     /// it among the deliveries without an outcome.
     pub(super) async fn requeue(&self, limit: Duration) -> Result<bool, BrokerError> {
         match &self.0 {
-            Held::Broker { acker, .. } => {
+            ReceiptKind::Broker { acker, .. } => {
                 let options = BasicNackOptions { requeue: true, multiple: false };
                 within("give back", limit, acker, acker.nack(options)).await
             }
             #[cfg(test)]
-            Held::Simulated(receipt) => Ok(receipt.requeue().await),
+            ReceiptKind::Simulated(receipt) => Ok(receipt.requeue().await),
         }
     }
 
@@ -249,12 +249,12 @@ impl Receipt {
     /// what fails each time. Otherwise as [`Receipt::ack`].
     pub(super) async fn requeue_counted(&self, limit: Duration) -> Result<bool, BrokerError> {
         match &self.0 {
-            Held::Broker { acker, .. } => {
+            ReceiptKind::Broker { acker, .. } => {
                 let options = BasicRejectOptions { requeue: true };
                 within("give back", limit, acker, acker.reject(options)).await
             }
             #[cfg(test)]
-            Held::Simulated(receipt) => Ok(receipt.requeue_counted().await),
+            ReceiptKind::Simulated(receipt) => Ok(receipt.requeue_counted().await),
         }
     }
 }

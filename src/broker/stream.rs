@@ -44,12 +44,12 @@ pub(super) enum Carrier {
 #[derive(Debug)]
 pub(super) struct Stream {
     carrier: Carrier,
-    shared: Arc<Shared>,
+    shared: Arc<SharedStream>,
     sieve: Option<Sieve>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct SharedStream {
     ended: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
@@ -58,11 +58,11 @@ struct Shared {
 
 /// Ends a stream, once it is told to or dropped.
 #[derive(Debug)]
-pub(super) struct Ender(Arc<Shared>);
+pub(super) struct Ender(Arc<SharedStream>);
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_struct("SharedStream").field("ended", &self.ended).finish_non_exhaustive()
     }
 }
 
@@ -105,7 +105,7 @@ macro_rules! over {
 impl Stream {
     /// A stream over `carrier`, and what ends it. With a `sieve`, what comes goes through it.
     pub(super) fn new(carrier: Carrier, sieve: Option<Sieve>) -> (Self, Ender) {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SharedStream::default());
         (Self { carrier, shared: Arc::clone(&shared), sieve }, Ender(shared))
     }
 

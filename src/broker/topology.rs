@@ -96,7 +96,7 @@ pub struct Binding {
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Plan {
+pub struct TopologyPlan {
     /// Exchanges.
     pub exchanges: Vec<Exchange>,
     /// Queues.
@@ -139,7 +139,7 @@ impl TopologyError {
 impl Topology {
     /// The names as `config` has them, with a hold queue for each of `delays`.
     #[must_use]
-    pub fn new(config: &config::Topology, delays: &[Duration]) -> Self {
+    pub fn new(config: &config::TopologyConfig, delays: &[Duration]) -> Self {
         Self {
             prefix: config.prefix.as_str().to_owned(),
             declare: config.declare,
@@ -212,7 +212,7 @@ impl Topology {
 
     /// Everything that is declared.
     #[must_use]
-    pub fn plan(&self) -> Plan {
+    pub fn plan(&self) -> TopologyPlan {
         let exchange = |name| Exchange { name, kind: "topic" };
         let binding = |exchange, routing_key, queue| Binding { exchange, routing_key, queue };
         let work = [self.sessions_queue(), self.guests_queue(), self.hosts_queue()];
@@ -223,7 +223,7 @@ impl Topology {
         for name in [self.sessions_queue(), self.hosts_queue()] {
             queues.extend(self.delays.iter().map(|delay| self.hold(&name, *delay)));
         }
-        Plan {
+        TopologyPlan {
             exchanges: vec![exchange(self.sessions_exchange()), exchange(self.links_exchange())],
             queues,
             bindings: vec![
@@ -386,7 +386,7 @@ fn dead_letter_to(queue: String) -> [(&'static str, Argument); 3] {
     ]
 }
 
-pub(super) async fn declare_exchange(
+pub(crate) async fn declare_exchange(
     channel: &Channel,
     exchange: &Exchange,
     passive: bool,
@@ -402,7 +402,7 @@ pub(super) async fn declare_exchange(
     .await
 }
 
-pub(super) async fn declare_queue(
+pub(crate) async fn declare_queue(
     channel: &Channel,
     queue: &Queue,
     passive: bool,
@@ -440,7 +440,7 @@ async fn bind(channel: &Channel, binding: &Binding, limit: Duration) -> Result<(
 }
 
 /// The argument that the broker's 406 is about.
-pub(super) fn inequivalent(said: &str) -> Option<&str> {
+pub(crate) fn inequivalent(said: &str) -> Option<&str> {
     said.split("inequivalent arg '").nth(1)?.split('\'').next()
 }
 

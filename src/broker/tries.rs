@@ -40,15 +40,15 @@ const PAY_BACK_MAX: Duration = Duration::from_secs(60);
 
 /// The tries of all messages, in one ledger. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Tries(Arc<Inner>);
+pub struct Tries(Arc<TriesState>);
 
 #[derive(Debug)]
-struct Inner {
+struct TriesState {
     ledger: Ledger,
     /// Tries that have ended, and that the ledger may still have: it was down.
-    owed: Counts,
+    owed: TryCounts,
     /// Tries that go on in this process. Together they are one note: copies of a message are one message.
-    live: Counts,
+    live: TryCounts,
     /// Tries that have begun and are not yet taken back.
     open: watch::Sender<usize>,
     /// The ledger failed the last time.
@@ -83,7 +83,7 @@ impl Tries {
     #[must_use]
     pub fn new(ledger: Ledger) -> Self {
         let (open, down) = (watch::Sender::new(0), AtomicBool::new(false));
-        Self(Arc::new(Inner { ledger, owed: Mutex::default(), live: Mutex::default(), open, down }))
+        Self(Arc::new(TriesState { ledger, owed: Mutex::default(), live: Mutex::default(), open, down }))
     }
 
     /// How many tries of `key` were not outlived by their workers, or are still going on in other processes.
@@ -217,24 +217,24 @@ impl Try {
     }
 }
 
-type Counts = Mutex<HashMap<String, u32>>;
+type TryCounts = Mutex<HashMap<String, u32>>;
 
-fn locked(counts: &Counts) -> MutexGuard<'_, HashMap<String, u32>> {
+fn locked(counts: &TryCounts) -> MutexGuard<'_, HashMap<String, u32>> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn get(counts: &Counts, key: &str) -> u32 {
+fn get(counts: &TryCounts, key: &str) -> u32 {
     locked(counts).get(key).copied().unwrap_or(0)
 }
 
-fn add(counts: &Counts, key: &str) {
+fn add(counts: &TryCounts, key: &str) {
     let mut counts = locked(counts);
     if counts.len() < KEYS_MAX || counts.contains_key(key) {
         *counts.entry(key.to_owned()).or_default() += 1;
     }
 }
 
-fn subtract(counts: &Counts, key: &str, tries: u32) {
+fn subtract(counts: &TryCounts, key: &str, tries: u32) {
     let mut counts = locked(counts);
     if let Some(left) = counts.get_mut(key) {
         *left = left.saturating_sub(tries);
@@ -255,10 +255,10 @@ impl Drop for Try {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ledger::Kind, simulation};
+    use crate::{ledger::LedgerKind, simulation};
 
     async fn memory() -> Tries {
-        Tries::new(Ledger::open(Kind::Memory).await.unwrap())
+        Tries::new(Ledger::open(LedgerKind::Memory).await.unwrap())
     }
 
     #[tokio::test]

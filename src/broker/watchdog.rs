@@ -23,7 +23,7 @@ const LEFT_OUT_MAX: u32 = 15;
 
 /// A queue that is looked at.
 #[derive(Debug)]
-struct Watched {
+struct WatchedQueue {
     kind: Queue,
     name: String,
     /// So many looks leave it out.
@@ -32,7 +32,7 @@ struct Watched {
     next_left_out: u32,
 }
 
-impl Watched {
+impl WatchedQueue {
     fn new(kind: Queue, name: String) -> Self {
         Self { kind, name, left_out: 0, next_left_out: 0 }
     }
@@ -60,14 +60,14 @@ pub struct Watchdog<'a> {
     connection: &'a Connection,
     channel: Option<Channel>,
     queue: &'a str,
-    queues: Vec<Watched>,
+    queues: Vec<WatchedQueue>,
     metrics: &'a StageMetrics,
     limit: Duration,
 }
 
 /// What there is of a stage's own queue.
 #[derive(Clone, Copy, Debug, Default)]
-struct Work {
+struct QueueState {
     /// Messages that nobody has taken.
     ready: u64,
     /// Nobody consumes it, as the broker sees it.
@@ -84,10 +84,10 @@ impl<'a> Watchdog<'a> {
         metrics: &'a StageMetrics,
         limit: Duration,
     ) -> Self {
-        let hold = |delay: &Duration| Watched::new(Queue::Held, Topology::hold_queue(queue, *delay));
+        let hold = |delay: &Duration| WatchedQueue::new(Queue::Held, Topology::hold_queue(queue, *delay));
         let mut queues = vec![
-            Watched::new(Queue::Work, queue.to_owned()),
-            Watched::new(Queue::Dead, Topology::dead_queue(queue)),
+            WatchedQueue::new(Queue::Work, queue.to_owned()),
+            WatchedQueue::new(Queue::Dead, Topology::dead_queue(queue)),
         ];
         queues.extend(topology.delays().iter().map(hold));
         Self { connection, channel: None, queue, queues, metrics, limit }
@@ -98,7 +98,7 @@ impl<'a> Watchdog<'a> {
         let (mut silent, mut unanswered, mut taken) = (0, 0, self.metrics.taken());
         loop {
             sleep(connector.watch_interval).await;
-            let Work { ready: waiting, forsaken } = match self.look().await {
+            let QueueState { ready: waiting, forsaken } = match self.look().await {
                 Ok(work) => work,
                 // A cluster that lost a node may take long to answer for one queue, and serves the others meanwhile.
                 Err(error @ BrokerError::Timeout(..)) => {
@@ -133,8 +133,8 @@ impl<'a> Watchdog<'a> {
     }
 
     /// Shows how much is in the queues; what there is of the consumer's.
-    async fn look(&mut self) -> Result<Work, BrokerError> {
-        let (mut sums, mut work) = ([0; 3], Work::default());
+    async fn look(&mut self) -> Result<QueueState, BrokerError> {
+        let (mut sums, mut work) = ([0; 3], QueueState::default());
         for queue in &mut self.queues {
             if !queue.is_due() {
                 continue;
@@ -144,7 +144,7 @@ impl<'a> Watchdog<'a> {
                     queue.seen();
                     sums[queue.kind as usize] += u64::from(depth.ready);
                     if matches!(queue.kind, Queue::Work) {
-                        work = Work { ready: depth.ready.into(), forsaken: depth.consumers == 0 };
+                        work = QueueState { ready: depth.ready.into(), forsaken: depth.consumers == 0 };
                     }
                     self.channel = Some(channel);
                 }
@@ -185,9 +185,9 @@ mod tests {
 
     #[test]
     fn a_queue_that_cannot_be_seen_is_asked_for_ever_less_often_and_never_given_up() {
-        let mut queue = Watched::new(Queue::Dead, "dead".to_owned());
+        let mut queue = WatchedQueue::new(Queue::Dead, "dead".to_owned());
         let mut looks = |count: usize, there: bool| {
-            let due = |queue: &mut Watched| {
+            let due = |queue: &mut WatchedQueue| {
                 let due = queue.is_due();
                 match (due, there) {
                     (true, true) => queue.seen(),

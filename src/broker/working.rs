@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::breaker::EventKey;
+use crate::breaker::EventKey;
 
 /// What is being worked on.
 #[derive(Clone, Debug, Default)]

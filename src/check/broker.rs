@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Finding, queues};
+use super::{Finding, probe::Probe, queues};
 use crate::{
     broker::{
         connection::{BrokerError, Connector, close},
         greeting::Greeting,
-        probe::Probe,
     },
     config::Loaded,
 };

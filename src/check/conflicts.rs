@@ -6,7 +6,7 @@ use super::{Finding, on};
 use crate::{
     config::Loaded,
     retry,
-    stages::book,
+    stages::deduplicator,
     worker::{limits, retry_policy},
 };
 
@@ -42,7 +42,7 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 
 fn grace(loaded: &Loaded, key: &str, timeout: Duration) -> Finding {
     let about = on(loaded, &["shutdown.grace", key]);
-    let needed = timeout.saturating_add(book::WRITE_TIME);
+    let needed = timeout.saturating_add(deduplicator::WRITE_TIME);
     if loaded.config.shutdown.grace.get() >= needed {
         return about.pass("a call that has begun can end, and be written down, before a shutdown does");
     }
@@ -79,7 +79,7 @@ fn overdue(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["amqp.delivery_timeout", "instant_connect.timeout", "hosts.timeout"]);
     let config = &loaded.config;
     let call = config.instant_connect.timeout.get().max(config.hosts.timeout.get());
-    let needed = (book::PATIENCE + book::WRITE_TIME).saturating_add(call.saturating_mul(2));
+    let needed = (deduplicator::PATIENCE + deduplicator::WRITE_TIME).saturating_add(call.saturating_mul(2));
     if config.amqp.delivery_timeout.get() >= needed {
         return about.pass("calls that hang end before the time for their delivery does");
     }

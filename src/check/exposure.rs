@@ -8,11 +8,11 @@ use url::Url;
 use super::{Finding, on};
 use crate::{
     config::{
-        LedgerKind, Loaded, LogLevel, OnFailure,
+        LedgerChoice, LedgerOnFailure, Loaded, LogLevel,
         load::{Origin, SECRETS},
     },
-    ledger::Kind,
-    upstream::is_loopback,
+    endpoint::url::is_loopback,
+    ledger::LedgerKind,
 };
 
 /// Folders that are emptied, by a restart at the latest.
@@ -37,13 +37,13 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 
 fn ledger(loaded: &Loaded) -> Finding {
     match loaded.ledger() {
-        Kind::Memory => on(loaded, &["ledger.kind"]).warn(
+        LedgerKind::Memory => on(loaded, &["ledger.kind"]).warn(
             "what was done is forgotten when the worker ends: an event that comes again after that is served again, and \
              its expert told again",
             "set ledger.kind to file, with ledger.path on a lasting volume, or to redis",
         ),
-        Kind::Redis { .. } => on(loaded, &["ledger.kind"]).pass("shared by all workers with this prefix"),
-        Kind::File { path } => file(loaded, &path),
+        LedgerKind::Redis { .. } => on(loaded, &["ledger.kind"]).pass("shared by all workers with this prefix"),
+        LedgerKind::File { path } => file(loaded, &path),
     }
 }
 
@@ -66,8 +66,8 @@ fn file(loaded: &Loaded, path: &Path) -> Finding {
 fn without_ledger(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["ledger.on_failure"]);
     match loaded.config.ledger.on_failure {
-        OnFailure::Wait => about.pass("while the ledger is down events wait"),
-        OnFailure::Continue => about.warn(
+        LedgerOnFailure::Wait => about.pass("while the ledger is down events wait"),
+        LedgerOnFailure::Continue => about.warn(
             "while the ledger is down an event that comes twice is served twice, its devices called and its expert told twice",
             "set ledger.on_failure to wait, where that is worse than a pause",
         ),
@@ -96,13 +96,13 @@ fn unused(loaded: &Loaded) -> Vec<Finding> {
         let advice = format!("take {key} away, or change {other}");
         found.push(on(loaded, &[key, other]).warn(format!("{key} is given and has no effect"), advice));
     };
-    if ledger.kind != LedgerKind::File && ledger.path.is_some() {
+    if ledger.kind != LedgerChoice::File && ledger.path.is_some() {
         say("ledger.path", "ledger.kind");
     }
-    if ledger.kind != LedgerKind::Redis && !ledger.url.expose_secret().is_empty() {
+    if ledger.kind != LedgerChoice::Redis && !ledger.url.expose_secret().is_empty() {
         say("ledger.url", "ledger.kind");
     }
-    if ledger.kind != LedgerKind::Redis && ledger.url_file.is_some() {
+    if ledger.kind != LedgerChoice::Redis && ledger.url_file.is_some() {
         say("ledger.url_file", "ledger.kind");
     }
     if !loaded.delivers_to_hosts() && !hosts.token.expose_secret().is_empty() {

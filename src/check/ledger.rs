@@ -5,16 +5,16 @@ use std::path::Path;
 use super::Finding;
 use crate::{
     config::Loaded,
-    ledger::{Kind, Ledger, LedgerError, Look},
+    ledger::{Ledger, LedgerError, LedgerKind, Look},
 };
 
 const WHAT: &str = "ledger";
 
 pub(super) async fn look(loaded: &Loaded) -> Vec<Finding> {
     match loaded.ledger() {
-        Kind::Memory => vec![Finding::pass(WHAT, "in memory: there is nothing to open")],
-        Kind::File { path } => vec![file(&path, Ledger::look(path.clone()).await)],
-        kind @ Kind::Redis { .. } => redis(kind).await,
+        LedgerKind::Memory => vec![Finding::pass(WHAT, "in memory: there is nothing to open")],
+        LedgerKind::File { path } => vec![file(&path, Ledger::look(path.clone()).await)],
+        kind @ LedgerKind::Redis { .. } => redis(kind).await,
     }
 }
 
@@ -37,7 +37,7 @@ fn file(path: &Path, look: Result<Look, LedgerError>) -> Finding {
     }
 }
 
-async fn redis(kind: Kind) -> Vec<Finding> {
+async fn redis(kind: LedgerKind) -> Vec<Finding> {
     let asked = async {
         let ledger = Ledger::open(kind).await?;
         ledger.ping().await?;

@@ -13,6 +13,7 @@ mod collector;
 mod conflicts;
 mod exposure;
 mod ledger;
+mod probe;
 mod queues;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(25);
 /// How a thing was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum CheckVerdict {
     /// As it should be.
     Pass,
     /// It works, with a drawback that is meant or not; or it could not be found out.
@@ -41,7 +42,7 @@ pub enum Verdict {
     Fail,
 }
 
-impl Verdict {
+impl CheckVerdict {
     /// As in the output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -59,7 +60,7 @@ pub struct Finding {
     /// What: settings with their values, or a thing that they name.
     pub what: String,
     /// How it is.
-    pub result: Verdict,
+    pub result: CheckVerdict,
     /// In words.
     pub detail: String,
     /// What to do, where there is something.
@@ -69,12 +70,17 @@ pub struct Finding {
 impl Finding {
     /// As it should be.
     pub fn pass(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { what: what.into(), result: Verdict::Pass, detail: detail.into(), advice: None }
+        Self { what: what.into(), result: CheckVerdict::Pass, detail: detail.into(), advice: None }
     }
 
     /// Doubtful.
     pub fn warn(what: impl Into<String>, detail: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what: what.into(), result: Verdict::Warn, detail: detail.into(), advice: Some(advice.into()) }
+        Self {
+            what: what.into(),
+            result: CheckVerdict::Warn,
+            detail: detail.into(),
+            advice: Some(advice.into()),
+        }
     }
 
     /// Wrong. What to do may stand in `detail`, after `hint: `, as in errors.
@@ -84,7 +90,7 @@ impl Finding {
             Some((detail, advice)) => (detail.to_owned(), Some(advice.to_owned())),
             None => (detail, None),
         };
-        Self { what: what.into(), result: Verdict::Fail, detail, advice }
+        Self { what: what.into(), result: CheckVerdict::Fail, detail, advice }
     }
 
     /// As it is, with what to do.

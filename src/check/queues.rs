@@ -1,10 +1,12 @@
 //! What is declared on the broker, and what its user may do there.
 
-use super::Finding;
+use super::{
+    Finding,
+    probe::{Probe, ProbeResult, Right},
+};
 use crate::{
     broker::{
         connection::BrokerError,
-        probe::{Probe, Right, Seen},
         topology::{Depth, Topology},
     },
     config::{Declare, Loaded},
@@ -25,7 +27,7 @@ pub(super) async fn look(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Fin
     for queue in &plan.queues {
         let what = format!("queue {}", queue.name);
         let seen = probe.queue(queue).await;
-        let missing = matches!(seen, Ok(Seen::Missing | Seen::Forbidden(_)));
+        let missing = matches!(seen, Ok(ProbeResult::Missing | ProbeResult::Forbidden(_)));
         found.push(if missing && declare != Declare::Create && queue.is_replay() {
             Finding::warn(what, "missing; only `dead replay` needs it", DECLARE)
         } else {
@@ -76,13 +78,13 @@ async fn bindings(probe: &Probe<'_>, topology: &Topology, declare: Declare) -> V
     found
 }
 
-fn declared(what: String, seen: Result<Seen, BrokerError>, declare: Declare) -> Finding {
+fn declared(what: String, seen: Result<ProbeResult, BrokerError>, declare: Declare) -> Finding {
     let creates = declare == Declare::Create;
     match seen {
-        Ok(Seen::Same(depth)) => {
+        Ok(ProbeResult::Same(depth)) => {
             Finding::pass(what, format!("there, as it is declared here{}", holds(depth)))
         }
-        Ok(Seen::Differs(argument, said)) => {
+        Ok(ProbeResult::Differs(argument, said)) => {
             let argument =
                 argument.map_or_else(|| "it".to_owned(), |argument| format!("argument {argument}"));
             let detail = format!("there, but {argument} is not what is declared here ({said})");
@@ -98,32 +100,32 @@ fn declared(what: String, seen: Result<Seen, BrokerError>, declare: Declare) -> 
                 )
             }
         }
-        Ok(Seen::Hidden(said)) if creates => {
+        Ok(ProbeResult::Hidden(said)) if creates => {
             Finding::fail(what, format!("the user may not declare it ({said}); the worker does not start"))
                 .advise(format!("{GRANT}, or set topology.declare to check"))
         }
-        Ok(Seen::Hidden(_)) => Finding::pass(
+        Ok(ProbeResult::Hidden(_)) => Finding::pass(
             what,
             "the user may not declare it, nor need to; so its arguments can't be compared",
         ),
-        Ok(Seen::Refused(said)) if declare == Declare::Off => {
+        Ok(ProbeResult::Refused(said)) if declare == Declare::Off => {
             Finding::warn(what, format!("the user may not look at it ({said})"), GRANT)
         }
-        Ok(Seen::Refused(said)) => {
+        Ok(ProbeResult::Refused(said)) => {
             Finding::fail(what, format!("the user may not look at it ({said}); the worker does not start"))
                 .advise(format!("{GRANT}, or set topology.declare to off"))
         }
-        Ok(Seen::Missing) if creates => Finding::warn(
+        Ok(ProbeResult::Missing) if creates => Finding::warn(
             what,
             "missing; the worker declares it at its start",
             "nothing to do; or declare it now with `instant-connect-worker topology --declare`",
         ),
-        Ok(Seen::Forbidden(said)) if creates => {
+        Ok(ProbeResult::Forbidden(said)) if creates => {
             Finding::fail(what, format!("missing, and the user may not declare it ({said})"))
                 .advise(format!("{GRANT}, or have an administrator declare it"))
         }
-        Ok(Seen::Missing) => Finding::fail(what, "missing").advise(DECLARE),
-        Ok(Seen::Forbidden(_)) => Finding::fail(what, "missing")
+        Ok(ProbeResult::Missing) => Finding::fail(what, "missing").advise(DECLARE),
+        Ok(ProbeResult::Forbidden(_)) => Finding::fail(what, "missing")
             .advise("have an administrator declare it, as `instant-connect-worker topology` prints it"),
         Err(error) => Finding::fail(what, error.to_string())
             .advise("see the broker's log, and whether the queue has a leader"),

@@ -15,7 +15,7 @@ fn with(flags: &[&str]) -> Loaded {
 
 /// What is doubtful or wrong, each as one line.
 fn doubts(loaded: &Loaded) -> Vec<String> {
-    let doubts = settings(loaded).into_iter().filter(|finding| finding.result != Verdict::Pass);
+    let doubts = settings(loaded).into_iter().filter(|finding| finding.result != CheckVerdict::Pass);
     doubts
         .map(|Finding { what, result, detail, advice }| {
             assert!(advice.is_some_and(|advice| !advice.is_empty()), "{what} says what to do");
@@ -156,19 +156,19 @@ fn a_broker_is_told_by_its_version_and_what_it_can_do() {
         capabilities: able.iter().map(|name| (*name).to_owned()).collect(),
     };
     for (product, is, result) in [
-        ("RabbitMQ", "3.9.29", Verdict::Warn),
-        ("RabbitMQ", "3.10.8", Verdict::Pass),
-        ("RabbitMQ", "4.0.5", Verdict::Pass),
-        ("RabbitMQ", "4.3.0-rc.1", Verdict::Pass),
-        ("RabbitMQ", "5.0.0", Verdict::Warn),
-        ("RabbitMQ", "latest", Verdict::Warn),
-        ("LavinMQ", "2.1.0", Verdict::Warn),
+        ("RabbitMQ", "3.9.29", CheckVerdict::Warn),
+        ("RabbitMQ", "3.10.8", CheckVerdict::Pass),
+        ("RabbitMQ", "4.0.5", CheckVerdict::Pass),
+        ("RabbitMQ", "4.3.0-rc.1", CheckVerdict::Pass),
+        ("RabbitMQ", "5.0.0", CheckVerdict::Warn),
+        ("RabbitMQ", "latest", CheckVerdict::Warn),
+        ("LavinMQ", "2.1.0", CheckVerdict::Warn),
     ] {
         assert_eq!(version(&greeting(product, is, &all), "broker").result, result, "{product} {is}");
     }
-    assert_eq!(capabilities(&greeting("", "", &all), "broker").result, Verdict::Pass);
-    assert_eq!(capabilities(&greeting("", "", &all[..3]), "broker").result, Verdict::Warn);
-    assert_eq!(capabilities(&greeting("", "", &all[1..]), "broker").result, Verdict::Fail);
+    assert_eq!(capabilities(&greeting("", "", &all), "broker").result, CheckVerdict::Pass);
+    assert_eq!(capabilities(&greeting("", "", &all[..3]), "broker").result, CheckVerdict::Warn);
+    assert_eq!(capabilities(&greeting("", "", &all[1..]), "broker").result, CheckVerdict::Fail);
 }
 
 #[test]

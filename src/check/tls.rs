@@ -14,8 +14,8 @@ const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let (amqp, now) = (&loaded.config.amqp, clock::now());
     [
-        ("tls.ca_file", Kind::Authorities, &loaded.config.tls.ca_file),
-        ("amqp.client_cert_file", Kind::Chain, &amqp.client_cert_file),
+        ("tls.ca_file", CertificateFile::Authorities, &loaded.config.tls.ca_file),
+        ("amqp.client_cert_file", CertificateFile::Chain, &amqp.client_cert_file),
     ]
     .into_iter()
     .filter_map(|(key, kind, path)| Some(file(key, kind, path.as_deref()?, now)))
@@ -24,14 +24,14 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 
 /// What the certificates of a file are to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum CertificateFile {
     /// Each is good for itself.
     Authorities,
     /// A certificate, and those that vouch for it: one that has expired makes all of it useless.
     Chain,
 }
 
-fn file(key: &str, kind: Kind, path: &Path, now: Timestamp) -> Finding {
+fn file(key: &str, kind: CertificateFile, path: &Path, now: Timestamp) -> Finding {
     let what = format!("{key} {}", path.display());
     match tls::dates(path) {
         Ok(dates) => of(what, kind, &dates, now),
@@ -40,7 +40,7 @@ fn file(key: &str, kind: Kind, path: &Path, now: Timestamp) -> Finding {
 }
 
 /// What there is to say of certificates with these `dates`: the first that ends, and one that is not valid.
-fn of(what: String, kind: Kind, dates: &[tls::Dates], now: Timestamp) -> Finding {
+fn of(what: String, kind: CertificateFile, dates: &[tls::Dates], now: Timestamp) -> Finding {
     const ADVICE: &str =
         "renew it, and put the new one into the file: the worker reads it again at its next connection";
     let day = |time: Timestamp| time.strftime("%Y-%m-%d").to_string();
@@ -51,7 +51,7 @@ fn of(what: String, kind: Kind, dates: &[tls::Dates], now: Timestamp) -> Finding
     let which = if count == 1 { "it".to_owned() } else { format!("the first of {count} certificates") };
     let left = first.ends.duration_since(now);
     if left.is_negative() {
-        let other = kind == Kind::Authorities && dates.iter().any(|dates| dates.ends > now);
+        let other = kind == CertificateFile::Authorities && dates.iter().any(|dates| dates.ends > now);
         let detail = format!("{which} has expired, on {}", day(first.ends));
         // An old CA beside the new one is how they are rotated.
         return if other {
@@ -72,7 +72,7 @@ fn of(what: String, kind: Kind, dates: &[tls::Dates], now: Timestamp) -> Finding
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Verdict;
+    use crate::check::CheckVerdict;
 
     #[test]
     fn certificate_that_ends_soon_is_a_warning_and_an_ended_one_fails() {
@@ -81,22 +81,26 @@ mod tests {
         let dates =
             |begins: i32, ends: i32| tls::Dates { begins: now + day * begins, ends: now + day * ends };
         for (dates, result, said) in [
-            (vec![dates(-1, 365)], Verdict::Pass, "it ends on 2027-11-25, in 365 days"),
+            (vec![dates(-1, 365)], CheckVerdict::Pass, "it ends on 2027-11-25, in 365 days"),
             (
                 vec![dates(-1, 365), dates(-1, 20)],
-                Verdict::Warn,
+                CheckVerdict::Warn,
                 "the first of 2 certificates ends on 2026-12-15, in 20 days",
             ),
-            (vec![dates(-9, -1)], Verdict::Fail, "it has expired, on 2026-11-24"),
-            (vec![dates(-9, -1), dates(-1, 365)], Verdict::Warn, "the first of 2 certificates has expired"),
-            (vec![dates(1, 365)], Verdict::Warn, "not valid before 2026-11-26"),
+            (vec![dates(-9, -1)], CheckVerdict::Fail, "it has expired, on 2026-11-24"),
+            (
+                vec![dates(-9, -1), dates(-1, 365)],
+                CheckVerdict::Warn,
+                "the first of 2 certificates has expired",
+            ),
+            (vec![dates(1, 365)], CheckVerdict::Warn, "not valid before 2026-11-26"),
         ] {
-            let found = of("file".to_owned(), Kind::Authorities, &dates, now);
+            let found = of("file".to_owned(), CertificateFile::Authorities, &dates, now);
             assert_eq!(found.result, result, "{found:?}");
             assert!(found.detail.contains(said), "{found:?}");
         }
         let chain = [dates(-9, 365), dates(-9, -1)];
-        let found = of("file".to_owned(), Kind::Chain, &chain, now);
-        assert_eq!(found.result, Verdict::Fail, "no broker accepts it: {found:?}");
+        let found = of("file".to_owned(), CertificateFile::Chain, &chain, now);
+        assert_eq!(found.result, CheckVerdict::Fail, "no broker accepts it: {found:?}");
     }
 }

@@ -9,10 +9,11 @@ use url::Url;
 use super::Finding;
 use crate::{
     clock,
-    config::{Loaded, check::is_local},
+    config::Loaded,
     contract::{decode, trace::TraceContext},
+    endpoint::url::{is_local, is_loopback},
     telemetry::metrics::{Metrics, labels::Upstream::WebexMessages},
-    upstream::{Cause, Limits, TokenSource, Upstream, UpstreamError, is_loopback},
+    upstream::{ErrorCause, TokenSource, Upstream, UpstreamError, UpstreamLimits},
 };
 
 /// For one answer of Webex.
@@ -104,7 +105,7 @@ fn is_webex(url: &Url) -> bool {
 async fn person(loaded: &Loaded, token: TokenSource) -> Tried {
     let url = loaded.people_me_url();
     let section = &loaded.config.hosts;
-    let limits = Limits {
+    let limits = UpstreamLimits {
         connect_timeout: section.connect_timeout.get(),
         timeout: section.timeout.get().min(ANSWER),
         body_bytes_max: section.body_bytes_max.size(),
@@ -124,7 +125,7 @@ async fn person(loaded: &Loaded, token: TokenSource) -> Tried {
 
 fn unable(error: &dyn std::fmt::Display) -> UpstreamError {
     let reason = format!("no client: {error}");
-    UpstreamError { cause: Cause::Passing, status: None, unknown: false, reason, retry_after: None }
+    UpstreamError { cause: ErrorCause::Passing, status: None, unknown: false, reason, retry_after: None }
 }
 
 fn token(what: &str, tried: &Result<Tried, &str>) -> Finding {
@@ -146,9 +147,11 @@ fn token(what: &str, tried: &Result<Tried, &str>) -> Finding {
 
 fn advice(error: &UpstreamError) -> &'static str {
     match (error.cause, error.status) {
-        (Cause::Token, _) => "put a bot's token that is in force into the file; the worker reads it again",
-        (Cause::Passing | Cause::RateLimited, Some(_)) => "try again; see status.webex.com",
-        (Cause::Passing, None) => {
+        (ErrorCause::Token, _) => {
+            "put a bot's token that is in force into the file; the worker reads it again"
+        }
+        (ErrorCause::Passing | ErrorCause::RateLimited, Some(_)) => "try again; see status.webex.com",
+        (ErrorCause::Passing, None) => {
             "see hosts.webex_url, the network, a proxy (HTTPS_PROXY, NO_PROXY), and tls.ca_file for a private CA"
         }
         _ => "see hosts.webex_url: it has to name Webex's API",
@@ -169,7 +172,7 @@ fn clock_is(ahead: SignedDuration) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Verdict;
+    use crate::check::CheckVerdict;
     use crate::config::{Sources, load};
 
     fn why(instant_connect: &str, webex: &str) -> Option<&'static str> {
@@ -210,11 +213,11 @@ mod tests {
     #[test]
     fn a_clock_may_be_off_by_half_a_minute() {
         for (seconds, result) in [
-            (0, Verdict::Pass),
-            (30, Verdict::Pass),
-            (-30, Verdict::Pass),
-            (31, Verdict::Warn),
-            (-31, Verdict::Warn),
+            (0, CheckVerdict::Pass),
+            (30, CheckVerdict::Pass),
+            (-30, CheckVerdict::Pass),
+            (31, CheckVerdict::Warn),
+            (-31, CheckVerdict::Warn),
         ] {
             assert_eq!(clock_is(SignedDuration::from_secs(seconds)).result, result, "{seconds} s");
         }

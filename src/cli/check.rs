@@ -3,9 +3,9 @@
 
 use serde_json::json;
 
-use super::{Failure, say, say_json};
+use super::{CommandError, say, say_json};
 use crate::{
-    check::{self, Finding, Verdict},
+    check::{self, CheckVerdict, Finding},
     config::{ConfigError, Loaded},
     upstream::TokenSource,
 };
@@ -20,10 +20,10 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
+pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let mut findings = tokens(loaded);
     findings.extend(loaded.network().err().map(|error| Finding::fail("proxy", error.to_string())));
-    let configured = findings.iter().all(|finding| finding.result == Verdict::Pass);
+    let configured = findings.iter().all(|finding| finding.result == CheckVerdict::Pass);
     findings.extend(check::settings(loaded));
     if args.connect {
         findings.extend(Box::pin(check::connect(loaded)).await);
@@ -43,16 +43,16 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
             say(&line(finding))?;
         }
     }
-    let failed = findings.iter().filter(|finding| finding.result == Verdict::Fail).count();
+    let failed = findings.iter().filter(|finding| finding.result == CheckVerdict::Fail).count();
     if !configured {
-        return Err(Failure::Usage(
+        return Err(CommandError::Usage(
             "a token is missing or can't be read, or a proxy can't be used".to_owned(),
         ));
     }
     if failed == 0 {
         Ok(())
     } else {
-        Err(Failure::Failed(format!("{failed} of {} checks failed", findings.len())))
+        Err(CommandError::Failed(format!("{failed} of {} checks failed", findings.len())))
     }
 }
 

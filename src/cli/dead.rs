@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Failure, progress::Line, say, say_json};
+use super::{CommandError, progress::Line, say, say_json};
 use crate::{
     broker::{
         connection::{Connector, close},
@@ -13,10 +13,10 @@ use crate::{
     },
     config::Loaded,
     dead::{
-        DeadError, Desk, Filter, Kind,
+        DeadError, DeadQueue, DeadQueueKind, Filter,
         discard::discard,
-        replay::{self, Plan, Report},
-        survey::{AGES, Row, Survey, View, show, survey},
+        replay::{self, ReplayPlan, ReplayReport},
+        summary::{AGES, DeadQueueSummary, LetterRow, View, show, summarize},
     },
     outcome::Class,
 };
@@ -24,15 +24,15 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: DeadCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum DeadCommand {
     /// Count dead letters by class and age, and list the latest; changes nothing
     List {
         #[command(flatten)]
-        which: Which,
+        which: LetterArgs,
         /// Most rows of a queue
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(..=10_000))]
         limit: u16,
@@ -45,14 +45,14 @@ enum Command {
         #[arg(value_name = "ID")]
         id: String,
         #[command(flatten)]
-        queues: Queues,
+        queues: QueueArgs,
         #[command(flatten)]
         output: Output,
     },
     /// Put dead letters back into the queue that they came from; a dry run unless --yes
     Replay {
         #[command(flatten)]
-        which: Which,
+        which: LetterArgs,
         /// Do it
         #[arg(long)]
         yes: bool,
@@ -66,7 +66,7 @@ enum Command {
     /// Delete dead letters for good; a dry run unless --yes
     Drop {
         #[command(flatten)]
-        which: Which,
+        which: LetterArgs,
         /// Do it
         #[arg(long)]
         yes: bool,
@@ -80,16 +80,16 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct Queues {
+struct QueueArgs {
     /// Only of this queue: sessions, guests or hosts; may be given again
     #[arg(long = "queue", value_name = "QUEUE")]
-    queues: Vec<Kind>,
+    queues: Vec<DeadQueueKind>,
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+struct LetterArgs {
     #[command(flatten)]
-    queues: Queues,
+    queues: QueueArgs,
     /// Only of this class; may be given again
     #[arg(long = "class", value_name = "CLASS")]
     classes: Vec<Class>,
@@ -117,59 +117,60 @@ struct Output {
     json: bool,
 }
 
-impl From<DeadError> for Failure {
+impl From<DeadError> for CommandError {
     fn from(error: DeadError) -> Self {
         Self::Failed(error.to_string())
     }
 }
 
-pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
+pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let connector = Connector::new(&loaded.config).sieving();
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     // One connection for everything: when it ends, nothing of this program is under way any more.
     let connection = connector.connect_once("dead").await?;
-    let office = Office { loaded, connection: &connection, topology: &topology };
+    let tool = DeadTool { loaded, connection: &connection, topology: &topology };
     let done = match &args.command {
-        Command::List { which, limit, output } => office.list(which, *limit, *output).await,
-        Command::Show { id, queues, output } => office.show(id, queues, *output).await,
-        Command::Replay { which, yes, rate, json } => office.replay(which, *yes, *rate, *json).await,
-        Command::Drop { which, yes, reason, json } => office.drop(which, *yes, reason, *json).await,
+        DeadCommand::List { which, limit, output } => tool.list(which, *limit, *output).await,
+        DeadCommand::Show { id, queues, output } => tool.show(id, queues, *output).await,
+        DeadCommand::Replay { which, yes, rate, json } => tool.replay(which, *yes, *rate, *json).await,
+        DeadCommand::Drop { which, yes, reason, json } => tool.drop(which, *yes, reason, *json).await,
     };
     close(&connection).await;
     done
 }
 
-struct Office<'a> {
+struct DeadTool<'a> {
     loaded: &'a Loaded,
     connection: &'a lapin::Connection,
     topology: &'a Topology,
 }
 
-impl Office<'_> {
-    async fn open(&self, kind: Kind) -> Result<Desk<'_>, DeadError> {
-        Desk::open(self.connection, self.topology, kind, self.loaded.config.amqp.timeout.get()).await
+impl DeadTool<'_> {
+    async fn open(&self, kind: DeadQueueKind) -> Result<DeadQueue<'_>, DeadError> {
+        DeadQueue::open(self.connection, self.topology, kind, self.loaded.config.amqp.timeout.get()).await
     }
 
     fn link_lifetime(&self) -> Duration {
         self.loaded.config.instant_connect.link_lifetime.get()
     }
 
-    async fn list(&self, which: &Which, limit: u16, output: Output) -> Result<(), Failure> {
+    async fn list(&self, which: &LetterArgs, limit: u16, output: Output) -> Result<(), CommandError> {
         let view = View { reveal: output.reveal, limit: limit.into(), link_lifetime: self.link_lifetime() };
-        let mut surveys = Vec::new();
+        let mut summaries = Vec::new();
         for kind in which.queues.kinds() {
-            let desk = self.open(kind).await?;
+            let dead_queue = self.open(kind).await?;
             let mut line = Line::new("looked at", kind.as_str());
-            surveys.push(survey(&desk, &which.filter(), view, |progress| line.tell(progress)).await?);
+            summaries
+                .push(summarize(&dead_queue, &which.filter(), view, |progress| line.tell(progress)).await?);
             line.end();
         }
         if output.json {
-            return say_json(&json!({"ages": AGES, "queues": surveys}));
+            return say_json(&json!({"ages": AGES, "queues": summaries}));
         }
-        surveys.iter().try_for_each(print_survey)
+        summaries.iter().try_for_each(print_survey)
     }
 
-    async fn show(&self, id: &str, queues: &Queues, output: Output) -> Result<(), Failure> {
+    async fn show(&self, id: &str, queues: &QueueArgs, output: Output) -> Result<(), CommandError> {
         const MOST: usize = 100;
         let view = View { reveal: output.reveal, limit: MOST, link_lifetime: self.link_lifetime() };
         let filter = Filter { event: Some(id.to_owned()), ..Filter::default() };
@@ -178,7 +179,7 @@ impl Office<'_> {
             letters.extend(show(&self.open(kind).await?, &filter, view).await?);
         }
         if letters.is_empty() {
-            return Err(Failure::Failed("no dead letter has this id".to_owned()));
+            return Err(CommandError::Failed("no dead letter has this id".to_owned()));
         }
         if output.json {
             return say_json(&letters);
@@ -186,17 +187,23 @@ impl Office<'_> {
         letters.iter().try_for_each(print_letter)
     }
 
-    async fn replay(&self, which: &Which, yes: bool, rate: Option<f64>, json: bool) -> Result<(), Failure> {
-        let plan = Plan { filter: which.filter(), link_lifetime: self.link_lifetime(), rate };
+    async fn replay(
+        &self,
+        which: &LetterArgs,
+        yes: bool,
+        rate: Option<f64>,
+        json: bool,
+    ) -> Result<(), CommandError> {
+        let plan = ReplayPlan { filter: which.filter(), link_lifetime: self.link_lifetime(), rate };
         let mut reports = Vec::new();
         for kind in which.queues.kinds() {
-            let desk = self.open(kind).await?;
+            let dead_queue = self.open(kind).await?;
             let mut line = Line::new(if yes { "replayed" } else { "looked at" }, kind.as_str());
             let tell = |progress| line.tell(progress);
             let report = if yes {
-                replay::run(&desk, &plan, tell).await?
+                replay::run(&dead_queue, &plan, tell).await?
             } else {
-                replay::dry_run(&desk, &plan, tell).await?
+                replay::dry_run(&dead_queue, &plan, tell).await?
             };
             line.end();
             reports.push((kind, report));
@@ -211,17 +218,23 @@ impl Office<'_> {
         hint(yes)
     }
 
-    async fn drop(&self, which: &Which, yes: bool, reason: &str, json: bool) -> Result<(), Failure> {
+    async fn drop(
+        &self,
+        which: &LetterArgs,
+        yes: bool,
+        reason: &str,
+        json: bool,
+    ) -> Result<(), CommandError> {
         let mut dropped = Vec::new();
         let view = View { reveal: false, limit: 0, link_lifetime: self.link_lifetime() };
         for kind in which.queues.kinds() {
-            let desk = self.open(kind).await?;
+            let dead_queue = self.open(kind).await?;
             let mut line = Line::new(if yes { "dropped" } else { "looked at" }, kind.as_str());
             let tell = |progress| line.tell(progress);
             let count = if yes {
-                discard(&desk, &which.filter(), reason, tell).await?
+                discard(&dead_queue, &which.filter(), reason, tell).await?
             } else {
-                survey(&desk, &which.filter(), view, tell).await?.classes.values().flatten().sum()
+                summarize(&dead_queue, &which.filter(), view, tell).await?.classes.values().flatten().sum()
             };
             line.end();
             dropped.push((kind, count));
@@ -240,16 +253,16 @@ impl Office<'_> {
     }
 }
 
-impl Queues {
-    fn kinds(&self) -> Vec<Kind> {
+impl QueueArgs {
+    fn kinds(&self) -> Vec<DeadQueueKind> {
         if self.queues.is_empty() {
-            return Kind::ALL.to_vec();
+            return DeadQueueKind::ALL.to_vec();
         }
-        Kind::ALL.into_iter().filter(|kind| self.queues.contains(kind)).collect()
+        DeadQueueKind::ALL.into_iter().filter(|kind| self.queues.contains(kind)).collect()
     }
 }
 
-impl Which {
+impl LetterArgs {
     fn filter(&self) -> Filter {
         Filter {
             classes: self.classes.clone(),
@@ -261,18 +274,18 @@ impl Which {
     }
 }
 
-fn hint(yes: bool) -> Result<(), Failure> {
+fn hint(yes: bool) -> Result<(), CommandError> {
     if yes { Ok(()) } else { say("a dry run: nothing was changed; --yes does it") }
 }
 
-fn report_json(kind: Kind, report: &Report) -> Value {
+fn report_json(kind: DeadQueueKind, report: &ReplayReport) -> Value {
     json!({
         "queue": kind.as_str(), "replayed": report.total(), "classes": report.replayed, "expired": report.expired,
         "diedMeanwhile": report.newer, "others": report.others, "resumed": report.resumed,
     })
 }
 
-fn report_text(kind: Kind, report: &Report, yes: bool) -> String {
+fn report_text(kind: DeadQueueKind, report: &ReplayReport, yes: bool) -> String {
     let classes: Vec<_> = report.replayed.iter().map(|(class, count)| format!("{count} {class}")).collect();
     let what = if yes { "replayed" } else { "would be replayed" };
     let mut parts = vec![format!("{}: {} {what}", kind.as_str(), report.total())];
@@ -292,26 +305,26 @@ fn report_text(kind: Kind, report: &Report, yes: bool) -> String {
     parts.join(" ")
 }
 
-fn print_survey(survey: &Survey) -> Result<(), Failure> {
-    say(&format!("{}: {} dead letters", survey.queue, survey.letters))?;
-    if survey.interrupted > 0 {
+fn print_survey(summary: &DeadQueueSummary) -> Result<(), CommandError> {
+    say(&format!("{}: {} dead letters", summary.queue, summary.letters))?;
+    if summary.interrupted > 0 {
         say(&format!(
             "  {} more wait for an interrupted replay to be run again: `dead replay --queue {} --yes`",
-            survey.interrupted, survey.queue
+            summary.interrupted, summary.queue
         ))?;
     }
-    if survey.classes.is_empty() {
+    if summary.classes.is_empty() {
         return Ok(());
     }
     say(&format!("  {:<20} {:>9} {:>9} {:>9} {:>9}", "class", "under 1h", "under 1d", "under 7d", "older"))?;
-    for (class, counts) in &survey.classes {
+    for (class, counts) in &summary.classes {
         let [hour, day, week, older] = counts;
         say(&format!("  {class:<20} {hour:>9} {day:>9} {week:>9} {older:>9}"))?;
     }
-    survey.rows.iter().try_for_each(|row| say(&row_text(row)))
+    summary.rows.iter().try_for_each(|row| say(&row_text(row)))
 }
 
-fn row_text(row: &Row) -> String {
+fn row_text(row: &LetterRow) -> String {
     let age = row.died_at.map_or_else(|| "?".to_owned(), |died| ago(Timestamp::now().duration_since(died)));
     let replays = if row.replays == 0 { String::new() } else { format!(", replayed {} times", row.replays) };
     format!(
@@ -337,7 +350,7 @@ fn ago(age: SignedDuration) -> String {
     }
 }
 
-fn print_letter(letter: &Value) -> Result<(), Failure> {
+fn print_letter(letter: &Value) -> Result<(), CommandError> {
     for (name, value) in letter.as_object().into_iter().flatten() {
         match value {
             Value::String(text) => say(&format!("{name}: {text}"))?,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use uuid::Uuid;
 
-use super::{Failure, Global, emit, phones, say, signals};
+use super::{CommandError, Global, emit, phones, say, signals};
 use crate::{
     broker::{
         connection::{Connector, close, within},
@@ -19,7 +19,7 @@ use crate::{
         topology::Topology,
     },
     config::Loaded,
-    sandbox::{Handle, Options, Sandbox, Text},
+    sandbox::{Handle, Sandbox, SandboxOptions, Text},
     worker,
 };
 
@@ -38,10 +38,10 @@ pub(super) struct Args {
     listen: SocketAddr,
 }
 
-pub(super) async fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CommandError> {
     let begun = Instant::now();
     let stop = signals::shutdown()?;
-    let options = Options {
+    let options = SandboxOptions {
         listen: args.listen,
         allow_any_address: false,
         token: TOKEN.into(),
@@ -57,10 +57,10 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         let connection = connector.connect_once("demo").await?;
         topology.apply(&connection, false, connector.timeout).await?;
         close(&connection).await;
-        Ok::<_, Failure>(())
+        Ok::<_, CommandError>(())
     };
     prepared.await.map_err(|failure| {
-        Failure::Failed(format!(
+        CommandError::Failed(format!(
             "{failure}; the demo needs RabbitMQ: `make demo` brings one, or set ICW_AMQP__URL"
         ))
     })?;
@@ -70,7 +70,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let mut parts = Parts::start(sandbox, &loaded, &connector, &topology, &handle);
     let shown = tokio::select! {
         shown = show(&loaded, &connector, &topology, &handle, args.keep) => shown,
-        ended = &mut parts.worker => Err(ended.map_err(|error| Failure::Failed(error.to_string())).and_then(|result| result.map_err(Failure::from)).err().unwrap_or_else(|| Failure::Failed("the worker ended".to_owned()))),
+        ended = &mut parts.worker => Err(ended.map_err(|error| CommandError::Failed(error.to_string())).and_then(|result| result.map_err(CommandError::from)).err().unwrap_or_else(|| CommandError::Failed("the worker ended".to_owned()))),
         () = stop => Ok(()),
     };
     parts.stop().await;
@@ -155,7 +155,7 @@ async fn show(
     topology: &Topology,
     handle: &Handle,
     keep: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let message_id = Uuid::new_v4().to_string();
     let session = format!("visit-{}", &message_id[..8]);
     emit::publish(loaded, connector, topology, &message_id, event(&session).to_string().into_bytes()).await?;
@@ -169,7 +169,7 @@ async fn show(
     });
     if timeout(PATIENCE, all).await.is_err() {
         let counts = handle.counts();
-        return Err(Failure::Failed(format!(
+        return Err(CommandError::Failed(format!(
             "after {PATIENCE:?}: {} of 2 texts, {} of 1 Webex messages, {} calls of Instant Connect; look for warnings above",
             counts.texts, counts.messages, counts.calls
         )));
@@ -194,7 +194,7 @@ async fn show(
     Ok(())
 }
 
-fn expert_received(message: &crate::sandbox::Message) -> String {
+fn expert_received(message: &crate::sandbox::RecordedMessage) -> String {
     let card = message.attachments.first().map(|attachment| &attachment["content"]);
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     let headline = text(card.and_then(|card| card.pointer("/body/0/text")));
@@ -222,7 +222,7 @@ fn event(session: &str) -> Value {
 }
 
 /// Deletes the demo's own exchanges and queues.
-async fn clean_up(connector: &Connector, topology: &Topology) -> Result<(), Failure> {
+async fn clean_up(connector: &Connector, topology: &Topology) -> Result<(), CommandError> {
     let limit = connector.timeout;
     let connection = connector.connect_once("demo").await?;
     let channel = within("open channel", limit, &connection, connection.create_channel()).await?;

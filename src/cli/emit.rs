@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Failure, say, say_json};
+use super::{CommandError, say, say_json};
 use crate::{
     broker::{
         connection::{Connector, close},
@@ -55,7 +55,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
+pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let body = match &args.file {
         Some(path) => read(path)?,
         None => built(args)?.to_string().into_bytes(),
@@ -63,14 +63,14 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     if !args.unchecked {
         decode::from_json(&body).and_then(|start: StartSession| check(&start, Timestamp::now())).map_err(
             |invalid| {
-                Failure::Usage(format!(
+                CommandError::Usage(format!(
                     "the event is invalid: {invalid} (--unchecked publishes it all the same)"
                 ))
             },
         )?;
     }
     if args.message_id.as_ref().is_some_and(|id| !(1..=255).contains(&id.len())) {
-        return Err(Failure::Usage("--message-id: expected 1 to 255 bytes".to_owned()));
+        return Err(CommandError::Usage("--message-id: expected 1 to 255 bytes".to_owned()));
     }
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
@@ -79,7 +79,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     let connection = connector
         .connect_once("emit")
         .await
-        .map_err(|error| Failure::Failed(format!("the event was not published: broker: {error}")))?;
+        .map_err(|error| CommandError::Failed(format!("the event was not published: broker: {error}")))?;
     close(&connection).await;
     publish(loaded, &connector, &topology, &message_id, body).await?;
     if args.json {
@@ -97,7 +97,7 @@ pub(super) async fn publish(
     topology: &Topology,
     message_id: &str,
     body: Vec<u8>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     // Counted, and never shown: this ends at once.
     let metrics = Metrics::new(&[])?.publishing();
     let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone(), metrics);
@@ -113,35 +113,38 @@ pub(super) async fn publish(
     };
     let limit = loaded.config.amqp.connect_timeout.get() + loaded.config.amqp.timeout.get();
     let result = timeout(limit, publisher.publish(publication)).await.map_err(|_| {
-        Failure::Failed(format!(
+        CommandError::Failed(format!(
             "no confirm of the broker within {limit:?}; the event may not have been published"
         ))
     })?;
     drop(publisher);
     // The connection is closed in passing; the event is confirmed.
     _ = timeout(Duration::from_secs(1), publishing).await;
-    result.map_err(|error| Failure::Failed(format!("the event was not published: {error}")))
+    result.map_err(|error| CommandError::Failed(format!("the event was not published: {error}")))
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+fn read(path: &PathBuf) -> Result<Vec<u8>, CommandError> {
     let mut body = Vec::new();
     let limit = BODY_BYTES_MAX as u64 + 1;
     if path.as_os_str() == "-" {
         std::io::stdin().take(limit).read_to_end(&mut body)?;
     } else {
         let file = std::fs::File::open(path)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+            .map_err(|error| CommandError::Usage(format!("{}: {error}", path.display())))?;
         file.take(limit).read_to_end(&mut body)?;
     }
     if body.len() > BODY_BYTES_MAX {
-        return Err(Failure::Usage(format!("{}: expected at most {BODY_BYTES_MAX} bytes", path.display())));
+        return Err(CommandError::Usage(format!(
+            "{}: expected at most {BODY_BYTES_MAX} bytes",
+            path.display()
+        )));
     }
     Ok(body)
 }
 
-fn built(args: &Args) -> Result<Value, Failure> {
+fn built(args: &Args) -> Result<Value, CommandError> {
     if args.guest.is_empty() || args.expert.is_empty() {
-        return Err(Failure::Usage("expected --file, or at least one --guest and one --expert, such as --guest sms:+14155550123:Ben --expert expert@example.com".to_owned()));
+        return Err(CommandError::Usage("expected --file, or at least one --guest and one --expert, such as --guest sms:+14155550123:Ben --expert expert@example.com".to_owned()));
     }
     let session = args.session.clone().unwrap_or_else(|| format!("visit-{}", Uuid::new_v4().simple()));
     let guests: Vec<Value> = args.guest.iter().map(|guest| self::guest(guest)).collect();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 
-use super::Failure;
+use super::CommandError;
 use crate::{config::Loaded, tls};
 
 /// For the whole answer.
@@ -22,21 +22,21 @@ pub(super) struct Args {
 
 /// The worker's answer.
 #[derive(Deserialize)]
-struct Answer {
+struct HealthAnswer {
     ok: bool,
-    checks: BTreeMap<String, Check>,
+    checks: BTreeMap<String, HealthFinding>,
 }
 
 #[derive(Deserialize)]
-struct Check {
+struct HealthFinding {
     ok: bool,
     detail: String,
 }
 
-pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
+pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let Some(listen) = loaded.config.admin.listen else {
         let problem = "admin.listen: empty, so the worker serves no health; set it to an address such as 127.0.0.1:9464";
-        return Err(Failure::Usage(problem.to_owned()));
+        return Err(CommandError::Usage(problem.to_owned()));
     };
     let (path, state) = if args.live { ("livez", "alive") } else { ("readyz", "ready") };
     let address = reachable(listen);
@@ -44,7 +44,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     let answer = answer.map_err(|_| no_answer(address, "no answer within 3 s"))??;
     let failed = answer.checks.iter().filter(|(_, check)| !check.ok);
     let failed: Vec<_> = failed.map(|(name, check)| format!("{name}: {}", check.detail)).collect();
-    if answer.ok { Ok(()) } else { Err(Failure::Failed(format!("not {state}: {}", failed.join("; ")))) }
+    if answer.ok { Ok(()) } else { Err(CommandError::Failed(format!("not {state}: {}", failed.join("; ")))) }
 }
 
 /// Where a server that listens on `listen` is reached on this machine: a wildcard means loopback.
@@ -56,7 +56,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     if listen.ip().is_unspecified() { SocketAddr::new(loopback, listen.port()) } else { listen }
 }
 
-async fn ask(address: SocketAddr, path: &str) -> Result<Answer, Failure> {
+async fn ask(address: SocketAddr, path: &str) -> Result<HealthAnswer, CommandError> {
     let failed = |_| no_answer(address, "no connection, or it broke off");
     // No TLS is spoken, yet the client wants to know by whose means.
     _ = rustls::crypto::CryptoProvider::install_default((*tls::provider()).clone());
@@ -72,8 +72,8 @@ async fn ask(address: SocketAddr, path: &str) -> Result<Answer, Failure> {
     serde_json::from_slice(&body).map_err(|_| no_answer(address, "not a worker's answer"))
 }
 
-fn no_answer(address: SocketAddr, problem: &str) -> Failure {
-    Failure::Failed(format!(
+fn no_answer(address: SocketAddr, problem: &str) -> CommandError {
+    CommandError::Failed(format!(
         "no answer of a worker on {address} ({problem}); check that it runs, and that admin.listen is its own"
     ))
 }

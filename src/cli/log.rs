@@ -4,35 +4,35 @@ use std::{fs, io};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Failure;
+use super::CommandError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Everything, or what `telemetry.log_level` says
-    level: Level,
+    level: LogArg,
     /// The worker's process id
     #[arg(long, default_value = "1", value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Level {
+enum LogArg {
     /// Everything, until `configured`
     Debug,
     /// What `telemetry.log_level` says
     Configured,
 }
 
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), CommandError> {
     // The parser lets only positive numbers through.
     let pid = Pid::from_raw(args.pid).unwrap_or(Pid::INIT);
     let signal = match args.level {
-        Level::Debug => Signal::USR1,
-        Level::Configured => Signal::USR2,
+        LogArg::Debug => Signal::USR1,
+        LogArg::Configured => Signal::USR2,
     };
     let failed = |reason: &str| {
         let hint = "check --pid, and that this runs as the worker's user or as root";
-        Failure::Failed(format!("process {}: {reason}; {hint}", args.pid))
+        CommandError::Failed(format!("process {}: {reason}; {hint}", args.pid))
     };
     // A process that does not wait for a signal is ended by it: another program, or a worker that has just begun.
     if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", args.pid))

@@ -29,7 +29,7 @@ use crate::{
     broker::{connection::BrokerError, topology::TopologyError},
     config::{self, ConfigError, Loaded, Sources},
     masking::masked,
-    sandbox::Error as SandboxError,
+    sandbox::SandboxError,
     telemetry,
     worker::WorkerError,
 };
@@ -84,7 +84,7 @@ enum Command {
 
 /// What ends a command otherwise than well.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum CommandError {
     /// Wrong usage or configuration: exit status 2.
     #[error("{0}")]
     Usage(String),
@@ -93,13 +93,13 @@ enum Failure {
     Failed(String),
 }
 
-impl From<ConfigError> for Failure {
+impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         Self::Usage(error.to_string())
     }
 }
 
-impl From<WorkerError> for Failure {
+impl From<WorkerError> for CommandError {
     fn from(error: WorkerError) -> Self {
         match error {
             WorkerError::Config(error) => error.into(),
@@ -109,19 +109,19 @@ impl From<WorkerError> for Failure {
     }
 }
 
-impl From<BrokerError> for Failure {
+impl From<BrokerError> for CommandError {
     fn from(error: BrokerError) -> Self {
         Self::Failed(format!("broker: {error}"))
     }
 }
 
-impl From<TopologyError> for Failure {
+impl From<TopologyError> for CommandError {
     fn from(error: TopologyError) -> Self {
         Self::Failed(error.to_string())
     }
 }
 
-impl From<SandboxError> for Failure {
+impl From<SandboxError> for CommandError {
     fn from(error: SandboxError) -> Self {
         match error {
             SandboxError::NotLoopback(_) | SandboxError::BaseUrl => Self::Usage(error.to_string()),
@@ -130,13 +130,13 @@ impl From<SandboxError> for Failure {
     }
 }
 
-impl From<prometheus::Error> for Failure {
+impl From<prometheus::Error> for CommandError {
     fn from(error: prometheus::Error) -> Self {
         Self::Failed(format!("metrics: {error}"))
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         Self::Failed(error.to_string())
     }
@@ -146,13 +146,13 @@ impl From<io::Error> for Failure {
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     stack::on_large_stack(|| run_here(cli))
-        .unwrap_or_else(|error| report(&Failure::Failed(format!("the main thread: {error}"))))
+        .unwrap_or_else(|error| report(&CommandError::Failed(format!("the main thread: {error}"))))
 }
 
 fn run_here(cli: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return report(&Failure::Failed(format!("no threads for the runtime: {error}"))),
+        Err(error) => return report(&CommandError::Failed(format!("no threads for the runtime: {error}"))),
     };
     let status = match runtime.block_on(dispatch(cli)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -163,7 +163,7 @@ fn run_here(cli: Cli) -> ExitCode {
     status
 }
 
-async fn dispatch(cli: Cli) -> Result<(), Failure> {
+async fn dispatch(cli: Cli) -> Result<(), CommandError> {
     match &cli.command {
         Command::Schema(args) => return schema::run(args),
         Command::Log(args) => return log::run(args),
@@ -224,17 +224,17 @@ impl Global {
     }
 }
 
-fn report(failure: &Failure) -> ExitCode {
+fn report(failure: &CommandError) -> ExitCode {
     // Where standard error is gone nobody can be told.
     _ = writeln!(io::stderr(), "error: {}", masked(&failure.to_string()));
     match failure {
-        Failure::Usage(_) => ExitCode::from(2),
-        Failure::Failed(_) => ExitCode::FAILURE,
+        CommandError::Usage(_) => ExitCode::from(2),
+        CommandError::Failed(_) => ExitCode::FAILURE,
     }
 }
 
 /// Writes a line to standard output. A reader that has gone away (`| head`) is no failure of ours.
-fn say(line: &str) -> Result<(), Failure> {
+fn say(line: &str) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     match out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -243,6 +243,6 @@ fn say(line: &str) -> Result<(), Failure> {
 }
 
 /// `value` as JSON, on standard output.
-fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    say(&serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?)
+fn say_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
+    say(&serde_json::to_string_pretty(value).map_err(|error| CommandError::Failed(error.to_string()))?)
 }

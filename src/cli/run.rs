@@ -2,10 +2,10 @@
 
 use tracing::info;
 
-use super::{Failure, signals};
-use crate::{config::Loaded, telemetry::logs::Level, worker};
+use super::{CommandError, signals};
+use crate::{config::Loaded, telemetry::logs::LogSwitch, worker};
 
-pub(super) async fn run(loaded: &Loaded, level: Level) -> Result<(), Failure> {
+pub(super) async fn run(loaded: &Loaded, level: LogSwitch) -> Result<(), CommandError> {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         prefix = loaded.config.topology.prefix.as_str(),

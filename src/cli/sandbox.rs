@@ -6,11 +6,11 @@ use secrecy::SecretString;
 use tracing::info;
 use url::Url;
 
-use super::{Failure, phones, say, signals};
+use super::{CommandError, phones, say, signals};
 use crate::{
     broker::{connection::Connector, reconnect::ReconnectBackoff, topology::Topology},
     config::Loaded,
-    sandbox::{Options, Sandbox, faults::FaultRule},
+    sandbox::{Sandbox, SandboxOptions, faults::FaultRule},
 };
 
 #[derive(Debug, clap::Args)]
@@ -38,8 +38,8 @@ pub(super) struct Args {
     phones: bool,
 }
 
-pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
-    let options = Options {
+pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError> {
+    let options = SandboxOptions {
         listen: args.listen,
         allow_any_address: args.allow_any_address,
         token: args.token,
@@ -56,7 +56,8 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
             return std::future::pending().await;
         }
         let connector = Connector::new(&loaded.config);
-        let queue = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice()).guests_queue();
+        let queue =
+            Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice()).guests_queue();
         let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
         loop {
             let begun = Instant::now();
@@ -69,7 +70,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), Failure> {
         }
     };
     tokio::select! {
-        served = sandbox.serve(signals::shutdown()?) => served.map_err(|error| Failure::Failed(error.to_string())),
+        served = sandbox.serve(signals::shutdown()?) => served.map_err(|error| CommandError::Failed(error.to_string())),
         () = phones => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{Failure, say_json};
+use super::{CommandError, say_json};
 use crate::{
     config,
     contract::schemas::{NAMES, schema},
@@ -24,7 +24,7 @@ pub(super) struct Args {
     config: Option<PathBuf>,
 }
 
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), CommandError> {
     if args.config.is_some() {
         return say_json(&config::schema::schema());
     }
@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             std::fs::create_dir_all(folder)?;
             for name in NAMES {
                 let text = serde_json::to_string_pretty(&schema(name))
-                    .map_err(|error| Failure::Failed(error.to_string()))?;
+                    .map_err(|error| CommandError::Failed(error.to_string()))?;
                 std::fs::write(folder.join(format!("{name}.json")), text + "\n")?;
             }
             Ok(())

@@ -7,7 +7,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::telemetry::logs::Level;
+use crate::telemetry::logs::LogSwitch;
 
 /// Resolves at the first SIGTERM or SIGINT from this call on. A second one ends the program at once, whatever it does.
 ///
@@ -32,7 +32,7 @@ pub(super) fn shutdown() -> io::Result<impl Future<Output = ()> + Send + 'static
 ///
 /// # Errors
 /// Where the signals can't be listened to.
-pub(super) fn log_level(level: Level) -> io::Result<()> {
+pub(super) fn log_level(level: LogSwitch) -> io::Result<()> {
     let (mut more, mut less) = (signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?);
     tokio::spawn(async move {
         loop {

@@ -1,6 +1,6 @@
 //! `topology`: exchanges, queues and bindings, printed or declared.
 
-use super::{Failure, say, say_json};
+use super::{CommandError, say, say_json};
 use crate::{
     broker::{
         connection::{Connector, close},
@@ -19,7 +19,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
+pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     if args.declare {
         let connector = Connector::new(&loaded.config);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use toml::{Table, Value};
 use url::Url;
 
-use super::{Config, check, otel};
+use super::{Config, otel, validate};
 use crate::{
     contract::decode,
     masking,
@@ -197,7 +197,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     }
     otel::switch(&mut settings, &sources.environment)?;
     let config = read(&settings)?;
-    check::check(&config, &settings)?;
+    validate::validate(&config, &settings)?;
     let proxies = Proxies::of(&sources.environment);
     let loaded = Loaded { config, settings, proxies };
     otel::check(&loaded, &sources.environment)?;

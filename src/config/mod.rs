@@ -2,17 +2,16 @@
 //!
 //! - [`mod@load`]: the layers, and where each value came from
 //! - [`values`]: values with rules of their own
-//! - [`mod@check`]: rules between settings
+//! - [`validate`]: rules between settings
 //! - [`mod@schema`]: JSON Schema of the settings
-//! - [`broker_url`], [`redis_url`]: URLs with passwords, each read in one place only
 //! - `otel`: OpenTelemetry's own variables
 
-pub mod broker_url;
-pub mod check;
+#![warn(missing_docs)]
+
 pub mod load;
 mod otel;
-pub mod redis_url;
 pub mod schema;
+pub mod validate;
 pub mod values;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -22,7 +21,7 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
-use values::{Bounded, Span, address_or_off, empty_is_none, http_url, zero_is_none};
+use values::{Bounded, Period, address_or_off, empty_is_none, http_url, zero_is_none};
 
 use crate::{
     contract::{device::AllowList, start_session::Vertical},
@@ -33,24 +32,24 @@ use crate::{
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "config/default.toml documents every key, and a test holds the two together")]
 pub struct Config {
-    pub amqp: Amqp,
-    pub tls: Tls,
-    pub topology: Topology,
-    pub instant_connect: InstantConnect,
-    pub devices: Devices,
-    pub hosts: Hosts,
-    pub retry: Retry,
-    pub breaker: Breaker,
-    pub ledger: Ledger,
-    pub shutdown: Shutdown,
-    pub admin: Admin,
-    pub telemetry: Telemetry,
+    pub amqp: AmqpConfig,
+    pub tls: TlsConfig,
+    pub topology: TopologyConfig,
+    pub instant_connect: InstantConnectConfig,
+    pub devices: DevicesConfig,
+    pub hosts: HostsConfig,
+    pub retry: RetryConfig,
+    pub breaker: BreakerConfig,
+    pub ledger: LedgerConfig,
+    pub shutdown: ShutdownConfig,
+    pub admin: AdminConfig,
+    pub telemetry: TelemetryConfig,
 }
 
 /// Section `amqp`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Amqp {
+pub struct AmqpConfig {
     #[schemars(with = "String")]
     pub url: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
@@ -58,12 +57,12 @@ pub struct Amqp {
     pub prefetch: Bounded<1, 65535>,
     pub concurrency: Bounded<1, 65535>,
     pub bytes_in_progress: Bounded<1_048_576, 4_294_967_295>,
-    pub connect_timeout: Span,
-    pub timeout: Span,
-    pub reconnect_max: Span,
-    pub watch_interval: Span,
+    pub connect_timeout: Period,
+    pub timeout: Period,
+    pub reconnect_max: Period,
+    pub watch_interval: Period,
     pub deliveries_max: Bounded<1, 90>,
-    pub delivery_timeout: Span,
+    pub delivery_timeout: Period,
     pub auth: Auth,
     #[serde(deserialize_with = "empty_is_none")]
     pub client_cert_file: Option<PathBuf>,
@@ -85,7 +84,7 @@ pub enum Auth {
 /// Section `tls`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Tls {
+pub struct TlsConfig {
     #[serde(deserialize_with = "empty_is_none")]
     pub ca_file: Option<PathBuf>,
 }
@@ -93,7 +92,7 @@ pub struct Tls {
 /// Section `topology`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Topology {
+pub struct TopologyConfig {
     pub prefix: values::Prefix,
     pub declare: Declare,
     pub queue_length_max: Bounded<1, 2_147_483_647>,
@@ -114,7 +113,7 @@ pub enum Declare {
 /// Section `instant_connect`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct InstantConnect {
+pub struct InstantConnectConfig {
     #[serde(deserialize_with = "http_url")]
     #[schemars(with = "schema::HttpUrl")]
     pub url: Url,
@@ -126,16 +125,16 @@ pub struct InstantConnect {
     pub subject_prefix: values::SubjectPrefix,
     pub vertical: Vertical,
     pub host_login: bool,
-    pub link_lifetime: Span,
+    pub link_lifetime: Period,
     pub short_urls: bool,
     pub allowed_base_urls: Vec<values::BaseUrl>,
     #[serde(deserialize_with = "http_url")]
     #[schemars(with = "schema::HttpUrl")]
     pub long_url_base: Url,
-    pub connect_timeout: Span,
-    pub timeout: Span,
+    pub connect_timeout: Period,
+    pub timeout: Period,
     pub body_bytes_max: Bounded<1024, 1_073_741_824>,
-    pub rate_limit_wait: Span,
+    pub rate_limit_wait: Period,
     #[serde(deserialize_with = "empty_is_none")]
     pub jwe_alg: Option<JweAlg>,
     #[serde(deserialize_with = "zero_is_none")]
@@ -152,15 +151,15 @@ pub struct InstantConnect {
 /// Section `devices`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Devices {
+pub struct DevicesConfig {
     pub allowed: AllowList,
 }
 
 /// Section `hosts`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Hosts {
-    pub delivery: Delivery,
+pub struct HostsConfig {
+    pub delivery: HostsDelivery,
     #[serde(deserialize_with = "http_url")]
     #[schemars(with = "schema::HttpUrl")]
     pub webex_url: Url,
@@ -168,50 +167,50 @@ pub struct Hosts {
     pub token: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
     pub token_file: Option<PathBuf>,
-    pub connect_timeout: Span,
-    pub timeout: Span,
+    pub connect_timeout: Period,
+    pub timeout: Period,
     pub body_bytes_max: Bounded<1024, 1_073_741_824>,
-    pub rate_limit_wait: Span,
+    pub rate_limit_wait: Period,
     pub allow_insecure: bool,
 }
 
 /// `hosts.delivery`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Delivery {
+pub enum HostsDelivery {
     /// Stage `host` sends the link.
     Webex,
     /// It is left on `host.webex`.
-    Amqp,
+    AmqpConfig,
 }
 
 /// Section `retry`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Retry {
-    pub initial: Span,
+pub struct RetryConfig {
+    pub initial: Period,
     pub multiplier: values::Factor<1, 100>,
-    pub max: Span,
+    pub max: Period,
     pub jitter: values::Factor<0, 1>,
     pub attempts: Bounded<1, 1000>,
-    pub total: Span,
+    pub total: Period,
     pub delays: values::Delays,
 }
 
 /// Section `breaker`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Breaker {
+pub struct BreakerConfig {
     pub failures: Bounded<1, 1000>,
-    pub probe_initial: Span,
-    pub probe_max: Span,
+    pub probe_initial: Period,
+    pub probe_max: Period,
 }
 
 /// Section `ledger`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Ledger {
-    pub kind: LedgerKind,
+pub struct LedgerConfig {
+    pub kind: LedgerChoice,
     #[serde(deserialize_with = "empty_is_none")]
     pub path: Option<PathBuf>,
     #[schemars(with = "String")]
@@ -219,16 +218,16 @@ pub struct Ledger {
     #[serde(deserialize_with = "empty_is_none")]
     pub url_file: Option<PathBuf>,
     pub allow_insecure: bool,
-    pub on_failure: OnFailure,
-    pub margin: Span,
-    pub keep_max: Span,
+    pub on_failure: LedgerOnFailure,
+    pub margin: Period,
+    pub keep_max: Period,
 }
 
 /// `ledger.kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the field's own names")]
-pub enum LedgerKind {
+pub enum LedgerChoice {
     File,
     Redis,
     Memory,
@@ -238,7 +237,7 @@ pub enum LedgerKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the field's own names")]
-pub enum OnFailure {
+pub enum LedgerOnFailure {
     Wait,
     Continue,
 }
@@ -246,14 +245,14 @@ pub enum OnFailure {
 /// Section `shutdown`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Shutdown {
-    pub grace: Span,
+pub struct ShutdownConfig {
+    pub grace: Period,
 }
 
 /// Section `admin`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Admin {
+pub struct AdminConfig {
     #[serde(deserialize_with = "address_or_off")]
     #[schemars(with = "schema::Listen")]
     pub listen: Option<SocketAddr>,
@@ -262,7 +261,7 @@ pub struct Admin {
 /// Section `telemetry`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
-pub struct Telemetry {
+pub struct TelemetryConfig {
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     #[serde(deserialize_with = "empty_is_none")]

@@ -2,10 +2,8 @@
 //! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>): a layer just above the defaults,
 //! so that every setting of ours wins. The SDK itself reads the others.
 
-use super::{
-    check::is_local,
-    load::{ConfigError, Loaded, Origin, Settings, set_text},
-};
+use super::load::{ConfigError, Loaded, Origin, Settings, set_text};
+use crate::endpoint::url::is_local;
 
 const ENDPOINT: &str = "telemetry.otlp_endpoint";
 /// Used as it is; the general one gets the path of traces.
@@ -14,16 +12,16 @@ const GENERAL_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"];
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 
-type Environment = [(String, String)];
+type OtelVariables = [(String, String)];
 
 /// A variable that is set to nothing is one that is not given, as the specification has it.
-fn get<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+fn get<'a>(environment: &'a OtelVariables, name: &str) -> Option<&'a str> {
     let found = environment.iter().find(|(known, value)| known == name && !value.is_empty());
     found.map(|(_, value)| value.as_str())
 }
 
 /// Puts the collector that the environment names into `settings`.
-pub(super) fn lay(settings: &mut Settings, environment: &Environment) -> Result<(), ConfigError> {
+pub(super) fn lay(settings: &mut Settings, environment: &OtelVariables) -> Result<(), ConfigError> {
     let wanted = get(environment, "OTEL_TRACES_EXPORTER").is_none_or(|exporter| exporter == "otlp");
     let mut names = [TRACES_ENDPOINT, GENERAL_ENDPOINT].into_iter().filter(|_| wanted);
     let given = names.find_map(|name| Some((name, get(environment, name)?)));
@@ -32,7 +30,7 @@ pub(super) fn lay(settings: &mut Settings, environment: &Environment) -> Result<
 }
 
 /// Switches tracing off, whatever the settings say, where the environment says so.
-pub(super) fn switch(settings: &mut Settings, environment: &Environment) -> Result<(), ConfigError> {
+pub(super) fn switch(settings: &mut Settings, environment: &OtelVariables) -> Result<(), ConfigError> {
     match get(environment, DISABLED) {
         Some(value) if value.eq_ignore_ascii_case("true") => {
             set_text(settings, ENDPOINT, "", Origin::Environment(DISABLED.to_owned()))
@@ -42,7 +40,7 @@ pub(super) fn switch(settings: &mut Settings, environment: &Environment) -> Resu
 }
 
 /// Refuses to send the headers, which hold secrets, without TLS over a network that is not ours.
-pub(super) fn check(loaded: &Loaded, environment: &Environment) -> Result<(), ConfigError> {
+pub(super) fn check(loaded: &Loaded, environment: &OtelVariables) -> Result<(), ConfigError> {
     let Some(endpoint) = &loaded.config.telemetry.otlp_endpoint else { return Ok(()) };
     let secret = HEADERS.into_iter().find(|name| get(environment, name).is_some());
     match (endpoint.scheme(), secret) {

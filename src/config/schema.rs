@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Config,
     load::DEFAULTS,
-    values::{BaseUrl, Bounded, Factor, Delays, NonEmpty, Prefix, Span, SubjectPrefix},
+    values::{BaseUrl, Bounded, Delays, Factor, NonEmpty, Period, Prefix, SubjectPrefix},
 };
 use crate::contract::device::AllowList;
 
@@ -130,7 +130,7 @@ const DURATION: &str = "^([0-9]+(ms|s|m|h) ?)*[0-9]*[1-9][0-9]*(ms|s|m|h)( ?[0-9
 schema_of! {
     (const MIN: u32, const MAX: u32) Bounded<MIN, MAX> => {"type": "integer", "minimum": MIN, "maximum": MAX},
     (const MIN: u32, const MAX: u32) Factor<MIN, MAX> => {"type": "number", "minimum": MIN, "maximum": MAX},
-    () Span => {"type": "string", "pattern": DURATION},
+    () Period => {"type": "string", "pattern": DURATION},
     () Delays => {"type": "array", "minItems": 1, "maxItems": 20, "items": {"type": "string", "pattern": DURATION}},
     () Prefix => {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,200}$", "not": {"pattern": "^amq\\."}},
     () BaseUrl => {"type": "string", "pattern": "^https?://[^\\s()<>\\[\\]\"\\\\`?#@]+/$"},

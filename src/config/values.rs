@@ -65,9 +65,9 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Factor<MIN, MAX> 
 
 /// A duration, more than zero and at most a year.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(Duration);
+pub struct Period(Duration);
 
-impl Span {
+impl Period {
     /// The duration.
     #[must_use]
     pub const fn get(self) -> Duration {
@@ -75,13 +75,13 @@ impl Span {
     }
 }
 
-impl fmt::Debug for Span {
+impl fmt::Debug for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
         String::deserialize(deserializer)
@@ -96,21 +96,22 @@ impl<'de> Deserialize<'de> for Span {
 
 /// The delays of the hold queues: ascending, whole milliseconds, one at least.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Vec<Span>")]
+#[serde(try_from = "Vec<Period>")]
 pub struct Delays(Vec<Duration>);
 
 impl Delays {
+    /// The delays, shortest first.
     #[must_use]
     pub fn as_slice(&self) -> &[Duration] {
         &self.0
     }
 }
 
-impl TryFrom<Vec<Span>> for Delays {
+impl TryFrom<Vec<Period>> for Delays {
     type Error = &'static str;
 
-    fn try_from(spans: Vec<Span>) -> Result<Self, Self::Error> {
-        let delays: Vec<_> = spans.into_iter().map(Span::get).collect();
+    fn try_from(spans: Vec<Period>) -> Result<Self, Self::Error> {
+        let delays: Vec<_> = spans.into_iter().map(Period::get).collect();
         let valid = (1..=20).contains(&delays.len())
             && delays.windows(2).all(|pair| pair[0] < pair[1])
             && delays.iter().all(|delay| delay.subsec_nanos() % 1_000_000 == 0);
@@ -175,7 +176,7 @@ impl TryFrom<String> for BaseUrl {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let valid = Url::parse(&text).is_ok_and(|url| {
-            url.scheme() == "https" || (url.scheme() == "http" && crate::upstream::is_loopback(&url))
+            url.scheme() == "https" || (url.scheme() == "http" && crate::endpoint::url::is_loopback(&url))
         }) && text.ends_with('/')
             && text.bytes().all(|b| b.is_ascii_graphic() && !b"()<>[]\"\\`?#@".contains(&b));
         if valid {

@@ -105,7 +105,7 @@ impl Shape {
     fn of(body: &[u8]) -> Self {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Fields {
+        struct EventFields {
             specversion: Option<IgnoredAny>,
             message_type: Option<IgnoredAny>,
             message: Option<IgnoredAny>,
@@ -116,9 +116,9 @@ impl Shape {
         if !names(b"\"specversion\"") && !names(b"\"messageType\"") {
             return Self::Plain;
         }
-        match decode::from_json::<Fields>(body) {
-            Ok(Fields { specversion: Some(_), .. }) => Self::CloudEvent,
-            Ok(Fields { message_type: Some(_), message: Some(_), .. }) => Self::MassTransit,
+        match decode::from_json::<EventFields>(body) {
+            Ok(EventFields { specversion: Some(_), .. }) => Self::CloudEvent,
+            Ok(EventFields { message_type: Some(_), message: Some(_), .. }) => Self::MassTransit,
             _ => Self::Plain,
         }
     }

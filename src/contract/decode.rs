@@ -80,9 +80,9 @@ struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<T>(PhantomData<T>);
+        struct ObjectFields<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectFields<T> {
             type Value = T;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,7 +94,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
         }
 
-        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+        deserializer.deserialize_map(ObjectFields(PhantomData)).map(Self)
     }
 }
 
@@ -127,9 +127,9 @@ pub(crate) fn unique<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 
     impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Entries<T>(PhantomData<T>);
+            struct UniqueEntries<T>(PhantomData<T>);
 
-            impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            impl<'de, T: Deserialize<'de>> Visitor<'de> for UniqueEntries<T> {
                 type Value = BTreeMap<String, T>;
 
                 fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,7 +147,7 @@ pub(crate) fn unique<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
                 }
             }
 
-            deserializer.deserialize_map(Entries(PhantomData)).map(Self)
+            deserializer.deserialize_map(UniqueEntries(PhantomData)).map(Self)
         }
     }
 

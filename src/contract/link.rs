@@ -11,14 +11,14 @@ use super::{
     people::{Channel, Expert, Name, PhoneNumber},
     private::Private,
     start_session::{Attributes, Session},
-    time::Instant,
+    time::WireTime,
 };
 
 /// Where a meeting opens: the whole URL, and for a short link its two parts, which templates of `WhatsApp`
 /// messages need (`url` is `baseUrl` and `short`, concatenated).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Address {
+pub struct MeetingLink {
     /// The whole link.
     pub url: Private<String>,
     /// What all short links begin with.
@@ -33,15 +33,15 @@ pub struct Address {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
-pub struct GuestAddress(pub(crate) Address);
+pub struct GuestLinkUrl(pub(crate) MeetingLink);
 
 /// Opens the meeting for a host. Made by [`crate::instant_connect`] alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
-pub struct HostAddress(pub(crate) Address);
+pub struct HostLinkUrl(pub(crate) MeetingLink);
 
-impl HostAddress {
+impl HostLinkUrl {
     /// The whole link, for the expert it is meant for.
     #[must_use]
     pub fn reveal(&self) -> &str {
@@ -49,7 +49,7 @@ impl HostAddress {
     }
 }
 
-impl GuestAddress {
+impl GuestLinkUrl {
     /// The whole link, for the guest it is meant for.
     #[must_use]
     pub fn reveal(&self) -> &str {
@@ -78,12 +78,12 @@ pub struct GuestLink {
     pub locale: Option<String>,
     /// The link.
     #[serde(flatten)]
-    pub address: GuestAddress,
+    pub address: GuestLinkUrl,
     /// The link opens from here on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_before: Option<Instant>,
+    pub not_before: Option<WireTime>,
     /// The link opens until here.
-    pub expires_at: Instant,
+    pub expires_at: WireTime,
     /// As in the start event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<Private<String>>,
@@ -108,12 +108,12 @@ pub struct HostLink {
     pub guests: Vec<Private<String>>,
     /// The link.
     #[serde(flatten)]
-    pub address: HostAddress,
+    pub address: HostLinkUrl,
     /// The link opens from here on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_before: Option<Instant>,
+    pub not_before: Option<WireTime>,
     /// The link opens until here.
-    pub expires_at: Instant,
+    pub expires_at: WireTime,
     /// As in the start event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<Private<String>>,
@@ -184,7 +184,7 @@ pub struct Outgoing {
     /// JSON.
     pub body: Private<Vec<u8>>,
     /// When the session is over: the message must not go out after that.
-    pub deadline: Instant,
+    pub deadline: WireTime,
 }
 
 impl Outgoing {
@@ -195,7 +195,7 @@ impl Outgoing {
     pub fn guest(
         session: &Session,
         position: usize,
-        address: GuestAddress,
+        address: GuestLinkUrl,
     ) -> Result<Self, serde_json::Error> {
         let guest = &session.guests[position];
         let link = GuestLink {
@@ -220,7 +220,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// As [`Outgoing::guest`].
-    pub fn host(session: &Session, position: usize, address: HostAddress) -> Result<Self, serde_json::Error> {
+    pub fn host(session: &Session, position: usize, address: HostLinkUrl) -> Result<Self, serde_json::Error> {
         let link = HostLink {
             event_id: session.event_id.as_str().to_owned(),
             session_id: session.session_id.clone(),

@@ -3,6 +3,8 @@
 //! This module knows nobody else in the crate. Everything that names a person, a number, a room or a link is
 //! held in a type that cannot be printed (see [`private`]).
 
+#![warn(missing_docs)]
+
 pub mod cloud_event;
 pub mod decode;
 pub mod device;

@@ -303,7 +303,7 @@ pub struct Expert {
 
 /// The one place a host link is delivered to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostAddress<'a> {
+pub enum ExpertDestination<'a> {
     /// A person, by e-mail address.
     Email(&'a Email),
     /// A person, by Webex id.
@@ -317,15 +317,15 @@ impl Expert {
     ///
     /// # Errors
     /// [`Invalid`] unless exactly one of the three is given, and an id is visible ASCII.
-    pub fn address(&self) -> Result<HostAddress<'_>, Invalid> {
+    pub fn address(&self) -> Result<ExpertDestination<'_>, Invalid> {
         let address = match (&self.email, &self.person_id, &self.room_id) {
-            (Some(email), None, None) => return Ok(HostAddress::Email(email)),
-            (None, Some(person), None) => ("personId", HostAddress::Person(person.reveal())),
-            (None, None, Some(room)) => ("roomId", HostAddress::Room(room.reveal())),
+            (Some(email), None, None) => return Ok(ExpertDestination::Email(email)),
+            (None, Some(person), None) => ("personId", ExpertDestination::Person(person.reveal())),
+            (None, None, Some(room)) => ("roomId", ExpertDestination::Room(room.reveal())),
             _ => return Err(Invalid::new("", "expected exactly one of email, personId, roomId")),
         };
         match address {
-            (_, HostAddress::Person(id) | HostAddress::Room(id))
+            (_, ExpertDestination::Person(id) | ExpertDestination::Room(id))
                 if id.bytes().all(|b| b.is_ascii_graphic()) =>
             {
                 Ok(address.1)

@@ -110,7 +110,7 @@ fn position(json: &str, segments: &[&Segment]) -> Option<(usize, usize)> {
     let (first, rest) = segments.split_first()?;
     match first {
         Segment::Map { key } => {
-            let Entries(entries) = serde_json::from_str(json).ok()?;
+            let PlaceEntries(entries) = serde_json::from_str(json).ok()?;
             // Of a key that stands twice, the second is what is wrong.
             let number = entries.iter().rposition(|(name, _)| name == key)?;
             if rest.is_empty() {
@@ -128,14 +128,14 @@ fn position(json: &str, segments: &[&Segment]) -> Option<(usize, usize)> {
 }
 
 /// An object's entries in the order of the text.
-struct Entries<'a>(Vec<(String, &'a RawValue)>);
+struct PlaceEntries<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Entries<'de> {
+impl<'de> Deserialize<'de> for PlaceEntries<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Ordered;
 
         impl<'de> Visitor<'de> for Ordered {
-            type Value = Entries<'de>;
+            type Value = PlaceEntries<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -146,7 +146,7 @@ impl<'de> Deserialize<'de> for Entries<'de> {
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
                 }
-                Ok(Entries(entries))
+                Ok(PlaceEntries(entries))
             }
         }
 

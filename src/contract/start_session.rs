@@ -16,7 +16,7 @@ use super::{
     message::Message,
     people::{self, Expert, Guest, NAME_CHARS_MAX, Name},
     private::Private,
-    time::Instant,
+    time::WireTime,
     trace::TraceContext,
 };
 
@@ -72,10 +72,10 @@ pub struct StartSession {
     pub host_login: Option<bool>,
     /// The links open from here on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_before: Option<Instant>,
+    pub not_before: Option<WireTime>,
     /// The links open until here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Instant>,
+    pub expires_at: Option<WireTime>,
     /// Opaque to the worker; echoed on everything that goes out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<Private<String>>,
@@ -120,7 +120,7 @@ impl TryFrom<String> for Vertical {
 
 /// What stands where an event says nothing, and what it may ask for.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub struct SessionRules {
     /// `instant_connect.subject_prefix`.
     pub subject_prefix: String,
     /// `instant_connect.vertical`.
@@ -153,9 +153,9 @@ pub struct Session {
     /// Whether hosts sign in.
     pub host_login: bool,
     /// From when the links open.
-    pub not_before: Option<Instant>,
+    pub not_before: Option<WireTime>,
     /// Until when the links open: the session's deadline.
-    pub expires_at: Instant,
+    pub expires_at: WireTime,
     /// Echoed.
     pub correlation_id: Option<Private<String>>,
     /// What the AMQP property `correlation_id` of outgoing messages says.
@@ -200,7 +200,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Refusal`], which names the field and what was expected, and shows nothing of what came.
-    pub fn read(message: &Message, rules: &Rules, now: Timestamp) -> Result<Self, Refusal> {
+    pub fn read(message: &Message, rules: &SessionRules, now: Timestamp) -> Result<Self, Refusal> {
         if message.body.len() > BODY_BYTES_MAX {
             return Err(Invalid::new(
                 "",
@@ -236,7 +236,7 @@ impl Session {
             let begun =
                 [message.first_failed_at(), occurred_at].into_iter().flatten().fold(now, Timestamp::min);
             let from = start.not_before.map_or(begun, |not_before| not_before.timestamp().max(begun));
-            Instant::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
+            WireTime::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
         });
         if expires_at.timestamp() <= now {
             return Err(Refusal::Expired(within(Invalid::new("expiresAt", OVER))));
@@ -499,8 +499,8 @@ mod tests {
 
     const NOW: &str = "2026-11-21T09:00:00Z";
 
-    fn rules() -> Rules {
-        Rules {
+    fn rules() -> SessionRules {
+        SessionRules {
             subject_prefix: String::new(),
             vertical: Vertical::Hc,
             host_login: true,
@@ -591,7 +591,7 @@ mod tests {
 
     #[test]
     fn subject_begins_with_the_prefix_of_the_configuration() {
-        let rules = Rules { subject_prefix: "test-".to_owned(), ..rules() };
+        let rules = SessionRules { subject_prefix: "test-".to_owned(), ..rules() };
         let subject = |id: &str| {
             let body = FULL.replace("visit-48151623", id).into();
             Session::read(&Message { body, ..Message::default() }, &rules, NOW.parse().unwrap())

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 /// An instant, RFC 3339 on the wire, whole seconds (what a JWT's `nbf` and `exp` can carry, RFC 7519).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Instant(i64);
+pub struct WireTime(i64);
 
-impl Instant {
+impl WireTime {
     /// The last whole second not after `at`.
     #[must_use]
     pub fn floor(at: Timestamp) -> Self {
@@ -31,13 +31,13 @@ impl Instant {
     }
 }
 
-impl From<Instant> for String {
-    fn from(at: Instant) -> Self {
+impl From<WireTime> for String {
+    fn from(at: WireTime) -> Self {
         at.timestamp().to_string()
     }
 }
 
-impl TryFrom<String> for Instant {
+impl TryFrom<String> for WireTime {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -46,7 +46,7 @@ impl TryFrom<String> for Instant {
 }
 
 /// RFC 3339, section 5.6, and no more: the parser behind it knows further forms. A fraction is cut.
-fn parse(text: &str) -> Option<Instant> {
+fn parse(text: &str) -> Option<WireTime> {
     const DATE_TIME: &[u8] = b"dddd-dd-ddTdd:dd:dd";
     let (date_time, rest) = (text.get(..DATE_TIME.len())?, text.get(DATE_TIME.len()..)?);
     let fits = |text: &str, shape: &[u8]| {
@@ -68,19 +68,19 @@ fn parse(text: &str) -> Option<Instant> {
         return None;
     }
     match format!("{date_time}{offset}").parse::<Timestamp>() {
-        Ok(at) => Some(Instant::floor(at)),
+        Ok(at) => Some(WireTime::floor(at)),
         // "For ever", as some write it, is past the end of what the clock can say.
-        Err(_) if date_time.get(..10) == Some("9999-12-31") => Some(Instant::floor(Timestamp::MAX)),
+        Err(_) if date_time.get(..10) == Some("9999-12-31") => Some(WireTime::floor(Timestamp::MAX)),
         Err(_) => None,
     }
 }
 
-impl JsonSchema for Instant {
+impl JsonSchema for WireTime {
     fn inline_schema() -> bool {
         true
     }
     fn schema_name() -> Cow<'static, str> {
-        "Instant".into()
+        "WireTime".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({"type": "string", "format": "date-time"})
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn rfc_3339_is_read_and_other_forms_are_not() {
-        let read = |text: &str| Instant::try_from(text.to_owned()).map(Instant::unix_seconds);
+        let read = |text: &str| WireTime::try_from(text.to_owned()).map(WireTime::unix_seconds);
         assert_eq!(read("2026-11-21T10:00:00Z"), Ok(1_795_255_200));
         assert_eq!(read("2026-11-21T11:00:00.999+01:00"), Ok(1_795_255_200));
         assert_eq!(read("2026-11-21t10:00:00.12345678901234z"), Ok(1_795_255_200));
@@ -122,12 +122,12 @@ mod tests {
 
     #[test]
     fn it_is_written_in_utc() {
-        let at = Instant::try_from("2026-11-21T11:00:00+01:00".to_owned()).unwrap();
+        let at = WireTime::try_from("2026-11-21T11:00:00+01:00".to_owned()).unwrap();
         assert_eq!(String::from(at), "2026-11-21T10:00:00Z");
     }
 
     #[test]
     fn before_the_epoch_the_floor_is_the_earlier_second() {
-        assert_eq!(Instant::floor("1969-12-31T23:59:58.5Z".parse().unwrap()).unix_seconds(), -2);
+        assert_eq!(WireTime::floor("1969-12-31T23:59:58.5Z".parse().unwrap()).unix_seconds(), -2);
     }
 }

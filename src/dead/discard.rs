@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{DeadError, Desk, Filter, Letter, Progress, desk::Reader};
+use super::{DeadError, DeadLetter, DeadQueue, Filter, Progress, dead_queue::Reader};
 use crate::{clock, contract::private::loggable_id};
 
 /// How many letters one log line names.
@@ -17,7 +17,7 @@ const LINE: usize = 100;
 /// # Errors
 /// [`DeadError`]; what was dropped until then is in the log.
 pub async fn discard(
-    desk: &Desk<'_>,
+    dead_queue: &DeadQueue<'_>,
     filter: &Filter,
     reason: &str,
     mut progress: impl FnMut(Progress),
@@ -25,8 +25,8 @@ pub async fn discard(
     let begun = clock::now();
     let mut dropped = HashSet::new();
     loop {
-        let letters = desk.alone(&desk.queue).await?;
-        let mut reader = desk.take(letters).await?;
+        let letters = dead_queue.alone(&dead_queue.queue).await?;
+        let mut reader = dead_queue.take(letters).await?;
         let (mut batch, mut acknowledged) = (Vec::new(), 0);
         while let Some(letter) = reader.next().await? {
             // Nobody has seen what died since.
@@ -34,15 +34,15 @@ pub async fn discard(
                 batch.push(letter);
             }
             if batch.len() == LINE {
-                acknowledged += end(&mut reader, desk, &mut batch, reason, &mut dropped).await?;
+                acknowledged += end(&mut reader, dead_queue, &mut batch, reason, &mut dropped).await?;
             }
             progress(Progress { seen: reader.seen, total: letters, done: dropped.len() as u64 });
         }
-        acknowledged += end(&mut reader, desk, &mut batch, reason, &mut dropped).await?;
+        acknowledged += end(&mut reader, dead_queue, &mut batch, reason, &mut dropped).await?;
         let left = reader.seen - acknowledged;
         reader.close().await?;
         // An acknowledgement that was sent may not have reached the queue when its channel was closed: once more.
-        if desk.alone(&desk.queue).await? <= left || acknowledged == 0 {
+        if dead_queue.alone(&dead_queue.queue).await? <= left || acknowledged == 0 {
             return Ok(dropped.len() as u64);
         }
     }
@@ -50,8 +50,8 @@ pub async fn discard(
 
 async fn end(
     reader: &mut Reader<'_>,
-    desk: &Desk<'_>,
-    batch: &mut Vec<Letter>,
+    dead_queue: &DeadQueue<'_>,
+    batch: &mut Vec<DeadLetter>,
     reason: &str,
     dropped: &mut HashSet<Uuid>,
 ) -> Result<u32, DeadError> {
@@ -60,7 +60,7 @@ async fn end(
     }
     let events: Vec<_> = batch.iter().map(|letter| loggable_id(&letter.event)).collect();
     warn!(
-        queue = desk.queue,
+        queue = dead_queue.queue,
         letters = batch.len(),
         events = events.join(" "),
         reason,

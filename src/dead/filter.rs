@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Letter;
+use super::DeadLetter;
 use crate::{contract::private::loggable_id, outcome::Class};
 
 /// A letter is meant if all that is given here is true of it.
@@ -25,7 +25,7 @@ pub struct Filter {
 impl Filter {
     /// Whether `letter` is meant, at the time `now`. A letter that does not say when it died is neither old nor new.
     #[must_use]
-    pub fn matches(&self, letter: &Letter, now: Timestamp) -> bool {
+    pub fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
         let class =
             self.classes.is_empty() || letter.class.is_some_and(|class| self.classes.contains(&class));
         let age = letter.age(now);

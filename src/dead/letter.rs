@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use crate::{
     broker::{headers::Taken, is_unreadable, properties, topology::Topology},
-    contract::{BODY_BYTES_MAX, cloud_event, header, ids, message::Message, start_session, time::Instant},
+    contract::{BODY_BYTES_MAX, cloud_event, header, ids, message::Message, start_session, time::WireTime},
     outcome::Class,
 };
 
 /// Whose dead letters: the work queue they came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum DeadQueueKind {
     /// Start events, of stage `link`.
     Sessions,
     /// Guests' links, of the senders of text messages.
@@ -28,7 +28,7 @@ pub enum Kind {
     Hosts,
 }
 
-impl Kind {
+impl DeadQueueKind {
     /// All.
     pub const ALL: [Self; 3] = [Self::Sessions, Self::Guests, Self::Hosts];
 
@@ -53,7 +53,7 @@ impl Kind {
     }
 }
 
-impl FromStr for Kind {
+impl FromStr for DeadQueueKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -63,11 +63,11 @@ impl FromStr for Kind {
 }
 
 /// A dead letter, taken and not acknowledged. Its `Debug` shows nothing private.
-pub struct Letter {
+pub struct DeadLetter {
     /// The letter's own id: of this message and this death.
     pub id: Uuid,
     /// Whose it is.
-    pub kind: Kind,
+    pub kind: DeadQueueKind,
     /// Why it is dead; `None` where it was not this program that put it here.
     pub class: Option<Class>,
     /// Why, for a person; shows nothing private.
@@ -95,22 +95,22 @@ pub struct Letter {
     pub(super) acker: Acker,
 }
 
-impl fmt::Debug for Letter {
+impl fmt::Debug for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Letter").field("id", &self.id).field("class", &self.class).finish_non_exhaustive()
+        f.debug_struct("DeadLetter").field("id", &self.id).field("class", &self.class).finish_non_exhaustive()
     }
 }
 
-impl Letter {
+impl DeadLetter {
     /// What was delivered out of the dead queue of the `work` queue, as number `position` from 1 on.
-    pub(super) fn of(kind: Kind, work: &str, position: u32, mut delivery: Delivery) -> Self {
+    pub(super) fn of(kind: DeadQueueKind, work: &str, position: u32, mut delivery: Delivery) -> Self {
         let taken = Taken::Dead { queue: work, redelivered: delivery.redelivered };
         let message = properties::message(&delivery.properties, std::mem::take(&mut delivery.data), taken);
         let body = read(&message);
         let text = |name: &str| body.as_ref().and_then(|body| body.get(name)?.as_str()).map(str::to_owned);
         let event = match kind {
-            Kind::Sessions => start_session::identify(&message).event_id.as_str().to_owned(),
-            Kind::Guests | Kind::Hosts => {
+            DeadQueueKind::Sessions => start_session::identify(&message).event_id.as_str().to_owned(),
+            DeadQueueKind::Guests | DeadQueueKind::Hosts => {
                 text("eventId").or_else(|| message.message_id.clone()).unwrap_or_default()
             }
         };
@@ -161,14 +161,14 @@ impl Letter {
     pub fn ends_at(&self, link_lifetime: Duration) -> Option<Timestamp> {
         let time = |name: &str| {
             let text = self.body.as_ref()?.get(name)?.as_str()?.to_owned();
-            Instant::try_from(text).ok().map(Instant::timestamp)
+            WireTime::try_from(text).ok().map(WireTime::timestamp)
         };
         if let Some(end) = time("expiresAt") {
             return Some(end);
         }
         let failed = self.message.first_failed_at().or(self.died_at);
         let occurred = Some(self.kind)
-            .filter(|kind| *kind == Kind::Sessions)
+            .filter(|kind| *kind == DeadQueueKind::Sessions)
             .and_then(|_| start_session::identify(&self.message).occurred_at);
         let first = [failed, occurred].into_iter().flatten().min()?;
         let begin = time("notBefore").map_or(first, |not_before| not_before.max(first));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     /// A letter that the broker itself put there at 12:00, of an event without `expiresAt`.
-    fn letter(first_failed_at: Option<&str>, timestamp: Option<&str>) -> Letter {
+    fn letter(first_failed_at: Option<&str>, timestamp: Option<&str>) -> DeadLetter {
         let mut death = FieldTable::default();
         death.insert(
             "time".into(),
@@ -260,7 +260,7 @@ mod tests {
             delivery.properties =
                 delivery.properties.with_timestamp(at(timestamp).as_second().unsigned_abs());
         }
-        Letter::of(Kind::Sessions, WORK, 1, delivery)
+        DeadLetter::of(DeadQueueKind::Sessions, WORK, 1, delivery)
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Dead letters: looked at, replayed and dropped, while workers run.
 //!
-//! AMQP has no way to look at a message but to take it. So a [`Desk`] takes all letters of a dead queue one after the
+//! AMQP has no way to look at a message but to take it. So a [`DeadQueue`] takes all letters of a dead queue one after the
 //! other, keeps those unacknowledged that it leaves alone, and the broker has them back when its channel closes, or when
 //! the program is killed. Only what is small is remembered of a letter, so that memory does not grow with the queue.
-//! One desk at a time is open for a queue: an exclusive queue is its lock, which ends with the connection.
+//! One dead_queue at a time is open for a queue: an exclusive queue is its lock, which ends with the connection.
 //!
 //! # Replay
 //! A letter goes back in two steps, by way of the queue `{queue}.replay`, so that being killed at any moment loses nothing and
@@ -21,20 +21,20 @@
 //!
 //! - [`letter`]: what is known of a letter; people masked
 //! - [`filter`]: which letters are meant
-//! - [`desk`]: takes letters, leaves them, acknowledges them
-//! - [`survey`]: what `list` and `show` tell
+//! - [`dead_queue`]: takes letters, leaves them, acknowledges them
+//! - [`summary`]: what `list` and `show` tell
 //! - [`replay`], [`discard`]: what changes something
 
-pub mod desk;
+pub mod dead_queue;
 pub mod discard;
 pub mod filter;
 pub mod letter;
 pub mod replay;
-pub mod survey;
+pub mod summary;
 
-pub use desk::{DeadError, Desk};
+pub use dead_queue::{DeadError, DeadQueue};
 pub use filter::Filter;
-pub use letter::{Kind, Letter};
+pub use letter::{DeadLetter, DeadQueueKind};
 
 /// How many letters were looked at so far, of how many that were there at the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::{
-    DeadError, Desk, Filter, Letter, Progress,
-    desk::{Reader, WINDOW},
+    DeadError, DeadLetter, DeadQueue, Filter, Progress,
+    dead_queue::{Reader, WINDOW},
 };
 use crate::{
     broker::{
@@ -37,7 +37,7 @@ const ROUND: usize = 2000;
 
 /// What to replay, and how.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ReplayPlan {
     /// Which letters.
     pub filter: Filter,
     /// `instant_connect.link_lifetime`: a session that names no end lasts this long.
@@ -48,7 +48,7 @@ pub struct Plan {
 
 /// What became of the letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct ReplayReport {
     /// Replayed (or, in a dry run, to be replayed), by class.
     pub replayed: BTreeMap<&'static str, u64>,
     /// Meant, but left: their sessions are over.
@@ -61,7 +61,7 @@ pub struct Report {
     pub resumed: u64,
 }
 
-impl Report {
+impl ReplayReport {
     /// How many were replayed, whatever their class.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -69,7 +69,7 @@ impl Report {
     }
 
     /// Whether `letter` is to be replayed; counts it where it is not.
-    fn wants(&mut self, plan: &Plan, letter: &Letter, begun: Timestamp) -> bool {
+    fn wants(&mut self, plan: &ReplayPlan, letter: &DeadLetter, begun: Timestamp) -> bool {
         let now = clock::now();
         // Of one that can't be read, the copy would be without its properties.
         let other = if letter.unreadable || !plan.filter.matches(letter, begun) {
@@ -85,14 +85,14 @@ impl Report {
         false
     }
 
-    fn count(&mut self, letter: &Letter) {
+    fn count(&mut self, letter: &DeadLetter) {
         *self.replayed.entry(class(letter)).or_default() += 1;
     }
 }
 
 /// The class's name.
 #[must_use]
-pub fn class(letter: &Letter) -> &'static str {
+pub fn class(letter: &DeadLetter) -> &'static str {
     letter.class.map_or("none", |class| class.as_str())
 }
 
@@ -101,18 +101,18 @@ pub fn class(letter: &Letter) -> &'static str {
 /// # Errors
 /// [`DeadError`].
 pub async fn dry_run(
-    desk: &Desk<'_>,
-    plan: &Plan,
+    dead_queue: &DeadQueue<'_>,
+    plan: &ReplayPlan,
     mut progress: impl FnMut(Progress),
-) -> Result<Report, DeadError> {
+) -> Result<ReplayReport, DeadError> {
     let now = clock::now();
-    let mut report = Report { resumed: desk.staged.into(), ..Report::default() };
-    let mut reader = desk.take(desk.letters).await?;
+    let mut report = ReplayReport { resumed: dead_queue.staged.into(), ..ReplayReport::default() };
+    let mut reader = dead_queue.take(dead_queue.letters).await?;
     while let Some(letter) = reader.next().await? {
         if report.wants(plan, &letter, now) {
             report.count(&letter);
         }
-        progress(Progress { seen: reader.seen, total: desk.letters, done: 0 });
+        progress(Progress { seen: reader.seen, total: dead_queue.letters, done: 0 });
     }
     reader.close().await?;
     Ok(report)
@@ -122,11 +122,16 @@ pub async fn dry_run(
 ///
 /// # Errors
 /// [`DeadError`].
-pub async fn run(desk: &Desk<'_>, plan: &Plan, progress: impl FnMut(Progress)) -> Result<Report, DeadError> {
-    let work = desk.kind.queue(desk.topology);
-    desk.topology.expect(desk.connection, &work, true, desk.limit).await?;
+pub async fn run(
+    dead_queue: &DeadQueue<'_>,
+    plan: &ReplayPlan,
+    progress: impl FnMut(Progress),
+) -> Result<ReplayReport, DeadError> {
+    let work = dead_queue.kind.queue(dead_queue.topology);
+    dead_queue.topology.expect(dead_queue.connection, &work, true, dead_queue.limit).await?;
     let staging = Topology::replay_queue(&work);
-    let mut replay = Replay { desk, plan, begun: clock::now(), staging, report: Report::default(), progress };
+    let mut replay =
+        Replay { dead_queue, plan, begun: clock::now(), staging, report: ReplayReport::default(), progress };
     loop {
         let mut copies = replay.copies().await?;
         replay.report.resumed += copies.len() as u64;
@@ -139,12 +144,12 @@ pub async fn run(desk: &Desk<'_>, plan: &Plan, progress: impl FnMut(Progress)) -
 }
 
 struct Replay<'a, P> {
-    desk: &'a Desk<'a>,
-    plan: &'a Plan,
+    dead_queue: &'a DeadQueue<'a>,
+    plan: &'a ReplayPlan,
     begun: Timestamp,
     /// The queue between.
     staging: String,
-    report: Report,
+    report: ReplayReport,
     progress: P,
 }
 
@@ -152,9 +157,9 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
     /// The letters whose copies are in the queue between. Of each letter one copy is left there.
     async fn copies(&self) -> Result<HashSet<Uuid>, DeadError> {
         loop {
-            let ready = self.desk.alone(&self.staging).await?;
+            let ready = self.dead_queue.alone(&self.staging).await?;
             let (mut ids, mut doubles) = (HashSet::new(), false);
-            let mut reader = self.desk.take_from(&self.staging, ready, WINDOW).await?;
+            let mut reader = self.dead_queue.take_from(&self.staging, ready, WINDOW).await?;
             while let Some(copy) = reader.delivery().await? {
                 if replay_of(&copy).is_some_and(|id| !ids.insert(id)) {
                     doubles = true;
@@ -173,10 +178,10 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
     async fn stage(&mut self, copies: &mut HashSet<Uuid>) -> Result<bool, DeadError> {
         let mut more = false;
         loop {
-            let letters = self.desk.alone(&self.desk.queue).await?;
-            let mut reader = self.desk.take(letters).await?;
+            let letters = self.dead_queue.alone(&self.dead_queue.queue).await?;
+            let mut reader = self.dead_queue.take(letters).await?;
             let confirms = reader.channel.confirm_select(ConfirmSelectOptions::default());
-            within("select confirms", self.desk.limit, self.desk.connection, confirms).await?;
+            within("select confirms", self.dead_queue.limit, self.dead_queue.connection, confirms).await?;
             let (mut batch, mut acknowledged) = (Vec::new(), 0);
             // A letter whose copy is there already may be anywhere in the queue.
             let look_at_all = !copies.is_empty();
@@ -206,7 +211,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
             reader.close().await?;
             // An acknowledgement that was sent may not have reached the queue when its channel was closed. Only when all have
             // may the copies go on.
-            if self.desk.alone(&self.desk.queue).await? <= left || acknowledged == 0 {
+            if self.dead_queue.alone(&self.dead_queue.queue).await? <= left || acknowledged == 0 {
                 return Ok(more);
             }
         }
@@ -217,13 +222,13 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
     async fn copy(
         &mut self,
         reader: &mut Reader<'_>,
-        batch: &mut Vec<Letter>,
+        batch: &mut Vec<DeadLetter>,
         copies: &mut HashSet<Uuid>,
     ) -> Result<u32, DeadError> {
         if batch.is_empty() {
             return Ok(0);
         }
-        let limit = self.desk.limit;
+        let limit = self.dead_queue.limit;
         let mut confirms = Vec::with_capacity(batch.len());
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         fault::point("replay", "matched");
@@ -235,10 +240,10 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
             let body = &message.body;
             let publish =
                 reader.channel.basic_publish("".into(), short(&self.staging), options, body, properties);
-            confirms.push(within("publish", limit, self.desk.connection, publish).await?);
+            confirms.push(within("publish", limit, self.dead_queue.connection, publish).await?);
         }
         for confirm in confirms {
-            let what = match within("confirm", limit, self.desk.connection, confirm).await? {
+            let what = match within("confirm", limit, self.dead_queue.connection, confirm).await? {
                 Confirmation::Ack(None) => continue,
                 Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
                     "returned a copy: is the queue gone?"
@@ -258,10 +263,10 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
 
     /// Has the broker move the `copies` to the work queue, at the rate that is asked for.
     async fn release(&mut self, copies: usize) -> Result<(), DeadError> {
-        let (mut next_at, until) = (Instant::now(), Instant::now() + self.desk.limit);
+        let (mut next_at, until) = (Instant::now(), Instant::now() + self.dead_queue.limit);
         let mut released = 0;
         loop {
-            let ready = self.desk.alone(&self.staging).await?;
+            let ready = self.dead_queue.alone(&self.staging).await?;
             // A node of a cluster may not know yet of what another has confirmed.
             match ready {
                 0 if released >= copies || Instant::now() >= until => return Ok(()),
@@ -275,7 +280,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
             let window =
                 self.plan.rate.map_or(f64::from(WINDOW), |rate| rate * 60.0).clamp(1.0, f64::from(WINDOW));
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to WINDOW")]
-            let mut reader = self.desk.take_from(&self.staging, ready, window as u16).await?;
+            let mut reader = self.dead_queue.take_from(&self.staging, ready, window as u16).await?;
             reader.never_ends();
             while let Some(copy) = reader.delivery().await? {
                 if let Some(rate) = self.plan.rate {

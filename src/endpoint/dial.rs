@@ -130,7 +130,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(60);
 
     #[derive(Debug, PartialEq)]
-    enum Failure {
+    enum DialFailure {
         Obstacle(Obstacle),
         Answer,
     }
@@ -178,7 +178,7 @@ mod tests {
         let (_one, first) = listener().await;
         let (_two, second) = listener().await;
         let tried = Mutex::new(Vec::new());
-        let begin = |hangs: bool, failure: Option<Failure>| {
+        let begin = |hangs: bool, failure: Option<DialFailure>| {
             let (tried, failure) = (&tried, Mutex::new(failure));
             move |stream: TcpStream| {
                 tried.lock().unwrap().push(stream.peer_addr().unwrap());
@@ -195,28 +195,33 @@ mod tests {
         };
         let both = || vec![first, second];
         let soon = || Instant::now() + SOON;
-        let is_final = |failure: &Failure| *failure == Failure::Answer;
+        let is_final = |failure: &DialFailure| *failure == DialFailure::Answer;
         let reached = dial_any(
             both(),
             Instant::now() + Duration::from_secs(2),
-            Failure::Obstacle,
+            DialFailure::Obstacle,
             begin(true, None),
             is_final,
         )
         .await;
         assert_eq!(reached, Ok(second));
-        let failed = begin(false, Some(Failure::Obstacle(Obstacle::Expired)));
-        assert_eq!(dial_any(both(), soon(), Failure::Obstacle, failed, is_final).await, Ok(second));
+        let failed = begin(false, Some(DialFailure::Obstacle(Obstacle::Expired)));
+        assert_eq!(dial_any(both(), soon(), DialFailure::Obstacle, failed, is_final).await, Ok(second));
         assert_eq!(*tried.lock().unwrap(), [first, second, first, second]);
-        let answered = begin(false, Some(Failure::Answer));
+        let answered = begin(false, Some(DialFailure::Answer));
         assert_eq!(
-            dial_any(both(), soon(), Failure::Obstacle, answered, is_final).await,
-            Err(Failure::Answer)
+            dial_any(both(), soon(), DialFailure::Obstacle, answered, is_final).await,
+            Err(DialFailure::Answer)
         );
-        let none: Result<Infallible, Failure> =
-            dial_any(Vec::new(), soon(), Failure::Obstacle, |_| async { Err(Failure::Answer) }, is_final)
-                .await;
-        assert_eq!(none.unwrap_err(), Failure::Obstacle(Obstacle::NameNotFound));
+        let none: Result<Infallible, DialFailure> = dial_any(
+            Vec::new(),
+            soon(),
+            DialFailure::Obstacle,
+            |_| async { Err(DialFailure::Answer) },
+            is_final,
+        )
+        .await;
+        assert_eq!(none.unwrap_err(), DialFailure::Obstacle(Obstacle::NameNotFound));
     }
 
     #[test]

@@ -7,26 +7,26 @@ use tracing::info;
 use url::Url;
 
 use super::{
-    request::{Call, Options, Request},
+    request::{LinkOptions, LinksCall, Request},
     response::{self, LinkRules},
 };
 use crate::{
     clock,
     contract::{
-        link::{GuestAddress, HostAddress},
+        link::{GuestLinkUrl, HostLinkUrl},
         private::loggable_id,
         start_session::Session,
     },
     fault,
-    upstream::{Cause, Upstream, UpstreamError},
+    upstream::{ErrorCause, Upstream, UpstreamError},
 };
 
 /// Instant Connect, as configured.
 #[derive(Debug)]
-pub struct Client {
+pub struct InstantConnectClient {
     upstream: Upstream,
     url: Url,
-    options: Options,
+    options: LinkOptions,
     rules: LinkRules,
 }
 
@@ -34,9 +34,9 @@ pub struct Client {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Links {
     /// One for each expert.
-    pub hosts: Vec<HostAddress>,
+    pub hosts: Vec<HostLinkUrl>,
     /// One for each guest.
-    pub guests: Vec<GuestAddress>,
+    pub guests: Vec<GuestLinkUrl>,
 }
 
 impl Links {
@@ -47,10 +47,10 @@ impl Links {
     }
 }
 
-impl Client {
+impl InstantConnectClient {
     /// A client that posts to `url`, the whole endpoint.
     #[must_use]
-    pub const fn new(upstream: Upstream, url: Url, options: Options, rules: LinkRules) -> Self {
+    pub const fn new(upstream: Upstream, url: Url, options: LinkOptions, rules: LinkRules) -> Self {
         Self { upstream, url, options, rules }
     }
 
@@ -60,7 +60,7 @@ impl Client {
     /// # Errors
     /// [`UpstreamError`] of a call that brings none.
     pub async fn more(&self, session: &Session, mut links: Links) -> Result<Links, UpstreamError> {
-        let Some(call) = Call::after(links.count(), session.experts.len(), session.guests.len()) else {
+        let Some(call) = LinksCall::after(links.count(), session.experts.len(), session.guests.len()) else {
             return Ok(links);
         };
         let request = Request::new(&self.options, session, &call);
@@ -77,7 +77,7 @@ impl Client {
         if !response::all_different(&links.hosts, &links.guests) {
             return Err(self.malformed("the same link twice".to_owned(), answer.tracking_id.as_deref()));
         }
-        answer.is_good();
+        answer.mark_ok();
         info!(
             event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
             tracking_id = answer.tracking_id.as_deref().unwrap_or("none"),
@@ -95,6 +95,10 @@ impl Client {
 /// Nothing in a request is about a person, so a 403 is about us: Instant Connect is not activated, or not for our
 /// token. No event is to blame for that. A proxy's 403 says nothing of our token.
 fn forbidden(error: UpstreamError) -> UpstreamError {
-    let by_webex = error.cause == Cause::Request;
-    if by_webex && error.status == Some(403) { UpstreamError { cause: Cause::Token, ..error } } else { error }
+    let by_webex = error.cause == ErrorCause::Request;
+    if by_webex && error.status == Some(403) {
+        UpstreamError { cause: ErrorCause::Token, ..error }
+    } else {
+        error
+    }
 }

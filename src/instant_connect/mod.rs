@@ -8,4 +8,4 @@ pub mod client;
 pub mod request;
 pub mod response;
 
-pub use client::{Client, Links};
+pub use client::{InstantConnectClient, Links};

@@ -114,14 +114,14 @@ struct Uri<'a> {
 
 /// What one of a session's calls asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct LinksCall {
     /// Positions among the experts.
     pub hosts: Range<usize>,
     /// Positions among the guests.
     pub guests: Range<usize>,
 }
 
-impl Call {
+impl LinksCall {
     /// The call that follows where `links` of `hosts` and `guests` are made: hosts first, [`LINKS_MAX`] links at most;
     /// `None` where that is all.
     #[must_use]
@@ -148,7 +148,7 @@ impl Call {
 
 /// Settings that are the same for every request.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct LinkOptions {
     /// The audience.
     pub aud: String,
     /// Whether short links are asked for.
@@ -160,13 +160,13 @@ pub struct Options {
 impl<'a> Request<'a> {
     /// The request for `call` of `session`. The devices are in the first alone, so that each is called once.
     #[must_use]
-    pub fn new(options: &'a Options, session: &'a Session, call: &Call) -> Self {
+    pub fn new(options: &'a LinkOptions, session: &'a Session, call: &LinksCall) -> Self {
         let devices = if call.is_first() { session.devices.as_slice() } else { &[] };
         let data: Vec<_> = devices.iter().map(Device::reveal).map(|uri| Uri { uri }).collect();
         Self {
             jwt: Jwt {
                 sub: &session.subject,
-                nbf: session.not_before.map(crate::contract::time::Instant::unix_seconds),
+                nbf: session.not_before.map(crate::contract::time::WireTime::unix_seconds),
                 exp: session.expires_at.unix_seconds(),
                 flow: (!data.is_empty()).then_some(Flow { id: "sip-no-knock", data }),
             },
@@ -192,7 +192,7 @@ mod tests {
         fn every_person_is_in_exactly_one_call_and_no_call_is_too_large(hosts in 1usize..80, guests in 1usize..400) {
             let mut made = 0;
             let calls: Vec<_> = std::iter::from_fn(|| {
-                Call::after(made, hosts, guests).inspect(|call| made += call.links())
+                LinksCall::after(made, hosts, guests).inspect(|call| made += call.links())
             })
             .collect();
             prop_assert!(calls.iter().all(|c| (1..=LINKS_MAX).contains(&c.links())));

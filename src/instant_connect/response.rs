@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 
-use super::request::Call;
+use super::request::LinksCall;
 use crate::contract::{
     decode, ids,
-    link::{Address, GuestAddress, HostAddress},
+    link::{GuestLinkUrl, HostLinkUrl, MeetingLink},
     private::Private,
     start_session::Vertical,
 };
@@ -52,10 +52,10 @@ impl LinkRules {
 /// What is wrong with the answer; shows nothing of it.
 pub fn read(
     body: &[u8],
-    call: &Call,
+    call: &LinksCall,
     vertical: Vertical,
     rules: &LinkRules,
-) -> Result<(Vec<HostAddress>, Vec<GuestAddress>), String> {
+) -> Result<(Vec<HostLinkUrl>, Vec<GuestLinkUrl>), String> {
     let response: Response = decode::from_json(body).map_err(|invalid| invalid.to_string())?;
     for (name, items, asked) in
         [("host", &response.host, call.hosts.len()), ("guest", &response.guest, call.guests.len())]
@@ -66,9 +66,9 @@ pub fn read(
     }
     let base = response.base_url.as_deref();
     let hosts =
-        response.host.iter().map(|item| address(item, base, "login", vertical, rules).map(HostAddress));
+        response.host.iter().map(|item| address(item, base, "login", vertical, rules).map(HostLinkUrl));
     let guests =
-        response.guest.iter().map(|item| address(item, base, "talk", vertical, rules).map(GuestAddress));
+        response.guest.iter().map(|item| address(item, base, "talk", vertical, rules).map(GuestLinkUrl));
     Ok((hosts.collect::<Result<_, _>>()?, guests.collect::<Result<_, _>>()?))
 }
 
@@ -78,7 +78,7 @@ fn address(
     page: &str,
     vertical: Vertical,
     rules: &LinkRules,
-) -> Result<Address, String> {
+) -> Result<MeetingLink, String> {
     match (base, &item.short, &item.cipher) {
         (Some(base), Some(short), _) => short_address(base, short.reveal(), rules),
         (None, None, Some(cipher)) => long_address(cipher.reveal(), page, vertical, rules),
@@ -89,14 +89,14 @@ fn address(
 }
 
 /// Guide: "append the `short` key values to the `baseUrl`".
-fn short_address(base: &str, short: &str, rules: &LinkRules) -> Result<Address, String> {
+fn short_address(base: &str, short: &str, rules: &LinkRules) -> Result<MeetingLink, String> {
     if !rules.allowed_base_urls.iter().any(|allowed| allowed == base) {
         return Err("a baseUrl that instant_connect.allowed_base_urls does not list".to_owned());
     }
     if short.is_empty() || short.len() > 64 || !ids::is_plain(short) {
         return Err("a short that is not 1 to 64 letters, digits, - and _".to_owned());
     }
-    Ok(Address {
+    Ok(MeetingLink {
         url: format!("{base}{short}").into(),
         base_url: Some(base.to_owned()),
         short: Some(short.to_owned().into()),
@@ -104,7 +104,12 @@ fn short_address(base: &str, short: &str, rules: &LinkRules) -> Result<Address, 
 }
 
 /// Guide: "Append your API response `cipher` values as the `&data=` parameter value".
-fn long_address(cipher: &str, page: &str, vertical: Vertical, rules: &LinkRules) -> Result<Address, String> {
+fn long_address(
+    cipher: &str,
+    page: &str,
+    vertical: Vertical,
+    rules: &LinkRules,
+) -> Result<MeetingLink, String> {
     // RFC 7516, section 7.1: five parts of base64url, of which the authentication tag at least is never empty.
     let compact = cipher.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         && cipher.split('.').count() == 5;
@@ -112,18 +117,18 @@ fn long_address(cipher: &str, page: &str, vertical: Vertical, rules: &LinkRules)
         return Err("a cipher that is no compact JWE".to_owned());
     }
     let url = format!("{}/{}/v1/{page}?int=jose&v=1&data={cipher}", rules.long_url_base, vertical.as_str());
-    Ok(Address { url: url.into(), base_url: None, short: None })
+    Ok(MeetingLink { url: url.into(), base_url: None, short: None })
 }
 
 /// Whether no link stands twice among `hosts` and `guests`: a guest with a host's link would be the host. Of a long link that is its
 /// cipher, whichever page it leads to.
 #[must_use]
-pub fn all_different(hosts: &[HostAddress], guests: &[GuestAddress]) -> bool {
+pub fn all_different(hosts: &[HostLinkUrl], guests: &[GuestLinkUrl]) -> bool {
     let mut seen = HashSet::new();
     hosts
         .iter()
-        .map(HostAddress::reveal)
-        .chain(guests.iter().map(GuestAddress::reveal))
+        .map(HostLinkUrl::reveal)
+        .chain(guests.iter().map(GuestLinkUrl::reveal))
         .all(|url| seen.insert(url.split_once("&data=").map_or(url, |(_, cipher)| cipher)))
 }
 
@@ -141,7 +146,8 @@ mod tests {
     }
 
     fn read_one(body: &str, vertical: Vertical) -> Result<(String, String), String> {
-        let (hosts, guests) = read(body.as_bytes(), &Call { hosts: 0..1, guests: 0..1 }, vertical, &rules())?;
+        let (hosts, guests) =
+            read(body.as_bytes(), &LinksCall { hosts: 0..1, guests: 0..1 }, vertical, &rules())?;
         Ok((hosts[0].reveal().to_owned(), guests[0].reveal().to_owned()))
     }
 
@@ -209,11 +215,11 @@ mod tests {
         let base = r#""baseUrl":"https://instant.webex.com/visit/""#;
         let body = format!(r#"{{"host":[{{"short":"same"}}],"guest":[{{"short":"same"}}],{base}}}"#);
         let (hosts, guests) =
-            read(body.as_bytes(), &Call { hosts: 0..1, guests: 0..1 }, Vertical::Hc, &rules()).unwrap();
+            read(body.as_bytes(), &LinksCall { hosts: 0..1, guests: 0..1 }, Vertical::Hc, &rules()).unwrap();
         assert!(!all_different(&hosts, &guests));
         let long = |guest: &str| {
             let body = format!(r#"{{"host":[{{"cipher":"a.b.c.d.e"}}],"guest":[{{"cipher":"{guest}"}}]}}"#);
-            let call = Call { hosts: 0..1, guests: 0..1 };
+            let call = LinksCall { hosts: 0..1, guests: 0..1 };
             let (hosts, guests) = read(body.as_bytes(), &call, Vertical::Hc, &rules()).unwrap();
             all_different(&hosts, &guests)
         };
@@ -223,7 +229,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_give_an_answer(body: Vec<u8>, hosts in 0usize..3, guests in 0usize..3) {
-            if let Ok((h, g)) = read(&body, &Call { hosts: 0..hosts, guests: 0..guests }, Vertical::Hc, &rules()) {
+            if let Ok((h, g)) = read(&body, &LinksCall { hosts: 0..hosts, guests: 0..guests }, Vertical::Hc, &rules()) {
                 prop_assert_eq!((h.len(), g.len()), (hosts, guests));
             }
         }

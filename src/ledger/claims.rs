@@ -16,7 +16,7 @@ use super::entry::Fingerprint;
 
 /// The keys that somebody in this process has, or waits for.
 #[derive(Default)]
-pub(super) struct Claims(Mutex<HashMap<String, Slot>>);
+pub(super) struct KeyClaims(Mutex<HashMap<String, Slot>>);
 
 struct Slot {
     turn: Arc<Semaphore>,
@@ -28,7 +28,7 @@ struct Slot {
 
 /// What came of waiting for a turn.
 pub(super) enum Waited {
-    Turn(Turn),
+    Turn(KeyGuard),
     /// The one who acts came with another fingerprint.
     Conflict,
     /// It took longer than the claimant's patience.
@@ -36,7 +36,7 @@ pub(super) enum Waited {
 }
 
 /// The right to look a key up and to act on it, until it is dropped.
-pub(crate) struct Turn {
+pub(crate) struct KeyGuard {
     // Given back before the slot is left, see `Drop` of both.
     _permit: OwnedSemaphorePermit,
     user: User,
@@ -44,18 +44,18 @@ pub(crate) struct Turn {
 
 /// One of those who have or await a turn.
 struct User {
-    claims: Arc<Claims>,
+    claims: Arc<KeyClaims>,
     key: String,
 }
 
 /// Without the keys: an event's id may be somebody's number.
-impl fmt::Debug for Claims {
+impl fmt::Debug for KeyClaims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Claims({})", self.lock().len())
+        write!(f, "KeyClaims({})", self.lock().len())
     }
 }
 
-impl Claims {
+impl KeyClaims {
     /// Waits for the turn on `key`, `patience` at most.
     pub(super) async fn turn(
         self: &Arc<Self>,
@@ -77,7 +77,7 @@ impl Claims {
             (slot.turn.clone(), User { claims: self.clone(), key: key.to_owned() })
         };
         match timeout(patience, turn.acquire_owned()).await {
-            Ok(Ok(permit)) => Waited::Turn(Turn { _permit: permit, user }),
+            Ok(Ok(permit)) => Waited::Turn(KeyGuard { _permit: permit, user }),
             Ok(Err(_)) | Err(_) => Waited::Busy,
         }
     }
@@ -87,7 +87,7 @@ impl Claims {
     }
 }
 
-impl Turn {
+impl KeyGuard {
     /// Its owner acts now: who comes with another fingerprint is refused at once.
     pub(super) fn act(&self, fingerprint: Fingerprint) {
         self.acting(Some(fingerprint));
@@ -105,7 +105,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for KeyGuard {
     fn drop(&mut self) {
         self.rest();
     }
@@ -127,7 +127,7 @@ impl Drop for User {
 mod tests {
     use super::*;
 
-    async fn turn(claims: &Arc<Claims>) -> Turn {
+    async fn turn(claims: &Arc<KeyClaims>) -> KeyGuard {
         match claims.turn("k", &[1; 32], Duration::MAX).await {
             Waited::Turn(turn) => turn,
             _ => panic!("no turn"),
@@ -136,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_kept_of_a_key_that_nobody_wants() {
-        let claims = Arc::new(Claims::default());
+        let claims = Arc::new(KeyClaims::default());
         let first = turn(&claims).await;
         assert!(matches!(claims.turn("k", &[1; 32], Duration::ZERO).await, Waited::Busy));
         let waits = tokio::spawn({
@@ -150,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_fingerprint_is_refused_by_who_acts_and_not_by_who_looks() {
-        let claims = Arc::new(Claims::default());
+        let claims = Arc::new(KeyClaims::default());
         let first = turn(&claims).await;
         assert!(matches!(claims.turn("k", &[2; 32], Duration::ZERO).await, Waited::Busy));
         first.act([1; 32]);
@@ -161,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_acted_leaves_nothing_to_the_next() {
-        let claims = Arc::new(Claims::default());
+        let claims = Arc::new(KeyClaims::default());
         let first = turn(&claims).await;
         first.act([1; 32]);
         let (_second, ()) = tokio::join!(turn(&claims), async { drop(first) });

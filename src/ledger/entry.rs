@@ -9,7 +9,7 @@ pub(super) type Fingerprint = [u8; 32];
 
 /// What is known of an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum EntryState {
     /// Somebody was about to act, and whether the effect happened is unknown; or a part of it happened.
     Noted,
     /// It happened.
@@ -20,7 +20,7 @@ pub(super) enum State {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(super) fingerprint: Fingerprint,
-    pub(super) state: State,
+    pub(super) state: EntryState,
     /// The note or the result, which may hold links.
     pub(super) bytes: Vec<u8>,
     pub(super) until: Timestamp,
@@ -37,7 +37,7 @@ impl fmt::Debug for Entry {
 impl Entry {
     /// Whether the effect happened.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.state == State::Recorded
+        self.state == EntryState::Recorded
     }
 
     /// What it says.
@@ -63,8 +63,8 @@ impl Found {
         match entry {
             Some(entry) if entry.until > now => match entry.state {
                 _ if entry.fingerprint != *fingerprint => Self::Conflict,
-                State::Recorded => Self::Recorded(entry.bytes),
-                State::Noted => Self::Free(Some(entry.bytes)),
+                EntryState::Recorded => Self::Recorded(entry.bytes),
+                EntryState::Noted => Self::Free(Some(entry.bytes)),
             },
             _ => Self::Free(None),
         }
@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    fn entry(state: State, seconds: i64) -> Entry {
+    fn entry(state: EntryState, seconds: i64) -> Entry {
         let until = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
         Entry { fingerprint: [1; 32], state, bytes: b"secret".to_vec(), until }
     }
@@ -86,9 +86,9 @@ mod tests {
     fn what_is_kept_counts_until_its_end_for_its_own_body() {
         let found =
             |state, seconds, body| Found::of(Some(entry(state, seconds)), &[body; 32], Timestamp::UNIX_EPOCH);
-        assert!(matches!(found(State::Recorded, 1, 1), Found::Recorded(bytes) if bytes == b"secret"));
-        assert!(matches!(found(State::Noted, 1, 1), Found::Free(Some(bytes)) if bytes == b"secret"));
-        for state in [State::Recorded, State::Noted] {
+        assert!(matches!(found(EntryState::Recorded, 1, 1), Found::Recorded(bytes) if bytes == b"secret"));
+        assert!(matches!(found(EntryState::Noted, 1, 1), Found::Free(Some(bytes)) if bytes == b"secret"));
+        for state in [EntryState::Recorded, EntryState::Noted] {
             assert!(matches!(found(state, 1, 2), Found::Conflict));
             assert!(matches!(found(state, 0, 1), Found::Free(None)));
             assert!(matches!(found(state, 0, 2), Found::Free(None)));
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn it_is_printed_without_what_is_kept() {
-        let printed = format!("{:?}", entry(State::Noted, 1));
+        let printed = format!("{:?}", entry(EntryState::Noted, 1));
         assert_eq!(printed, "Entry(Noted, 6 bytes, until 1970-01-01T00:00:01Z)");
     }
 }

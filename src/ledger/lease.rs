@@ -6,11 +6,11 @@ use jiff::Timestamp;
 
 use super::{
     LedgerError, VALUE_BYTES_MAX, check,
-    claims::Turn,
-    entry::{Entry, Fingerprint, State},
+    claims::KeyGuard,
+    entry::{Entry, EntryState, Fingerprint},
     file::{Change, File},
     memory::Memory,
-    redis::Held,
+    redis::HeldLease,
 };
 
 /// The right to act on a key, of one claimant at a time.
@@ -29,15 +29,15 @@ pub struct Lease {
 
 /// Where the claim was made, and the turn in this process.
 pub(super) enum Holding {
-    Memory(Arc<Memory>, Turn),
-    File(Arc<File>, Arc<Turn>),
-    Redis(Box<Held>),
+    Memory(Arc<Memory>, KeyGuard),
+    File(Arc<File>, Arc<KeyGuard>),
+    Redis(Box<HeldLease>),
     #[cfg(test)]
-    Simulated(Arc<crate::simulation::store::Store>, Arc<Turn>),
+    Simulated(Arc<crate::simulation::store::SimulatedStore>, Arc<KeyGuard>),
 }
 
 impl Holding {
-    fn turn(&self) -> Option<&Turn> {
+    fn turn(&self) -> Option<&KeyGuard> {
         match self {
             Self::Memory(_, turn) => Some(turn),
             Self::File(_, turn) => Some(turn),
@@ -78,7 +78,7 @@ impl Lease {
     pub async fn write_note(&mut self, note: &[u8], until: Timestamp) -> Result<(), LedgerError> {
         check("a note", note.len(), VALUE_BYTES_MAX)?;
         self.noted = true;
-        let entry = self.entry(State::Noted, note, until);
+        let entry = self.entry(EntryState::Noted, note, until);
         match &self.holding {
             Holding::Redis(held) => held.note(&entry).await,
             _ => self.write(Change::Put(entry)).await,
@@ -93,7 +93,7 @@ impl Lease {
     /// [`LedgerError::Lost`]: another worker took the claim over.
     pub async fn record(&mut self, result: &[u8], until: Timestamp) -> Result<(), LedgerError> {
         check("a result", result.len(), VALUE_BYTES_MAX)?;
-        let entry = self.entry(State::Recorded, result, until);
+        let entry = self.entry(EntryState::Recorded, result, until);
         match &mut self.holding {
             Holding::Redis(held) => held.record(&entry).await,
             _ => self.write(Change::Put(entry)).await,
@@ -131,7 +131,7 @@ impl Lease {
         Ok(())
     }
 
-    fn entry(&self, state: State, bytes: &[u8], until: Timestamp) -> Entry {
+    fn entry(&self, state: EntryState, bytes: &[u8], until: Timestamp) -> Entry {
         Entry { fingerprint: self.fingerprint, state, bytes: bytes.to_vec(), until }
     }
 }

@@ -16,10 +16,10 @@ const SWEEP_MAX: usize = 64;
 
 /// Entries by key, and in the order in which they end.
 #[derive(Default)]
-pub(crate) struct Memory(Mutex<Entries>);
+pub(crate) struct Memory(Mutex<MemoryEntries>);
 
 #[derive(Default)]
-struct Entries {
+struct MemoryEntries {
     by_key: HashMap<String, Entry>,
     by_end: BTreeSet<(Timestamp, String)>,
 }
@@ -52,12 +52,12 @@ impl Memory {
         self.lock().by_key.len() as u64
     }
 
-    fn lock(&self) -> MutexGuard<'_, Entries> {
+    fn lock(&self) -> MutexGuard<'_, MemoryEntries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entries {
+impl MemoryEntries {
     fn remove(&mut self, key: &str) {
         if let Some((key, entry)) = self.by_key.remove_entry(key) {
             self.by_end.remove(&(entry.until, key));
@@ -83,14 +83,14 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::ledger::entry::State;
+    use crate::ledger::entry::EntryState;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
     }
 
     fn entry(until: Timestamp) -> Entry {
-        Entry { fingerprint: [0; 32], state: State::Recorded, bytes: Vec::new(), until }
+        Entry { fingerprint: [0; 32], state: EntryState::Recorded, bytes: Vec::new(), until }
     }
 
     #[test]

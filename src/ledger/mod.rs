@@ -40,16 +40,16 @@ pub use lease::Lease;
 use crate::clock;
 #[cfg(test)]
 use crate::simulation::store as simulated;
-use claims::{Claims, Waited};
+use claims::{KeyClaims, Waited};
 pub(crate) use entry::Entry;
-use entry::{Fingerprint, Found, State};
+use entry::{EntryState, Fingerprint, Found};
 pub(crate) use file::Change;
 use file::File;
 use lease::Holding;
 use memory::Memory;
 use redis::Redis;
 #[cfg(test)]
-pub(crate) use {claims::Turn, memory::Memory as Entries};
+pub(crate) use {claims::KeyGuard, memory::Memory as Entries};
 
 /// Largest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 300;
@@ -58,7 +58,7 @@ pub const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Which ledger, as configured.
 #[derive(Clone, Debug)]
-pub enum Kind {
+pub enum LedgerKind {
     /// In this process only.
     Memory,
     /// In a file, which this process alone may have open.
@@ -100,17 +100,17 @@ impl<T: Into<SecretString>> From<T> for RedisUrl {
 /// Opened as configured; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    claims: Arc<Claims>,
-    store: Store,
+    claims: Arc<KeyClaims>,
+    store: LedgerStore,
 }
 
 #[derive(Clone, Debug)]
-enum Store {
+enum LedgerStore {
     Memory(Arc<Memory>),
     File(Arc<File>),
     Redis(Arc<Redis>),
     #[cfg(test)]
-    Simulated(Arc<simulated::Store>),
+    Simulated(Arc<simulated::SimulatedStore>),
 }
 
 /// What a claimant gets.
@@ -143,19 +143,21 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] where the file is in use, damaged (no new one is made in its place) or out of reach, or the URL is
     /// not one of Redis.
-    pub async fn open(kind: Kind) -> Result<Self, LedgerError> {
+    pub async fn open(kind: LedgerKind) -> Result<Self, LedgerError> {
         let store = match kind {
-            Kind::Memory => Store::Memory(Arc::default()),
-            Kind::File { path } => Store::File(File::open(path).await?),
-            Kind::Redis { url, prefix, ca_file } => Store::Redis(Arc::new(Redis::new(url, prefix, ca_file)?)),
+            LedgerKind::Memory => LedgerStore::Memory(Arc::default()),
+            LedgerKind::File { path } => LedgerStore::File(File::open(path).await?),
+            LedgerKind::Redis { url, prefix, ca_file } => {
+                LedgerStore::Redis(Arc::new(Redis::new(url, prefix, ca_file)?))
+            }
         };
         Ok(Self { claims: Arc::default(), store })
     }
 
     /// A ledger over the simulation's store.
     #[cfg(test)]
-    pub(crate) fn simulated(store: Arc<simulated::Store>) -> Self {
-        Self { claims: Arc::default(), store: Store::Simulated(store) }
+    pub(crate) fn simulated(store: Arc<simulated::SimulatedStore>) -> Self {
+        Self { claims: Arc::default(), store: LedgerStore::Simulated(store) }
     }
 
     /// Claims `key` for a message whose body has `fingerprint`. Waits while somebody else (in this process, or in
@@ -177,20 +179,20 @@ impl Ledger {
             Waited::Busy => return Ok(Claim::Busy),
         };
         let (found, holding) = match &self.store {
-            Store::Memory(memory) => {
+            LedgerStore::Memory(memory) => {
                 let found = Found::of(memory.get(key), &fingerprint, clock::now());
                 (found, Holding::Memory(memory.clone(), turn))
             }
-            Store::File(file) => {
+            LedgerStore::File(file) => {
                 let found = Found::of(file.get(key).await?, &fingerprint, clock::now());
                 (found, Holding::File(file.clone(), Arc::new(turn)))
             }
             #[cfg(test)]
-            Store::Simulated(store) => {
+            LedgerStore::Simulated(store) => {
                 let found = Found::of(store.get(key).await?, &fingerprint, clock::now());
                 (found, Holding::Simulated(store.clone(), Arc::new(turn)))
             }
-            Store::Redis(redis) => {
+            LedgerStore::Redis(redis) => {
                 let left = patience.saturating_sub(since.elapsed());
                 let (found, held) = redis.claim(key, fingerprint, left, turn).await?;
                 (found, Holding::Redis(Box::new(held)))
@@ -211,21 +213,21 @@ impl Ledger {
     /// [`LedgerError`] if it can't be written.
     pub async fn rest(&self, key: &str, wait: Duration) -> Result<(), LedgerError> {
         let until = after(clock::now(), wait);
-        let entry = Entry { fingerprint: [0; 32], state: State::Recorded, bytes: Vec::new(), until };
+        let entry = Entry { fingerprint: [0; 32], state: EntryState::Recorded, bytes: Vec::new(), until };
         let shorter = |known: Option<Entry>| known.is_none_or(|known| known.until < until);
         match &self.store {
-            Store::Redis(redis) => redis.rest(key, wait).await,
-            Store::Memory(memory) => {
+            LedgerStore::Redis(redis) => redis.rest(key, wait).await,
+            LedgerStore::Memory(memory) => {
                 if shorter(memory.get(key)) {
                     memory.put(key, entry);
                 }
                 Ok(())
             }
-            Store::File(file) if shorter(file.get(key).await?) => {
+            LedgerStore::File(file) if shorter(file.get(key).await?) => {
                 file.write(key.to_owned(), Change::Put(entry), None).await
             }
             #[cfg(test)]
-            Store::Simulated(store) if shorter(store.get(key).await?) => {
+            LedgerStore::Simulated(store) if shorter(store.get(key).await?) => {
                 store.write(key, Change::Put(entry), None).await
             }
             _ => Ok(()),
@@ -238,11 +240,11 @@ impl Ledger {
     /// [`LedgerError`] if it can't be read.
     pub async fn rests(&self, key: &str) -> Result<Option<Duration>, LedgerError> {
         let entry = match &self.store {
-            Store::Redis(redis) => return redis.rests(key).await,
-            Store::Memory(memory) => memory.get(key),
-            Store::File(file) => file.get(key).await?,
+            LedgerStore::Redis(redis) => return redis.rests(key).await,
+            LedgerStore::Memory(memory) => memory.get(key),
+            LedgerStore::File(file) => file.get(key).await?,
             #[cfg(test)]
-            Store::Simulated(store) => store.get(key).await?,
+            LedgerStore::Simulated(store) => store.get(key).await?,
         };
         let left = entry.map(|entry| entry.until.duration_since(clock::now()));
         Ok(left.and_then(|left| Duration::try_from(left).ok()).filter(|left| !left.is_zero()))
@@ -251,7 +253,7 @@ impl Ledger {
     /// Whether other processes write to it, too.
     #[must_use]
     pub const fn is_shared(&self) -> bool {
-        matches!(self.store, Store::Redis(_))
+        matches!(self.store, LedgerStore::Redis(_))
     }
 
     /// Whether the ledger is usable, for readiness and `check`.
@@ -260,11 +262,11 @@ impl Ledger {
     /// [`LedgerError`] says why it is not.
     pub async fn ping(&self) -> Result<(), LedgerError> {
         match &self.store {
-            Store::Memory(_) => Ok(()),
-            Store::File(file) => file.len().await.map(drop),
-            Store::Redis(redis) => redis.ping().await,
+            LedgerStore::Memory(_) => Ok(()),
+            LedgerStore::File(file) => file.len().await.map(drop),
+            LedgerStore::Redis(redis) => redis.ping().await,
             #[cfg(test)]
-            Store::Simulated(_) => Ok(()),
+            LedgerStore::Simulated(_) => Ok(()),
         }
     }
 
@@ -283,7 +285,7 @@ impl Ledger {
     /// [`LedgerError`] where it does not say.
     pub async fn info(&self) -> Result<Option<String>, LedgerError> {
         match &self.store {
-            Store::Redis(redis) => redis.info().await.map(Some),
+            LedgerStore::Redis(redis) => redis.info().await.map(Some),
             _ => Ok(None),
         }
     }
@@ -295,11 +297,11 @@ impl Ledger {
     /// [`LedgerError`] where the file can't be read.
     pub async fn len(&self) -> Result<Option<u64>, LedgerError> {
         match &self.store {
-            Store::Memory(memory) => Ok(Some(memory.len())),
-            Store::File(file) => file.len().await.map(Some),
-            Store::Redis(_) => Ok(None),
+            LedgerStore::Memory(memory) => Ok(Some(memory.len())),
+            LedgerStore::File(file) => file.len().await.map(Some),
+            LedgerStore::Redis(_) => Ok(None),
             #[cfg(test)]
-            Store::Simulated(_) => Ok(None),
+            LedgerStore::Simulated(_) => Ok(None),
         }
     }
 
@@ -308,17 +310,17 @@ impl Ledger {
     #[must_use]
     pub fn commits(&self) -> u64 {
         match &self.store {
-            Store::File(file) => file.commits(),
-            Store::Memory(_) | Store::Redis(_) => 0,
+            LedgerStore::File(file) => file.commits(),
+            LedgerStore::Memory(_) | LedgerStore::Redis(_) => 0,
             #[cfg(test)]
-            Store::Simulated(_) => 0,
+            LedgerStore::Simulated(_) => 0,
         }
     }
 
     /// Finishes the writes that were begun and closes the file; whatever is asked of it afterwards is
     /// [`LedgerError::Closed`]. Closing twice does no harm, nor does dropping without closing.
     pub async fn close(&self) {
-        if let Store::File(file) = &self.store {
+        if let LedgerStore::File(file) = &self.store {
             file.close().await;
         }
     }

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::jose::{self, ITERATIONS, JweAlg, SALT_BYTES, WrapKey};
+use super::jose::{self, ITERATIONS, KeyEncryption, SALT_BYTES, WrapKey};
 
 /// So many keys per algorithm stand in for "a random salt and count for each link": enough that host and
 /// guest mostly differ, few enough that a process has derived them all within its first calls.
@@ -14,7 +14,7 @@ const STANDING: usize = 4;
 pub(super) struct Keys {
     password: SecretString,
     signing: [u8; 64],
-    standing: [[OnceLock<WrapKey>; STANDING]; JweAlg::ALL.len()],
+    standing: [[OnceLock<WrapKey>; STANDING]; KeyEncryption::ALL.len()],
 }
 
 impl Keys {
@@ -37,7 +37,7 @@ impl Keys {
     /// Costs up to 32,767 rounds of PBKDF2: call it where blocking is allowed.
     pub(super) fn with_wrap<T>(
         &self,
-        alg: JweAlg,
+        alg: KeyEncryption,
         salt_bytes: Option<usize>,
         iterations: Option<u32>,
         then: impl FnOnce(&WrapKey) -> T,

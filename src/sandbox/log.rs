@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     faults::Endpoint,
-    records::{Arrival, Call, Link, Message, Text},
+    records::{Arrival, RecordedCall, RecordedLink, RecordedMessage, Text},
     ring::Ring,
 };
 
@@ -17,32 +17,32 @@ const CODE_CHARS: usize = 7;
 
 /// All of it, oldest first.
 pub(super) struct Log {
-    pub(super) calls: Ring<Call>,
-    pub(super) messages: Ring<Message>,
+    pub(super) calls: Ring<RecordedCall>,
+    pub(super) messages: Ring<RecordedMessage>,
     pub(super) texts: Ring<Text>,
     pub(super) arrivals: Ring<Arrival>,
     link_order: Ring<String>,
-    pub(super) links: HashMap<String, Link>,
-    pub(super) counts: Counts,
+    pub(super) links: HashMap<String, RecordedLink>,
+    pub(super) counts: LogCounts,
 }
 
 /// How many there were since the sandbox started, also of what it no longer keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Counts {
+pub struct LogCounts {
     /// Requests to `joseencrypt`, whatever became of them.
     pub joseencrypt: u64,
     /// Requests to the Messages API, whatever became of them.
     pub message_requests: u64,
     /// Requests to the People API, whatever became of them.
     pub people: u64,
-    /// [`Call`]s.
+    /// [`RecordedCall`]s.
     pub calls: u64,
-    /// [`Message`]s.
+    /// [`RecordedMessage`]s.
     pub messages: u64,
     /// [`Text`]s.
     pub texts: u64,
-    /// [`Link`]s.
+    /// [`RecordedLink`]s.
     pub links: u64,
 }
 
@@ -55,7 +55,7 @@ impl Log {
             arrivals: Ring::new(KEPT, KEPT_BYTES),
             link_order: Ring::new(KEPT, KEPT_BYTES),
             links: HashMap::new(),
-            counts: Counts::default(),
+            counts: LogCounts::default(),
         }
     }
 
@@ -69,14 +69,14 @@ impl Log {
         self.arrivals.push(arrival, size_of::<Arrival>());
     }
 
-    pub(super) fn add_call(&mut self, call: Call) {
-        let bytes = size_of::<Call>() + call.sub.len() + lengths(&call.devices);
+    pub(super) fn add_call(&mut self, call: RecordedCall) {
+        let bytes = size_of::<RecordedCall>() + call.sub.len() + lengths(&call.devices);
         self.counts.calls += 1;
         self.calls.push(call, bytes);
     }
 
-    pub(super) fn add_link(&mut self, mut link: Link) -> String {
-        let bytes = size_of::<Link>() + link.target.len() + link.sub.len() + lengths(&link.devices);
+    pub(super) fn add_link(&mut self, mut link: RecordedLink) -> String {
+        let bytes = size_of::<RecordedLink>() + link.target.len() + link.sub.len() + lengths(&link.devices);
         let code = loop {
             let code: String = (0..CODE_CHARS).map(|_| fastrand::alphanumeric()).collect();
             if !self.links.contains_key(&code) {
@@ -92,9 +92,9 @@ impl Log {
         code
     }
 
-    pub(super) fn add_message(&mut self, message: Message, bytes: usize) {
+    pub(super) fn add_message(&mut self, message: RecordedMessage, bytes: usize) {
         self.counts.messages += 1;
-        self.messages.push(message, size_of::<Message>() + bytes);
+        self.messages.push(message, size_of::<RecordedMessage>() + bytes);
     }
 
     pub(super) fn add_text(&mut self, text: Text) {

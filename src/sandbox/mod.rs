@@ -51,8 +51,10 @@ use tokio::net::TcpListener;
 use url::Url;
 
 pub use faults::{Endpoint, Fault, FaultRule, How, WrongShape};
-pub use log::{Counts, KEPT, KEPT_BYTES};
-pub use records::{Arrival, Call, Link, Message, Role, Text, Vertical};
+pub use log::{KEPT, KEPT_BYTES, LogCounts};
+pub use records::{
+    Arrival, RecordedCall, RecordedLink, RecordedMessage, RecordedRole, RecordedVertical, Text,
+};
 pub use state::Handle;
 
 /// How long requests may take to end once the sandbox closes; what hangs by a fault is let go at once.
@@ -60,7 +62,7 @@ const CLOSE: Duration = Duration::from_secs(2);
 
 /// How a sandbox is set up.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct SandboxOptions {
     /// Where it listens. Port 0 picks a free one.
     pub listen: SocketAddr,
     /// Lets it listen elsewhere than on loopback, where everybody can see its links and set its faults.
@@ -75,13 +77,13 @@ pub struct Options {
 
 /// Why a sandbox could not be set up or had to stop.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// [`Options::listen`] is not loopback, and [`Options::allow_any_address`] is not set.
+pub enum SandboxError {
+    /// [`SandboxOptions::listen`] is not loopback, and [`SandboxOptions::allow_any_address`] is not set.
     #[error(
         "the sandbox would listen on {0}, where others can reach its links and its faults\nhint: listen on 127.0.0.1, or, if they may, `sandbox --allow-any-address`"
     )]
     NotLoopback(SocketAddr),
-    /// [`Options::base_url`] has no use as a prefix of codes.
+    /// [`SandboxOptions::base_url`] has no use as a prefix of codes.
     #[error(
         "base_url must be an http or https URL that ends in /, because short codes are appended as they are"
     )]
@@ -110,20 +112,20 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// Takes the address. Connections are accepted from then on and answered once [`Self::serve`] runs.
-    pub async fn bind(options: Options) -> Result<Self, Error> {
+    pub async fn bind(options: SandboxOptions) -> Result<Self, SandboxError> {
         if !options.allow_any_address && !options.listen.ip().is_loopback() {
-            return Err(Error::NotLoopback(options.listen));
+            return Err(SandboxError::NotLoopback(options.listen));
         }
-        let listen = |source| Error::Listen { addr: options.listen, source };
+        let listen = |source| SandboxError::Listen { addr: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;
         let url = url_of(addr)?;
         let base_url = match options.base_url {
             Some(base) => base,
-            None => url.join("visit/").map_err(|_| Error::BaseUrl)?,
+            None => url.join("visit/").map_err(|_| SandboxError::BaseUrl)?,
         };
         if !matches!(base_url.scheme(), "http" | "https") || !base_url.as_str().ends_with('/') {
-            return Err(Error::BaseUrl);
+            return Err(SandboxError::BaseUrl);
         }
         let handle = Handle::new(keys::Keys::new(options.password), options.token, url, base_url);
         Ok(Self { listener, addr, handle })
@@ -148,7 +150,10 @@ impl Sandbox {
     }
 
     /// Answers until `shutdown` resolves, then lets requests end for two seconds at most.
-    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    pub async fn serve(
+        self,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), SandboxError> {
         let (router, handle) = (router(self.handle.clone()), self.handle);
         // Answers are small and somebody waits for each: without this, the kernel may hold one back for 40 ms.
         let listener = self.listener.tap_io(|stream| {
@@ -160,7 +165,7 @@ impl Sandbox {
             closing.close();
         });
         tokio::select! {
-            ended = served => ended.map_err(Error::Serve),
+            ended = served => ended.map_err(SandboxError::Serve),
             () = async { handle.closing().await; tokio::time::sleep(CLOSE).await } => Ok(()),
         }
     }
@@ -188,7 +193,7 @@ fn router(handle: Handle) -> Router {
 }
 
 /// What listens everywhere is reached, from this machine, on loopback.
-fn url_of(addr: SocketAddr) -> Result<Url, Error> {
+fn url_of(addr: SocketAddr) -> Result<Url, SandboxError> {
     let ip = if addr.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { addr.ip() };
-    Url::parse(&format!("http://{}/", SocketAddr::new(ip, addr.port()))).map_err(|_| Error::BaseUrl)
+    Url::parse(&format!("http://{}/", SocketAddr::new(ip, addr.port()))).map_err(|_| SandboxError::BaseUrl)
 }

@@ -11,7 +11,7 @@ use super::faults::{Endpoint, Fault};
 /// Whom a link opens the meeting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum RecordedRole {
     /// The expert, who can start the meeting.
     Host,
     /// The customer, who waits until a host has joined.
@@ -21,7 +21,7 @@ pub enum Role {
 /// The wording that people see, the Guide's `verticalType`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Vertical {
+pub enum RecordedVertical {
     /// General.
     Gen,
     /// Healthcare, the Guide's default.
@@ -29,7 +29,7 @@ pub enum Vertical {
     Hc,
 }
 
-impl Vertical {
+impl RecordedVertical {
     /// The path segment of the long URL.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -43,7 +43,7 @@ impl Vertical {
 /// A `joseencrypt` request that passed authorisation and validation, so that links were made for it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Call {
+pub struct RecordedCall {
     /// When it arrived.
     #[serde(serialize_with = "milliseconds")]
     pub at: Timestamp,
@@ -64,7 +64,7 @@ pub struct Call {
     /// Whether short links were asked for.
     pub short_urls: bool,
     /// As sent, or the Guide's default.
-    pub vertical: Vertical,
+    pub vertical: RecordedVertical,
     /// As sent, or the Guide's default.
     pub login_url_for_host: bool,
     /// The fault that fell on this call: the links were made, the answer may never have arrived.
@@ -73,11 +73,11 @@ pub struct Call {
 
 /// A short link that was given out.
 #[derive(Clone, Debug)]
-pub struct Link {
+pub struct RecordedLink {
     /// What follows `baseUrl`.
     pub code: String,
     /// Whom it opens the meeting for.
-    pub role: Role,
+    pub role: RecordedRole,
     /// The meeting.
     pub sub: String,
     /// Devices that are called when the meeting starts.
@@ -95,7 +95,7 @@ pub struct Link {
 /// A Webex message, as the API shows it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Message {
+pub struct RecordedMessage {
     /// `ciscospark://us/MESSAGE/<uuid>` in base64.
     pub id: String,
     /// The room, derived from the recipient for a 1:1 message.

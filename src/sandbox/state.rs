@@ -12,17 +12,17 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::{
-    faults::{Endpoint, Fault, FaultRule, Faults, RULES_MAX, Shown},
+    faults::{Endpoint, Fault, FaultRule, Faults, RULES_MAX, ShownFault},
     keys::Keys,
-    log::{Counts, Log},
-    records::{Arrival, Call, Link, Message, Role, Text},
+    log::{Log, LogCounts},
+    records::{Arrival, RecordedCall, RecordedLink, RecordedMessage, RecordedRole, Text},
 };
 
 /// A view of a running sandbox, and the switches of its faults. Clones show the same sandbox.
 #[derive(Clone)]
-pub struct Handle(Arc<Shared>);
+pub struct Handle(Arc<SharedSandbox>);
 
-struct Shared {
+struct SharedSandbox {
     keys: Keys,
     url: Url,
     base_url: Url,
@@ -35,7 +35,7 @@ struct Shared {
 
 impl Handle {
     pub(super) fn new(keys: Keys, token: SecretString, url: Url, base_url: Url) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(SharedSandbox {
             keys,
             url,
             base_url,
@@ -50,39 +50,39 @@ impl Handle {
     /// Every `joseencrypt` request that passed authorisation and validation, oldest first, the latest
     /// [`KEPT`](super::KEPT) at most.
     #[must_use]
-    pub fn calls(&self) -> Vec<Call> {
+    pub fn calls(&self) -> Vec<RecordedCall> {
         self.log().calls.iter().cloned().collect()
     }
 
     /// The short links that `GET /visit/{code}` knows, by code; the latest [`KEPT`](super::KEPT) at most.
     #[must_use]
-    pub fn links(&self) -> HashMap<String, Link> {
+    pub fn links(&self) -> HashMap<String, RecordedLink> {
         self.log().links.clone()
     }
 
     /// One of the short links.
     #[must_use]
-    pub fn link(&self, code: &str) -> Option<Link> {
+    pub fn link(&self, code: &str) -> Option<RecordedLink> {
         self.log().links.get(code).cloned()
     }
 
     /// The Webex messages posted, oldest first, the latest [`KEPT`](super::KEPT) at most.
     #[must_use]
-    pub fn messages(&self) -> Vec<Message> {
+    pub fn messages(&self) -> Vec<RecordedMessage> {
         self.log().messages.iter().cloned().collect()
     }
 
-    /// The calls after the first `count` of all that [`Counts::calls`] counts, oldest first: what a reader who has seen
+    /// The calls after the first `count` of all that [`LogCounts::calls`] counts, oldest first: what a reader who has seen
     /// `count` has not. The latest [`KEPT`](super::KEPT) at most.
     #[must_use]
-    pub fn calls_after(&self, count: u64) -> Vec<Call> {
+    pub fn calls_after(&self, count: u64) -> Vec<RecordedCall> {
         let log = self.log();
         after(log.calls.iter(), log.counts.calls, count)
     }
 
-    /// The messages after the first `count` of all that [`Counts::messages`] counts, as [`Self::calls_after`].
+    /// The messages after the first `count` of all that [`LogCounts::messages`] counts, as [`Self::calls_after`].
     #[must_use]
-    pub fn messages_after(&self, count: u64) -> Vec<Message> {
+    pub fn messages_after(&self, count: u64) -> Vec<RecordedMessage> {
         let log = self.log();
         after(log.messages.iter(), log.counts.messages, count)
     }
@@ -135,7 +135,7 @@ impl Handle {
 
     /// All counters at one instant. Cheap, unlike the lists, which are copied: wait on these in [`Self::until`].
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> LogCounts {
         self.log().counts
     }
 
@@ -195,27 +195,31 @@ impl Handle {
         fault
     }
 
-    pub(super) fn add_call(&self, call: Call) {
+    pub(super) fn add_call(&self, call: RecordedCall) {
         self.change(|log| log.add_call(call));
     }
 
     /// Gives the link a code that no other live link has, and remembers it.
-    pub(super) fn add_link(&self, link: Link) -> String {
+    pub(super) fn add_link(&self, link: RecordedLink) -> String {
         self.change(|log| log.add_link(link))
     }
 
     /// `bytes` is the size of what the message carries, near enough.
-    pub(super) fn add_message(&self, message: Message, bytes: usize) {
+    pub(super) fn add_message(&self, message: RecordedMessage, bytes: usize) {
         self.change(|log| log.add_message(message, bytes));
     }
 
     /// The messages that `take` wants, newest first, `max` at most.
-    pub(super) fn find_messages(&self, max: usize, take: impl FnMut(&&Message) -> bool) -> Vec<Message> {
+    pub(super) fn find_messages(
+        &self,
+        max: usize,
+        take: impl FnMut(&&RecordedMessage) -> bool,
+    ) -> Vec<RecordedMessage> {
         self.log().messages.iter().rev().filter(take).take(max).cloned().collect()
     }
 
     /// The latest calls and texts, newest first, for the page.
-    pub(super) fn latest(&self, max: usize) -> (Vec<Call>, Vec<Text>) {
+    pub(super) fn latest(&self, max: usize) -> (Vec<RecordedCall>, Vec<Text>) {
         let log = self.log();
         (
             log.calls.iter().rev().take(max).cloned().collect(),
@@ -223,11 +227,11 @@ impl Handle {
         )
     }
 
-    pub(super) fn link_role(&self, code: &str) -> Option<Role> {
+    pub(super) fn link_role(&self, code: &str) -> Option<RecordedRole> {
         self.log().links.get(code).map(|link| link.role)
     }
 
-    pub(super) fn shown_faults(&self) -> Vec<Shown> {
+    pub(super) fn shown_faults(&self) -> Vec<ShownFault> {
         lock(&self.0.faults).shown()
     }
 

@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::{
     jose,
-    joseencrypt::Claims,
+    joseencrypt::JwtClaims,
     page::{self, escape},
-    records::Role,
+    records::RecordedRole,
     state::Handle,
 };
 
@@ -47,7 +47,7 @@ pub(super) async fn long(
     // The cipher may ask for 32,767 rounds of PBKDF2.
     let opened = tokio::task::spawn_blocking(move || jose::open(&query.data, handle.keys().password()));
     let claims = opened.await.ok().and_then(Result::ok);
-    let Some(claims) = claims.and_then(|claims| serde_json::from_slice::<Claims>(&claims).ok()) else {
+    let Some(claims) = claims.and_then(|claims| serde_json::from_slice::<JwtClaims>(&claims).ok()) else {
         let hint = "The cipher does not open with this sandbox's password.";
         return notice(StatusCode::BAD_REQUEST, "This link does not open", hint);
     };
@@ -57,10 +57,10 @@ pub(super) async fn long(
     page::html(StatusCode::OK, "Instant Connect", &joined(&claims, uri.path()))
 }
 
-fn joined(claims: &Claims, path: &str) -> String {
+fn joined(claims: &JwtClaims, path: &str) -> String {
     let (who, what) = match claims.role {
-        Role::Host => ("host", "You are the <b>host</b>: the meeting starts when you join."),
-        Role::Guest => ("guest", "You are a <b>guest</b>: you wait until a host has joined."),
+        RecordedRole::Host => ("host", "You are the <b>host</b>: the meeting starts when you join."),
+        RecordedRole::Guest => ("guest", "You are a <b>guest</b>: you wait until a host has joined."),
     };
     let early = claims.nbf.filter(|nbf| *nbf > Timestamp::now().as_second());
     let opens = early.map_or_else(|| "now".to_owned(), |nbf| format!("not before {}", time(nbf)));

@@ -9,17 +9,17 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{
     CALM_MAX,
-    broker::{self, Connection, SESSIONS, Stored},
-    checker::{Checker, Rules},
-    plan::Plan,
+    broker::{self, SESSIONS, SimulatedConnection, Stored},
+    checker::{CheckedRules, Checker},
+    plan::WorldPlan,
     publishing,
-    store::Store,
+    store::SimulatedStore,
     worker,
     world::World,
 };
 use crate::{
     broker::{
-        consumer::{Consumer, Limits},
+        consumer::{Consumer, ConsumerLimits},
         publisher::Publisher,
         settle::Settler,
         tries::Tries,
@@ -40,7 +40,7 @@ pub(super) struct Alone<S> {
     pub(super) metrics: StageMetrics,
     pub(super) world: World,
     publishing: JoinHandle<()>,
-    connection: Connection,
+    connection: SimulatedConnection,
     /// Dropped, it would stop the consumer.
     _stop: watch::Sender<bool>,
 }
@@ -49,15 +49,15 @@ impl<S: Stage> Alone<S> {
     /// Where nothing goes wrong but what `plan_for` says, and what the stage does.
     pub(super) async fn new(
         begin: Timestamp,
-        plan_for: impl FnOnce(&mut Plan),
-        limits: impl FnOnce(Limits) -> Limits,
+        plan_for: impl FnOnce(&mut WorldPlan),
+        limits: impl FnOnce(ConsumerLimits) -> ConsumerLimits,
         stage: impl FnOnce(World) -> S,
     ) -> Self {
         let mut random = Rng::with_seed(1);
-        let mut plan = Plan::new(&mut random);
+        let mut plan = WorldPlan::new(&mut random);
         plan.calm();
         plan_for(&mut plan);
-        let rules = Rules {
+        let rules = CheckedRules {
             begin,
             attempts: 1,
             total: CALM_MAX,
@@ -67,7 +67,8 @@ impl<S: Stage> Alone<S> {
             delivery_timeout: Duration::ZERO,
         };
         let timeout = Duration::from_secs(1);
-        let limits = limits(Limits { deliveries_max: DELIVERIES_MAX, timeout, ..worker::limits(&plan) });
+        let limits =
+            limits(ConsumerLimits { deliveries_max: DELIVERIES_MAX, timeout, ..worker::limits(&plan) });
         let checker = Checker::new(Vec::new(), rules.clone());
         let world = World::new(plan.clone(), random, checker, String::new(), false);
         let life = world.begin_life();
@@ -85,10 +86,10 @@ impl<S: Stage> Alone<S> {
         );
         let (stop, stopped) = watch::channel(false);
         let stage = stage(world.clone());
-        let tries = Tries::new(Ledger::simulated(Store::new(life.clone())));
+        let tries = Tries::new(Ledger::simulated(SimulatedStore::new(life.clone())));
         let consumer =
             Consumer::new(stage, SESSIONS.to_owned(), settler, limits, tries, metrics.clone(), stopped);
-        let connection = Connection::open(&life).await.unwrap();
+        let connection = SimulatedConnection::open(&life).await.unwrap();
         Self { consumer: Arc::new(consumer), metrics, world, publishing, connection, _stop: stop }
     }
 

@@ -5,14 +5,14 @@ use std::fmt;
 use reqwest::{Method, Request};
 use serde_json::{Value, json};
 
-use super::{network::Which, world::State};
+use super::{network::SimulatedApi, world::WorldState};
 use crate::contract::ids::Role;
 
 /// What short links begin with.
 pub(super) const BASE_URL: &str = "https://instant.webex.com/visit/";
 
 /// What a call asks for, as the API reads it.
-pub(super) enum Asked {
+pub(super) enum SimulatedRequest {
     /// Links of a session.
     Links {
         session: String,
@@ -32,14 +32,14 @@ pub(super) enum Asked {
 
 /// A link that was made.
 #[derive(Clone, Debug)]
-pub(super) struct Made {
+pub(super) struct SimulatedLinks {
     pub(super) session: String,
     pub(super) role: Role,
     /// Seconds since the epoch.
     pub(super) until: i64,
 }
 
-impl fmt::Debug for Asked {
+impl fmt::Debug for SimulatedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Links { session, hosts, guests, devices, .. } => {
@@ -52,8 +52,8 @@ impl fmt::Debug for Asked {
     }
 }
 
-impl Asked {
-    pub(super) fn of(which: Which, request: &Request) -> Self {
+impl SimulatedRequest {
+    pub(super) fn of(which: SimulatedApi, request: &Request) -> Self {
         let body: Value = request
             .body()
             .and_then(reqwest::Body::as_bytes)
@@ -62,7 +62,7 @@ impl Asked {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
         let asked = match (which, request.method()) {
-            (Which::InstantConnect, &Method::POST) => (|| {
+            (SimulatedApi::InstantConnect, &Method::POST) => (|| {
                 let jwt = &body["jwt"];
                 let devices = jwt["flow"]["data"].as_array().cloned().unwrap_or_default();
                 Some(Self::Links {
@@ -73,11 +73,11 @@ impl Asked {
                     until: jwt["exp"].as_i64()?,
                 })
             })(),
-            (Which::Messages, &Method::POST) => ["toPersonEmail", "toPersonId", "roomId"]
+            (SimulatedApi::Messages, &Method::POST) => ["toPersonEmail", "toPersonId", "roomId"]
                 .iter()
                 .find_map(|name| text(&body[name]))
                 .map(|to| Self::Send { to, text: body.to_string() }),
-            (Which::Messages, &Method::GET) => {
+            (SimulatedApi::Messages, &Method::GET) => {
                 request.url().query_pairs().next().map(|(_, to)| Self::List { to: to.into_owned() })
             }
             _ => None,
@@ -96,16 +96,19 @@ impl Asked {
 }
 
 /// Does what is asked; the body of the answer.
-pub(super) fn act(state: &mut State, asked: &Asked) -> (String, Result<(), String>) {
+pub(super) fn act(state: &mut WorldState, asked: &SimulatedRequest) -> (String, Result<(), String>) {
     match asked {
-        Asked::Links { session, hosts, guests, devices, until } => {
+        SimulatedRequest::Links { session, hosts, guests, devices, until } => {
             let rule = state.checker.links_made(session, devices, *until);
             let mut items = |role: Role, count: usize| -> Vec<Value> {
                 let links = &mut state.servers.links;
                 (0..count)
                     .map(|_| {
                         let short = format!("{}{}", role.as_str(), links.len());
-                        links.insert(short.clone(), Made { session: session.clone(), role, until: *until });
+                        links.insert(
+                            short.clone(),
+                            SimulatedLinks { session: session.clone(), role, until: *until },
+                        );
                         json!({"cipher": "a.b.c.d.e", "short": short})
                     })
                     .collect()
@@ -113,7 +116,7 @@ pub(super) fn act(state: &mut State, asked: &Asked) -> (String, Result<(), Strin
             let (host, guest) = (items(Role::Host, *hosts), items(Role::Guest, *guests));
             (json!({"host": host, "guest": guest, "baseUrl": BASE_URL}).to_string(), rule)
         }
-        Asked::Send { to, text } => {
+        SimulatedRequest::Send { to, text } => {
             let rule = state.checker.message_sent(to, text);
             state.servers.messages.push((to.clone(), text.clone()));
             (
@@ -121,12 +124,12 @@ pub(super) fn act(state: &mut State, asked: &Asked) -> (String, Result<(), Strin
                 rule,
             )
         }
-        Asked::List { to } => {
+        SimulatedRequest::List { to } => {
             let sent = state.servers.messages.iter().filter(|(other, _)| other == to);
             let items: Vec<Value> = sent.map(|(_, text)| json!({"markdown": text})).collect();
             (json!({"items": items}).to_string(), Ok(()))
         }
-        Asked::Nonsense => (String::new(), Err("a call that no API knows".to_owned())),
+        SimulatedRequest::Nonsense => (String::new(), Err("a call that no API knows".to_owned())),
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::world::{Life, State, World};
+use super::world::{Life, World, WorldState};
 use crate::{
     broker::{connection::BrokerError, source::Delivery},
     contract::header,
@@ -42,7 +42,7 @@ pub(super) struct Stored {
 }
 
 /// All queues, and who takes from them.
-pub(super) struct Queues {
+pub(super) struct SimulatedQueues {
     ready: BTreeMap<String, VecDeque<Stored>>,
     holds: BTreeMap<String, (Duration, &'static str)>,
     subscribers: BTreeMap<u64, Subscriber>,
@@ -83,28 +83,28 @@ pub(super) struct Wire {
 }
 
 #[derive(Clone)]
-pub(crate) struct Connection(pub(super) Arc<Wire>);
+pub(crate) struct SimulatedConnection(pub(super) Arc<Wire>);
 
-pub(crate) struct Subscription {
+pub(crate) struct SimulatedSubscription {
     wire: Arc<Wire>,
     number: u64,
     deliveries: mpsc::UnboundedReceiver<Delivery>,
 }
 
 #[derive(Clone)]
-pub(crate) struct Receipt {
+pub(crate) struct SimulatedReceipt {
     wire: Arc<Wire>,
     tag: u64,
     used: Arc<AtomicBool>,
 }
 
-impl fmt::Debug for Receipt {
+impl fmt::Debug for SimulatedReceipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Receipt({})", self.tag)
+        write!(f, "SimulatedReceipt({})", self.tag)
     }
 }
 
-impl Queues {
+impl SimulatedQueues {
     pub(super) fn new(delays: &[Duration]) -> Self {
         let holds = [SESSIONS, HOSTS].into_iter().flat_map(|queue| {
             delays.iter().map(move |delay| (format!("{queue}.hold.{}", delay.as_millis()), (*delay, queue)))
@@ -147,7 +147,7 @@ impl Queues {
 }
 
 /// Where a message goes, as the topology has it.
-pub(super) fn route<'a>(queues: &Queues, exchange: &str, key: &'a str) -> Option<&'a str> {
+pub(super) fn route<'a>(queues: &SimulatedQueues, exchange: &str, key: &'a str) -> Option<&'a str> {
     match (exchange, key) {
         _ if queues.unbound == Some(key) => None,
         (LINKS, "guest.sms" | "guest.whatsapp") => Some(GUESTS),
@@ -159,7 +159,7 @@ pub(super) fn route<'a>(queues: &Queues, exchange: &str, key: &'a str) -> Option
 }
 
 /// Puts a message into a queue.
-pub(super) fn store(world: &World, state: &mut State, queue: &str, message: Stored) {
+pub(super) fn store(world: &World, state: &mut WorldState, queue: &str, message: Stored) {
     if let Some((delay, target)) = state.broker.holds.get(queue).copied() {
         state.broker.held += 1;
         let late = Duration::from_millis(state.random.u64(..200));
@@ -192,7 +192,7 @@ impl Stored {
 }
 
 /// Hands out what is ready in `queue`, as far as the prefetches go.
-fn deliver(state: &mut State, queue: &str) {
+fn deliver(state: &mut WorldState, queue: &str) {
     loop {
         let open = |(_, to): &(&u64, &Subscriber)| {
             to.queue == queue && to.unsettled < to.prefetch && !to.wire.cut.load(Ordering::Relaxed)
@@ -204,7 +204,7 @@ fn deliver(state: &mut State, queue: &str) {
         let tag = state.broker.number();
         let Some(to) = state.broker.subscribers.get_mut(&number) else { return };
         to.unsettled += 1;
-        let receipt = Receipt { wire: Arc::clone(&to.wire), tag, used: Arc::default() };
+        let receipt = SimulatedReceipt { wire: Arc::clone(&to.wire), tag, used: Arc::default() };
         let delivery = Delivery {
             body: message.body.to_vec(),
             properties: message.properties(),
@@ -227,7 +227,7 @@ fn deliver(state: &mut State, queue: &str) {
 }
 
 /// Takes `tag` out of what is unsettled, if it is still the worker's.
-fn settled(state: &mut State, tag: u64) -> Option<Unsettled> {
+fn settled(state: &mut WorldState, tag: u64) -> Option<Unsettled> {
     let unsettled = state.broker.unsettled.remove(&tag)?;
     if let Some(subscriber) = state.broker.subscribers.get_mut(&unsettled.subscriber) {
         subscriber.unsettled -= 1;
@@ -236,7 +236,7 @@ fn settled(state: &mut State, tag: u64) -> Option<Unsettled> {
 }
 
 /// Puts a message back, to be delivered again.
-fn requeue(state: &mut State, mut unsettled: Unsettled, counted: bool) {
+fn requeue(state: &mut WorldState, mut unsettled: Unsettled, counted: bool) {
     unsettled.message.deliveries += u32::from(counted);
     unsettled.message.since = Instant::now();
     let front = state.random.bool();
@@ -326,7 +326,7 @@ impl Wire {
     }
 }
 
-impl Connection {
+impl SimulatedConnection {
     /// One try to connect.
     pub(super) async fn open(life: &Life) -> Result<Self, BrokerError> {
         life.pass("connecting").await;
@@ -346,8 +346,8 @@ impl Connection {
     }
 
     /// Settles a delivery over it of which the broker knows nothing.
-    pub(crate) fn receipt(&self) -> Receipt {
-        Receipt { wire: Arc::clone(&self.0), tag: 0, used: Arc::default() }
+    pub(crate) fn receipt(&self) -> SimulatedReceipt {
+        SimulatedReceipt { wire: Arc::clone(&self.0), tag: 0, used: Arc::default() }
     }
 
     /// Both of its ends are gone.
@@ -356,7 +356,11 @@ impl Connection {
         self.0.gone.close();
     }
 
-    pub(crate) async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError> {
+    pub(crate) async fn subscribe(
+        &self,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<SimulatedSubscription, BrokerError> {
         let life = &self.0.life;
         life.pass("subscribing").await;
         if self.0.is_cut() {
@@ -379,11 +383,11 @@ impl Connection {
         state.must(rule);
         deliver(&mut state, queue);
         drop(state);
-        Ok(Subscription { wire: Arc::clone(&self.0), number, deliveries })
+        Ok(SimulatedSubscription { wire: Arc::clone(&self.0), number, deliveries })
     }
 }
 
-impl Subscription {
+impl SimulatedSubscription {
     pub(crate) async fn next(&mut self) -> Result<Delivery, BrokerError> {
         if let Some(delivery) = self.deliveries.recv().await {
             return Ok(delivery);
@@ -416,7 +420,7 @@ impl Subscription {
     }
 }
 
-impl Receipt {
+impl SimulatedReceipt {
     pub(crate) fn usable(&self) -> bool {
         !self.wire.is_gone() && !self.used.load(Ordering::Relaxed)
     }

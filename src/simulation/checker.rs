@@ -10,10 +10,10 @@ use lapin::types::ShortString;
 use uuid::Uuid;
 
 use super::{
-    answers::Asked,
+    answers::SimulatedRequest,
     broker::{HOSTS, SESSIONS, Stored},
     events::{self, Event},
-    network::{Learnt, Which},
+    network::{Learnt, SimulatedApi},
 };
 use crate::{
     broker::publisher::{Publication, PublishError},
@@ -44,10 +44,10 @@ pub(super) const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
 /// What was seen, and the first rule that was broken.
 pub(super) struct Checker {
     pub(super) violation: Option<String>,
-    pub(super) rules: Rules,
+    pub(super) rules: CheckedRules,
     pub(super) events: Vec<Event>,
     /// What happened to each message that a stage takes: by the event's body, or by the host link's `message_id`.
-    pub(super) seen: BTreeMap<Uuid, Seen>,
+    pub(super) seen: BTreeMap<Uuid, SeenLinks>,
     /// Which link each link message carried, and which message carried each link.
     pub(super) urls: BTreeMap<Uuid, String>,
     pub(super) carried_by: BTreeMap<String, Uuid>,
@@ -84,7 +84,7 @@ pub(super) struct Checker {
 
 /// The settings that rules speak of.
 #[derive(Clone, Debug)]
-pub(super) struct Rules {
+pub(super) struct CheckedRules {
     pub(super) begin: Timestamp,
     pub(super) attempts: u32,
     pub(super) total: Duration,
@@ -97,7 +97,7 @@ pub(super) struct Rules {
 /// What happened to one message that a stage takes.
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one thing that happened")]
-pub(super) struct Seen {
+pub(super) struct SeenLinks {
     pub(super) name: String,
     pub(super) queue: &'static str,
     /// What the stage calls for it: a session, an expert.
@@ -186,7 +186,7 @@ fn too_often(moments: &mut Vec<Timestamp>, max: usize) -> bool {
     moments.len() > max
 }
 
-impl Seen {
+impl SeenLinks {
     /// Most attempts that may be counted.
     pub(super) const fn countable(&self) -> u32 {
         self.own + self.own_refusals.saturating_sub(1)
@@ -216,7 +216,7 @@ impl Seen {
 }
 
 impl Checker {
-    pub(super) fn new(events: Vec<Event>, rules: Rules) -> Self {
+    pub(super) fn new(events: Vec<Event>, rules: CheckedRules) -> Self {
         let mut checker = Self {
             violation: None,
             rules,
@@ -251,13 +251,13 @@ impl Checker {
     /// One more event is going to be sent.
     pub(super) fn expect(&mut self, event: Event) {
         let key = events::fingerprint(&event.body);
-        let seen = Seen {
+        let seen = SeenLinks {
             name: event.session.clone(),
             queue: SESSIONS,
             key: event.session.clone(),
             event: self.events.len(),
             deadline: event.expires_at,
-            ..Seen::default()
+            ..SeenLinks::default()
         };
         self.names.insert(key, seen.name.clone());
         self.seen.insert(key, seen);
@@ -305,7 +305,7 @@ impl Checker {
         host.unwrap_or_else(|| events::fingerprint(body))
     }
 
-    fn of_stored(&mut self, queue: &str, message: &Stored) -> (Uuid, Option<&mut Seen>) {
+    fn of_stored(&mut self, queue: &str, message: &Stored) -> (Uuid, Option<&mut SeenLinks>) {
         let message_id = message.properties.message_id().as_ref().map(ShortString::as_str);
         let id = Self::id_of(queue, message_id, &message.body);
         (id, self.seen.get_mut(&id))
@@ -426,7 +426,7 @@ impl Checker {
         }
     }
 
-    fn by_ledger_key(&mut self, key: &str) -> impl Iterator<Item = &mut Seen> {
+    fn by_ledger_key(&mut self, key: &str) -> impl Iterator<Item = &mut SeenLinks> {
         let host = key.strip_prefix("host:").and_then(|id| Uuid::try_parse(id).ok());
         let event = key.strip_prefix("link:").unwrap_or_default().to_owned();
         let events = &self.events;
@@ -469,13 +469,18 @@ impl Checker {
         });
     }
 
-    fn by_key(&mut self, which: Which, key: &str) -> Option<&mut Seen> {
-        let queue = if which == Which::InstantConnect { SESSIONS } else { HOSTS };
+    fn by_key(&mut self, which: SimulatedApi, key: &str) -> Option<&mut SeenLinks> {
+        let queue = if which == SimulatedApi::InstantConnect { SESSIONS } else { HOSTS };
         self.seen.values_mut().find(|seen| seen.queue == queue && seen.key == key)
     }
 
     /// Before anything is sent to an API.
-    pub(super) fn called(&mut self, which: Which, asked: &Asked, out: bool) -> Result<(), String> {
+    pub(super) fn called(
+        &mut self,
+        which: SimulatedApi,
+        asked: &SimulatedRequest,
+        out: bool,
+    ) -> Result<(), String> {
         self.count("calls");
         let calls = &mut self.outage_calls[which as usize];
         *calls = if out { *calls + 1 } else { 0 };
@@ -489,7 +494,7 @@ impl Checker {
         let seen = self.by_key(which, asked.key());
         let seen = seen.ok_or_else(|| format!("unexpected: a call for {}", asked.key()))?;
         // To look at what was sent is to send nothing.
-        let sends = !matches!(asked, Asked::List { .. });
+        let sends = !matches!(asked, SimulatedRequest::List { .. });
         if sends && seen.deadline.is_some_and(|deadline| now >= deadline) {
             return Err(format!("late: a call for {}, whose session is over", seen.name));
         }
@@ -503,7 +508,7 @@ impl Checker {
         }
         let (name, number) = (seen.name.clone(), seen.event);
         let event = &self.events[number];
-        if let Asked::Links { devices, until, .. } = asked {
+        if let SimulatedRequest::Links { devices, until, .. } = asked {
             if event.links.is_empty() {
                 return Err(format!("unexpected: links for {name}, which calls for none"));
             }
@@ -519,7 +524,7 @@ impl Checker {
     }
 
     /// What the worker learns of a call.
-    pub(super) fn call_ended(&mut self, which: Which, asked: &Asked, learnt: Learnt) {
+    pub(super) fn call_ended(&mut self, which: SimulatedApi, asked: &SimulatedRequest, learnt: Learnt) {
         let own = self.learn(which, asked.key(), learnt);
         if let Learnt::Wait(until) = learnt {
             let unnamed = || clock::now().checked_add(SignedDuration::try_from(RATE_LIMIT_WAIT).ok()?).ok();
@@ -545,7 +550,7 @@ impl Checker {
             Learnt::Token => "refused tokens",
             Learnt::Refused => "refused requests",
         });
-        let looks = matches!(asked, Asked::List { .. });
+        let looks = matches!(asked, SimulatedRequest::List { .. });
         if looks && learnt == Learnt::Failed {
             // The beginning of its answer may have been enough.
             self.others_are_served(which, asked.key());
@@ -555,7 +560,7 @@ impl Checker {
             seen.no_call_until = until;
         }
         seen.unknown_effect = learnt != Learnt::Worked;
-        let called = matches!(asked, Asked::Links { devices, .. } if !devices.is_empty());
+        let called = matches!(asked, SimulatedRequest::Links { devices, .. } if !devices.is_empty());
         seen.devices_known |= called && learnt == Learnt::Worked;
         if looks {
             seen.look_refused = learnt == Learnt::Refused;
@@ -570,7 +575,7 @@ impl Checker {
             Learnt::Refused if !looks => seen.refused = true,
             _ => {}
         }
-        let (event, failed) = (seen.event, seen.failed && which == Which::InstantConnect);
+        let (event, failed) = (seen.event, seen.failed && which == SimulatedApi::InstantConnect);
         let id = self.events[event].id.clone();
         // The worker takes events of one id for one.
         let alike =
@@ -579,7 +584,7 @@ impl Checker {
     }
 
     /// Takes in what the worker learns of a call; whether it is a Retry-After that may be for this call alone.
-    fn learn(&mut self, which: Which, key: &str, learnt: Learnt) -> bool {
+    fn learn(&mut self, which: SimulatedApi, key: &str, learnt: Learnt) -> bool {
         let (now, of_api) = (clock::now(), &mut self.learnt[which as usize]);
         match learnt {
             Learnt::Worked | Learnt::Refused => {
@@ -613,14 +618,14 @@ impl Checker {
         of_api.no_call_until = of_api.no_call_until.max(seen.no_call_until.take());
     }
 
-    fn others_are_served(&mut self, which: Which, key: &str) {
-        let queue = if which == Which::InstantConnect { SESSIONS } else { HOSTS };
+    fn others_are_served(&mut self, which: SimulatedApi, key: &str) {
+        let queue = if which == SimulatedApi::InstantConnect { SESSIONS } else { HOSTS };
         let others = self.seen.values_mut().filter(|seen| seen.queue == queue && seen.key != key);
-        others.for_each(Seen::other_is_served);
+        others.for_each(SeenLinks::other_is_served);
     }
 
     /// The worker takes no more, as an API fails.
-    pub(super) fn breaker_opened(&mut self, which: Which) -> Result<(), String> {
+    pub(super) fn breaker_opened(&mut self, which: SimulatedApi) -> Result<(), String> {
         self.count("breakers opened");
         let of_api = &self.learnt[which as usize];
         let asked = self.ever_asked_until[which as usize].is_some_and(|until| clock::now() < until);
@@ -635,7 +640,7 @@ impl Checker {
     }
 
     /// The worker says that it takes messages again.
-    pub(super) fn breaker_closed(&self, which: Which) -> Result<(), String> {
+    pub(super) fn breaker_closed(&self, which: SimulatedApi) -> Result<(), String> {
         if self.learnt[which as usize].no_call_until.is_some_and(|until| clock::now() < until) {
             return Err(format!("{which:?}: messages are said to be taken, and it asked for no call"));
         }

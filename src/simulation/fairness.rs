@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::sleep;
 
-use super::{events, network::Outage, plan::Plan, send, world::World};
+use super::{events, network::Outage, plan::WorldPlan, send, world::World};
 use crate::clock;
 
 /// The number of the event that always fails; the slow one and the others follow.
@@ -25,7 +25,7 @@ const CUT_OFF: usize = 8;
 const COPIES: usize = 12;
 
 /// Sends them.
-pub(super) async fn act(world: &World, plan: &Plan, seed: u64) {
+pub(super) async fn act(world: &World, plan: &WorldPlan, seed: u64) {
     // An outage or a new token may still be on its way, and what it opened is to be closed: only then are the others alone.
     sleep(SETTLED).await;
     one(world, &mut Rng::with_seed(seed), CURSED - 1, 1);

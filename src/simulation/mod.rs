@@ -27,11 +27,11 @@ pub(crate) mod broker;
 mod checker;
 mod events;
 mod fairness;
-#[cfg(test)]
-mod requeued;
 pub(crate) mod network;
 mod plan;
 mod publishing;
+#[cfg(test)]
+mod requeued;
 mod rules;
 #[cfg(test)]
 mod singly;
@@ -50,10 +50,10 @@ use lapin::BasicProperties;
 use tokio::time::{Instant, sleep};
 
 use self::{
-    broker::{Queues, SESSIONS, Stored},
-    checker::{Checker, Rules},
+    broker::{SESSIONS, SimulatedQueues, Stored},
+    checker::{CheckedRules, Checker},
     events::Event,
-    plan::Plan,
+    plan::WorldPlan,
     world::World,
 };
 use crate::{clock, ledger::Ledger};
@@ -65,7 +65,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// What a seed made of the worker.
 #[derive(Debug)]
-pub(super) struct History {
+pub(super) struct SimulatedHistory {
     /// The hash of all steps.
     hash: u64,
     /// How much of what happened.
@@ -73,13 +73,13 @@ pub(super) struct History {
 }
 
 /// A seed under which something does not hold.
-pub(super) struct Failure {
+pub(super) struct BrokenRule {
     seed: u64,
     rule: String,
     steps: String,
 }
 
-impl fmt::Debug for Failure {
+impl fmt::Debug for BrokenRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, rule, steps } = self;
         write!(f, "seed {seed}: {rule}\n{steps}make simulate SEED={seed} shows all its steps")
@@ -87,7 +87,7 @@ impl fmt::Debug for Failure {
 }
 
 /// Lives through `seed`, with the token file in `folder`.
-fn run(seed: u64, folder: &Path, print: bool) -> Result<History, Failure> {
+fn run(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| failure(seed, &error))?;
     fastrand::seed(seed);
@@ -95,16 +95,18 @@ fn run(seed: u64, folder: &Path, print: bool) -> Result<History, Failure> {
 }
 
 /// A connection in a world where nothing goes wrong, for tests of single parts.
-pub(crate) async fn calm() -> broker::Connection {
+pub(crate) async fn calm() -> broker::SimulatedConnection {
     let world = calm_world();
-    broker::Connection::open(&world.begin_life()).await.unwrap_or_else(|error| unreachable!("{error}"))
+    broker::SimulatedConnection::open(&world.begin_life())
+        .await
+        .unwrap_or_else(|error| unreachable!("{error}"))
 }
 
 fn calm_world() -> World {
     let mut random = Rng::with_seed(0);
-    let mut plan = Plan::new(&mut random);
+    let mut plan = WorldPlan::new(&mut random);
     plan.calm();
-    let rules = Rules {
+    let rules = CheckedRules {
         begin: clock::now(),
         attempts: plan.attempts,
         total: Duration::MAX,
@@ -119,24 +121,24 @@ fn calm_world() -> World {
 /// A ledger in a world where nothing goes wrong but its disk, while the switch says so.
 pub(crate) fn ledger() -> (Ledger, impl Fn(bool)) {
     let world = calm_world();
-    let ledger = Ledger::simulated(store::Store::new(world.begin_life()));
+    let ledger = Ledger::simulated(store::SimulatedStore::new(world.begin_life()));
     (ledger, move |out| world.lock().disk.out = out)
 }
 
-fn failure(seed: u64, error: &io::Error) -> Failure {
-    Failure { seed, rule: error.to_string(), steps: String::new() }
+fn failure(seed: u64, error: &io::Error) -> BrokenRule {
+    BrokenRule { seed, rule: error.to_string(), steps: String::new() }
 }
 
-async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure> {
+async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
     let begin: Timestamp = "2026-11-21T12:00:00.25Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
     let _clock = clock::simulated::begin(begin);
     let mut random = Rng::with_seed(seed);
-    let mut plan = Plan::new(&mut random);
+    let mut plan = WorldPlan::new(&mut random);
     if seed % 8 == 7 {
         plan.fill();
     }
     let events = events::events(&mut random, plan.events, plan.spread, begin);
-    let rules = Rules {
+    let rules = CheckedRules {
         begin,
         attempts: plan.attempts,
         total: Duration::from_secs(3600),
@@ -197,11 +199,11 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<History, Failure>
     let mut state = world.lock();
     let (_, hash) = state.history();
     let history = match state.checker.violation.take() {
-        Some(rule) => Err(Failure { seed, rule, steps: state.last_steps() }),
-        None => Ok(History { hash, counts: std::mem::take(&mut state.checker.counts) }),
+        Some(rule) => Err(BrokenRule { seed, rule, steps: state.last_steps() }),
+        None => Ok(SimulatedHistory { hash, counts: std::mem::take(&mut state.checker.counts) }),
     };
     // What it delivers leads back to the world, which would stay for ever, and many seeds are run in one process.
-    let queues = std::mem::replace(&mut state.broker, Queues::new(&[]));
+    let queues = std::mem::replace(&mut state.broker, SimulatedQueues::new(&[]));
     drop(state);
     drop(queues);
     history

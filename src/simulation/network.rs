@@ -19,9 +19,9 @@ use reqwest::{Request, Response, header::AUTHORIZATION};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    answers::{self, Asked},
+    answers::{self, SimulatedRequest},
     worker::CALL_LIMIT,
-    world::{Life, State},
+    world::{Life, WorldState},
 };
 use crate::{clock, endpoint::Obstacle, upstream::Broken};
 
@@ -34,12 +34,12 @@ pub(super) const BODY_BYTES_MAX: usize = 32_000;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum SimulatedApi {
     InstantConnect,
     Messages,
 }
 
-impl Which {
+impl SimulatedApi {
     /// Names it in the ledger.
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -53,7 +53,7 @@ impl Which {
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(super) life: Life,
-    pub(super) which: Which,
+    pub(super) which: SimulatedApi,
 }
 
 /// What both APIs keep.
@@ -66,7 +66,7 @@ pub(super) struct Servers {
     pub(super) cursed: Option<(String, u16, Option<i64>)>,
     pub(super) slow: Vec<String>,
     /// The links that were made, by what they end with: whose session, for whom.
-    pub(super) links: std::collections::BTreeMap<String, answers::Made>,
+    pub(super) links: std::collections::BTreeMap<String, answers::SimulatedLinks>,
     /// The messages that were sent: to whom, and their text.
     pub(super) messages: Vec<(String, String)>,
 }
@@ -110,7 +110,7 @@ enum RetryAfter {
 
 /// How an API treats one call.
 #[derive(Clone, Copy, Debug)]
-enum Fate {
+enum CallFate {
     Fine,
     Unreachable,
     /// No answer, with or without the effect.
@@ -150,7 +150,7 @@ impl Api {
         let limit = request.timeout().copied().unwrap_or(Duration::MAX);
         let until = Instant::now() + limit;
         self.life.point("before a call").await;
-        let asked = Asked::of(self.which, &request);
+        let asked = SimulatedRequest::of(self.which, &request);
         {
             let mut state = self.life.world.lock();
             state.log(format_args!("{:?}: {asked:?}", self.which));
@@ -163,7 +163,7 @@ impl Api {
         let answer = answer.unwrap_or(Err(Broken::TimedOut));
         self.life.point("after a call").await;
         let learnt = match (&answer, fate) {
-            (Err(Broken::TimedOut), _) | (Ok(_), Fate::Endless) if limit < CALL_LIMIT => Learnt::CutOff,
+            (Err(Broken::TimedOut), _) | (Ok(_), CallFate::Endless) if limit < CALL_LIMIT => Learnt::CutOff,
             (Ok(_), _) => fate.learnt(self.which),
             (Err(_), _) => Learnt::Failed,
         };
@@ -174,27 +174,34 @@ impl Api {
         answer
     }
 
-    fn fate(&self, request: &Request, asked: &Asked) -> Fate {
+    fn fate(&self, request: &Request, asked: &SimulatedRequest) -> CallFate {
         let mut state = self.life.world.lock();
         let accepted = format!("Bearer {}", state.servers.token);
         let token = request.headers().get(AUTHORIZATION).map(|token| token.as_bytes().to_vec());
         if token.as_deref() != Some(accepted.as_bytes()) {
-            return Fate::Status(401, None, false);
+            return CallFate::Status(401, None, false);
         }
         if let Some((session, status, seconds)) = &state.servers.cursed
             && asked.key() == session
         {
-            return Fate::Status(*status, seconds.map(RetryAfter::Seconds), false);
+            return CallFate::Status(*status, seconds.map(RetryAfter::Seconds), false);
         }
-        match Fate::of(&mut state, self.which) {
+        match CallFate::of(&mut state, self.which) {
             // Of a list that says that there is none.
-            Fate::Status(404, ..) if matches!(asked, Asked::List { .. }) => Fate::Status(400, None, false),
+            CallFate::Status(404, ..) if matches!(asked, SimulatedRequest::List { .. }) => {
+                CallFate::Status(400, None, false)
+            }
             fate => fate,
         }
     }
 
-    async fn answer(&self, fate: Fate, asked: &Asked, until: Instant) -> Result<Response, Broken> {
-        if matches!(fate, Fate::Unreachable) {
+    async fn answer(
+        &self,
+        fate: CallFate,
+        asked: &SimulatedRequest,
+        until: Instant,
+    ) -> Result<Response, Broken> {
+        if matches!(fate, CallFate::Unreachable) {
             self.life.world.wait().await;
             return Err(Broken::NoConnection(Obstacle::Refused));
         }
@@ -210,14 +217,14 @@ impl Api {
         if early {
             self.life.world.wait().await;
         }
-        if matches!(fate, Fate::Hangs(_)) {
+        if matches!(fate, CallFate::Hangs(_)) {
             sleep_until(until + Duration::from_secs(1)).await;
         }
         Ok(fate.response(answer, until))
     }
 
     /// The effect itself, and the body of the answer.
-    fn act(&self, asked: &Asked) -> String {
+    fn act(&self, asked: &SimulatedRequest) -> String {
         let mut state = self.life.world.lock();
         let (answer, rule) = answers::act(&mut state, asked);
         state.must(rule);
@@ -225,8 +232,8 @@ impl Api {
     }
 }
 
-impl Fate {
-    fn of(state: &mut State, which: Which) -> Self {
+impl CallFate {
+    fn of(state: &mut WorldState, which: SimulatedApi) -> Self {
         match state.servers.outage[which as usize] {
             Some(Outage::Unreachable) => return Self::Unreachable,
             Some(Outage::Status(status)) => return Self::Status(status, None, false),
@@ -277,10 +284,12 @@ impl Fate {
         }
     }
 
-    fn learnt(self, which: Which) -> Learnt {
+    fn learnt(self, which: SimulatedApi) -> Learnt {
         match (self, which) {
             (Self::Fine, _) => Learnt::Worked,
-            (Self::Status(401, ..), _) | (Self::Status(403, ..), Which::InstantConnect) => Learnt::Token,
+            (Self::Status(401, ..), _) | (Self::Status(403, ..), SimulatedApi::InstantConnect) => {
+                Learnt::Token
+            }
             (Self::Status(429, None, _), _) => Learnt::Wait(None),
             (Self::Status(423, Some(_), _), _) => Learnt::Later,
             (Self::Status(_, Some(retry_after), _), _) => Learnt::Wait(retry_after.until()),
@@ -334,13 +343,14 @@ fn broken_off(answer: &str, error: impl stream::Stream<Item = io::ErrorKind> + S
 
 fn response(head: Builder, body: Body) -> Response {
     // Its parts are fixed and right.
-    head.body(reqwest::Body::wrap(Shared(Mutex::new(body)))).map_or_else(|_| unreachable!(), Response::from)
+    head.body(reqwest::Body::wrap(SimulatedRest(Mutex::new(body))))
+        .map_or_else(|_| unreachable!(), Response::from)
 }
 
 /// A body that may be shared, as `reqwest` wants it.
-struct Shared(Mutex<Body>);
+struct SimulatedRest(Mutex<Body>);
 
-impl http_body::Body for Shared {
+impl http_body::Body for SimulatedRest {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -354,7 +364,7 @@ impl http_body::Body for Shared {
 }
 
 /// `seconds` from now, as seconds or as a date.
-fn retry_after(state: &mut State, seconds: i64) -> RetryAfter {
+fn retry_after(state: &mut WorldState, seconds: i64) -> RetryAfter {
     if state.random.bool() {
         return RetryAfter::Seconds(seconds);
     }

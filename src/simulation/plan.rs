@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 /// One seed's world.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct WorldPlan {
     /// Start events.
     pub(super) events: usize,
     /// They come within this time.
@@ -48,7 +48,7 @@ pub(super) struct Plan {
     pub(super) full: bool,
 }
 
-impl Plan {
+impl WorldPlan {
     pub(super) fn new(random: &mut Rng) -> Self {
         let mut share = |most: f64| if random.bool() { 0.0 } else { random.f64() * most };
         let (crash, nacked, unconfirmed, lost) = (share(0.01), share(0.1), share(0.1), share(0.1));

@@ -5,17 +5,17 @@ use std::time::Duration;
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
-    broker::{self, Connection, GUESTS, Stored},
-    world::{Life, State},
+    broker::{self, GUESTS, SimulatedConnection, Stored},
+    world::{Life, WorldState},
 };
-use crate::broker::publisher::{Job, Publication, PublishError};
+use crate::broker::publisher::{Publication, PublishError, PublishJob};
 
 /// How long a confirm that does not come is waited for.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
 
 /// What becomes of one publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum PublishFate {
     Confirmed,
     /// Stored, and the worker never learns it.
     Unconfirmed,
@@ -25,9 +25,9 @@ enum Fate {
 }
 
 /// Publishes for one life of the worker, over one connection after the other.
-pub(super) async fn run(life: Life, mut jobs: mpsc::Receiver<Job>) {
+pub(super) async fn run(life: Life, mut jobs: mpsc::Receiver<PublishJob>) {
     loop {
-        if let Ok(connection) = Connection::open(&life).await {
+        if let Ok(connection) = SimulatedConnection::open(&life).await {
             loop {
                 tokio::select! {
                     biased;
@@ -45,7 +45,7 @@ pub(super) async fn run(life: Life, mut jobs: mpsc::Receiver<Job>) {
     }
 }
 
-async fn publish(connection: Connection, Job { publication, reply }: Job) {
+async fn publish(connection: SimulatedConnection, PublishJob { publication, reply }: PublishJob) {
     let life = &connection.0.life;
     {
         let mut state = life.world.lock();
@@ -55,7 +55,7 @@ async fn publish(connection: Connection, Job { publication, reply }: Job) {
     life.pass("before the broker has it").await;
     let fate = fate(life);
     let cut_before = connection.0.is_cut();
-    let stored = if cut_before || matches!(fate, Fate::Nacked | Fate::Lost) {
+    let stored = if cut_before || matches!(fate, PublishFate::Nacked | PublishFate::Lost) {
         Ok(())
     } else {
         store(life, &publication)
@@ -66,7 +66,7 @@ async fn publish(connection: Connection, Job { publication, reply }: Job) {
             connection.0.gone().await;
             Err(PublishError::Unknown)
         }
-        Fate::Lost | Fate::Unconfirmed => {
+        PublishFate::Lost | PublishFate::Unconfirmed => {
             tokio::select! {
                 biased;
                 () = connection.0.gone() => {}
@@ -74,8 +74,8 @@ async fn publish(connection: Connection, Job { publication, reply }: Job) {
             }
             Err(PublishError::Unknown)
         }
-        Fate::Nacked => Err(PublishError::Nacked),
-        Fate::Confirmed => stored,
+        PublishFate::Nacked => Err(PublishError::Nacked),
+        PublishFate::Confirmed => stored,
     };
     // What a dead worker would have learnt it never does.
     life.point("at its confirm").await;
@@ -87,14 +87,17 @@ async fn publish(connection: Connection, Job { publication, reply }: Job) {
     state.checker.answered(&publication, learnt);
 }
 
-fn fate(life: &Life) -> Fate {
+fn fate(life: &Life) -> PublishFate {
     let mut state = life.world.lock();
     let shares = [
-        (Fate::Nacked, state.plan.nacked),
-        (Fate::Unconfirmed, state.plan.unconfirmed),
-        (Fate::Lost, state.plan.lost),
+        (PublishFate::Nacked, state.plan.nacked),
+        (PublishFate::Unconfirmed, state.plan.unconfirmed),
+        (PublishFate::Lost, state.plan.lost),
     ];
-    shares.into_iter().find(|(_, share)| state.chance(*share)).map_or(Fate::Confirmed, |(fate, _)| fate)
+    shares
+        .into_iter()
+        .find(|(_, share)| state.chance(*share))
+        .map_or(PublishFate::Confirmed, |(fate, _)| fate)
 }
 
 fn store(life: &Life, publication: &Publication) -> Result<(), PublishError> {
@@ -109,7 +112,7 @@ fn store(life: &Life, publication: &Publication) -> Result<(), PublishError> {
     state.log(format_args!("{queue}: stored {name}"));
     let delay = state.broker.delay(&queue);
     let rule = {
-        let State { checker, servers, .. } = &mut *state;
+        let WorldState { checker, servers, .. } = &mut *state;
         checker.stored(&servers.links, &queue, delay, publication)
     };
     state.must(rule);

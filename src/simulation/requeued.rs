@@ -8,14 +8,14 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{alone::Alone, plan::Plan, world::World};
+use super::{alone::Alone, plan::WorldPlan, world::World};
 use crate::{
-    broker::consumer::Limits,
+    broker::consumer::ConsumerLimits,
     clock,
     contract::{
         message::Message,
         start_session::{self, Identity},
-        time::Instant as Deadline,
+        time::WireTime,
     },
     outcome::{Class, Death, Outcome},
     stages::Stage,
@@ -60,10 +60,10 @@ impl Stage for Troubled {
         "link:one".to_owned()
     }
 
-    fn deadline(&self, _: &Message) -> Result<Deadline, Death> {
+    fn deadline(&self, _: &Message) -> Result<WireTime, Death> {
         let over = self.begin + SignedDuration::from_mins(10);
         let is_over = || Death::new(Class::Expired, "the session is over");
-        if clock::now() < over { Ok(Deadline::floor(over)) } else { Err(is_over()) }
+        if clock::now() < over { Ok(WireTime::floor(over)) } else { Err(is_over()) }
     }
 
     fn bytes(&self, _: &Message) -> usize {
@@ -85,12 +85,12 @@ async fn delivered(trouble: Trouble) -> (Vec<u32>, bool) {
     let _clock = clock::simulated::begin(begin);
     let counts = Arc::default();
     let stage = |world| Troubled { trouble, world, begin, counts: Arc::clone(&counts) };
-    let plan = |plan: &mut Plan| {
+    let plan = |plan: &mut WorldPlan| {
         if trouble == Trouble::NothingIsPublished {
             plan.nacked = 1.0;
         }
     };
-    let limits = |limits| Limits { delivery_timeout: Duration::from_secs(1), ..limits };
+    let limits = |limits| ConsumerLimits { delivery_timeout: Duration::from_secs(1), ..limits };
     let alone = Alone::new(begin, plan, limits, stage).await;
     alone.world.lock().broker.counts_nacks = false;
     alone.store();

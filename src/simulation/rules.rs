@@ -8,9 +8,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    answers::{BASE_URL, Made},
+    answers::{BASE_URL, SimulatedLinks},
     broker::{GUESTS, HOSTS, LINKS, SESSIONS},
-    checker::{Checker, Seen},
+    checker::{Checker, SeenLinks},
     events::CallsFor,
 };
 use crate::{
@@ -59,7 +59,7 @@ impl Checker {
     /// The broker has a message; `delay` where it is to wait.
     pub(super) fn stored(
         &mut self,
-        links: &BTreeMap<String, Made>,
+        links: &BTreeMap<String, SimulatedLinks>,
         queue: &str,
         delay: Option<Duration>,
         publication: &Publication,
@@ -73,7 +73,7 @@ impl Checker {
 
     fn link_stored(
         &mut self,
-        links: &BTreeMap<String, Made>,
+        links: &BTreeMap<String, SimulatedLinks>,
         role: Role,
         kind: &str,
         publication: &Publication,
@@ -132,14 +132,14 @@ impl Checker {
             return Err(format!("{name}: its devices were not called"));
         }
         if role == Role::Host {
-            let seen = self.seen.entry(id).or_insert_with(|| Seen {
+            let seen = self.seen.entry(id).or_insert_with(|| SeenLinks {
                 name,
                 queue: HOSTS,
                 key: to,
                 event: number,
                 room: wanted.room,
                 deadline: until,
-                ..Seen::default()
+                ..SeenLinks::default()
             });
             seen.inputs += 1;
         }

@@ -13,12 +13,12 @@ use tokio::time::sleep;
 
 use super::alone::Alone;
 use crate::{
-    broker::consumer::{Begin, Limits},
+    broker::consumer::{Begin, ConsumerLimits},
     clock,
     contract::{
         message::Message,
         start_session::{self, Identity},
-        time::Instant as Deadline,
+        time::WireTime,
     },
     outcome::{Class, Death, Outcome},
     stages::Stage,
@@ -47,8 +47,8 @@ impl Stage for Slow {
         self.names.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
-    fn deadline(&self, _: &Message) -> Result<Deadline, Death> {
-        Ok(Deadline::floor(Timestamp::MAX))
+    fn deadline(&self, _: &Message) -> Result<WireTime, Death> {
+        Ok(WireTime::floor(Timestamp::MAX))
     }
 
     fn bytes(&self, _: &Message) -> usize {
@@ -71,7 +71,7 @@ async fn as_many_as_were_held_come_one_at_a_time_and_then_all_as_before() {
     let others = Arc::<Mutex<Vec<usize>>>::default();
     let stage = Slow { now: AtomicUsize::new(0), names: AtomicUsize::new(0), others: Arc::clone(&others) };
     let at_once = usize::from(AT_ONCE);
-    let limits = |limits| Limits { prefetch: AT_ONCE, concurrency: at_once, ..limits };
+    let limits = |limits| ConsumerLimits { prefetch: AT_ONCE, concurrency: at_once, ..limits };
     let alone = Alone::new(begin, |_| {}, limits, |_| stage).await;
     for _ in 0..4 * at_once {
         alone.store();

@@ -3,26 +3,26 @@
 use std::{fmt, sync::Arc};
 
 use super::world::Life;
-use crate::ledger::{Change, Entries, Entry, LedgerError, Turn};
+use crate::ledger::{Change, Entries, Entry, KeyGuard, LedgerError};
 
 /// What was written.
 #[derive(Default)]
-pub(super) struct Disk {
+pub(super) struct SimulatedDisk {
     entries: Arc<Entries>,
     /// Whether nothing can be read or written.
     pub(super) out: bool,
 }
 
 /// The disk, as one life of the worker sees it.
-pub(crate) struct Store(Life);
+pub(crate) struct SimulatedStore(Life);
 
-impl fmt::Debug for Store {
+impl fmt::Debug for SimulatedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Store")
+        f.write_str("SimulatedStore")
     }
 }
 
-impl Store {
+impl SimulatedStore {
     pub(super) fn new(life: Life) -> Arc<Self> {
         Arc::new(Self(life))
     }
@@ -50,7 +50,7 @@ impl Store {
         &self,
         key: &str,
         change: Change,
-        turn: Option<Arc<Turn>>,
+        turn: Option<Arc<KeyGuard>>,
     ) -> Result<(), LedgerError> {
         let (life, key) = (self.0.clone(), key.to_owned());
         let write = tokio::spawn(async move {

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{History, run};
+use super::{SimulatedHistory, run};
 
 /// How many seeds are part of all tests.
 const SEEDS: u64 = 1000;
@@ -18,7 +18,7 @@ fn setting(name: &str) -> Option<u64> {
     env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap())
 }
 
-fn one(seed: u64) -> History {
+fn one(seed: u64) -> SimulatedHistory {
     let folder = tempfile::tempdir().unwrap();
     run(seed, folder.path(), false).unwrap()
 }

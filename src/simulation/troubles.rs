@@ -7,11 +7,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     broker,
-    checker::Rules,
+    checker::CheckedRules,
     network::Outage,
-    plan::Plan,
+    plan::WorldPlan,
     worker::Worker,
-    world::{State, World},
+    world::{World, WorldState},
 };
 use crate::clock;
 
@@ -23,7 +23,7 @@ enum Order {
 }
 
 /// Runs the worker through all troubles; when this returns, it runs, and nothing goes wrong any more.
-pub(super) async fn all(world: &World, plan: &Plan, rules: &Rules, token: &Path) {
+pub(super) async fn all(world: &World, plan: &WorldPlan, rules: &CheckedRules, token: &Path) {
     let mut orders = Vec::new();
     {
         let mut state = world.lock();
@@ -67,7 +67,7 @@ pub(super) async fn all(world: &World, plan: &Plan, rules: &Rules, token: &Path)
 }
 
 /// A moment at random, while troubles come.
-fn moment(state: &mut State) -> Instant {
+fn moment(state: &mut WorldState) -> Instant {
     let share = state.random.f64();
     Instant::now() + state.plan.troubled.mul_f64(share)
 }
@@ -86,15 +86,15 @@ where
 }
 
 /// How long a trouble lasts.
-fn span(state: &mut State, seconds: u64) -> Duration {
+fn span(state: &mut WorldState, seconds: u64) -> Duration {
     Duration::from_millis(state.random.u64(100..seconds * 1000))
 }
 
 /// One life of the worker after the other.
 async fn live(
     world: World,
-    plan: Plan,
-    rules: Rules,
+    plan: WorldPlan,
+    rules: CheckedRules,
     token: std::path::PathBuf,
     mut orders: Vec<(Instant, Order)>,
 ) {

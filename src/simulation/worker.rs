@@ -16,33 +16,33 @@ use tokio::{
 };
 
 use super::{
-    broker::{Connection, HOSTS, SESSIONS},
-    checker::{Checker, RATE_LIMIT_WAIT, Rules},
+    broker::{HOSTS, SESSIONS, SimulatedConnection},
+    checker::{CheckedRules, Checker, RATE_LIMIT_WAIT},
     events::ALLOWED,
-    network::{Api, BODY_BYTES_MAX, Which},
-    plan::Plan,
+    network::{Api, BODY_BYTES_MAX, SimulatedApi},
+    plan::WorldPlan,
     publishing,
-    store::Store,
+    store::SimulatedStore,
     world::Life,
 };
 use crate::{
+    breaker,
     broker::{
-        breaker,
-        consumer::{Consumer, Limits},
+        consumer::{Consumer, ConsumerLimits},
         publisher::Publisher,
         settle::Settler,
         topology::Topology,
         tries::Tries,
     },
-    contract::start_session::{Rules as SessionRules, Vertical},
+    contract::start_session::{SessionRules, Vertical},
     instant_connect::{
         self,
-        request::{Crypto, Options},
+        request::{Crypto, LinkOptions},
         response::LinkRules,
     },
     ledger::Ledger,
-    retry::{self, Policy},
-    stages::{Book, Host, Keep, Link, OnFailure, Stage},
+    retry::{self, RetryPolicy},
+    stages::{Deduplicator, HostStage, LinkStage, OnFailure, Retention, Stage},
     telemetry::{
         metrics::{Metrics, labels},
         traces::Tracer,
@@ -61,8 +61,8 @@ pub(super) const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// One life of the worker.
 pub(super) struct Worker {
     pub(super) life: Life,
-    link: Arc<Consumer<Link>>,
-    host: Arc<Consumer<Host>>,
+    link: Arc<Consumer<LinkStage>>,
+    host: Arc<Consumer<HostStage>>,
     /// One for each consumer: which of two that wait for one is told first is not settled by the seed.
     stops: [watch::Sender<bool>; 2],
     tasks: Vec<JoinHandle<()>>,
@@ -71,11 +71,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(life: Life, plan: &Plan, rules: &Rules, token: &Path) -> Self {
-        let ledger = Ledger::simulated(Store::new(life.clone()));
-        let keep =
-            Keep { margin: jiff::SignedDuration::from_hours(1), max: jiff::SignedDuration::from_hours(100) };
-        let book = |stage| Book::new(ledger.clone(), OnFailure::Wait, keep, METRICS.ledger(stage));
+    pub(super) fn start(life: Life, plan: &WorldPlan, rules: &CheckedRules, token: &Path) -> Self {
+        let ledger = Ledger::simulated(SimulatedStore::new(life.clone()));
+        let keep = Retention {
+            margin: jiff::SignedDuration::from_hours(1),
+            max: jiff::SignedDuration::from_hours(100),
+        };
+        let deduplicator =
+            |stage| Deduplicator::new(ledger.clone(), OnFailure::Wait, keep, METRICS.ledger(stage));
         let (publisher, jobs) = Publisher::simulated();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
         let settler = |queue: &str, stage| {
@@ -90,7 +93,7 @@ impl Worker {
         let (stop_host, host_stopped) = watch::channel(false);
         let stage = labels::Stage::Link;
         let link = Consumer::new(
-            Link::new(links(&life, token, &ledger), session_rules(rules), book(stage)),
+            LinkStage::new(links(&life, token, &ledger), session_rules(rules), deduplicator(stage)),
             SESSIONS.to_owned(),
             settler(SESSIONS, stage),
             limits(plan),
@@ -100,7 +103,7 @@ impl Worker {
         );
         let stage = labels::Stage::Host;
         let host = Consumer::new(
-            Host::new(messages(&life, token, &ledger), link_rules(), book(stage)),
+            HostStage::new(messages(&life, token, &ledger), link_rules(), deduplicator(stage)),
             HOSTS.to_owned(),
             settler(HOSTS, stage),
             limits(plan),
@@ -113,8 +116,8 @@ impl Worker {
             publishing,
             tokio::spawn(supervise(life.clone(), Arc::clone(&link))),
             tokio::spawn(supervise(life.clone(), Arc::clone(&host))),
-            tokio::spawn(watch(life.clone(), Arc::clone(&link), Which::InstantConnect)),
-            tokio::spawn(watch(life.clone(), Arc::clone(&host), Which::Messages)),
+            tokio::spawn(watch(life.clone(), Arc::clone(&link), SimulatedApi::InstantConnect)),
+            tokio::spawn(watch(life.clone(), Arc::clone(&host), SimulatedApi::Messages)),
         ];
         Self { life, link, host, stops: [stop_link, stop_host], tasks, tries, grace: plan.grace }
     }
@@ -147,7 +150,7 @@ impl Drop for Worker {
 async fn supervise<S: Stage>(life: Life, consumer: Arc<Consumer<S>>) {
     let mut tries = 0;
     while !consumer.is_stopped() {
-        if let Ok(connection) = Connection::open(&life).await {
+        if let Ok(connection) = SimulatedConnection::open(&life).await {
             let ended = tokio::select! {
                 biased;
                 ended = consumer.consume((&connection).into()) => ended,
@@ -170,7 +173,7 @@ async fn supervise<S: Stage>(life: Life, consumer: Arc<Consumer<S>>) {
 }
 
 /// Has the rules told when a breaker opens and closes.
-async fn watch<S: Stage>(life: Life, consumer: Arc<Consumer<S>>, which: Which) {
+async fn watch<S: Stage>(life: Life, consumer: Arc<Consumer<S>>, which: SimulatedApi) {
     loop {
         consumer.breaker().opened().await;
         rule(&life, |checker| checker.breaker_opened(which));
@@ -192,13 +195,13 @@ fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
     serde_json::from_value(said).unwrap_or_else(|error| unreachable!("a constant: {error}"))
 }
 
-pub(super) fn topology(plan: &Plan) -> Topology {
+pub(super) fn topology(plan: &WorldPlan) -> Topology {
     let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1_000_000});
-    Topology::new(&config::<crate::config::Topology>(said), &plan.delays)
+    Topology::new(&config::<crate::config::TopologyConfig>(said), &plan.delays)
 }
 
-pub(super) fn policy(rules: &Rules) -> Policy {
-    Policy {
+pub(super) fn policy(rules: &CheckedRules) -> RetryPolicy {
+    RetryPolicy {
         initial: Duration::from_secs(1),
         max: Duration::from_secs(600),
         multiplier: 3.0,
@@ -208,15 +211,15 @@ pub(super) fn policy(rules: &Rules) -> Policy {
     }
 }
 
-pub(super) fn limits(plan: &Plan) -> Limits {
-    Limits {
+pub(super) fn limits(plan: &WorldPlan) -> ConsumerLimits {
+    ConsumerLimits {
         prefetch: plan.prefetch,
         concurrency: plan.concurrency,
         bytes: 1024 * 1024,
         deliveries_max: plan.deliveries_max,
         delivery_timeout: plan.delivery_timeout,
         timeout: Duration::from_secs(30),
-        breaker: breaker::Policy {
+        breaker: breaker::BreakerPolicy {
             failures: 5,
             probe_initial: Duration::from_secs(1),
             probe_max: Duration::from_secs(30),
@@ -224,7 +227,7 @@ pub(super) fn limits(plan: &Plan) -> Limits {
     }
 }
 
-fn session_rules(rules: &Rules) -> SessionRules {
+fn session_rules(rules: &CheckedRules) -> SessionRules {
     SessionRules {
         subject_prefix: String::new(),
         vertical: Vertical::Hc,
@@ -241,8 +244,8 @@ fn link_rules() -> LinkRules {
     }
 }
 
-fn upstream(name: &'static str, which: Which, life: &Life, token: &Path, ledger: &Ledger) -> Upstream {
-    let limits = upstream::Limits {
+fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, ledger: &Ledger) -> Upstream {
+    let limits = upstream::UpstreamLimits {
         connect_timeout: Duration::from_secs(5),
         timeout: CALL_LIMIT,
         body_bytes_max: BODY_BYTES_MAX,
@@ -250,25 +253,25 @@ fn upstream(name: &'static str, which: Which, life: &Life, token: &Path, ledger:
     };
     let api = Api { life: life.clone(), which };
     let metrics = METRICS.upstream(match which {
-        Which::InstantConnect => labels::Upstream::InstantConnect,
-        Which::Messages => labels::Upstream::WebexMessages,
+        SimulatedApi::InstantConnect => labels::Upstream::InstantConnect,
+        SimulatedApi::Messages => labels::Upstream::WebexMessages,
     });
     let upstream = Upstream::simulated(name, api, TokenSource::file(token.to_owned()), limits, metrics);
-    upstream.resting_in(ledger.clone(), which.name())
+    upstream.sharing_rate_limits_in(ledger.clone(), which.name())
 }
 
 fn url(text: &str) -> url::Url {
     text.parse().unwrap_or_else(|_| unreachable!("a constant"))
 }
 
-fn links(life: &Life, token: &Path, ledger: &Ledger) -> instant_connect::Client {
-    let upstream = upstream("Instant Connect", Which::InstantConnect, life, token, ledger);
-    let options = Options { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
+fn links(life: &Life, token: &Path, ledger: &Ledger) -> instant_connect::InstantConnectClient {
+    let upstream = upstream("Instant Connect", SimulatedApi::InstantConnect, life, token, ledger);
+    let options = LinkOptions { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
     let endpoint = url("https://links.sim.example.com/api/v2/joseencrypt");
-    instant_connect::Client::new(upstream, endpoint, options, link_rules())
+    instant_connect::InstantConnectClient::new(upstream, endpoint, options, link_rules())
 }
 
-fn messages(life: &Life, token: &Path, ledger: &Ledger) -> webex::Client {
-    let upstream = upstream("Webex Messages", Which::Messages, life, token, ledger);
-    webex::Client::new(upstream, url("https://messages.sim.example.com/v1/messages"))
+fn messages(life: &Life, token: &Path, ledger: &Ledger) -> webex::WebexClient {
+    let upstream = upstream("Webex Messages", SimulatedApi::Messages, life, token, ledger);
+    webex::WebexClient::new(upstream, url("https://messages.sim.example.com/v1/messages"))
 }

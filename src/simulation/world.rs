@@ -15,7 +15,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{broker::Queues, checker::Checker, network::Servers, plan::Plan, store::Disk};
+use super::{
+    broker::SimulatedQueues, checker::Checker, network::Servers, plan::WorldPlan, store::SimulatedDisk,
+};
 
 /// How many of the last steps a failure shows.
 const SHOWN: usize = 80;
@@ -24,15 +26,15 @@ const STEPS_MAX: u64 = 400_000;
 
 /// The world, shared by all that happens in it. Everything runs on one thread.
 #[derive(Clone)]
-pub(crate) struct World(Arc<Mutex<State>>);
+pub(crate) struct World(Arc<Mutex<WorldState>>);
 
 /// Everything that is.
-pub(super) struct State {
-    pub(super) plan: Plan,
+pub(super) struct WorldState {
+    pub(super) plan: WorldPlan,
     pub(super) random: Rng,
-    pub(super) broker: Queues,
+    pub(super) broker: SimulatedQueues,
     pub(super) servers: Servers,
-    pub(super) disk: Disk,
+    pub(super) disk: SimulatedDisk,
     pub(super) checker: Checker,
     journal: Journal,
     life: u64,
@@ -65,7 +67,7 @@ impl fmt::Debug for Life {
 }
 
 impl World {
-    pub(super) fn new(plan: Plan, random: Rng, checker: Checker, token: String, print: bool) -> Self {
+    pub(super) fn new(plan: WorldPlan, random: Rng, checker: Checker, token: String, print: bool) -> Self {
         let journal = Journal {
             begun: Instant::now(),
             steps: 0,
@@ -73,12 +75,12 @@ impl World {
             last: VecDeque::new(),
             print,
         };
-        Self(Arc::new(Mutex::new(State {
-            broker: Queues::new(&plan.delays),
+        Self(Arc::new(Mutex::new(WorldState {
+            broker: SimulatedQueues::new(&plan.delays),
             plan,
             random,
             servers: Servers::new(token),
-            disk: Disk::default(),
+            disk: SimulatedDisk::default(),
             checker,
             journal,
             life: 0,
@@ -87,7 +89,7 @@ impl World {
         })))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, WorldState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,7 +120,7 @@ impl World {
     }
 }
 
-impl State {
+impl WorldState {
     /// Writes a step down.
     pub(super) fn log(&mut self, step: fmt::Arguments<'_>) {
         let journal = &mut self.journal;
@@ -146,7 +148,7 @@ impl State {
         }
     }
 
-    /// Carries what a rule says on to [`State::broken`].
+    /// Carries what a rule says on to [`WorldState::broken`].
     pub(super) fn must(&mut self, rule: Result<(), String>) {
         if let Err(broken) = rule {
             self.broken(format_args!("{broken}"));

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::{
     Stage,
-    book::{Book, Turn},
+    deduplicator::{Begun, Deduplicator},
 };
 use crate::{
     clock,
@@ -17,17 +17,17 @@ use crate::{
         ids::{self, EventId},
         link::HostLink,
         message::Message,
-        people::HostAddress,
+        people::ExpertDestination,
         private::loggable_id,
         start_session::Identity,
-        time::Instant,
+        time::WireTime,
         trace::TraceContext,
     },
     fault,
     instant_connect::response::LinkRules,
     ledger::Lease,
     outcome::{Batch, Class, Death, Outcome},
-    webex::Client,
+    webex::WebexClient,
 };
 
 /// What the ledger notes before a message is sent, and records after.
@@ -39,17 +39,17 @@ const COPIES: usize = 4;
 
 /// Stage `host`.
 #[derive(Debug)]
-pub struct Host {
-    client: Client,
+pub struct HostStage {
+    client: WebexClient,
     rules: LinkRules,
-    book: Book,
+    deduplicator: Deduplicator,
 }
 
-impl Host {
+impl HostStage {
     /// The stage, with the client it calls, the rules for links, and the ledger of what was delivered.
     #[must_use]
-    pub const fn new(client: Client, rules: LinkRules, book: Book) -> Self {
-        Self { client, rules, book }
+    pub const fn new(client: WebexClient, rules: LinkRules, deduplicator: Deduplicator) -> Self {
+        Self { client, rules, deduplicator }
     }
 
     /// Sends `link` to `address`, unless that was done.
@@ -57,17 +57,17 @@ impl Host {
         &self,
         message: &Message,
         link: &HostLink,
-        address: &HostAddress<'_>,
+        address: &ExpertDestination<'_>,
         trace: &TraceContext,
     ) -> Outcome {
         let deadline = link.expires_at;
         let id = id(message);
         // By its id alone: where the link's ledger was lost, the same effect comes again with another link to the same
         // meeting, and the expert has one already.
-        let mut lease = match self.book.turn(&effect(&id), id.as_bytes(), deadline).await {
-            Turn::Act(lease) => lease,
-            Turn::Done => return Outcome::DoneBefore(Batch::default()),
-            Turn::Otherwise(outcome) => return outcome,
+        let mut lease = match self.deduplicator.begin(&effect(&id), id.as_bytes(), deadline).await {
+            Begun::Act(lease) => lease,
+            Begun::Done => return Outcome::DoneBefore(Batch::default()),
+            Begun::Otherwise(outcome) => return outcome,
         };
         fault::point(Self::NAME, "claimed");
         let noted_before = lease.as_ref().is_some_and(|lease| lease.note().is_some());
@@ -80,7 +80,7 @@ impl Host {
                 Err(error) => return error.into_outcome(deadline),
             }
         }
-        if let Some(outcome) = self.book.note(&mut lease, SENDING, deadline).await {
+        if let Some(outcome) = self.deduplicator.note(&mut lease, SENDING, deadline).await {
             return outcome;
         }
         fault::point(Self::NAME, "noted");
@@ -99,7 +99,7 @@ impl Host {
                 // The note stays where the message may have been sent, by this attempt or late by one before: the next
                 // attempt looks before it sends.
                 if !error.unknown && !noted_before {
-                    Book::release(lease).await;
+                    Deduplicator::release(lease).await;
                     fault::point(Self::NAME, "released");
                 }
                 error.into_outcome(deadline)
@@ -107,24 +107,24 @@ impl Host {
         }
     }
 
-    async fn delivered(&self, lease: Option<Lease>, deadline: Instant) -> Outcome {
-        let recorded = self.book.record(lease, DELIVERED, deadline).await;
+    async fn delivered(&self, lease: Option<Lease>, deadline: WireTime) -> Outcome {
+        let recorded = self.deduplicator.record(lease, DELIVERED, deadline).await;
         fault::point(Self::NAME, "recorded");
         recorded.unwrap_or(Outcome::Done(Batch::default()))
     }
 }
 
-impl Stage for Host {
+impl Stage for HostStage {
     const NAME: &'static str = "host";
 
     fn identify(&self, message: &Message) -> Identity {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Known {
+        struct KnownFields {
             event_id: String,
         }
 
-        let known = decode::from_json::<Known>(&message.body).map(|known| known.event_id).ok();
+        let known = decode::from_json::<KnownFields>(&message.body).map(|known| known.event_id).ok();
         let id = known.as_deref().or(message.message_id.as_deref());
         Identity {
             event_id: EventId::of(id, None, &message.body),
@@ -137,7 +137,7 @@ impl Stage for Host {
         effect(&id(message))
     }
 
-    fn deadline(&self, message: &Message) -> Result<Instant, Death> {
+    fn deadline(&self, message: &Message) -> Result<WireTime, Death> {
         let link = read(message, &self.rules)?;
         checked(&link).map(|_| link.expires_at)
     }
@@ -172,7 +172,7 @@ fn effect(id: &str) -> String {
 }
 
 /// Where `link` goes, if that can be and its session is not over.
-fn checked(link: &HostLink) -> Result<HostAddress<'_>, Death> {
+fn checked(link: &HostLink) -> Result<ExpertDestination<'_>, Death> {
     let address = link
         .expert
         .address()

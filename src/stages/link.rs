@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Stage,
-    book::{Book, Turn},
+    deduplicator::{Begun, Deduplicator},
 };
 use crate::{
     clock,
@@ -18,11 +18,11 @@ use crate::{
         link::Outgoing,
         message::Message,
         private::loggable_id,
-        start_session::{self, Identity, Refusal, Rules, Session},
-        time::Instant,
+        start_session::{self, Identity, Refusal, Session, SessionRules},
+        time::WireTime,
     },
     fault,
-    instant_connect::{Client, Links},
+    instant_connect::{InstantConnectClient, Links},
     ledger::Lease,
     outcome::{Batch, Class, Death, Learn, Outcome},
 };
@@ -36,17 +36,17 @@ const SMALL: usize = 256 * 1024;
 
 /// Stage `link`.
 #[derive(Debug)]
-pub struct Link {
-    client: Client,
-    rules: Rules,
-    book: Book,
+pub struct LinkStage {
+    client: InstantConnectClient,
+    rules: SessionRules,
+    deduplicator: Deduplicator,
 }
 
-impl Link {
+impl LinkStage {
     /// The stage, with the client it calls, the rules for events, and the ledger of the links that were made.
     #[must_use]
-    pub const fn new(client: Client, rules: Rules, book: Book) -> Self {
-        Self { client, rules, book }
+    pub const fn new(client: InstantConnectClient, rules: SessionRules, deduplicator: Deduplicator) -> Self {
+        Self { client, rules, deduplicator }
     }
 
     fn read(&self, message: &Message) -> Result<Session, Death> {
@@ -57,18 +57,18 @@ impl Link {
     /// them. Which of them the broker has is recorded when it confirms them, and those are not published again.
     async fn links(&self, session: &mut Session) -> Result<Outcome, Outcome> {
         let key = effect(session.event_id.as_str());
-        let lease = match self.book.turn(&key, &session.digest, session.expires_at).await {
-            Turn::Act(lease) => lease,
-            Turn::Done => return Ok(Outcome::DoneBefore(Batch::default())),
-            Turn::Otherwise(outcome) => return Err(outcome),
+        let lease = match self.deduplicator.begin(&key, &session.digest, session.expires_at).await {
+            Begun::Act(lease) => lease,
+            Begun::Done => return Ok(Outcome::DoneBefore(Batch::default())),
+            Begun::Otherwise(outcome) => return Err(outcome),
         };
         fault::point(Self::NAME, "claimed");
         let noted = lease.as_ref().and_then(Lease::note).and_then(|note| recall(session, note));
         let made_before = noted.as_ref().is_some_and(|made| made.is_complete(session));
         let (lease, made) = self.make(session, lease, noted.unwrap_or_default()).await?;
         let outgoing = messages(session, &made)?;
-        let (book, deadline) = (self.book.clone(), session.expires_at);
-        let batch = Batch::followed_by(outgoing, Publishing { book, lease, made, deadline });
+        let (deduplicator, deadline) = (self.deduplicator.clone(), session.expires_at);
+        let batch = Batch::followed_by(outgoing, Publishing { deduplicator, lease, made, deadline });
         Ok(if made_before { Outcome::DoneBefore(batch) } else { Outcome::Done(batch) })
     }
 
@@ -78,11 +78,12 @@ impl Link {
         &self,
         session: &Session,
         mut lease: Option<Lease>,
-        mut made: Made,
-    ) -> Result<(Option<Lease>, Made), Outcome> {
+        mut made: LinkProgress,
+    ) -> Result<(Option<Lease>, LinkProgress), Outcome> {
         made.expires_at = Some(session.expires_at);
         let first = written(&made)?;
-        if let Some(outcome) = self.book.note_if_failing(&mut lease, &first, session.expires_at).await {
+        if let Some(outcome) = self.deduplicator.note_if_failing(&mut lease, &first, session.expires_at).await
+        {
             return Err(outcome);
         }
         while !made.is_complete(session) {
@@ -92,13 +93,14 @@ impl Link {
                 Err(error) => {
                     // A note outlives the lease, and says where to go on.
                     if !noted {
-                        Book::release(lease).await;
+                        Deduplicator::release(lease).await;
                         fault::point(Self::NAME, "released");
                     }
                     return Err(error.into_outcome(session.expires_at));
                 }
             };
-            if let Some(outcome) = self.book.note_part(&mut lease, &written(&made)?, session.expires_at).await
+            if let Some(outcome) =
+                self.deduplicator.note_part(&mut lease, &written(&made)?, session.expires_at).await
             {
                 return Err(outcome);
             }
@@ -108,7 +110,7 @@ impl Link {
     }
 }
 
-impl Stage for Link {
+impl Stage for LinkStage {
     const NAME: &'static str = "link";
 
     fn identify(&self, message: &Message) -> Identity {
@@ -119,7 +121,7 @@ impl Stage for Link {
         effect(identity.event_id.as_str())
     }
 
-    fn deadline(&self, message: &Message) -> Result<Instant, Death> {
+    fn deadline(&self, message: &Message) -> Result<WireTime, Death> {
         self.read(message).map(|session| session.expires_at)
     }
 
@@ -162,8 +164,8 @@ fn effect(event_id: &str) -> String {
 /// What the ledger keeps of an event: noted while links are made and published, recorded once the broker has them all.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Made {
-    expires_at: Option<Instant>,
+struct LinkProgress {
+    expires_at: Option<WireTime>,
     #[serde(flatten)]
     links: Links,
     /// The `message_id`s of the messages that the broker has.
@@ -171,23 +173,23 @@ struct Made {
     published: BTreeSet<Uuid>,
 }
 
-impl Made {
+impl LinkProgress {
     /// Whether there is a link for everybody.
     fn is_complete(&self, session: &Session) -> bool {
         (self.links.hosts.len(), self.links.guests.len()) == (session.experts.len(), session.guests.len())
     }
 }
 
-fn written(made: &Made) -> Result<Vec<u8>, Outcome> {
+fn written(made: &LinkProgress) -> Result<Vec<u8>, Outcome> {
     serde_json::to_vec(made).map_err(|_| unusable())
 }
 
 /// The links of an event while they are published.
 struct Publishing {
-    book: Book,
+    deduplicator: Deduplicator,
     lease: Option<Lease>,
-    made: Made,
-    deadline: Instant,
+    made: LinkProgress,
+    deadline: WireTime,
 }
 
 impl Publishing {
@@ -195,12 +197,12 @@ impl Publishing {
     async fn record(&mut self) {
         let Ok(record) = written(&self.made) else { return };
         let failed = if self.made.published.len() == self.made.links.count() {
-            let failed = self.book.record(self.lease.take(), &record, self.deadline).await;
+            let failed = self.deduplicator.record(self.lease.take(), &record, self.deadline).await;
             // Not after a note: how many there are is a matter of time.
-            fault::point(Link::NAME, "recorded");
+            fault::point(LinkStage::NAME, "recorded");
             failed
         } else {
-            self.book.note_part(&mut self.lease, &record, self.deadline).await
+            self.deduplicator.note_part(&mut self.lease, &record, self.deadline).await
         };
         if failed.is_some() {
             warn!("could not record that links are published; a repeat of their event publishes them again");
@@ -217,8 +219,8 @@ impl Learn for Publishing {
 
 /// The links that an earlier attempt got and noted for `session`, all or the first of them; the others will end when
 /// they do. None if these have ended before there were all: then all are made again.
-fn recall(session: &mut Session, note: &[u8]) -> Option<Made> {
-    let made = decode::from_json::<Made>(note).ok()?;
+fn recall(session: &mut Session, note: &[u8]) -> Option<LinkProgress> {
+    let made = decode::from_json::<LinkProgress>(note).ok()?;
     let (expires_at, links) = (made.expires_at?, &made.links);
     let first = links.guests.is_empty() || links.hosts.len() == session.experts.len();
     let some =
@@ -245,7 +247,7 @@ fn refused(refusal: &Refusal) -> Death {
 
 /// One message for each link that the broker does not have yet. Guests' links go to guests and hosts' to hosts by type: see
 /// [`Outgoing`].
-fn messages(session: &Session, made: &Made) -> Result<Vec<Outgoing>, Outcome> {
+fn messages(session: &Session, made: &LinkProgress) -> Result<Vec<Outgoing>, Outcome> {
     let guests = made.links.guests.iter().enumerate();
     let guests = guests.map(|(position, address)| Outgoing::guest(session, position, address.clone()));
     let hosts = made.links.hosts.iter().enumerate();
@@ -271,7 +273,7 @@ mod tests {
             "experts": people(experts, |of| json!({"email": format!("expert-{of}@example.com")})),
             "guests": people(guests, |of| json!({"channel": "sms", "address": format!("+34600111{of:03}")})),
         });
-        let rules = Rules {
+        let rules = SessionRules {
             subject_prefix: String::new(),
             vertical: Vertical::Hc,
             host_login: true,
@@ -282,9 +284,9 @@ mod tests {
         Session::read(&message, &rules, clock::now()).unwrap()
     }
 
-    fn note(hosts: usize, guests: usize, ends_in: SignedDuration) -> (Instant, Vec<u8>) {
+    fn note(hosts: usize, guests: usize, ends_in: SignedDuration) -> (WireTime, Vec<u8>) {
         let links = |count| vec![json!({"url": "https://instant.webex.com/visit/ckmNR7I"}); count];
-        let ends_at = Instant::floor(clock::now() + ends_in);
+        let ends_at = WireTime::floor(clock::now() + ends_in);
         let note = json!({"expiresAt": ends_at, "hosts": links(hosts), "guests": links(guests)});
         (ends_at, note.to_string().into_bytes())
     }
@@ -331,13 +333,13 @@ mod tests {
     fn messages_that_the_broker_has_are_not_published_again() {
         let mut session = session(1, 2);
         let mut made = recall(&mut session, &note(1, 2, SignedDuration::from_mins(1)).1).unwrap();
-        let ids = |made: &Made| {
+        let ids = |made: &LinkProgress| {
             messages(&session, made).unwrap().iter().map(|one| one.message_id).collect::<Vec<_>>()
         };
         let all = ids(&made);
         assert_eq!(all.len(), 3);
         made.published.insert(all[1]);
-        let mut noted: Made = decode::from_json(&written(&made).unwrap()).unwrap();
+        let mut noted: LinkProgress = decode::from_json(&written(&made).unwrap()).unwrap();
         assert_eq!(ids(&noted), [all[0], all[2]]);
         noted.published.extend([all[0], all[2]]);
         assert!(ids(&noted).is_empty());

@@ -1,7 +1,7 @@
 //! The stages: each a function from a message to an [`Outcome`], with at most one outside effect, which may take several
 //! calls. A stage neither publishes nor settles, and knows nothing of AMQP.
 
-pub(crate) mod book;
+pub(crate) mod deduplicator;
 mod host;
 mod link;
 
@@ -9,12 +9,12 @@ use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
-pub use book::{Book, Keep, OnFailure};
-pub use host::Host;
-pub use link::Link;
+pub use deduplicator::{Deduplicator, OnFailure, Retention};
+pub use host::HostStage;
+pub use link::LinkStage;
 
 use crate::{
-    contract::{message::Message, start_session::Identity, time::Instant},
+    contract::{message::Message, start_session::Identity, time::WireTime},
     outcome::{Class, Death, Outcome},
 };
 
@@ -34,7 +34,7 @@ pub trait Stage: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Death`] of a message that ends without its effect, as far as the message alone tells.
-    fn deadline(&self, message: &Message) -> Result<Instant, Death>;
+    fn deadline(&self, message: &Message) -> Result<WireTime, Death>;
 
     /// The most bytes of memory that the work on `message` takes, about.
     fn bytes(&self, message: &Message) -> usize;

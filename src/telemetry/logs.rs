@@ -20,17 +20,17 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    config::{LogFormat, LogLevel, Telemetry},
+    config::{LogFormat, LogLevel, TelemetryConfig},
     masking::Masked,
 };
 
 /// The level of the log, which may be changed while the program runs.
-pub struct Level {
+pub struct LogSwitch {
     configured: LevelFilter,
     current: reload::Handle<LevelFilter, Registry>,
 }
 
-impl Level {
+impl LogSwitch {
     /// Says all there is to say from here on.
     pub fn debug(&self) {
         self.set(LevelFilter::DEBUG);
@@ -50,14 +50,14 @@ impl Level {
     }
 }
 
-impl fmt::Debug for Level {
+impl fmt::Debug for LogSwitch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Level").field("configured", &self.configured).finish_non_exhaustive()
+        f.debug_struct("LogSwitch").field("configured", &self.configured).finish_non_exhaustive()
     }
 }
 
 /// Sends this program's events to standard error from here on, and panics too. A second call changes nothing.
-pub fn init(config: &Telemetry) -> Level {
+pub fn init(config: &TelemetryConfig) -> LogSwitch {
     let configured = match config.log_level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -83,7 +83,7 @@ pub fn init(config: &Telemetry) -> Level {
             error!(place, "panic: a defect of this program");
         }));
     }
-    Level { configured, current }
+    LogSwitch { configured, current }
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {

@@ -112,10 +112,11 @@ pub(super) fn provider(
     ca_file: Option<&Path>,
     spans: &Arc<Spans>,
 ) -> Result<SdkTracerProvider, OtlpError> {
-    let exporter = Watched { exporter: exporter(endpoint, ca_file, spans)?, spans: Arc::clone(spans) };
+    let exporter =
+        WatchedExporter { exporter: exporter(endpoint, ca_file, spans)?, spans: Arc::clone(spans) };
     let config = BatchConfigBuilder::default().with_max_queue_size(QUEUED_MAX).build();
     let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
-    let processor = Bounded { processor, spans: Arc::clone(spans) };
+    let processor = BoundedProcessor { processor, spans: Arc::clone(spans) };
     Ok(SdkTracerProvider::builder().with_resource(resource()).with_span_processor(processor).build())
 }
 
@@ -200,12 +201,12 @@ fn step(error: &HttpError) -> String {
 
 /// Sees what becomes of each batch.
 #[derive(Debug)]
-struct Watched {
+struct WatchedExporter {
     exporter: OtlpExporter,
     spans: Arc<Spans>,
 }
 
-impl SpanExporter for Watched {
+impl SpanExporter for WatchedExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let count = batch.len();
         self.spans.queued.fetch_sub(count, Ordering::Relaxed);
@@ -225,12 +226,12 @@ impl SpanExporter for Watched {
 
 /// Counts what the queue has no room for: the SDK's own processor would drop it too, and tell nobody.
 #[derive(Debug)]
-struct Bounded {
+struct BoundedProcessor {
     processor: BatchSpanProcessor,
     spans: Arc<Spans>,
 }
 
-impl SpanProcessor for Bounded {
+impl SpanProcessor for BoundedProcessor {
     fn on_start(&self, span: &mut Span, context: &Context) {
         self.processor.on_start(span, context);
     }

@@ -30,9 +30,9 @@ const FLUSH: Duration = Duration::from_millis(1500);
 
 /// Begins spans, and sends them to a collector. Without one it does nothing, at next to no cost.
 #[derive(Clone, Default)]
-pub struct Tracer(Option<Arc<Inner>>);
+pub struct Tracer(Option<Arc<TracerState>>);
 
-struct Inner {
+struct TracerState {
     tracer: SdkTracer,
     provider: SdkTracerProvider,
     relation: TraceRelation,
@@ -55,7 +55,7 @@ impl Tracer {
         match otlp::provider(endpoint, ca_file, &spans) {
             Ok(provider) => {
                 let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
-                Self(Some(Arc::new(Inner { tracer, provider, relation, spans })))
+                Self(Some(Arc::new(TracerState { tracer, provider, relation, spans })))
             }
             Err(error) => {
                 warn!(%error, "no spans are sent");
@@ -67,8 +67,14 @@ impl Tracer {
     /// The work on a delivery of `queue` by the stage called `stage`, whose event is called `event_id` in logs, and whose
     /// publisher is known by `came`.
     #[must_use]
-    pub fn process(&self, queue: &str, stage: &'static str, event_id: &str, came: &TraceContext) -> Span {
-        let Some(inner) = &self.0 else { return Span::none(came) };
+    pub fn process(
+        &self,
+        queue: &str,
+        stage: &'static str,
+        event_id: &str,
+        came: &TraceContext,
+    ) -> DeliverySpan {
+        let Some(inner) = &self.0 else { return DeliverySpan::none(came) };
         let attributes = vec![
             KeyValue::new("messaging.system", "rabbitmq"),
             KeyValue::new("messaging.operation.name", "process"),
@@ -102,8 +108,8 @@ impl Tracer {
         routing_key: &str,
         message_id: Option<&str>,
         within: &TraceContext,
-    ) -> Span {
-        let Some(inner) = &self.0 else { return Span::none(within) };
+    ) -> DeliverySpan {
+        let Some(inner) = &self.0 else { return DeliverySpan::none(within) };
         // The default exchange has no name, and its routing keys are queues.
         let destination =
             if exchange.is_empty() { routing_key.to_owned() } else { format!("{exchange}:{routing_key}") };
@@ -123,8 +129,8 @@ impl Tracer {
 
     /// A call of `url` over HTTP, whose query is not shown: it may name a person.
     #[must_use]
-    pub fn call(&self, method: &str, url: &Url, within: &TraceContext) -> Span {
-        let Some(inner) = &self.0 else { return Span::none(within) };
+    pub fn call(&self, method: &str, url: &Url, within: &TraceContext) -> DeliverySpan {
+        let Some(inner) = &self.0 else { return DeliverySpan::none(within) };
         let mut shown = url.clone();
         shown.set_query(None);
         let attributes = vec![
@@ -158,8 +164,13 @@ impl Tracer {
     }
 }
 
-impl Inner {
-    fn begin(&self, builder: SpanBuilder, parent: Option<&TraceContext>, came: &TraceContext) -> Span {
+impl TracerState {
+    fn begin(
+        &self,
+        builder: SpanBuilder,
+        parent: Option<&TraceContext>,
+        came: &TraceContext,
+    ) -> DeliverySpan {
         let context = Context::new();
         let context = match parent {
             Some(parent) => context.with_remote_span_context(span_context(parent)),
@@ -168,11 +179,11 @@ impl Inner {
         let span = self.tracer.build_with_context(builder, &context);
         if !span.is_recording() {
             // A span that nobody will see is no parent.
-            return Span { span: None, context: came.unsampled() };
+            return DeliverySpan { span: None, context: came.unsampled() };
         }
         let ids = span.span_context();
         let context = came.of_span(ids.trace_id().to_string(), ids.span_id().to_string());
-        Span { span: Some(span), context }
+        DeliverySpan { span: Some(span), context }
     }
 }
 
@@ -189,12 +200,12 @@ fn span_context(context: &TraceContext) -> SpanContext {
 
 /// Something that takes time. It ends when it is dropped.
 #[derive(Debug)]
-pub struct Span {
+pub struct DeliverySpan {
     span: Option<SdkSpan>,
     context: TraceContext,
 }
 
-impl Span {
+impl DeliverySpan {
     fn none(context: &TraceContext) -> Self {
         Self { span: None, context: context.clone() }
     }
@@ -212,7 +223,7 @@ impl Span {
         }
     }
 
-    /// Sets an attribute that the conventions have as a list, with one item; otherwise as [`Span::set`].
+    /// Sets an attribute that the conventions have as a list, with one item; otherwise as [`DeliverySpan::set`].
     pub fn set_list(&mut self, key: &'static str, item: &str) {
         self.set(key, Value::Array(vec![StringValue::from(item.to_owned())].into()));
     }

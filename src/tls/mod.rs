@@ -83,7 +83,8 @@ impl Files {
             .with_custom_certificate_verifier(Arc::new(verifier));
         Ok(match &self.client {
             None => builder.with_no_client_auth(),
-            Some(files) => builder.with_client_cert_resolver(Arc::new(Shown::new(files.clone(), provider)?)),
+            Some(files) => builder
+                .with_client_cert_resolver(Arc::new(PresentedCertificate::new(files.clone(), provider)?)),
         })
     }
 
@@ -227,26 +228,26 @@ impl<T> Latest<T> {
 }
 
 /// Shows the client certificate that is in the files at that moment.
-struct Shown {
+struct PresentedCertificate {
     files: ClientFiles,
     provider: Arc<CryptoProvider>,
     latest: Mutex<Latest<CertifiedKey>>,
 }
 
-impl Shown {
+impl PresentedCertificate {
     fn new(files: ClientFiles, provider: Arc<CryptoProvider>) -> Result<Self, rustls::Error> {
         let key = certified_key(&files, &provider).map_err(other)?;
         Ok(Self { files, provider, latest: Mutex::new(Latest::new(Arc::new(key))) })
     }
 }
 
-impl fmt::Debug for Shown {
+impl fmt::Debug for PresentedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shown").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("PresentedCertificate").field("files", &self.files).finish_non_exhaustive()
     }
 }
 
-impl ResolvesClientCert for Shown {
+impl ResolvesClientCert for PresentedCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let read = certified_key(&self.files, &self.provider).map(Some);
         Some(self.latest.lock().unwrap_or_else(PoisonError::into_inner).take_in(read))

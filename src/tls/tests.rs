@@ -177,7 +177,7 @@ async fn client_certificate_is_shown_and_its_lack_is_named() {
 
     // Its files are read again for each handshake.
     let files = theirs.client.as_ref().unwrap();
-    let resolver = Shown::new(files.clone(), provider()).unwrap();
+    let resolver = PresentedCertificate::new(files.clone(), provider()).unwrap();
     let before = resolver.resolve(&[], &[]).unwrap().cert.clone();
     shown("theirs", &ours);
     assert_ne!(resolver.resolve(&[], &[]).unwrap().cert, before);

@@ -26,10 +26,10 @@ const SYSTEM_AGE_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Verifier {
     ca_file: Option<PathBuf>,
     provider: Arc<CryptoProvider>,
-    state: Mutex<State>,
+    state: Mutex<VerifierState>,
 }
 
-struct State {
+struct VerifierState {
     verifier: Latest<WebPkiServerVerifier>,
     system_read_at: Instant,
     /// What the verifier was made of.
@@ -49,7 +49,7 @@ impl Verifier {
         let ca_bytes = ca_file.as_deref().map(read).transpose().map_err(other)?.unwrap_or_default();
         let verifier = Self::make(ca_file.as_ref(), &ca_bytes, &system, &provider)?;
         let verifier = Latest::new(Arc::new(verifier));
-        let state = State { verifier, system, system_read_at: Instant::now(), ca_bytes };
+        let state = VerifierState { verifier, system, system_read_at: Instant::now(), ca_bytes };
         Ok(Self { ca_file, provider, state: Mutex::new(state) })
     }
 
@@ -86,7 +86,7 @@ impl Verifier {
     }
 
     /// A verifier if one of its sources is another than before.
-    fn again(&self, state: &mut State) -> Result<Option<WebPkiServerVerifier>, TlsError> {
+    fn again(&self, state: &mut VerifierState) -> Result<Option<WebPkiServerVerifier>, TlsError> {
         let ca_bytes = self.ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
         let mut system = Arc::clone(&state.system);
         if state.system_read_at.elapsed() >= SYSTEM_AGE_MAX {

@@ -10,10 +10,10 @@ use reqwest::{
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use tokio::time::Instant;
-use url::{Host, Url};
+use url::Url;
 
 use super::{
-    Cause, TokenSource, UpstreamError,
+    ErrorCause, TokenSource, UpstreamError,
     origin::{REFUSAL_BYTES_MAX, is_webex, tracking_id},
     rest::Rest,
     token::is_token,
@@ -25,8 +25,8 @@ use crate::{
     ledger::Ledger,
     retry::{RETRY_AFTER_MAX, parse_retry_after},
     telemetry::{
-        metrics::{Call, UpstreamMetrics, labels::Called},
-        traces::{Span, Tracer},
+        metrics::{CallTimer, UpstreamMetrics, labels::Called},
+        traces::{DeliverySpan, Tracer},
     },
 };
 
@@ -35,7 +35,7 @@ const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// The limits of every call.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct UpstreamLimits {
     /// For a connection to stand, TLS included.
     pub connect_timeout: Duration,
     /// For the whole call, the answer's body included.
@@ -52,17 +52,17 @@ pub struct Upstream {
     name: &'static str,
     transport: Transport,
     token: TokenSource,
-    limits: Limits,
+    limits: UpstreamLimits,
     metrics: UpstreamMetrics,
     tracer: Tracer,
     rest: Rest,
 }
 
-/// An answer with a status of success. Whoever reads it says whether it [can be used](Answer::is_good): it counts as
+/// An answer with a status of success. Whoever reads it says whether it [can be used](Answer::mark_ok): it counts as
 /// malformed until then.
 #[derive(Debug)]
 pub struct Answer {
-    /// The body, within [`Limits::body_bytes_max`].
+    /// The body, within [`UpstreamLimits::body_bytes_max`].
     pub body: Vec<u8>,
     /// What Cisco's support asks for, where the answer named it.
     pub tracking_id: Option<String>,
@@ -70,7 +70,7 @@ pub struct Answer {
     pub is_whole: bool,
     /// When it was made, by the API's own clock.
     pub date: Option<Timestamp>,
-    call: Call,
+    call: CallTimer,
 }
 
 /// What a body that is too large comes to.
@@ -90,7 +90,7 @@ struct Read {
 
 impl Answer {
     /// It can be used.
-    pub fn is_good(&mut self) {
+    pub fn mark_ok(&mut self) {
         self.call.set(Called::Ok);
     }
 }
@@ -104,7 +104,7 @@ impl Upstream {
         name: &'static str,
         url: &Url,
         token: TokenSource,
-        limits: Limits,
+        limits: UpstreamLimits,
         network: &Network,
         metrics: UpstreamMetrics,
     ) -> Result<Self, NoClient> {
@@ -115,7 +115,7 @@ impl Upstream {
         transport: Transport,
         name: &'static str,
         token: TokenSource,
-        limits: Limits,
+        limits: UpstreamLimits,
         metrics: UpstreamMetrics,
     ) -> Self {
         let tracer = Tracer::default();
@@ -125,7 +125,7 @@ impl Upstream {
     /// The same; the wait that the API asks for is kept in `ledger` under `key`, for this worker's next start and for the
     /// others on the same Redis.
     #[must_use]
-    pub fn resting_in(self, ledger: Ledger, key: &str) -> Self {
+    pub fn sharing_rate_limits_in(self, ledger: Ledger, key: &str) -> Self {
         Self { rest: Rest::kept_in(ledger, format!("rest:{key}")), ..self }
     }
 
@@ -141,7 +141,7 @@ impl Upstream {
         name: &'static str,
         api: crate::simulation::network::Api,
         token: TokenSource,
-        limits: Limits,
+        limits: UpstreamLimits,
         metrics: UpstreamMetrics,
     ) -> Self {
         Self::over(Transport::Simulated(api), name, token, limits, metrics)
@@ -204,12 +204,12 @@ impl Upstream {
     ) -> Result<Answer, UpstreamError> {
         let asked = Instant::now();
         if let Some(left) = self.rest.left().await {
-            return Err(self.not_called(Cause::RateLimited, "asked to be left alone", Some(left)));
+            return Err(self.not_called(ErrorCause::RateLimited, "asked to be left alone", Some(left)));
         }
         let limit = limit.saturating_sub(asked.elapsed());
         // A client with no time left may begin to send before it notices.
         if limit.is_zero() {
-            return Err(self.not_called(Cause::SessionOver, "has no time left to answer", None));
+            return Err(self.not_called(ErrorCause::SessionOver, "has no time left to answer", None));
         }
         request.headers_mut().insert(AUTHORIZATION, self.authorization()?);
         *request.timeout_mut() = Some(limit.min(self.limits.timeout));
@@ -220,7 +220,7 @@ impl Upstream {
         let answered = self.answer(request, subject, &mut span, excess).await;
         // A look at what was sent is served where a message to the same one is not.
         let looks = excess == Excess::IsLeft;
-        if !looks && !matches!(&answered, Err(error) if error.cause != Cause::Request) {
+        if !looks && !matches!(&answered, Err(error) if error.cause != ErrorCause::Request) {
             self.rest.served(subject, begun_at);
         }
         let is_cut = limit < self.limits.timeout && begun_at.elapsed() >= limit;
@@ -243,7 +243,7 @@ impl Upstream {
         &self,
         request: Request,
         subject: &str,
-        span: &mut Span,
+        span: &mut DeliverySpan,
         excess: Excess,
     ) -> Result<Read, UpstreamError> {
         let (response, begun) =
@@ -255,11 +255,11 @@ impl Upstream {
         }
         if !response.status().is_success() {
             let refused = self.refused(response, begun, tracking_id.as_deref()).await;
-            let Some(wait) = refused.retry_after.filter(|_| refused.cause == Cause::RateLimited) else {
+            let Some(wait) = refused.retry_after.filter(|_| refused.cause == ErrorCause::RateLimited) else {
                 return Err(refused);
             };
             if self.rest.is_own(subject) {
-                return Err(UpstreamError { cause: Cause::Passing, ..refused });
+                return Err(UpstreamError { cause: ErrorCause::Passing, ..refused });
             }
             self.metrics.rate_limited(self.rest.rest(wait).await);
             return Err(refused);
@@ -283,10 +283,10 @@ impl Upstream {
             return error;
         }
         let reason = format!("{}: no answer before the session was over", self.name);
-        UpstreamError { cause: Cause::SessionOver, reason, retry_after: None, ..error }
+        UpstreamError { cause: ErrorCause::SessionOver, reason, retry_after: None, ..error }
     }
 
-    fn not_called(&self, cause: Cause, why: &str, retry_after: Option<Duration>) -> UpstreamError {
+    fn not_called(&self, cause: ErrorCause, why: &str, retry_after: Option<Duration>) -> UpstreamError {
         UpstreamError {
             cause,
             status: None,
@@ -298,7 +298,7 @@ impl Upstream {
 
     fn authorization(&self) -> Result<HeaderValue, UpstreamError> {
         let refused = |reason| UpstreamError {
-            cause: Cause::Token,
+            cause: ErrorCause::Token,
             status: None,
             unknown: false,
             reason,
@@ -351,7 +351,7 @@ impl Upstream {
             .proxy()
             .map_or_else(String::new, |proxy| format!(" (by way of the proxy {proxy})"));
         UpstreamError {
-            cause: Cause::Passing,
+            cause: ErrorCause::Passing,
             status: None,
             unknown: !matches!(broken, Broken::NoConnection(_)),
             reason: format!("{}: {step}{by}", self.name),
@@ -374,21 +374,21 @@ impl Upstream {
             self.transport.reconnect(begun);
         }
         let cause = match status.as_u16() {
-            407 | 408 | 421 | 423 | 425 | 429 | 500..=599 => Cause::Passing,
-            400..=499 if !webex => Cause::Passing,
-            401 => Cause::Token,
-            400..=499 => Cause::Request,
-            _ => Cause::Malformed,
+            407 | 408 | 421 | 423 | 425 | 429 | 500..=599 => ErrorCause::Passing,
+            400..=499 if !webex => ErrorCause::Passing,
+            401 => ErrorCause::Token,
+            400..=499 => ErrorCause::Request,
+            _ => ErrorCause::Malformed,
         };
         let asked = asked_wait(&headers, self.limits.rate_limit_wait);
         let asked = asked
             .or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
         let retry_after = asked
             .map(|wait| wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
-            .filter(|_| cause == Cause::Passing);
+            .filter(|_| cause == ErrorCause::Passing);
         // Any other 4xx is about what is asked for: a room that is locked, a request that is too early.
         let for_all = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
-        let cause = if for_all && retry_after.is_some() { Cause::RateLimited } else { cause };
+        let cause = if for_all && retry_after.is_some() { ErrorCause::RateLimited } else { cause };
         let by = match tracking_id {
             Some(id) => format!(", tracking id {id}"),
             None if status.is_client_error() && !webex => {
@@ -413,7 +413,7 @@ impl Upstream {
 fn kind(error: &UpstreamError) -> Cow<'static, str> {
     match (error.cause, error.status) {
         (_, Some(status)) if status >= 400 => status.to_string().into(),
-        (Cause::Malformed, _) => "malformed".into(),
+        (ErrorCause::Malformed, _) => "malformed".into(),
         _ if error.unknown => "no-answer".into(),
         _ => "no-connection".into(),
     }
@@ -444,17 +444,6 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
         headers.insert(name, value);
-    }
-}
-
-/// Whether `url` names this machine itself.
-#[must_use]
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 

@@ -11,7 +11,7 @@ mod transport;
 
 use std::{fmt, time::Duration};
 
-pub use http::{Answer, Limits, Upstream, is_loopback};
+pub use http::{Answer, Upstream, UpstreamLimits};
 pub use proxy::{Proxies, Proxy, ProxyError};
 pub use token::{TokenError, TokenSource};
 #[cfg(test)]
@@ -19,14 +19,14 @@ pub(crate) use transport::Broken;
 pub use transport::{Network, NoClient};
 
 use crate::{
-    contract::time::Instant,
+    contract::time::WireTime,
     outcome::{self, Class, Death, Failure, Outcome},
     telemetry::metrics::labels::Called,
 };
 
 /// What can be done about a failure of an API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum ErrorCause {
     /// It may pass: no connection, a time limit, 408, 421, 423, 425, 429, 5xx, and what somebody in between refuses. With a wait, if
     /// this request is to wait, and others are not.
     Passing,
@@ -46,7 +46,7 @@ pub enum Cause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamError {
     /// What can be done.
-    pub cause: Cause,
+    pub cause: ErrorCause,
     /// The answer's status, where there was one: also a status of success, whose body then could not be read.
     pub status: Option<u16>,
     /// Whether the request may have had its effect all the same.
@@ -61,7 +61,7 @@ impl UpstreamError {
     /// An answer that can't be believed; `problem` says why and shows nothing of it.
     pub(crate) fn malformed(api: &str, problem: impl fmt::Display) -> Self {
         Self {
-            cause: Cause::Malformed,
+            cause: ErrorCause::Malformed,
             status: None,
             unknown: true,
             reason: format!("{api}: malformed answer: {problem}"),
@@ -72,31 +72,33 @@ impl UpstreamError {
     /// As the metrics have it.
     pub(crate) fn called(&self) -> Called {
         match self.cause {
-            Cause::RateLimited => Called::RateLimited,
-            Cause::Passing if self.retry_after.is_some() => Called::RateLimited,
-            Cause::Passing => Called::Unavailable,
-            Cause::Token => Called::Token,
-            Cause::Request => Called::Rejected,
-            Cause::Malformed => Called::Malformed,
-            Cause::SessionOver => Called::Abandoned,
+            ErrorCause::RateLimited => Called::RateLimited,
+            ErrorCause::Passing if self.retry_after.is_some() => Called::RateLimited,
+            ErrorCause::Passing => Called::Unavailable,
+            ErrorCause::Token => Called::Token,
+            ErrorCause::Request => Called::Rejected,
+            ErrorCause::Malformed => Called::Malformed,
+            ErrorCause::SessionOver => Called::Abandoned,
         }
     }
 
     /// What becomes of the message that the call was made for, whose session ends at `deadline`.
     #[must_use]
-    pub fn into_outcome(self, deadline: Instant) -> Outcome {
+    pub fn into_outcome(self, deadline: WireTime) -> Outcome {
         let cause = match self.cause {
-            Cause::Token => outcome::Cause::Token,
-            Cause::Malformed => outcome::Cause::Malformed,
-            Cause::RateLimited => outcome::Cause::RateLimited,
+            ErrorCause::Token => outcome::Cause::Token,
+            ErrorCause::Malformed => outcome::Cause::Malformed,
+            ErrorCause::RateLimited => outcome::Cause::RateLimited,
             _ => outcome::Cause::Unavailable,
         };
         let failure = Failure { cause, reason: self.reason, retry_after: self.retry_after, deadline };
         match self.cause {
-            Cause::Passing | Cause::RateLimited | Cause::Malformed => Outcome::TryAgain(failure),
-            Cause::Token => Outcome::Wait(failure),
-            Cause::Request => Outcome::Dead(Death::new(Class::Rejected, failure.reason)),
-            Cause::SessionOver => Outcome::Dead(Death::new(Class::Expired, failure.reason)),
+            ErrorCause::Passing | ErrorCause::RateLimited | ErrorCause::Malformed => {
+                Outcome::TryAgain(failure)
+            }
+            ErrorCause::Token => Outcome::Wait(failure),
+            ErrorCause::Request => Outcome::Dead(Death::new(Class::Rejected, failure.reason)),
+            ErrorCause::SessionOver => Outcome::Dead(Death::new(Class::Expired, failure.reason)),
         }
     }
 }

@@ -38,10 +38,10 @@ pub struct ProxyError {
     problem: &'static str,
 }
 
-type Environment = [(String, String)];
+type ProxyVariables = [(String, String)];
 
 /// The first of `names` that is set, if it is not empty.
-fn first<'a>(environment: &'a Environment, names: [&'static str; 2]) -> Option<(&'static str, &'a str)> {
+fn first<'a>(environment: &'a ProxyVariables, names: [&'static str; 2]) -> Option<(&'static str, &'a str)> {
     let set = names
         .into_iter()
         .find_map(|name| Some((name, &environment.iter().find(|(known, _)| known == name)?.1)));
@@ -53,7 +53,7 @@ impl Proxies {
     ///
     /// # Errors
     /// [`ProxyError`] for a proxy that can't be used: to call directly instead is not what was meant.
-    pub fn of(environment: &Environment) -> Result<Self, ProxyError> {
+    pub fn of(environment: &ProxyVariables) -> Result<Self, ProxyError> {
         let read = |names| {
             let given = first(environment, names);
             given

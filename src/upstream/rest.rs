@@ -44,12 +44,12 @@ pub(super) struct Rest {
 struct Kept {
     ledger: Ledger,
     key: String,
-    state: Mutex<State>,
+    state: Mutex<RestState>,
     failed: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
+struct RestState {
     /// When it is read next; never if there is nobody else who writes.
     read_at: Option<Instant>,
     read: bool,
@@ -165,13 +165,13 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ledger::Kind, simulation};
+    use crate::{ledger::LedgerKind, simulation};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[tokio::test(start_paused = true)]
     async fn wait_grows_and_is_known_to_the_next_worker() {
-        let ledger = Ledger::open(Kind::Memory).await.unwrap();
+        let ledger = Ledger::open(LedgerKind::Memory).await.unwrap();
         let rest = || Rest::kept_in(ledger.clone(), "rest:api".to_owned());
         let first = rest();
         assert_eq!(first.left().await, None);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Limits,
+    UpstreamLimits,
     proxy::{Proxies, Proxy},
 };
 use crate::{endpoint::Obstacle, tls};
@@ -57,13 +57,13 @@ pub(super) enum Transport {
 pub(super) struct Http {
     tls: ClientConfig,
     proxy: Option<Proxy>,
-    limits: Limits,
-    current: Mutex<Current>,
+    limits: UpstreamLimits,
+    current: Mutex<CurrentClient>,
 }
 
 /// The client in use.
 #[derive(Debug)]
-struct Current {
+struct CurrentClient {
     client: Client,
     /// How many there were before it.
     number: u64,
@@ -93,11 +93,11 @@ pub(crate) enum Broken {
 
 impl Transport {
     /// Calls to `url`'s host.
-    pub(super) fn new(url: &Url, limits: &Limits, network: &Network) -> Result<Self, NoClient> {
+    pub(super) fn new(url: &Url, limits: &UpstreamLimits, network: &Network) -> Result<Self, NoClient> {
         let tls = tls::https(network.ca_file.as_deref())?;
         let proxy = network.proxies.of_url(url).cloned();
         let client = client(&tls, proxy.as_ref(), limits)?;
-        let current = Mutex::new(Current { client, number: 0, worked_at: None });
+        let current = Mutex::new(CurrentClient { client, number: 0, worked_at: None });
         Ok(Self::Http(Box::new(Http { tls, proxy, limits: *limits, current })))
     }
 
@@ -154,7 +154,7 @@ impl Transport {
 }
 
 impl Http {
-    fn current(&self) -> MutexGuard<'_, Current> {
+    fn current(&self) -> MutexGuard<'_, CurrentClient> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -180,18 +180,22 @@ impl Http {
         }
     }
 
-    fn renew(&self, current: &mut Current, begun: Begun) {
+    fn renew(&self, current: &mut CurrentClient, begun: Begun) {
         if current.number != begun.client {
             return;
         }
         // It was made of the same parts before. Calls that are under way keep the old one until they end.
         if let Ok(client) = client(&self.tls, self.proxy.as_ref(), &self.limits) {
-            *current = Current { client, number: current.number + 1, worked_at: None };
+            *current = CurrentClient { client, number: current.number + 1, worked_at: None };
         }
     }
 }
 
-fn client(tls: &ClientConfig, proxy: Option<&Proxy>, limits: &Limits) -> Result<Client, reqwest::Error> {
+fn client(
+    tls: &ClientConfig,
+    proxy: Option<&Proxy>,
+    limits: &UpstreamLimits,
+) -> Result<Client, reqwest::Error> {
     let builder = Client::builder()
         .user_agent(concat!("instant-connect-worker/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(limits.connect_timeout)

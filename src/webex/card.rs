@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::contract::{
     link::HostLink,
-    people::{Email, HostAddress},
+    people::{Email, ExpertDestination},
     private::Private,
 };
 
@@ -35,12 +35,12 @@ pub struct MessageRequest<'a> {
 impl<'a> MessageRequest<'a> {
     /// Tells the expert at `address` of `link`.
     #[must_use]
-    pub fn new(address: &HostAddress<'a>, link: &HostLink) -> Self {
+    pub fn new(address: &ExpertDestination<'a>, link: &HostLink) -> Self {
         let lines = Lines::of(link);
         let (to_person_email, to_person_id, room_id) = match *address {
-            HostAddress::Email(email) => (Some(email), None, None),
-            HostAddress::Person(id) => (None, Some(id), None),
-            HostAddress::Room(id) => (None, None, Some(id)),
+            ExpertDestination::Email(email) => (Some(email), None, None),
+            ExpertDestination::Person(id) => (None, Some(id), None),
+            ExpertDestination::Room(id) => (None, None, Some(id)),
         };
         Self {
             to_person_email,
@@ -70,7 +70,7 @@ impl Lines {
             facts.push((if link.guests.len() == 1 { "Guest" } else { "Guests" }, names));
         }
         let time =
-            |at: crate::contract::time::Instant| at.timestamp().strftime("%-d %B %Y, %H:%M UTC").to_string();
+            |at: crate::contract::time::WireTime| at.timestamp().strftime("%-d %B %Y, %H:%M UTC").to_string();
         if let Some(not_before) = link.not_before {
             facts.push(("Opens", time(not_before)));
         }

@@ -7,13 +7,13 @@ use url::Url;
 
 use super::{card::MessageRequest, listed};
 use crate::{
-    contract::{decode, link::HostLink, people::HostAddress, trace::TraceContext},
-    upstream::{Cause, Upstream, UpstreamError},
+    contract::{decode, link::HostLink, people::ExpertDestination, trace::TraceContext},
+    upstream::{ErrorCause, Upstream, UpstreamError},
 };
 
 /// The Messages API, as configured.
 #[derive(Debug)]
-pub struct Client {
+pub struct WebexClient {
     upstream: Upstream,
     messages: Url,
 }
@@ -35,7 +35,7 @@ pub struct Sent {
     pub tracking_id: Option<String>,
 }
 
-impl Client {
+impl WebexClient {
     /// A client that posts to `messages`, the whole endpoint.
     #[must_use]
     pub const fn new(upstream: Upstream, messages: Url) -> Self {
@@ -46,34 +46,36 @@ impl Client {
     /// that can't be known: in a space a bot sees only messages that mention it, and a token may not be allowed to read.
     ///
     /// # Errors
-    /// As [`Client::send`].
+    /// As [`WebexClient::send`].
     pub async fn was_sent(
         &self,
-        address: &HostAddress<'_>,
+        address: &ExpertDestination<'_>,
         link: &HostLink,
         trace: &TraceContext,
     ) -> Result<Option<bool>, UpstreamError> {
         let mut direct = self.messages.clone();
         direct.set_path(&format!("{}/direct", self.messages.path()));
         match *address {
-            HostAddress::Email(email) => direct.query_pairs_mut().append_pair("personEmail", email.reveal()),
-            HostAddress::Person(id) => direct.query_pairs_mut().append_pair("personId", id),
-            HostAddress::Room(_) => return Ok(None),
+            ExpertDestination::Email(email) => {
+                direct.query_pairs_mut().append_pair("personEmail", email.reveal())
+            }
+            ExpertDestination::Person(id) => direct.query_pairs_mut().append_pair("personId", id),
+            ExpertDestination::Room(_) => return Ok(None),
         };
         let mut answer = match self.upstream.get_beginning(direct, subject(address), trace).await {
             // No direct messages with that person yet. A page of something in between is no such answer.
-            Err(error) if error.cause == Cause::Request && error.status == Some(404) => {
+            Err(error) if error.cause == ErrorCause::Request && error.status == Some(404) => {
                 return Ok(Some(false));
             }
             // This refuses the look alone.
-            Err(error) if error.cause == Cause::Request => return Ok(None),
+            Err(error) if error.cause == ErrorCause::Request => return Ok(None),
             answer => answer?,
         };
         // Newest first, so that the beginning of a long list is enough. A link is for one expert alone, so a message that
         // holds it is the one.
         let sent = listed::holds(&answer.body, answer.is_whole, link.address.reveal())
             .map_err(|invalid| UpstreamError::malformed(self.upstream.name(), invalid))?;
-        answer.is_good();
+        answer.mark_ok();
         Ok(Some(sent))
     }
 
@@ -84,7 +86,7 @@ impl Client {
     /// [`UpstreamError`], sorted by what can be done.
     pub async fn send(
         &self,
-        address: &HostAddress<'_>,
+        address: &ExpertDestination<'_>,
         link: &HostLink,
         trace: &TraceContext,
         limit: Duration,
@@ -98,15 +100,15 @@ impl Client {
         if created.id.is_empty() || created.room_id.is_empty() {
             return Err(UpstreamError::malformed(name, "a message without an id"));
         }
-        answer.is_good();
+        answer.mark_ok();
         Ok(Sent { message_id: created.id, tracking_id: answer.tracking_id })
     }
 }
 
 /// The person or the space that a call is about.
-fn subject<'a>(address: &HostAddress<'a>) -> &'a str {
+fn subject<'a>(address: &ExpertDestination<'a>) -> &'a str {
     match *address {
-        HostAddress::Email(email) => email.reveal(),
-        HostAddress::Person(id) | HostAddress::Room(id) => id,
+        ExpertDestination::Email(email) => email.reveal(),
+        ExpertDestination::Person(id) | ExpertDestination::Room(id) => id,
     }
 }

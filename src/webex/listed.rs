@@ -16,10 +16,10 @@ use crate::contract::{
 #[derive(Deserialize)]
 struct Listed {
     #[serde(deserialize_with = "decode::objects")]
-    items: Vec<Private<Fields>>,
+    items: Vec<Private<ListFields>>,
 }
 
-type Fields = serde_json::Map<String, Value>;
+type ListFields = serde_json::Map<String, Value>;
 
 /// Whether `text` is in one of the messages in `body`. Where `body` is only the beginning of the list, in one of those
 /// that are whole.
@@ -112,7 +112,7 @@ impl<'de> Visitor<'de> for Items<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while let Some(item) = items.next_element::<Fields>()? {
+        while let Some(item) = items.next_element::<ListFields>()? {
             self.0.items += 1;
             self.0.found |= item.values().any(|value| is_in(value, self.0.text));
         }

@@ -7,4 +7,4 @@ pub mod card;
 pub mod client;
 mod listed;
 
-pub use client::Client;
+pub use client::WebexClient;

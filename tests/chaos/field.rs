@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use instant_connect_worker::sandbox::{Handle, Options, Sandbox};
+use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxOptions};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     message::Delivery,
@@ -102,7 +102,7 @@ impl Field {
         let urls = nodes.as_ref().map_or_else(shared, |nodes| nodes.urls().to_vec());
         let address = urls[0].split(['@', '/']).nth(3).unwrap();
         let relay = Relay::start(address.to_owned()).await;
-        let sandbox = Sandbox::bind(Options {
+        let sandbox = Sandbox::bind(SandboxOptions {
             listen: "127.0.0.1:0".parse().unwrap(),
             allow_any_address: false,
             token: TOKEN.into(),

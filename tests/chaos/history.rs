@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use instant_connect_worker::sandbox::{Call, Handle, Message, Role};
+use instant_connect_worker::sandbox::{Handle, RecordedCall, RecordedMessage, RecordedRole};
 use serde_json::Value;
 use tokio::{sync::watch, time::timeout};
 
@@ -131,7 +131,7 @@ impl History {
     }
 
     /// The sandbox has an expert's message.
-    pub(crate) fn host_message(&self, message: &Message, sandbox: &Handle) {
+    pub(crate) fn host_message(&self, message: &RecordedMessage, sandbox: &Handle) {
         self.change(|inner| {
             inner.messages += 1;
             if let Err(why) = host_message(inner, message, sandbox) {
@@ -141,7 +141,7 @@ impl History {
     }
 
     /// Instant Connect was asked for links.
-    pub(crate) fn call(&self, call: &Call) {
+    pub(crate) fn call(&self, call: &RecordedCall) {
         self.change(|inner| {
             inner.calls += 1;
             let start = Start::of(Some(&call.sub), "chaos-").filter(|start| inner.sent(*start));
@@ -296,7 +296,7 @@ fn guest_link(
         && body["channel"] == Start::channel(guest)
         && body["url"] == format!("{BASE_URL}{short}")
         && body.get("expert").is_none()
-        && (link.role, &link.sub) == (Role::Guest, &start.session());
+        && (link.role, &link.sub) == (RecordedRole::Guest, &start.session());
     if !right {
         return Err(format!("{}: {:?} link of {} in {body}", start.id(), link.role, link.sub));
     }
@@ -316,14 +316,14 @@ fn guest_link(
     Ok(())
 }
 
-fn host_message(inner: &mut Inner, message: &Message, sandbox: &Handle) -> Result<(), String> {
+fn host_message(inner: &mut Inner, message: &RecordedMessage, sandbox: &Handle) -> Result<(), String> {
     let email = message.to_person_email.as_deref().unwrap_or_default();
     let start = Start::of(email.strip_suffix("@example.com"), "expert-");
     let start = start.filter(|start| inner.sent(*start)).ok_or_else(|| format!("a message to {email}"))?;
     let url = message.attachments.first().and_then(|card| card["content"]["actions"][0]["url"].as_str());
     let short = url.and_then(|url| url.strip_prefix(BASE_URL)).unwrap_or_default();
     let link = sandbox.link(short).ok_or_else(|| format!("{email}: nobody gave out {short}"))?;
-    if start.kind() != Kind::Good || (link.role, &link.sub) != (Role::Host, &start.session()) {
+    if start.kind() != Kind::Good || (link.role, &link.sub) != (RecordedRole::Host, &start.session()) {
         return Err(format!("{email} was told a {:?} link of {}", link.role, link.sub));
     }
     let record = &mut inner.records[start.0 as usize];

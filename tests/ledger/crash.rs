@@ -23,7 +23,7 @@ fn result(key: &str) -> Vec<u8> {
 /// What [`what_was_recorded_survives_kill_9`] does as another process: records for ever, and says so.
 async fn record_for_ever(path: OsString) {
     let first: usize = env::var(FIRST).unwrap().parse().unwrap();
-    let ledger = Ledger::open(Kind::File { path: path.into() }).await.unwrap();
+    let ledger = Ledger::open(LedgerKind::File { path: path.into() }).await.unwrap();
     let mut records = tokio::task::JoinSet::new();
     for record in first.. {
         if records.len() == 16 {

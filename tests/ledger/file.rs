@@ -81,11 +81,11 @@ async fn a_closed_ledger_says_so() {
 #[tokio::test]
 async fn a_folder_in_its_place_is_an_error_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Ledger::open(Kind::File { path: folder.path().to_owned() }).await.unwrap_err();
+    let error = Ledger::open(LedgerKind::File { path: folder.path().to_owned() }).await.unwrap_err();
     assert!(error.to_string().contains(folder.path().to_str().unwrap()), "{error}");
     let below_a_file = folder.path().join("file/ledger");
     fs::write(folder.path().join("file"), "").unwrap();
-    let error = Ledger::open(Kind::File { path: below_a_file }).await.unwrap_err();
+    let error = Ledger::open(LedgerKind::File { path: below_a_file }).await.unwrap_err();
     assert!(matches!(error, LedgerError::File { .. }), "{error}");
 }
 

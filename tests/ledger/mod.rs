@@ -8,7 +8,7 @@ pub(crate) mod server;
 
 use std::{path::PathBuf, time::Duration};
 
-use instant_connect_worker::ledger::{Claim, Kind, Lease, Ledger, LedgerError};
+use instant_connect_worker::ledger::{Claim, Lease, Ledger, LedgerError, LedgerKind};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
@@ -36,12 +36,12 @@ impl Place {
         folder.path().join("state/ledger")
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> LedgerKind {
         match self {
-            Self::Memory => Kind::Memory,
-            Self::File(_) => Kind::File { path: self.path() },
+            Self::Memory => LedgerKind::Memory,
+            Self::File(_) => LedgerKind::File { path: self.path() },
             Self::Redis(server) => {
-                Kind::Redis { url: server.url().into(), prefix: "icw:test:".to_owned(), ca_file: None }
+                LedgerKind::Redis { url: server.url().into(), prefix: "icw:test:".to_owned(), ca_file: None }
             }
         }
     }

@@ -51,8 +51,9 @@ async fn a_restart_between_two_calls_is_not_noticed() {
 async fn a_redis_that_stalls_is_an_error_within_the_limit() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://:hunter2@{}/", silent.local_addr().unwrap());
-    let ledger =
-        Ledger::open(Kind::Redis { url: url.into(), prefix: String::new(), ca_file: None }).await.unwrap();
+    let ledger = Ledger::open(LedgerKind::Redis { url: url.into(), prefix: String::new(), ca_file: None })
+        .await
+        .unwrap();
     let since = Instant::now();
     let calls = (0..5).map(|_| ledger.ping());
     for answer in futures_util::future::join_all(calls).await {
@@ -256,7 +257,7 @@ async fn a_file_with_the_url_is_read_at_each_connection() {
     let first = Server::start();
     write(first.url().expose_secret());
     let url = RedisUrl::File { path: path.clone(), allow_insecure: false };
-    let ledger = Ledger::open(Kind::Redis { url, prefix: String::new(), ca_file: None }).await.unwrap();
+    let ledger = Ledger::open(LedgerKind::Redis { url, prefix: String::new(), ca_file: None }).await.unwrap();
     ledger.ping().await.unwrap();
     write("redis://:hunter2@redis.example.com/");
     drop(first);
@@ -275,7 +276,7 @@ async fn a_server_that_became_a_replica_is_left_for_the_one_that_the_url_names_n
     let (old, new) = (Server::start(), Server::start());
     std::fs::write(&path, old.url().expose_secret()).unwrap();
     let url = RedisUrl::File { path: path.clone(), allow_insecure: false };
-    let ledger = Ledger::open(Kind::Redis { url, prefix: String::new(), ca_file: None }).await.unwrap();
+    let ledger = Ledger::open(LedgerKind::Redis { url, prefix: String::new(), ca_file: None }).await.unwrap();
     record(&ledger, "before", b"r").await;
     // The connection stays open, as in a failover by hand.
     let replica_of = ["127.0.0.1".to_owned(), new.port().to_string()];
@@ -289,7 +290,7 @@ async fn a_server_that_became_a_replica_is_left_for_the_one_that_the_url_names_n
 #[tokio::test]
 async fn a_wrong_url_is_an_error_that_does_not_show_it() {
     for url in ["", "http://hunter2@host/", "redis://:hunter2@host:port/", "hunter2"] {
-        let kind = Kind::Redis { url: url.into(), prefix: String::new(), ca_file: None };
+        let kind = LedgerKind::Redis { url: url.into(), prefix: String::new(), ca_file: None };
         let error = Ledger::open(kind).await.unwrap_err();
         assert!(matches!(error, LedgerError::Url { .. }), "{url}");
         assert!(!format!("{error} {error:?}").contains("hunter2"));
@@ -338,8 +339,11 @@ async fn redis_with_a_private_ca_is_used_if_tls_ca_file_names_it() {
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, ca).unwrap();
     let open = async |scheme: &str, ca_file: Option<PathBuf>| {
-        let kind =
-            Kind::Redis { url: format!("{scheme}://{address}/").into(), prefix: String::new(), ca_file };
+        let kind = LedgerKind::Redis {
+            url: format!("{scheme}://{address}/").into(),
+            prefix: String::new(),
+            ca_file,
+        };
         Ledger::open(kind).await.unwrap()
     };
     let untrusted = open("rediss", None).await.claim("k", BODY, LONG).await.unwrap_err().to_string();

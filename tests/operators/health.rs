@@ -159,7 +159,8 @@ async fn work_that_is_kept_for_too_long_is_counted_named_and_given_back() {
     let rig = Rig::new().await;
     // Two calls for so many people, each within its own limit, are too much together.
     rig.sandbox.fault("joseencrypt:delay=11s,times=2".parse().unwrap());
-    let limits = [("amqp.delivery_timeout", "20s"), ("instant_connect.timeout", "20s"), ("hosts.timeout", "20s")];
+    let limits =
+        [("amqp.delivery_timeout", "20s"), ("instant_connect.timeout", "20s"), ("hosts.timeout", "20s")];
     let worker = rig.start(&limits).await;
     let admin = Admin::of(&worker).await;
     let guest = |n: usize| json!({"channel": "sms", "address": number(n)});

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use instant_connect_worker::sandbox::{Endpoint, Role};
+use instant_connect_worker::sandbox::{Endpoint, RecordedRole};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -327,7 +327,7 @@ impl Lane {
             assert!(bodies.iter().all(|body| *body == bodies[0]), "repeats are equal: {case:?}");
             assert_eq!(bodies[0]["eventId"], format!("event-{n}"), "{case:?}");
             let link = rig.sandbox.link(bodies[0]["short"].as_str().unwrap()).unwrap();
-            assert_eq!((link.role, link.sub), (Role::Guest, format!("visit-{n}")), "{case:?}");
+            assert_eq!((link.role, link.sub), (RecordedRole::Guest, format!("visit-{n}")), "{case:?}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use instant_connect_worker::sandbox::{Call, Endpoint, Handle, Role};
+use instant_connect_worker::sandbox::{Endpoint, Handle, RecordedCall, RecordedRole};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
@@ -38,7 +38,7 @@ fn fault(rig: &Rig, rule: &str) {
 
 fn assert_guest_role(sandbox: &Handle, link: &Received) {
     let short = link.json()["short"].as_str().unwrap().to_owned();
-    assert_eq!(sandbox.link(&short).unwrap().role, Role::Guest);
+    assert_eq!(sandbox.link(&short).unwrap().role, RecordedRole::Guest);
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn more_people_than_one_call_serves_go_on_from_the_call_that_failed() {
     let mut guests = rig.guest_links().await;
     let links = guests.take(30).await;
     assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt), 4);
-    let asked = |calls: &[Call]| -> Vec<_> {
+    let asked = |calls: &[RecordedCall]| -> Vec<_> {
         calls.iter().map(|call| (call.hosts, call.guests, call.devices.len())).collect()
     };
     let calls = rig.sandbox.calls();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use instant_connect_worker::sandbox::Message;
+use instant_connect_worker::sandbox::RecordedMessage;
 
 use crate::support::{Rig, events::email, rig::random, soon};
 
@@ -23,7 +23,7 @@ async fn hosts_queue_deleted_at_any_moment_of_an_event_is_consumed_again() {
         rig.publish(kept).await;
         let expert = email(kept);
         let told = rig.sandbox.until(|sandbox| {
-            let to = |message: &Message| message.to_person_email.as_deref() == Some(&expert);
+            let to = |message: &RecordedMessage| message.to_person_email.as_deref() == Some(&expert);
             sandbox.messages().iter().any(to)
         });
         soon(&format!("a message to the expert of event {kept}"), told).await;

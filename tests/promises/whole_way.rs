@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use instant_connect_worker::sandbox::{Role, Vertical};
+use instant_connect_worker::sandbox::{RecordedRole, RecordedVertical};
 use jiff::Timestamp;
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
@@ -128,15 +128,15 @@ async fn with_five_settings_a_session_reaches_its_guests_on_both_channels_and_it
     assert_eq!(calls.len(), 1);
     assert_eq!((call.sub.as_str(), call.nbf, call.devices.len()), ("visit-48151623", None, 0));
     assert_eq!((call.hosts, call.guests, call.short_urls), (1, 2, true));
-    assert_eq!((call.vertical, call.login_url_for_host), (Vertical::Hc, true));
+    assert_eq!((call.vertical, call.login_url_for_host), (RecordedVertical::Hc, true));
     assert_eq!(call.exp, Some(seconds(&expires_at)));
     let lifetime = seconds(&expires_at) - 2 * 3600;
     assert!((since.as_second()..=Timestamp::now().as_second()).contains(&lifetime), "two hours");
 
     let known = rig.sandbox.links();
     let link_of = |message: &Received| known[message.json()["short"].as_str().unwrap()].clone();
-    assert!(links.iter().all(|link| link_of(link).role == Role::Guest));
-    assert_eq!(link_of(&host).role, Role::Host);
+    assert!(links.iter().all(|link| link_of(link).role == RecordedRole::Guest));
+    assert_eq!(link_of(&host).role, RecordedRole::Host);
     assert!(links.iter().chain([&host]).all(|link| link_of(link).sub == "visit-48151623"));
 
     let messages = rig.sandbox.messages();
@@ -177,7 +177,7 @@ async fn every_field_of_the_event_reaches_instant_connect() {
     assert_eq!(call.sub, Uuid::new_v5(&namespace, "Sala nº 1 / Ana".as_bytes()).to_string());
     assert_eq!((call.nbf, call.exp), (Some(from), Some(from + 60)));
     assert_eq!(call.devices, [DEVICE, "salon-4711b@example.rooms.webex.com"], "each once, without sip:");
-    assert_eq!((call.vertical, call.login_url_for_host), (Vertical::Gen, false));
+    assert_eq!((call.vertical, call.login_url_for_host), (RecordedVertical::Gen, false));
     let body = link.json();
     assert_eq!((&body["notBefore"], &body["expiresAt"]), (&json!(time(from)), &json!(time(from + 60))));
     assert_eq!(body["sessionId"], "Sala nº 1 / Ana");
@@ -233,8 +233,8 @@ async fn more_people_than_one_call_can_serve_meet_in_one_meeting_each_with_a_lin
     assert_eq!(urls.len(), 32, "nobody shares a link");
     let known = rig.sandbox.links();
     let role = |link: &Received| known[link.json()["short"].as_str().unwrap()].role;
-    assert!(guests.iter().all(|link| role(link) == Role::Guest));
-    assert!(hosts.iter().all(|link| role(link) == Role::Host));
+    assert!(guests.iter().all(|link| role(link) == RecordedRole::Guest));
+    assert!(hosts.iter().all(|link| role(link) == RecordedRole::Host));
     worker.stop().await;
 }
 

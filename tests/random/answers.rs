@@ -5,11 +5,11 @@ use std::time::Duration;
 use fastrand::Rng;
 use instant_connect_worker::{
     contract::{
-        link::{GuestAddress, HostAddress},
+        link::{GuestLinkUrl, HostLinkUrl},
         start_session::Vertical,
     },
     instant_connect::{
-        request::{Call, LINKS_MAX},
+        request::{LINKS_MAX, LinksCall},
         response::{self, LinkRules},
     },
     retry::parse_retry_after,
@@ -35,7 +35,7 @@ pub(super) fn rules() -> LinkRules {
 }
 
 /// A good answer to `call`.
-pub(super) fn answer(call: &Call, short: bool) -> Value {
+pub(super) fn answer(call: &LinksCall, short: bool) -> Value {
     let links = |role: &str, count: usize| -> Value {
         let link = |number: usize| {
             let cipher = format!("eyJ{role}.{MARK}.{number}.x-_.y");
@@ -56,7 +56,7 @@ pub(super) fn answer(call: &Call, short: bool) -> Value {
 
 fn is_believed(random: &mut Rng, rules: &LinkRules) -> bool {
     let hosts = if random.u8(..10) == 0 { random.usize(..=LINKS_MAX) } else { random.usize(..3) };
-    let call = Call { hosts: 0..hosts, guests: 0..random.usize(..=(LINKS_MAX - hosts).min(3)) };
+    let call = LinksCall { hosts: 0..hosts, guests: 0..random.usize(..=(LINKS_MAX - hosts).min(3)) };
     let vertical = if random.bool() { Vertical::Hc } else { Vertical::Gen };
     let short = random.bool();
     let body = mangled(random, answer(&call, short));
@@ -64,7 +64,7 @@ fn is_believed(random: &mut Rng, rules: &LinkRules) -> bool {
         Ok((hosts, guests)) => {
             assert_eq!((hosts.len(), guests.len()), (call.hosts.len(), call.guests.len()));
             let mut links =
-                hosts.iter().map(HostAddress::reveal).chain(guests.iter().map(GuestAddress::reveal));
+                hosts.iter().map(HostLinkUrl::reveal).chain(guests.iter().map(GuestLinkUrl::reveal));
             assert!(links.all(|link| rules.allow(link) && link.bytes().all(|b| b.is_ascii_graphic())));
             true
         }

@@ -6,9 +6,9 @@ use instant_connect_worker::{
         decode,
         link::HostLink,
         message::Message,
-        start_session::{self, Rules, Session, Vertical},
+        start_session::{self, Session, SessionRules, Vertical},
     },
-    instant_connect::request::{Call, Crypto, LINKS_MAX, Options, Request},
+    instant_connect::request::{Crypto, LINKS_MAX, LinkOptions, LinksCall, Request},
     webex::card::MessageRequest,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -41,8 +41,8 @@ fn now() -> Timestamp {
     "2026-11-21T12:00:00Z".parse().unwrap()
 }
 
-pub(super) fn rules() -> Rules {
-    Rules {
+pub(super) fn rules() -> SessionRules {
+    SessionRules {
         subject_prefix: String::new(),
         vertical: Vertical::Hc,
         host_login: true,
@@ -100,7 +100,7 @@ fn message(random: &mut Rng) -> Message {
 }
 
 /// What the stage `link` does with a body until it calls Instant Connect.
-fn is_taken_by_link(random: &mut Rng, rules: &Rules, options: &Options) -> bool {
+fn is_taken_by_link(random: &mut Rng, rules: &SessionRules, options: &LinkOptions) -> bool {
     let message = message(random);
     let identity = start_session::identify(&message);
     assert!(!identity.event_id.as_str().is_empty());
@@ -121,7 +121,7 @@ fn is_taken_by_link(random: &mut Rng, rules: &Rules, options: &Options) -> bool 
     assert!(session.subject.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
     assert!((1..=128).contains(&session.subject.len()));
     let mut made = 0;
-    while let Some(call) = Call::after(made, session.experts.len(), session.guests.len()) {
+    while let Some(call) = LinksCall::after(made, session.experts.len(), session.guests.len()) {
         let request = serde_json::to_value(Request::new(options, &session, &call)).unwrap();
         let people = request["numHost"].as_u64().unwrap() + request["numGuest"].as_u64().unwrap();
         assert!((1..=LINKS_MAX as u64).contains(&people));
@@ -159,7 +159,7 @@ fn is_taken_by_host(random: &mut Rng) -> bool {
 #[test]
 fn random_bodies_are_taken_or_refused() {
     let (rules, crypto) = (rules(), Crypto::default());
-    let options = Options { aud: "aud".to_owned(), short_urls: true, crypto };
+    let options = LinkOptions { aud: "aud".to_owned(), short_urls: true, crypto };
     try_all("random bodies", count("ICW_BODIES", 20_000), |random| {
         if random.u8(..8) == 0 {
             is_taken_by_host(random)

@@ -10,10 +10,10 @@ use instant_connect_worker::{
     contract::{link::HostLink, message::Message, start_session::Session, trace::TraceContext},
     instant_connect::{
         self, Links,
-        request::{Call, Crypto, Options},
+        request::{Crypto, LinkOptions, LinksCall},
     },
     telemetry::metrics::{Metrics, labels},
-    upstream::{Limits, Network, TokenSource, Upstream, UpstreamError},
+    upstream::{Network, TokenSource, Upstream, UpstreamError, UpstreamLimits},
     webex,
 };
 use jiff::Timestamp;
@@ -120,13 +120,13 @@ fn request_end(asked: &[u8]) -> Option<usize> {
 
 /// Both APIs, at one server.
 struct Clients {
-    instant_connect: instant_connect::Client,
-    webex: webex::Client,
+    instant_connect: instant_connect::InstantConnectClient,
+    webex: webex::WebexClient,
 }
 
 impl Clients {
     fn new(url: &Url) -> Self {
-        let limits = Limits {
+        let limits = UpstreamLimits {
             connect_timeout: Duration::from_secs(20),
             timeout: Duration::from_secs(20),
             body_bytes_max: 64 * 1024,
@@ -136,15 +136,15 @@ impl Clients {
         let token = || TokenSource::Value(TOKEN.into());
         let upstream =
             |name| Upstream::new(name, url, token(), limits, &Network::default(), metrics.clone()).unwrap();
-        let options = Options { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
+        let options = LinkOptions { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
         Self {
-            instant_connect: instant_connect::Client::new(
+            instant_connect: instant_connect::InstantConnectClient::new(
                 upstream("Instant Connect"),
                 url.clone(),
                 options,
                 answers::rules(),
             ),
-            webex: webex::Client::new(upstream("Webex Messages"), url.join("v1/messages").unwrap()),
+            webex: webex::WebexClient::new(upstream("Webex Messages"), url.join("v1/messages").unwrap()),
         }
     }
 }
@@ -188,7 +188,7 @@ async fn call(
             clients.webex.was_sent(&address, link, &trace).await.map(drop)
         }
         _ => {
-            let asked = Call { hosts: 0..1, guests: 0..1 };
+            let asked = LinksCall { hosts: 0..1, guests: 0..1 };
             let short = random.u8(..4) > 0;
             set(any_answer(random, answers::answer(&asked, short)));
             let links = clients.instant_connect.more(session, Links::default()).await?;

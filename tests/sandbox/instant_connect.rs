@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use instant_connect_worker::sandbox::{Endpoint, Role, jose};
+use instant_connect_worker::sandbox::{Endpoint, RecordedRole, jose};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -40,7 +40,9 @@ async fn short_links_lead_where_the_long_ones_would_and_are_all_different() {
     assert_eq!(answer["baseUrl"], served.at("/visit/").as_str());
     let links = served.handle.links();
     let mut codes = HashSet::new();
-    for (role, name, page, count) in [(Role::Host, "host", "login", 2), (Role::Guest, "guest", "talk", 23)] {
+    for (role, name, page, count) in
+        [(RecordedRole::Host, "host", "login", 2), (RecordedRole::Guest, "guest", "talk", 23)]
+    {
         let made = answer[name].as_array().unwrap();
         assert_eq!(made.len(), count);
         for one in made {

@@ -8,7 +8,7 @@ mod python;
 
 use std::future::pending;
 
-use instant_connect_worker::sandbox::{Error, Handle, Options, Sandbox};
+use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxError, SandboxOptions};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use url::Url;
@@ -33,8 +33,8 @@ pub(crate) async fn serve() -> Served {
     Served { handle, url, client }
 }
 
-pub(crate) fn options() -> Options {
-    Options {
+pub(crate) fn options() -> SandboxOptions {
+    SandboxOptions {
         listen: "127.0.0.1:0".parse().unwrap(),
         allow_any_address: false,
         token: TOKEN.into(),
@@ -86,18 +86,21 @@ pub(crate) async fn refusal(response: Response, status: StatusCode) -> String {
 
 #[tokio::test]
 async fn it_listens_on_loopback_only_unless_told_otherwise() {
-    let anywhere = Options { listen: "0.0.0.0:0".parse().unwrap(), ..options() };
+    let anywhere = SandboxOptions { listen: "0.0.0.0:0".parse().unwrap(), ..options() };
     let refused = Sandbox::bind(anywhere.clone()).await.err().unwrap();
-    assert!(matches!(refused, Error::NotLoopback(_)));
+    assert!(matches!(refused, SandboxError::NotLoopback(_)));
     assert!(refused.to_string().contains("allow-any-address"));
-    let told = Sandbox::bind(Options { allow_any_address: true, ..anywhere }).await.unwrap();
+    let told = Sandbox::bind(SandboxOptions { allow_any_address: true, ..anywhere }).await.unwrap();
     assert_eq!(told.url().host_str(), Some("127.0.0.1"));
 }
 
 #[tokio::test]
 async fn a_base_url_that_codes_cannot_be_appended_to_is_refused() {
     let base_url = Some("https://instant.webex.com/visit".parse().unwrap());
-    assert!(matches!(Sandbox::bind(Options { base_url, ..options() }).await, Err(Error::BaseUrl)));
+    assert!(matches!(
+        Sandbox::bind(SandboxOptions { base_url, ..options() }).await,
+        Err(SandboxError::BaseUrl)
+    ));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use instant_connect_worker::sandbox::{Handle, Options, Sandbox};
+use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxOptions};
 use lapin::BasicProperties;
 use serde_json::Value;
 
@@ -61,7 +61,7 @@ impl Rig {
     }
 
     async fn on(url: String, private: Option<PrivateBroker>) -> Self {
-        let options = Options {
+        let options = SandboxOptions {
             listen: "127.0.0.1:0".parse().unwrap(),
             allow_any_address: false,
             token: TOKEN.into(),

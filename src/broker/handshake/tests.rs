@@ -4,7 +4,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::config::broker_url::{self, Rules};
+use crate::endpoint::broker_url::{self, UrlRules};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -12,8 +12,9 @@ const SOON: Duration = Duration::from_secs(60);
 async fn fails(scheme: &str, words: &'static [u8]) -> BrokerError {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("{scheme}://guest:guest@{}/", listener.local_addr().unwrap());
-    let node =
-        broker_url::nodes(&url.into(), Rules { allow_insecure: false, external: false }).unwrap().remove(0);
+    let node = broker_url::nodes(&url.into(), UrlRules { allow_insecure: false, external: false })
+        .unwrap()
+        .remove(0);
     let peer = async || {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -69,8 +70,9 @@ async fn peer_without_tls_is_named() {
 async fn abandoned_login_ends_its_stream() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("amqp://guest:guest@{}/", listener.local_addr().unwrap());
-    let node =
-        broker_url::nodes(&url.into(), Rules { allow_insecure: false, external: false }).unwrap().remove(0);
+    let node = broker_url::nodes(&url.into(), UrlRules { allow_insecure: false, external: false })
+        .unwrap()
+        .remove(0);
     let files = Connections::new(crate::tls::Files::default());
     let connecting = connect(&node, &files, SOON, "test", false);
     let peer = async {

@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    broker::publisher::Job,
+    broker::publisher::PublishJob,
     contract::{
         link::{GUEST_LINK_TYPE, Recipient},
         people::Channel,
         private::Private,
     },
     outcome::Learn,
-    simulation::{self, broker::Connection},
+    simulation::{self, broker::SimulatedConnection},
     telemetry::metrics::{Metrics, labels},
 };
 
@@ -25,24 +25,24 @@ const POSTPONED: Postponed = Postponed { wait: DELAYS[0], max: LONG };
 const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// What the broker says of one message.
-enum Answer {
+enum FakeAnswer {
     Says(Result<(), PublishError>),
     ConfirmsAfter(Duration),
     Nothing,
 }
-use Answer::{ConfirmsAfter, Nothing, Says};
+use FakeAnswer::{ConfirmsAfter, Nothing, Says};
 
 struct Rig {
     settler: Settler,
     metrics: Metrics,
-    connection: Connection,
+    connection: SimulatedConnection,
     /// The routing keys of what was published.
     published: Arc<Mutex<Vec<String>>>,
 }
 
 impl Rig {
     /// The broker gives `answers` to the first messages and confirms the others.
-    async fn new(limit: Duration, answers: Vec<Answer>) -> Self {
+    async fn new(limit: Duration, answers: Vec<FakeAnswer>) -> Self {
         let (handle, jobs) = Publisher::simulated();
         let metrics = Metrics::new(&DELAYS).unwrap();
         let settler = settler(handle, limit, metrics.stage(labels::Stage::Link));
@@ -59,7 +59,7 @@ impl Rig {
 
     /// Settles a delivery that may be kept for `keep`.
     async fn settle(&self, keep: Duration, outcome: Outcome) -> Settlement {
-        let ticket = Ticket {
+        let ticket = DeliveryContext {
             receipt: self.connection.receipt().into(),
             properties: BasicProperties::default(),
             event_id: "event".to_owned(),
@@ -67,7 +67,7 @@ impl Rig {
             keep_until: Instant::now() + keep,
             happened_at: clock::now(),
         };
-        self.settler.settle(&ticket, &Message::default(), outcome, Verdict::Postponed(POSTPONED)).await
+        self.settler.settle(&ticket, &Message::default(), outcome, BreakerVerdict::Postponed(POSTPONED)).await
     }
 
     fn published(&self) -> Vec<String> {
@@ -75,9 +75,13 @@ impl Rig {
     }
 }
 
-async fn answer(mut jobs: mpsc::Receiver<Job>, answers: Vec<Answer>, published: Arc<Mutex<Vec<String>>>) {
+async fn answer(
+    mut jobs: mpsc::Receiver<PublishJob>,
+    answers: Vec<FakeAnswer>,
+    published: Arc<Mutex<Vec<String>>>,
+) {
     let (mut answers, mut unanswered) = (answers.into_iter(), Vec::new());
-    while let Some(Job { publication, reply }) = jobs.recv().await {
+    while let Some(PublishJob { publication, reply }) = jobs.recv().await {
         published.lock().unwrap().push(publication.routing_key);
         let answer = match answers.next().unwrap_or(Says(Ok(()))) {
             Says(answer) => answer,
@@ -96,9 +100,9 @@ async fn answer(mut jobs: mpsc::Receiver<Job>, answers: Vec<Answer>, published: 
 
 fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Settler {
     let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1000});
-    let config: crate::config::Topology = serde_json::from_value(said).unwrap();
+    let config: crate::config::TopologyConfig = serde_json::from_value(said).unwrap();
     let topology = Topology::new(&config, &DELAYS);
-    let retry = Policy {
+    let retry = RetryPolicy {
         initial: Duration::from_secs(1),
         max: LONG,
         multiplier: 2.0,
@@ -109,8 +113,8 @@ fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Sett
     Settler::new(publisher, Tracer::default(), &topology, "sim.sessions".to_owned(), limit, retry, metrics)
 }
 
-fn deadline() -> Deadline {
-    Deadline::floor(clock::now() + LONG)
+fn deadline() -> WireTime {
+    WireTime::floor(clock::now() + LONG)
 }
 
 fn link(channel: Channel) -> Outgoing {
@@ -126,16 +130,16 @@ fn link(channel: Channel) -> Outgoing {
 
 /// Remembers all that it learns.
 #[derive(Clone, Default)]
-struct Ledger(Arc<Mutex<Vec<Vec<Uuid>>>>);
+struct RecordingLedger(Arc<Mutex<Vec<Vec<Uuid>>>>);
 
-impl Learn for Ledger {
+impl Learn for RecordingLedger {
     fn confirmed(&mut self, message_ids: Vec<Uuid>) -> BoxFuture<'_, ()> {
         self.0.lock().unwrap().push(message_ids);
         Box::pin(async {})
     }
 }
 
-impl Ledger {
+impl RecordingLedger {
     fn learned(&self) -> Vec<Vec<Uuid>> {
         self.0.lock().unwrap().clone()
     }
@@ -151,8 +155,8 @@ fn each_end_has_a_name_and_where_it_went_wrong_a_class() {
     let ends = [
         (Settled::Done, "done", None),
         (Settled::Dead(Class::Invalid), "dead", Some("invalid")),
-        (Settled::Held(Cause::Busy), "try-again", Some("busy")),
-        (Settled::Waits(Cause::Token), "wait", Some("token")),
+        (Settled::TryAgain(Cause::Busy), "try-again", Some("busy")),
+        (Settled::Wait(Cause::Token), "wait", Some("token")),
         (Settled::Early, "early", None),
         (Settled::Requeued, "requeued", None),
         (Settled::Unfulfilled, "unfulfilled", None),
@@ -165,7 +169,7 @@ fn each_end_has_a_name_and_where_it_went_wrong_a_class() {
 async fn a_message_is_held_and_says_for_how_long() {
     let rig = Rig::new(LONG, Vec::new()).await;
     assert_eq!(rig.settler.shortest_hold(), Duration::from_secs(1));
-    let settled = Settled::Waits(Cause::Token);
+    let settled = Settled::Wait(Cause::Token);
     let (reason, hold) = (Some("it failed".to_owned()), Some(Duration::from_secs(1)));
     assert_eq!(rig.settle(LONG, fails()).await, Settlement { settled, reason, hold });
     assert_eq!(rig.published(), ["sim.sessions.hold.1000"]);
@@ -202,7 +206,7 @@ async fn links_confirmed_while_others_are_not_are_known_when_the_work_is_dropped
     ] {
         let rig = Rig::new(LONG, others).await;
         let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
-        let (ids, ledger) = ([links[0].message_id, links[1].message_id], Ledger::default());
+        let (ids, ledger) = ([links[0].message_id, links[1].message_id], RecordingLedger::default());
         let batch = Batch::followed_by(links, ledger.clone());
         let dropped = timeout(Duration::from_secs(20), rig.settle(LONG, Outcome::Done(batch))).await;
         assert!(dropped.is_err(), "{dropped:?}");
@@ -214,8 +218,8 @@ async fn links_confirmed_while_others_are_not_are_known_when_the_work_is_dropped
 async fn links_that_end_while_some_are_published_are_known_as_far_as_they_were() {
     let rig = Rig::new(LONG, vec![Says(Ok(())), Nothing]).await;
     let mut links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
-    links[1].deadline = Deadline::floor(clock::now() + Duration::from_secs(20));
-    let (id, ledger) = (links[0].message_id, Ledger::default());
+    links[1].deadline = WireTime::floor(clock::now() + Duration::from_secs(20));
+    let (id, ledger) = (links[0].message_id, RecordingLedger::default());
     let settlement = rig.settle(LONG, Outcome::Done(Batch::followed_by(links, ledger.clone()))).await;
     assert_eq!(settlement.settled, Settled::Dead(Class::Expired));
     assert_eq!(ledger.learned(), [[id]]);
@@ -225,7 +229,8 @@ async fn links_that_end_while_some_are_published_are_known_as_far_as_they_were()
 async fn links_are_recorded_once_if_all_are_confirmed_soon() {
     let rig = Rig::new(LONG, vec![Says(Ok(())), ConfirmsAfter(NOTE_AFTER / 2)]).await;
     let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
-    let (ids, ledger) = (links.iter().map(|link| link.message_id).collect::<Vec<_>>(), Ledger::default());
+    let (ids, ledger) =
+        (links.iter().map(|link| link.message_id).collect::<Vec<_>>(), RecordingLedger::default());
     let settlement = rig.settle(LONG, Outcome::Done(Batch::followed_by(links, ledger.clone()))).await;
     assert_eq!(settlement.settled, Settled::Done);
     assert_eq!(ledger.learned(), [ids]);
@@ -282,7 +287,7 @@ async fn a_link_whose_queue_is_ours_is_tried_again_once_for_it_is_declared_again
 #[tokio::test(start_paused = true)]
 async fn a_queue_of_our_own_that_is_missing_is_tried_again() {
     let rig = Rig::new(LONG, vec![Says(Err(PublishError::Unroutable))]).await;
-    assert_eq!(rig.settle(LONG, fails()).await.settled, Settled::Waits(Cause::Token));
+    assert_eq!(rig.settle(LONG, fails()).await.settled, Settled::Wait(Cause::Token));
     assert_eq!(rig.published(), ["sim.sessions.hold.1000"; 2]);
 }
 
@@ -300,7 +305,7 @@ async fn with_no_time_left_a_confirm_is_waited_for_and_nothing_is_tried_again() 
 #[tokio::test(start_paused = true)]
 async fn links_that_have_ended_are_not_given_to_the_publisher() {
     let rig = Rig::new(LONG, Vec::new()).await;
-    let ended = Outgoing { deadline: Deadline::floor(clock::now()), ..link(Channel::Sms) };
+    let ended = Outgoing { deadline: WireTime::floor(clock::now()), ..link(Channel::Sms) };
     let settlement = rig.settle(LONG, Outcome::DoneBefore(vec![link(Channel::Sms), ended].into())).await;
     let reason = "the links had ended before they could be published".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Expired), reason));

@@ -17,13 +17,13 @@ use tracing::warn;
 use super::{Change, writer::Write};
 use crate::ledger::{
     LedgerError,
-    entry::{Entry, State},
+    entry::{Entry, EntryState},
 };
 
 /// Until when (in milliseconds since the epoch), whether it is a result (else a note), fingerprint, bytes.
-type Row = (i64, bool, &'static [u8; 32], &'static [u8]);
+type LedgerRow = (i64, bool, &'static [u8; 32], &'static [u8]);
 
-pub(super) const ENTRIES: TableDefinition<'_, &str, Row> = TableDefinition::new("entries.1");
+pub(super) const ENTRIES: TableDefinition<'_, &str, LedgerRow> = TableDefinition::new("entries.1");
 const ENDS: TableDefinition<'_, (i64, &str), ()> = TableDefinition::new("ends.1");
 /// Memory for pages, in bytes. The system caches the file besides.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
@@ -69,7 +69,7 @@ pub(super) fn get(database: &Database, key: &str) -> Result<Option<Entry>, Error
         let (until, recorded, fingerprint, bytes) = row.value();
         Entry {
             fingerprint: *fingerprint,
-            state: if recorded { State::Recorded } else { State::Noted },
+            state: if recorded { EntryState::Recorded } else { EntryState::Noted },
             bytes: bytes.to_vec(),
             until: Timestamp::from_millisecond(until).unwrap_or(Timestamp::MAX),
         }
@@ -102,7 +102,7 @@ pub(super) fn apply(
             let (before, end) = match change {
                 Change::Put(entry) => {
                     let until = entry.until.as_millisecond();
-                    let recorded = entry.state == State::Recorded;
+                    let recorded = entry.state == EntryState::Recorded;
                     let row = (until, recorded, &entry.fingerprint, entry.bytes.as_slice());
                     (entries.insert(key, row)?, Some(until))
                 }

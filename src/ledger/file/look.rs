@@ -77,7 +77,7 @@ fn absent(path: &Path) -> io::Result<Look> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Kind, Ledger};
+    use crate::ledger::{Ledger, LedgerKind};
 
     #[tokio::test]
     async fn a_file_is_looked_at_as_it_is_and_stays_so() {
@@ -85,7 +85,7 @@ mod tests {
         let path = folder.path().join("below/one.ledger");
         assert_eq!(look(&path).unwrap(), Look::Absent(folder.path().to_owned()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
-        let ledger = Ledger::open(Kind::File { path: path.clone() }).await.unwrap();
+        let ledger = Ledger::open(LedgerKind::File { path: path.clone() }).await.unwrap();
         assert_eq!(look(&path).unwrap(), Look::InUse);
         ledger.ping().await.unwrap();
         ledger.close().await;

@@ -22,9 +22,9 @@ use tokio::{
     time::interval,
 };
 
-use super::{LedgerError, claims::Turn, entry::Entry};
+use super::{LedgerError, claims::KeyGuard, entry::Entry};
 use crate::fault;
-use writer::{Job, Write, Writer};
+use writer::{Write, WriteJob, Writer};
 
 /// How many writes may wait; more wait for a place.
 const QUEUE_MAX: usize = 1024;
@@ -39,15 +39,15 @@ pub(crate) enum Change {
 
 /// An open file.
 pub(super) struct File {
-    shared: Arc<Shared>,
+    shared: Arc<SharedFile>,
     /// `None` once it is closed.
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    jobs: Mutex<Option<mpsc::Sender<WriteJob>>>,
     /// Whether the writer is through with everything.
     finished: watch::Receiver<bool>,
 }
 
 /// What readers and the writer share.
-struct Shared {
+struct SharedFile {
     path: PathBuf,
     opener: Opener,
     /// The database, or why there is none. After an I/O error it has to be opened anew, which the writer does.
@@ -81,7 +81,8 @@ impl File {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (ends, finished) = watch::channel(false);
         let database = RwLock::new(Ok(Arc::new(database)));
-        let shared = Arc::new(Shared { path: path.clone(), opener, database, commits: AtomicU64::new(0) });
+        let shared =
+            Arc::new(SharedFile { path: path.clone(), opener, database, commits: AtomicU64::new(0) });
         let writer = Writer::new(receiver, shared.clone());
         let run = move || {
             writer.run();
@@ -115,11 +116,13 @@ impl File {
         &self,
         key: String,
         change: Change,
-        turn: Option<Arc<Turn>>,
+        turn: Option<Arc<KeyGuard>>,
     ) -> Result<(), LedgerError> {
         let jobs = self.jobs().ok_or(LedgerError::Closed)?;
         let (done, answer) = oneshot::channel();
-        jobs.send(Job::Write(Write { key, change, turn, done })).await.map_err(|_| LedgerError::Closed)?;
+        jobs.send(WriteJob::Write(Write { key, change, turn, done }))
+            .await
+            .map_err(|_| LedgerError::Closed)?;
         drop(jobs);
         answer.await.unwrap_or(Err(LedgerError::Closed))
     }
@@ -130,7 +133,7 @@ impl File {
         _ = self.finished.clone().wait_for(|finished| *finished).await;
     }
 
-    fn jobs(&self) -> Option<mpsc::Sender<Job>> {
+    fn jobs(&self) -> Option<mpsc::Sender<WriteJob>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -148,7 +151,7 @@ impl File {
     }
 }
 
-impl Shared {
+impl SharedFile {
     fn database(&self) -> Result<Arc<Database>, LedgerError> {
         self.database.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -165,7 +168,7 @@ async fn sweep(file: Weak<File>) {
     loop {
         tick.tick().await;
         let Some(jobs) = file.upgrade().and_then(|file| file.jobs()) else { return };
-        _ = jobs.try_send(Job::Sweep);
+        _ = jobs.try_send(WriteJob::Sweep);
     }
 }
 

@@ -9,22 +9,22 @@ use jiff::Timestamp;
 use redb::{Builder, StorageBackend, backends::FileBackend};
 
 use super::*;
-use crate::ledger::entry::State;
+use crate::ledger::entry::EntryState;
 
 /// A file on a disk that is full while it is told so.
 #[derive(Debug)]
-struct Disk {
+struct FaultyDisk {
     file: FileBackend,
     full: Arc<AtomicBool>,
 }
 
-impl Disk {
+impl FaultyDisk {
     fn room(&self) -> io::Result<()> {
         if self.full.load(SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
 
-impl StorageBackend for Disk {
+impl StorageBackend for FaultyDisk {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
@@ -44,7 +44,7 @@ impl StorageBackend for Disk {
 
 fn entry(byte: u8) -> Change {
     let until = Timestamp::from_second(Timestamp::now().as_second() + 3600).unwrap();
-    Change::Put(Entry { fingerprint: [0; 32], state: State::Recorded, bytes: vec![byte], until })
+    Change::Put(Entry { fingerprint: [0; 32], state: EntryState::Recorded, bytes: vec![byte], until })
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn a_disk_that_has_room_again_is_used_again_and_nothing_is_forgotten() {
         let (path, full) = (path.clone(), full.clone());
         Box::new(move || {
             let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-            let disk = Disk { file: FileBackend::new(file).unwrap(), full: full.clone() };
+            let disk = FaultyDisk { file: FileBackend::new(file).unwrap(), full: full.clone() };
             database::guard(&path, || Ok(Builder::new().create_with_backend(disk)?))
         })
     };
@@ -85,7 +85,7 @@ fn what_has_ended_is_removed_at_its_end_and_no_more_of_it_than_asked_for() {
     let writes = [("a", 1000), ("b", 1000), ("c", 1001)].map(|(key, until)| {
         let change = Change::Put(Entry {
             fingerprint: [7; 32],
-            state: State::Noted,
+            state: EntryState::Noted,
             bytes: key.into(),
             until: at(until),
         });
@@ -115,8 +115,12 @@ fn a_file_is_checked_whole_at_first_and_not_when_it_is_opened_again() {
     let path = folder.path().join("ledger");
     let database = database::open(&path, true).unwrap();
     let bytes = b"a result that stands nowhere else in the file";
-    let entry =
-        Entry { fingerprint: [7; 32], state: State::Recorded, bytes: bytes.into(), until: Timestamp::MAX };
+    let entry = Entry {
+        fingerprint: [7; 32],
+        state: EntryState::Recorded,
+        bytes: bytes.into(),
+        until: Timestamp::MAX,
+    };
     let write =
         Write { key: "k".to_owned(), change: Change::Put(entry), turn: None, done: oneshot::channel().0 };
     database::apply(&database, &[write], Timestamp::UNIX_EPOCH, 0).unwrap();

@@ -6,10 +6,10 @@ use ::redb::Database;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use super::{Change, Shared, database};
+use super::{Change, SharedFile, database};
 use crate::{
     clock, fault,
-    ledger::{LedgerError, claims::Turn},
+    ledger::{LedgerError, claims::KeyGuard},
 };
 
 /// Most writes in one commit.
@@ -20,7 +20,7 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 const SWEEP_MAX: usize = 1024;
 
 /// What the writer is asked for.
-pub(super) enum Job {
+pub(super) enum WriteJob {
     Write(Write),
     Sweep,
 }
@@ -30,17 +30,17 @@ pub(super) struct Write {
     pub(super) key: String,
     pub(super) change: Change,
     /// Does not end before the change is made; tests have none.
-    pub(super) turn: Option<Arc<Turn>>,
+    pub(super) turn: Option<Arc<KeyGuard>>,
     pub(super) done: oneshot::Sender<Result<(), LedgerError>>,
 }
 
 pub(super) struct Writer {
-    jobs: mpsc::Receiver<Job>,
-    shared: Arc<Shared>,
+    jobs: mpsc::Receiver<WriteJob>,
+    shared: Arc<SharedFile>,
 }
 
 impl Writer {
-    pub(super) const fn new(jobs: mpsc::Receiver<Job>, shared: Arc<Shared>) -> Self {
+    pub(super) const fn new(jobs: mpsc::Receiver<WriteJob>, shared: Arc<SharedFile>) -> Self {
         Self { jobs, shared }
     }
 
@@ -65,11 +65,11 @@ impl Writer {
     }
 
     /// `first`, and what else waits.
-    fn gather(&mut self, first: Job) -> Vec<Write> {
+    fn gather(&mut self, first: WriteJob) -> Vec<Write> {
         let (mut writes, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
         while let Some(job) = next {
-            if let Job::Write(write) = job {
+            if let WriteJob::Write(write) = job {
                 bytes += match &write.change {
                     Change::Put(entry) => entry.bytes.len(),
                     Change::Remove => 0,
@@ -147,15 +147,18 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::entry::{Entry, State};
+    use crate::ledger::entry::{Entry, EntryState};
 
     const LATER: Timestamp = Timestamp::MAX;
 
     /// A writer for whom `jobs` wait.
-    fn writer(jobs: impl IntoIterator<Item = Job>, database: Result<Arc<Database>, LedgerError>) -> Writer {
+    fn writer(
+        jobs: impl IntoIterator<Item = WriteJob>,
+        database: Result<Arc<Database>, LedgerError>,
+    ) -> Writer {
         let (sender, receiver) = mpsc::channel(1024);
         jobs.into_iter().for_each(|job| sender.try_send(job).unwrap_or_else(|_| panic!("full")));
-        let shared = Shared {
+        let shared = SharedFile {
             path: "ledger".into(),
             opener: Box::new(|| Err(LedgerError::Closed)),
             database: RwLock::new(database),
@@ -165,7 +168,7 @@ mod tests {
     }
 
     /// How many of the waiting `jobs` each commit takes.
-    fn batches(jobs: impl IntoIterator<Item = Job>) -> Vec<usize> {
+    fn batches(jobs: impl IntoIterator<Item = WriteJob>) -> Vec<usize> {
         let mut writer = writer(jobs, Err(LedgerError::Closed));
         let mut batches = Vec::new();
         while let Ok(job) = writer.jobs.try_recv() {
@@ -174,19 +177,19 @@ mod tests {
         batches
     }
 
-    fn put(until: Timestamp, bytes: usize) -> Job {
-        let (state, bytes) = (State::Recorded, vec![0; bytes]);
+    fn put(until: Timestamp, bytes: usize) -> WriteJob {
+        let (state, bytes) = (EntryState::Recorded, vec![0; bytes]);
         write(Change::Put(Entry { fingerprint: [0; 32], state, bytes, until }))
     }
 
-    fn write(change: Change) -> Job {
-        Job::Write(Write { key: "k".to_owned(), change, turn: None, done: oneshot::channel().0 })
+    fn write(change: Change) -> WriteJob {
+        WriteJob::Write(Write { key: "k".to_owned(), change, turn: None, done: oneshot::channel().0 })
     }
 
     #[test]
     fn what_waits_is_committed_at_once_up_to_limits() {
-        assert_eq!(batches([put(LATER, 1), Job::Sweep, write(Change::Remove), put(LATER, 0)]), [3]);
-        assert_eq!(batches([Job::Sweep]), [0]);
+        assert_eq!(batches([put(LATER, 1), WriteJob::Sweep, write(Change::Remove), put(LATER, 0)]), [3]);
+        assert_eq!(batches([WriteJob::Sweep]), [0]);
         assert_eq!(batches((0..1000).map(|_| put(LATER, 1))), [512, 488]);
         let quarter = BATCH_BYTES / 4;
         assert_eq!(
@@ -199,13 +202,13 @@ mod tests {
     }
 
     /// A sweep of a file with 1100 expired entries while `jobs` wait: its commits, and what is left.
-    fn sweep(jobs: impl IntoIterator<Item = Job>) -> (u64, u64) {
+    fn sweep(jobs: impl IntoIterator<Item = WriteJob>) -> (u64, u64) {
         let folder = tempfile::tempdir().unwrap();
         let database = database::open(&folder.path().join("ledger"), true).unwrap();
         let expired: Vec<_> = (0..1100)
             .filter_map(|key| match put(Timestamp::UNIX_EPOCH, 0) {
-                Job::Write(write) => Some(Write { key: format!("{key}"), ..write }),
-                Job::Sweep => None,
+                WriteJob::Write(write) => Some(Write { key: format!("{key}"), ..write }),
+                WriteJob::Sweep => None,
             })
             .collect();
         database::apply(&database, &expired, Timestamp::UNIX_EPOCH, 0).unwrap();
@@ -218,7 +221,7 @@ mod tests {
     #[test]
     fn a_sweep_goes_on_until_nothing_is_left_or_something_waits() {
         assert_eq!(sweep([]), (2, 0));
-        assert_eq!(sweep([Job::Sweep]), (1, 76));
+        assert_eq!(sweep([WriteJob::Sweep]), (1, 76));
     }
 
     #[test]

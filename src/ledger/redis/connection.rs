@@ -14,11 +14,11 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    config::{
-        check::read_url_file,
+    endpoint::{
+        Obstacle, dial,
         redis_url::{RedisNode, redis_node},
+        url::read_url_file,
     },
-    endpoint::{Obstacle, dial},
     ledger::{LedgerError, RedisUrl, entry::Fingerprint},
     tls::{Connections, Files},
 };
@@ -26,16 +26,16 @@ use crate::{
 /// How long Redis has for an answer, the time to connect included.
 const LIMIT: Duration = Duration::from_secs(2);
 
-pub(super) struct Connection {
+pub(super) struct RedisConnection {
     url: RedisUrl,
     tls: Connections,
     script: Script,
-    current: Mutex<Current>,
+    current: Mutex<CurrentConnection>,
 }
 
 /// The connection there is, and which one it is.
 #[derive(Default)]
-struct Current {
+struct CurrentConnection {
     number: u64,
     connection: Option<MultiplexedConnection>,
 }
@@ -51,13 +51,13 @@ pub(super) struct Arguments<'a> {
     pub(super) bytes: &'a [u8],
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Connection")
+        f.write_str("RedisConnection")
     }
 }
 
-impl Connection {
+impl RedisConnection {
     pub(super) fn new(url: RedisUrl, ca_file: Option<PathBuf>) -> Result<Self, LedgerError> {
         node(&url)?;
         let script = Script::new(include_str!("entry.lua"));

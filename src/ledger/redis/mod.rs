@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use super::{
     LedgerError, RedisUrl,
-    claims::Turn,
+    claims::KeyGuard,
     entry::{Entry, Fingerprint, Found},
 };
-use connection::{Arguments, Connection};
+use connection::{Arguments, RedisConnection};
 
 /// How long a claim lasts without being renewed, as when its worker was killed.
 const LEASE: Duration = Duration::from_secs(30);
@@ -27,18 +27,18 @@ const POLL_LAST: Duration = Duration::from_millis(400);
 /// Entries under a prefix.
 #[derive(Debug)]
 pub(super) struct Redis {
-    connection: Connection,
+    connection: RedisConnection,
     prefix: String,
 }
 
 /// A claim in Redis. Dropping it tells Redis that it has ended, and keeps a note; the turn in this process ends when
 /// Redis knows.
-pub(super) struct Held {
+pub(super) struct HeldLease {
     redis: Arc<Redis>,
     key: String,
     token: String,
     fingerprint: Fingerprint,
-    turn: Option<Turn>,
+    turn: Option<KeyGuard>,
     renewal: Option<AbortHandle>,
     /// Whether Redis knows that it has ended.
     ended: bool,
@@ -46,7 +46,7 @@ pub(super) struct Held {
 
 impl Redis {
     pub(super) fn new(url: RedisUrl, prefix: String, ca_file: Option<PathBuf>) -> Result<Self, LedgerError> {
-        Ok(Self { connection: Connection::new(url, ca_file)?, prefix })
+        Ok(Self { connection: RedisConnection::new(url, ca_file)?, prefix })
     }
 
     /// Whether the script can run.
@@ -73,7 +73,7 @@ impl Redis {
     }
 
     /// For an operation without a claim.
-    fn ended(self: &Arc<Self>, key: &str) -> Held {
+    fn ended(self: &Arc<Self>, key: &str) -> HeldLease {
         let mut held = self.held(key, [0; 32], None);
         held.ended = true;
         held
@@ -84,8 +84,8 @@ impl Redis {
         self.connection.info().await
     }
 
-    fn held(self: &Arc<Self>, key: &str, fingerprint: Fingerprint, turn: Option<Turn>) -> Held {
-        Held {
+    fn held(self: &Arc<Self>, key: &str, fingerprint: Fingerprint, turn: Option<KeyGuard>) -> HeldLease {
+        HeldLease {
             redis: self.clone(),
             key: format!("{}{key}", self.prefix),
             token: Uuid::new_v4().to_string(),
@@ -102,8 +102,8 @@ impl Redis {
         key: &str,
         fingerprint: Fingerprint,
         patience: Duration,
-        turn: Turn,
-    ) -> Result<(Found, Held), LedgerError> {
+        turn: KeyGuard,
+    ) -> Result<(Found, HeldLease), LedgerError> {
         // Made before it is asked for, so that a claim that is cancelled meanwhile ends.
         let mut held = self.held(key, fingerprint, Some(turn));
         let over = sleep(patience);
@@ -129,8 +129,8 @@ impl Redis {
     }
 }
 
-impl Held {
-    pub(super) const fn turn(&self) -> Option<&Turn> {
+impl HeldLease {
+    pub(super) const fn turn(&self) -> Option<&KeyGuard> {
         self.turn.as_ref()
     }
 
@@ -191,7 +191,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldLease {
     fn drop(&mut self) {
         if let Some(renewal) = self.renewal.take() {
             renewal.abort();

@@ -171,7 +171,7 @@ struct Active {
 
 /// A rule and how often it fired, as `GET /sandbox/faults` shows it.
 #[derive(Serialize)]
-pub(super) struct Shown {
+pub(super) struct ShownFault {
     #[serde(flatten)]
     rule: FaultRule,
     #[serde(rename = "rule")]
@@ -193,8 +193,8 @@ impl Faults {
         self.0.len()
     }
 
-    pub(super) fn shown(&self) -> Vec<Shown> {
-        let show = |active: &Active| Shown {
+    pub(super) fn shown(&self) -> Vec<ShownFault> {
+        let show = |active: &Active| ShownFault {
             rule: active.rule.clone(),
             text: active.rule.to_string(),
             fired: active.fired,

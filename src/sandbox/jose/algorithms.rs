@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// How the content key is wrapped: PBES2 with HMAC-SHA-2 and AES key wrap (RFC 7518, section 4.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum JweAlg {
+pub enum KeyEncryption {
     /// `PBES2-HS256+A128KW`
     #[serde(rename = "PBES2-HS256+A128KW")]
     Pbes2Hs256A128Kw,
@@ -17,7 +17,7 @@ pub enum JweAlg {
     Pbes2Hs512A256Kw,
 }
 
-impl JweAlg {
+impl KeyEncryption {
     /// All of the Guide's values.
     pub const ALL: [Self; 3] = [Self::Pbes2Hs256A128Kw, Self::Pbes2Hs384A192Kw, Self::Pbes2Hs512A256Kw];
 
@@ -42,7 +42,7 @@ impl JweAlg {
 
 /// How the signed claims are encrypted (RFC 7518, section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Enc {
+pub enum ContentEncryption {
     /// `A128CBC-HS256`
     #[serde(rename = "A128CBC-HS256")]
     A128CbcHs256,
@@ -64,7 +64,7 @@ pub enum Enc {
     A256Gcm,
 }
 
-impl Enc {
+impl ContentEncryption {
     /// All of the Guide's values.
     pub const ALL: [Self; 6] = [
         Self::A128CbcHs256,
@@ -96,7 +96,7 @@ impl Enc {
 
 /// How the claims are signed (RFC 7518, section 3.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum JwsAlg {
+pub enum Signature {
     /// `HS256`
     #[serde(rename = "HS256")]
     Hs256,
@@ -109,7 +109,7 @@ pub enum JwsAlg {
     Hs512,
 }
 
-impl JwsAlg {
+impl Signature {
     /// All of the Guide's values.
     pub const ALL: [Self; 3] = [Self::Hs256, Self::Hs384, Self::Hs512];
 

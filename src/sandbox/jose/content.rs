@@ -12,7 +12,7 @@ use cbc::{
 use hmac::{Hmac, Mac};
 use sha2::{Sha256, Sha384, Sha512};
 
-use super::{Enc, Error, JwsAlg};
+use super::{ContentEncryption, JoseError, Signature};
 
 /// All of the Guide's GCM values have a tag of 128 bits.
 const GCM_TAG_BYTES: usize = 16;
@@ -21,78 +21,80 @@ type Aes192Gcm = AesGcm<Aes192, U12>;
 
 /// Gives back the ciphertext and its authentication tag.
 pub(super) fn encrypt(
-    enc: Enc,
+    enc: ContentEncryption,
     cek: &[u8],
     iv: &[u8],
     aad: &[u8],
     plain: &[u8],
-) -> Result<(Vec<u8>, Vec<u8>), Error> {
+) -> Result<(Vec<u8>, Vec<u8>), JoseError> {
     let (mac_key, key) = halves(cek);
     let ciphertext = match enc {
-        Enc::A128Gcm => return gcm_encrypt::<Aes128Gcm>(cek, iv, aad, plain),
-        Enc::A192Gcm => return gcm_encrypt::<Aes192Gcm>(cek, iv, aad, plain),
-        Enc::A256Gcm => return gcm_encrypt::<Aes256Gcm>(cek, iv, aad, plain),
-        Enc::A128CbcHs256 => cbc_encrypt::<Encryptor<Aes128>>(key, iv, plain)?,
-        Enc::A192CbcHs384 => cbc_encrypt::<Encryptor<Aes192>>(key, iv, plain)?,
-        Enc::A256CbcHs512 => cbc_encrypt::<Encryptor<Aes256>>(key, iv, plain)?,
+        ContentEncryption::A128Gcm => return gcm_encrypt::<Aes128Gcm>(cek, iv, aad, plain),
+        ContentEncryption::A192Gcm => return gcm_encrypt::<Aes192Gcm>(cek, iv, aad, plain),
+        ContentEncryption::A256Gcm => return gcm_encrypt::<Aes256Gcm>(cek, iv, aad, plain),
+        ContentEncryption::A128CbcHs256 => cbc_encrypt::<Encryptor<Aes128>>(key, iv, plain)?,
+        ContentEncryption::A192CbcHs384 => cbc_encrypt::<Encryptor<Aes192>>(key, iv, plain)?,
+        ContentEncryption::A256CbcHs512 => cbc_encrypt::<Encryptor<Aes256>>(key, iv, plain)?,
     };
     let mut tag = mac(hash_of(enc), mac_key, &[aad, iv, &ciphertext, &bits(aad)])?;
     tag.truncate(tag.len() / 2);
     Ok((ciphertext, tag))
 }
 
-/// The inverse of [`encrypt`]; whatever doesn't fit is [`Error::Refused`], without saying which part.
+/// The inverse of [`encrypt`]; whatever doesn't fit is [`JoseError::Refused`], without saying which part.
 pub(super) fn decrypt(
-    enc: Enc,
+    enc: ContentEncryption,
     cek: &[u8],
     iv: &[u8],
     aad: &[u8],
     ciphertext: &[u8],
     tag: &[u8],
-) -> Result<Vec<u8>, Error> {
+) -> Result<Vec<u8>, JoseError> {
     if cek.len() != enc.key_bytes() || iv.len() != enc.iv_bytes() {
-        return Err(Error::Refused);
+        return Err(JoseError::Refused);
     }
     let (mac_key, key) = halves(cek);
     match enc {
-        Enc::A128Gcm => return gcm_decrypt::<Aes128Gcm>(cek, iv, aad, ciphertext, tag),
-        Enc::A192Gcm => return gcm_decrypt::<Aes192Gcm>(cek, iv, aad, ciphertext, tag),
-        Enc::A256Gcm => return gcm_decrypt::<Aes256Gcm>(cek, iv, aad, ciphertext, tag),
-        Enc::A128CbcHs256 | Enc::A192CbcHs384 | Enc::A256CbcHs512 => {}
+        ContentEncryption::A128Gcm => return gcm_decrypt::<Aes128Gcm>(cek, iv, aad, ciphertext, tag),
+        ContentEncryption::A192Gcm => return gcm_decrypt::<Aes192Gcm>(cek, iv, aad, ciphertext, tag),
+        ContentEncryption::A256Gcm => return gcm_decrypt::<Aes256Gcm>(cek, iv, aad, ciphertext, tag),
+        ContentEncryption::A128CbcHs256
+        | ContentEncryption::A192CbcHs384
+        | ContentEncryption::A256CbcHs512 => {}
     }
     // A shorter tag would be compared on fewer bytes, and an empty one on none.
     if tag.len() != mac_key.len() {
-        return Err(Error::Refused);
+        return Err(JoseError::Refused);
     }
     verify_mac(hash_of(enc), mac_key, &[aad, iv, ciphertext, &bits(aad)], tag)?;
     match enc {
-        Enc::A128CbcHs256 => cbc_decrypt::<Decryptor<Aes128>>(key, iv, ciphertext),
-        Enc::A192CbcHs384 => cbc_decrypt::<Decryptor<Aes192>>(key, iv, ciphertext),
+        ContentEncryption::A128CbcHs256 => cbc_decrypt::<Decryptor<Aes128>>(key, iv, ciphertext),
+        ContentEncryption::A192CbcHs384 => cbc_decrypt::<Decryptor<Aes192>>(key, iv, ciphertext),
         _ => cbc_decrypt::<Decryptor<Aes256>>(key, iv, ciphertext),
     }
 }
 
 /// HMAC over the parts, one after the other.
-pub(super) fn mac(alg: JwsAlg, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, Error> {
+pub(super) fn mac(alg: Signature, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, JoseError> {
     match alg {
-        JwsAlg::Hs256 => Ok(hmac::<Hmac<Sha256>>(key, parts)?.finalize().into_bytes().to_vec()),
-        JwsAlg::Hs384 => Ok(hmac::<Hmac<Sha384>>(key, parts)?.finalize().into_bytes().to_vec()),
-        JwsAlg::Hs512 => Ok(hmac::<Hmac<Sha512>>(key, parts)?.finalize().into_bytes().to_vec()),
+        Signature::Hs256 => Ok(hmac::<Hmac<Sha256>>(key, parts)?.finalize().into_bytes().to_vec()),
+        Signature::Hs384 => Ok(hmac::<Hmac<Sha384>>(key, parts)?.finalize().into_bytes().to_vec()),
+        Signature::Hs512 => Ok(hmac::<Hmac<Sha512>>(key, parts)?.finalize().into_bytes().to_vec()),
     }
 }
 
 /// Compares with the leftmost bytes of the HMAC, in constant time; an empty tag is refused.
-pub(super) fn verify_mac(alg: JwsAlg, key: &[u8], parts: &[&[u8]], tag: &[u8]) -> Result<(), Error> {
+pub(super) fn verify_mac(alg: Signature, key: &[u8], parts: &[&[u8]], tag: &[u8]) -> Result<(), JoseError> {
     match alg {
-        JwsAlg::Hs256 => hmac::<Hmac<Sha256>>(key, parts)?.verify_truncated_left(tag),
-        JwsAlg::Hs384 => hmac::<Hmac<Sha384>>(key, parts)?.verify_truncated_left(tag),
-        JwsAlg::Hs512 => hmac::<Hmac<Sha512>>(key, parts)?.verify_truncated_left(tag),
+        Signature::Hs256 => hmac::<Hmac<Sha256>>(key, parts)?.verify_truncated_left(tag),
+        Signature::Hs384 => hmac::<Hmac<Sha384>>(key, parts)?.verify_truncated_left(tag),
+        Signature::Hs512 => hmac::<Hmac<Sha512>>(key, parts)?.verify_truncated_left(tag),
     }
-    .map_err(|_| Error::Refused)
+    .map_err(|_| JoseError::Refused)
 }
 
-fn hmac<M: Mac + KeyInit>(key: &[u8], parts: &[&[u8]]) -> Result<M, Error> {
-    let mut mac = <M as KeyInit>::new_from_slice(key).map_err(|_| Error::Length)?;
+fn hmac<M: Mac + KeyInit>(key: &[u8], parts: &[&[u8]]) -> Result<M, JoseError> {
+    let mut mac = <M as KeyInit>::new_from_slice(key).map_err(|_| JoseError::Length)?;
     for part in parts {
         mac.update(part);
     }
@@ -109,11 +111,11 @@ fn bits(aad: &[u8]) -> [u8; 8] {
     (aad.len() as u64 * 8).to_be_bytes()
 }
 
-fn hash_of(enc: Enc) -> JwsAlg {
+fn hash_of(enc: ContentEncryption) -> Signature {
     match enc {
-        Enc::A128CbcHs256 | Enc::A128Gcm => JwsAlg::Hs256,
-        Enc::A192CbcHs384 | Enc::A192Gcm => JwsAlg::Hs384,
-        Enc::A256CbcHs512 | Enc::A256Gcm => JwsAlg::Hs512,
+        ContentEncryption::A128CbcHs256 | ContentEncryption::A128Gcm => Signature::Hs256,
+        ContentEncryption::A192CbcHs384 | ContentEncryption::A192Gcm => Signature::Hs384,
+        ContentEncryption::A256CbcHs512 | ContentEncryption::A256Gcm => Signature::Hs512,
     }
 }
 
@@ -122,10 +124,10 @@ fn gcm_encrypt<C: KeyInit + Aead>(
     iv: &[u8],
     aad: &[u8],
     plain: &[u8],
-) -> Result<(Vec<u8>, Vec<u8>), Error> {
-    let cipher = C::new_from_slice(cek).map_err(|_| Error::Length)?;
-    let nonce = <&Nonce<C>>::try_from(iv).map_err(|_| Error::Length)?;
-    let mut sealed = cipher.encrypt(nonce, Payload { msg: plain, aad }).map_err(|_| Error::Length)?;
+) -> Result<(Vec<u8>, Vec<u8>), JoseError> {
+    let cipher = C::new_from_slice(cek).map_err(|_| JoseError::Length)?;
+    let nonce = <&Nonce<C>>::try_from(iv).map_err(|_| JoseError::Length)?;
+    let mut sealed = cipher.encrypt(nonce, Payload { msg: plain, aad }).map_err(|_| JoseError::Length)?;
     let tag = sealed.split_off(plain.len());
     Ok((sealed, tag))
 }
@@ -136,31 +138,31 @@ fn gcm_decrypt<C: KeyInit + Aead>(
     aad: &[u8],
     ciphertext: &[u8],
     tag: &[u8],
-) -> Result<Vec<u8>, Error> {
+) -> Result<Vec<u8>, JoseError> {
     if tag.len() != GCM_TAG_BYTES {
-        return Err(Error::Refused);
+        return Err(JoseError::Refused);
     }
-    let cipher = C::new_from_slice(cek).map_err(|_| Error::Refused)?;
-    let nonce = <&Nonce<C>>::try_from(iv).map_err(|_| Error::Refused)?;
+    let cipher = C::new_from_slice(cek).map_err(|_| JoseError::Refused)?;
+    let nonce = <&Nonce<C>>::try_from(iv).map_err(|_| JoseError::Refused)?;
     let sealed = [ciphertext, tag].concat();
-    cipher.decrypt(nonce, Payload { msg: &sealed, aad }).map_err(|_| Error::Refused)
+    cipher.decrypt(nonce, Payload { msg: &sealed, aad }).map_err(|_| JoseError::Refused)
 }
 
 fn cbc_encrypt<M: KeyIvInit + BlockModeEncrypt>(
     key: &[u8],
     iv: &[u8],
     plain: &[u8],
-) -> Result<Vec<u8>, Error> {
-    Ok(M::new_from_slices(key, iv).map_err(|_| Error::Length)?.encrypt_padded_vec::<Pkcs7>(plain))
+) -> Result<Vec<u8>, JoseError> {
+    Ok(M::new_from_slices(key, iv).map_err(|_| JoseError::Length)?.encrypt_padded_vec::<Pkcs7>(plain))
 }
 
 fn cbc_decrypt<M: KeyIvInit + BlockModeDecrypt>(
     key: &[u8],
     iv: &[u8],
     sealed: &[u8],
-) -> Result<Vec<u8>, Error> {
+) -> Result<Vec<u8>, JoseError> {
     M::new_from_slices(key, iv)
-        .map_err(|_| Error::Refused)?
+        .map_err(|_| JoseError::Refused)?
         .decrypt_padded_vec::<Pkcs7>(sealed)
-        .map_err(|_| Error::Refused)
+        .map_err(|_| JoseError::Refused)
 }

@@ -12,9 +12,9 @@
 //! 16,384 unless `jwcrypto.jwa.default_max_pbkdf2_iterations` is raised.
 //!
 //! ```
-//! use instant_connect_worker::sandbox::jose::{self, Enc, JweAlg, JwsAlg, WrapKey};
-//! let wrap = WrapKey::derive(b"secret", JweAlg::Pbes2Hs512A256Kw, b"8 to 128 octets".to_vec(), 1000);
-//! let cipher = jose::seal(br#"{"sub":"visit-1"}"#, &jose::signing_key(b"secret"), JwsAlg::Hs512, &wrap, Enc::A256Gcm)?;
+//! use instant_connect_worker::sandbox::jose::{self, ContentEncryption, KeyEncryption, Signature, WrapKey};
+//! let wrap = WrapKey::derive(b"secret", KeyEncryption::Pbes2Hs512A256Kw, b"8 to 128 octets".to_vec(), 1000);
+//! let cipher = jose::seal(br#"{"sub":"visit-1"}"#, &jose::signing_key(b"secret"), Signature::Hs512, &wrap, ContentEncryption::A256Gcm)?;
 //! assert_eq!(jose::open(&cipher, b"secret")?, br#"{"sub":"visit-1"}"#);
 //! # Ok::<(), jose::Error>(())
 //! ```
@@ -29,7 +29,7 @@ use pbkdf2::pbkdf2_hmac;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-pub use algorithms::{Enc, JweAlg, JwsAlg};
+pub use algorithms::{ContentEncryption, KeyEncryption, Signature};
 
 /// The Guide's range of `saltLength`, in octets.
 pub const SALT_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
@@ -38,7 +38,7 @@ pub const ITERATIONS: std::ops::RangeInclusive<u32> = 1000..=32767;
 
 /// Why a cipher could not be made or opened.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum JoseError {
     /// Not the parts, the base64url or the header that RFC 7515 and RFC 7516 ask for.
     #[error("not a nested compact JWE: {0}")]
     Malformed(&'static str),
@@ -59,7 +59,7 @@ pub fn signing_key(password: &[u8]) -> [u8; 64] {
 /// A key-encryption key, derived from a password by PBES2, with what a reader needs to derive it again.
 #[derive(Clone)]
 pub struct WrapKey {
-    alg: JweAlg,
+    alg: KeyEncryption,
     salt: Vec<u8>,
     iterations: u32,
     key: Vec<u8>,
@@ -70,50 +70,50 @@ impl WrapKey {
     ///
     /// `salt` is the `p2s` of the header: what PBKDF2 gets is `alg || 0x00 || salt` (RFC 7518, 4.8.1.1).
     #[must_use]
-    pub fn derive(password: &[u8], alg: JweAlg, salt: Vec<u8>, iterations: u32) -> Self {
+    pub fn derive(password: &[u8], alg: KeyEncryption, salt: Vec<u8>, iterations: u32) -> Self {
         let input = [alg.name().as_bytes(), &[0], &salt].concat();
         let mut key = vec![0; alg.key_bytes()];
         match alg {
-            JweAlg::Pbes2Hs256A128Kw => pbkdf2_hmac::<Sha256>(password, &input, iterations, &mut key),
-            JweAlg::Pbes2Hs384A192Kw => pbkdf2_hmac::<Sha384>(password, &input, iterations, &mut key),
-            JweAlg::Pbes2Hs512A256Kw => pbkdf2_hmac::<Sha512>(password, &input, iterations, &mut key),
+            KeyEncryption::Pbes2Hs256A128Kw => pbkdf2_hmac::<Sha256>(password, &input, iterations, &mut key),
+            KeyEncryption::Pbes2Hs384A192Kw => pbkdf2_hmac::<Sha384>(password, &input, iterations, &mut key),
+            KeyEncryption::Pbes2Hs512A256Kw => pbkdf2_hmac::<Sha512>(password, &input, iterations, &mut key),
         }
         Self { alg, salt, iterations, key }
     }
 
-    fn wrap(&self, cek: &[u8]) -> Result<Vec<u8>, Error> {
+    fn wrap(&self, cek: &[u8]) -> Result<Vec<u8>, JoseError> {
         let mut out = vec![0; cek.len() + aes_kw::IV_LEN];
         match self.alg {
-            JweAlg::Pbes2Hs256A128Kw => {
+            KeyEncryption::Pbes2Hs256A128Kw => {
                 KwAes128::new_from_slice(&self.key).map(|kw| kw.wrap_key(cek, &mut out).map(drop))
             }
-            JweAlg::Pbes2Hs384A192Kw => {
+            KeyEncryption::Pbes2Hs384A192Kw => {
                 KwAes192::new_from_slice(&self.key).map(|kw| kw.wrap_key(cek, &mut out).map(drop))
             }
-            JweAlg::Pbes2Hs512A256Kw => {
+            KeyEncryption::Pbes2Hs512A256Kw => {
                 KwAes256::new_from_slice(&self.key).map(|kw| kw.wrap_key(cek, &mut out).map(drop))
             }
         }
-        .map_err(|_| Error::Length)?
-        .map_err(|_| Error::Length)?;
+        .map_err(|_| JoseError::Length)?
+        .map_err(|_| JoseError::Length)?;
         Ok(out)
     }
 
-    fn unwrap(&self, wrapped: &[u8]) -> Result<Vec<u8>, Error> {
+    fn unwrap(&self, wrapped: &[u8]) -> Result<Vec<u8>, JoseError> {
         let mut out = vec![0; wrapped.len().saturating_sub(aes_kw::IV_LEN)];
         match self.alg {
-            JweAlg::Pbes2Hs256A128Kw => {
+            KeyEncryption::Pbes2Hs256A128Kw => {
                 KwAes128::new_from_slice(&self.key).map(|kw| kw.unwrap_key(wrapped, &mut out).map(drop))
             }
-            JweAlg::Pbes2Hs384A192Kw => {
+            KeyEncryption::Pbes2Hs384A192Kw => {
                 KwAes192::new_from_slice(&self.key).map(|kw| kw.unwrap_key(wrapped, &mut out).map(drop))
             }
-            JweAlg::Pbes2Hs512A256Kw => {
+            KeyEncryption::Pbes2Hs512A256Kw => {
                 KwAes256::new_from_slice(&self.key).map(|kw| kw.unwrap_key(wrapped, &mut out).map(drop))
             }
         }
-        .map_err(|_| Error::Length)?
-        .map_err(|_| Error::Refused)?;
+        .map_err(|_| JoseError::Length)?
+        .map_err(|_| JoseError::Refused)?;
         Ok(out)
     }
 }
@@ -123,15 +123,15 @@ impl WrapKey {
 struct JweHeader {
     p2s: String,
     p2c: u32,
-    alg: JweAlg,
-    enc: Enc,
+    alg: KeyEncryption,
+    enc: ContentEncryption,
     cty: String,
 }
 
 /// The header of the JWS inside.
 #[derive(Serialize, Deserialize)]
 struct JwsHeader {
-    alg: JwsAlg,
+    alg: Signature,
     typ: String,
 }
 
@@ -139,10 +139,10 @@ struct JwsHeader {
 pub fn seal(
     claims: &[u8],
     signing_key: &[u8],
-    jws_alg: JwsAlg,
+    jws_alg: Signature,
     wrap: &WrapKey,
-    enc: Enc,
-) -> Result<String, Error> {
+    enc: ContentEncryption,
+) -> Result<String, JoseError> {
     let signed = sign(claims, signing_key, jws_alg)?;
     let header = encode_header(&JweHeader {
         p2s: BASE64URL.encode(&wrap.salt),
@@ -161,15 +161,15 @@ pub fn seal(
 /// Opens what [`seal`] made and gives back the claims, their signature verified.
 ///
 /// Salts and iterations outside the Guide's ranges are refused before any work is spent on them.
-pub fn open(cipher: &str, password: &[u8]) -> Result<Vec<u8>, Error> {
+pub fn open(cipher: &str, password: &[u8]) -> Result<Vec<u8>, JoseError> {
     let parts: Vec<&str> = cipher.split('.').collect();
     let [protected, wrapped, iv, ciphertext, tag] = parts[..] else {
-        return Err(Error::Malformed("a compact JWE has five parts"));
+        return Err(JoseError::Malformed("a compact JWE has five parts"));
     };
     let header: JweHeader = decode_header(protected)?;
     let salt = decode(&header.p2s)?;
     if !SALT_BYTES.contains(&salt.len()) || !ITERATIONS.contains(&header.p2c) {
-        return Err(Error::Malformed("p2s or p2c is outside the Guide's range"));
+        return Err(JoseError::Malformed("p2s or p2c is outside the Guide's range"));
     }
     let wrap = WrapKey::derive(password, header.alg, salt, header.p2c);
     let cek = wrap.unwrap(&decode(wrapped)?)?;
@@ -181,41 +181,42 @@ pub fn open(cipher: &str, password: &[u8]) -> Result<Vec<u8>, Error> {
         &decode(ciphertext)?,
         &decode(tag)?,
     )?;
-    let signed = std::str::from_utf8(&signed).map_err(|_| Error::Malformed("the JWS is not text"))?;
+    let signed = std::str::from_utf8(&signed).map_err(|_| JoseError::Malformed("the JWS is not text"))?;
     verify(signed, &signing_key(password))
 }
 
-fn sign(claims: &[u8], key: &[u8], alg: JwsAlg) -> Result<String, Error> {
+fn sign(claims: &[u8], key: &[u8], alg: Signature) -> Result<String, JoseError> {
     let header = encode_header(&JwsHeader { alg, typ: "JWT".to_owned() })?;
     let input = format!("{header}.{}", BASE64URL.encode(claims));
     let signature = content::mac(alg, key, &[input.as_bytes()])?;
     Ok(format!("{input}.{}", BASE64URL.encode(signature)))
 }
 
-fn verify(signed: &str, key: &[u8]) -> Result<Vec<u8>, Error> {
-    let malformed = Error::Malformed("a compact JWS has three parts");
+fn verify(signed: &str, key: &[u8]) -> Result<Vec<u8>, JoseError> {
+    let malformed = JoseError::Malformed("a compact JWS has three parts");
     let Some((input, signature)) = signed.rsplit_once('.') else { return Err(malformed) };
     let Some((header, claims)) = input.split_once('.') else { return Err(malformed) };
     let header: JwsHeader = decode_header(header)?;
     let signature = decode(signature)?;
     if signature.len() != header.alg.hash_bytes() {
-        return Err(Error::Refused);
+        return Err(JoseError::Refused);
     }
     content::verify_mac(header.alg, key, &[input.as_bytes()], &signature)?;
     decode(claims)
 }
 
-fn encode_header<T: Serialize>(header: &T) -> Result<String, Error> {
-    let json = serde_json::to_vec(header).map_err(|_| Error::Malformed("header"))?;
+fn encode_header<T: Serialize>(header: &T) -> Result<String, JoseError> {
+    let json = serde_json::to_vec(header).map_err(|_| JoseError::Malformed("header"))?;
     Ok(BASE64URL.encode(json))
 }
 
-fn decode_header<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, Error> {
-    serde_json::from_slice(&decode(part)?).map_err(|_| Error::Malformed("a header is not one of the Guide's"))
+fn decode_header<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, JoseError> {
+    serde_json::from_slice(&decode(part)?)
+        .map_err(|_| JoseError::Malformed("a header is not one of the Guide's"))
 }
 
-fn decode(part: &str) -> Result<Vec<u8>, Error> {
-    BASE64URL.decode(part).map_err(|_| Error::Malformed("a part is not base64url"))
+fn decode(part: &str) -> Result<Vec<u8>, JoseError> {
+    BASE64URL.decode(part).map_err(|_| JoseError::Malformed("a part is not base64url"))
 }
 
 /// Good enough for a sandbox, whose password its user knows anyway; not a generator for real keys.
@@ -232,16 +233,16 @@ mod tests {
 
     const PASSWORD: &[u8] = b"correct horse";
 
-    fn cipher(jwe: JweAlg, jws: JwsAlg, enc: Enc) -> String {
+    fn cipher(jwe: KeyEncryption, jws: Signature, enc: ContentEncryption) -> String {
         let wrap = WrapKey::derive(PASSWORD, jwe, random_bytes(8), 1000);
         seal(br#"{"sub":"x"}"#, &signing_key(PASSWORD), jws, &wrap, enc).unwrap()
     }
 
     #[test]
     fn every_combination_of_the_guides_values_opens_again() {
-        for jwe in JweAlg::ALL {
-            for jws in JwsAlg::ALL {
-                for enc in Enc::ALL {
+        for jwe in KeyEncryption::ALL {
+            for jws in Signature::ALL {
+                for enc in ContentEncryption::ALL {
                     assert_eq!(open(&cipher(jwe, jws, enc), PASSWORD).unwrap(), br#"{"sub":"x"}"#);
                 }
             }
@@ -250,16 +251,16 @@ mod tests {
 
     #[test]
     fn another_password_opens_nothing() {
-        for enc in Enc::ALL {
-            let sealed = cipher(JweAlg::Pbes2Hs256A128Kw, JwsAlg::Hs256, enc);
-            assert!(matches!(open(&sealed, b"wrong"), Err(Error::Refused)));
+        for enc in ContentEncryption::ALL {
+            let sealed = cipher(KeyEncryption::Pbes2Hs256A128Kw, Signature::Hs256, enc);
+            assert!(matches!(open(&sealed, b"wrong"), Err(JoseError::Refused)));
         }
     }
 
     #[test]
     fn a_change_in_any_part_is_noticed() {
-        for enc in Enc::ALL {
-            let sealed = cipher(JweAlg::Pbes2Hs512A256Kw, JwsAlg::Hs384, enc);
+        for enc in ContentEncryption::ALL {
+            let sealed = cipher(KeyEncryption::Pbes2Hs512A256Kw, Signature::Hs384, enc);
             let starts = std::iter::once(0).chain(sealed.match_indices('.').map(|(at, _)| at + 1));
             for at in starts {
                 let mut bytes = sealed.clone().into_bytes();
@@ -271,14 +272,18 @@ mod tests {
 
     #[test]
     fn a_header_that_asks_for_too_much_work_is_refused_unopened() {
-        let wrap = WrapKey::derive(PASSWORD, JweAlg::Pbes2Hs256A128Kw, random_bytes(8), 999);
-        let sealed = seal(b"{}", &signing_key(PASSWORD), JwsAlg::Hs256, &wrap, Enc::A128Gcm).unwrap();
-        assert!(matches!(open(&sealed, PASSWORD), Err(Error::Malformed(_))));
+        let wrap = WrapKey::derive(PASSWORD, KeyEncryption::Pbes2Hs256A128Kw, random_bytes(8), 999);
+        let sealed =
+            seal(b"{}", &signing_key(PASSWORD), Signature::Hs256, &wrap, ContentEncryption::A128Gcm).unwrap();
+        assert!(matches!(open(&sealed, PASSWORD), Err(JoseError::Malformed(_))));
     }
 
     #[test]
     fn a_cipher_starts_like_the_guides_examples() {
-        assert!(cipher(JweAlg::Pbes2Hs512A256Kw, JwsAlg::Hs512, Enc::A256Gcm).starts_with("eyJwMnMiOi"));
+        assert!(
+            cipher(KeyEncryption::Pbes2Hs512A256Kw, Signature::Hs512, ContentEncryption::A256Gcm)
+                .starts_with("eyJwMnMiOi")
+        );
     }
 
     #[test]

@@ -19,17 +19,17 @@ use uuid::Uuid;
 use super::{
     api::{self, ApiError, Context},
     jose,
-    records::{Call, Link, Role, Vertical},
+    records::{RecordedCall, RecordedLink, RecordedRole, RecordedVertical},
     state::Handle,
 };
-use request::{Asked, Flow};
+use request::{AskedLinks, Flow};
 
 /// The Guide: "set for 15 minutes later than the time when the request was made".
 const DEFAULT_LIFETIME_S: i64 = 15 * 60;
 
 /// What is inside a cipher. `role` is the sandbox's own: the Guide doesn't say how a cipher knows.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Claims {
+pub(super) struct JwtClaims {
     pub(super) sub: String,
     aud: Uuid,
     iat: i64,
@@ -37,22 +37,22 @@ pub(super) struct Claims {
     pub(super) nbf: Option<i64>,
     pub(super) exp: i64,
     jti: Uuid,
-    pub(super) role: Role,
+    pub(super) role: RecordedRole,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) flow: Option<Flow>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Answer {
-    host: Vec<Made>,
-    guest: Vec<Made>,
+pub(super) struct LinksAnswer {
+    host: Vec<MadeLinks>,
+    guest: Vec<MadeLinks>,
     #[serde(skip_serializing_if = "Option::is_none")]
     base_url: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Made {
+struct MadeLinks {
     cipher: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     short: Option<String>,
@@ -63,14 +63,14 @@ pub(super) async fn post(
     Extension(context): Extension<Context>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<Answer>, ApiError> {
-    let asked = Asked::check(api::parse(&headers, body)?)?;
+) -> Result<Json<LinksAnswer>, ApiError> {
+    let asked = AskedLinks::check(api::parse(&headers, body)?)?;
     let now = Timestamp::now();
     // PBKDF2 takes milliseconds, and the runtime's threads have connections to serve.
     let made = tokio::task::spawn_blocking(move || {
         let answer = make(&handle, &asked, now.as_second(), &context.tracking_id)?;
         handle.add_call(call(asked, now, context));
-        Ok::<_, jose::Error>(answer)
+        Ok::<_, jose::JoseError>(answer)
     });
     match made.await {
         Ok(Ok(answer)) => Ok(Json(answer)),
@@ -80,26 +80,31 @@ pub(super) async fn post(
     }
 }
 
-fn make(handle: &Handle, asked: &Asked, now: i64, tracking_id: &str) -> Result<Answer, jose::Error> {
-    let links = |role, count| -> Result<Vec<Made>, jose::Error> {
+fn make(
+    handle: &Handle,
+    asked: &AskedLinks,
+    now: i64,
+    tracking_id: &str,
+) -> Result<LinksAnswer, jose::JoseError> {
+    let links = |role, count| -> Result<Vec<MadeLinks>, jose::JoseError> {
         (0..count).map(|_| make_one(handle, asked, role, now, tracking_id)).collect()
     };
-    Ok(Answer {
-        host: links(Role::Host, asked.hosts)?,
-        guest: links(Role::Guest, asked.guests)?,
+    Ok(LinksAnswer {
+        host: links(RecordedRole::Host, asked.hosts)?,
+        guest: links(RecordedRole::Guest, asked.guests)?,
         base_url: asked.short_urls.then(|| handle.base_url().to_string()),
     })
 }
 
 fn make_one(
     handle: &Handle,
-    asked: &Asked,
-    role: Role,
+    asked: &AskedLinks,
+    role: RecordedRole,
     now: i64,
     tracking_id: &str,
-) -> Result<Made, jose::Error> {
+) -> Result<MadeLinks, jose::JoseError> {
     let exp = asked.exp.unwrap_or(now + DEFAULT_LIFETIME_S);
-    let claims = Claims {
+    let claims = JwtClaims {
         sub: asked.sub.clone(),
         aud: asked.aud,
         iat: now,
@@ -109,13 +114,13 @@ fn make_one(
         role,
         flow: asked.flow.clone(),
     };
-    let claims = serde_json::to_vec(&claims).map_err(|_| jose::Error::Malformed("claims"))?;
+    let claims = serde_json::to_vec(&claims).map_err(|_| jose::JoseError::Malformed("claims"))?;
     let keys = handle.keys();
     let cipher = keys.with_wrap(asked.jwe_alg, asked.salt_length, asked.iterations, |wrap| {
         jose::seal(&claims, keys.signing(), asked.jws_alg, wrap, asked.enc)
     })?;
     let short = asked.short_urls.then(|| {
-        handle.add_link(Link {
+        handle.add_link(RecordedLink {
             code: String::new(),
             role,
             sub: asked.sub.clone(),
@@ -123,20 +128,24 @@ fn make_one(
             nbf: asked.nbf,
             exp,
             tracking_id: tracking_id.to_owned(),
-            target: long_path(asked.vertical, role == Role::Host && asked.login_url_for_host, &cipher),
+            target: long_path(
+                asked.vertical,
+                role == RecordedRole::Host && asked.login_url_for_host,
+                &cipher,
+            ),
         })
     });
-    Ok(Made { cipher, short })
+    Ok(MadeLinks { cipher, short })
 }
 
 /// The Guide's long URL without its origin: whoever tries a link must not end up on the internet.
-fn long_path(vertical: Vertical, login: bool, cipher: &str) -> String {
+fn long_path(vertical: RecordedVertical, login: bool, cipher: &str) -> String {
     let page = if login { "login" } else { "talk" };
     format!("/{}/v1/{page}?int=jose&v=1&data={cipher}", vertical.name())
 }
 
-fn call(asked: Asked, at: Timestamp, context: Context) -> Call {
-    Call {
+fn call(asked: AskedLinks, at: Timestamp, context: Context) -> RecordedCall {
+    RecordedCall {
         at,
         tracking_id: context.tracking_id,
         devices: asked.devices(),

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use crate::sandbox::{
     api::ApiError,
-    jose::{Enc, ITERATIONS, JweAlg, JwsAlg, SALT_BYTES},
-    records::Vertical,
+    jose::{ContentEncryption, ITERATIONS, KeyEncryption, SALT_BYTES, Signature},
+    records::RecordedVertical,
 };
 
 /// Links in one call, hosts and guests together, and each of them.
@@ -16,23 +16,23 @@ const SECONDS_MAX: i64 = 100_000_000_000;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Body {
+pub(super) struct EncryptBody {
     aud: Uuid,
-    jwt: Jwt,
+    jwt: JwtRequest,
     num_host: Option<u64>,
     num_guest: Option<u64>,
     provide_short_urls: Option<bool>,
-    vertical_type: Option<Vertical>,
+    vertical_type: Option<RecordedVertical>,
     login_url_for_host: Option<bool>,
-    jwe_alg: Option<JweAlg>,
+    jwe_alg: Option<KeyEncryption>,
     salt_length: Option<usize>,
     iterations: Option<u32>,
-    enc: Option<Enc>,
-    jws_alg: Option<JwsAlg>,
+    enc: Option<ContentEncryption>,
+    jws_alg: Option<Signature>,
 }
 
 #[derive(Deserialize)]
-struct Jwt {
+struct JwtRequest {
     sub: String,
     nbf: Option<i64>,
     exp: Option<i64>,
@@ -58,7 +58,7 @@ pub(in crate::sandbox) struct Device {
 }
 
 /// A request that holds to the Guide, defaults filled in.
-pub(super) struct Asked {
+pub(super) struct AskedLinks {
     pub(super) aud: Uuid,
     pub(super) sub: String,
     pub(super) nbf: Option<i64>,
@@ -67,19 +67,19 @@ pub(super) struct Asked {
     pub(super) hosts: usize,
     pub(super) guests: usize,
     pub(super) short_urls: bool,
-    pub(super) vertical: Vertical,
+    pub(super) vertical: RecordedVertical,
     pub(super) login_url_for_host: bool,
-    pub(super) jwe_alg: JweAlg,
+    pub(super) jwe_alg: KeyEncryption,
     pub(super) salt_length: Option<usize>,
     pub(super) iterations: Option<u32>,
-    pub(super) enc: Enc,
-    pub(super) jws_alg: JwsAlg,
+    pub(super) enc: ContentEncryption,
+    pub(super) jws_alg: Signature,
 }
 
-impl Asked {
+impl AskedLinks {
     /// Types are checked by then; this checks ranges and fills in the Guide's defaults.
-    pub(super) fn check(body: Body) -> Result<Self, ApiError> {
-        let Jwt { sub, nbf, exp, flow } = body.jwt;
+    pub(super) fn check(body: EncryptBody) -> Result<Self, ApiError> {
+        let JwtRequest { sub, nbf, exp, flow } = body.jwt;
         if sub.is_empty() {
             return Err(invalid("jwt.sub: expected a string that is not empty"));
         }

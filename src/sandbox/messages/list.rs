@@ -12,7 +12,7 @@ use serde_json::json;
 use url::Url;
 
 use super::ids;
-use crate::sandbox::{api::ApiError, records::Message, state::Handle};
+use crate::sandbox::{api::ApiError, records::RecordedMessage, state::Handle};
 
 /// Items of a page where `max` is not given, and where it may not be passed.
 const PAGE: usize = 50;
@@ -59,7 +59,7 @@ pub(in crate::sandbox) async fn list(
     Ok(response)
 }
 
-fn page(handle: &Handle, query: &RoomQuery, max: usize) -> Vec<Message> {
+fn page(handle: &Handle, query: &RoomQuery, max: usize) -> Vec<RecordedMessage> {
     let mut passed = query.before_message.is_none();
     handle.find_messages(max, |message| {
         let already_passed = passed;
@@ -108,6 +108,6 @@ pub(in crate::sandbox) async fn direct(
 pub(in crate::sandbox) async fn one(
     State(handle): State<Handle>,
     Path(id): Path<String>,
-) -> Result<Json<Message>, ApiError> {
+) -> Result<Json<RecordedMessage>, ApiError> {
     handle.find_messages(1, |message| message.id == id).pop().map(Json).ok_or_else(ApiError::not_found)
 }

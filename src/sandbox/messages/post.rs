@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{BOT_EMAIL, ids};
 use crate::sandbox::{
     api::{self, ApiError, Context},
-    records::Message,
+    records::RecordedMessage,
     state::Handle,
 };
 
@@ -29,7 +29,7 @@ const CARD_TYPE: &str = "application/vnd.microsoft.card.adaptive";
 /// Unknown fields are ignored, as by the real service.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Body {
+struct MessageBody {
     room_id: Option<String>,
     to_person_id: Option<String>,
     to_person_email: Option<String>,
@@ -53,12 +53,12 @@ pub(in crate::sandbox) async fn post(
     Extension(context): Extension<Context>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<Message>, ApiError> {
+) -> Result<Json<RecordedMessage>, ApiError> {
     let bytes = body.as_ref().map_or(0, Bytes::len);
-    let body: Body = api::parse(&headers, body)?;
+    let body: MessageBody = api::parse(&headers, body)?;
     check_content(&body)?;
     let (room_id, room_type) = room(&handle, &body)?;
-    let message = Message {
+    let message = RecordedMessage {
         id: ids::new_message(),
         room_id,
         room_type,
@@ -103,7 +103,7 @@ impl Attachment {
     }
 }
 
-fn check_content(body: &Body) -> Result<(), ApiError> {
+fn check_content(body: &MessageBody) -> Result<(), ApiError> {
     let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let readable = given(&body.text) || given(&body.markdown);
     if !readable && !body.attachments.is_empty() {
@@ -126,7 +126,7 @@ fn check_content(body: &Body) -> Result<(), ApiError> {
 }
 
 /// The room that a message goes to, and its type.
-fn room(handle: &Handle, body: &Body) -> Result<(String, &'static str), ApiError> {
+fn room(handle: &Handle, body: &MessageBody) -> Result<(String, &'static str), ApiError> {
     match (&body.room_id, &body.to_person_id, &body.to_person_email) {
         (Some(room), None, None) => {
             ids::check("ROOM", room)?;

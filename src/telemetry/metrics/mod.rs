@@ -18,8 +18,8 @@ use prometheus::{Error, IntGaugeVec, Registry, TextEncoder};
 pub use connection::{ConnectionMetrics, PublishMetrics, Up};
 pub use ledger::LedgerMetrics;
 pub use list::list;
-pub use stage::{StageMetrics, Work};
-pub use upstream::{BreakerMetrics, Call, UpstreamMetrics};
+pub use stage::{StageMetrics, WorkTimer};
+pub use upstream::{BreakerMetrics, CallTimer, UpstreamMetrics};
 
 use connection::BrokerFamilies;
 use families::Families;

@@ -175,10 +175,10 @@ pub struct StageMetrics {
 impl StageMetrics {
     /// A delivery is worked on from now on.
     #[must_use]
-    pub fn begin(&self) -> Work {
+    pub fn begin(&self) -> WorkTimer {
         self.gauge(&self.families.in_flight).inc();
         let (number, since) = self.in_progress().begin();
-        Work { metrics: self.clone(), number, since, ended: Ended::Requeued }
+        WorkTimer { metrics: self.clone(), number, since, ended: Ended::Requeued }
     }
 
     /// How many deliveries may be worked on at once.
@@ -304,21 +304,21 @@ pub(super) fn rung(delay: Duration) -> String {
 
 /// A delivery that is worked on. Dropping it is an end, too: what is cancelled is measured as well.
 #[derive(Debug)]
-pub struct Work {
+pub struct WorkTimer {
     metrics: StageMetrics,
     number: u64,
     since: Instant,
     ended: Ended,
 }
 
-impl Work {
+impl WorkTimer {
     /// The delivery is settled.
     pub fn ended(mut self, how: Ended) {
         self.ended = how;
     }
 }
 
-impl Drop for Work {
+impl Drop for WorkTimer {
     fn drop(&mut self) {
         let Self { metrics, number, since, ended } = self;
         metrics.in_progress().end(*number);

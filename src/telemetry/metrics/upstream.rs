@@ -69,8 +69,8 @@ pub struct UpstreamMetrics {
 impl UpstreamMetrics {
     /// A call begins now.
     #[must_use]
-    pub fn begin(&self) -> Call {
-        Call { metrics: self.clone(), since: Instant::now(), result: Called::Abandoned }
+    pub fn begin(&self) -> CallTimer {
+        CallTimer { metrics: self.clone(), since: Instant::now(), result: Called::Abandoned }
     }
 
     /// The API asked to be left alone for `wait` longer than before.
@@ -81,20 +81,20 @@ impl UpstreamMetrics {
 
 /// A call that is being made. Dropping it is an end, too: what is cancelled is measured as well.
 #[derive(Debug)]
-pub struct Call {
+pub struct CallTimer {
     metrics: UpstreamMetrics,
     since: Instant,
     result: Called,
 }
 
-impl Call {
+impl CallTimer {
     /// What came of it so far.
     pub const fn set(&mut self, result: Called) {
         self.result = result;
     }
 }
 
-impl Drop for Call {
+impl Drop for CallTimer {
     fn drop(&mut self) {
         let labels = [self.metrics.upstream.as_str(), self.result.as_str()];
         let calls = self.metrics.families.calls.with_label_values(&labels);

@@ -15,7 +15,7 @@ use lapin::{
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::{
+use crate::broker::{
     connection::{BrokerError, within},
     properties::short,
     topology::{Depth, Exchange, Queue, declare_exchange, declare_queue, inequivalent},
@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What there is of an exchange or a queue.
 #[derive(Debug)]
-pub enum Seen {
+pub(super) enum ProbeResult {
     /// It is as it is declared here. What a queue holds.
     Same(Option<Depth>),
     /// It is there, otherwise: the argument, where the broker names one, and its words.
@@ -44,7 +44,7 @@ pub enum Seen {
 
 /// Whether something is permitted.
 #[derive(Debug)]
-pub enum Right {
+pub(super) enum Right {
     /// It is.
     Given,
     /// It is not: the broker's words.
@@ -55,7 +55,7 @@ pub enum Right {
 
 /// Asks over one connection, `limit` for each answer.
 #[derive(Debug)]
-pub struct Probe<'a> {
+pub(super) struct Probe<'a> {
     connection: &'a Connection,
     limit: Duration,
 }
@@ -63,7 +63,7 @@ pub struct Probe<'a> {
 impl<'a> Probe<'a> {
     /// Asks over `connection`.
     #[must_use]
-    pub const fn new(connection: &'a Connection, limit: Duration) -> Self {
+    pub(super) const fn new(connection: &'a Connection, limit: Duration) -> Self {
         Self { connection, limit }
     }
 
@@ -71,7 +71,7 @@ impl<'a> Probe<'a> {
     ///
     /// # Errors
     /// [`BrokerError`] where there is no answer.
-    pub async fn exchange(&self, exchange: &Exchange) -> Result<Seen, BrokerError> {
+    pub(super) async fn exchange(&self, exchange: &Exchange) -> Result<ProbeResult, BrokerError> {
         let declare = async |passive| {
             declare_exchange(&self.channel().await?, exchange, passive, self.limit).await.map(|()| None)
         };
@@ -86,7 +86,7 @@ impl<'a> Probe<'a> {
     ///
     /// # Errors
     /// [`BrokerError`] where there is no answer.
-    pub async fn queue(&self, queue: &Queue) -> Result<Seen, BrokerError> {
+    pub(super) async fn queue(&self, queue: &Queue) -> Result<ProbeResult, BrokerError> {
         let declare =
             async |passive| declare_queue(&self.channel().await?, queue, passive, self.limit).await.map(Some);
         match declare(true).await {
@@ -117,7 +117,7 @@ impl<'a> Probe<'a> {
     ///
     /// # Errors
     /// [`BrokerError`] where there is no answer.
-    pub async fn take(&self, queue: &str) -> Result<Right, BrokerError> {
+    pub(super) async fn take(&self, queue: &str) -> Result<Right, BrokerError> {
         let channel = self.channel().await?;
         let consumed = channel.basic_consume(
             short(queue),
@@ -133,7 +133,7 @@ impl<'a> Probe<'a> {
     ///
     /// # Errors
     /// [`BrokerError`] where there is no answer.
-    pub async fn publish(&self, exchange: &str) -> Result<Right, BrokerError> {
+    pub(super) async fn publish(&self, exchange: &str) -> Result<Right, BrokerError> {
         tokio::select! {
             result = self.try_publish(exchange) => match right(result)? {
                 Right::Given if self.connection.status().blocked() => Ok(Right::Blocked),
@@ -166,7 +166,7 @@ impl<'a> Probe<'a> {
     ///
     /// # Errors
     /// [`BrokerError`] where there is no answer.
-    pub async fn bind(&self, queue: &str, exchange: &str) -> Result<Right, BrokerError> {
+    pub(super) async fn bind(&self, queue: &str, exchange: &str) -> Result<Right, BrokerError> {
         let channel = self.channel().await?;
         let key = short(&format!("check.{}", Uuid::new_v4()));
         let unbound = channel.queue_unbind(short(queue), short(exchange), key, FieldTable::default());
@@ -185,29 +185,32 @@ fn wrong(argument: &'static str) -> FieldTable {
     arguments
 }
 
-fn seen(declared: Result<Option<Depth>, BrokerError>, depth: Option<Depth>) -> Result<Seen, BrokerError> {
+fn seen(
+    declared: Result<Option<Depth>, BrokerError>,
+    depth: Option<Depth>,
+) -> Result<ProbeResult, BrokerError> {
     match declared {
-        Ok(now) => Ok(Seen::Same(now.or(depth))),
+        Ok(now) => Ok(ProbeResult::Same(now.or(depth))),
         Err(error) => match error.reply_code() {
-            Some(403) => Ok(Seen::Hidden(error.to_string())),
+            Some(403) => Ok(ProbeResult::Hidden(error.to_string())),
             _ => unseen(error),
         },
     }
 }
 
-fn unseen(error: BrokerError) -> Result<Seen, BrokerError> {
+fn unseen(error: BrokerError) -> Result<ProbeResult, BrokerError> {
     let said = error.to_string();
     match error.reply_code() {
-        Some(403) => Ok(Seen::Refused(said)),
-        Some(405 | 406) => Ok(Seen::Differs(inequivalent(&said).map(str::to_owned), said)),
+        Some(403) => Ok(ProbeResult::Refused(said)),
+        Some(405 | 406) => Ok(ProbeResult::Differs(inequivalent(&said).map(str::to_owned), said)),
         _ => Err(error),
     }
 }
 
-fn missing(declared: Result<(), BrokerError>) -> Result<Seen, BrokerError> {
+fn missing(declared: Result<(), BrokerError>) -> Result<ProbeResult, BrokerError> {
     Ok(match right(declared)? {
-        Right::Refused(said) => Seen::Forbidden(said),
-        Right::Given | Right::Blocked => Seen::Missing,
+        Right::Refused(said) => ProbeResult::Forbidden(said),
+        Right::Given | Right::Blocked => ProbeResult::Missing,
     })
 }
 

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{
     broker_url::{decoded, host, shape},
-    check::is_local,
+    url::is_local,
 };
 use crate::masking;
 

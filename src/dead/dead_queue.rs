@@ -13,7 +13,7 @@ use lapin::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Kind, Letter};
+use super::{DeadLetter, DeadQueueKind};
 use crate::broker::{
     connection::{BrokerError, within},
     properties::short,
@@ -22,7 +22,7 @@ use crate::broker::{
 
 /// Most letters that are on their way to this program at once: what is unread takes memory here.
 pub(super) const WINDOW: u16 = 200;
-/// How long a desk is open: what it leaves alone is unacknowledged, and the broker ends a channel for that after 30
+/// How long a dead_queue is open: what it leaves alone is unacknowledged, and the broker ends a channel for that after 30
 /// minutes, its default.
 const OPEN_MAX: Duration = Duration::from_secs(20 * 60);
 /// How often it is looked at whether time is up while nothing comes.
@@ -75,12 +75,12 @@ pub enum DeadError {
 }
 
 /// An open dead queue. Closing its connection, however that comes, gives the broker back what was not acknowledged.
-pub struct Desk<'a> {
+pub struct DeadQueue<'a> {
     pub(super) connection: &'a Connection,
     pub(super) topology: &'a Topology,
     pub(super) limit: Duration,
     /// Whose letters.
-    pub kind: Kind,
+    pub kind: DeadQueueKind,
     /// The dead queue.
     pub queue: String,
     /// How many letters there were at the beginning.
@@ -90,7 +90,7 @@ pub struct Desk<'a> {
     checked: bool,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> DeadQueue<'a> {
     /// Opens the dead queue of `kind`; `limit` for any single answer of the broker.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl<'a> Desk<'a> {
     pub async fn open(
         connection: &'a Connection,
         topology: &'a Topology,
-        kind: Kind,
+        kind: DeadQueueKind,
         limit: Duration,
     ) -> Result<Self, DeadError> {
         let queue = Topology::dead_queue(&kind.queue(topology));
@@ -113,13 +113,14 @@ impl<'a> Desk<'a> {
         if let Some(error) = missing.filter(|error| checked || !matches!(error, TopologyError::Mismatch(_))) {
             return Err(error.into());
         }
-        let mut desk = Self { connection, topology, limit, kind, queue, letters: 0, staged: 0, checked };
-        desk.letters = desk.alone(&desk.queue).await?;
-        desk.staged = match desk.alone(&staging).await {
+        let mut dead_queue =
+            Self { connection, topology, limit, kind, queue, letters: 0, staged: 0, checked };
+        dead_queue.letters = dead_queue.alone(&dead_queue.queue).await?;
+        dead_queue.staged = match dead_queue.alone(&staging).await {
             Err(DeadError::Topology(TopologyError::Mismatch(_))) => 0,
             staged => staged?,
         };
-        Ok(desk)
+        Ok(dead_queue)
     }
 
     /// How many messages are ready in `queue`, once nobody else consumes it: a tool that was killed has its lock no more, but the
@@ -146,7 +147,7 @@ impl<'a> Desk<'a> {
         self.take_from(&self.queue, most, WINDOW).await
     }
 
-    /// As [`Desk::take`], from another queue, `window` messages at once.
+    /// As [`DeadQueue::take`], from another queue, `window` messages at once.
     pub(super) async fn take_from(
         &self,
         queue: &str,
@@ -163,7 +164,7 @@ impl<'a> Desk<'a> {
         )
         .await?;
         Ok(Reader {
-            desk: self,
+            dead_queue: self,
             queue: queue.to_owned(),
             channel,
             streams: SelectAll::new(),
@@ -197,7 +198,7 @@ async fn lock(connection: &Connection, queue: &str, limit: Duration) -> Result<(
 
 /// Letters of one pass.
 pub struct Reader<'a> {
-    desk: &'a Desk<'a>,
+    dead_queue: &'a DeadQueue<'a>,
     queue: String,
     pub(super) channel: Channel,
     streams: SelectAll<Consumer>,
@@ -215,11 +216,15 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`DeadError`].
-    pub async fn next(&mut self) -> Result<Option<Letter>, DeadError> {
+    pub async fn next(&mut self) -> Result<Option<DeadLetter>, DeadError> {
         let Some(delivery) = self.delivery().await? else { return Ok(None) };
-        let letter =
-            Letter::of(self.desk.kind, &self.desk.kind.queue(self.desk.topology), self.seen, delivery);
-        if !self.desk.checked && letter.looks >= LOOKS_MAX {
+        let letter = DeadLetter::of(
+            self.dead_queue.kind,
+            &self.dead_queue.kind.queue(self.dead_queue.topology),
+            self.seen,
+            delivery,
+        );
+        if !self.dead_queue.checked && letter.looks >= LOOKS_MAX {
             return Err(DeadError::WornOut(self.queue.clone()));
         }
         Ok(Some(letter))
@@ -246,9 +251,9 @@ impl Reader<'_> {
                 Ok(delivery) => return self.taken(delivery).map(Some),
                 // A letter that is missing is on its way: one with deeply nested headers takes a while to be read. Or another
                 // client took it.
-                Err(_) if quiet_since.elapsed() <= self.desk.limit => {}
+                Err(_) if quiet_since.elapsed() <= self.dead_queue.limit => {}
                 Err(_) if self.is_empty().await? => return Ok(None),
-                Err(_) => return Err(BrokerError::Timeout("take letters", self.desk.limit).into()),
+                Err(_) => return Err(BrokerError::Timeout("take letters", self.dead_queue.limit).into()),
             }
         }
     }
@@ -273,20 +278,25 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`DeadError::Broker`].
-    pub async fn settle(&mut self, letter: &Letter) -> Result<(), DeadError> {
+    pub async fn settle(&mut self, letter: &DeadLetter) -> Result<(), DeadError> {
         self.acknowledge(&letter.acker).await
     }
 
     pub(super) async fn acknowledge(&mut self, acker: &Acker) -> Result<(), DeadError> {
-        within("acknowledge", self.desk.limit, self.desk.connection, acker.ack(BasicAckOptions::default()))
-            .await?;
+        within(
+            "acknowledge",
+            self.dead_queue.limit,
+            self.dead_queue.connection,
+            acker.ack(BasicAckOptions::default()),
+        )
+        .await?;
         self.unsettled -= 1;
         Ok(())
     }
 
     pub(super) async fn reject(&mut self, acker: &Acker) -> Result<(), DeadError> {
         let options = BasicRejectOptions { requeue: false };
-        within("reject", self.desk.limit, self.desk.connection, acker.reject(options)).await?;
+        within("reject", self.dead_queue.limit, self.dead_queue.connection, acker.reject(options)).await?;
         self.unsettled -= 1;
         Ok(())
     }
@@ -298,15 +308,15 @@ impl Reader<'_> {
     pub async fn close(self) -> Result<(), DeadError> {
         Ok(within(
             "close channel",
-            self.desk.limit,
-            self.desk.connection,
+            self.dead_queue.limit,
+            self.dead_queue.connection,
             self.channel.close(200, "done".into()),
         )
         .await?)
     }
 
     async fn is_empty(&self) -> Result<bool, DeadError> {
-        let Desk { connection, topology, limit, .. } = self.desk;
+        let DeadQueue { connection, topology, limit, .. } = self.dead_queue;
         Ok(topology.expect(connection, &self.queue, true, *limit).await?.ready == 0)
     }
 
@@ -317,7 +327,8 @@ impl Reader<'_> {
         let options = BasicConsumeOptions::default();
         let consume =
             self.channel.basic_consume(short(&self.queue), short(&tag), options, FieldTable::default());
-        self.streams.push(within("consume", self.desk.limit, self.desk.connection, consume).await?);
+        self.streams
+            .push(within("consume", self.dead_queue.limit, self.dead_queue.connection, consume).await?);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::{fmt, net::Ipv4Addr};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
-use super::check::is_local;
+use super::url::is_local;
 use crate::masking;
 
 /// One node of the broker.
@@ -37,7 +37,7 @@ impl fmt::Debug for Node {
 
 /// What holds for all nodes.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct UrlRules {
     /// `amqp.allow_insecure`.
     pub allow_insecure: bool,
     /// `amqp.auth` is `external`: who logs in is said by a certificate.
@@ -78,7 +78,7 @@ const ELSEWHERE: [(&str, &str); 24] = [
 ///
 /// # Errors
 /// What was expected; shows nothing of `text`.
-pub fn nodes(text: &SecretString, rules: Rules) -> Result<Vec<Node>, String> {
+pub fn nodes(text: &SecretString, rules: UrlRules) -> Result<Vec<Node>, String> {
     let text = text.expose_secret();
     // Spaces around a comma are how lists are written; the URL parser would drop other white space without a word.
     let parts: Vec<&str> = match text.split_once(',') {
@@ -94,7 +94,7 @@ pub fn nodes(text: &SecretString, rules: Rules) -> Result<Vec<Node>, String> {
     parts.into_iter().enumerate().map(read).collect()
 }
 
-fn node(text: &str, rules: Rules) -> Result<Node, String> {
+fn node(text: &str, rules: UrlRules) -> Result<Node, String> {
     let shape = shape(text).map_err(str::to_owned);
     let url = shape.and_then(|()| Url::parse(text).map_err(|error| unparsed(text, error)))?;
     scheme(&url)?;
@@ -248,7 +248,7 @@ fn vhost(url: &Url) -> Result<String, String> {
 }
 
 /// User and password; RabbitMQ's default ones if neither is given.
-fn login(url: &Url, rules: Rules) -> Result<(String, String), String> {
+fn login(url: &Url, rules: UrlRules) -> Result<(String, String), String> {
     match (url.username(), url.password()) {
         _ if rules.external => Ok((String::new(), String::new())),
         ("", None) => Ok(("guest".to_owned(), "guest".to_owned())),
@@ -278,7 +278,7 @@ pub(super) fn decoded(text: &str, what: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules { allow_insecure: false, external: false };
+    const RULES: UrlRules = UrlRules { allow_insecure: false, external: false };
 
     fn read(text: &str) -> Result<Vec<Node>, String> {
         nodes(&text.into(), RULES)
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn external_login_needs_tls_and_no_password() {
-        let external = |text: &str| nodes(&text.into(), Rules { external: true, ..RULES });
+        let external = |text: &str| nodes(&text.into(), UrlRules { external: true, ..RULES });
         assert_eq!(external("amqps://mq.example.com/v").unwrap()[0].user, "");
         assert!(external("amqp://localhost").unwrap_err().contains("amqps://"));
     }

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use super::*;
 use crate::{
-    contract::time::Instant as Deadline,
+    contract::time::WireTime,
     outcome::{Batch, Death, Failure},
     telemetry::metrics::{Metrics, labels},
 };
@@ -14,7 +14,7 @@ fn failure(cause: Cause, retry_after: Option<u64>) -> Outcome {
         cause,
         reason: "it failed".into(),
         retry_after: retry_after.map(Duration::from_secs),
-        deadline: Deadline::floor(jiff::Timestamp::MAX),
+        deadline: WireTime::floor(jiff::Timestamp::MAX),
     })
 }
 
@@ -29,7 +29,7 @@ fn done() -> Outcome {
 /// What a test has the breaker learn.
 trait Learns {
     fn learn(&self, number: u32, outcome: &Outcome) -> Option<u64>;
-    fn verdict(&self, number: u32, outcome: &Outcome) -> Verdict;
+    fn verdict(&self, number: u32, outcome: &Outcome) -> BreakerVerdict;
     fn probe_fails(&self, number: u32) -> impl Future<Output = Option<u64>>;
 }
 
@@ -39,7 +39,7 @@ impl Learns for Breaker {
         seconds(self.verdict(number, outcome))
     }
 
-    fn verdict(&self, number: u32, outcome: &Outcome) -> Verdict {
+    fn verdict(&self, number: u32, outcome: &Outcome) -> BreakerVerdict {
         self.observe(event(number), Instant::now(), outcome)
     }
 
@@ -49,8 +49,8 @@ impl Learns for Breaker {
     }
 }
 
-fn seconds(verdict: Verdict) -> Option<u64> {
-    if let Verdict::Postponed(postponed) = verdict { Some(postponed.wait.as_secs()) } else { None }
+fn seconds(verdict: BreakerVerdict) -> Option<u64> {
+    if let BreakerVerdict::Postponed(postponed) = verdict { Some(postponed.wait.as_secs()) } else { None }
 }
 
 async fn pass(ms: u64) {
@@ -58,8 +58,11 @@ async fn pass(ms: u64) {
 }
 
 fn breaker() -> Breaker {
-    let policy =
-        Policy { failures: 3, probe_initial: Duration::from_secs(1), probe_max: Duration::from_secs(30) };
+    let policy = BreakerPolicy {
+        failures: 3,
+        probe_initial: Duration::from_secs(1),
+        probe_max: Duration::from_secs(30),
+    };
     let metrics = Metrics::new(&[]).unwrap().stage(labels::Stage::Link).breaker;
     Breaker::new("link", policy, metrics)
 }
@@ -97,7 +100,7 @@ async fn event_that_fails_alone_opens_nothing_and_is_counted() {
             assert_eq!(breaker.probe_at(), None, "{cause:?}");
             pass(10).await;
             let verdict = breaker.verdict(1, &fails);
-            assert_eq!(verdict != Verdict::Own, time < spared, "{cause:?} {time}");
+            assert_eq!(verdict != BreakerVerdict::Own, time < spared, "{cause:?} {time}");
             opened |= breaker.probe_at().is_some() && time > 0;
         }
         assert_eq!(opened, cause == Cause::Token, "a refused token opens at once, and once: {cause:?}");
@@ -111,25 +114,25 @@ async fn no_failure_is_counted_that_may_be_the_apis() {
     for _restart in 0..3 {
         let breaker = breaker();
         let verdicts = [(); 2].map(|()| breaker.verdict(1, &unavailable));
-        assert_eq!(verdicts, [Verdict::Unclear(1), Verdict::Unclear(2)]);
+        assert_eq!(verdicts, [BreakerVerdict::Unclear(1), BreakerVerdict::Unclear(2)]);
         for _ in 0..20 {
             pass(30_000).await;
-            assert!(matches!(breaker.verdict(1, &unavailable), Verdict::Postponed(_)));
+            assert!(matches!(breaker.verdict(1, &unavailable), BreakerVerdict::Postponed(_)));
         }
         // Its own success proves nothing, and what another one met before neither.
         let breaker = self::breaker();
         breaker.learn(2, &done());
         pass(1).await;
-        assert_eq!(breaker.verdict(1, &unavailable), Verdict::Unclear(1));
+        assert_eq!(breaker.verdict(1, &unavailable), BreakerVerdict::Unclear(1));
         pass(1).await;
         breaker.learn(1, &done());
         pass(1).await;
-        assert_eq!(breaker.verdict(1, &unavailable), Verdict::Unclear(1));
+        assert_eq!(breaker.verdict(1, &unavailable), BreakerVerdict::Unclear(1));
         pass(1).await;
         breaker.learn(2, &done());
         pass(1).await;
-        assert_eq!(breaker.verdict(1, &unavailable), Verdict::Own);
-        assert_eq!(breaker.verdict(1, &unavailable), Verdict::Unclear(1));
+        assert_eq!(breaker.verdict(1, &unavailable), BreakerVerdict::Own);
+        assert_eq!(breaker.verdict(1, &unavailable), BreakerVerdict::Unclear(1));
     }
 }
 
@@ -153,7 +156,7 @@ async fn single_event_that_fails_is_postponed_longer_each_time_and_not_counted()
     breaker.learn(4, &done());
     assert_eq!(breaker.probe_at(), None);
     pass(1).await;
-    assert_eq!(breaker.verdict(1, &unavailable), Verdict::Own, "another one was served");
+    assert_eq!(breaker.verdict(1, &unavailable), BreakerVerdict::Own, "another one was served");
 }
 
 /// Whoever was served had been asked for before: that says nothing of what came after.

@@ -5,29 +5,29 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::settle::{Settled, Settlement, Ticket};
-use crate::telemetry::traces::Span;
+use super::settle::{DeliveryContext, Settled, Settlement};
+use crate::telemetry::traces::DeliverySpan;
 
 /// A delivery that is worked on. Dropped before it was settled, it says that the broker has it back.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct DeliveryLog {
     stage: &'static str,
     event_id: String,
     trace_id: String,
     attempt: u32,
     begun: Instant,
-    span: Span,
+    span: DeliverySpan,
     done: bool,
 }
 
-impl Report {
+impl DeliveryLog {
     /// `attempts` were counted before this one, which began at `begun`.
     pub(super) fn begin(
         stage: &'static str,
-        ticket: &Ticket,
+        ticket: &DeliveryContext,
         attempts: u32,
         begun: Instant,
-        span: Span,
+        span: DeliverySpan,
     ) -> Self {
         Self {
             stage,
@@ -71,18 +71,20 @@ impl Report {
         }
         match settled {
             Settled::Done => say!(info, "done"),
-            Settled::Held(_) => say!(info, "trying again later"),
-            Settled::Waits(_) => say!(info, "waiting; nothing is counted"),
+            Settled::TryAgain(_) => say!(info, "trying again later"),
+            Settled::Wait(_) => say!(info, "waiting; nothing is counted"),
             Settled::Early => say!(debug, "too early; waiting on"),
             Settled::Requeued => say!(info, "given back to the broker; no attempt is counted"),
             Settled::Dead(_) => say!(warn, "dead letter"),
-            Settled::Unfulfilled => say!(warn, "given back to the broker; what was decided could not be done"),
+            Settled::Unfulfilled => {
+                say!(warn, "given back to the broker; what was decided could not be done")
+            }
             Settled::Lost => say!(warn, "not settled; the broker will deliver it again"),
         }
     }
 }
 
-impl Drop for Report {
+impl Drop for DeliveryLog {
     fn drop(&mut self) {
         if !self.done {
             let reason = "the worker ended, or failed, before this was done".to_owned();

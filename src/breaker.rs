@@ -25,7 +25,7 @@ use crate::{
 const REMEMBERED_MAX: usize = 1024;
 /// A token that is refused for one event alone this often in a row, others being served in between, is not to blame.
 const OWN_REFUSALS: u32 = 2;
-/// Fewer events than [`Policy::failures`] open the breaker if nothing is served for this long: there may be no more events.
+/// Fewer events than [`BreakerPolicy::failures`] open the breaker if nothing is served for this long: there may be no more events.
 const FEW_OPEN_AFTER: Duration = Duration::from_secs(120);
 
 /// Longest wait for the ledger, of probes and of events that are postponed: whether it is back costs no API a call.
@@ -36,7 +36,7 @@ const POSTPONED_FACTOR: u32 = 5;
 
 /// When the breaker opens and how it probes.
 #[derive(Clone, Copy, Debug)]
-pub struct Policy {
+pub struct BreakerPolicy {
     /// Events in a row whose calls fail, so that it opens.
     pub failures: u32,
     /// The first wait between two probes.
@@ -49,9 +49,9 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Breaker {
     stage: &'static str,
-    policy: Policy,
+    policy: BreakerPolicy,
     metrics: BreakerMetrics,
-    inner: Mutex<Inner>,
+    inner: Mutex<BreakerState>,
     /// When the next probe may be made; none while closed.
     probe_at: watch::Sender<Option<Instant>>,
 }
@@ -72,7 +72,7 @@ impl EventKey {
 
 /// The meaning of a failure for its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum BreakerVerdict {
     /// It is the event's own: an attempt is counted.
     Own,
     /// It may be the API's: no attempt is counted. The event is tried again as after its `n`th attempt.
@@ -91,7 +91,7 @@ pub struct Postponed {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct BreakerState {
     /// Failures since the last success, the first of them, and the events that met them.
     failures: u32,
     failing_since: Option<Instant>,
@@ -127,7 +127,7 @@ struct Failed {
     asked: Duration,
 }
 
-impl Inner {
+impl BreakerState {
     /// Takes in a failure of `event`.
     fn remember(&mut self, event: EventKey, cause: Cause) -> &mut Failed {
         let now = Instant::now();
@@ -197,7 +197,7 @@ impl Sign {
 impl Breaker {
     /// A closed breaker for the API of the stage called `stage`.
     #[must_use]
-    pub fn new(stage: &'static str, policy: Policy, metrics: BreakerMetrics) -> Self {
+    pub fn new(stage: &'static str, policy: BreakerPolicy, metrics: BreakerMetrics) -> Self {
         Self { stage, policy, metrics, inner: Mutex::default(), probe_at: watch::Sender::new(None) }
     }
 
@@ -226,7 +226,7 @@ impl Breaker {
     }
 
     /// Learns from the `outcome` of the work on `event` that began at `begun`. Of a failure: what it means for the event.
-    pub fn observe(&self, event: EventKey, begun: Instant, outcome: &Outcome) -> Verdict {
+    pub fn observe(&self, event: EventKey, begun: Instant, outcome: &Outcome) -> BreakerVerdict {
         match (Sign::of(outcome), outcome) {
             (sign @ (Sign::Fails | Sign::Closed(_)), Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
                 return self.failed(event, sign, failure.cause, failure.retry_after, &failure.reason);
@@ -248,7 +248,11 @@ impl Breaker {
             _ => {}
         }
         let open = self.probe_at().is_some();
-        if open { Verdict::Postponed(self.postponed(1, Cause::Unavailable)) } else { Verdict::Own }
+        if open {
+            BreakerVerdict::Postponed(self.postponed(1, Cause::Unavailable))
+        } else {
+            BreakerVerdict::Own
+        }
     }
 
     /// Learns that the work on `event` was given up without an outcome: most likely it still waits for the API.
@@ -263,7 +267,7 @@ impl Breaker {
         cause: Cause,
         asked: Option<Duration>,
         reason: &str,
-    ) -> Verdict {
+    ) -> BreakerVerdict {
         let mut inner = self.inner();
         let was_open = self.probe_at().is_some();
         let own = inner.remember(event, cause).own;
@@ -281,27 +285,27 @@ impl Breaker {
         }
         let open = self.probe_at().is_some();
         let unclear = sign == Sign::Fails && !open && inner.failures < self.policy.failures;
-        let Some(failed) = inner.failed.get_mut(&event) else { return Verdict::Unclear(1) };
+        let Some(failed) = inner.failed.get_mut(&event) else { return BreakerVerdict::Unclear(1) };
         (failed.wait, failed.asked) = (Duration::ZERO, Duration::ZERO);
         // A wait that this event alone is asked for.
         if let (Sign::Fails, Some(asked)) = (sign, asked) {
             (failed.unclear, failed.postponed) = (0, failed.postponed.saturating_add(1));
             let Postponed { wait, max } = self.postponed(failed.postponed.max(failed.own), cause);
             failed.asked = wait.max(asked);
-            return Verdict::Postponed(Postponed { wait: failed.asked, max: max.max(asked) });
+            return BreakerVerdict::Postponed(Postponed { wait: failed.asked, max: max.max(asked) });
         }
         if counted {
             (failed.unclear, failed.postponed) = (0, 0);
-            return Verdict::Own;
+            return BreakerVerdict::Own;
         }
         if unclear {
             (failed.unclear, failed.postponed) = (failed.unclear.saturating_add(1), 0);
-            return Verdict::Unclear(failed.unclear);
+            return BreakerVerdict::Unclear(failed.unclear);
         }
         failed.postponed = failed.postponed.saturating_add(1);
         let postponed = self.postponed(failed.postponed, cause);
         failed.wait = postponed.wait;
-        Verdict::Postponed(postponed)
+        BreakerVerdict::Postponed(postponed)
     }
 
     /// How long `event` is still to wait, because it was postponed: another copy of it would meet the same.
@@ -326,7 +330,7 @@ impl Breaker {
     }
 
     /// Adds a failure that may be the API's to those in a row.
-    fn add(&self, inner: &mut Inner, event: EventKey, sign: Sign, cause: Cause, reason: &str) {
+    fn add(&self, inner: &mut BreakerState, event: EventKey, sign: Sign, cause: Cause, reason: &str) {
         if let Sign::Closed(wait) = sign {
             if cause == Cause::Token {
                 self.metrics.set_token_refused(true);
@@ -352,11 +356,11 @@ impl Breaker {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, BreakerState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, inner: &mut Inner, wait: Option<Duration>, cause: Cause, reason: &str) {
+    fn open(&self, inner: &mut BreakerState, wait: Option<Duration>, cause: Cause, reason: &str) {
         let now = Instant::now();
         // A ledger that fails as well is no reason to believe that all is well when it is back.
         if cause != Cause::Ledger || inner.cause.is_none() {
@@ -385,7 +389,7 @@ impl Breaker {
     }
 
     /// Closes after work that began at `begun` succeeded.
-    fn close(&self, inner: &mut Inner, begun: Instant) {
+    fn close(&self, inner: &mut BreakerState, begun: Instant) {
         if let Some(opened_at) = inner.opened_at {
             let rate_limited = inner.rate_limited_until.is_some_and(|until| until > Instant::now());
             // Work of before says nothing of now. And as long as the API asked for, no call would be made.

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{DeadError, Desk, Filter, Kind, Letter, Progress, replay::class};
+use super::{DeadError, DeadLetter, DeadQueue, DeadQueueKind, Filter, Progress, replay::class};
 use crate::{
     clock,
     contract::{
         decode::{self, BY_PUBLISHER},
         private::loggable_id,
-        time::Instant,
+        time::WireTime,
     },
 };
 
@@ -25,7 +25,7 @@ const PEOPLE_MAX: usize = 4;
 /// The letters of one queue.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Survey {
+pub struct DeadQueueSummary {
     /// Whose.
     pub queue: &'static str,
     /// How many were there.
@@ -35,13 +35,13 @@ pub struct Survey {
     /// Those that were asked for: by class, the counts for [`AGES`]. What does not say its age counts as older.
     pub classes: BTreeMap<&'static str, [u64; 4]>,
     /// The latest of them, the last to die first.
-    pub rows: Vec<Row>,
+    pub rows: Vec<LetterRow>,
 }
 
 /// One letter in a line.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Row {
+pub struct LetterRow {
     /// The letter's own id.
     pub id: String,
     /// Its event.
@@ -81,41 +81,47 @@ pub struct View {
 ///
 /// # Errors
 /// [`DeadError`].
-pub async fn survey(
-    desk: &Desk<'_>,
+pub async fn summarize(
+    dead_queue: &DeadQueue<'_>,
     filter: &Filter,
     view: View,
     mut progress: impl FnMut(Progress),
-) -> Result<Survey, DeadError> {
+) -> Result<DeadQueueSummary, DeadError> {
     let now = clock::now();
     let mut classes = BTreeMap::<_, [u64; 4]>::new();
     // No more than the limit is kept, whatever the queue holds.
     let mut latest = BTreeMap::new();
-    let mut reader = desk.take(desk.letters).await?;
+    let mut reader = dead_queue.take(dead_queue.letters).await?;
     while let Some(letter) = reader.next().await? {
         if filter.matches(&letter, now) {
             classes.entry(class(&letter)).or_default()[age(&letter, now)] += 1;
-            latest.insert((letter.died_at, reader.seen), Row::of(&letter, view));
+            latest.insert((letter.died_at, reader.seen), LetterRow::of(&letter, view));
             if latest.len() > view.limit {
                 latest.pop_first();
             }
         }
-        progress(Progress { seen: reader.seen, total: desk.letters, done: 0 });
+        progress(Progress { seen: reader.seen, total: dead_queue.letters, done: 0 });
     }
     let letters = reader.seen;
     reader.close().await?;
     let rows = latest.into_values().rev().collect();
-    Ok(Survey { queue: desk.kind.as_str(), letters, interrupted: desk.staged, classes, rows })
+    Ok(DeadQueueSummary {
+        queue: dead_queue.kind.as_str(),
+        letters,
+        interrupted: dead_queue.staged,
+        classes,
+        rows,
+    })
 }
 
 /// The letters that `filter` means with all that they hold, `view.limit` at most.
 ///
 /// # Errors
 /// [`DeadError`].
-pub async fn show(desk: &Desk<'_>, filter: &Filter, view: View) -> Result<Vec<Value>, DeadError> {
+pub async fn show(dead_queue: &DeadQueue<'_>, filter: &Filter, view: View) -> Result<Vec<Value>, DeadError> {
     let now = clock::now();
     let mut found = Vec::new();
-    let mut reader = desk.take(desk.letters).await?;
+    let mut reader = dead_queue.take(dead_queue.letters).await?;
     while let Some(letter) = reader.next().await? {
         if found.len() < view.limit && filter.matches(&letter, now) {
             found.push(whole(&letter, view));
@@ -125,14 +131,14 @@ pub async fn show(desk: &Desk<'_>, filter: &Filter, view: View) -> Result<Vec<Va
     Ok(found)
 }
 
-fn age(letter: &Letter, now: Timestamp) -> usize {
+fn age(letter: &DeadLetter, now: Timestamp) -> usize {
     const HOUR: u64 = 3600;
     let age = letter.age(now).map_or(u64::MAX, |age| age.as_secs());
     [HOUR, 24 * HOUR, 7 * 24 * HOUR].iter().position(|limit| age < *limit).unwrap_or(3)
 }
 
-impl Row {
-    fn of(letter: &Letter, view: View) -> Self {
+impl LetterRow {
+    fn of(letter: &DeadLetter, view: View) -> Self {
         let id = |id: &str| if view.reveal { id.to_owned() } else { loggable_id(id).into_owned() };
         Self {
             id: letter.id.to_string(),
@@ -150,8 +156,8 @@ impl Row {
     }
 }
 
-fn whole(letter: &Letter, view: View) -> Value {
-    let mut shown = serde_json::to_value(Row::of(letter, view)).unwrap_or_default();
+fn whole(letter: &DeadLetter, view: View) -> Value {
+    let mut shown = serde_json::to_value(LetterRow::of(letter, view)).unwrap_or_default();
     let message = &letter.message;
     shown["bytes"] = json!(message.body.len());
     shown["looks"] = json!(letter.looks);
@@ -174,16 +180,18 @@ fn whole(letter: &Letter, view: View) -> Value {
 }
 
 /// Who is concerned.
-fn people(letter: &Letter, reveal: bool) -> Vec<String> {
+fn people(letter: &DeadLetter, reveal: bool) -> Vec<String> {
     let Some(body) = &letter.body else { return Vec::new() };
     let list = |name: &str| body.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut people: Vec<String> = match letter.kind {
-        Kind::Sessions => {
+        DeadQueueKind::Sessions => {
             let guests = list("guests").iter().map(|guest| self::guest(guest, "address", reveal));
             guests.chain(list("experts").iter().map(|expert| self::expert(expert, reveal))).collect()
         }
-        Kind::Guests => vec![guest(body, "to", reveal)],
-        Kind::Hosts => body.get("expert").map(|expert| self::expert(expert, reveal)).into_iter().collect(),
+        DeadQueueKind::Guests => vec![guest(body, "to", reveal)],
+        DeadQueueKind::Hosts => {
+            body.get("expert").map(|expert| self::expert(expert, reveal)).into_iter().collect()
+        }
     };
     let more = people.len().saturating_sub(PEOPLE_MAX);
     if more > 0 {
@@ -243,7 +251,7 @@ fn masked(name: &str, value: &Value) -> Value {
                 "sessionId" | "eventId" => return json!(loggable_id(text)),
                 "channel" => ["sms", "whatsapp"].contains(&text.as_str()),
                 "vertical" => ["hc", "gen"].contains(&text.as_str()),
-                "notBefore" | "expiresAt" => Instant::try_from(text.clone()).is_ok(),
+                "notBefore" | "expiresAt" => WireTime::try_from(text.clone()).is_ok(),
                 _ => false,
             };
             if fine { value.clone() } else { json!(format!("… ({} characters)", text.chars().count())) }

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::{
     clock,
-    contract::time::Instant as Deadline,
+    contract::time::WireTime,
     ledger::{Claim, Lease, Ledger, LedgerError},
     outcome::{Cause, Class, Death, Failure, Outcome},
     retry,
@@ -43,7 +43,7 @@ pub enum OnFailure {
 
 /// How long an entry is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Keep {
+pub struct Retention {
     /// Longer than its session's links are valid.
     pub margin: SignedDuration,
     /// At most, however late its session ends.
@@ -52,10 +52,10 @@ pub struct Keep {
 
 /// A ledger, and the rules for its use.
 #[derive(Clone, Debug)]
-pub struct Book {
+pub struct Deduplicator {
     ledger: Ledger,
     on_failure: OnFailure,
-    keep: Keep,
+    keep: Retention,
     metrics: LedgerMetrics,
     /// The last write failed.
     failing: Arc<AtomicBool>,
@@ -63,13 +63,13 @@ pub struct Book {
 
 /// What is written of an effect that happened.
 #[derive(Clone, Copy)]
-enum Happened<'a> {
+enum Effect<'a> {
     Partly(&'a [u8]),
     Wholly(&'a [u8]),
 }
 
 /// Whether to act.
-pub(super) enum Turn {
+pub(super) enum Begun {
     /// Act, and record it with the lease (there is none where the ledger is down and that is to be borne).
     Act(Option<Lease>),
     /// It was done.
@@ -78,15 +78,15 @@ pub(super) enum Turn {
     Otherwise(Outcome),
 }
 
-impl Book {
-    /// The book that a stage keeps in `ledger`.
+impl Deduplicator {
+    /// The deduplicator that a stage keeps in `ledger`.
     #[must_use]
-    pub fn new(ledger: Ledger, on_failure: OnFailure, keep: Keep, metrics: LedgerMetrics) -> Self {
+    pub fn new(ledger: Ledger, on_failure: OnFailure, keep: Retention, metrics: LedgerMetrics) -> Self {
         Self { ledger, on_failure, keep, metrics, failing: Arc::default() }
     }
 
     /// Whose turn it is to act on `key` for a message of this `content`, whose session ends at `deadline`.
-    pub(super) async fn turn(&self, key: &str, content: &[u8], deadline: Deadline) -> Turn {
+    pub(super) async fn begin(&self, key: &str, content: &[u8], deadline: WireTime) -> Begun {
         let claim = self.ledger.claim(key, Sha256::digest(content).into(), PATIENCE).await;
         self.metrics.claimed(match &claim {
             Ok(Claim::Mine(_)) => Claimed::Miss,
@@ -96,16 +96,16 @@ impl Book {
             Err(_) => Claimed::Failed,
         });
         match claim {
-            Ok(Claim::Mine(lease)) => Turn::Act(Some(lease)),
-            Ok(Claim::Recorded(_)) => Turn::Done,
-            Ok(Claim::Conflict) => Turn::Otherwise(Outcome::Dead(Death::new(
+            Ok(Claim::Mine(lease)) => Begun::Act(Some(lease)),
+            Ok(Claim::Recorded(_)) => Begun::Done,
+            Ok(Claim::Conflict) => Begun::Otherwise(Outcome::Dead(Death::new(
                 Class::Invalid,
                 "the event's id was used before, with other content",
             ))),
             Ok(Claim::Busy) => {
-                Turn::Otherwise(busy("another worker is at the same event".to_owned(), deadline))
+                Begun::Otherwise(busy("another worker is at the same event".to_owned(), deadline))
             }
-            Err(error) => self.failed(&error, deadline).map_or(Turn::Act(None), Turn::Otherwise),
+            Err(error) => self.failed(&error, deadline).map_or(Begun::Act(None), Begun::Otherwise),
         }
     }
 
@@ -115,19 +115,19 @@ impl Book {
         &self,
         mut lease: Option<Lease>,
         result: &[u8],
-        deadline: Deadline,
+        deadline: WireTime,
     ) -> Option<Outcome> {
-        self.keep(lease.as_mut()?, Happened::Wholly(result), deadline).await
+        self.keep(lease.as_mut()?, Effect::Wholly(result), deadline).await
     }
 
-    /// Notes a part of an effect, which is done; otherwise as [`Book::record`].
+    /// Notes a part of an effect, which is done; otherwise as [`Deduplicator::record`].
     pub(super) async fn note_part(
         &self,
         lease: &mut Option<Lease>,
         part: &[u8],
-        deadline: Deadline,
+        deadline: WireTime,
     ) -> Option<Outcome> {
-        self.keep(lease.as_mut()?, Happened::Partly(part), deadline).await
+        self.keep(lease.as_mut()?, Effect::Partly(part), deadline).await
     }
 
     /// Notes that an effect is about to happen; an outcome, where it must not go on without.
@@ -135,7 +135,7 @@ impl Book {
         &self,
         lease: &mut Option<Lease>,
         note: &[u8],
-        deadline: Deadline,
+        deadline: WireTime,
     ) -> Option<Outcome> {
         let noted = self.timed(lease.as_mut()?.write_note(note, self.until(deadline))).await;
         noted.err().and_then(|error| self.failed(&error, deadline))
@@ -147,19 +147,19 @@ impl Book {
         &self,
         lease: &mut Option<Lease>,
         note: &[u8],
-        deadline: Deadline,
+        deadline: WireTime,
     ) -> Option<Outcome> {
         if self.failing.load(Ordering::Relaxed) { self.note(lease, note, deadline).await } else { None }
     }
 
     /// Tries until it works, where there is to be no effect without the ledger: this one happened, and would happen once more.
-    async fn keep(&self, lease: &mut Lease, what: Happened<'_>, deadline: Deadline) -> Option<Outcome> {
+    async fn keep(&self, lease: &mut Lease, what: Effect<'_>, deadline: WireTime) -> Option<Outcome> {
         let until = self.until(deadline);
         let mut tries = 0;
         loop {
             let written = match what {
-                Happened::Partly(note) => self.timed(lease.write_note(note, until)).await,
-                Happened::Wholly(result) => self.timed(lease.record(result, until)).await,
+                Effect::Partly(note) => self.timed(lease.write_note(note, until)).await,
+                Effect::Wholly(result) => self.timed(lease.record(result, until)).await,
             };
             let error = written.err()?;
             let outcome = self.failed(&error, deadline);
@@ -193,13 +193,13 @@ impl Book {
         result
     }
 
-    fn until(&self, deadline: Deadline) -> Timestamp {
+    fn until(&self, deadline: WireTime) -> Timestamp {
         let after = |from: Timestamp, span| from.saturating_add(span).unwrap_or(Timestamp::MAX);
         after(deadline.timestamp(), self.keep.margin).min(after(clock::now(), self.keep.max))
     }
 
     /// What follows from what the ledger did not do; nothing, where the effect may go on without.
-    fn failed(&self, error: &LedgerError, deadline: Deadline) -> Option<Outcome> {
+    fn failed(&self, error: &LedgerError, deadline: WireTime) -> Option<Outcome> {
         match (error, self.on_failure) {
             // It answers: what the other one does counts, and this one's result must not be seen beside it.
             (LedgerError::Lost, _) => Some(busy(error.to_string(), deadline)),
@@ -220,7 +220,7 @@ impl Book {
 }
 
 /// Another worker has the event: soon there is a result of its, or it has died.
-fn busy(reason: String, deadline: Deadline) -> Outcome {
+fn busy(reason: String, deadline: WireTime) -> Outcome {
     let (cause, retry_after) = (Cause::Busy, Some(Duration::from_secs(1)));
     Outcome::TryAgain(Failure { cause, reason, retry_after, deadline })
 }
@@ -229,27 +229,27 @@ fn busy(reason: String, deadline: Deadline) -> Outcome {
 mod tests {
     use super::*;
     use crate::{
-        ledger::Kind,
+        ledger::LedgerKind,
         simulation,
         telemetry::metrics::{Metrics, labels::Stage},
     };
 
-    fn book(ledger: &Ledger, on_failure: OnFailure) -> Book {
+    fn deduplicator(ledger: &Ledger, on_failure: OnFailure) -> Deduplicator {
         let metrics = Metrics::new(&[]).unwrap().ledger(Stage::Link);
-        let keep = Keep { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(2) };
-        Book::new(ledger.clone(), on_failure, keep, metrics)
+        let keep = Retention { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(2) };
+        Deduplicator::new(ledger.clone(), on_failure, keep, metrics)
     }
 
     /// A session that was over a minute ago: entries outlive it.
-    fn deadline() -> Deadline {
-        Deadline::floor(Timestamp::now() - SignedDuration::from_mins(1))
+    fn deadline() -> WireTime {
+        WireTime::floor(Timestamp::now() - SignedDuration::from_mins(1))
     }
 
-    async fn act(book: &Book) -> Option<Lease> {
-        match book.turn("k", b"body", deadline()).await {
-            Turn::Act(lease) => lease,
-            Turn::Done => panic!("done"),
-            Turn::Otherwise(outcome) => panic!("{outcome:?}"),
+    async fn act(deduplicator: &Deduplicator) -> Option<Lease> {
+        match deduplicator.begin("k", b"body", deadline()).await {
+            Begun::Act(lease) => lease,
+            Begun::Done => panic!("done"),
+            Begun::Otherwise(outcome) => panic!("{outcome:?}"),
         }
     }
 
@@ -259,30 +259,30 @@ mod tests {
 
     #[tokio::test]
     async fn an_entry_outlives_its_session_by_the_margin_and_no_longer_than_it_may() {
-        let book = book(&Ledger::open(Kind::Memory).await.unwrap(), OnFailure::Wait);
-        assert_eq!(book.until(deadline()), deadline().timestamp() + SignedDuration::from_hours(1));
+        let deduplicator = deduplicator(&Ledger::open(LedgerKind::Memory).await.unwrap(), OnFailure::Wait);
+        assert_eq!(deduplicator.until(deadline()), deadline().timestamp() + SignedDuration::from_hours(1));
         for deadline in ["2999-12-31T23:59:59Z".parse().unwrap(), Timestamp::MAX] {
-            let kept = book.until(Deadline::floor(deadline)).duration_since(clock::now());
+            let kept = deduplicator.until(WireTime::floor(deadline)).duration_since(clock::now());
             assert!((119..=120).contains(&kept.as_mins()), "{kept}");
         }
     }
 
     #[tokio::test]
     async fn what_was_recorded_outlives_its_session_and_what_was_released_is_forgotten() {
-        let ledger = Ledger::open(Kind::Memory).await.unwrap();
-        let book = book(&ledger, OnFailure::Wait);
-        let mut lease = act(&book).await;
-        assert!(book.note(&mut lease, b"n", deadline()).await.is_none());
+        let ledger = Ledger::open(LedgerKind::Memory).await.unwrap();
+        let deduplicator = deduplicator(&ledger, OnFailure::Wait);
+        let mut lease = act(&deduplicator).await;
+        assert!(deduplicator.note(&mut lease, b"n", deadline()).await.is_none());
         drop(lease);
-        let lease = act(&book).await;
+        let lease = act(&deduplicator).await;
         assert_eq!(lease.as_ref().unwrap().note(), Some(&b"n"[..]));
-        Book::release(lease).await;
-        let lease = act(&book).await;
+        Deduplicator::release(lease).await;
+        let lease = act(&deduplicator).await;
         assert_eq!(lease.as_ref().unwrap().note(), None);
-        assert!(book.record(lease, b"r", deadline()).await.is_none());
-        assert!(matches!(book.turn("k", b"body", deadline()).await, Turn::Done));
-        let other = book.turn("k", b"another", deadline()).await;
-        assert!(matches!(other, Turn::Otherwise(Outcome::Dead(Death { class: Class::Invalid, .. }))));
+        assert!(deduplicator.record(lease, b"r", deadline()).await.is_none());
+        assert!(matches!(deduplicator.begin("k", b"body", deadline()).await, Begun::Done));
+        let other = deduplicator.begin("k", b"another", deadline()).await;
+        assert!(matches!(other, Begun::Otherwise(Outcome::Dead(Death { class: Class::Invalid, .. }))));
     }
 
     #[tokio::test]
@@ -290,67 +290,69 @@ mod tests {
         for (on_failure, wait) in [(OnFailure::Wait, true), (OnFailure::Continue, false)] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("ledger");
-            let ledger = Ledger::open(Kind::File { path }).await.unwrap();
-            let book = book(&ledger, on_failure);
-            let mut lease = act(&book).await;
+            let ledger = Ledger::open(LedgerKind::File { path }).await.unwrap();
+            let deduplicator = deduplicator(&ledger, on_failure);
+            let mut lease = act(&deduplicator).await;
             ledger.close().await;
-            assert_eq!(waits(book.note(&mut lease, b"n", deadline()).await.as_ref()), wait);
-            assert_eq!(waits(book.record(lease, b"r", deadline()).await.as_ref()), wait);
-            match book.turn("k", b"body", deadline()).await {
-                Turn::Otherwise(outcome) => assert!(wait && waits(Some(&outcome))),
-                Turn::Act(lease) => assert!(!wait && lease.is_none()),
-                Turn::Done => panic!("done"),
+            assert_eq!(waits(deduplicator.note(&mut lease, b"n", deadline()).await.as_ref()), wait);
+            assert_eq!(waits(deduplicator.record(lease, b"r", deadline()).await.as_ref()), wait);
+            match deduplicator.begin("k", b"body", deadline()).await {
+                Begun::Otherwise(outcome) => assert!(wait && waits(Some(&outcome))),
+                Begun::Act(lease) => assert!(!wait && lease.is_none()),
+                Begun::Done => panic!("done"),
             }
-            assert!(book.record(None, b"r", deadline()).await.is_none());
+            assert!(deduplicator.record(None, b"r", deadline()).await.is_none());
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_happened_is_written_down_however_long_it_takes_and_what_is_to_happen_is_not() {
-        let later = Deadline::floor(Timestamp::MAX);
+        let later = WireTime::floor(Timestamp::MAX);
         let (ledger, disk_is_out) = simulation::ledger();
-        let book = book(&ledger, OnFailure::Wait);
+        let deduplicator = deduplicator(&ledger, OnFailure::Wait);
         let outage = async || {
             disk_is_out(true);
             sleep(Duration::from_secs(600)).await;
             disk_is_out(false);
         };
-        let mut lease = act(&book).await;
+        let mut lease = act(&deduplicator).await;
         disk_is_out(true);
-        assert!(book.note_if_failing(&mut lease, b"n", later).await.is_none(), "nobody knows yet");
-        assert!(waits(book.note(&mut lease, b"n", later).await.as_ref()));
-        assert!(waits(book.note_if_failing(&mut lease, b"n", later).await.as_ref()));
-        let (kept, ()) = tokio::join!(book.note_part(&mut lease, b"p", later), outage());
+        assert!(deduplicator.note_if_failing(&mut lease, b"n", later).await.is_none(), "nobody knows yet");
+        assert!(waits(deduplicator.note(&mut lease, b"n", later).await.as_ref()));
+        assert!(waits(deduplicator.note_if_failing(&mut lease, b"n", later).await.as_ref()));
+        let (kept, ()) = tokio::join!(deduplicator.note_part(&mut lease, b"p", later), outage());
         assert!(kept.is_none());
         drop(lease);
-        let lease = act(&book).await;
+        let lease = act(&deduplicator).await;
         assert_eq!(lease.as_ref().unwrap().note(), Some(&b"p"[..]));
-        let (kept, ()) = tokio::join!(book.record(lease, b"r", later), outage());
+        let (kept, ()) = tokio::join!(deduplicator.record(lease, b"r", later), outage());
         assert!(kept.is_none());
-        assert!(matches!(book.turn("k", b"body", later).await, Turn::Done));
+        assert!(matches!(deduplicator.begin("k", b"body", later).await, Begun::Done));
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_it_may_go_on_without_the_ledger_nothing_waits_for_it() {
         let (ledger, disk_is_out) = simulation::ledger();
-        let book = book(&ledger, OnFailure::Continue);
-        let lease = act(&book).await;
+        let deduplicator = deduplicator(&ledger, OnFailure::Continue);
+        let lease = act(&deduplicator).await;
         disk_is_out(true);
-        assert!(book.record(lease, b"r", deadline()).await.is_none());
+        assert!(deduplicator.record(lease, b"r", deadline()).await.is_none());
     }
 
     #[tokio::test]
     async fn what_one_event_did_wrong_is_no_outage_of_the_ledger() {
-        let deadline = Deadline::floor(Timestamp::MAX);
-        let ledger = Ledger::open(Kind::Memory).await.unwrap();
+        let deadline = WireTime::floor(Timestamp::MAX);
+        let ledger = Ledger::open(LedgerKind::Memory).await.unwrap();
         for on_failure in [OnFailure::Wait, OnFailure::Continue] {
-            let book = book(&ledger, on_failure);
-            let outcome = book.failed(&LedgerError::Lost, deadline);
+            let deduplicator = deduplicator(&ledger, on_failure);
+            let outcome = deduplicator.failed(&LedgerError::Lost, deadline);
             let Some(Outcome::TryAgain(failure)) = outcome else { panic!("{outcome:?}") };
             assert_eq!((failure.cause, failure.retry_after), (Cause::Busy, Some(Duration::from_secs(1))));
-            let Turn::Act(lease) = book.turn("k", b"", deadline).await else { panic!("not its turn") };
+            let Begun::Act(lease) = deduplicator.begin("k", b"", deadline).await else {
+                panic!("not its turn")
+            };
             let huge = vec![0; crate::ledger::VALUE_BYTES_MAX + 1];
-            let outcome = book.record(lease, &huge, deadline).await;
+            let outcome = deduplicator.record(lease, &huge, deadline).await;
             let Some(Outcome::Dead(death)) = outcome else { panic!("{outcome:?}") };
             assert_eq!(death.class, Class::Internal);
             assert_eq!(death.reason, "ledger: a result of 4194305 bytes, at most 4194304 can be kept");

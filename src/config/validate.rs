@@ -1,24 +1,28 @@
 //! Rules between settings, and what is made of them: endpoints and tokens.
 
-use std::{io::Read, net::IpAddr, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
-    Auth, Config, Delivery, LedgerKind, broker_url,
+    Auth, Config, HostsDelivery, LedgerChoice,
     load::{ConfigError, Loaded, Origin, Settings, is_path},
     otel,
-    redis_url::redis_node,
 };
 use crate::{
+    endpoint::{
+        broker_url,
+        redis_url::redis_node,
+        url::{is_local, read_url_file},
+    },
     ledger, masking,
     tls::{ClientFiles, Files},
-    upstream::{TokenSource, is_loopback},
+    upstream::TokenSource,
 };
 
 /// Rules that no single key can hold.
-pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
+pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     http_url(
         settings,
         "instant_connect.url",
@@ -32,7 +36,7 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
         http_url(settings, "telemetry.otlp_endpoint", url, true)?;
     }
     broker(config, settings)?;
-    if config.ledger.kind == LedgerKind::Redis {
+    if config.ledger.kind == LedgerChoice::Redis {
         redis(&config.ledger, settings)?;
     }
     if config.instant_connect.link_lifetime.get() < Duration::from_secs(60) {
@@ -68,7 +72,12 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
             "breaker.probe_max",
             config.breaker.probe_max,
         ),
-        ("instant_connect.timeout", config.instant_connect.timeout, "amqp.delivery_timeout", config.amqp.delivery_timeout),
+        (
+            "instant_connect.timeout",
+            config.instant_connect.timeout,
+            "amqp.delivery_timeout",
+            config.amqp.delivery_timeout,
+        ),
         ("hosts.timeout", config.hosts.timeout, "amqp.delivery_timeout", config.amqp.delivery_timeout),
     ];
     for (small, low, large, high) in ordered {
@@ -79,7 +88,7 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     Ok(())
 }
 
-fn redis(config: &super::Ledger, settings: &Settings) -> Result<(), ConfigError> {
+fn redis(config: &super::LedgerConfig, settings: &Settings) -> Result<(), ConfigError> {
     let Some(path) = &config.url_file else {
         let node = redis_node(&config.url, config.allow_insecure);
         return node.map(drop).map_err(|problem| settings.error("ledger.url", problem));
@@ -132,19 +141,6 @@ fn tls(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     })
 }
 
-/// Largest file with a URL that is read, in bytes.
-const URL_FILE_BYTES_MAX: u64 = 64 * 1024;
-
-/// What the file at `path` holds.
-///
-/// # Errors
-/// Where it can't be read.
-pub fn read_url_file(path: &Path) -> std::io::Result<SecretString> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(URL_FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text.trim().into())
-}
-
 fn token(
     settings: &Settings,
     section: &str,
@@ -165,21 +161,6 @@ fn token(
         );
     }
     Ok(())
-}
-
-/// Whether secrets may go to this host without TLS: this machine, or a name that only a cluster's own DNS knows.
-pub(crate) fn is_local(url: &Url) -> bool {
-    let Some(host) = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']')) else {
-        return false;
-    };
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return address.is_loopback();
-    }
-    let labels: Vec<&str> = host.trim_end_matches('.').split('.').collect();
-    labels.len() == 1
-        || labels.last() == Some(&"svc")
-        || labels.ends_with(&["cluster", "local"])
-        || is_loopback(url)
 }
 
 fn http_url(settings: &Settings, key: &str, url: &Url, allow_insecure: bool) -> Result<(), ConfigError> {
@@ -211,11 +192,11 @@ fn endpoint(base: &Url, path: &str) -> Url {
     url
 }
 
-impl super::Amqp {
+impl super::AmqpConfig {
     /// What holds for the broker's URLs.
     #[must_use]
-    pub fn url_rules(&self) -> broker_url::Rules {
-        broker_url::Rules { allow_insecure: self.allow_insecure, external: self.auth == Auth::External }
+    pub fn url_rules(&self) -> broker_url::UrlRules {
+        broker_url::UrlRules { allow_insecure: self.allow_insecure, external: self.auth == Auth::External }
     }
 }
 
@@ -292,21 +273,21 @@ impl Loaded {
 
     /// Which ledger is kept.
     #[must_use]
-    pub fn ledger(&self) -> ledger::Kind {
+    pub fn ledger(&self) -> ledger::LedgerKind {
         let (section, prefix) = (&self.config.ledger, self.config.topology.prefix.as_str());
         match section.kind {
-            LedgerKind::Memory => ledger::Kind::Memory,
-            LedgerKind::File => {
+            LedgerChoice::Memory => ledger::LedgerKind::Memory,
+            LedgerChoice::File => {
                 let path = section.path.clone().unwrap_or_else(|| format!("{prefix}.ledger").into());
-                ledger::Kind::File { path }
+                ledger::LedgerKind::File { path }
             }
-            LedgerKind::Redis => {
+            LedgerChoice::Redis => {
                 let allow_insecure = section.allow_insecure;
                 let url = match section.url_file.clone() {
                     Some(path) => ledger::RedisUrl::File { path, allow_insecure },
                     None => section.url.clone().into(),
                 };
-                ledger::Kind::Redis {
+                ledger::LedgerKind::Redis {
                     url,
                     prefix: prefix.to_owned(),
                     ca_file: self.config.tls.ca_file.clone(),
@@ -318,7 +299,7 @@ impl Loaded {
     /// Whether stage `host` runs here.
     #[must_use]
     pub fn delivers_to_hosts(&self) -> bool {
-        self.config.hosts.delivery == Delivery::Webex
+        self.config.hosts.delivery == HostsDelivery::Webex
     }
 
     fn token_source(
