@@ -47,7 +47,7 @@ pub struct BreakerPolicy {
 
 /// Guards one API.
 #[derive(Debug)]
-pub struct Breaker {
+pub(crate) struct Breaker {
     stage: &'static str,
     policy: BreakerPolicy,
     metrics: BreakerMetrics,
@@ -58,12 +58,12 @@ pub struct Breaker {
 
 /// Names an event. Of its own name only a hash is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct EventKey(u64);
+pub(crate) struct EventKey(u64);
 
 impl EventKey {
     /// The key of the event called `name`.
     #[must_use]
-    pub fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
         Self(hasher.finish())
@@ -197,24 +197,24 @@ impl Sign {
 impl Breaker {
     /// A closed breaker for the API of the stage called `stage`.
     #[must_use]
-    pub fn new(stage: &'static str, policy: BreakerPolicy, metrics: BreakerMetrics) -> Self {
+    pub(crate) fn new(stage: &'static str, policy: BreakerPolicy, metrics: BreakerMetrics) -> Self {
         Self { stage, policy, metrics, inner: Mutex::default(), probe_at: watch::Sender::new(None) }
     }
 
     /// When the next probe may be made, if the breaker is open.
     #[must_use]
-    pub fn probe_at(&self) -> Option<Instant> {
+    pub(crate) fn probe_at(&self) -> Option<Instant> {
         *self.probe_at.borrow()
     }
 
     /// Whether the breaker is open and a probe may be made now.
     #[must_use]
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.probe_at().is_some_and(|at| at <= Instant::now())
     }
 
     /// Resolves when the breaker is open.
-    pub async fn opened(&self) {
+    pub(crate) async fn opened(&self) {
         // The sender lives as long as this breaker, so the wait can't fail.
         _ = self.probe_at.subscribe().wait_for(Option::is_some).await;
     }
@@ -226,7 +226,7 @@ impl Breaker {
     }
 
     /// Learns from the `outcome` of the work on `event` that began at `begun`. Of a failure: what it means for the event.
-    pub fn observe(&self, event: EventKey, begun: Instant, outcome: &Outcome) -> BreakerVerdict {
+    pub(crate) fn observe(&self, event: EventKey, begun: Instant, outcome: &Outcome) -> BreakerVerdict {
         match (Sign::of(outcome), outcome) {
             (sign @ (Sign::Fails | Sign::Closed(_)), Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
                 return self.failed(event, sign, failure.cause, failure.retry_after, &failure.reason);
@@ -256,7 +256,7 @@ impl Breaker {
     }
 
     /// Learns that the work on `event` was given up without an outcome: most likely it still waits for the API.
-    pub fn overdue(&self, event: EventKey) {
+    pub(crate) fn overdue(&self, event: EventKey) {
         self.failed(event, Sign::Fails, Cause::Unavailable, None, "no outcome within amqp.delivery_timeout");
     }
 
@@ -310,7 +310,7 @@ impl Breaker {
 
     /// How long `event` is still to wait, because it was postponed: another copy of it would meet the same.
     #[must_use]
-    pub fn waits(&self, event: EventKey) -> Option<Postponed> {
+    pub(crate) fn waits(&self, event: EventKey) -> Option<Postponed> {
         let failed = self.inner().failed.get(&event).copied()?;
         // The copy that was postponed itself may be back a little early by another clock.
         let left = failed.wait.max(failed.asked).mul_f64(0.9).saturating_sub(failed.at.elapsed());

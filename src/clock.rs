@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 /// What time it is.
 #[must_use]
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     #[cfg(test)]
     if let Some(now) = simulated::now() {
         return now;
@@ -21,7 +21,7 @@ pub fn now() -> Timestamp {
 /// What time it is, or earlier: without what the clock was set forward by since this process began. For what can't be made good again
 /// if the clock was wrong for a moment.
 #[must_use]
-pub fn steady() -> Timestamp {
+pub(crate) fn steady() -> Timestamp {
     static BEGUN: LazyLock<(Timestamp, Instant)> = LazyLock::new(|| (Timestamp::now(), Instant::now()));
     let (at, since) = *BEGUN;
     passed(at, since.elapsed(), now())

@@ -39,28 +39,28 @@
 // The worker's future holds all others: to see that it can be sent to another thread takes many steps.
 #![recursion_limit = "256"]
 
-pub mod admin;
-pub mod breaker;
+pub(crate) mod admin;
+pub(crate) mod breaker;
 pub mod broker;
-pub mod check;
+pub(crate) mod check;
 pub mod cli;
-pub mod clock;
+pub(crate) mod clock;
 pub mod config;
 pub mod contract;
-pub mod dead;
-pub mod endpoint;
+pub(crate) mod dead;
+pub(crate) mod endpoint;
 mod fault;
 pub mod instant_connect;
 pub mod ledger;
-pub mod masking;
-pub mod outcome;
+pub(crate) mod masking;
+pub(crate) mod outcome;
 pub mod retry;
 pub mod sandbox;
 #[cfg(test)]
 mod simulation;
-pub mod stages;
+pub(crate) mod stages;
 pub mod telemetry;
-pub mod tls;
+pub(crate) mod tls;
 pub mod upstream;
 pub mod webex;
-pub mod worker;
+pub(crate) mod worker;

@@ -27,7 +27,7 @@ static KNOWN: RwLock<KnownSecrets> = RwLock::new(KnownSecrets(VecDeque::new()));
 struct KnownSecrets(VecDeque<SecretString>);
 
 /// Hides `secret` from here on: as it is, and as JSON writes it.
-pub fn remember(secret: &str) {
+pub(crate) fn remember(secret: &str) {
     let json = serde_json::Value::from(secret).to_string();
     let json = json.trim_matches('"');
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +50,7 @@ impl KnownSecrets {
 
 /// `text` without any secret of ours.
 #[must_use]
-pub fn masked(text: &str) -> Cow<'_, str> {
+pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
     let mut found: Vec<&str> =
         known.0.iter().map(ExposeSecret::expose_secret).filter(|one| text.contains(*one)).collect();
@@ -64,7 +64,7 @@ pub fn masked(text: &str) -> Cow<'_, str> {
 
 /// Writes what it is given, masked. Each write is to be a whole text, as the log's are.
 #[derive(Debug)]
-pub struct Masked<W>(pub W);
+pub(crate) struct Masked<W>(pub W);
 
 impl<W: Write> Write for Masked<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

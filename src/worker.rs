@@ -46,7 +46,7 @@ const LEDGER_CLOSE_MAX: Duration = Duration::from_secs(3);
 
 /// Why the worker ended otherwise than by being told to.
 #[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
+pub(crate) enum WorkerError {
     /// The configuration can't be worked with.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -77,7 +77,7 @@ pub enum WorkerError {
 ///
 /// # Errors
 /// [`WorkerError`].
-pub async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
+pub(crate) async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let config = &loaded.config;
     // Before anything is opened: without a token, or with a proxy that can't be used, there is nothing to start.
     loaded.network()?;

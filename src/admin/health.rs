@@ -19,7 +19,7 @@ const LATE: Duration = Duration::from_secs(15);
 
 /// The state of one worker; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Health {
+pub(crate) struct Health {
     metrics: Metrics,
     /// Those that run here.
     stages: Arc<[Stage]>,
@@ -53,7 +53,7 @@ struct HealthCheck {
 impl Health {
     /// Of a worker with these `stages`, none of whose work should grow older than `work_age_max`.
     #[must_use]
-    pub fn new(metrics: &Metrics, stages: &[Stage], work_age_max: Duration) -> Self {
+    pub(crate) fn new(metrics: &Metrics, stages: &[Stage], work_age_max: Duration) -> Self {
         Self {
             metrics: metrics.clone(),
             stages: stages.into(),
@@ -64,17 +64,17 @@ impl Health {
     }
 
     /// The worker's event loop turns. To be called once a second.
-    pub fn turn(&self) {
+    pub(crate) fn turn(&self) {
         *self.turned_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// The ledger is open: what is left is to connect.
-    pub fn start(&self) {
+    pub(crate) fn start(&self) {
         self.set_phase(Phase::Running);
     }
 
     /// The worker is shutting down.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.set_phase(Phase::Ending);
     }
 

@@ -5,7 +5,7 @@
 //!
 //! The server has a thread of its own, so that it answers even when all of the worker's threads are stuck.
 
-pub mod health;
+pub(crate) mod health;
 mod serve;
 
 use std::{
@@ -25,14 +25,14 @@ use health::{Health, HealthReport};
     "admin.listen = \"{listen}\": cannot listen there: {source}\nhint: another worker or program may have this port; \
      set another (port 0 takes a free one), or \"off\""
 )]
-pub struct AdminError {
+pub(crate) struct AdminError {
     listen: SocketAddr,
     source: io::Error,
 }
 
 /// A server that runs until it is dropped.
 #[derive(Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     /// Dropped, it tells the server's thread to end.
     _stop: oneshot::Sender<()>,
 }
@@ -42,7 +42,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError`] where the address is taken or not one of this machine's.
-    pub fn start(listen: SocketAddr, health: Health) -> Result<Self, AdminError> {
+    pub(crate) fn start(listen: SocketAddr, health: Health) -> Result<Self, AdminError> {
         let failed = |source| AdminError { listen, source };
         let listener = TcpListener::bind(listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;

@@ -77,7 +77,7 @@ impl DeliveryLog {
             Settled::Requeued => say!(info, "given back to the broker; no attempt is counted"),
             Settled::Dead(_) => say!(warn, "dead letter"),
             Settled::Unfulfilled => {
-                say!(warn, "given back to the broker; what was decided could not be done")
+                say!(warn, "given back to the broker; what was decided could not be done");
             }
             Settled::Lost => say!(warn, "not settled; the broker will deliver it again"),
         }

@@ -33,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(25);
 /// How a thing was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum CheckVerdict {
+pub(crate) enum CheckVerdict {
     /// As it should be.
     Pass,
     /// It works, with a drawback that is meant or not; or it could not be found out.
@@ -45,7 +45,7 @@ pub enum CheckVerdict {
 impl CheckVerdict {
     /// As in the output.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Pass => "pass",
             Self::Warn => "warn",
@@ -56,7 +56,7 @@ impl CheckVerdict {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// What: settings with their values, or a thing that they name.
     pub what: String,
     /// How it is.
@@ -69,12 +69,16 @@ pub struct Finding {
 
 impl Finding {
     /// As it should be.
-    pub fn pass(what: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub(crate) fn pass(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { what: what.into(), result: CheckVerdict::Pass, detail: detail.into(), advice: None }
     }
 
     /// Doubtful.
-    pub fn warn(what: impl Into<String>, detail: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(crate) fn warn(
+        what: impl Into<String>,
+        detail: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
         Self {
             what: what.into(),
             result: CheckVerdict::Warn,
@@ -84,7 +88,7 @@ impl Finding {
     }
 
     /// Wrong. What to do may stand in `detail`, after `hint: `, as in errors.
-    pub fn fail(what: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub(crate) fn fail(what: impl Into<String>, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         let (detail, advice) = match detail.split_once("; hint: ") {
             Some((detail, advice)) => (detail.to_owned(), Some(advice.to_owned())),
@@ -95,19 +99,19 @@ impl Finding {
 
     /// As it is, with what to do.
     #[must_use]
-    pub fn advise(self, advice: impl Into<String>) -> Self {
+    pub(crate) fn advise(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }
     }
 }
 
 /// Whether the settings go together, and what they open or lose. Tries nothing.
 #[must_use]
-pub fn settings(loaded: &Loaded) -> Vec<Finding> {
+pub(crate) fn settings(loaded: &Loaded) -> Vec<Finding> {
     [conflicts::all(loaded), exposure::all(loaded), tls::all(loaded)].concat()
 }
 
 /// Tries what the settings name, all at the same time.
-pub async fn connect(loaded: &Loaded) -> Vec<Finding> {
+pub(crate) async fn connect(loaded: &Loaded) -> Vec<Finding> {
     let (mut broker, mut webex) = (Vec::new(), Vec::new());
     let (mut ledger, mut collector) = (Vec::new(), Vec::new());
     tokio::join!(

@@ -22,7 +22,7 @@ use crate::broker::{
 
 /// Most letters that are on their way to this program at once: what is unread takes memory here.
 pub(super) const WINDOW: u16 = 200;
-/// How long a dead_queue is open: what it leaves alone is unacknowledged, and the broker ends a channel for that after 30
+/// How long a dead queue is open: what it leaves alone is unacknowledged, and the broker ends a channel for that after 30
 /// minutes, its default.
 const OPEN_MAX: Duration = Duration::from_secs(20 * 60);
 /// How often it is looked at whether time is up while nothing comes.
@@ -33,7 +33,7 @@ const LOOKS_MAX: u32 = 15;
 
 /// Why dead letters could not be worked on.
 #[derive(Debug, thiserror::Error)]
-pub enum DeadError {
+pub(crate) enum DeadError {
     /// The broker.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -75,7 +75,7 @@ pub enum DeadError {
 }
 
 /// An open dead queue. Closing its connection, however that comes, gives the broker back what was not acknowledged.
-pub struct DeadQueue<'a> {
+pub(crate) struct DeadQueue<'a> {
     pub(super) connection: &'a Connection,
     pub(super) topology: &'a Topology,
     pub(super) limit: Duration,
@@ -95,7 +95,7 @@ impl<'a> DeadQueue<'a> {
     ///
     /// # Errors
     /// [`DeadError`].
-    pub async fn open(
+    pub(crate) async fn open(
         connection: &'a Connection,
         topology: &'a Topology,
         kind: DeadQueueKind,
@@ -143,7 +143,7 @@ impl<'a> DeadQueue<'a> {
     ///
     /// # Errors
     /// [`DeadError::Broker`].
-    pub async fn take(&self, most: u32) -> Result<Reader<'_>, DeadError> {
+    pub(crate) async fn take(&self, most: u32) -> Result<Reader<'_>, DeadError> {
         self.take_from(&self.queue, most, WINDOW).await
     }
 
@@ -197,7 +197,7 @@ async fn lock(connection: &Connection, queue: &str, limit: Duration) -> Result<(
 }
 
 /// Letters of one pass.
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     dead_queue: &'a DeadQueue<'a>,
     queue: String,
     pub(super) channel: Channel,
@@ -216,7 +216,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`DeadError`].
-    pub async fn next(&mut self) -> Result<Option<DeadLetter>, DeadError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<DeadLetter>, DeadError> {
         let Some(delivery) = self.delivery().await? else { return Ok(None) };
         let letter = DeadLetter::of(
             self.dead_queue.kind,
@@ -278,7 +278,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`DeadError::Broker`].
-    pub async fn settle(&mut self, letter: &DeadLetter) -> Result<(), DeadError> {
+    pub(crate) async fn settle(&mut self, letter: &DeadLetter) -> Result<(), DeadError> {
         self.acknowledge(&letter.acker).await
     }
 
@@ -305,7 +305,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`DeadError::Broker`].
-    pub async fn close(self) -> Result<(), DeadError> {
+    pub(crate) async fn close(self) -> Result<(), DeadError> {
         Ok(within(
             "close channel",
             self.dead_queue.limit,

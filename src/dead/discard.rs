@@ -16,7 +16,7 @@ const LINE: usize = 100;
 ///
 /// # Errors
 /// [`DeadError`]; what was dropped until then is in the log.
-pub async fn discard(
+pub(crate) async fn discard(
     dead_queue: &DeadQueue<'_>,
     filter: &Filter,
     reason: &str,

@@ -9,7 +9,7 @@ use crate::{contract::private::loggable_id, outcome::Class};
 
 /// A letter is meant if all that is given here is true of it.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// It is of one of these classes; any where none is given.
     pub classes: Vec<Class>,
     /// Its session, as the flow gave it or as it is shown.
@@ -25,7 +25,7 @@ pub struct Filter {
 impl Filter {
     /// Whether `letter` is meant, at the time `now`. A letter that does not say when it died is neither old nor new.
     #[must_use]
-    pub fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
+    pub(crate) fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
         let class =
             self.classes.is_empty() || letter.class.is_some_and(|class| self.classes.contains(&class));
         let age = letter.age(now);

@@ -19,7 +19,7 @@ use crate::{
 
 /// Whose dead letters: the work queue they came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DeadQueueKind {
+pub(crate) enum DeadQueueKind {
     /// Start events, of stage `link`.
     Sessions,
     /// Guests' links, of the senders of text messages.
@@ -30,11 +30,11 @@ pub enum DeadQueueKind {
 
 impl DeadQueueKind {
     /// All.
-    pub const ALL: [Self; 3] = [Self::Sessions, Self::Guests, Self::Hosts];
+    pub(crate) const ALL: [Self; 3] = [Self::Sessions, Self::Guests, Self::Hosts];
 
     /// The queue's name without its prefix.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Sessions => "sessions",
             Self::Guests => "guests",
@@ -44,7 +44,7 @@ impl DeadQueueKind {
 
     /// The work queue.
     #[must_use]
-    pub fn queue(self, topology: &Topology) -> String {
+    pub(crate) fn queue(self, topology: &Topology) -> String {
         match self {
             Self::Sessions => topology.sessions_queue(),
             Self::Guests => topology.guests_queue(),
@@ -63,7 +63,7 @@ impl FromStr for DeadQueueKind {
 }
 
 /// A dead letter, taken and not acknowledged. Its `Debug` shows nothing private.
-pub struct DeadLetter {
+pub(crate) struct DeadLetter {
     /// The letter's own id: of this message and this death.
     pub id: Uuid,
     /// Whose it is.
@@ -151,14 +151,14 @@ impl DeadLetter {
 
     /// How long it has been dead.
     #[must_use]
-    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+    pub(crate) fn age(&self, now: Timestamp) -> Option<Duration> {
         Some(Duration::try_from(now.duration_since(self.died_at?)).unwrap_or_default())
     }
 
     /// When its session ends: as the message says, else `link_lifetime` after the event's own time or its first failure, as
     /// [`start_session::Session::read`] has it.
     #[must_use]
-    pub fn ends_at(&self, link_lifetime: Duration) -> Option<Timestamp> {
+    pub(crate) fn ends_at(&self, link_lifetime: Duration) -> Option<Timestamp> {
         let time = |name: &str| {
             let text = self.body.as_ref()?.get(name)?.as_str()?.to_owned();
             WireTime::try_from(text).ok().map(WireTime::timestamp)

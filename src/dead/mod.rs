@@ -3,7 +3,7 @@
 //! AMQP has no way to look at a message but to take it. So a [`DeadQueue`] takes all letters of a dead queue one after the
 //! other, keeps those unacknowledged that it leaves alone, and the broker has them back when its channel closes, or when
 //! the program is killed. Only what is small is remembered of a letter, so that memory does not grow with the queue.
-//! One dead_queue at a time is open for a queue: an exclusive queue is its lock, which ends with the connection.
+//! One dead queue at a time is open for a queue: an exclusive queue is its lock, which ends with the connection.
 //!
 //! # Replay
 //! A letter goes back in two steps, by way of the queue `{queue}.replay`, so that being killed at any moment loses nothing and
@@ -25,20 +25,20 @@
 //! - [`summary`]: what `list` and `show` tell
 //! - [`replay`], [`discard`]: what changes something
 
-pub mod dead_queue;
-pub mod discard;
-pub mod filter;
-pub mod letter;
-pub mod replay;
-pub mod summary;
+pub(crate) mod dead_queue;
+pub(crate) mod discard;
+pub(crate) mod filter;
+pub(crate) mod letter;
+pub(crate) mod replay;
+pub(crate) mod summary;
 
-pub use dead_queue::{DeadError, DeadQueue};
-pub use filter::Filter;
-pub use letter::{DeadLetter, DeadQueueKind};
+pub(crate) use dead_queue::{DeadError, DeadQueue};
+pub(crate) use filter::Filter;
+pub(crate) use letter::{DeadLetter, DeadQueueKind};
 
 /// How many letters were looked at so far, of how many that were there at the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Looked at.
     pub seen: u32,
     /// There at the beginning.

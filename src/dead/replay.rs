@@ -37,7 +37,7 @@ const ROUND: usize = 2000;
 
 /// What to replay, and how.
 #[derive(Clone, Debug)]
-pub struct ReplayPlan {
+pub(crate) struct ReplayPlan {
     /// Which letters.
     pub filter: Filter,
     /// `instant_connect.link_lifetime`: a session that names no end lasts this long.
@@ -48,7 +48,7 @@ pub struct ReplayPlan {
 
 /// What became of the letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReplayReport {
+pub(crate) struct ReplayReport {
     /// Replayed (or, in a dry run, to be replayed), by class.
     pub replayed: BTreeMap<&'static str, u64>,
     /// Meant, but left: their sessions are over.
@@ -64,7 +64,7 @@ pub struct ReplayReport {
 impl ReplayReport {
     /// How many were replayed, whatever their class.
     #[must_use]
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.replayed.values().sum::<u64>() + self.resumed
     }
 
@@ -92,7 +92,7 @@ impl ReplayReport {
 
 /// The class's name.
 #[must_use]
-pub fn class(letter: &DeadLetter) -> &'static str {
+pub(crate) fn class(letter: &DeadLetter) -> &'static str {
     letter.class.map_or("none", |class| class.as_str())
 }
 
@@ -100,7 +100,7 @@ pub fn class(letter: &DeadLetter) -> &'static str {
 ///
 /// # Errors
 /// [`DeadError`].
-pub async fn dry_run(
+pub(crate) async fn dry_run(
     dead_queue: &DeadQueue<'_>,
     plan: &ReplayPlan,
     mut progress: impl FnMut(Progress),
@@ -122,7 +122,7 @@ pub async fn dry_run(
 ///
 /// # Errors
 /// [`DeadError`].
-pub async fn run(
+pub(crate) async fn run(
     dead_queue: &DeadQueue<'_>,
     plan: &ReplayPlan,
     progress: impl FnMut(Progress),

@@ -18,14 +18,14 @@ use crate::{
 };
 
 /// The ages that letters are counted by: up to an hour, a day, a week, older.
-pub const AGES: [&str; 4] = ["1h", "1d", "7d", "older"];
+pub(crate) const AGES: [&str; 4] = ["1h", "1d", "7d", "older"];
 /// Most people that a row names.
 const PEOPLE_MAX: usize = 4;
 
 /// The letters of one queue.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct DeadQueueSummary {
+pub(crate) struct DeadQueueSummary {
     /// Whose.
     pub queue: &'static str,
     /// How many were there.
@@ -41,7 +41,7 @@ pub struct DeadQueueSummary {
 /// One letter in a line.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LetterRow {
+pub(crate) struct LetterRow {
     /// The letter's own id.
     pub id: String,
     /// Its event.
@@ -68,7 +68,7 @@ pub struct LetterRow {
 
 /// How to show letters.
 #[derive(Clone, Copy, Debug)]
-pub struct View {
+pub(crate) struct View {
     /// People, links and ids as they are.
     pub reveal: bool,
     /// Most rows.
@@ -81,7 +81,7 @@ pub struct View {
 ///
 /// # Errors
 /// [`DeadError`].
-pub async fn summarize(
+pub(crate) async fn summarize(
     dead_queue: &DeadQueue<'_>,
     filter: &Filter,
     view: View,
@@ -118,7 +118,11 @@ pub async fn summarize(
 ///
 /// # Errors
 /// [`DeadError`].
-pub async fn show(dead_queue: &DeadQueue<'_>, filter: &Filter, view: View) -> Result<Vec<Value>, DeadError> {
+pub(crate) async fn show(
+    dead_queue: &DeadQueue<'_>,
+    filter: &Filter,
+    view: View,
+) -> Result<Vec<Value>, DeadError> {
     let now = clock::now();
     let mut found = Vec::new();
     let mut reader = dead_queue.take(dead_queue.letters).await?;

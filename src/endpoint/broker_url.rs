@@ -12,7 +12,7 @@ use crate::masking;
 
 /// One node of the broker.
 #[derive(Clone)]
-pub struct Node {
+pub(crate) struct Node {
     /// `amqps://`.
     pub tls: bool,
     /// A name, or an address without brackets.
@@ -78,7 +78,7 @@ const ELSEWHERE: [(&str, &str); 24] = [
 ///
 /// # Errors
 /// What was expected; shows nothing of `text`.
-pub fn nodes(text: &SecretString, rules: UrlRules) -> Result<Vec<Node>, String> {
+pub(crate) fn nodes(text: &SecretString, rules: UrlRules) -> Result<Vec<Node>, String> {
     let text = text.expose_secret();
     // Spaces around a comma are how lists are written; the URL parser would drop other white space without a word.
     let parts: Vec<&str> = match text.split_once(',') {

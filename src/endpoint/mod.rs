@@ -2,10 +2,10 @@
 //! library's or a peer's own text may repeat a URL with its password, so it never leaves this module.
 //! `dial` connects to a name that has several addresses.
 
-pub mod broker_url;
+pub(crate) mod broker_url;
 mod dial;
-pub mod redis_url;
-pub mod url;
+pub(crate) mod redis_url;
+pub(crate) mod url;
 
 use std::{error::Error, fmt, io};
 

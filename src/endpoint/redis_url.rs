@@ -13,7 +13,7 @@ use crate::masking;
 
 /// One Redis.
 #[derive(Clone)]
-pub struct RedisNode {
+pub(crate) struct RedisNode {
     /// `rediss://`.
     pub tls: bool,
     /// A name, or an address without brackets.
@@ -42,7 +42,7 @@ const ENCODE: &str =
 ///
 /// # Errors
 /// What was expected; shows nothing of `text`.
-pub fn redis_node(text: &SecretString, allow_insecure: bool) -> Result<RedisNode, String> {
+pub(crate) fn redis_node(text: &SecretString, allow_insecure: bool) -> Result<RedisNode, String> {
     let text = text.expose_secret();
     shape(text)?;
     if text.contains(',') {

@@ -12,7 +12,7 @@ const URL_FILE_BYTES_MAX: u64 = 64 * 1024;
 ///
 /// # Errors
 /// Where it can't be read.
-pub fn read_url_file(path: &Path) -> std::io::Result<SecretString> {
+pub(crate) fn read_url_file(path: &Path) -> std::io::Result<SecretString> {
     let mut text = String::new();
     File::open(path)?.take(URL_FILE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text.trim().into())
@@ -35,7 +35,7 @@ pub(crate) fn is_local(url: &Url) -> bool {
 
 /// Whether `url` names this machine itself.
 #[must_use]
-pub fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),

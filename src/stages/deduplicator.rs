@@ -34,7 +34,7 @@ const WRITE_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 /// What to do while the ledger is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFailure {
+pub(crate) enum OnFailure {
     /// Take no events: nothing can happen twice.
     Wait,
     /// Go on without: an event that comes twice is served twice.
@@ -43,7 +43,7 @@ pub enum OnFailure {
 
 /// How long an entry is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Retention {
+pub(crate) struct Retention {
     /// Longer than its session's links are valid.
     pub margin: SignedDuration,
     /// At most, however late its session ends.
@@ -52,7 +52,7 @@ pub struct Retention {
 
 /// A ledger, and the rules for its use.
 #[derive(Clone, Debug)]
-pub struct Deduplicator {
+pub(crate) struct Deduplicator {
     ledger: Ledger,
     on_failure: OnFailure,
     keep: Retention,
@@ -81,7 +81,12 @@ pub(super) enum Begun {
 impl Deduplicator {
     /// The deduplicator that a stage keeps in `ledger`.
     #[must_use]
-    pub fn new(ledger: Ledger, on_failure: OnFailure, keep: Retention, metrics: LedgerMetrics) -> Self {
+    pub(crate) fn new(
+        ledger: Ledger,
+        on_failure: OnFailure,
+        keep: Retention,
+        metrics: LedgerMetrics,
+    ) -> Self {
         Self { ledger, on_failure, keep, metrics, failing: Arc::default() }
     }
 

@@ -39,7 +39,7 @@ const COPIES: usize = 4;
 
 /// Stage `host`.
 #[derive(Debug)]
-pub struct HostStage {
+pub(crate) struct HostStage {
     client: WebexClient,
     rules: LinkRules,
     deduplicator: Deduplicator,
@@ -48,7 +48,7 @@ pub struct HostStage {
 impl HostStage {
     /// The stage, with the client it calls, the rules for links, and the ledger of what was delivered.
     #[must_use]
-    pub const fn new(client: WebexClient, rules: LinkRules, deduplicator: Deduplicator) -> Self {
+    pub(crate) const fn new(client: WebexClient, rules: LinkRules, deduplicator: Deduplicator) -> Self {
         Self { client, rules, deduplicator }
     }
 

@@ -36,7 +36,7 @@ const SMALL: usize = 256 * 1024;
 
 /// Stage `link`.
 #[derive(Debug)]
-pub struct LinkStage {
+pub(crate) struct LinkStage {
     client: InstantConnectClient,
     rules: SessionRules,
     deduplicator: Deduplicator,
@@ -45,7 +45,11 @@ pub struct LinkStage {
 impl LinkStage {
     /// The stage, with the client it calls, the rules for events, and the ledger of the links that were made.
     #[must_use]
-    pub const fn new(client: InstantConnectClient, rules: SessionRules, deduplicator: Deduplicator) -> Self {
+    pub(crate) const fn new(
+        client: InstantConnectClient,
+        rules: SessionRules,
+        deduplicator: Deduplicator,
+    ) -> Self {
         Self { client, rules, deduplicator }
     }
 

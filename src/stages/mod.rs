@@ -9,9 +9,9 @@ use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
-pub use deduplicator::{Deduplicator, OnFailure, Retention};
-pub use host::HostStage;
-pub use link::LinkStage;
+pub(crate) use deduplicator::{Deduplicator, OnFailure, Retention};
+pub(crate) use host::HostStage;
+pub(crate) use link::LinkStage;
 
 use crate::{
     contract::{message::Message, start_session::Identity, time::WireTime},
@@ -44,7 +44,7 @@ pub trait Stage: Send + Sync + 'static {
 }
 
 /// Runs `stage` on `message`; a panic is an outcome like any other.
-pub async fn run<S: Stage>(stage: &S, message: &Message) -> Outcome {
+pub(crate) async fn run<S: Stage>(stage: &S, message: &Message) -> Outcome {
     let run = AssertUnwindSafe(stage.handle(message)).catch_unwind();
     run.await.unwrap_or_else(|_| {
         Outcome::Dead(Death::new(

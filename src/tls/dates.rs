@@ -10,7 +10,7 @@ use super::{TlsError, certificates};
 
 /// When a certificate is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dates {
+pub(crate) struct Dates {
     /// Not before.
     pub begins: Timestamp,
     /// Not after.
@@ -21,7 +21,7 @@ pub struct Dates {
 ///
 /// # Errors
 /// [`TlsError`] if the file can't be used.
-pub fn dates(path: &Path) -> Result<Vec<Dates>, TlsError> {
+pub(crate) fn dates(path: &Path) -> Result<Vec<Dates>, TlsError> {
     Ok(certificates(path)?.iter().filter_map(of).collect())
 }
 

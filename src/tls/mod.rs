@@ -24,7 +24,7 @@ use rustls::{
 };
 use tracing::{info, warn};
 
-pub use dates::{Dates, dates};
+pub(crate) use dates::{Dates, dates};
 use verifier::Verifier;
 
 /// Largest file that is read, in bytes.
@@ -105,7 +105,7 @@ impl Files {
 
 /// Connections of one peer's. What its files hold must be usable at the first; from then on what they held last stays in force.
 #[derive(Debug)]
-pub struct Connections {
+pub(crate) struct Connections {
     files: Files,
     config: Mutex<Option<Arc<ClientConfig>>>,
 }
@@ -113,7 +113,7 @@ pub struct Connections {
 impl Connections {
     /// With what is in these files.
     #[must_use]
-    pub const fn new(files: Files) -> Self {
+    pub(crate) const fn new(files: Files) -> Self {
         Self { files, config: Mutex::new(None) }
     }
 
@@ -121,7 +121,7 @@ impl Connections {
     ///
     /// # Errors
     /// As [`Files::config`], until that succeeded once.
-    pub fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+    pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
         let mut made = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = &*made {
             return Ok(Arc::clone(config));
@@ -137,7 +137,7 @@ impl Connections {
 ///
 /// # Errors
 /// As [`Files::config`].
-pub fn https(ca_file: Option<&Path>) -> Result<ClientConfig, rustls::Error> {
+pub(crate) fn https(ca_file: Option<&Path>) -> Result<ClientConfig, rustls::Error> {
     let files = Files { ca: ca_file.map(Path::to_owned), client: None };
     let mut config = files.config()?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
