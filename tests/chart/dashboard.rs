@@ -18,18 +18,22 @@ fn dashboard_check_refuses_what_its_rules_forbid() {
     let runbook = read(&format!("{CHART}/RUNBOOK.md"));
     for (right, wrong, said) in [
         (
-            "\"title\": \"Time of calls of Webex\"",
-            "\"title\": \"Calls of Webex\"",
-            "two panels are called Calls of Webex",
+            "\"title\": \"Webex call duration\"",
+            "\"title\": \"Webex calls\"",
+            "two panels are called Webex calls",
         ),
         ("[$__rate_interval]", "[5m]", "in place of $__rate_interval"),
         (",instance=~\\\"$instance\\\"", "", "has no instance"),
         ("job=~\\\"$job\\\"", "job=~\\\"icw\\\"", "has no job"),
-        ("\"description\": \"Written, by class.\"", "\"description\": \"\"", "Dead letters: no description"),
+        (
+            "\"description\": \"Dead letters written, by class.\"",
+            "\"description\": \"\"",
+            "Dead letters: no description",
+        ),
         ("\"editable\": false", "\"editable\": true", "it can be edited"),
         ("\"displayMode\": \"table\"", "\"displayMode\": \"list\"", "is no table"),
         ("\"legendFormat\"", "\"legendFromat\"", "is unknown to Grafana's types"),
-        ("\"title\": \"At work\"", "\"title\": \"Busy\"", "the runbook names At work"),
+        ("\"title\": \"In progress\"", "\"title\": \"Busy\"", "the runbook names In progress"),
     ] {
         assert!(dashboard.contains(right), "{right}");
         let folder = tempfile::tempdir().unwrap();

@@ -16,6 +16,7 @@ mod helm;
 mod refused;
 mod rendered;
 mod rules;
+mod runbook;
 mod security;
 mod settings;
 mod sources;
