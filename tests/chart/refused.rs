@@ -27,8 +27,8 @@ const REFUSED: &[Refused] = &[
     // 3
     (&["--set=persistence.enabled=false"], &["persistence.enabled is false", "memory"]),
     // 4
-    (&["--set=config.ledger.kind=redis"], &["redis", "give redis.existingSecret"]),
-    (&["--set=redis.existingSecret=r"], &["redis is given", "ledger.kind is file"]),
+    (&["--set=config.ledger.kind=redis"], &["redis", "set redis.existingSecret"]),
+    (&["--set=redis.existingSecret=r"], &["redis is set", "ledger.kind is file"]),
     // 5
     (&["--set=config.amqp.url=amqps://h"], &["config.amqp.url", "amqp.existingSecret"]),
     (&["--set=config.amqp.url_file=/x"], &["config.amqp.url_file", "amqp.existingSecret"]),
@@ -41,24 +41,24 @@ const REFUSED: &[Refused] = &[
     (&["--set=config.ledger.path=/l"], &["config.ledger.path", "persistence"]),
     (&["--set=config.admin.listen=0.0.0.0:1"], &["config.admin.listen", "admin.port"]),
     (&["--set=config.tls.ca_file=/c,caBundle.existingSecret=c"], &["config.tls.ca_file", "caBundle"]),
-    (&["--set=caBundle.existingConfigMap=c,caBundle.existingSecret=c"], &["caBundle", "leave one out"]),
+    (&["--set=caBundle.existingConfigMap=c,caBundle.existingSecret=c"], &["caBundle", "remove one of them"]),
     // 6
-    (&["--set=amqp.existingSecret="], &["amqp is not given", "amqp.existingSecret"]),
-    (&["--set=webex.existingSecret="], &["webex is not given", "webex.existingSecret"]),
-    (&["--set=amqp.url=amqps://h"], &["amqp is given more than once", "amqp.url"]),
-    (&["--set=webex.token=t"], &["webex is given more than once", "webex.token"]),
-    (&["--set=hosts.token=t,hosts.existingSecret=h"], &["hosts is given more than once"]),
-    (&[REDIS, "--set=redis.url=redis://h"], &["redis is given more than once"]),
+    (&["--set=amqp.existingSecret="], &["amqp is not set", "amqp.existingSecret"]),
+    (&["--set=webex.existingSecret="], &["webex is not set", "webex.existingSecret"]),
+    (&["--set=amqp.url=amqps://h"], &["amqp is set more than once", "amqp.url"]),
+    (&["--set=webex.token=t"], &["webex is set more than once", "webex.token"]),
+    (&["--set=hosts.token=t,hosts.existingSecret=h"], &["hosts is set more than once"]),
+    (&[REDIS, "--set=redis.url=redis://h"], &["redis is set more than once"]),
     (
         &[
             "--set=externalSecrets.enabled=true,externalSecrets.secretStoreRef.name=s,externalSecrets.amqp.key=k",
         ],
-        &["amqp is given more than once", "external"],
+        &["amqp is set more than once", "external"],
     ),
     (&["--set=externalSecrets.hosts.key=k"], &["externalSecrets.hosts", "externalSecrets.enabled"]),
     (&["--set=externalSecrets.enabled=true"], &["secretStoreRef"]),
     // 7
-    (&["--set=config.hosts.delivery=amqp,hosts.existingSecret=h"], &["hosts is given", "delivery is amqp"]),
+    (&["--set=config.hosts.delivery=amqp,hosts.existingSecret=h"], &["hosts is set", "delivery is amqp"]),
     // 8
     (
         &["--set-json=extraEnv=[{\"name\":\"ICW_AMQP__PREFETCH\",\"value\":\"1\"}]"],
@@ -166,7 +166,7 @@ fn durations_that_the_chart_cannot_read_are_refused_with_and_without_the_schema(
         ("--set=podMonitor.enabled=true,podMonitor.interval=often", "interval"),
         (
             "--set=config.retry.delays={PT1S},config.topology.declare=check,topology.enabled=true,topology.rabbitmqClusterReference.name=r",
-            "hold",
+            "delays",
         ),
     ] {
         for skip in [None, Some("--skip-schema-validation")] {

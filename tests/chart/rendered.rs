@@ -123,7 +123,7 @@ fn notes_say_what_was_derived_and_what_needs_care() {
     for words in ["Recreate", "35", "helm test", "deploy/icw-instant-connect-worker", "rollout waits"] {
         assert!(least.contains(words), "{words}: {least}");
     }
-    assert!(!least.contains("Be careful"), "{least}");
+    assert!(!least.contains("Warnings"), "{least}");
     let careful = all("values-values.yaml");
     for words in ["allow_insecure", "memory", "continue", "amqp.url", "webex.token"] {
         assert!(careful.contains(words), "{words}: {careful}");
@@ -137,7 +137,7 @@ fn notes_say_what_was_derived_and_what_needs_care() {
     ]);
     assert!(shared.contains("ReadWriteMany"), "{shared}");
     let scaled = all("autoscaling-values.yaml");
-    assert!(scaled.contains("outage") && scaled.contains("2 to 6") && scaled.contains("each 16"), "{scaled}");
+    assert!(scaled.contains("outage") && scaled.contains("2 to 6") && scaled.contains("per 16"), "{scaled}");
 }
 
 /// The commands of "Done when".

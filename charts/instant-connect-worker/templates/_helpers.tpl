@@ -19,19 +19,19 @@
 {{- end -}}
 {{- end }}
 
-{{- /* Every pod of the release. No value has a part in it: a Deployment's selector can't be changed. */}}
+{{- /* Selects every pod of the release. It uses no values, because a Deployment's selector can't be changed. */}}
 {{- define "icw.podsOfRelease" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- /* Workers alone: the pod of `helm test` is none. */}}
+{{- /* Selects workers only, without the pod of `helm test`. */}}
 {{- define "icw.selector" -}}
 {{ include "icw.podsOfRelease" . }}
 app.kubernetes.io/component: worker
 {{- end }}
 
-{{- /* Labels of every object but pods, as YAML. */}}
+{{- /* Labels of every object except pods, as YAML. */}}
 {{- define "icw.labels" -}}
 {{- $labels := dict
   "app.kubernetes.io/name" .Chart.Name
@@ -44,7 +44,7 @@ app.kubernetes.io/component: worker
 {{- end }}
 
 {{- /*
-metadata of an object. (dict "root" $ "name" "suffix" "component" … "labels" … "annotations" … "namespace" …), all but root optional.
+The metadata of an object. (dict "root" $ "name" "suffix" "component" … "labels" … "annotations" … "namespace" …), all optional except root.
 */}}
 {{- define "icw.metadata" -}}
 {{- $root := .root -}}

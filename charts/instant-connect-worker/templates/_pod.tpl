@@ -1,5 +1,5 @@
 {{- /*
-Kubernetes' restricted profile, in full, whatever else the values say. On OpenShift the platform gives uid, group and fsGroup.
+Kubernetes' restricted profile. Values can't weaken it. On OpenShift the platform assigns uid, group and fsGroup.
 */}}
 {{- define "icw.podSecurityContext" -}}
 {{- $own := dict "fsGroupChangePolicy" "Always" -}}
@@ -16,7 +16,7 @@ Kubernetes' restricted profile, in full, whatever else the values say. On OpenSh
 {{- toYaml (mergeOverwrite (deepCopy .Values.securityContext) $demanded) -}}
 {{- end }}
 
-{{- /* Containers of the values, with the restricted security context unless they bring a part of their own. (list $ containers) */}}
+{{- /* Containers from the values. Fields that a container sets override the restricted security context. (list $ containers) */}}
 {{- define "icw.containers" -}}
 {{- $root := index . 0 -}}
 {{- range index . 1 -}}
@@ -30,7 +30,7 @@ Kubernetes' restricted profile, in full, whatever else the values say. On OpenSh
 {{- define "icw.env" -}}
 - name: ICW_CONFIG
   value: {{ include "icw.folder" . }}/settings/settings.toml
-# The image sets it too, and a variable beats the file.
+# The image sets this variable too, and a variable overrides the settings file.
 - name: ICW_ADMIN__LISTEN
   value: {{ printf "%s:%d" (ternary "[::]" "0.0.0.0" .Values.admin.ipv6) (int64 .Values.admin.port) | quote }}
 {{- with .Values.extraEnv }}
@@ -38,7 +38,7 @@ Kubernetes' restricted profile, in full, whatever else the values say. On OpenSh
 {{- end }}
 {{- end }}
 
-{{- /* Folders, never single files: what is mounted with subPath is not renewed when its Secret changes. */}}
+{{- /* Mounts folders, never single files: Kubernetes does not update a subPath mount when its Secret changes. */}}
 {{- define "icw.volumeMounts" -}}
 - name: settings
   mountPath: {{ include "icw.folder" . }}/settings
@@ -67,7 +67,7 @@ Kubernetes' restricted profile, in full, whatever else the values say. On OpenSh
 - name: {{ .thing }}
   secret:
     secretName: {{ .secret }}
-    # The pod waits for a Secret or a key that is missing, and says so in its events.
+    # If the Secret or the key is missing, the pod waits, and its events show the reason.
     optional: false
     defaultMode: 0440
     items:
@@ -96,10 +96,10 @@ Kubernetes' restricted profile, in full, whatever else the values say. On OpenSh
 {{- end }}
 {{- end }}
 
-{{- /* Parts of a pod's spec that worker and test share. */}}
+{{- /* The parts of the pod spec that worker and test share. */}}
 {{- define "icw.podSpec" -}}
 serviceAccountName: {{ include "icw.serviceAccountName" . }}
-# The worker never talks to Kubernetes.
+# The worker does not use the Kubernetes API.
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}

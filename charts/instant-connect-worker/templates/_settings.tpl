@@ -1,8 +1,8 @@
 {{- /*
-Derivations: what the program does is read from its settings, never asked for a second time.
+Derives objects and settings from the program's settings, so that users set each value only once.
 */}}
 
-{{- /* The settings as the program will have them, as JSON: its defaults (files/settings.json, made from the program) and `config`. */}}
+{{- /* The program's effective settings, as JSON: its defaults (files/settings.json, generated from the program), then `config`. */}}
 {{- define "icw.settings" -}}
 {{- $settings := .Files.Get "files/settings.json" | fromJson -}}
 {{- range $section, $keys := .Values.config }}
@@ -17,7 +17,7 @@ Derivations: what the program does is read from its settings, never asked for a 
 {{- toJson $settings -}}
 {{- end }}
 
-{{- /* A duration such as 1m30s in milliseconds; nothing for one that can't be read. */}}
+{{- /* A duration such as 1m30s in milliseconds; empty if the duration is invalid. */}}
 {{- define "icw.milliseconds" -}}
 {{- if regexMatch "^([0-9]+(ms|s|m|h) ?)+$" (. | toString) -}}
 {{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
@@ -31,8 +31,8 @@ Derivations: what the program does is read from its settings, never asked for a 
 {{- end }}
 
 {{- /*
-The grace that the program needs, in whole seconds: its own for work in progress, then publisher 1 s, ledger 3 s, spans
-1.5 s, and some.
+The termination grace period that the program needs, in whole seconds: `shutdown.grace` for work in progress, plus 10 s. The
+publisher needs 1 s of these, the ledger 3 s and the export of spans 1.5 s; the rest is a reserve.
 */}}
 {{- define "icw.leastGrace" -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
@@ -52,7 +52,7 @@ The grace that the program needs, in whole seconds: its own for work in progress
 {{- if .Values.autoscaling.enabled }}{{ .Values.autoscaling.minReplicas | int64 }}{{ else }}{{ .Values.replicas | int64 }}{{ end -}}
 {{- end }}
 
-{{- /* Two workers with one ledger file would corrupt each other's work, so the old one ends first. */}}
+{{- /* Two workers must not share one ledger file, so without Redis the old worker ends before the new one starts. */}}
 {{- define "icw.strategy" -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
 {{- if .Values.strategy -}}
@@ -66,12 +66,12 @@ rollingUpdate:
   maxSurge: 1
 {{- else -}}
 type: Recreate
-# Written out: a release that was RollingUpdate before would keep its part, and the change would be refused.
+# An explicit null: otherwise a release that used RollingUpdate keeps this field, and Kubernetes refuses the change.
 rollingUpdate: null
 {{- end -}}
 {{- end }}
 
-{{- /* Where a secret comes from: a list of `secret`, `value`, `external`, as JSON. (list $ "amqp") */}}
+{{- /* The sources of a secret: a list of `secret`, `value`, `external`, as JSON. (list $ "amqp") */}}
 {{- define "icw.sources" -}}
 {{- $root := index . 0 -}}
 {{- $thing := index . 1 -}}
@@ -83,7 +83,7 @@ rollingUpdate: null
 {{- toJson $sources -}}
 {{- end }}
 
-{{- /* The key under which the chart's own Secrets have it, which is the file's name too. */}}
+{{- /* The key of a secret in the chart's own Secrets. The mounted file has the same name. */}}
 {{- define "icw.secretFile" -}}
 {{- if has . (list "amqp" "redis") }}url{{ else }}token{{ end -}}
 {{- end }}
@@ -111,13 +111,13 @@ rollingUpdate: null
 {{- define "icw.folder" }}/etc/instant-connect-worker{{ end }}
 {{- define "icw.ledgerFolder" }}/var/lib/instant-connect-worker{{ end }}
 
-{{- /* Whether the ledger's file is on a volume: the word, or nothing. */}}
+{{- /* `file` if the ledger file is on a volume, otherwise empty. */}}
 {{- define "icw.ledgerVolume" -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
 {{- if and (eq $settings.ledger.kind "file") .Values.persistence.enabled }}file{{ end -}}
 {{- end }}
 
-{{- /* Settings that follow from what is mounted, by section, as JSON. */}}
+{{- /* Settings derived from the mounted files, by section, as JSON. */}}
 {{- define "icw.derivedSettings" -}}
 {{- $root := . -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
@@ -137,8 +137,8 @@ rollingUpdate: null
 {{- end }}
 
 {{- /*
-The file that the program reads. Key by key with toJson: toToml writes 32 as 32.0 and 1000000 as 1e+06, which the program
-refuses. JSON's strings, numbers, booleans and lists of strings are TOML's too.
+The settings file of the program. Each value is written with toJson, because toToml writes 32 as 32.0 and 1000000 as 1e+06, which
+the program refuses. JSON strings, numbers, booleans and lists of strings are valid TOML.
 */}}
 {{- define "icw.toml" -}}
 {{- $sections := mergeOverwrite (deepCopy (.Values.config | default dict)) (include "icw.derivedSettings" . | fromJson) -}}
@@ -152,14 +152,14 @@ refuses. JSON's strings, numbers, booleans and lists of strings are TOML's too.
 {{ end }}
 {{- end }}
 
-{{- /* The port of a URL, its scheme's where it names none. */}}
+{{- /* The port of a URL, or the default port of its scheme. */}}
 {{- define "icw.port" -}}
 {{- $url := urlParse . -}}
 {{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
 {{- $port | default (ternary "443" "80" (eq $url.scheme "https")) -}}
 {{- end }}
 
-{{- /* The collector's URL: the program's setting, else OpenTelemetry's variables; nothing if there is none. */}}
+{{- /* The collector's URL, from the program's setting or else from OpenTelemetry's variables; empty if none is set. */}}
 {{- define "icw.collector" -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
 {{- $url := $settings.telemetry.otlp_endpoint -}}
@@ -171,7 +171,7 @@ refuses. JSON's strings, numbers, booleans and lists of strings are TOML's too.
 {{- $url -}}
 {{- end }}
 
-{{- /* The ports of HTTPS: those of the values, and those of the APIs' URLs and of a proxy. As a JSON list. */}}
+{{- /* The HTTPS ports of the values, of the APIs' URLs and of a proxy, as a JSON list. */}}
 {{- define "icw.httpsPorts" -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
 {{- $ports := list -}}
@@ -180,7 +180,7 @@ refuses. JSON's strings, numbers, booleans and lists of strings are TOML's too.
 {{- if eq $settings.hosts.delivery "webex" }}{{ $urls = append $urls $settings.hosts.webex_url }}{{ end -}}
 {{- range .Values.extraEnv -}}
 {{- if and (has (upper .name) (list "HTTPS_PROXY" "HTTP_PROXY" "ALL_PROXY")) .value -}}
-{{- /* Without a scheme it is one of HTTP, to the program as well. */}}
+{{- /* A proxy without a scheme is an HTTP proxy, as in the program. */}}
 {{- $urls = append $urls (ternary .value (printf "http://%s" .value) (contains "://" .value)) -}}
 {{- end -}}
 {{- end -}}
@@ -188,7 +188,7 @@ refuses. JSON's strings, numbers, booleans and lists of strings are TOML's too.
 {{- toJson (uniq $ports) -}}
 {{- end }}
 
-{{- /* Prometheus's job of the workers: the Prometheus Operator names it after the PodMonitor. */}}
+{{- /* The Prometheus job of the workers. The Prometheus Operator names it after the PodMonitor. */}}
 {{- define "icw.job" -}}
 {{- .Values.prometheusRule.job | default (printf "%s/%s" .Release.Namespace (include "icw.fullname" .)) -}}
 {{- end }}
