@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# `make image` builds this with Docker, Podman or buildah. Both base images can be others of the same kind: the first with Rust
-# and a C compiler on Debian 13 or older, the second with a C library at least as new, and CA certificates.
+# `make image` builds this file with Docker, Podman or buildah. You can replace both base images. The build image needs Rust and a C
+# compiler on Debian 13 or older. The runtime image needs CA certificates and a C library at least as new as the build image's.
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim-trixie
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian13:nonroot
 
@@ -14,20 +14,20 @@ COPY . .
 RUN cargo chef prepare --recipe-path recipe.json
 
 FROM chef AS build
-# Paths in the binary (panics, line tables) must not name the machine that built it.
+# Paths in the binary (panics, line tables) must not identify the build machine.
 ENV RUSTFLAGS="--remap-path-prefix=/src=. --remap-path-prefix=/usr/local/cargo=cargo"
-# The dependencies are a layer of their own, which a cache exporter can keep; it changes with Cargo.lock alone.
+# The dependencies have their own layer, which a cache exporter can keep. It changes only if Cargo.lock changes.
 COPY --from=plan /src/recipe.json recipe.json
 RUN cargo chef cook --release --locked --bin instant-connect-worker --recipe-path recipe.json
 COPY . .
-# With `auditable` the list of dependencies is in the binary, for scanners. Line tables go into a file of their own.
+# `auditable` adds the list of dependencies to the binary, for scanners. Line tables go into a separate file.
 RUN cargo auditable build --release --locked --bin instant-connect-worker \
     && install -d /out/lib/instant-connect-worker \
     && objcopy --only-keep-debug target/release/instant-connect-worker /out/instant-connect-worker.debug \
     && objcopy --strip-debug --add-gnu-debuglink=/out/instant-connect-worker.debug \
        target/release/instant-connect-worker /out/instant-connect-worker
 
-# The line tables alone: `--target debug`.
+# Only the line tables: `--target debug`.
 FROM scratch AS debug
 COPY --from=build /out/instant-connect-worker.debug /
 
@@ -45,15 +45,15 @@ LABEL org.opencontainers.image.title="instant-connect-worker" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.base.name="${RUNTIME_IMAGE}"
 COPY --from=build --chown=0:0 --chmod=0755 /out/instant-connect-worker /usr/local/bin/instant-connect-worker
-# The ledger's place. Platforms that choose a user of their own (OpenShift) give it group 0. No VOLUME: it would make an
-# anonymous volume at each run, which nobody keeps.
+# The directory of the ledger. Platforms that choose the user themselves (OpenShift) use group 0. No VOLUME: it would create an
+# anonymous volume at each run, and nobody would keep it.
 COPY --from=build --chown=65532:0 --chmod=0770 /out/lib/ /var/lib/
-# A number, so that Kubernetes can see that it is not root.
+# Numeric, so that Kubernetes can verify that the user is not root.
 USER 65532:65532
 WORKDIR /var/lib/instant-connect-worker
-# Metrics and health, for what runs beside the container; nothing there needs or shows a secret.
+# Metrics and health for other containers and the host. These pages neither need nor show a secret.
 ENV ICW_ADMIN__LISTEN=0.0.0.0:9464
-# Stacks on which the deepest headers of a message can be read (src/cli/stack.rs): without it the program starts itself again.
+# Thread stacks large enough for the most deeply nested message headers (src/cli/stack.rs). Without it the program restarts itself.
 ENV RUST_MIN_STACK=67108864
 EXPOSE 9464
 STOPSIGNAL SIGTERM
