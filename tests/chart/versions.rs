@@ -59,10 +59,7 @@ fn written_version_is_a_release_s_and_stands_in_all_places() {
     assert_eq!(changelog, read("CHANGELOG.md").replacen("## [Unreleased]\n\n", released, 1));
     // Nothing is there to be released next.
     let empty = release(folder.path(), &["write", "9.8.8"]);
-    assert!(
-        String::from_utf8_lossy(&empty.stderr).contains("nothing stands under [Unreleased]"),
-        "{empty:?}"
-    );
+    assert!(String::from_utf8_lossy(&empty.stderr).contains("[Unreleased] is empty"), "{empty:?}");
 }
 
 #[test]
