@@ -46,7 +46,7 @@ LABEL org.opencontainers.image.title="instant-connect-worker" \
       org.opencontainers.image.base.name="${RUNTIME_IMAGE}"
 COPY --from=build --chown=0:0 --chmod=0755 /out/instant-connect-worker /usr/local/bin/instant-connect-worker
 # The directory of the ledger. Platforms that choose the user themselves (OpenShift) use group 0. No VOLUME: it would create an
-# anonymous volume at each run, and nobody would keep it.
+# anonymous volume at each run, which is lost with the container.
 COPY --from=build --chown=65532:0 --chmod=0770 /out/lib/ /var/lib/
 # Numeric, so that Kubernetes can verify that the user is not root.
 USER 65532:65532
