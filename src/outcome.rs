@@ -1,8 +1,9 @@
 //! What can become of a message: the closed set of outcomes, and the closed set of classes of dead letters.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, time::Duration};
 
 use futures_util::future::BoxFuture;
+use strum::{EnumDiscriminants, EnumString, IntoStaticStr, VariantArray};
 use uuid::Uuid;
 
 use crate::contract::{link::Outgoing, time::WireTime};
@@ -72,7 +73,8 @@ impl fmt::Debug for Then {
 }
 
 /// What kind of failure passes: the header `x-retry-reason`, and a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case", const_into_str)]
 pub enum Cause {
     /// No connection, a time limit, an answer that says "later".
     Unavailable,
@@ -89,21 +91,10 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// All causes.
-    pub const ALL: [Self; 6] =
-        [Self::Unavailable, Self::RateLimited, Self::Malformed, Self::Token, Self::Busy, Self::Ledger];
-
     /// As on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unavailable => "unavailable",
-            Self::RateLimited => "rate-limited",
-            Self::Malformed => "malformed",
-            Self::Token => "token",
-            Self::Busy => "busy",
-            Self::Ledger => "ledger",
-        }
+        self.into_str()
     }
 }
 
@@ -137,7 +128,10 @@ impl Death {
 }
 
 /// The classes of dead letters: the header `x-dead-class`, a metric label, and a filter alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumString, IntoStaticStr, VariantArray,
+)]
+#[strum(serialize_all = "kebab-case", const_into_str, parse_err_ty = String, parse_err_fn = unknown_class)]
 pub enum Class {
     /// The message breaks the contract.
     Invalid,
@@ -158,31 +152,10 @@ pub enum Class {
 }
 
 impl Class {
-    /// All classes, in the order of the contract.
-    pub const ALL: [Self; 8] = [
-        Self::Invalid,
-        Self::DeviceNotAllowed,
-        Self::Rejected,
-        Self::Expired,
-        Self::Exhausted,
-        Self::Unroutable,
-        Self::Poison,
-        Self::Internal,
-    ];
-
     /// As on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Invalid => "invalid",
-            Self::DeviceNotAllowed => "device-not-allowed",
-            Self::Rejected => "rejected",
-            Self::Expired => "expired",
-            Self::Exhausted => "exhausted",
-            Self::Unroutable => "unroutable",
-            Self::Poison => "poison",
-            Self::Internal => "internal",
-        }
+        self.into_str()
     }
 }
 
@@ -192,15 +165,57 @@ impl fmt::Display for Class {
     }
 }
 
-impl FromStr for Class {
-    type Err = String;
+fn unknown_class(_: &str) -> String {
+    format!("expected one of {}", names::<Class>())
+}
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let known = || Self::ALL.map(Self::as_str).join(", ");
-        Self::ALL
-            .into_iter()
-            .find(|class| class.as_str() == text)
-            .ok_or_else(|| format!("expected one of {}", known()))
+/// The texts of all values of `T`, separated by commas.
+pub(crate) fn names<T: VariantArray + Copy + Into<&'static str>>() -> String {
+    T::VARIANTS.iter().map(|value| (*value).into()).collect::<Vec<&str>>().join(", ")
+}
+
+/// How a delivery was settled. Its kind is the outcome in logs, spans and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(
+    name(SettledKind),
+    doc = "The kind of a [`Settled`]: label `outcome`.",
+    derive(IntoStaticStr, VariantArray),
+    strum(serialize_all = "kebab-case", const_into_str)
+)]
+pub enum Settled {
+    /// All messages are published and confirmed; the delivery is acknowledged.
+    Done,
+    /// The message is in the dead queue; the delivery is acknowledged.
+    Dead(Class),
+    /// A copy waits in a delay queue, its attempt counted if the failure is its own; the delivery is acknowledged.
+    TryAgain(Cause),
+    /// A copy waits in a delay queue, no attempt counted: the API is down or refuses our token. The delivery is acknowledged.
+    Wait(Cause),
+    /// The message returned before its time. It waits again in a delay queue; the delivery is acknowledged.
+    Early,
+    /// Requeued: processing took too long, or the worker stopped or panicked.
+    Requeued,
+    /// Requeued: its outcome could not be carried out.
+    Unfulfilled,
+    /// The channel is closed; the broker redelivers the message.
+    Lost,
+}
+
+impl Settled {
+    /// The outcome as in logs, spans and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        SettledKind::from(self).into_str()
+    }
+
+    /// The class of the dead letter, or the cause of the failure.
+    #[must_use]
+    pub const fn class(self) -> Option<&'static str> {
+        match self {
+            Self::Dead(class) => Some(class.as_str()),
+            Self::TryAgain(cause) | Self::Wait(cause) => Some(cause.as_str()),
+            _ => None,
+        }
     }
 }
 
@@ -211,18 +226,15 @@ mod tests {
     #[test]
     fn names_are_those_of_the_contract() {
         assert_eq!(
-            Class::ALL.map(Class::as_str).join(" "),
-            "invalid device-not-allowed rejected expired exhausted unroutable poison internal"
+            names::<Class>(),
+            "invalid, device-not-allowed, rejected, expired, exhausted, unroutable, poison, internal"
         );
-        assert_eq!(
-            Cause::ALL.map(Cause::as_str).join(" "),
-            "unavailable rate-limited malformed token busy ledger"
-        );
+        assert_eq!(names::<Cause>(), "unavailable, rate-limited, malformed, token, busy, ledger");
     }
 
     #[test]
     fn every_class_is_read_back_from_its_name() {
-        for class in Class::ALL {
+        for class in Class::VARIANTS.iter().copied() {
             assert_eq!(class.to_string().parse(), Ok(class));
         }
         assert!("other".parse::<Class>().unwrap_err().contains("device-not-allowed"));

@@ -181,10 +181,12 @@ impl HealthReport {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray as _;
+
     use super::*;
 
     fn health(work_age_max: Duration) -> Health {
-        Health::new(&Metrics::new(&[]).unwrap(), Stage::ALL, work_age_max)
+        Health::new(&Metrics::new(&[]).unwrap(), Stage::VARIANTS, work_age_max)
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::{
     delivery_log::DeliveryLog,
     headers::Taken,
     properties,
-    settle::{DeliveryContext, Settled, Settlement, Settler},
+    settle::{DeliveryContext, Settlement, Settler},
     source::{Delivery, Receipt, Source, Subscription},
     tries::{self, Tries, Try},
     working::Working,
@@ -43,7 +43,7 @@ use crate::{
         time::WireTime,
     },
     fault,
-    outcome::{Class, Death, Outcome},
+    outcome::{Class, Death, Outcome, Settled},
     stages::{self, Stage},
     telemetry::metrics::StageMetrics,
 };

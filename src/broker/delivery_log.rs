@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::settle::{DeliveryContext, Settled, Settlement};
-use crate::telemetry::traces::DeliverySpan;
+use super::settle::{DeliveryContext, Settlement};
+use crate::{outcome::Settled, telemetry::traces::DeliverySpan};
 
 /// A delivery that is worked on. Dropped before it was settled, it says that the broker has it back.
 #[derive(Debug)]

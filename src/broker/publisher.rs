@@ -20,6 +20,7 @@ use lapin::{
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
+use strum::IntoStaticStr;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -64,7 +65,8 @@ pub struct Publication {
 }
 
 /// Why a message is not known to be delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case", const_into_str)]
 pub enum PublishError {
     /// The broker returned it: no queue is bound for it.
     #[error("no queue is bound for it")]
@@ -74,6 +76,7 @@ pub enum PublishError {
     Nacked,
     /// The connection broke, or no confirm came in time: it may or may not have arrived.
     #[error("the connection to the broker broke before the confirm")]
+    #[strum(serialize = "unconfirmed")]
     Unknown,
     /// The publisher has ended.
     #[error("the publisher has ended")]
@@ -84,12 +87,7 @@ impl PublishError {
     /// As in spans.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unroutable => "unroutable",
-            Self::Nacked => "nacked",
-            Self::Unknown => "unconfirmed",
-            Self::Ended => "ended",
-        }
+        self.into_str()
     }
 }
 

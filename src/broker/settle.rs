@@ -29,13 +29,10 @@ use crate::{
     clock,
     contract::{link::Outgoing, message::Message, private::loggable_id, time::WireTime, trace::TraceContext},
     fault,
-    outcome::{Batch, Cause, Class, Death, Failure, Outcome, Then},
+    outcome::{Batch, Cause, Class, Death, Failure, Outcome, Settled, Then},
     retry::{self, AttemptHistory, Decision, RetryPolicy},
     telemetry::{
-        metrics::{
-            StageMetrics,
-            labels::{Ended, Label},
-        },
+        metrics::StageMetrics,
         traces::{DeliverySpan, Tracer},
     },
 };
@@ -74,60 +71,6 @@ pub struct Settler {
     delays: Vec<Duration>,
     metrics: StageMetrics,
     declared_again: watch::Receiver<u64>,
-}
-
-/// How a delivery ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// Everything published, acknowledged.
-    Done,
-    /// In the dead queue, acknowledged.
-    Dead(Class),
-    /// A copy waits in a hold queue, its attempt counted if the failure is its own; acknowledged.
-    TryAgain(Cause),
-    /// A copy waits in a hold queue, nothing counted: the other side is down, or refuses our token. Acknowledged.
-    Wait(Cause),
-    /// It came back before its time and waits on in a hold queue; acknowledged.
-    Early,
-    /// Given back to the broker: it was kept for too long, or the worker ended or failed.
-    Requeued,
-    /// Given back to the broker, for what its outcome asks for could not be done.
-    Unfulfilled,
-    /// Its channel is gone: the broker delivers it again.
-    Lost,
-}
-
-impl From<Settled> for Ended {
-    fn from(settled: Settled) -> Self {
-        match settled {
-            Settled::Done => Self::Done,
-            Settled::Dead(_) => Self::Dead,
-            Settled::TryAgain(_) => Self::TryAgain,
-            Settled::Wait(_) => Self::Wait,
-            Settled::Early => Self::Early,
-            Settled::Requeued => Self::Requeued,
-            Settled::Unfulfilled => Self::Unfulfilled,
-            Settled::Lost => Self::Lost,
-        }
-    }
-}
-
-impl Settled {
-    /// As in logs, spans and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        Ended::from(self).as_str()
-    }
-
-    /// The class of the dead letter, or the cause of the failure.
-    #[must_use]
-    pub const fn class(self) -> Option<&'static str> {
-        match self {
-            Self::Dead(class) => Some(class.as_str()),
-            Self::TryAgain(cause) | Self::Wait(cause) => Some(cause.as_str()),
-            _ => None,
-        }
-    }
 }
 
 /// What became of a delivery, for its line in the log.

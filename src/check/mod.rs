@@ -23,6 +23,7 @@ mod webex;
 use std::time::Duration;
 
 use serde::Serialize;
+use strum::IntoStaticStr;
 use tokio::time::timeout;
 
 use crate::{config::Loaded, masking::masked};
@@ -31,8 +32,9 @@ use crate::{config::Loaded, masking::masked};
 const LIMIT: Duration = Duration::from_secs(25);
 
 /// How a thing was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", const_into_str)]
 pub(crate) enum CheckVerdict {
     /// As it should be.
     Pass,
@@ -46,11 +48,7 @@ impl CheckVerdict {
     /// As in the output.
     #[must_use]
     pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Warn => "warn",
-            Self::Fail => "fail",
-        }
+        self.into_str()
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use strum::VariantArray;
 
 use super::{CommandError, progress::Line, say, say_json};
 use crate::{
@@ -256,9 +257,9 @@ impl DeadTool<'_> {
 impl QueueArgs {
     fn kinds(&self) -> Vec<DeadQueueKind> {
         if self.queues.is_empty() {
-            return DeadQueueKind::ALL.to_vec();
+            return DeadQueueKind::VARIANTS.to_vec();
         }
-        DeadQueueKind::ALL.into_iter().filter(|kind| self.queues.contains(kind)).collect()
+        DeadQueueKind::VARIANTS.iter().copied().filter(|kind| self.queues.contains(kind)).collect()
     }
 }
 

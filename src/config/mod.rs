@@ -181,7 +181,7 @@ pub enum HostsDelivery {
     /// Stage `host` sends the link.
     Webex,
     /// It is left on `host.webex`.
-    AmqpConfig,
+    Amqp,
 }
 
 /// Section `retry`.

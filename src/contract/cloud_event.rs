@@ -8,7 +8,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    decode::{self, Invalid},
+    decode::{self, Invalid, Problem},
     ids,
     message::Message,
 };
@@ -56,7 +56,7 @@ pub fn unwrap(message: &Message) -> Result<Unwrapped<'_>, Invalid> {
     if media_type.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix)) {
         return Err(Invalid::new(
             "",
-            "expected a CloudEvent as application/cloudevents+json; no batch, no other format",
+            "expected a CloudEvent as application/cloudevents+json, not a batch or another format",
         ));
     }
     if message.header("cloudEvents:specversion").or(message.header("cloudEvents_specversion")).is_none() {
@@ -128,7 +128,7 @@ fn envelope(library: &str, setting: &str) -> Invalid {
     Invalid::new(
         "",
         format!(
-            "expected the start event itself, and it is in an envelope of {library}; configure its sender with {setting}, or send a CloudEvent"
+            "expected the start event itself, not an envelope of {library}; configure the sender with {setting}, or send a CloudEvent"
         ),
     )
 }
@@ -148,8 +148,9 @@ fn structured(body: &[u8]) -> Result<Unwrapped<'_>, Invalid> {
             return Err(Invalid::new(name, "expected a non-empty string"));
         }
     }
-    let data =
-        event.data.ok_or_else(|| Invalid::new("data", "required, and missing (data_base64 is not read)"))?;
+    let data = event
+        .data
+        .ok_or_else(|| Invalid::new("data", Problem::Missing).with_hint("data_base64 is not supported"))?;
     let trace = [("traceparent", event.traceparent), ("tracestate", event.tracestate)];
     Ok(Unwrapped {
         data: data.get().as_bytes(),

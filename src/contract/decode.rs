@@ -1,7 +1,7 @@
-//! JSON in, with errors that name the place and what was expected, and never what was found: that may be a
-//! person's number, or say what they suffer from. A name that a publisher chose is as private as a value.
+//! Reading of JSON. Errors name the place and the expected value, never the value that came: it may be a person's number or a
+//! diagnosis. A name that a publisher chose is as private as a value.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData};
+use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
@@ -12,36 +12,121 @@ use serde_path_to_error::Segment;
 use super::places;
 pub(crate) use super::places::{BY_PUBLISHER, is_ours};
 
-/// What is wrong with a message: where (a JSON path) and what was expected there.
+/// A violation of the contract: its place in the message (a JSON path), and the problem there. Neither holds anything that came
+/// with the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     path: String,
-    problem: String,
+    problem: Problem,
+    hint: Option<&'static str>,
+}
+
+/// A problem at one place of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// A required field is missing.
+    Missing,
+    /// A field or a key is given more than once.
+    Duplicate,
+    /// The contract has no such field.
+    UnknownField {
+        /// The known field that was probably meant.
+        near: Option<String>,
+        /// The fields that are known at this place.
+        known: Vec<String>,
+    },
+    /// The value has more bytes than are allowed.
+    TooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The texts that each link repeats have more bytes, over all links, than are allowed.
+    EchoTooLarge {
+        /// Their size over all links, in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The body is not JSON from this place on.
+    NotJson {
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+    },
+    /// The time is not in the future.
+    NotInTheFuture,
+    /// The event has no `expiresAt`, and its links would have expired by now.
+    SessionOver,
+    /// The value is not as expected. The text begins with "expected".
+    Expected(Cow<'static, str>),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("missing required field"),
+            Self::Duplicate => f.write_str("duplicate field"),
+            Self::UnknownField { near, known } => {
+                f.write_str("unknown field")?;
+                if let Some(near) = near {
+                    write!(f, " (did you mean `{near}`?)")?;
+                }
+                write!(f, "; known here: {}", known.join(", "))
+            }
+            Self::TooLarge { bytes, max } => write!(f, "{bytes} bytes; the limit is {max}"),
+            Self::EchoTooLarge { bytes, max } => write!(
+                f,
+                "correlationId, attributes and names are copied into every link; together that is {bytes} bytes, and the limit is \
+                 {max}: shorten them, or split the session's people over several events"
+            ),
+            Self::NotJson { line, column } => write!(f, "invalid JSON at line {line}, column {column}"),
+            Self::NotInTheFuture => f.write_str("must be in the future"),
+            Self::SessionOver => f.write_str(
+                "missing, and the links would have expired by now, counted from the event's own time (CloudEvents time, AMQP \
+                 timestamp) or its first attempt; set expiresAt, or correct the sender's clock",
+            ),
+            Self::Expected(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<&'static str> for Problem {
+    fn from(expected: &'static str) -> Self {
+        Self::Expected(expected.into())
+    }
+}
+
+impl From<String> for Problem {
+    fn from(expected: String) -> Self {
+        Self::Expected(expected.into())
+    }
 }
 
 impl Invalid {
-    /// `path` such as `guests[1].address`, empty for the whole body; `problem` such as `expected …`. Neither may
-    /// hold anything that came with the message.
-    pub fn new(path: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { path: path.into(), problem: problem.into() }
+    /// `problem` at `path`, such as `guests[1].address`; an empty path means the whole body.
+    pub fn new(path: impl Into<String>, problem: impl Into<Problem>) -> Self {
+        Self { path: path.into(), problem: problem.into(), hint: None }
     }
 
-    /// The same problem, one level further in: `data` before `guests[1]` gives `data.guests[1]`.
+    /// The same problem one level further in: `data` before `guests[1]` gives `data.guests[1]`.
     #[must_use]
     pub fn within(self, outer: &str) -> Self {
         let path = if self.path.is_empty() { outer.to_owned() } else { format!("{outer}.{}", self.path) };
-        Self { path, problem: self.problem }
+        Self { path, ..self }
     }
 
-    /// The same problem, and what may be the reason.
+    /// The same problem, with a probable cause.
     #[must_use]
-    pub fn with_hint(self, hint: &str) -> Self {
-        Self { problem: format!("{} ({hint})", self.problem), ..self }
+    pub fn with_hint(self, hint: &'static str) -> Self {
+        Self { hint: Some(hint), ..self }
     }
 
-    /// What was expected.
+    /// The problem.
     #[must_use]
-    pub fn problem(&self) -> &str {
+    pub const fn problem(&self) -> &Problem {
         &self.problem
     }
 }
@@ -49,10 +134,11 @@ impl Invalid {
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() {
-            write!(f, "body: {}", self.problem)
+            write!(f, "body: {}", self.problem)?;
         } else {
-            write!(f, "`{}`: {}", self.path, self.problem)
+            write!(f, "`{}`: {}", self.path, self.problem)?;
         }
+        self.hint.map_or(Ok(()), |hint| write!(f, " ({hint})"))
     }
 }
 
@@ -61,12 +147,12 @@ impl std::error::Error for Invalid {}
 /// Reads a `T` from the whole of `body`.
 ///
 /// # Errors
-/// [`Invalid`] where it is not JSON or not a `T`.
+/// [`Invalid`] if `body` is not JSON or not a `T`.
 pub fn from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Invalid> {
-    // A byte-order mark before it is nobody's intention, and no harm.
+    // Some libraries write a byte-order mark; it changes nothing.
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     if body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff") {
-        return Err(Invalid::new("", "expected JSON in UTF-8, and this begins like UTF-16"));
+        return Err(Invalid::new("", "expected JSON in UTF-8; the body begins like UTF-16"));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid(body, &error))?;
@@ -74,8 +160,8 @@ pub fn from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Invalid> {
     Ok(value)
 }
 
-/// A `T` that was written as an object. Derived types read themselves from an array too, field by field, which no
-/// contract allows and no schema shows.
+/// A `T` that was written as an object. Derived types also read themselves from an array, field by field. No contract allows
+/// that, and no schema shows it.
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -111,7 +197,7 @@ pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(objects.into_iter().map(|Object(value)| value).collect())
 }
 
-/// Reads a field that is a list of objects, where `null` is an empty one.
+/// Reads a field that is a list of objects; `null` is an empty list.
 pub(crate) fn objects_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -119,7 +205,7 @@ pub(crate) fn objects_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(objects.into_iter().flatten().map(|Object(value)| value).collect())
 }
 
-/// Reads a map in which no key stands twice: of two values one would be lost silently.
+/// Reads a map without duplicate keys: of two values one would be lost silently.
 pub(crate) fn unique<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, T>>, D::Error> {
@@ -140,7 +226,7 @@ pub(crate) fn unique<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
                     let mut entries = BTreeMap::new();
                     while let Some((key, value)) = map.next_entry()? {
                         if entries.insert(key, value).is_some() {
-                            return Err(A::Error::custom("expected each key once, and one is given twice"));
+                            return Err(A::Error::custom("expected each key once"));
                         }
                     }
                     Ok(entries)
@@ -167,7 +253,7 @@ fn invalid(body: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -
             _ => &segments,
         };
         let (mut path, near) = (places::path(body, parents), nearest(found, &known));
-        // Somebody chose this name: it is shown only if it is one of ours, misspelt.
+        // A publisher chose this name. It is shown only if it is a misspelt name of ours.
         let shown = if near.is_some_and(|near| is_misspelt(found, near)) {
             places::identifier(found)
         } else {
@@ -180,11 +266,11 @@ fn invalid(body: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -
     explain(&places::path(body, &segments), message)
 }
 
-/// What the writer of a text could not know from a line and a column alone, with the field that it is in.
+/// A syntax error that a line and a column do not explain, with the field that it is in.
 fn syntax(body: &[u8], segments: &[&Segment], message: &str) -> Option<Invalid> {
     let problem = match message {
         "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
-            "expected whole characters, and an escape such as \\ud83d has no second half (half an emoji?)"
+            "expected whole characters; an escape such as \\ud83d has no second half (half an emoji?)"
         }
         "invalid unicode code point" => "expected text in UTF-8",
         "recursion limit exceeded" => "expected less nesting",
@@ -197,13 +283,10 @@ fn syntax(body: &[u8], segments: &[&Segment], message: &str) -> Option<Invalid> 
 }
 
 fn not_json(error: &serde_json::Error) -> Invalid {
-    Invalid::new(
-        "",
-        format!("expected JSON, which breaks off at line {} column {}", error.line(), error.column()),
-    )
+    Invalid::new("", Problem::NotJson { line: error.line(), column: error.column() })
 }
 
-/// Turns serde's own messages, which quote what they found, into ours, which don't.
+/// Turns serde's messages, which quote the value they found, into messages that do not.
 pub(crate) fn explain(path: &str, message: &str) -> Invalid {
     let mut path = path.to_owned();
     let quoted = |prefix: &str| -> Option<&str> {
@@ -212,28 +295,28 @@ pub(crate) fn explain(path: &str, message: &str) -> Invalid {
     };
     if let Some(name) = quoted("missing field ") {
         places::join(&mut path, name);
-        return Invalid::new(path, "required, and missing");
+        return Invalid::new(path, Problem::Missing);
     }
     if let Some(name) = quoted("duplicate field ") {
         if !path.ends_with(name) {
             places::join(&mut path, name);
         }
-        return Invalid::new(path, "expected once, and given twice");
+        return Invalid::new(path, Problem::Duplicate);
     }
     if let Some((found, known)) = unknown(message) {
         places::join(&mut path, &places::identifier(found));
         return unknown_field(path, nearest(found, &known), &known);
     }
     if message.starts_with("expected ") {
-        return Invalid::new(path, message);
+        return Invalid::new(path, message.to_owned());
     }
     match message.rsplit_once(", expected ") {
         Some((_, expected)) => Invalid::new(path, format!("expected {}", expected.replace('`', ""))),
-        None => Invalid::new(path, "not as expected"),
+        None => Invalid::new(path, "expected another value"),
     }
 }
 
-/// The field that a type does not have, and those that it has, of serde's message.
+/// The unknown field and the known fields in serde's message.
 fn unknown(message: &str) -> Option<(&str, Vec<&str>)> {
     // serde: unknown field `x`, expected one of `a`, `b`
     let rest = message.strip_prefix("unknown field `")?;
@@ -242,17 +325,17 @@ fn unknown(message: &str) -> Option<(&str, Vec<&str>)> {
 }
 
 fn unknown_field(path: String, near: Option<&str>, known: &[&str]) -> Invalid {
-    let hint = near.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
-    Invalid::new(path, format!("unknown field{hint}; known here: {}", known.join(", ")))
+    let known = known.iter().map(|name| (*name).to_owned()).collect();
+    Invalid::new(path, Problem::UnknownField { near: near.map(str::to_owned), known })
 }
 
-/// The known name that was meant, perhaps.
+/// The known name that is most like `found`.
 fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
     let scored = known.iter().map(|name| (strsim::jaro_winkler(found, name), *name));
     scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.8).map(|(_, name)| name)
 }
 
-/// Whether `found` is `name` with a slip or two: letter case and separators aside.
+/// True if `found` is `name` with one or two slips, letter case and separators aside.
 fn is_misspelt(found: &str, name: &str) -> bool {
     let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
     let slips = if name.len() < 8 { 1 } else { 2 };

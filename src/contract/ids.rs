@@ -1,5 +1,6 @@
 //! Ids that are the same at every repeat.
 
+use strum::IntoStaticStr;
 use uuid::Uuid;
 
 /// The namespace of every UUIDv5 of this project (itself the UUIDv5 of `instant-connect-worker` under the DNS
@@ -59,7 +60,8 @@ impl EventId {
 }
 
 /// For whom a link is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Role {
     /// Opens the meeting as its host.
     Host,
@@ -70,11 +72,8 @@ pub enum Role {
 impl Role {
     /// `host` or `guest`, as in routing keys and ids.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Host => "host",
-            Self::Guest => "guest",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -153,7 +153,7 @@ impl Recipient {
 
     /// `sms`, `whatsapp` or `webex`.
     #[must_use]
-    pub const fn channel(self) -> &'static str {
+    pub fn channel(self) -> &'static str {
         match self {
             Self::Guest(channel) => channel.as_str(),
             Self::Host => "webex",

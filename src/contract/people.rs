@@ -4,13 +4,17 @@ use std::{borrow::Cow, collections::HashSet, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use strum::{EnumString, IntoStaticStr};
 
 use super::{decode::Invalid, private::Private};
 
 /// How a guest is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString, IntoStaticStr,
+)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 #[schemars(inline, !try_from)]
+#[strum(serialize_all = "lowercase")]
 pub enum Channel {
     /// A text message.
     Sms,
@@ -21,11 +25,8 @@ pub enum Channel {
 impl Channel {
     /// As on the wire: `sms` or `whatsapp`.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sms => "sms",
-            Self::Whatsapp => "whatsapp",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The routing key of a guest link on this channel.
@@ -42,11 +43,7 @@ impl TryFrom<String> for Channel {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        match text.as_str() {
-            "sms" => Ok(Self::Sms),
-            "whatsapp" => Ok(Self::Whatsapp),
-            _ => Err("expected sms or whatsapp"),
-        }
+        text.parse().map_err(|_| "expected sms or whatsapp")
     }
 }
 

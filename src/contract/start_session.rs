@@ -6,10 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use strum::{EnumString, IntoStaticStr};
 
 use super::{
     BODY_BYTES_MAX, cloud_event,
-    decode::{self, Invalid},
+    decode::{self, Invalid, Problem},
     device::{AllowList, Device},
     header,
     ids::{self, EventId},
@@ -85,9 +86,12 @@ pub struct StartSession {
 }
 
 /// Which wording a meeting has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, EnumString, IntoStaticStr,
+)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 #[schemars(inline, !try_from)]
+#[strum(serialize_all = "lowercase")]
 pub enum Vertical {
     /// Healthcare.
     Hc,
@@ -98,11 +102,8 @@ pub enum Vertical {
 impl Vertical {
     /// As on the wire and in long links: `hc` or `gen`.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Hc => "hc",
-            Self::Gen => "gen",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -110,11 +111,7 @@ impl TryFrom<String> for Vertical {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        match text.as_str() {
-            "hc" => Ok(Self::Hc),
-            "gen" => Ok(Self::Gen),
-            _ => Err("expected hc or gen"),
-        }
+        text.parse().map_err(|_| "expected hc or gen")
     }
 }
 
@@ -202,11 +199,8 @@ impl Session {
     /// [`Refusal`], which names the field and what was expected, and shows nothing of what came.
     pub fn read(message: &Message, rules: &SessionRules, now: Timestamp) -> Result<Self, Refusal> {
         if message.body.len() > BODY_BYTES_MAX {
-            return Err(Invalid::new(
-                "",
-                format!("expected at most {BODY_BYTES_MAX} bytes, and it has {}", message.body.len()),
-            )
-            .into());
+            let problem = Problem::TooLarge { bytes: message.body.len(), max: BODY_BYTES_MAX };
+            return Err(Invalid::new("", problem).into());
         }
         if let Some(encoding) = &message.content_encoding
             && !["", "identity", "utf-8", "utf8"].contains(&encoding.to_ascii_lowercase().as_str())
@@ -239,7 +233,7 @@ impl Session {
             WireTime::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
         });
         if expires_at.timestamp() <= now {
-            return Err(Refusal::Expired(within(Invalid::new("expiresAt", OVER))));
+            return Err(Refusal::Expired(within(Invalid::new("expiresAt", Problem::SessionOver))));
         }
         let correlation = correlation(start.correlation_id.as_ref(), message, &event_id);
         Ok(Self {
@@ -342,20 +336,15 @@ fn expired(
     let sent_in_time = message.first_failed_at().is_some()
         || message.deliveries() > 0
         || occurred_at.is_some_and(|at| start.expires_at.is_some_and(|end| at < end.timestamp()));
-    if sent_in_time && invalid.problem() == EXPIRED {
+    if sent_in_time && *invalid.problem() == Problem::NotInTheFuture {
         Refusal::Expired(invalid)
     } else {
         Refusal::Invalid(invalid)
     }
 }
 
-/// What is said of a body that is compressed or encoded.
-const ENCODED: &str = "expected content_encoding to be empty or identity; compressed bodies are not read";
-/// What is said of an `expiresAt` that is past.
-const EXPIRED: &str = "expected a time to come, and it is past";
-/// What is said where there is no `expiresAt`, and the session is over by the event's own time or its first attempt.
-const OVER: &str = "not given, and links would have ended by now, counted from the event's own time (CloudEvents time, AMQP \
-                    timestamp) or its first attempt; give expiresAt, or mend the sender's clock";
+const ENCODED: &str =
+    "expected content_encoding to be empty or identity; compressed bodies are not supported";
 
 /// The rules that no type alone can hold, at the time `now`.
 ///
@@ -389,7 +378,7 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     if devices.iter().map(|device| device.reveal().len()).sum::<usize>() > DEVICES_BYTES_MAX {
         return Err(Invalid::new(
             "devices",
-            format!("expected addresses of at most {DEVICES_BYTES_MAX} bytes together"),
+            format!("expected addresses with at most {DEVICES_BYTES_MAX} bytes together"),
         ));
     }
     for (position, expert) in start.experts.iter().enumerate() {
@@ -402,7 +391,7 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     }
     if let Some(expires_at) = start.expires_at {
         if expires_at.timestamp() <= now {
-            return Err(Invalid::new("expiresAt", EXPIRED));
+            return Err(Invalid::new("expiresAt", Problem::NotInTheFuture));
         }
         if start.not_before.is_some_and(|not_before| not_before >= expires_at) {
             return Err(Invalid::new("expiresAt", "expected a time after notBefore"));
@@ -410,20 +399,12 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     }
     let bytes = bytes_of(start.attributes.as_ref());
     if bytes > ATTRIBUTES_BYTES_MAX {
-        return Err(Invalid::new(
-            "attributes",
-            format!("expected at most {ATTRIBUTES_BYTES_MAX} bytes, and it has {bytes}"),
-        ));
+        return Err(Invalid::new("attributes", Problem::TooLarge { bytes, max: ATTRIBUTES_BYTES_MAX }));
     }
     let echoed = echoed(start, bytes);
     if echoed > ECHO_BYTES_MAX {
-        return Err(Invalid::new(
-            "correlationId",
-            format!(
-                "expected texts that the links of all people repeat in {ECHO_BYTES_MAX} bytes at most, and it takes \
-                 {echoed}: shorten correlationId, attributes or names, or split the session's people over several events"
-            ),
-        ));
+        let problem = Problem::EchoTooLarge { bytes: echoed, max: ECHO_BYTES_MAX };
+        return Err(Invalid::new("correlationId", problem));
     }
     Ok(())
 }
@@ -541,7 +522,9 @@ mod tests {
         for refused in [session(fits + 1, 0), session(0, 42)] {
             let reason = refused.unwrap_err();
             assert!(
-                reason.starts_with("`correlationId`: expected texts that the links of all people repeat"),
+                reason.starts_with(
+                    "`correlationId`: correlationId, attributes and names are copied into every link"
+                ),
                 "{reason}"
             );
         }
@@ -621,7 +604,7 @@ mod tests {
         };
         assert_eq!(devices(DEVICES_BYTES_MAX / 100), Ok(100));
         let refused = devices(DEVICES_BYTES_MAX / 100 + 1).unwrap_err();
-        assert_eq!(refused, "`devices`: expected addresses of at most 16384 bytes together");
+        assert_eq!(refused, "`devices`: expected addresses with at most 16384 bytes together");
     }
 
     #[test]
@@ -674,12 +657,12 @@ mod tests {
 
     /// (what is replaced in [`FULL`], by what, the error)
     const WRONG: &[(&str, &str, &str)] = &[
-        (FULL, "", "body: expected JSON, which breaks off at line 1 column 0"),
+        (FULL, "", "body: invalid JSON at line 1, column 0"),
         (FULL, "[]", "body: expected an object"),
         (FULL, "\"x\"", "body: expected an object"),
         (FULL, r#"["s",[["sms","+34600111222"]],[["a@b.co"]]]"#, "body: expected an object"),
         (r#""whatsapp""#, r#"{"whatsapp":null}"#, "`guests[0].channel`: expected a string"),
-        (r#""sessionId": "visit-48151623","#, "", "`sessionId`: required, and missing"),
+        (r#""sessionId": "visit-48151623","#, "", "`sessionId`: missing required field"),
         (
             r#""sessionId": "visit-48151623""#,
             r#""sessionId": """#,
@@ -689,7 +672,7 @@ mod tests {
         (
             r#""sessionId": "visit-48151623""#,
             r#""sessionId": "a", "sessionId": "b""#,
-            "`sessionId`: expected once, and given twice",
+            "`sessionId`: duplicate field",
         ),
         (
             r#""devices""#,
@@ -767,11 +750,7 @@ mod tests {
             "`expiresAt`: expected an RFC 3339 time such as 2026-11-21T10:00:00Z",
         ),
         ("2026-11-21T11:00:00Z", "2026-11-21T10:00:00Z", "`expiresAt`: expected a time after notBefore"),
-        (
-            "2026-11-21T11:00:00Z",
-            "2026-11-21T09:00:00Z",
-            "`expiresAt`: expected a time to come, and it is past",
-        ),
+        ("2026-11-21T11:00:00Z", "2026-11-21T09:00:00Z", "`expiresAt`: must be in the future"),
         (r#""chat-99""#, "99", "`attributes.(key 1 of 1)`: expected a string"),
         (
             r#""resumeKey""#,
@@ -783,25 +762,21 @@ mod tests {
             r#""email": 7, "z": """#,
             "`attributes.(key 1 of 2)`: expected a string",
         ),
-        (
-            r#""resumeKey": "chat-99""#,
-            r#""a": "", "a": """#,
-            "`attributes`: expected each key once, and one is given twice",
-        ),
+        (r#""resumeKey": "chat-99""#, r#""a": "", "a": """#, "`attributes`: expected each key once"),
         (
             r#""Ana""#,
             r#""Ana \ud83d""#,
-            "`guests[0].name`: expected whole characters, and an escape such as \\ud83d has no second half (half an emoji?)",
+            "`guests[0].name`: expected whole characters; an escape such as \\ud83d has no second half (half an emoji?)",
         ),
         (
             r#""Ana""#,
             r#""Ana \ud83d\u0041""#,
-            "`guests[0].name`: expected whole characters, and an escape such as \\ud83d has no second half (half an emoji?)",
+            "`guests[0].name`: expected whole characters; an escape such as \\ud83d has no second half (half an emoji?)",
         ),
         (
             r#""chat-99""#,
             r#""\ude00""#,
-            "`attributes.(key 1 of 1)`: expected whole characters, and an escape such as \\ud83d has no second half (half an emoji?)",
+            "`attributes.(key 1 of 1)`: expected whole characters; an escape such as \\ud83d has no second half (half an emoji?)",
         ),
         (
             r#""Ana""#,
@@ -817,7 +792,7 @@ mod tests {
             let body = FULL.replacen(from, to, 1);
             assert_ne!(body, FULL);
             let got = read(&body).unwrap_err();
-            let got = if *error == "body: required, and missing" {
+            let got = if *error == "body: missing required field" {
                 got.replace("`sessionId`", "body")
             } else {
                 got
@@ -831,13 +806,13 @@ mod tests {
         let with = |n: usize| FULL.replace("chat-99", &"x".repeat(n));
         assert!(read(&with(ATTRIBUTES_BYTES_MAX - "resumeKey".len())).is_ok());
         let error = read(&with(ATTRIBUTES_BYTES_MAX - "resumeKey".len() + 1)).unwrap_err();
-        assert_eq!(error, "`attributes`: expected at most 4096 bytes, and it has 4097");
+        assert_eq!(error, "`attributes`: 4097 bytes; the limit is 4096");
     }
 
     #[test]
     fn a_body_has_a_limit() {
         let error = read(&" ".repeat(BODY_BYTES_MAX + 1)).unwrap_err();
-        assert_eq!(error, "body: expected at most 262144 bytes, and it has 262145");
+        assert_eq!(error, "body: 262145 bytes; the limit is 262144");
     }
 
     #[test]
@@ -857,7 +832,7 @@ mod tests {
         let latin = FULL.replace("Ana", "@").bytes().map(|b| if b == b'@' { 0xe9 } else { b }).collect();
         assert_eq!(read(latin), "`guests[0].name`: expected text in UTF-8");
         let utf_16 = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
-        assert_eq!(read(utf_16), "body: expected JSON in UTF-8, and this begins like UTF-16");
+        assert_eq!(read(utf_16), "body: expected JSON in UTF-8; the body begins like UTF-16");
     }
 
     #[test]
@@ -1003,7 +978,7 @@ mod tests {
     #[test]
     fn a_broken_cloud_event_is_invalid() {
         for (body, error) in [
-            ("{}", "`specversion`: required, and missing"),
+            ("{}", "`specversion`: missing required field"),
             (
                 r#"{"specversion":"0.3","id":"a","type":"t","source":"s"}"#,
                 "`specversion`: expected CloudEvents 1.0",
@@ -1011,7 +986,7 @@ mod tests {
             (r#"{"specversion":"1.0","id":"","type":"t","source":"s"}"#, "`id`: expected a non-empty string"),
             (
                 r#"{"specversion":"1.0","id":"a","type":"t","source":"s"}"#,
-                "`data`: required, and missing (data_base64 is not read)",
+                "`data`: missing required field (data_base64 is not supported)",
             ),
         ] {
             let message = Message { body: body.into(), ..cloud_event("null") };

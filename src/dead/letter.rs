@@ -1,6 +1,6 @@
 //! What is known of a dead letter.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use lapin::{
@@ -9,16 +9,18 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
+use strum::{EnumString, IntoStaticStr, VariantArray};
 use uuid::Uuid;
 
 use crate::{
     broker::{headers::Taken, is_unreadable, properties, topology::Topology},
     contract::{BODY_BYTES_MAX, cloud_event, header, ids, message::Message, start_session, time::WireTime},
-    outcome::Class,
+    outcome::{Class, names},
 };
 
 /// Whose dead letters: the work queue they came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "lowercase", const_into_str, parse_err_ty = String, parse_err_fn = unknown_queue)]
 pub(crate) enum DeadQueueKind {
     /// Start events, of stage `link`.
     Sessions,
@@ -29,17 +31,10 @@ pub(crate) enum DeadQueueKind {
 }
 
 impl DeadQueueKind {
-    /// All.
-    pub(crate) const ALL: [Self; 3] = [Self::Sessions, Self::Guests, Self::Hosts];
-
     /// The queue's name without its prefix.
     #[must_use]
     pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sessions => "sessions",
-            Self::Guests => "guests",
-            Self::Hosts => "hosts",
-        }
+        self.into_str()
     }
 
     /// The work queue.
@@ -53,13 +48,8 @@ impl DeadQueueKind {
     }
 }
 
-impl FromStr for DeadQueueKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
-        found.ok_or_else(|| format!("expected one of {}", Self::ALL.map(Self::as_str).join(", ")))
-    }
+fn unknown_queue(_: &str) -> String {
+    format!("expected one of {}", names::<DeadQueueKind>())
 }
 
 /// A dead letter, taken and not acknowledged. Its `Debug` shows nothing private.

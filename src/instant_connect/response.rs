@@ -178,7 +178,7 @@ mod tests {
     fn what_was_not_asked_for_is_not_believed() {
         let base = r#""baseUrl":"https://instant.webex.com/visit/""#;
         for (body, problem) in [
-            ("", "expected JSON"),
+            ("", "invalid JSON"),
             ("null", "expected an object"),
             ("[]", "expected an object"),
             (r#"{"host":[],"guest":[]}"#, "0 host links, and 1 were asked for"),

@@ -13,7 +13,7 @@ use crate::{
     clock,
     contract::{
         BODY_BYTES_MAX,
-        decode::{self, Invalid},
+        decode::{self, Invalid, Problem},
         ids::{self, EventId},
         link::HostLink,
         message::Message,
@@ -190,7 +190,10 @@ fn read(message: &Message, rules: &LinkRules) -> Result<HostLink, Death> {
 fn parsed(message: &Message, rules: &LinkRules) -> Result<HostLink, Invalid> {
     // A host link echoes the event, so it is hardly larger than one.
     if message.body.len() > 2 * BODY_BYTES_MAX {
-        return Err(Invalid::new("", format!("expected at most {} bytes", 2 * BODY_BYTES_MAX)));
+        return Err(Invalid::new(
+            "",
+            Problem::TooLarge { bytes: message.body.len(), max: 2 * BODY_BYTES_MAX },
+        ));
     }
     let link: HostLink = decode::from_json(&message.body)?;
     // What an expert is told to open must be Instant Connect's, whoever put it into the queue.

@@ -24,12 +24,12 @@ fn bad_bodies() -> Vec<(Vec<u8>, &'static str, &'static str)> {
     let guests = |second: Value| json!({"guests": [{"channel": "sms", "address": number(1)}, second]});
     let large = json!({"attributes": {"resumeKey": OPAQUE, "filler": "x".repeat(300 * 1024)}});
     vec![
-        (b"".to_vec(), "invalid", "body: expected JSON, which breaks off at line 1 column 0"),
-        (b"flowsecret, but no JSON".to_vec(), "invalid", "body: expected JSON"),
+        (b"".to_vec(), "invalid", "body: invalid JSON at line 1, column 0"),
+        (b"flowsecret, but no JSON".to_vec(), "invalid", "body: invalid JSON"),
         (vec![0xff, 0xfe, 0x00], "invalid", "body: expected JSON"),
         (br#""a text""#.to_vec(), "invalid", "body: expected an object"),
         (wrong(json!({"guests": "flowsecret"})), "invalid", "`guests`: expected a sequence"),
-        (wrong(json!({"sessionId": null})), "invalid", "`sessionId`: required, and missing"),
+        (wrong(json!({"sessionId": null})), "invalid", "`sessionId`: missing required field"),
         (wrong(json!({"devces": []})), "invalid", "`devces`: unknown field (did you mean `devices`?)"),
         (
             wrong(guests(json!({"channel": "sms", "address": number(2), "nmae": "Guadalupe"}))),
@@ -57,8 +57,8 @@ fn bad_bodies() -> Vec<(Vec<u8>, &'static str, &'static str)> {
             "`experts[0]`: expected exactly one of email, personId, roomId",
         ),
         (wrong(json!({"guests": []})), "invalid", "`guests`: expected at least one guest"),
-        (wrong(large), "invalid", "body: expected at most 262144 bytes, and it has 307"),
-        (wrong(past), "invalid", "`expiresAt`: expected a time to come, and it is past"),
+        (wrong(large), "invalid", "body: 307"),
+        (wrong(past), "invalid", "`expiresAt`: must be in the future"),
         (wrong(backwards), "invalid", "`expiresAt`: expected a time after notBefore"),
         (wrong(json!({"expiresAt": 1_795_255_200})), "invalid", "`expiresAt`: expected"),
         (wrong(device), "device-not-allowed", "`devices[1]`: expected a device that devices.allowed lists"),
@@ -132,7 +132,7 @@ async fn a_bad_event_without_any_property_dies_with_all_headers_too() {
     let since = Timestamp::now();
     rig.publish_body(lapin::BasicProperties::default(), b"{}").await;
     let letter = rig.dead_letters("sessions").await.next().await;
-    assert_dead_letter(&letter, "invalid", "`sessionId`: required, and missing", since);
+    assert_dead_letter(&letter, "invalid", "`sessionId`: missing required field", since);
     assert_eq!(letter.header("traceparent").len(), 55, "a trace begins with the death");
     worker.stop().await;
 }
@@ -163,9 +163,9 @@ async fn what_is_no_host_link_on_the_hosts_queue_dies_there_and_holds_no_expert_
     let script = json!({"eventId": "e", "sessionId": "s", "expert": {"email": "winnifred-1@example.com"}, "guests": [], "url": "javascript:alert(1)", "expiresAt": "2126-01-01T10:00:00Z"});
     let over = json!({"eventId": "e", "sessionId": "s", "expert": {"email": "winnifred-1@example.com"}, "guests": [], "url": "https://instant.webex.com/visit/x", "expiresAt": "2020-01-01T10:00:00Z"});
     for (body, class, reason) in [
-        (json!({}), "invalid", "`eventId`: required, and missing"),
+        (json!({}), "invalid", "`eventId`: missing required field"),
         (event(1), "invalid", "`guests[0]`: expected a string"),
-        (guest, "invalid", "`expert`: required, and missing"),
+        (guest, "invalid", "`expert`: missing required field"),
         (script, "invalid", "`url`: expected a link"),
         (over, "expired", "the session is over"),
     ] {

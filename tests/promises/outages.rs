@@ -155,8 +155,8 @@ async fn no_malformed_answer_is_believed_and_each_is_asked_for_again() {
     let worker = rig.start(&quick(&[])).await;
     let mut guests = rig.guest_links().await;
     let faults = [
-        ("garbage", "malformed answer: body: expected JSON"),
-        ("empty", "malformed answer: body: expected JSON"),
+        ("garbage", "malformed answer: body: invalid JSON"),
+        ("empty", "malformed answer: body: invalid JSON"),
         ("huge=2", "malformed answer: more than 1048576 bytes"),
         ("cut=body", "the answer broke off"),
         ("cut=before", "the call failed on the way"),

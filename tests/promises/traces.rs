@@ -247,5 +247,5 @@ async fn a_dead_letter_names_the_span_that_put_it_there() {
     let span = spans.iter().find(|span| span.name.ends_with("sessions.dead")).unwrap();
     assert_eq!(letter.header("traceparent"), format!("00-{TRACE_ID}-{}-01", span.id));
     let process = spans.iter().find(|span| span.parent == FLOW).unwrap();
-    assert_eq!(process.error.as_deref(), Some("`sessionId`: required, and missing"));
+    assert_eq!(process.error.as_deref(), Some("`sessionId`: missing required field"));
 }

@@ -1,151 +1,114 @@
 //! The closed sets that labels take their values from.
 
-use crate::outcome::{Cause, Class};
+use strum::{IntoStaticStr, VariantArray};
 
 /// A closed set of values of one label.
-pub trait Label: Copy + 'static {
-    /// All of them.
-    const ALL: &'static [Self];
+pub trait Label: VariantArray + Into<&'static str> + Copy {
+    /// The value as on the wire.
+    fn as_str(self) -> &'static str {
+        self.into()
+    }
 
-    /// As on the wire.
-    fn as_str(self) -> &'static str;
-
-    /// All of them, as on the wire.
+    /// All values as on the wire.
     fn texts() -> Vec<&'static str> {
-        Self::ALL.iter().map(|value| value.as_str()).collect()
+        Self::VARIANTS.iter().map(|value| value.as_str()).collect()
     }
 }
 
-macro_rules! label {
-    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $value:ident = $text:literal,)+ }) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$doc])* $value,)+ }
+impl<T: VariantArray + Into<&'static str> + Copy> Label for T {}
 
-        impl Label for $name {
-            const ALL: &'static [Self] = &[$(Self::$value),+];
-
-            fn as_str(self) -> &'static str {
-                match self { $(Self::$value => $text),+ }
-            }
-        }
-    };
+/// Label `stage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Stage {
+    /// Events become links.
+    Link,
+    /// Host links become messages.
+    Host,
 }
 
-label! {
-    /// Label `stage`.
-    Stage {
-        /// Events become links.
-        Link = "link",
-        /// Host links become messages.
-        Host = "host",
-    }
+/// Label `queue`: which of a stage's queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Queue {
+    /// What the stage takes.
+    Work,
+    /// All its hold queues.
+    Held,
+    /// Its dead letters.
+    Dead,
 }
 
-label! {
-    /// Label `outcome`: how a delivery ended.
-    Ended {
-        /// Everything published, acknowledged.
-        Done = "done",
-        /// A copy waits in a hold queue, its attempt counted; acknowledged.
-        TryAgain = "try-again",
-        /// A copy waits in a hold queue, nothing counted; acknowledged.
-        Wait = "wait",
-        /// It came back before its time and waits on; acknowledged.
-        Early = "early",
-        /// In the dead queue, acknowledged.
-        Dead = "dead",
-        /// Given back to the broker, for the worker ends or failed.
-        Requeued = "requeued",
-        /// Given back to the broker, for what was decided could not be done.
-        Unfulfilled = "unfulfilled",
-        /// Its channel was gone: the broker delivers it again.
-        Lost = "lost",
-    }
+/// Label `upstream`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Upstream {
+    /// Instant Connect, called by stage `link`.
+    InstantConnect,
+    /// The Messages API, called by stage `host`.
+    WebexMessages,
 }
 
-label! {
-    /// Label `queue`: which of a stage's queues.
-    Queue {
-        /// What the stage takes.
-        Work = "work",
-        /// All its hold queues.
-        Held = "held",
-        /// Its dead letters.
-        Dead = "dead",
-    }
+/// Label `result` of a call of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Called {
+    /// An answer that can be used.
+    Ok,
+    /// No connection, no whole answer in time, 408, 423, 425, 5xx.
+    Unavailable,
+    /// 429, or another answer with a Retry-After.
+    RateLimited,
+    /// 401.
+    Token,
+    /// Another 4xx: this request is refused for good.
+    Rejected,
+    /// An answer that can't be believed.
+    Malformed,
+    /// Nobody waited for the answer any more: `amqp.delivery_timeout`, or the end of the worker.
+    Abandoned,
 }
 
-label! {
-    /// Label `upstream`.
-    Upstream {
-        /// Instant Connect, called by stage `link`.
-        InstantConnect = "instant_connect",
-        /// The Messages API, called by stage `host`.
-        WebexMessages = "webex_messages",
-    }
+/// Label `result` of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Published {
+    /// The broker has it, in a queue.
+    Confirmed,
+    /// No queue is bound for it.
+    Returned,
+    /// The broker refused it.
+    Nacked,
+    /// No confirm came: it may or may not have arrived.
+    Unknown,
 }
 
-label! {
-    /// Label `result` of a call of an upstream.
-    Called {
-        /// An answer that can be used.
-        Ok = "ok",
-        /// No connection, no whole answer in time, 408, 423, 425, 5xx.
-        Unavailable = "unavailable",
-        /// 429, or another answer with a Retry-After.
-        RateLimited = "rate-limited",
-        /// 401.
-        Token = "token",
-        /// Another 4xx: this request is refused for good.
-        Rejected = "rejected",
-        /// An answer that can't be believed.
-        Malformed = "malformed",
-        /// Nobody waited for the answer any more: `amqp.delivery_timeout`, or the end of the worker.
-        Abandoned = "abandoned",
-    }
+/// Label `connection`: what a connection to the broker is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Connection {
+    /// Deliveries of stage `link`.
+    Link,
+    /// Deliveries of stage `host`.
+    Host,
+    /// Everything that is published.
+    Publish,
 }
 
-label! {
-    /// Label `result` of a publish.
-    Published {
-        /// The broker has it, in a queue.
-        Confirmed = "confirmed",
-        /// No queue is bound for it.
-        Returned = "returned",
-        /// The broker refused it.
-        Nacked = "nacked",
-        /// No confirm came: it may or may not have arrived.
-        Unknown = "unknown",
-    }
-}
-
-label! {
-    /// Label `connection`: what a connection to the broker is for.
-    Connection {
-        /// Deliveries of stage `link`.
-        Link = "link",
-        /// Deliveries of stage `host`.
-        Host = "host",
-        /// Everything that is published.
-        Publish = "publish",
-    }
-}
-
-label! {
-    /// Label `result` of a claim in the ledger.
-    Claimed {
-        /// Nothing was recorded: the stage acts.
-        Miss = "miss",
-        /// It was done before; the recorded result is used.
-        Hit = "hit",
-        /// Another worker is at it.
-        Busy = "busy",
-        /// The id was used before, with other content.
-        Conflict = "conflict",
-        /// The ledger is down.
-        Failed = "failed",
-    }
+/// Label `result` of a claim in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Claimed {
+    /// Nothing was recorded: the stage acts.
+    Miss,
+    /// It was done before; the recorded result is used.
+    Hit,
+    /// Another worker is at it.
+    Busy,
+    /// The id was used before, with other content.
+    Conflict,
+    /// The ledger is down.
+    Failed,
 }
 
 impl Upstream {
@@ -156,21 +119,5 @@ impl Upstream {
             Stage::Link => Self::InstantConnect,
             Stage::Host => Self::WebexMessages,
         }
-    }
-}
-
-impl Label for Cause {
-    const ALL: &'static [Self] = &Self::ALL;
-
-    fn as_str(self) -> &'static str {
-        Self::as_str(self)
-    }
-}
-
-impl Label for Class {
-    const ALL: &'static [Self] = &Self::ALL;
-
-    fn as_str(self) -> &'static str {
-        Self::as_str(self)
     }
 }

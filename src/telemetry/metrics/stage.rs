@@ -11,19 +11,20 @@ use std::{
 
 use jiff::Timestamp;
 use prometheus::{Error, Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use strum::VariantArray;
 use tokio::time::Instant;
 
 use super::{
     EVENT_BUCKETS,
     connection::{ConnectionMetrics, Up},
     families::Families,
-    labels::{Connection, Ended, Label, Queue, Stage},
+    labels::{Connection, Label, Queue, Stage},
     upstream::BreakerMetrics,
 };
 use crate::{
     clock,
     contract::link::Recipient,
-    outcome::{Cause, Class},
+    outcome::{Cause, Class, SettledKind},
 };
 
 /// The families with a label `stage`.
@@ -69,13 +70,13 @@ impl StageFamilies {
                  (held, nothing counted: the other side is down or refuses our token); early (held on); dead; \
                  requeued (kept past amqp.delivery_timeout, or the worker ends or failed); unfulfilled (given back: what was decided could not be done); lost \
                  (its channel was gone: the broker delivers it again).",
-                &[stage(), ("outcome", Ended::texts())],
+                &[stage(), ("outcome", SettledKind::texts())],
             )?,
             durations: families.histograms(
                 "event_duration_seconds",
                 "Time from taking a delivery to its settlement, by how it was settled.",
                 EVENT_BUCKETS,
-                &[stage(), ("outcome", Ended::texts())],
+                &[stage(), ("outcome", SettledKind::texts())],
             )?,
             in_flight: families.gauges("in_flight", "Deliveries that are worked on now.", &[stage()])?,
             permits: families.gauges(
@@ -153,7 +154,7 @@ impl StageFamilies {
 
     /// Sets what is worked out when somebody asks.
     pub(super) fn refresh(&self) {
-        for stage in Stage::ALL {
+        for stage in Stage::VARIANTS {
             let age = self.work[*stage as usize].oldest().unwrap_or_default();
             let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
             self.oldest.with_label_values(&[stage.as_str()]).set(seconds);
@@ -178,7 +179,7 @@ impl StageMetrics {
     pub fn begin(&self) -> WorkTimer {
         self.gauge(&self.families.in_flight).inc();
         let (number, since) = self.in_progress().begin();
-        WorkTimer { metrics: self.clone(), number, since, ended: Ended::Requeued }
+        WorkTimer { metrics: self.clone(), number, since, ended: SettledKind::Requeued }
     }
 
     /// How many deliveries may be worked on at once.
@@ -217,7 +218,7 @@ impl StageMetrics {
 
     /// How many messages are in the stage's queues, in the order of [`Queue`].
     pub fn set_queued(&self, messages: [u64; 3]) {
-        for (queue, messages) in Queue::ALL.iter().zip(messages) {
+        for (queue, messages) in Queue::VARIANTS.iter().zip(messages) {
             let gauge = self.families.queued.with_label_values(&[self.stage.as_str(), queue.as_str()]);
             gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
         }
@@ -225,7 +226,7 @@ impl StageMetrics {
 
     /// Nobody knows any more how many messages are in the stage's queues.
     pub fn forget_queued(&self) {
-        for queue in Queue::ALL {
+        for queue in Queue::VARIANTS {
             // One that is absent can't be removed, and need not be.
             _ = self.families.queued.remove_label_values(&[self.stage.as_str(), queue.as_str()]);
         }
@@ -308,12 +309,12 @@ pub struct WorkTimer {
     metrics: StageMetrics,
     number: u64,
     since: Instant,
-    ended: Ended,
+    ended: SettledKind,
 }
 
 impl WorkTimer {
     /// The delivery is settled.
-    pub fn ended(mut self, how: Ended) {
+    pub fn ended(mut self, how: SettledKind) {
         self.ended = how;
     }
 }
