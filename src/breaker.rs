@@ -99,6 +99,8 @@ struct BreakerState {
     /// Probes that failed since it opened.
     probes: u32,
     opened_at: Option<Instant>,
+    /// It is shown as closed, because no message waits.
+    hidden: bool,
     /// It was opened by few events: each other one is a probe at once.
     few: bool,
     /// The API asked for no call before this.
@@ -107,6 +109,9 @@ struct BreakerState {
     cause: Option<Cause>,
     /// The begin of the last work that succeeded.
     success: Option<Instant>,
+    /// Events served so far, and failures so far.
+    served: u64,
+    failures_ever: u64,
     /// Events that failed and are not over.
     failed: HashMap<EventKey, Failed>,
 }
@@ -115,7 +120,12 @@ struct BreakerState {
 #[derive(Clone, Copy, Debug)]
 struct Failed {
     at: Instant,
+    /// Events served and failures of all events when it failed last, this failure included.
+    served: u64,
+    failures: u64,
     cause: Cause,
+    /// Others were served since it failed before, and as many or more failed.
+    disputed: bool,
     /// Its last failures in a row of this cause that followed the success of another event.
     own: u32,
     /// Its last failures in a row that were unclear.
@@ -135,10 +145,14 @@ impl BreakerState {
             let oldest = self.failed.iter().min_by_key(|(_, failed)| failed.at).map(|(event, _)| *event);
             oldest.and_then(|oldest| self.failed.remove(&oldest));
         }
-        let success = self.success;
+        let (success, served, failures) = (self.success, self.served, self.failures_ever);
+        self.failures_ever = failures.saturating_add(1);
         let failed = self.failed.entry(event).or_insert(Failed {
             at: now,
+            served,
+            failures,
             cause,
+            disputed: false,
             own: 0,
             unclear: 0,
             postponed: 0,
@@ -146,10 +160,15 @@ impl BreakerState {
             asked: Duration::ZERO,
         });
         // Work that had begun before says nothing of what came after, nor does a failure of another kind of this one.
+        // If more of the others failed than were served since then, the API fails in part: no event is to blame.
+        let prevails = served.saturating_sub(failed.served) > failures.saturating_sub(failed.failures);
         let own = is_alike(failed.cause, cause) && success.is_some_and(|success| success > failed.at);
+        failed.disputed = own && !prevails;
+        let own = own && prevails;
         let before = if failed.cause == cause { failed.own } else { 0 };
         failed.own = if own { before.saturating_add(1) } else { 0 };
         (failed.at, failed.cause) = (now, cause);
+        (failed.served, failed.failures) = (served, failures.saturating_add(1));
         failed
     }
 }
@@ -213,6 +232,16 @@ impl Breaker {
         self.probe_at().is_some_and(|at| at <= Instant::now())
     }
 
+    /// Shows a breaker as closed whose probe is due while no message waits: nobody is waiting for the API. The next failure opens it
+    /// again at once. A refused token stays shown: the next event would meet it.
+    pub(crate) fn nothing_waits(&self) {
+        let mut inner = self.inner();
+        if self.is_due() && inner.cause != Some(Cause::Token) && !std::mem::replace(&mut inner.hidden, true) {
+            self.metrics.closed();
+            info!(stage = self.stage, "breaker half-open: no message waits; the next message probes the API");
+        }
+    }
+
     /// Resolves when the breaker is open.
     pub(crate) async fn opened(&self) {
         // The sender lives as long as this breaker, so the wait can't fail.
@@ -234,7 +263,11 @@ impl Breaker {
             (Sign::Works, _) => {
                 let mut inner = self.inner();
                 inner.failed.remove(&event);
-                inner.success = inner.success.max(Some(begun));
+                // A refused request shows that the API answers. It doesn't show that the API would serve another event.
+                if matches!(outcome, Outcome::Done(_)) {
+                    inner.success = inner.success.max(Some(begun));
+                    inner.served = inner.served.saturating_add(1);
+                }
                 self.close(&mut inner, begun);
             }
             (Sign::LedgerWorks, _) => {
@@ -270,7 +303,7 @@ impl Breaker {
     ) -> BreakerVerdict {
         let mut inner = self.inner();
         let was_open = self.probe_at().is_some();
-        let own = inner.remember(event, cause).own;
+        let Failed { own, disputed, .. } = *inner.remember(event, cause);
         let counted = match (sign, cause) {
             _ if was_open => false,
             // Each is the same for all events.
@@ -280,7 +313,9 @@ impl Breaker {
         };
         // The first refusal after others were served may be a new token's, and so may the next.
         let in_doubt = !was_open && cause == Cause::Token && own > 0;
-        if !counted && !in_doubt {
+        // A disputed failure is neither counted nor a sign of an outage. In an outage, failures without any success follow.
+        let disputed = disputed && !was_open && (sign == Sign::Fails || cause == Cause::Token);
+        if !counted && !in_doubt && !disputed {
             self.add(&mut inner, event, sign, cause, reason);
         }
         let open = self.probe_at().is_some();
@@ -377,8 +412,9 @@ impl Breaker {
         let wait = wait.unwrap_or_else(|| retry::reconnect_wait(initial, max, inner.probes, fastrand::f64()));
         let probe_at = self.probe_at().unwrap_or(now).max(now + wait);
         self.probe_at.send_replace(Some(probe_at));
-        if inner.opened_at.is_none() {
-            inner.opened_at = Some(now);
+        let hidden = std::mem::take(&mut inner.hidden);
+        if inner.opened_at.is_none() || hidden {
+            inner.opened_at.get_or_insert(now);
             self.metrics.opened(cause);
             warn!(
                 stage = self.stage,
@@ -398,7 +434,7 @@ impl Breaker {
             }
         }
         (inner.failures, inner.probes, inner.cause, inner.failing_since) = (0, 0, None, None);
-        (inner.few, inner.rate_limited_until) = (false, None);
+        (inner.few, inner.hidden, inner.rate_limited_until) = (false, false, None);
         inner.failing.clear();
         for failed in inner.failed.values_mut() {
             (failed.unclear, failed.postponed, failed.wait) = (0, 0, Duration::ZERO);

@@ -69,7 +69,7 @@ pub fn decide(
         (asked + jitter(policy.initial, policy.jitter, random), history.attempts, history.waited)
     } else {
         let attempts = history.attempts.saturating_add(1);
-        let wait = wait(policy, attempts, random);
+        let wait = shortened(wait(policy, attempts, random), policy.initial, failure, now);
         (wait, attempts, history.waited.saturating_add(wait))
     };
     let at = SignedDuration::try_from(wait)
@@ -88,6 +88,14 @@ pub fn decide(
         return give_up(Class::Exhausted, "retry.total is used up");
     }
     Decision::Again { at, attempts, waited }
+}
+
+/// `wait`, or half of what is left of the session if that is shorter: an event is not given up while there is time for another
+/// attempt. Below `least` nothing is shortened.
+#[must_use]
+pub fn shortened(wait: Duration, least: Duration, failure: &Failure, now: Timestamp) -> Duration {
+    let left = Duration::try_from(failure.deadline.timestamp().duration_since(now)).unwrap_or_default();
+    if wait >= left && left / 2 >= least { left / 2 } else { wait }
 }
 
 /// Decides about `failure` that may be the other side's: nothing is counted, and the message is back after `wait`, and not before
@@ -343,6 +351,16 @@ mod tests {
                 waited: Duration::from_millis(299_001)
             }
         );
+    }
+
+    #[test]
+    fn wait_beyond_the_deadline_is_half_of_the_time_that_is_left() {
+        let history = AttemptHistory { attempts: 3, waited: Duration::ZERO };
+        let policy = RetryPolicy { multiplier: 100.0, max: Duration::from_secs(600), ..policy() };
+        let Decision::Again { at, .. } = decide(&policy, &failure(None, 300), history, now(), 0.5) else { panic!() };
+        assert_eq!(at, now() + SignedDuration::from_secs(150));
+        let shortly = decide(&policy, &failure(None, 1), history, now(), 0.5);
+        assert!(matches!(shortly, Decision::GiveUp(Death { class: Class::Expired, .. })), "{shortly:?}");
     }
 
     #[test]

@@ -136,6 +136,56 @@ async fn no_failure_is_counted_that_may_be_the_apis() {
     }
 }
 
+/// In an outage the API still refuses requests that are wrong: one flow that sends them must not have all others counted.
+#[tokio::test(start_paused = true)]
+async fn refused_event_is_no_event_that_was_served() {
+    let breaker = breaker();
+    let unavailable = failure(Cause::Unavailable, None);
+    for round in 0..20 {
+        for number in [1, 2] {
+            assert_ne!(breaker.verdict(number, &unavailable), BreakerVerdict::Own, "{number} in round {round}");
+        }
+        pass(10).await;
+        breaker.learn(100 + round, &Outcome::Dead(Death::new(Class::Rejected, "it answered")));
+        pass(10).await;
+    }
+}
+
+/// One call of five succeeds: no event is to blame for the others.
+#[tokio::test(start_paused = true)]
+async fn partial_outage_counts_against_no_event() {
+    let breaker = breaker();
+    let unavailable = failure(Cause::Unavailable, None);
+    for round in 0..20 {
+        for number in [1, 2, 3, 4] {
+            assert_ne!(breaker.verdict(number, &unavailable), BreakerVerdict::Own, "{number} in round {round}");
+        }
+        pass(10).await;
+        breaker.learn(100 + round, &done());
+        pass(10).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn breaker_without_waiting_messages_is_shown_as_closed_until_the_next_failure() {
+    let breaker = breaker();
+    let unavailable = failure(Cause::Unavailable, None);
+    for number in [1, 2, 3] {
+        breaker.learn(number, &unavailable);
+    }
+    breaker.nothing_waits();
+    assert!(breaker.metrics.is_open(), "no probe is due yet");
+    tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
+    breaker.nothing_waits();
+    assert!(!breaker.metrics.is_open() && breaker.probe_at().is_some());
+    breaker.learn(4, &unavailable);
+    assert!(breaker.metrics.is_open());
+    breaker.learn(5, &failure(Cause::Token, None));
+    tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
+    breaker.nothing_waits();
+    assert!(breaker.metrics.is_open(), "the next event would meet the refused token");
+}
+
 /// Nobody can tell it from an outage: it is neither counted for ever nor does it hold up others.
 #[tokio::test(start_paused = true)]
 async fn single_event_that_fails_is_postponed_longer_each_time_and_not_counted() {
@@ -156,7 +206,11 @@ async fn single_event_that_fails_is_postponed_longer_each_time_and_not_counted()
     breaker.learn(4, &done());
     assert_eq!(breaker.probe_at(), None);
     pass(1).await;
-    assert_eq!(breaker.verdict(1, &unavailable), BreakerVerdict::Own, "another one was served");
+    assert_ne!(breaker.verdict(1, &unavailable), BreakerVerdict::Own, "more failed than were served");
+    pass(1).await;
+    breaker.learn(5, &done());
+    pass(1).await;
+    assert_eq!(breaker.verdict(1, &unavailable), BreakerVerdict::Own, "others are served");
 }
 
 /// Whoever was served had been asked for before: that says nothing of what came after.

@@ -52,6 +52,8 @@ use crate::{
 const HEALTH: Duration = Duration::from_secs(1);
 /// Where one at a time is delivered and none comes for this long, none is left that came together with one that can't be read.
 const QUIET: Duration = Duration::from_secs(5);
+/// Longer than the longest delay of `retry.delays` by default: after this long without a delivery, no message waits for the API.
+const NOTHING_WAITS_AFTER: Duration = Duration::from_secs(15 * 60);
 /// The wait of a message whose event is being worked on.
 const BUSY: Postponed = Postponed { wait: Duration::from_secs(1), max: Duration::from_secs(5) };
 /// So many messages that need no call, one after the other, are a backlog of them.
@@ -386,7 +388,7 @@ impl<S: Stage> Consumer<S> {
                 biased;
                 () = self.stopped() => return self.hand_back(subscription).await,
                 () = changed(&mut declared_again) => return self.hand_back(subscription).await,
-                next = self.next(&mut subscription) => next?,
+                next = self.next_probe(&mut subscription) => next?,
             };
             self.hand_back(subscription).await?;
             drop(shown);
@@ -396,6 +398,18 @@ impl<S: Stage> Consumer<S> {
             }
         }
         self.pass_over_refused(source).await
+    }
+
+    async fn next_probe(
+        &self,
+        subscription: &mut Subscription,
+    ) -> Result<(OwnedSemaphorePermit, Delivery), BrokerError> {
+        let permit = self.permit(subscription).await?;
+        if let Ok(delivery) = timeout(NOTHING_WAITS_AFTER, subscription.next()).await {
+            return Ok((permit, delivery?));
+        }
+        self.breaker.nothing_waits();
+        Ok((permit, subscription.next().await?))
     }
 
     /// Settles messages that need no call, many at once, up to the first that needs one: that is the probe. A backlog of events
@@ -583,7 +597,10 @@ impl<S: Stage> Consumer<S> {
         let trace = span.context().clone();
         // What the stage sends is sent within this span, and so is the copy for the next attempt, or the dead letter.
         trace.write(&mut message.headers);
-        let happened_at = occurred_at.or_else(|| message.first_failed_at()).unwrap_or_else(clock::now);
+        // A replayed letter was late when it died, and was counted then.
+        let happened_at = (message.replayed_at().or(occurred_at))
+            .or_else(|| message.first_failed_at())
+            .unwrap_or_else(clock::now);
         let ticket = DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at };
         let report = DeliveryLog::begin(S::NAME, &ticket, message.attempts(), begun, span);
         let settlement = if let Some(deaths) = deaths {

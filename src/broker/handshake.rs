@@ -130,9 +130,8 @@ async fn log_in(
     let runtime = async_rs::Runtime::new(Kit::current());
     match Connection::connector(uri(node), runtime, hand_over, properties).await {
         Ok(connection) => {
-            // 0 is no limit.
             let frame_max = connection.configuration().frame_max();
-            if (1..FRAME_BYTES_MIN).contains(&frame_max) {
+            if frame_max < FRAME_BYTES_MIN {
                 return Err(BrokerError::SmallFrames(frame_max));
             }
             Ok(Connected::new(connection, ender))
@@ -177,6 +176,8 @@ fn uri(node: &Node) -> AMQPUri {
         query: AMQPQueryString {
             heartbeat: Some(node.heartbeat.unwrap_or(HEARTBEAT_S)),
             auth_mechanism: Some(mechanism),
+            // lapin takes the lower of this and the broker's own value, and allocates 64 frames. A broker's 0 (no limit) would be 4 GiB each.
+            frame_max: Some(FRAME_BYTES_MIN),
             ..AMQPQueryString::default()
         },
     }

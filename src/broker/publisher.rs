@@ -42,6 +42,8 @@ use crate::{
 const OUTSTANDING_MAX: usize = 1024;
 /// Most messages that wait to be published.
 const QUEUED_MAX: usize = 1024;
+/// The share of `amqp.timeout` for which a confirm may be late while the channel confirms other messages.
+const QUEUE_PATIENCE: u32 = 4;
 /// How often it is looked at whether the broker blocks publishing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long confirms are waited for on a channel that is to be used no more.
@@ -412,7 +414,7 @@ impl<'a> PublishSession<'a> {
             }
             tokio::select! {
                 biased;
-                _ = health.tick() => self.check_health()?,
+                _ = health.tick() => self.check_health().await?,
                 Some((id, confirmation)) = self.confirms.next() => self.answer(id, confirmation).await?,
                 job = jobs.recv(), if open && worn.is_none() && !self.blocked && self.pending.len() < OUTSTANDING_MAX => match job {
                     // Nobody waits for it any more; its delivery is with the broker again.
@@ -425,21 +427,34 @@ impl<'a> PublishSession<'a> {
         Ok(End::Abandoned)
     }
 
-    fn check_health(&mut self) -> Result<(), BrokerError> {
+    async fn check_health(&mut self) -> Result<(), BrokerError> {
         if self.is_blocked()? {
             return Ok(());
         }
         let now = Instant::now();
         let overdue: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| *id).collect();
-        // No answer at all is a connection that is gone; one that is missing among others is one queue's trouble.
-        if !overdue.is_empty()
-            && (now - self.last_answer >= self.limit || self.confirms.len() > 2 * OUTSTANDING_MAX)
-        {
+        if overdue.is_empty() {
+            return Ok(());
+        }
+        if self.confirms.len() > 2 * OUTSTANDING_MAX {
             return Err(BrokerError::Timeout("confirm", self.limit));
         }
-        for pending in overdue.iter().filter_map(|id| self.pending.remove(id)) {
-            pending.answer(Err(PublishError::Unknown), self.metrics);
+        // A channel that answers nothing is gone. On one that answers, a missing confirm is one queue's trouble.
+        if now - self.last_answer >= self.limit / 2 {
+            let channel = self.channel.clone();
+            let select = channel.confirm_select(ConfirmSelectOptions::default());
+            self.patiently("select confirms", select).await?;
+            self.last_answer = Instant::now();
+        }
+        // A queue whose leader is away confirms late. As long as the channel stands, a second publish would be a second message.
+        let late = self.limit * (QUEUE_PATIENCE - 1);
+        for id in overdue {
+            if self.pending.get(&id).is_some_and(|pending| pending.deadline + late <= now)
+                && let Some(pending) = self.pending.remove(&id)
+            {
+                pending.answer(Err(PublishError::Unknown), self.metrics);
+            }
         }
         Ok(())
     }
@@ -600,8 +615,8 @@ impl<'a> PublishSession<'a> {
             let returned = self.returned.iter().any(|(key, before)| id < *before && *key == pending.key);
             let result = match (returned, acked) {
                 (true, _) => {
-                    // The queues of the links are ours, and bound by us, only where this program declares them.
-                    self.missing |= pending.key.exchange.is_empty() || self.topology.creates();
+                    // This program declares queues only with `topology.declare = "create"`.
+                    self.missing |= self.topology.creates();
                     Err(PublishError::Unroutable)
                 }
                 (false, true) => Ok(()),

@@ -252,6 +252,7 @@ impl Settler {
             }
             BreakerVerdict::Unclear(times) => {
                 let wait = retry::wait(&self.retry, times, fastrand::f64());
+                let wait = retry::shortened(wait, self.retry.initial, failure, now);
                 (retry::postpone(failure, history, now, wait), None)
             }
             BreakerVerdict::Own => (retry::decide(&self.retry, failure, history, now, fastrand::f64()), None),

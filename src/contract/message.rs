@@ -57,6 +57,12 @@ impl Message {
         self.header(super::header::NOT_BEFORE).and_then(|text| text.parse().ok())
     }
 
+    /// When this dead letter was replayed last (header `x-replayed-at`).
+    #[must_use]
+    pub fn replayed_at(&self) -> Option<Timestamp> {
+        self.header(super::header::REPLAYED_AT).and_then(|text| text.parse().ok())
+    }
+
     /// When this message failed first (header `x-first-failed-at`).
     #[must_use]
     pub fn first_failed_at(&self) -> Option<Timestamp> {

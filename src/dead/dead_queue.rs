@@ -21,7 +21,7 @@ use crate::broker::{
 };
 
 /// Most letters that are on their way to this program at once: what is unread takes memory here.
-pub(super) const WINDOW: u16 = 200;
+pub(super) const WINDOW: u16 = 50;
 /// How long a dead queue is open: what it leaves alone is unacknowledged, and the broker ends a channel for that after 30
 /// minutes, its default.
 const OPEN_MAX: Duration = Duration::from_secs(20 * 60);
