@@ -35,6 +35,8 @@ const LEDGER_OUT_MAX: Duration = Duration::from_secs(120);
 const FEW_AFTER: SignedDuration = SignedDuration::from_secs(120);
 /// By then the worker has made use of what it learnt of a call.
 const UNOBSERVED_MAX: SignedDuration = SignedDuration::from_secs(40);
+/// Longest time from the end of a call to its outcome: the ledger is slow in between.
+const SLOW_LEDGER: SignedDuration = SignedDuration::from_secs(5);
 /// By then a Retry-After is in the ledger.
 const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
@@ -628,7 +630,9 @@ impl Checker {
     pub(super) fn breaker_opened(&mut self, which: SimulatedApi) -> Result<(), String> {
         self.count("breakers opened");
         let of_api = &self.learnt[which as usize];
-        let asked = self.ever_asked_until[which as usize].is_some_and(|until| clock::now() < until);
+        // A call that was refused during the wait may end its claim in a slow ledger before the breaker learns of it.
+        let asked = self.ever_asked_until[which as usize]
+            .is_some_and(|until| clock::now().duration_since(until) < SLOW_LEDGER);
         let stops = of_api.stops.is_some() || asked;
         let events: BTreeSet<_> = of_api.failed.iter().map(|(_, key)| key).collect();
         let few = of_api.failed.len() >= self.breaker_failures

@@ -141,6 +141,12 @@ fn look_without_an_answer_ends_no_session() {
     }
 }
 
+/// A call that was refused during a Retry-After ended its claim in a slow ledger, and the breaker learned of it after that time.
+#[test]
+fn breaker_may_learn_of_a_rate_limit_after_its_end() {
+    one(3978);
+}
+
 #[test]
 fn a_seed_is_one_history() {
     for seed in 0..20 {
