@@ -174,7 +174,7 @@ pub(crate) fn names<T: VariantArray + Copy + Into<&'static str>>() -> String {
     T::VARIANTS.iter().map(|value| (*value).into()).collect::<Vec<&str>>().join(", ")
 }
 
-/// How a delivery was settled. Its kind is the outcome in logs, spans and metrics.
+/// Result of settling a delivery. Its kind is the outcome in logs, spans and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumDiscriminants)]
 #[strum_discriminants(
     name(SettledKind),
@@ -187,22 +187,24 @@ pub enum Settled {
     Done,
     /// The message is in the dead queue; the delivery is acknowledged.
     Dead(Class),
-    /// A copy waits in a delay queue, its attempt counted if the failure is its own; the delivery is acknowledged.
+    /// A copy waits in a delay queue; the delivery is acknowledged. The attempt counts if the failure
+    /// is the message's own and has no `Retry-After`.
     TryAgain(Cause),
-    /// A copy waits in a delay queue, no attempt counted: the API is down or refuses our token. The delivery is acknowledged.
+    /// A copy waits in a delay queue; the delivery is acknowledged. No attempt counts: the API is down or refuses our token, or
+    /// the same event is in progress or has just failed.
     Wait(Cause),
-    /// The message returned before its time. It waits again in a delay queue; the delivery is acknowledged.
+    /// The message returned too early. A copy waits in a delay queue again; the delivery is acknowledged.
     Early,
     /// Requeued: processing took too long, or the worker stopped or panicked.
     Requeued,
-    /// Requeued: its outcome could not be carried out.
+    /// Requeued: the outcome could not be carried out.
     Unfulfilled,
     /// The channel is closed; the broker redelivers the message.
     Lost,
 }
 
 impl Settled {
-    /// The outcome as in logs, spans and metrics.
+    /// The value of `outcome` in logs, spans and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         SettledKind::from(self).into_str()
@@ -224,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_contract() {
+    fn class_and_cause_names_match_the_contract() {
         assert_eq!(
             names::<Class>(),
             "invalid, device-not-allowed, rejected, expired, exhausted, unroutable, poison, internal"
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn every_class_is_read_back_from_its_name() {
+    fn every_class_parses_from_its_name() {
         for class in Class::VARIANTS.iter().copied() {
             assert_eq!(class.to_string().parse(), Ok(class));
         }

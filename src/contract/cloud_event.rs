@@ -1,5 +1,5 @@
-//! CloudEvents 1.0 around a start event: structured (`application/cloudevents+json`) or binary (attributes as
-//! headers `cloudEvents:…` or `cloudEvents_…`, CloudEvents AMQP and RabbitMQ's own mapping).
+//! CloudEvents 1.0 envelopes of start events. Structured mode is `application/cloudevents+json`. Binary mode has attributes as
+//! headers `cloudEvents:…` (CloudEvents AMQP binding) or `cloudEvents_…` (RabbitMQ's mapping).
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use super::{
     message::Message,
 };
 
-/// What is left of a message when its wrapping is off.
+/// A message without its CloudEvents envelope, if it had one.
 #[derive(Debug)]
 pub struct Unwrapped<'a> {
     /// The start event's JSON.
     pub data: &'a [u8],
-    /// What [`ids::cloud_event`] makes of the CloudEvents `source` and `id`.
+    /// The event id that [`ids::cloud_event`] makes of the CloudEvents `source` and `id`.
     pub id: Option<String>,
-    /// Where `data` stood in the body, for errors: `data` in a structured event, else empty.
+    /// Path of the start event in the body, for errors: `data` in a structured event, else empty.
     pub path: &'static str,
-    /// The CloudEvents `time`, where it is one.
+    /// The CloudEvents `time`, if present and valid.
     pub time: Option<Timestamp>,
-    /// The extension attributes `traceparent` and `tracestate`, where the wrapping had them.
+    /// The extension attributes `traceparent` and `tracestate`, if present.
     pub trace: BTreeMap<String, String>,
 }
 
@@ -42,10 +42,10 @@ struct Structured<'a> {
     tracestate: Option<String>,
 }
 
-/// Takes the wrapping off `message`, if it has one.
+/// Removes the CloudEvents envelope of `message`, if it has one.
 ///
 /// # Errors
-/// [`Invalid`] where it says that it is a CloudEvent and is none.
+/// [`Invalid`] if the envelope is not a valid CloudEvent, or is an unsupported format.
 pub fn unwrap(message: &Message) -> Result<Unwrapped<'_>, Invalid> {
     let media_type = message.content_type.as_deref().unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
@@ -87,13 +87,13 @@ pub fn unwrap(message: &Message) -> Result<Unwrapped<'_>, Invalid> {
     })
 }
 
-/// The time in `text`. A zero, of the year 1 or 1970, is a library's value for none.
+/// Parses a time. Zero values (the year 1 or the epoch) count as none, because libraries write them for an unset time.
 fn time(text: &str) -> Option<Timestamp> {
     text.parse().ok().filter(|time: &Timestamp| time.as_second() > 0)
 }
 
-/// What a body is by its own fields, whatever its content type says: Dapr and others send structured CloudEvents as
-/// `application/json` or `text/plain`, and some libraries wrap what they send.
+/// Format of a body, judged by its fields and not by its content type. Dapr and others send structured CloudEvents as
+/// `application/json` or `text/plain`, and some libraries wrap messages in envelopes of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     CloudEvent,
@@ -111,9 +111,9 @@ impl Shape {
             message: Option<IgnoredAny>,
         }
 
-        // No start event has these names, so that hardly any body is read twice.
-        let names = |name: &[u8]| body.windows(name.len()).any(|window| window == name);
-        if !names(b"\"specversion\"") && !names(b"\"messageType\"") {
+        // Start events have no such fields, so hardly any body is parsed twice.
+        let contains = |name: &[u8]| body.windows(name.len()).any(|window| window == name);
+        if !contains(b"\"specversion\"") && !contains(b"\"messageType\"") {
             return Self::Plain;
         }
         match decode::from_json::<EventFields>(body) {
@@ -128,16 +128,17 @@ fn envelope(library: &str, setting: &str) -> Invalid {
     Invalid::new(
         "",
         format!(
-            "expected the start event itself, not an envelope of {library}; configure the sender with {setting}, or send a CloudEvent"
+            "expected the start event itself, not a {library} envelope; configure the sender with {setting}, or send a CloudEvent"
         ),
     )
 }
 
-/// What is added to the reason why `message` can't be read, if a library that wraps messages sent it.
+/// Hint for an unreadable `message` that was sent by a library with its own envelope.
 #[must_use]
 pub fn sender_hint(message: &Message) -> Option<&'static str> {
-    let wraps = message.headers.keys().any(|name| name.starts_with("NServiceBus."));
-    wraps.then_some("NServiceBus sent it: its body must be the start event alone, as JSON without $type")
+    let is_nservicebus = message.headers.keys().any(|name| name.starts_with("NServiceBus."));
+    is_nservicebus
+        .then_some("sent by NServiceBus: the body must be the start event alone, as JSON without $type")
 }
 
 fn structured(body: &[u8]) -> Result<Unwrapped<'_>, Invalid> {

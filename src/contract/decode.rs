@@ -1,5 +1,5 @@
-//! Reading of JSON. Errors name the place and the expected value, never the value that came: it may be a person's number or a
-//! diagnosis. A name that a publisher chose is as private as a value.
+//! JSON parsing. Errors name the place and the expected value, never the received value, which may be a person's number or a
+//! diagnosis. Field names that a publisher chose are as private as values.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -12,8 +12,8 @@ use serde_path_to_error::Segment;
 use super::places;
 pub(crate) use super::places::{BY_PUBLISHER, is_ours};
 
-/// A violation of the contract: its place in the message (a JSON path), and the problem there. Neither holds anything that came
-/// with the message.
+/// A violation of the contract: a JSON path into the message, and the problem at that place. Neither contains values from the
+/// message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     path: String,
@@ -32,35 +32,35 @@ pub enum Problem {
     UnknownField {
         /// The known field that was probably meant.
         near: Option<String>,
-        /// The fields that are known at this place.
+        /// The known fields at this place.
         known: Vec<String>,
     },
-    /// The value has more bytes than are allowed.
+    /// The value exceeds its limit.
     TooLarge {
-        /// Its size in bytes.
+        /// Size of the value, in bytes.
         bytes: usize,
         /// The limit in bytes.
         max: usize,
     },
-    /// The texts that each link repeats have more bytes, over all links, than are allowed.
+    /// The texts that are copied into every link exceed their limit.
     EchoTooLarge {
-        /// Their size over all links, in bytes.
+        /// Total size of these texts in all links, in bytes.
         bytes: usize,
         /// The limit in bytes.
         max: usize,
     },
-    /// The body is not JSON from this place on.
+    /// The body is not valid JSON; the error is at this place.
     NotJson {
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
-        /// From 1.
+        /// Column number.
         column: usize,
     },
     /// The time is not in the future.
     NotInTheFuture,
     /// The event has no `expiresAt`, and its links would have expired by now.
     SessionOver,
-    /// The value is not as expected. The text begins with "expected".
+    /// The value is not allowed. The text names the reason or the expected value.
     Expected(Cow<'static, str>),
 }
 
@@ -149,10 +149,13 @@ impl std::error::Error for Invalid {}
 /// # Errors
 /// [`Invalid`] if `body` is not JSON or not a `T`.
 pub fn from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Invalid> {
-    // Some libraries write a byte-order mark; it changes nothing.
+    // Some libraries write a UTF-8 byte-order mark, which is ignored.
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     if body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff") {
-        return Err(Invalid::new("", "expected JSON in UTF-8; the body begins like UTF-16"));
+        return Err(Invalid::new(
+            "",
+            "expected JSON in UTF-8; the body begins with a UTF-16 byte-order mark",
+        ));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid(body, &error))?;
@@ -160,8 +163,7 @@ pub fn from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Invalid> {
     Ok(value)
 }
 
-/// A `T` that was written as an object. Derived types also read themselves from an array, field by field. No contract allows
-/// that, and no schema shows it.
+/// A `T` that must be a JSON object. Derived types would also accept an array of their fields, which the contract does not allow.
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -205,7 +207,7 @@ pub(crate) fn objects_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(objects.into_iter().flatten().map(|Object(value)| value).collect())
 }
 
-/// Reads a map without duplicate keys: of two values one would be lost silently.
+/// Reads a map and rejects duplicate keys, because one of two values would be lost silently.
 pub(crate) fn unique<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, T>>, D::Error> {
@@ -226,7 +228,7 @@ pub(crate) fn unique<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
                     let mut entries = BTreeMap::new();
                     while let Some((key, value)) = map.next_entry()? {
                         if entries.insert(key, value).is_some() {
-                            return Err(A::Error::custom("expected each key once"));
+                            return Err(A::Error::custom("expected no duplicate keys"));
                         }
                     }
                     Ok(entries)
@@ -253,12 +255,12 @@ fn invalid(body: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -
             _ => &segments,
         };
         let (mut path, near) = (places::path(body, parents), nearest(found, &known));
-        // A publisher chose this name. It is shown only if it is a misspelt name of ours.
+        // A publisher chose this name, so it is shown only if it is close to a known field.
         let shown = if near.is_some_and(|near| is_misspelt(found, near)) {
             places::identifier(found)
         } else {
             let last = Segment::Map { key: found.to_owned() };
-            places::hidden(body, &[parents, &[&last]].concat())
+            places::key_position(body, &[parents, &[&last]].concat())
         };
         places::join(&mut path, &shown);
         return unknown_field(path, near, &known);
@@ -266,16 +268,16 @@ fn invalid(body: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -
     explain(&places::path(body, &segments), message)
 }
 
-/// A syntax error that a line and a column do not explain, with the field that it is in.
+/// Explains a syntax error by its field, for errors that a line and a column would not explain.
 fn syntax(body: &[u8], segments: &[&Segment], message: &str) -> Option<Invalid> {
     let problem = match message {
         "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
-            "expected whole characters; an escape such as \\ud83d has no second half (half an emoji?)"
+            "incomplete Unicode escape: a surrogate such as \\ud83d has no second half (a truncated emoji?)"
         }
         "invalid unicode code point" => "expected text in UTF-8",
-        "recursion limit exceeded" => "expected less nesting",
+        "recursion limit exceeded" => "nested too deeply",
         text if text.starts_with("control character") => {
-            "expected each line break and control character in a string to be escaped, such as \\n"
+            "unescaped line break or control character in a string; write it as an escape such as \\n"
         }
         _ => return None,
     };
@@ -286,7 +288,7 @@ fn not_json(error: &serde_json::Error) -> Invalid {
     Invalid::new("", Problem::NotJson { line: error.line(), column: error.column() })
 }
 
-/// Turns serde's messages, which quote the value they found, into messages that do not.
+/// Converts serde's messages, which quote the received value, into messages without it.
 pub(crate) fn explain(path: &str, message: &str) -> Invalid {
     let mut path = path.to_owned();
     let quoted = |prefix: &str| -> Option<&str> {
@@ -312,11 +314,11 @@ pub(crate) fn explain(path: &str, message: &str) -> Invalid {
     }
     match message.rsplit_once(", expected ") {
         Some((_, expected)) => Invalid::new(path, format!("expected {}", expected.replace('`', ""))),
-        None => Invalid::new(path, "expected another value"),
+        None => Invalid::new(path, "invalid value"),
     }
 }
 
-/// The unknown field and the known fields in serde's message.
+/// Extracts the unknown field and the known fields from serde's message.
 fn unknown(message: &str) -> Option<(&str, Vec<&str>)> {
     // serde: unknown field `x`, expected one of `a`, `b`
     let rest = message.strip_prefix("unknown field `")?;
@@ -329,15 +331,16 @@ fn unknown_field(path: String, near: Option<&str>, known: &[&str]) -> Invalid {
     Invalid::new(path, Problem::UnknownField { near: near.map(str::to_owned), known })
 }
 
-/// The known name that is most like `found`.
+/// The known name most similar to `found`, if any is similar enough.
 fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
     let scored = known.iter().map(|name| (strsim::jaro_winkler(found, name), *name));
     scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.8).map(|(_, name)| name)
 }
 
-/// True if `found` is `name` with one or two slips, letter case and separators aside.
+/// True if `found` is a misspelt `name`: at most one typing error, or two from 8 characters on, ignoring letter case and
+/// separators.
 fn is_misspelt(found: &str, name: &str) -> bool {
     let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
-    let slips = if name.len() < 8 { 1 } else { 2 };
-    strsim::damerau_levenshtein(&plain(found), &plain(name)) <= slips
+    let typos_max = if name.len() < 8 { 1 } else { 2 };
+    strsim::damerau_levenshtein(&plain(found), &plain(name)) <= typos_max
 }

@@ -1,5 +1,5 @@
-//! Room devices, and which of them may be called. A no-knock call to a wrong device opens a camera in somebody's
-//! room, so an address is either on the list or never leaves this program.
+//! Room devices and the allow list for calls. A no-knock call to the wrong device opens a camera in somebody's room, so a
+//! device that is not on the list is never called.
 
 use std::{borrow::Cow, fmt};
 
@@ -10,14 +10,13 @@ use super::private::Private;
 
 /// The address of a room device, `user@host`, in lower case, without `sip:`.
 ///
-/// Narrower than RFC 3261 on purpose: no port, no parameters, no escapes, nothing that two programs could read
-/// differently.
+/// Deliberately narrower than RFC 3261: without ports, parameters and escapes, which two programs could read differently.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Device(Private<String>);
 
 impl Device {
-    /// The address, for the `uri` of a device flow.
+    /// The address, for the field `uri` of a request.
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.0.reveal()
@@ -68,8 +67,8 @@ impl JsonSchema for Device {
     }
 }
 
-/// One entry of `devices.allowed`: an address, where `*` in the part before the `@` stands for any run of
-/// characters, and a host may begin with `*.` for all hosts below it.
+/// One entry of `devices.allowed`: an address with optional wildcards. In the part before the `@`, `*` matches any characters. A
+/// host may begin with `*.`, which matches all hosts below the domain.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Pattern {
@@ -88,7 +87,7 @@ impl Pattern {
     }
 }
 
-/// Domains of Webex itself, in which it gives each organisation hosts of its own.
+/// Webex's own domains. Webex gives each organisation hosts in them.
 const WEBEX: [&str; 7] = [
     "webex.com",
     "webex.com.cn",
@@ -99,13 +98,13 @@ const WEBEX: [&str; 7] = [
     "wbx2.com",
 ];
 
-/// What Webex calls its services and clouds: a name below one of its domains made of these alone is no organisation's.
+/// Labels of Webex's services and clouds. A host below a Webex domain with only such labels belongs to no single organisation.
 const WEBEX_SERVICES: [&str; 19] = [
     "bcld", "call", "calling", "calls", "cn", "eu", "fedramp", "gov", "meet", "meeting", "meetings", "room",
     "rooms", "sip", "us", "usgov", "vc", "video", "www",
 ];
 
-/// Whether `host` serves devices of many organisations: Webex's shared hosts, and what the public suffix list knows.
+/// True if many organisations share `host`: a shared Webex host, or an entry of the public suffix list.
 fn is_shared(host: &str) -> bool {
     let webex = WEBEX.iter().filter_map(|domain| host.strip_suffix(domain)).any(|below| {
         match below.strip_suffix('.') {
@@ -116,19 +115,19 @@ fn is_shared(host: &str) -> bool {
     webex || psl::suffix(host.as_bytes()).is_some_and(|suffix| suffix.is_known() && suffix == host)
 }
 
-/// What is wrong with a pattern for `user` at `host`, if anything.
-fn fault(user: &str, host: &str) -> Option<&'static str> {
+/// Error text for an invalid pattern `user@host`, `None` if the pattern is valid.
+fn problem(user: &str, host: &str) -> Option<&'static str> {
     let domain = host.strip_prefix("*.");
-    let plain = domain.unwrap_or(host);
-    if !is_user(user, true) || !is_host(plain) {
+    let without_wildcard = domain.unwrap_or(host);
+    if !is_user(user, true) || !is_host(without_wildcard) {
         return Some(EXPECTED);
     }
-    let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    let is_number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
     match domain {
-        // Names end where addresses of machines (10.0.0.1) begin: those below are anybody's.
+        // A numeric last label belongs to an IP address (10.0.0.1): its suffixes are not domains of one organisation.
         Some(domain)
             if !domain.contains('.')
-                || domain.rsplit('.').next().is_some_and(number)
+                || domain.rsplit('.').next().is_some_and(is_number)
                 || is_shared(domain) =>
         {
             Some(EVERY_HOST)
@@ -141,13 +140,13 @@ fn fault(user: &str, host: &str) -> Option<&'static str> {
 const EXPECTED: &str = "expected device addresses such as room-12@example.rooms.webex.com, \
                         or with a wildcard such as *@example.rooms.webex.com";
 const EVERY_HOST: &str = "expected no wildcard for the hosts below a domain that many organisations share (a public suffix \
-                          such as co.uk, or a host of Webex such as rooms.webex.com): it would allow the devices of all of \
+                          such as co.uk, or a Webex host such as rooms.webex.com): it would allow the devices of all of \
                           them. Name your own domain, such as *@example.rooms.webex.com or *@*.example.com";
 const EVERY_USER: &str = "expected no wildcard before the @ of a host that many organisations share (such as rooms.webex.com): \
                           it would allow the devices of all of them. Name each device there, or your own host, such as \
                           *@example.rooms.webex.com";
 
-/// Whether `text` matches `pattern`, in which `*` stands for any run of bytes. Linear in the product of the lengths.
+/// True if `text` matches `pattern`, in which `*` matches any bytes. The time is at most the product of the lengths.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -174,8 +173,8 @@ impl TryFrom<String> for Pattern {
         let lower = text.to_ascii_lowercase();
         let address = lower.strip_prefix("sip:").unwrap_or(&lower);
         let (user, host) = address.split_once('@').ok_or(EXPECTED)?;
-        match fault(user, host) {
-            Some(fault) => Err(fault),
+        match problem(user, host) {
+            Some(problem) => Err(problem),
             None => Ok(Self { user: user.to_owned(), host: host.to_owned() }),
         }
     }
@@ -187,19 +186,19 @@ impl fmt::Debug for Pattern {
     }
 }
 
-/// The devices that may be called. Empty allows none.
+/// The devices that may be called. An empty list allows none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct AllowList(Vec<Pattern>);
 
 impl AllowList {
-    /// Whether nothing is allowed.
+    /// True if no device is allowed.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether `device` is on the list.
+    /// True if `device` is on the list.
     #[must_use]
     pub fn allows(&self, device: &Device) -> bool {
         self.0.iter().any(|pattern| pattern.allows(device))
@@ -221,12 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_normalised() {
+    fn device_address_is_normalised() {
         assert_eq!(device("SIP:Room-12@Example.Rooms.Webex.com").reveal(), "room-12@example.rooms.webex.com");
     }
 
     #[test]
-    fn what_could_be_read_two_ways_is_no_address() {
+    fn ambiguous_device_address_is_refused() {
         for wrong in [
             "",
             "room",
@@ -252,12 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_allowed_by_default() {
+    fn default_allow_list_allows_no_device() {
         assert!(!AllowList::default().allows(&device("room-12@example.rooms.webex.com")));
     }
 
     #[test]
-    fn an_exact_entry_allows_that_device_only() {
+    fn exact_entry_allows_only_that_device() {
         let allowed = list(&["room-12@example.rooms.webex.com"]);
         assert!(allowed.allows(&device("sip:ROOM-12@example.rooms.webex.com")));
         for other in [
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_stays_within_its_part() {
+    fn wildcard_matches_within_user_or_subdomains_only() {
         let allowed = list(&["ward-*@example.rooms.webex.com", "lab*2@*.clinic.example"]);
         for yes in [
             "ward-7@example.rooms.webex.com",
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_would_allow_everybody_is_refused() {
+    fn entry_that_matches_any_organisation_is_refused() {
         for wrong in [
             "*",
             "*@*",
@@ -313,8 +312,8 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_at_what_organisations_share_is_refused_with_why() {
-        for (wrong, why) in [
+    fn wildcard_on_shared_host_is_refused_with_reason() {
+        for (wrong, reason) in [
             ("*@*.co.uk", EVERY_HOST),
             ("room-1@*.com.au", EVERY_HOST),
             ("*@*.foo.ck", EVERY_HOST),
@@ -334,13 +333,13 @@ mod tests {
             ("sip:*@room.ciscospark.com", EVERY_USER),
             ("*@co.uk", EVERY_USER),
         ] {
-            assert_eq!(Pattern::try_from(wrong.to_owned()), Err(why), "{wrong}");
+            assert_eq!(Pattern::try_from(wrong.to_owned()), Err(reason), "{wrong}");
         }
     }
 
     #[test]
-    fn a_wildcard_within_one_organisation_is_taken() {
-        for fine in [
+    fn wildcard_within_one_organisation_is_accepted() {
+        for valid in [
             "*@example.rooms.webex.com",
             "*@*.example.rooms.webex.com",
             "*@example.webex.com",
@@ -354,13 +353,13 @@ mod tests {
             "*@10.0.0.1",
             "room-12@rooms.webex.com",
         ] {
-            assert!(Pattern::try_from(fine.to_owned()).is_ok(), "{fine}");
+            assert!(Pattern::try_from(valid.to_owned()).is_ok(), "{valid}");
         }
     }
 
     proptest! {
         #[test]
-        fn globbing_agrees_with_the_plain_definition(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
+        fn glob_agrees_with_the_recursive_definition(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
             fn plain(p: &[u8], t: &[u8]) -> bool {
                 match p.first() {
                     None => t.is_empty(),

@@ -1,24 +1,24 @@
-//! Ids that are the same at every repeat.
+//! Deterministic ids: a repeated event yields the same ids.
 
 use strum::IntoStaticStr;
 use uuid::Uuid;
 
-/// The namespace of every UUIDv5 of this project (itself the UUIDv5 of `instant-connect-worker` under the DNS
-/// namespace of RFC 9562). Changing it changes every `message_id`, so it never changes.
+/// Namespace of every UUIDv5 of this project: the UUIDv5 of `instant-connect-worker` in the DNS namespace of RFC 9562. It must
+/// never change, because every `message_id` depends on it.
 pub const NAMESPACE: Uuid = Uuid::from_u128(0x2987_967b_d61c_54be_896e_836e_48cb_8df1);
 
-/// UUIDv5 of `bytes` in this project's [`NAMESPACE`].
+/// Returns the UUIDv5 of `bytes` in [`NAMESPACE`].
 #[must_use]
 pub fn hash(bytes: &[u8]) -> Uuid {
     Uuid::new_v5(&NAMESPACE, bytes)
 }
 
-/// The id of the CloudEvent called `id` of `source`, `{source}#{id}`. Ids are unique within their source alone (CloudEvents
-/// 1.0, "id"): two flows that both count from 1 must not meet in one event. Without a source it is `id` itself.
+/// Returns the event id of a CloudEvent: `{source}#{id}`, or `id` without a source. CloudEvents ids are unique only within their
+/// source (CloudEvents 1.0, "id"), so equal ids of two flows must yield two events.
 #[must_use]
 pub fn cloud_event(source: Option<&str>, id: &str) -> String {
     match source.filter(|source| !source.is_empty() && !id.is_empty()) {
-        // Else two pairs could read alike.
+        // A `#` in the source would make the pair ambiguous, so it is hashed with the length of the source.
         Some(source) if source.contains('#') => {
             hash(format!("{}:{source}{id}", source.len()).as_bytes()).to_string()
         }
@@ -27,26 +27,25 @@ pub fn cloud_event(source: Option<&str>, id: &str) -> String {
     }
 }
 
-/// What one start event is known by, wherever it is delivered and however often: 1 to 255 bytes.
+/// Id of a start event, the same at every delivery: 1 to 255 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(String);
 
 impl EventId {
-    /// The id in its order of preference: the AMQP `message_id`, what [`cloud_event`] makes of a CloudEvent's `source` and
-    /// `id`, a UUIDv5 of the body.
-    /// An empty id counts as none, one of more than 255 bytes as its UUIDv5.
+    /// Chooses the first of: the AMQP `message_id`, the id that [`cloud_event`] makes of a CloudEvent, a UUIDv5 of the body.
+    /// An empty id counts as none. An id over 255 bytes is replaced by its UUIDv5.
     #[must_use]
     pub fn of(message_id: Option<&str>, cloud_event_id: Option<&str>, body: &[u8]) -> Self {
         let given = [message_id, cloud_event_id].into_iter().flatten().find(|id| !id.is_empty());
         Self(match given {
-            // No AMQP property could carry a longer one.
+            // An AMQP short string has at most 255 bytes.
             Some(id) if id.len() > 255 => hash(id.as_bytes()).to_string(),
             Some(id) => id.to_owned(),
             None => hash(body).to_string(),
         })
     }
 
-    /// The id as others gave it; use [`super::private::loggable_id`] for logs.
+    /// The id as received; use [`super::private::loggable_id`] for logs.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -59,7 +58,7 @@ impl EventId {
     }
 }
 
-/// For whom a link is.
+/// Role of a link's recipient in the meeting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum Role {
@@ -77,14 +76,14 @@ impl Role {
     }
 }
 
-/// Whether `text` has letters, digits, `-` and `_` only (ASCII), or nothing.
+/// True if `text` has only ASCII letters, digits, `-` and `_`, or is empty.
 #[must_use]
 pub fn is_plain(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-/// The JWT subject of a session: `sessionId` as it is when it is letters, digits, `-` and `_` only, else a UUIDv5
-/// of it. The same subject always leads to the same meeting, and Webex may show it as the meeting's title.
+/// Returns the JWT subject of a session: a `sessionId` of letters, digits, `-` and `_` unchanged, else its UUIDv5. The same
+/// subject always leads to the same meeting, and Webex may show it as the meeting's title.
 #[must_use]
 pub fn subject(session_id: &str) -> String {
     if is_plain(session_id) { session_id.to_owned() } else { hash(session_id.as_bytes()).to_string() }
@@ -95,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_event_id_is_the_first_that_is_given() {
+    fn event_id_is_the_first_non_empty_candidate() {
         let of = |m, c| EventId::of(m, c, b"{}");
         assert_eq!(of(Some("m"), Some("c")).as_str(), "m");
         assert_eq!(of(Some(""), Some("c")).as_str(), "c");
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn cloud_events_of_two_sources_with_one_id_are_two_events() {
+    fn cloud_event_ids_differ_by_source() {
         let of = |source, id| cloud_event(source, id);
         assert_eq!(of(None, "1"), "1");
         assert_eq!(of(Some(""), "1"), "1");
@@ -117,16 +116,16 @@ mod tests {
     }
 
     #[test]
-    fn link_ids_differ_by_event_role_and_position_and_never_change() {
+    fn link_ids_differ_by_role_and_position_and_stay_fixed() {
         let id = EventId::of(Some("e1"), None, b"");
         assert_ne!(id.link_id(Role::Guest, 0), id.link_id(Role::Guest, 1));
         assert_ne!(id.link_id(Role::Guest, 0), id.link_id(Role::Host, 0));
-        // Pinned: consumers deduplicate by it across versions of this program.
+        // Pinned, because consumers deduplicate by it across versions of this program.
         assert_eq!(id.link_id(Role::Guest, 0).to_string(), "9a58bed1-6e22-51ff-b40f-df2011762f7f");
     }
 
     #[test]
-    fn a_subject_carries_no_free_text() {
+    fn subject_hashes_free_text() {
         assert_eq!(subject("visit-48_151623"), "visit-48_151623");
         assert_eq!(subject("Ana +34600111222").len(), 36);
         assert_ne!(subject("visit 1"), subject("visit 2"));

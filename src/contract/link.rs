@@ -1,5 +1,5 @@
-//! The links that go out. A guest's and a host's link are different types from the answer of Instant Connect to
-//! the routing key, and nothing turns one into the other.
+//! Outgoing link messages. Guest links and host links are different types from Instant Connect's response to the routing key, and
+//! no code converts one into the other.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,35 +14,35 @@ use super::{
     time::WireTime,
 };
 
-/// Where a meeting opens: the whole URL, and for a short link its two parts, which templates of `WhatsApp`
-/// messages need (`url` is `baseUrl` and `short`, concatenated).
+/// A meeting link: the whole URL, and for a short link its two parts, which `WhatsApp` message templates need. `url` is `baseUrl`
+/// followed by `short`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeetingLink {
     /// The whole link.
     pub url: Private<String>,
-    /// What all short links begin with.
+    /// The beginning that all short links share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
-    /// The short link's own part.
+    /// The part after `baseUrl`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub short: Option<Private<String>>,
 }
 
-/// Opens the meeting for a guest. Made by [`crate::instant_connect`] alone.
+/// A link that opens the meeting as a guest. Only [`crate::instant_connect`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
 pub struct GuestLinkUrl(pub(crate) MeetingLink);
 
-/// Opens the meeting for a host. Made by [`crate::instant_connect`] alone.
+/// A link that opens the meeting as its host. Only [`crate::instant_connect`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
 pub struct HostLinkUrl(pub(crate) MeetingLink);
 
 impl HostLinkUrl {
-    /// The whole link, for the expert it is meant for.
+    /// Returns the whole link. Only the expert may see it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.0.url.reveal()
@@ -50,14 +50,14 @@ impl HostLinkUrl {
 }
 
 impl GuestLinkUrl {
-    /// The whole link, for the guest it is meant for.
+    /// Returns the whole link. Only the guest may see it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.0.url.reveal()
     }
 }
 
-/// Tells a sender of text messages which link to send to whom (`video.guest-link.v1`).
+/// A guest's link and phone number, for the SMS and `WhatsApp` senders (`video.guest-link.v1`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(title = "Guest link, version 1 (video.guest-link.v1)")]
@@ -66,23 +66,23 @@ pub struct GuestLink {
     pub event_id: String,
     /// As in the start event.
     pub session_id: Private<String>,
-    /// How the guest is reached.
+    /// Channel of the guest's message.
     pub channel: Channel,
-    /// The guest's number.
+    /// The guest's phone number.
     pub to: PhoneNumber,
-    /// What the guest is called.
+    /// The guest's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Private<String>>,
-    /// The language for the message.
+    /// Language of the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locale: Option<String>,
     /// The link.
     #[serde(flatten)]
     pub address: GuestLinkUrl,
-    /// The link opens from here on.
+    /// When the link becomes valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<WireTime>,
-    /// The link opens until here.
+    /// When the link expires.
     pub expires_at: WireTime,
     /// As in the start event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +92,7 @@ pub struct GuestLink {
     pub attributes: Option<Attributes>,
 }
 
-/// Tells stage `host`, or another consumer of `host.webex`, which link to give to whom (`video.host-link.v1`).
+/// A host's link and its recipient, for stage `host` or another consumer of `host.webex` (`video.host-link.v1`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(title = "Host link, version 1 (video.host-link.v1)")]
@@ -101,18 +101,18 @@ pub struct HostLink {
     pub event_id: String,
     /// As in the start event.
     pub session_id: Private<String>,
-    /// Who gets the link, as in the start event.
+    /// The recipient of the link, as in the start event.
     #[serde(deserialize_with = "decode::object")]
     pub expert: Expert,
-    /// The names of those guests who have one.
+    /// The names of the guests. Guests without a name are left out.
     pub guests: Vec<Private<String>>,
     /// The link.
     #[serde(flatten)]
     pub address: HostLinkUrl,
-    /// The link opens from here on.
+    /// When the link becomes valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<WireTime>,
-    /// The link opens until here.
+    /// When the link expires.
     pub expires_at: WireTime,
     /// As in the start event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,17 +129,17 @@ pub const HOST_LINK_TYPE: &str = "video.host-link.v1";
 /// The routing key of host links.
 pub const HOST_ROUTING_KEY: &str = "host.webex";
 
-/// Whom a link message is for, as far as everybody may know.
+/// Recipient of a link message, without personal data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipient {
-    /// A guest, through a sender of this channel.
+    /// A guest, reached through a sender for this channel.
     Guest(Channel),
-    /// An expert, through Webex.
+    /// An expert, reached through Webex.
     Host,
 }
 
 impl Recipient {
-    /// All there are.
+    /// All recipients.
     pub const ALL: [Self; 3] = [Self::Guest(Channel::Sms), Self::Guest(Channel::Whatsapp), Self::Host];
 
     /// `guest` or `host`.
@@ -160,7 +160,7 @@ impl Recipient {
         }
     }
 
-    /// The routing key of its link.
+    /// The routing key of the recipient's link.
     #[must_use]
     pub const fn routing_key(self) -> &'static str {
         match self {
@@ -170,28 +170,28 @@ impl Recipient {
     }
 }
 
-/// A link message, ready for the exchange of links. Its key, type and id follow from the link it was made of.
+/// A link message, ready to publish to the links exchange. Its routing key, type and id follow from the type of its link.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Whom it is for: its routing key.
+    /// The recipient, which determines the routing key.
     pub recipient: Recipient,
     /// The property `type`.
     pub kind: &'static str,
-    /// The property `message_id`: the same at every repeat.
+    /// The property `message_id`, the same at every repeat of the event.
     pub message_id: Uuid,
     /// The property `correlation_id`, at most 255 bytes.
     pub correlation_id: Private<String>,
-    /// JSON.
+    /// The body, JSON.
     pub body: Private<Vec<u8>>,
-    /// When the session is over: the message must not go out after that.
+    /// When the session ends. The message must not be published after that time.
     pub deadline: WireTime,
 }
 
 impl Outgoing {
-    /// The message for the guest at `position` of `session`.
+    /// Builds the message for the guest at `position` of `session`.
     ///
     /// # Errors
-    /// None that is known: the link is made of text alone; a caller treats one as a defect.
+    /// JSON serialization of a link cannot fail in practice. Treat an error as a defect of this program.
     pub fn guest(
         session: &Session,
         position: usize,
@@ -216,10 +216,10 @@ impl Outgoing {
         Ok(Self::new(session, Role::Guest, position, recipient, GUEST_LINK_TYPE, body))
     }
 
-    /// The message for the expert at `position` of `session`.
+    /// Builds the message for the expert at `position` of `session`.
     ///
     /// # Errors
-    /// As [`Outgoing::guest`].
+    /// See [`Outgoing::guest`].
     pub fn host(session: &Session, position: usize, address: HostLinkUrl) -> Result<Self, serde_json::Error> {
         let link = HostLink {
             event_id: session.event_id.as_str().to_owned(),

@@ -1,7 +1,7 @@
-//! What crosses the wire: the start event, the links that go out, their ids and headers.
+//! The wire contract: the start event, the outgoing link messages, their ids and headers.
 //!
-//! This module knows nobody else in the crate. Everything that names a person, a number, a room or a link is
-//! held in a type that cannot be printed (see [`private`]).
+//! This module uses no other module of the crate. Names, numbers, room addresses and links are held in types that never
+//! print their value (see [`private`]).
 
 #![warn(missing_docs)]
 
@@ -19,41 +19,42 @@ pub mod start_session;
 pub mod time;
 pub mod trace;
 
-/// Largest start event body that is looked at, in bytes.
+/// Maximum size of a start event's body, in bytes. Larger bodies are not parsed.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// Names of the message headers that others read.
+/// Names of message headers.
 pub mod header {
     /// W3C Trace Context, `00-{trace id}-{parent id}-{flags}`.
     pub const TRACEPARENT: &str = "traceparent";
-    /// W3C Trace Context, vendor part; passed on as it came.
+    /// W3C Trace Context, vendor-specific part; passed on unchanged within the same trace.
     pub const TRACESTATE: &str = "tracestate";
     /// Read by RabbitMQ's message deduplication plugin; equal to `message_id`.
     pub const DEDUPLICATION: &str = "x-deduplication-header";
-    /// Why a message is dead: one of the closed set of classes.
+    /// Class of a dead letter, one of a closed set.
     pub const DEAD_CLASS: &str = "x-dead-class";
-    /// Why a message is dead, for a person.
+    /// Reason why a message is dead, as text for people.
     pub const DEAD_REASON: &str = "x-dead-reason";
-    /// When a message died, RFC 3339.
+    /// Time at which a message was dead-lettered, RFC 3339.
     pub const DEAD_AT: &str = "x-dead-at";
-    /// How many attempts were counted against a message.
+    /// Number of counted attempts.
     pub const ATTEMPTS: &str = "x-attempts";
-    /// What kind of failure sent a message to a hold queue.
+    /// Kind of failure that sent a message to a delay queue.
     pub const RETRY_REASON: &str = "x-retry-reason";
-    /// How many milliseconds a message has waited between attempts that were counted.
+    /// Milliseconds that a message has waited between counted attempts.
     pub const WAITED: &str = "x-waited-ms";
-    /// When a message that was held back may be tried again, RFC 3339.
+    /// Earliest time of the next attempt of a delayed message, RFC 3339.
     pub const NOT_BEFORE: &str = "x-not-before";
-    /// The hold or replay queue that this copy was put into. Only with it the headers of our names are believed.
+    /// Delay or replay queue that this program published the copy to. The worker uses it to tell its own headers from
+    /// those of other programs.
     pub const COPIED_TO: &str = "x-copied-to";
-    /// How often a quorum queue has delivered a message before; RabbitMQ's own.
+    /// Number of earlier deliveries of a message by a quorum queue; set by RabbitMQ.
     pub const DELIVERY_COUNT: &str = "x-delivery-count";
-    /// How often a dead letter was replayed.
+    /// Number of replays of a dead letter.
     pub const REPLAYS: &str = "x-replays";
-    /// When a dead letter was replayed last, RFC 3339: attempts are counted from here on.
+    /// Time of the last replay, RFC 3339. A replay restarts the count of attempts.
     pub const REPLAYED_AT: &str = "x-replayed-at";
-    /// Which dead letter a message was: on its way back into its queue.
+    /// Id of the dead letter that a replayed message was.
     pub const REPLAY_OF: &str = "x-replay-of";
-    /// When a message first failed, RFC 3339.
+    /// Time of a message's first failure, RFC 3339.
     pub const FIRST_FAILED_AT: &str = "x-first-failed-at";
 }

@@ -1,4 +1,4 @@
-//! Guests and experts, as an event names them.
+//! Guests and experts of a start event.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 
@@ -8,7 +8,7 @@ use strum::{EnumString, IntoStaticStr};
 
 use super::{decode::Invalid, private::Private};
 
-/// How a guest is reached.
+/// Channel of the guest's message.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString, IntoStaticStr,
 )]
@@ -23,7 +23,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// As on the wire: `sms` or `whatsapp`.
+    /// The value on the wire: `sms` or `whatsapp`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -53,13 +53,13 @@ impl fmt::Display for Channel {
     }
 }
 
-/// An E.164 number with its `+`: a known country code, at most 15 digits (ITU-T E.164).
+/// An E.164 number with `+`: a known country code, at most 15 digits (ITU-T E.164).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct PhoneNumber(Private<String>);
 
 impl PhoneNumber {
-    /// The number, for the message that it is sent to.
+    /// Returns the number, for messages to the guest.
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.0.reveal()
@@ -74,8 +74,8 @@ impl TryFrom<String> for PhoneNumber {
         let shape = (7..=15).contains(&digits.len())
             && !digits.starts_with('0')
             && digits.bytes().all(|b| b.is_ascii_digit());
-        // Only what E.164 itself says, with the country codes that exist. A number is not refused for standing in
-        // no known block of its country: numbering plans change sooner than a deployed program.
+        // Checks only E.164 and existing country codes. Number blocks within a country are not checked, because numbering
+        // plans change more often than deployed programs.
         if shape && phonenumber::parse(None, &text).is_ok() {
             Ok(Self(Private::new(text)))
         } else {
@@ -92,17 +92,17 @@ impl JsonSchema for PhoneNumber {
         "PhoneNumber".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": r"^\+[1-9][0-9]{6,14}$", "description": "E.164 with its +"})
+        json_schema!({"type": "string", "pattern": r"^\+[1-9][0-9]{6,14}$", "description": "E.164 number with +"})
     }
 }
 
-/// An e-mail address (RFC 5321 with RFC 6531's characters), without a display name.
+/// An e-mail address (RFC 5321 with the characters of RFC 6531), without a display name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Email(Private<String>);
 
 impl Email {
-    /// The address, for the message that it is sent to.
+    /// Returns the address, for messages to the expert.
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.0.reveal()
@@ -125,8 +125,8 @@ impl TryFrom<String> for Email {
 }
 
 impl Email {
-    fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
-        given(from)?.map(Self::try_from).transpose().map_err(D::Error::custom)
+    fn non_blank<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
+        non_blank(from)?.map(Self::try_from).transpose().map_err(D::Error::custom)
     }
 
     fn lowercase(&self) -> Self {
@@ -134,13 +134,13 @@ impl Email {
     }
 }
 
-/// The text, if there is anything in it: a flow's template fills what it does not have with nothing.
-fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+/// Reads a text. A blank one counts as absent, because flow templates write an empty string for a missing value.
+fn non_blank<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<String>::deserialize(from)?.filter(|text| !is_blank(text)))
 }
 
-fn given_id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Private<String>>, D::Error> {
-    Ok(given(from)?.map(Private::new))
+fn non_blank_id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Private<String>>, D::Error> {
+    Ok(non_blank(from)?.map(Private::new))
 }
 
 impl JsonSchema for Email {
@@ -155,38 +155,40 @@ impl JsonSchema for Email {
     }
 }
 
-/// Most characters of a name.
+/// Maximum length of a name, in characters.
 pub const NAME_CHARS_MAX: usize = 256;
 
-/// What somebody is called, in one line, without the characters that `is_unseen` names, and not blank.
+/// A name in one line: not blank, and without the characters of `is_format_control`.
 ///
-/// Read without a limit, since a link that is on its way must not be lost over one; the start event has
-/// [`NAME_CHARS_MAX`].
+/// Parsing has no length limit, because a published link must not be lost over a long name. Only the check of a start event
+/// enforces [`NAME_CHARS_MAX`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Name(Private<String>);
 
 impl Name {
-    /// The name, for messages to people.
+    /// Returns the name, for messages to people.
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.0.reveal()
     }
 
-    /// The name as it stands in a link's message.
+    /// Returns the name as a field of a link message.
     #[must_use]
     pub fn private(&self) -> Private<String> {
         self.0.clone()
     }
 
-    /// The name in `text`, if there is any: in one line.
+    /// Reads a name and joins its lines. `None` if the text is blank.
     fn of(text: &str) -> Option<Self> {
-        let lines = text.split(|c: char| c.is_whitespace() && is_unseen(c)).filter(|line| !line.is_empty());
-        let name: String = lines.collect::<Vec<_>>().join(" ").chars().filter(|c| !is_unseen(*c)).collect();
+        let lines =
+            text.split(|c: char| c.is_whitespace() && is_format_control(c)).filter(|line| !line.is_empty());
+        let name: String =
+            lines.collect::<Vec<_>>().join(" ").chars().filter(|c| !is_format_control(*c)).collect();
         (!is_blank(&name)).then(|| Self(Private::new(name)))
     }
 
-    fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
+    fn non_blank<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
         Ok(Option::<String>::deserialize(from)?.and_then(|text| Self::of(&text)))
     }
 }
@@ -203,26 +205,26 @@ impl JsonSchema for Name {
     }
 }
 
-/// Characters that no name has and that change how the text around it is shown: controls, line separators, and what
-/// embeds, overrides or isolates a direction. The marks LRM, RLM and ALM and the joiners stay: names are written with them.
-fn is_unseen(c: char) -> bool {
+/// True for characters that change how the text around a name is displayed: controls, line separators, and bidirectional
+/// embeddings, overrides and isolates. The marks LRM, RLM and ALM and the joiners are kept, because names contain them.
+fn is_format_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Whether nothing of `text` can be seen.
+/// True if `text` has no visible character.
 pub(super) fn is_blank(text: &str) -> bool {
-    let nothing = |c: char| {
+    let is_invisible = |c: char| {
         c.is_whitespace()
-            || is_unseen(c)
+            || is_format_control(c)
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
     };
-    text.chars().all(nothing)
+    text.chars().all(is_invisible)
 }
 
-/// Most bytes of a locale; RFC 5646, section 4.4.1, has every usual tag in 35.
+/// Maximum length of a locale, in bytes. Usual tags have at most 35 (RFC 5646, section 4.4.1).
 const LOCALE_BYTES_MAX: usize = 64;
 
-/// A well-formed language tag (BCP 47, RFC 5646), such as `es` or `pt-BR`, in the letter case it came in.
+/// A well-formed language tag (BCP 47, RFC 5646), such as `es` or `pt-BR`, with its letter case unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Locale(String);
@@ -234,8 +236,8 @@ impl Locale {
         &self.0
     }
 
-    fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
-        let Some(text) = given(from)? else { return Ok(None) };
+    fn non_blank<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
+        let Some(text) = non_blank(from)? else { return Ok(None) };
         // POSIX and Java write en_US.
         let tag = text.replace('_', "-");
         if tag.len() <= LOCALE_BYTES_MAX && oxilangtag::LanguageTag::parse(tag.as_str()).is_ok() {
@@ -259,23 +261,23 @@ impl JsonSchema for Locale {
     }
 }
 
-/// Somebody who joins as a guest.
+/// A person who joins as a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Guest {
-    /// How the guest is reached.
+    /// Channel of the guest's message.
     pub channel: Channel,
-    /// The guest's number.
+    /// The guest's phone number.
     pub address: PhoneNumber,
-    /// What the guest is called, for the message and the expert.
-    #[serde(default, deserialize_with = "Name::given", skip_serializing_if = "Option::is_none")]
+    /// The guest's name, for the message to the guest and for the expert.
+    #[serde(default, deserialize_with = "Name::non_blank", skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
-    /// The language for the message, such as `es` or `pt-BR`.
-    #[serde(default, deserialize_with = "Locale::given", skip_serializing_if = "Option::is_none")]
+    /// Language of the message, such as `es` or `pt-BR`.
+    #[serde(default, deserialize_with = "Locale::non_blank", skip_serializing_if = "Option::is_none")]
     pub locale: Option<Locale>,
 }
 
-/// Somebody who joins as host: exactly one of `email`, `personId` and `roomId` says where the link goes. A blank one is not given.
+/// A person or team that joins as host. Exactly one of `email`, `personId` and `roomId` is required; blank values count as absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("oneOf" = [
@@ -285,20 +287,20 @@ pub struct Guest {
 ]))]
 pub struct Expert {
     /// The e-mail address of the expert's Webex account.
-    #[serde(default, deserialize_with = "Email::given", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "Email::non_blank", skip_serializing_if = "Option::is_none")]
     pub email: Option<Email>,
     /// The expert's Webex person id.
-    #[serde(default, deserialize_with = "given_id", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "non_blank_id", skip_serializing_if = "Option::is_none")]
     pub person_id: Option<Private<String>>,
-    /// A Webex space, for a team of experts.
-    #[serde(default, deserialize_with = "given_id", skip_serializing_if = "Option::is_none")]
+    /// The id of a Webex space, for a team of experts.
+    #[serde(default, deserialize_with = "non_blank_id", skip_serializing_if = "Option::is_none")]
     pub room_id: Option<Private<String>>,
-    /// What the expert is called.
-    #[serde(default, deserialize_with = "Name::given", skip_serializing_if = "Option::is_none")]
+    /// The expert's name.
+    #[serde(default, deserialize_with = "Name::non_blank", skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
 }
 
-/// The one place a host link is delivered to.
+/// Destination of a host link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpertDestination<'a> {
     /// A person, by e-mail address.
@@ -310,41 +312,43 @@ pub enum ExpertDestination<'a> {
 }
 
 impl Expert {
-    /// Where this expert's link goes.
+    /// Returns the destination of this expert's link.
     ///
     /// # Errors
-    /// [`Invalid`] unless exactly one of the three is given, and an id is visible ASCII.
+    /// [`Invalid`] unless exactly one of the three is set, and an id has only visible ASCII characters.
     pub fn address(&self) -> Result<ExpertDestination<'_>, Invalid> {
-        let address = match (&self.email, &self.person_id, &self.room_id) {
+        let destination = match (&self.email, &self.person_id, &self.room_id) {
             (Some(email), None, None) => return Ok(ExpertDestination::Email(email)),
             (None, Some(person), None) => ("personId", ExpertDestination::Person(person.reveal())),
             (None, None, Some(room)) => ("roomId", ExpertDestination::Room(room.reveal())),
             _ => return Err(Invalid::new("", "expected exactly one of email, personId, roomId")),
         };
-        match address {
+        match destination {
             (_, ExpertDestination::Person(id) | ExpertDestination::Room(id))
                 if id.bytes().all(|b| b.is_ascii_graphic()) =>
             {
-                Ok(address.1)
+                Ok(destination.1)
             }
-            (field, _) => Err(Invalid::new(field, "expected a Webex id: no white space, ASCII alone")),
+            (field, _) => {
+                Err(Invalid::new(field, "expected a Webex id: visible ASCII characters without spaces"))
+            }
         }
     }
 
-    /// The same expert, whatever letter case the e-mail address came in.
+    /// The same expert with the e-mail address in lower case.
     pub(super) fn with_lowercase_email(&self) -> Self {
         Self { email: self.email.as_ref().map(Email::lowercase), ..self.clone() }
     }
 }
 
-/// Each guest once: the first of those with one channel, number and name.
+/// Removes duplicate guests (same channel, number and name). The first of them stays.
 pub(super) fn unique_guests(mut guests: Vec<Guest>) -> Vec<Guest> {
     let mut seen = HashSet::new();
     guests.retain(|guest| seen.insert((guest.channel, guest.address.clone(), guest.name.clone())));
     guests
 }
 
-/// Each expert once: the first of those with one address, whatever its letter case if it is an e-mail address, and name.
+/// Removes duplicate experts (same destination and name). The first of them stays. The letter case of e-mail addresses is ignored.
 pub(super) fn unique_experts(mut experts: Vec<Expert>) -> Vec<Expert> {
     let mut seen = HashSet::new();
     experts.retain(|expert| {
@@ -365,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_no_controls_and_a_blank_one_is_not_given() {
+    fn name_drops_controls_and_blank_name_is_absent() {
         for (given, read) in [
             ("Ana\0 Garc\u{ed}a\r\n", Some("Ana Garc\u{ed}a")),
             ("\nAna\r\nGarc\u{ed}a\u{2028}Ruiz", Some("Ana Garc\u{ed}a Ruiz")),
@@ -385,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_locale_is_a_language_tag_and_a_blank_one_is_not_given() {
+    fn locale_must_be_a_language_tag_and_blank_is_absent() {
         for (given, read) in [
             ("es", Some("es")),
             ("pt-BR", Some("pt-BR")),
@@ -406,8 +410,8 @@ mod tests {
     }
 
     #[test]
-    fn expert_has_one_address_and_a_blank_one_is_none() {
-        let address = |json: serde_json::Value| {
+    fn expert_needs_one_destination_and_blank_is_absent() {
+        let destination = |json: serde_json::Value| {
             let expert: Expert = serde_json::from_value(json).map_err(|error| error.to_string())?;
             expert.address().map(drop).map_err(|invalid| invalid.to_string())
         };
@@ -416,7 +420,7 @@ mod tests {
             serde_json::json!({"email": "", "personId": "Y2lz_-=/"}),
             serde_json::json!({"roomId": "Y2lz", "name": "Team"}),
         ] {
-            assert_eq!(address(good), Ok(()));
+            assert_eq!(destination(good), Ok(()));
         }
         for (wrong, reason) in [
             (serde_json::json!({}), "expected exactly one of"),
@@ -426,13 +430,13 @@ mod tests {
             (serde_json::json!({"roomId": "Y2lz "}), "`roomId`: expected a Webex id"),
             (serde_json::json!({"roomId": "\u{e9}"}), "`roomId`: expected a Webex id"),
         ] {
-            let said = address(wrong).unwrap_err();
-            assert!(said.contains(reason), "{said}");
+            let error = destination(wrong).unwrap_err();
+            assert!(error.contains(reason), "{error}");
         }
     }
 
     #[test]
-    fn the_same_person_is_counted_once_and_another_is_not() {
+    fn duplicate_people_are_removed_and_others_are_kept() {
         let guests = |json: serde_json::Value| unique_guests(serde_json::from_value(json).unwrap()).len();
         let (sms, number) = ("sms", "+34600111222");
         assert_eq!(
@@ -456,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn e164_numbers_are_taken_and_nothing_else() {
+    fn phone_number_accepts_only_e164() {
         for number in [
             "+34600111222",
             "+14155550123",
@@ -486,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn e_mail_addresses_are_taken_and_nothing_else() {
+    fn email_accepts_only_addresses() {
         for address in ["expert@example.com", "dr.lee+on-call@clinic.example", "josé@example.com"] {
             assert!(Email::try_from(address.to_owned()).is_ok(), "{address}");
         }

@@ -1,4 +1,4 @@
-//! Places in a JSON text, as errors may name them: our own fields by their names, whatever a publisher named by its position.
+//! Places in a JSON text for error messages. Fields of the contract appear by name, keys that a publisher chose by position.
 
 use std::fmt::{self, Write};
 
@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 use serde_path_to_error::Segment;
 
-/// All names of fields that are the contract's own, or of an answer of Webex.
+/// Names of all fields of the contract and of the Webex responses.
 const FIELDS: [&str; 38] = [
     "address",
     "attributes",
@@ -51,15 +51,15 @@ const FIELDS: [&str; 38] = [
     "vertical",
 ];
 
-/// A field whose keys a publisher chooses, and stands for all of which that is so.
+/// The field whose keys a publisher chooses. It also stands for any other object with such keys.
 pub(crate) const BY_PUBLISHER: &str = "attributes";
 
-/// Whether the field `name` of the field `parent` is one of ours, so that its name tells nothing.
+/// True if the field `name` inside the field `parent` belongs to the contract. Its name is then not private.
 pub(crate) fn is_ours(parent: &str, name: &str) -> bool {
     parent != BY_PUBLISHER && FIELDS.contains(&name)
 }
 
-/// The place at the end of `segments` in `body`, such as `guests[1].address` or `attributes.(key 3 of 5)`.
+/// Path of the place that `segments` lead to in `body`, such as `guests[1].address` or `attributes.(key 3 of 5)`.
 pub(super) fn path(body: &[u8], segments: &[&Segment]) -> String {
     let mut path = String::new();
     let mut parent = "";
@@ -71,7 +71,7 @@ pub(super) fn path(body: &[u8], segments: &[&Segment]) -> String {
                     join(&mut path, name);
                     parent = name;
                 } else {
-                    join(&mut path, &hidden(body, &segments[..=number]));
+                    join(&mut path, &key_position(body, &segments[..=number]));
                     parent = BY_PUBLISHER;
                 }
             }
@@ -81,8 +81,8 @@ pub(super) fn path(body: &[u8], segments: &[&Segment]) -> String {
     path
 }
 
-/// The last of `segments` without its name: which of how many it is, in the order of the text.
-pub(super) fn hidden(body: &[u8], segments: &[&Segment]) -> String {
+/// Position of the last segment's key in its object, such as `(key 3 of 5)`. It replaces the name, which may be private.
+pub(super) fn key_position(body: &[u8], segments: &[&Segment]) -> String {
     let text = std::str::from_utf8(body).ok();
     match text.and_then(|text| position(text, segments)) {
         Some((number, count)) => format!("(key {number} of {count})"),
@@ -97,13 +97,13 @@ pub(super) fn join(path: &mut String, name: &str) {
     path.push_str(name);
 }
 
-/// A name that may be shown, if it looks like one.
+/// Returns `name` if it looks like an identifier, else its length.
 pub(super) fn identifier(name: &str) -> String {
-    let identifier = name.len() <= 40
+    let is_identifier = name.len() <= 40
         && name.bytes().filter(u8::is_ascii_digit).count() < 7
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if identifier { name.to_owned() } else { format!("(a name of {} bytes)", name.len()) }
+    if is_identifier { name.to_owned() } else { format!("(a name of {} bytes)", name.len()) }
 }
 
 fn position(json: &str, segments: &[&Segment]) -> Option<(usize, usize)> {
@@ -111,7 +111,7 @@ fn position(json: &str, segments: &[&Segment]) -> Option<(usize, usize)> {
     match first {
         Segment::Map { key } => {
             let PlaceEntries(entries) = serde_json::from_str(json).ok()?;
-            // Of a key that stands twice, the second is what is wrong.
+            // If a key is given twice, the error is about the second one.
             let number = entries.iter().rposition(|(name, _)| name == key)?;
             if rest.is_empty() {
                 Some((number + 1, entries.len()))
@@ -127,7 +127,7 @@ fn position(json: &str, segments: &[&Segment]) -> Option<(usize, usize)> {
     }
 }
 
-/// An object's entries in the order of the text.
+/// An object's entries in text order.
 struct PlaceEntries<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for PlaceEntries<'de> {
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_field_of_every_schema_is_ours() {
+    fn every_schema_field_is_a_contract_field() {
         fn names(value: &Value, found: &mut Vec<String>) {
             if let Some(properties) = value.get("properties").and_then(Value::as_object) {
                 found.extend(properties.keys().cloned());

@@ -1,23 +1,23 @@
-//! Values that must never be printed: people's names and numbers, links, opaque data of the flow.
+//! Values that must never be printed: names and numbers of people, links, opaque data of the flow.
 
 use std::{borrow::Cow, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-/// Something personal or secret. `Debug` shows only that there is a value, there is no `Display`, and the value
-/// is reached through [`Private::reveal`] alone, so that every place which does can be found by that name.
+/// A personal or secret value. `Debug` prints a placeholder and there is no `Display`. Code reads the value only with
+/// [`Private::reveal`], so a search for that name finds every use.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Private<T>(T);
 
 impl<T> Private<T> {
-    /// Hides `value`.
+    /// Wraps `value`.
     pub const fn new(value: T) -> Self {
         Self(value)
     }
 
-    /// The value itself, for the wire and for the person it is meant for; never for a log, a span or an error.
+    /// Returns the value, for the wire and for its recipient. Never use it in a log, a span or an error.
     pub const fn reveal(&self) -> &T {
         &self.0
     }
@@ -47,21 +47,22 @@ impl<T: JsonSchema> JsonSchema for Private<T> {
     }
 }
 
-/// How an id that came from outside may appear in a log: as it is where it is plainly an id, else as a UUIDv5 of
-/// it. A flow's author may have used a customer's number or address as an id, and a log must not show it.
+/// Returns an external id unchanged if it is safe to log, else a UUIDv5 of it. A flow's author may have used a customer's number
+/// or address as an id, and a log must not show it.
 ///
-/// Kept as they are: UUIDs, and 1 to 128 letters, digits, `-`, `_`, `.`, `:` without a run of 9 digits, or 7 where there is
-/// no letter (counted across the separators): what could be somebody's number is not.
+/// Safe ids are UUIDs, and ids of 1 to 128 letters, digits, `-`, `_`, `.` and `:` without a long run of digits. A run is long
+/// from 9 digits on, or from 7 if the id has no letter; separators do not end a run. So no id is logged that could be a phone
+/// number.
 #[must_use]
 pub fn loggable_id(id: &str) -> Cow<'_, str> {
-    let plain = !id.is_empty()
+    let allowed_characters = !id.is_empty()
         && id.len() <= 128
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
     let joined = id.replace(['-', '_', '.', ':'], "");
     let run = joined.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
     let limit = if joined.bytes().any(|b| b.is_ascii_alphabetic()) { 9 } else { 7 };
-    let fine = plain && (run < limit || uuid::Uuid::try_parse(id).is_ok());
-    if fine { Cow::Borrowed(id) } else { Cow::Owned(super::ids::hash(id.as_bytes()).to_string()) }
+    let is_safe = allowed_characters && (run < limit || uuid::Uuid::try_parse(id).is_ok());
+    if is_safe { Cow::Borrowed(id) } else { Cow::Owned(super::ids::hash(id.as_bytes()).to_string()) }
 }
 
 #[cfg(test)]
@@ -69,14 +70,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_private_value_is_not_printed() {
+    fn debug_of_private_prints_no_value() {
         let shown = format!("{:?}", Private::new("+34600111222"));
         assert_eq!(shown, "[private]");
         assert!(!format!("{:#?}", Some(Private::new("+34600111222"))).contains("346"));
     }
 
     #[test]
-    fn ids_are_logged_and_people_are_not() {
+    fn loggable_id_keeps_ids_and_hashes_personal_data() {
         for id in ["visit-48151623", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "a", "flow:7f3a_1.2", "123456"] {
             assert_eq!(loggable_id(id), id);
         }

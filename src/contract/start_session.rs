@@ -1,4 +1,4 @@
-//! The start event, version 1: what a flow sends, and what is true of it once it is taken.
+//! The start event, version 1, as a flow sends it, and the validated session made of it.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -21,71 +21,72 @@ use super::{
     trace::TraceContext,
 };
 
-/// Most bytes that the keys and values of `attributes` may have together.
+/// Maximum total size of the keys and values of `attributes`, in bytes.
 pub const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024;
 
-/// Most guests and experts of one session, together: a call for each 25 of them must end in minutes.
+/// Maximum number of guests and experts of one session, in total. Each call serves 25 of them, and all calls must finish within
+/// minutes.
 pub const PEOPLE_MAX: usize = 1000;
-/// Most devices of one session.
+/// Maximum number of devices of one session.
 pub const DEVICES_MAX: usize = 100;
-/// Most bytes of all devices' addresses together. Each of the first call's links carries them all, encrypted: within this,
-/// its answer stays within the default of `instant_connect.body_bytes_max`, and all long links of a session within what the
-/// ledger keeps of an event.
+/// Maximum total size of the device addresses of one session, in bytes. Each link of the first call contains all addresses,
+/// encrypted. This limit keeps the response within the default of `instant_connect.body_bytes_max`, and all long links of a
+/// session within the ledger's limit for one event.
 pub const DEVICES_BYTES_MAX: usize = 16 * 1024;
-/// Most characters of a `sessionId`.
+/// Maximum length of a `sessionId`, in characters.
 const SESSION_ID_CHARS_MAX: usize = 128;
 
-/// Most bytes that all links of an event may repeat of it together: each link echoes `correlationId` and `attributes`, and
-/// each host's link names all guests. Without a bound, one event of 256 KiB would be hundreds of MiB of links.
+/// Maximum total size of the event data in all its links, in bytes. Each link echoes `correlationId` and `attributes`, and each
+/// host link names all guests. Without a limit, one event of 256 KiB could become hundreds of MiB of links.
 pub const ECHO_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Something that can be seen, and no control character. In the schema alone; see [`is_session_id`].
+/// At least one visible character, and no control characters. Only for the schema; the worker checks [`is_session_id`].
 const SESSION_ID_PATTERN: &str =
     r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$";
 
-/// Opaque pairs of the flow, echoed on everything that goes out.
+/// Opaque key-value pairs of the flow, copied into every link message.
 pub type Attributes = BTreeMap<String, Private<String>>;
 
-/// Asks for one video session: a link for each guest and each expert.
+/// A request for one video session, with a link for each guest and each expert.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(title = "Start video session, version 1")]
 pub struct StartSession {
-    /// Names the session; the same id always leads to the same meeting.
+    /// Id of the session. The same id always leads to the same meeting.
     #[schemars(length(min = 1, max = SESSION_ID_CHARS_MAX), regex(pattern = SESSION_ID_PATTERN))]
     pub session_id: String,
-    /// Who gets a guest's link.
+    /// The people who get a guest link.
     #[serde(deserialize_with = "decode::objects")]
     #[schemars(length(min = 1))]
     pub guests: Vec<Guest>,
-    /// Who gets a host's link.
+    /// The people who get a host link.
     #[serde(deserialize_with = "decode::objects")]
     #[schemars(length(min = 1))]
     pub experts: Vec<Expert>,
-    /// Room devices to call into the meeting, without knocking. Each must be allowed by the configuration.
+    /// Room devices that are called into the meeting without knocking. The configuration must allow each of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<Device>>,
-    /// The wording that people see.
+    /// The wording that people see in the meeting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vertical: Option<Vertical>,
-    /// Whether hosts sign in. Whoever holds a link without sign-in is the host.
+    /// True if hosts must sign in. Without sign-in, anyone who has the link is the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_login: Option<bool>,
-    /// The links open from here on.
+    /// When the links become valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<WireTime>,
-    /// The links open until here.
+    /// When the links expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<WireTime>,
-    /// Opaque to the worker; echoed on everything that goes out.
+    /// Opaque to the worker; copied into every link message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<Private<String>>,
-    /// Opaque to the worker; echoed on everything that goes out. At most 4 KiB.
+    /// Opaque to the worker; copied into every link message. At most 4 KiB.
     #[serde(default, deserialize_with = "decode::unique", skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Attributes>,
 }
 
-/// Which wording a meeting has.
+/// Wording of a meeting.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, EnumString, IntoStaticStr,
 )]
@@ -100,7 +101,7 @@ pub enum Vertical {
 }
 
 impl Vertical {
-    /// As on the wire and in long links: `hc` or `gen`.
+    /// The value on the wire and in long links: `hc` or `gen`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -115,7 +116,7 @@ impl TryFrom<String> for Vertical {
     }
 }
 
-/// What stands where an event says nothing, and what it may ask for.
+/// Configured defaults and permissions for start events.
 #[derive(Clone, Debug)]
 pub struct SessionRules {
     /// `instant_connect.subject_prefix`.
@@ -130,52 +131,52 @@ pub struct SessionRules {
     pub devices: AllowList,
 }
 
-/// A start event that was found good.
+/// A validated start event.
 #[derive(Clone, Debug)]
 pub struct Session {
     /// The event's id.
     pub event_id: EventId,
-    /// As the flow gave it; see [`super::private::loggable_id`] for logs.
+    /// The session id as received; use [`super::private::loggable_id`] for logs.
     pub session_id: Private<String>,
     /// The JWT subject.
     pub subject: String,
-    /// At least one.
+    /// The guests: at least one.
     pub guests: Vec<Guest>,
-    /// At least one, each with exactly one address.
+    /// The experts: at least one, each with exactly one destination.
     pub experts: Vec<Expert>,
-    /// All allowed, each once.
+    /// The devices, all allowed and without duplicates.
     pub devices: Vec<Device>,
-    /// The wording.
+    /// The wording of the meeting.
     pub vertical: Vertical,
-    /// Whether hosts sign in.
+    /// True if hosts must sign in.
     pub host_login: bool,
-    /// From when the links open.
+    /// When the links become valid.
     pub not_before: Option<WireTime>,
-    /// Until when the links open: the session's deadline.
+    /// When the links expire: the session's deadline.
     pub expires_at: WireTime,
-    /// Echoed.
+    /// The event's correlation id, copied into every link message.
     pub correlation_id: Option<Private<String>>,
-    /// What the AMQP property `correlation_id` of outgoing messages says.
+    /// The AMQP property `correlation_id` of link messages.
     pub correlation: Private<String>,
-    /// Echoed.
+    /// The event's attributes, copied into every link message.
     pub attributes: Option<Attributes>,
-    /// The trace that the event belongs to.
+    /// The event's trace.
     pub trace: TraceContext,
-    /// The same for all that say the same, and different for what says something else.
+    /// Hash of the event's content. Events with the same content have the same digest.
     pub digest: Digest,
 }
 
-/// SHA-256 of what an event says.
+/// SHA-256 of an event's content.
 pub type Digest = [u8; 32];
 
-/// Why an event is not taken.
+/// Reason why an event is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The event itself is wrong.
+    /// The event is invalid.
     Invalid(Invalid),
-    /// The event was right when it was sent; the session is over now.
+    /// The event was valid when it was sent, but its session is over now.
     Expired(Invalid),
-    /// The device at this position is not on `devices.allowed`.
+    /// The device at this path is not on `devices.allowed`.
     DeviceNotAllowed(Invalid),
 }
 
@@ -193,10 +194,10 @@ impl From<Invalid> for Refusal {
 }
 
 impl Session {
-    /// Reads and checks the start event in `message`, at the time `now`.
+    /// Parses and validates the start event in `message` at the time `now`.
     ///
     /// # Errors
-    /// [`Refusal`], which names the field and what was expected, and shows nothing of what came.
+    /// [`Refusal`], which names the field and the problem, without values from the message.
     pub fn read(message: &Message, rules: &SessionRules, now: Timestamp) -> Result<Self, Refusal> {
         if message.body.len() > BODY_BYTES_MAX {
             let problem = Problem::TooLarge { bytes: message.body.len(), max: BODY_BYTES_MAX };
@@ -211,11 +212,11 @@ impl Session {
         let within =
             |invalid: Invalid| if wrapped.path.is_empty() { invalid } else { invalid.within(wrapped.path) };
         let mut start: StartSession = decode::from_json(wrapped.data)
-            .map_err(|invalid| unreadable(invalid, message))
+            .map_err(|invalid| with_sender_hint(invalid, message))
             .map_err(within)?;
         let Identity { event_id, trace, occurred_at } = identify(message);
         check(&start, now)
-            .map_err(|invalid| expired(invalid, &start, message, occurred_at))
+            .map_err(|invalid| refusal(invalid, &start, message, occurred_at))
             .map_err(within_refusal(within))?;
         start.guests = people::unique_guests(start.guests);
         start.experts = people::unique_experts(start.experts);
@@ -226,10 +227,11 @@ impl Session {
             .map_err(within_refusal(within))?;
         let digest = digest(&start);
         let expires_at = start.expires_at.unwrap_or_else(|| {
-            // From its own time on, and from the first attempt at the latest, so that waiting does not move the deadline.
-            let begun =
+            // Counted from the event's own time or its first attempt, whichever is earlier: waiting must not move the deadline.
+            let known_since =
                 [message.first_failed_at(), occurred_at].into_iter().flatten().fold(now, Timestamp::min);
-            let from = start.not_before.map_or(begun, |not_before| not_before.timestamp().max(begun));
+            let from =
+                start.not_before.map_or(known_since, |not_before| not_before.timestamp().max(known_since));
             WireTime::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
         });
         if expires_at.timestamp() <= now {
@@ -257,7 +259,7 @@ impl Session {
 }
 
 impl Session {
-    /// How many bytes of the event all its links repeat together.
+    /// Total size of the event data in all its links, in bytes.
     #[must_use]
     pub fn echoed(&self) -> usize {
         let correlation = self.correlation_id.as_ref().map_or(0, |id| id.reveal().len());
@@ -266,39 +268,39 @@ impl Session {
     }
 }
 
-/// The hash of what an event says, however it is written: a repeat may have other white space, another order of keys, other
-/// escapes, `null` for what is left out, and as a CloudEvent another `time` or extension. What the event leaves to the
-/// configuration is left out here, too. `start` names everybody once.
+/// Hashes the content of an event, independent of its notation. A repeat may differ in white space, order of keys, escapes,
+/// `null` for an absent field, and as a CloudEvent in `time` and extensions. Configured defaults are not part of the content.
+/// `start` must have no duplicate people or devices.
 fn digest(start: &StartSession) -> Digest {
-    let said = StartSession {
+    let content = StartSession {
         experts: start.experts.iter().map(Expert::with_lowercase_email).collect(),
         devices: start.devices.clone().filter(|devices| !devices.is_empty()),
         attributes: start.attributes.clone().filter(|attributes| !attributes.is_empty()),
         ..start.clone()
     };
-    // Made of text alone: it can't fail.
-    Sha256::digest(serde_json::to_vec(&said).unwrap_or_default()).into()
+    // Serialization cannot fail, because the content is text only.
+    Sha256::digest(serde_json::to_vec(&content).unwrap_or_default()).into()
 }
 
-fn unreadable(invalid: Invalid, message: &Message) -> Invalid {
+fn with_sender_hint(invalid: Invalid, message: &Message) -> Invalid {
     match cloud_event::sender_hint(message) {
         Some(hint) => invalid.with_hint(hint),
         None => invalid,
     }
 }
 
-/// What an event is known by, valid or not.
+/// Event id, trace and time of an event, valid or not.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The event's id.
     pub event_id: EventId,
-    /// Its trace.
+    /// The event's trace.
     pub trace: TraceContext,
-    /// When it happened, where it says so.
+    /// The event's own time, if it has one.
     pub occurred_at: Option<Timestamp>,
 }
 
-/// What the start event in `message` is known by.
+/// Identifies the start event in `message`, including the attributes of a CloudEvent.
 #[must_use]
 pub fn identify(message: &Message) -> Identity {
     let wrapped = if message.body.len() <= BODY_BYTES_MAX { cloud_event::unwrap(message).ok() } else { None };
@@ -316,7 +318,7 @@ pub fn identify(message: &Message) -> Identity {
     }
 }
 
-/// What `message` is known by if nothing is read of its body.
+/// Identifies `message` without parsing its body.
 #[must_use]
 pub fn named(message: &Message) -> Identity {
     Identity {
@@ -326,8 +328,9 @@ pub fn named(message: &Message) -> Identity {
     }
 }
 
-/// An event whose time is over was wrong from the beginning only if nothing says that it was sent before that.
-fn expired(
+/// Classifies an invalid event. A past `expiresAt` means expired if the event was sent before that time, else invalid. An earlier
+/// delivery or failure shows that the event was sent in time.
+fn refusal(
     invalid: Invalid,
     start: &StartSession,
     message: &Message,
@@ -346,16 +349,16 @@ fn expired(
 const ENCODED: &str =
     "expected content_encoding to be empty or identity; compressed bodies are not supported";
 
-/// The rules that no type alone can hold, at the time `now`.
+/// Checks the rules that the types do not enforce, at the time `now`.
 ///
 /// # Errors
-/// [`Invalid`], as [`Session::read`].
+/// [`Invalid`], without values from the event.
 pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     if !is_session_id(&start.session_id) {
         return Err(Invalid::new(
             "sessionId",
             format!(
-                "expected 1 to {SESSION_ID_CHARS_MAX} characters that are not all blank, and no control character"
+                "expected 1 to {SESSION_ID_CHARS_MAX} characters, not all blank, and no control characters"
             ),
         ));
     }
@@ -368,7 +371,7 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     if start.guests.len() + start.experts.len() > PEOPLE_MAX {
         return Err(Invalid::new(
             "guests",
-            format!("expected at most {PEOPLE_MAX} guests and experts together"),
+            format!("expected at most {PEOPLE_MAX} guests and experts in total"),
         ));
     }
     let devices = start.devices.as_deref().unwrap_or_default();
@@ -378,16 +381,16 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     if devices.iter().map(|device| device.reveal().len()).sum::<usize>() > DEVICES_BYTES_MAX {
         return Err(Invalid::new(
             "devices",
-            format!("expected addresses with at most {DEVICES_BYTES_MAX} bytes together"),
+            format!("expected device addresses of at most {DEVICES_BYTES_MAX} bytes in total"),
         ));
     }
     for (position, expert) in start.experts.iter().enumerate() {
         let within = |invalid: Invalid| invalid.within(&format!("experts[{position}]"));
         expert.address().map_err(within)?;
-        short(expert.name.as_ref()).map_err(within)?;
+        check_name(expert.name.as_ref()).map_err(within)?;
     }
     for (position, guest) in start.guests.iter().enumerate() {
-        short(guest.name.as_ref()).map_err(|invalid| invalid.within(&format!("guests[{position}]")))?;
+        check_name(guest.name.as_ref()).map_err(|invalid| invalid.within(&format!("guests[{position}]")))?;
     }
     if let Some(expires_at) = start.expires_at {
         if expires_at.timestamp() <= now {
@@ -409,7 +412,8 @@ pub fn check(start: &StartSession, now: Timestamp) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Whether `text` can name a session. A blank one is a flow's variable that was not filled: all its people would meet in one room.
+/// True if `text` is a valid session id. A blank id comes from an unset variable of a flow: all its sessions would share one
+/// meeting.
 fn is_session_id(text: &str) -> bool {
     let length = text.chars().count();
     (1..=SESSION_ID_CHARS_MAX).contains(&length)
@@ -417,20 +421,20 @@ fn is_session_id(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
-fn short(name: Option<&Name>) -> Result<(), Invalid> {
+fn check_name(name: Option<&Name>) -> Result<(), Invalid> {
     if name.is_some_and(|name| name.reveal().chars().count() > NAME_CHARS_MAX) {
         return Err(Invalid::new("name", format!("expected at most {NAME_CHARS_MAX} characters")));
     }
     Ok(())
 }
 
-/// How many bytes of the event all its links repeat together; `attributes` is how many those are.
+/// Total size of the event data in all links, in bytes. `attributes` is the size of the attributes.
 fn echoed(start: &StartSession, attributes: usize) -> usize {
     let correlation = start.correlation_id.as_ref().map_or(0, |id| id.reveal().len());
     repeated(&start.guests, &start.experts, start.session_id.len() + correlation + attributes)
 }
 
-/// What the links of all these people repeat together: `each` in each link, and the guests' names in each host's.
+/// Total size of the data that all links repeat: `each` per link, and the guests' names per host link.
 fn repeated(guests: &[Guest], experts: &[Expert], each: usize) -> usize {
     let names = guests.iter().filter_map(|guest| guest.name.as_ref()).map(|name| name.reveal().len());
     (guests.len() + experts.len()) * each + experts.len() * names.sum::<usize>()
@@ -440,7 +444,7 @@ fn bytes_of(attributes: Option<&Attributes>) -> usize {
     attributes.into_iter().flatten().map(|(key, value)| key.len() + value.reveal().len()).sum()
 }
 
-/// Each device once, if all are allowed.
+/// Removes duplicate devices. Refuses a device that is not allowed.
 fn allowed_devices(devices: Vec<Device>, allowed: &AllowList) -> Result<Vec<Device>, Refusal> {
     let mut unique = Vec::with_capacity(devices.len());
     for (position, device) in devices.into_iter().enumerate() {
@@ -448,7 +452,7 @@ fn allowed_devices(devices: Vec<Device>, allowed: &AllowList) -> Result<Vec<Devi
             let path = format!("devices[{position}]");
             return Err(Refusal::DeviceNotAllowed(Invalid::new(
                 path,
-                "expected a device that devices.allowed lists",
+                "expected a device listed in devices.allowed",
             )));
         }
         if !unique.contains(&device) {
@@ -466,8 +470,8 @@ fn within_refusal(within: impl Fn(Invalid) -> Invalid) -> impl Fn(Refusal) -> Re
     }
 }
 
-/// An AMQP short string has at most 255 bytes; a longer correlation id is in the body alone, as is one with control characters,
-/// which some client could not print or would refuse.
+/// Returns the AMQP correlation id, or the event id if AMQP cannot carry the given one. An AMQP short string has at most 255
+/// bytes, and some clients refuse control characters. Such a correlation id is only in the body.
 fn correlation(given: Option<&Private<String>>, message: &Message, event_id: &EventId) -> Private<String> {
     let given = given.map(|id| id.reveal().as_str()).or(message.correlation_id.as_deref());
     let given = given.filter(|id| !id.is_empty() && id.len() <= 255 && !id.chars().any(char::is_control));
@@ -505,7 +509,7 @@ mod tests {
         "correlationId": "flow-7f3a", "attributes": {"resumeKey": "chat-99"}}"#;
 
     #[test]
-    fn what_all_links_repeat_has_a_limit() {
+    fn data_repeated_in_all_links_is_limited() {
         let session = |correlation: usize, name: usize| {
             let guest = |n| serde_json::json!({"channel": "sms", "address": format!("+34600{n:06}"), "name": "n".repeat(name)});
             let start = serde_json::json!({
@@ -531,19 +535,19 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_event_is_read() {
+    fn event_with_all_fields_is_read() {
         let session = read(FULL).unwrap();
         assert_eq!(session.subject, "visit-48151623");
         assert_eq!(session.vertical, Vertical::Gen);
         assert!(!session.host_login);
-        assert_eq!(session.devices.len(), 1, "the same device is called once");
+        assert_eq!(session.devices.len(), 1, "duplicates are removed");
         assert_eq!(session.expires_at.timestamp().to_string(), "2026-11-21T11:00:00Z");
         assert_eq!(session.correlation.reveal(), "flow-7f3a");
         assert_eq!(session.event_id.as_str(), ids::hash(FULL.as_bytes()).to_string());
     }
 
     #[test]
-    fn what_is_absent_or_null_gets_the_default() {
+    fn absent_or_null_field_gets_the_default() {
         let bare = r#"{"sessionId":"a b","guests":[{"channel":"sms","address":"+34600111222","name":null}],
             "experts":[{"roomId":"Y2lz"}],"devices":null}"#;
         let session = read(bare).unwrap();
@@ -555,9 +559,9 @@ mod tests {
     }
 
     #[test]
-    fn session_id_that_is_blank_or_has_a_control_character_is_refused_here_and_by_the_schema() {
+    fn invalid_session_id_is_refused_by_check_and_schema() {
         let pattern = regex::Regex::new(SESSION_ID_PATTERN).unwrap();
-        for (id, good) in [
+        for (id, is_valid) in [
             ("visit 1", true),
             ("\u{e9}", true),
             ("", false),
@@ -568,12 +572,12 @@ mod tests {
             ("a\u{85}", false),
         ] {
             let event = FULL.replace("\"visit-48151623\"", &serde_json::json!(id).to_string());
-            assert_eq!((read(&event).is_ok(), pattern.is_match(id)), (good, good), "{id:?}");
+            assert_eq!((read(&event).is_ok(), pattern.is_match(id)), (is_valid, is_valid), "{id:?}");
         }
     }
 
     #[test]
-    fn subject_begins_with_the_prefix_of_the_configuration() {
+    fn subject_starts_with_the_configured_prefix() {
         let rules = SessionRules { subject_prefix: "test-".to_owned(), ..rules() };
         let subject = |id: &str| {
             let body = FULL.replace("visit-48151623", id).into();
@@ -586,14 +590,14 @@ mod tests {
     }
 
     #[test]
-    fn correlation_id_with_a_control_character_is_in_the_body_alone() {
+    fn correlation_id_with_control_character_is_only_in_the_body() {
         let session = read(&FULL.replace("flow-7f3a", r"flow\u0000")).unwrap();
         assert_eq!(session.correlation.reveal(), session.event_id.as_str());
         assert_eq!(session.correlation_id.unwrap().reveal(), "flow\0");
     }
 
     #[test]
-    fn addresses_of_devices_have_a_limit_together() {
+    fn total_size_of_device_addresses_is_limited() {
         let devices = |bytes: usize| {
             let one = |n| format!("room-{n:02}-{}@example.rooms.webex.com", "x".repeat(bytes - 32));
             let devices: Vec<_> = (0..100).map(one).collect();
@@ -604,17 +608,17 @@ mod tests {
         };
         assert_eq!(devices(DEVICES_BYTES_MAX / 100), Ok(100));
         let refused = devices(DEVICES_BYTES_MAX / 100 + 1).unwrap_err();
-        assert_eq!(refused, "`devices`: expected addresses with at most 16384 bytes together");
+        assert_eq!(refused, "`devices`: expected device addresses of at most 16384 bytes in total");
     }
 
     #[test]
-    fn links_of_a_later_session_live_from_its_beginning() {
+    fn link_lifetime_of_a_later_session_starts_at_not_before() {
         let later = FULL.replace(r#", "expiresAt": "2026-11-21T11:00:00Z""#, "");
         assert_eq!(read(&later).unwrap().expires_at.timestamp().to_string(), "2026-11-21T12:00:00Z");
     }
 
     #[test]
-    fn an_event_that_waited_until_its_session_was_over_is_expired() {
+    fn event_that_waited_past_its_session_is_expired() {
         let bare = r#"{"sessionId":"a","guests":[{"channel":"sms","address":"+34600111222"}],"experts":[{"roomId":"Y2lz"}]}"#;
         let read = |first_failed_at: &str| {
             let headers = [(header::FIRST_FAILED_AT.to_owned(), first_failed_at.to_owned())].into();
@@ -626,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn session_without_an_end_is_counted_from_the_events_own_time() {
+    fn session_without_expires_at_ends_relative_to_the_events_time() {
         let bare = r#"{"sessionId":"a","guests":[{"channel":"sms","address":"+34600111222"}],"experts":[{"roomId":"Y2lz"}]}"#;
         let read = |published_at: Option<&str>, headers: &[(&str, &str)]| {
             let headers =
@@ -642,11 +646,15 @@ mod tests {
         assert_eq!(read(Some("2026-11-21T08:00:00Z"), &event).unwrap(), "2026-11-21T10:30:00Z");
         let failed = (header::FIRST_FAILED_AT, "2026-11-21T08:10:00Z");
         assert_eq!(read(Some("2026-11-21T08:30:00Z"), &[failed]).unwrap(), "2026-11-21T10:10:00Z");
-        assert_eq!(read(Some("2026-11-21T09:30:00Z"), &[]).unwrap(), "2026-11-21T11:00:00Z", "a clock ahead");
+        assert_eq!(
+            read(Some("2026-11-21T09:30:00Z"), &[]).unwrap(),
+            "2026-11-21T11:00:00Z",
+            "the sender's clock is ahead"
+        );
         for none in ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z"] {
             let event =
                 [("cloudEvents:specversion", "1.0"), ("cloudEvents:id", "1"), ("cloudEvents:time", none)];
-            assert_eq!(read(None, &event).unwrap(), "2026-11-21T11:00:00Z", "a library's zero is no time");
+            assert_eq!(read(None, &event).unwrap(), "2026-11-21T11:00:00Z", "zero means no time");
         }
         let refused = read(Some("2026-11-18T09:00:00Z"), &[]).unwrap_err();
         assert!(
@@ -655,7 +663,7 @@ mod tests {
         );
     }
 
-    /// (what is replaced in [`FULL`], by what, the error)
+    /// (text to replace in [`FULL`], replacement, expected error)
     const WRONG: &[(&str, &str, &str)] = &[
         (FULL, "", "body: invalid JSON at line 1, column 0"),
         (FULL, "[]", "body: expected an object"),
@@ -666,7 +674,7 @@ mod tests {
         (
             r#""sessionId": "visit-48151623""#,
             r#""sessionId": """#,
-            "`sessionId`: expected 1 to 128 characters that are not all blank, and no control character",
+            "`sessionId`: expected 1 to 128 characters, not all blank, and no control characters",
         ),
         (r#""sessionId": "visit-48151623""#, r#""sessionId": 7"#, "`sessionId`: expected a string"),
         (
@@ -741,7 +749,7 @@ mod tests {
             "sips:room-12@",
             "`devices[0]`: expected a device address such as room-12@example.rooms.webex.com",
         ),
-        ("sip:Room-12@", "theatre@", "`devices[0]`: expected a device that devices.allowed lists"),
+        ("sip:Room-12@", "theatre@", "`devices[0]`: expected a device listed in devices.allowed"),
         (r#""gen""#, r#""vet""#, "`vertical`: expected hc or gen"),
         ("false", "\"no\"", "`hostLogin`: expected a boolean"),
         (
@@ -762,32 +770,32 @@ mod tests {
             r#""email": 7, "z": """#,
             "`attributes.(key 1 of 2)`: expected a string",
         ),
-        (r#""resumeKey": "chat-99""#, r#""a": "", "a": """#, "`attributes`: expected each key once"),
+        (r#""resumeKey": "chat-99""#, r#""a": "", "a": """#, "`attributes`: expected no duplicate keys"),
         (
             r#""Ana""#,
             r#""Ana \ud83d""#,
-            "`guests[0].name`: expected whole characters; an escape such as \\ud83d has no second half (half an emoji?)",
+            "`guests[0].name`: incomplete Unicode escape: a surrogate such as \\ud83d has no second half (a truncated emoji?)",
         ),
         (
             r#""Ana""#,
             r#""Ana \ud83d\u0041""#,
-            "`guests[0].name`: expected whole characters; an escape such as \\ud83d has no second half (half an emoji?)",
+            "`guests[0].name`: incomplete Unicode escape: a surrogate such as \\ud83d has no second half (a truncated emoji?)",
         ),
         (
             r#""chat-99""#,
             r#""\ude00""#,
-            "`attributes.(key 1 of 1)`: expected whole characters; an escape such as \\ud83d has no second half (half an emoji?)",
+            "`attributes.(key 1 of 1)`: incomplete Unicode escape: a surrogate such as \\ud83d has no second half (a truncated emoji?)",
         ),
         (
             r#""Ana""#,
             "\"Ana\nB\"",
-            "`guests[0].name`: expected each line break and control character in a string to be escaped, such as \\n",
+            "`guests[0].name`: unescaped line break or control character in a string; write it as an escape such as \\n",
         ),
         (r#""flow-7f3a""#, "{}", "`correlationId`: expected a string"),
     ];
 
     #[test]
-    fn what_is_wrong_is_named_with_its_path_and_what_was_expected() {
+    fn invalid_event_is_refused_with_path_and_expectation() {
         for (from, to, error) in WRONG {
             let body = FULL.replacen(from, to, 1);
             assert_ne!(body, FULL);
@@ -802,7 +810,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_have_a_limit() {
+    fn attributes_over_the_limit_are_refused() {
         let with = |n: usize| FULL.replace("chat-99", &"x".repeat(n));
         assert!(read(&with(ATTRIBUTES_BYTES_MAX - "resumeKey".len())).is_ok());
         let error = read(&with(ATTRIBUTES_BYTES_MAX - "resumeKey".len() + 1)).unwrap_err();
@@ -810,13 +818,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_has_a_limit() {
+    fn body_over_the_limit_is_refused() {
         let error = read(&" ".repeat(BODY_BYTES_MAX + 1)).unwrap_err();
         assert_eq!(error, "body: 262145 bytes; the limit is 262144");
     }
 
     #[test]
-    fn byte_order_mark_before_json_is_passed_over() {
+    fn byte_order_mark_before_json_is_ignored() {
         assert!(read(&format!("\u{feff}{FULL}")).is_ok());
         let mut event = cloud_event(FULL);
         event.body.splice(..0, *b"\xef\xbb\xbf");
@@ -824,7 +832,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_utf_8_is_named() {
+    fn text_other_than_utf_8_is_refused_by_name() {
         let read = |body: Vec<u8>| {
             let message = Message { body, ..Message::default() };
             Session::read(&message, &rules(), NOW.parse().unwrap()).unwrap_err().to_string()
@@ -832,11 +840,14 @@ mod tests {
         let latin = FULL.replace("Ana", "@").bytes().map(|b| if b == b'@' { 0xe9 } else { b }).collect();
         assert_eq!(read(latin), "`guests[0].name`: expected text in UTF-8");
         let utf_16 = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
-        assert_eq!(read(utf_16), "body: expected JSON in UTF-8; the body begins like UTF-16");
+        assert_eq!(
+            read(utf_16),
+            "body: expected JSON in UTF-8; the body begins with a UTF-16 byte-order mark"
+        );
     }
 
     #[test]
-    fn deep_nesting_is_an_error_and_no_overflow() {
+    fn deep_nesting_is_an_error_without_stack_overflow() {
         let error = read(&format!(r#"{{"attributes": {}"#, "[".repeat(100_000))).unwrap_err();
         assert!(error.starts_with("`attributes`") || error.starts_with("body"), "{error}");
     }
@@ -854,7 +865,7 @@ mod tests {
     }
 
     #[test]
-    fn a_structured_cloud_event_is_unwrapped() {
+    fn structured_cloud_event_is_unwrapped() {
         let session = Session::read(&cloud_event(FULL), &rules(), NOW.parse().unwrap()).unwrap();
         assert_eq!(session.event_id.as_str(), "/flows/7#ce-1");
         assert_eq!(session.trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
@@ -867,12 +878,12 @@ mod tests {
             let session = Session::read(&event, &rules(), NOW.parse().unwrap()).unwrap();
             assert_eq!(session.event_id.as_str(), "/flows/7#ce-1", "{content_type:?}");
         }
-        let names_it = FULL.replace("chat-99", r#"\"specversion\""#);
-        assert!(read(&names_it).is_ok(), "a plain event that has the word in a value");
+        let mentions_specversion = FULL.replace("chat-99", r#"\"specversion\""#);
+        assert!(read(&mentions_specversion).is_ok(), "a plain event with the word in a value");
     }
 
     #[test]
-    fn envelope_of_a_library_is_named_with_what_to_do() {
+    fn library_envelope_is_refused_with_a_remedy() {
         let body =
             format!(r#"{{"messageId": "1", "messageType": ["urn:message:Start"], "message": {FULL}}}"#);
         let error = read(&body).unwrap_err();
@@ -882,11 +893,11 @@ mod tests {
         let sent = |body: &str| Message { body: body.into(), headers: headers.clone(), ..Message::default() };
         let error = Session::read(&sent(&wrong), &rules(), NOW.parse().unwrap()).unwrap_err().to_string();
         assert!(error.contains("NServiceBus"), "{error}");
-        assert!(Session::read(&sent(FULL), &rules(), NOW.parse().unwrap()).is_ok(), "its body is the event");
+        assert!(Session::read(&sent(FULL), &rules(), NOW.parse().unwrap()).is_ok(), "the body is the event");
     }
 
     #[test]
-    fn encoded_body_is_refused_by_the_name_of_its_property() {
+    fn encoded_body_is_refused_naming_content_encoding() {
         let encoded = |encoding: &str| Message {
             body: FULL.into(),
             content_encoding: Some(encoding.to_owned()),
@@ -900,7 +911,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_is_of_what_an_event_says_and_not_of_how_it_is_written() {
+    fn digest_depends_on_content_and_not_on_notation() {
         let digest = |body: &str| read(body).unwrap().digest;
         let same = [
             FULL.replace('\n', " "),
@@ -927,12 +938,12 @@ mod tests {
         }
         let short = r#"{"sessionId": "s", "guests": [{"channel": "sms", "address": "+34600111222"}],
             "experts": [{"email": "expert@example.com"}]}"#;
-        let nothing_more = short.replace(
+        let with_empty_fields = short.replace(
             r#""sessionId""#,
             r#""devices": [], "attributes": {}, "vertical": null, "correlationId": null, "sessionId""#,
         );
-        assert_eq!(digest(&nothing_more), digest(short));
-        for (said, other) in [
+        assert_eq!(digest(&with_empty_fields), digest(short));
+        for (original, changed) in [
             ("+34600111222", "+34600111223"),
             ("visit-48151623", "visit-48151624"),
             ("\"es\"", "\"pt\""),
@@ -940,7 +951,7 @@ mod tests {
             ("11:00:00Z", "11:00:01Z"),
             ("false", "true"),
         ] {
-            assert_ne!(digest(&FULL.replace(said, other)), digest(FULL), "{said}");
+            assert_ne!(digest(&FULL.replace(original, changed)), digest(FULL), "{original}");
         }
         let event = |extension: &str| {
             let mut event = cloud_event(FULL);
@@ -954,7 +965,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_in_a_structured_cloud_event_begin_at_data() {
+    fn paths_in_structured_cloud_event_start_at_data() {
         let wrong = cloud_event(&FULL.replace("+34600111222", "x"));
         let error = Session::read(&wrong, &rules(), NOW.parse().unwrap()).unwrap_err();
         assert_eq!(
@@ -964,7 +975,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binary_cloud_event_has_its_attributes_in_headers() {
+    fn binary_cloud_event_attributes_are_read_from_headers() {
         for separator in [":", "_"] {
             let header =
                 |name: &str, value: &str| (format!("cloudEvents{separator}{name}"), value.to_owned());
@@ -976,7 +987,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_cloud_event_is_invalid() {
+    fn invalid_cloud_event_is_refused() {
         for (body, error) in [
             ("{}", "`specversion`: missing required field"),
             (
@@ -998,7 +1009,7 @@ mod tests {
     }
 
     #[test]
-    fn a_correlation_id_that_amqp_cannot_carry_stays_in_the_body() {
+    fn correlation_id_too_long_for_amqp_is_only_in_the_body() {
         let session = read(&FULL.replace("flow-7f3a", &"x".repeat(256))).unwrap();
         assert_eq!(session.correlation.reveal(), session.event_id.as_str());
         assert_eq!(session.correlation_id.unwrap().reveal().len(), 256);
@@ -1010,7 +1021,7 @@ mod tests {
 
         use super::*;
 
-        /// The full event with the value at one place replaced by anything.
+        /// Replaces the value at `path` with `with`.
         fn mutate(value: &mut Value, path: &[usize], with: &Value) {
             let Some((&first, rest)) = path.split_first() else { return *value = with.clone() };
             match value {
@@ -1045,13 +1056,13 @@ mod tests {
 
         proptest! {
             #[test]
-            fn any_bytes_give_an_answer(body: Vec<u8>) {
+            fn any_bytes_are_refused_without_panic(body: Vec<u8>) {
                 let message = Message { body, ..Message::default() };
                 prop_assert!(Session::read(&message, &rules(), NOW.parse().unwrap()).is_err());
             }
 
             #[test]
-            fn any_change_of_an_event_gives_an_answer_that_shows_nothing_of_it(
+            fn refusal_of_any_changed_event_shows_no_value(
                 path in prop::collection::vec(any::<usize>(), 1..4), with in any_json(),
             ) {
                 let mut event: Value = serde_json::from_str(FULL).unwrap();

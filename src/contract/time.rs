@@ -1,4 +1,4 @@
-//! Times on the wire: RFC 3339, as instants.
+//! Times on the wire, in RFC 3339.
 
 use std::borrow::Cow;
 
@@ -6,25 +6,25 @@ use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// An instant, RFC 3339 on the wire, whole seconds (what a JWT's `nbf` and `exp` can carry, RFC 7519).
+/// A point in time, RFC 3339 on the wire, in whole seconds like the JWT claims `nbf` and `exp` (RFC 7519).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct WireTime(i64);
 
 impl WireTime {
-    /// The last whole second not after `at`.
+    /// Rounds `at` down to a whole second.
     #[must_use]
     pub fn floor(at: Timestamp) -> Self {
         Self(at.as_second() - i64::from(at.subsec_nanosecond() < 0))
     }
 
-    /// Seconds since the epoch.
+    /// Seconds since the Unix epoch.
     #[must_use]
     pub const fn unix_seconds(self) -> i64 {
         self.0
     }
 
-    /// As a timestamp.
+    /// Converts to a timestamp.
     #[must_use]
     pub fn timestamp(self) -> Timestamp {
         Timestamp::from_second(self.0).unwrap_or(Timestamp::MAX)
@@ -45,7 +45,7 @@ impl TryFrom<String> for WireTime {
     }
 }
 
-/// RFC 3339, section 5.6, and no more: the parser behind it knows further forms. A fraction is cut.
+/// Parses RFC 3339, section 5.6, only: the underlying parser accepts more formats. Fractions of a second are dropped.
 fn parse(text: &str) -> Option<WireTime> {
     const DATE_TIME: &[u8] = b"dddd-dd-ddTdd:dd:dd";
     let (date_time, rest) = (text.get(..DATE_TIME.len())?, text.get(DATE_TIME.len()..)?);
@@ -69,7 +69,7 @@ fn parse(text: &str) -> Option<WireTime> {
     }
     match format!("{date_time}{offset}").parse::<Timestamp>() {
         Ok(at) => Some(WireTime::floor(at)),
-        // "For ever", as some write it, is past the end of what the clock can say.
+        // Some senders write this date for "never expires"; it is beyond the range of a timestamp.
         Err(_) if date_time.get(..10) == Some("9999-12-31") => Some(WireTime::floor(Timestamp::MAX)),
         Err(_) => None,
     }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc_3339_is_read_and_other_forms_are_not() {
+    fn wire_time_accepts_only_rfc_3339() {
         let read = |text: &str| WireTime::try_from(text.to_owned()).map(WireTime::unix_seconds);
         assert_eq!(read("2026-11-21T10:00:00Z"), Ok(1_795_255_200));
         assert_eq!(read("2026-11-21T11:00:00.999+01:00"), Ok(1_795_255_200));
@@ -121,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_in_utc() {
+    fn wire_time_is_written_in_utc() {
         let at = WireTime::try_from("2026-11-21T11:00:00+01:00".to_owned()).unwrap();
         assert_eq!(String::from(at), "2026-11-21T10:00:00Z");
     }
 
     #[test]
-    fn before_the_epoch_the_floor_is_the_earlier_second() {
+    fn floor_before_the_epoch_is_the_earlier_second() {
         assert_eq!(WireTime::floor("1969-12-31T23:59:58.5Z".parse().unwrap()).unix_seconds(), -2);
     }
 }

@@ -1,24 +1,24 @@
-//! W3C Trace Context, carried from the event to everything that goes out.
+//! W3C Trace Context, copied from the event to every outgoing message and call.
 
 use std::{collections::BTreeMap, fmt::Write};
 
 use super::header;
 
-/// Where a message stands in its trace (<https://www.w3.org/TR/trace-context/>).
+/// Trace id, parent span and flags of a message (<https://www.w3.org/TR/trace-context/>).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: String,
     parent_id: String,
     flags: u8,
     state: Option<String>,
-    begun: bool,
+    is_begun: bool,
 }
 
-/// The flag that says that the caller records this trace.
+/// Flag bit: the caller records this trace.
 const SAMPLED: u8 = 1;
 
 impl TraceContext {
-    /// Continues the trace that `headers` name, or begins one.
+    /// Continues the trace in `headers`, or starts a new one if they hold none.
     #[must_use]
     pub fn of(headers: &BTreeMap<String, String>) -> Self {
         let state =
@@ -43,36 +43,35 @@ impl TraceContext {
             parent_id: parent_id.to_owned(),
             flags: u8::from_str_radix(flags, 16).unwrap_or_default(),
             state: None,
-            begun: false,
+            is_begun: false,
         })
     }
 
     fn begin() -> Self {
         let (trace_id, parent_id) = (random_hex(2), random_hex(1));
-        Self { trace_id, parent_id, flags: SAMPLED, state: None, begun: true }
+        Self { trace_id, parent_id, flags: SAMPLED, state: None, is_begun: true }
     }
 
-    /// A span of this program's own, by its ids in hexadecimal digits. What others put into `tracestate` stays within their
-    /// trace.
+    /// Context of a span of this program; both ids are hexadecimal. `tracestate` is kept only within the same trace.
     #[must_use]
     pub fn of_span(&self, trace_id: String, span_id: String) -> Self {
         let state = self.state.clone().filter(|_| trace_id == self.trace_id);
-        Self { trace_id, parent_id: span_id, flags: self.flags | SAMPLED, state, begun: false }
+        Self { trace_id, parent_id: span_id, flags: self.flags | SAMPLED, state, is_begun: false }
     }
 
-    /// The same place, of a trace that is not recorded from here on.
+    /// The same context with the sampled flag cleared.
     #[must_use]
     pub fn unsampled(&self) -> Self {
         Self { flags: self.flags & !SAMPLED, ..self.clone() }
     }
 
-    /// Whether the trace began here, for want of one: nobody knows the parent.
+    /// True if the trace was started here because the message had none. Its parent id then names no real span.
     #[must_use]
     pub const fn is_begun(&self) -> bool {
-        self.begun
+        self.is_begun
     }
 
-    /// Whether the caller records this trace.
+    /// True if the caller records this trace.
     #[must_use]
     pub const fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
@@ -96,21 +95,21 @@ impl TraceContext {
         format!("00-{}-{}-{:02x}", self.trace_id, self.parent_id, self.flags)
     }
 
-    /// The `tracestate` header, where one came.
+    /// The `tracestate` header, if the message had one.
     #[must_use]
     pub fn tracestate(&self) -> Option<&str> {
         self.state.as_deref()
     }
 
-    /// Writes itself into `headers`, in place of what they say.
+    /// Sets both headers, replacing any present values.
     pub fn write(&self, headers: &mut BTreeMap<String, String>) {
         headers.insert(header::TRACEPARENT.to_owned(), self.traceparent());
-        // Empty is none. One that is missing would not hide what a CloudEvent's own attribute says.
+        // An empty value means none. Without the header, a CloudEvent's own `tracestate` attribute would apply.
         headers.insert(header::TRACESTATE.to_owned(), self.state.clone().unwrap_or_default());
     }
 }
 
-/// `words` times 16 hexadecimal digits, never all zero.
+/// `words` groups of 16 random hexadecimal digits, none all zero.
 fn random_hex(words: usize) -> String {
     (0..words).fold(String::with_capacity(words * 16), |mut text, _| {
         _ = write!(text, "{:016x}", fastrand::u64(1..));
@@ -127,24 +126,24 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_on_under_its_id() {
-        let came = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
-        let mut headers = BTreeMap::from([(header::TRACEPARENT.to_owned(), came.to_owned())]);
+    fn trace_context_continues_with_the_same_trace_id() {
+        let received = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        let mut headers = BTreeMap::from([(header::TRACEPARENT.to_owned(), received.to_owned())]);
         headers.insert(header::TRACESTATE.to_owned(), "vendor=1".to_owned());
         let context = TraceContext::of(&headers);
-        assert_eq!((context.traceparent().as_str(), context.tracestate()), (came, Some("vendor=1")));
+        assert_eq!((context.traceparent().as_str(), context.tracestate()), (received, Some("vendor=1")));
         assert!(!context.is_sampled() && !context.is_begun());
         let span = context.of_span(context.trace_id().to_owned(), "1".repeat(16));
         assert_eq!(span.traceparent(), "00-4bf92f3577b34da6a3ce929d0e0e4736-1111111111111111-01");
         assert_eq!(span.tracestate(), Some("vendor=1"));
-        let elsewhere = context.of_span("2".repeat(32), "1".repeat(16));
-        assert_eq!(elsewhere.tracestate(), None, "another trace");
-        elsewhere.write(&mut headers);
-        assert_eq!(TraceContext::of(&headers), elsewhere);
+        let other_trace = context.of_span("2".repeat(32), "1".repeat(16));
+        assert_eq!(other_trace.tracestate(), None);
+        other_trace.write(&mut headers);
+        assert_eq!(TraceContext::of(&headers), other_trace);
     }
 
     #[test]
-    fn what_is_no_trace_context_begins_a_new_one() {
+    fn invalid_traceparent_starts_a_new_trace() {
         for wrong in [
             "",
             "00-0-0-0",

@@ -61,7 +61,7 @@ fn bad_bodies() -> Vec<(Vec<u8>, &'static str, &'static str)> {
         (wrong(past), "invalid", "`expiresAt`: must be in the future"),
         (wrong(backwards), "invalid", "`expiresAt`: expected a time after notBefore"),
         (wrong(json!({"expiresAt": 1_795_255_200})), "invalid", "`expiresAt`: expected"),
-        (wrong(device), "device-not-allowed", "`devices[1]`: expected a device that devices.allowed lists"),
+        (wrong(device), "device-not-allowed", "`devices[1]`: expected a device listed in devices.allowed"),
     ]
 }
 
