@@ -1,5 +1,4 @@
-//! Whether the worker lives, and whether it is ready. What is said here is read from the metrics, so that the two never
-//! contradict each other.
+//! Liveness and readiness of the worker. Both are read from the metrics, so they never contradict the metrics.
 
 use std::{
     collections::BTreeMap,
@@ -14,18 +13,18 @@ use crate::telemetry::metrics::{
     labels::{Label, Stage, Upstream},
 };
 
-/// A worker whose event loop has not turned for this long is stuck. It turns once a second.
+/// An event loop without a tick for this long is stuck. It ticks once a second.
 const LATE: Duration = Duration::from_secs(15);
 
 /// The state of one worker; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
     metrics: Metrics,
-    /// Those that run here.
+    /// The stages that run in this worker.
     stages: Arc<[Stage]>,
-    /// Beyond this age, work should have been given back long ago.
+    /// Maximum age of a delivery in progress; an older one should have been requeued long ago.
     work_age_max: Duration,
-    turned_at: Arc<Mutex<Instant>>,
+    ticked_at: Arc<Mutex<Instant>>,
     phase: Arc<Mutex<Phase>>,
 }
 
@@ -36,7 +35,7 @@ enum Phase {
     Ending,
 }
 
-/// The answer to one question, with what it is made of.
+/// The answer to one probe, with its checks.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HealthReport {
@@ -51,29 +50,29 @@ struct HealthCheck {
 }
 
 impl Health {
-    /// Of a worker with these `stages`, none of whose work should grow older than `work_age_max`.
+    /// Health of a worker with these `stages`, which fails if a delivery is in progress for longer than `work_age_max`.
     #[must_use]
     pub(crate) fn new(metrics: &Metrics, stages: &[Stage], work_age_max: Duration) -> Self {
         Self {
             metrics: metrics.clone(),
             stages: stages.into(),
             work_age_max,
-            turned_at: Arc::new(Mutex::new(Instant::now())),
+            ticked_at: Arc::new(Mutex::new(Instant::now())),
             phase: Arc::new(Mutex::new(Phase::Starting)),
         }
     }
 
-    /// The worker's event loop turns. To be called once a second.
+    /// Records a tick of the worker's event loop. The worker calls this once a second.
     pub(crate) fn turn(&self) {
-        *self.turned_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.ticked_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// The ledger is open: what is left is to connect.
+    /// Records that the ledger is open, so only the connections are missing.
     pub(crate) fn start(&self) {
         self.set_phase(Phase::Running);
     }
 
-    /// The worker is shutting down.
+    /// Records that the worker is shutting down.
     pub(crate) fn end(&self) {
         self.set_phase(Phase::Ending);
     }
@@ -82,23 +81,22 @@ impl Health {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
-    /// All metrics.
     pub(super) const fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Whether a restart would be no remedy: asks nothing about the broker or Webex.
+    /// Liveness. Ignores the broker and Webex, because a restart would not help there.
     pub(super) fn live(&self) -> HealthReport {
-        let turned = self.turned_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        let idle = self.ticked_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
         let mut checks = vec![(
             "eventLoop".to_owned(),
-            HealthCheck { ok: turned < LATE, detail: format!("turned {} s ago", turned.as_secs()) },
+            HealthCheck { ok: idle < LATE, detail: format!("last tick {} s ago", idle.as_secs()) },
         )];
         for stage in self.stages.iter() {
             let age = self.metrics.stage(*stage).oldest_work();
             let detail = match age {
                 None => "nothing in progress".to_owned(),
-                Some(age) => format!("the oldest has been in progress for {} s", age.as_secs()),
+                Some(age) => format!("oldest delivery in progress for {} s", age.as_secs()),
             };
             let ok = age.is_none_or(|age| age <= self.work_age_max);
             checks.push((format!("work.{}", stage.as_str()), HealthCheck { ok, detail }));
@@ -106,7 +104,7 @@ impl Health {
         HealthReport::of(checks)
     }
 
-    /// Whether an event that comes now would be served.
+    /// Readiness: true if a new event would be processed now.
     pub(super) fn ready(&self) -> HealthReport {
         let mut checks = Vec::new();
         for stage in self.stages.iter() {
@@ -114,7 +112,7 @@ impl Health {
             checks.push((format!("consuming.{}", stage.as_str()), consuming(&metrics)));
             let upstream = Upstream::of(*stage);
             let accepted = !metrics.breaker.is_token_refused();
-            let detail = if accepted { "not refused" } else { "refused, or there is none to send" };
+            let detail = if accepted { "not refused" } else { "refused, or no token is available" };
             let check = HealthCheck { ok: accepted, detail: detail.to_owned() };
             checks.push((format!("token.{}", upstream.as_str()), check));
         }
@@ -136,7 +134,7 @@ impl Health {
     fn publishing(&self) -> HealthCheck {
         let metrics = self.metrics.publishing();
         let (ok, detail) = match (metrics.connection.is_up(), metrics.is_blocked()) {
-            (false, _) => return unconnected(&metrics.connection),
+            (false, _) => return disconnected(&metrics.connection),
             (true, true) => (false, "blocked by the broker: it is short of memory or disk"),
             (true, false) => (true, "connected"),
         };
@@ -146,9 +144,9 @@ impl Health {
 
 #[cfg(test)]
 impl Health {
-    /// As if the event loop had turned no more.
+    /// Simulates a stuck event loop.
     pub(crate) fn grow_late(&self) {
-        *self.turned_at.lock().unwrap_or_else(PoisonError::into_inner) -= LATE;
+        *self.ticked_at.lock().unwrap_or_else(PoisonError::into_inner) -= LATE;
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -156,18 +154,18 @@ impl Health {
     }
 }
 
-fn unconnected(connection: &ConnectionMetrics) -> HealthCheck {
-    let why = connection.reason().map_or_else(String::new, |why| format!(": {why}"));
-    HealthCheck { ok: false, detail: format!("not connected to the broker{why}") }
+fn disconnected(connection: &ConnectionMetrics) -> HealthCheck {
+    let reason = connection.reason().map_or_else(String::new, |reason| format!(": {reason}"));
+    HealthCheck { ok: false, detail: format!("not connected to the broker{reason}") }
 }
 
 fn consuming(metrics: &StageMetrics) -> HealthCheck {
     let (ok, detail) = match (metrics.connection.is_up(), metrics.breaker.is_open(), metrics.is_consuming()) {
-        (false, ..) => return unconnected(&metrics.connection),
+        (false, ..) => return disconnected(&metrics.connection),
         (true, true, _) => {
-            (false, "paused: the breaker is open, see the metric breaker_opened_total for why")
+            (false, "paused: the breaker is open (reason: see the metric breaker_opened_total)")
         }
-        (true, false, false) => (false, "connected, not consuming"),
+        (true, false, false) => (false, "connected, but not consuming"),
         (true, false, true) => (true, "consuming"),
     };
     HealthCheck { ok, detail: detail.to_owned() }
@@ -190,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_loop_that_turns_no_more_and_work_that_never_ends_are_no_life() {
+    fn livez_fails_on_stalled_loop_or_stuck_work() {
         let health = health(Duration::ZERO);
         assert!(health.live().ok);
         let work = health.metrics.stage(Stage::Host).begin();

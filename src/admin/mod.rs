@@ -1,9 +1,9 @@
-//! What operators and orchestrators ask over HTTP: `/livez`, `/readyz` and `/metrics`, and nothing else. Nothing here needs
-//! a secret or shows one.
+//! The admin server: `/livez`, `/readyz` and `/metrics` over HTTP, for operators and orchestrators. It needs no secret and
+//! shows none.
 //!
-//! - [`health`]: what the first two say
+//! - [`health`]: liveness and readiness
 //!
-//! The server has a thread of its own, so that it answers even when all of the worker's threads are stuck.
+//! The server has its own thread, so it answers even if all of the worker's threads are stuck.
 
 pub(crate) mod health;
 mod serve;
@@ -19,29 +19,29 @@ use tracing::info;
 
 use health::{Health, HealthReport};
 
-/// Why the server could not be started.
+/// Reason that the server could not start.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "admin.listen = \"{listen}\": cannot listen there: {source}\nhint: another worker or program may have this port; \
-     set another (port 0 takes a free one), or \"off\""
+    "admin.listen = \"{listen}\": cannot listen there: {source}\nhint: another worker or program may use this port; \
+     set another one (port 0 selects a free port), or \"off\""
 )]
 pub(crate) struct AdminError {
     listen: SocketAddr,
     source: io::Error,
 }
 
-/// A server that runs until it is dropped.
+/// The running server, which stops when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    /// Dropped, it tells the server's thread to end.
+    /// Stops the server's thread when dropped.
     _stop: oneshot::Sender<()>,
 }
 
 impl Admin {
-    /// Serves on `listen`, and says where in the log.
+    /// Serves on `listen` and logs the address.
     ///
     /// # Errors
-    /// [`AdminError`] where the address is taken or not one of this machine's.
+    /// [`AdminError`] if the address is in use or is not an address of this machine.
     pub(crate) fn start(listen: SocketAddr, health: Health) -> Result<Self, AdminError> {
         let failed = |source| AdminError { listen, source };
         let listener = TcpListener::bind(listen).map_err(failed)?;
@@ -63,15 +63,15 @@ fn router(health: Health) -> Router {
 }
 
 async fn live(State(health): State<Health>) -> impl IntoResponse {
-    said(health.live())
+    response(health.live())
 }
 
 async fn ready(State(health): State<Health>) -> impl IntoResponse {
-    said(health.ready())
+    response(health.ready())
 }
 
-fn said(answer: HealthReport) -> impl IntoResponse {
-    (if answer.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(answer))
+fn response(report: HealthReport) -> impl IntoResponse {
+    (if report.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
 }
 
 async fn metrics(State(health): State<Health>) -> impl IntoResponse {

@@ -1,4 +1,4 @@
-//! Serves HTTP within limits: of connections, of time, of what a request may bring.
+//! Serves HTTP with limits on connections, time and request size.
 
 use std::{collections::VecDeque, io, net::TcpListener, time::Duration};
 
@@ -17,24 +17,24 @@ use tokio::{
 };
 use tracing::warn;
 
-/// Most connections at once. The next one takes the place of the oldest: an answer takes milliseconds, so whoever is there for
-/// long asks slowly or not at all, and must not keep a kubelet's question waiting.
+/// Maximum connections at once. A new connection replaces the oldest: an answer takes milliseconds, so an old connection is
+/// slow or idle and must not delay a probe of the kubelet.
 const CONNECTIONS_MAX: usize = 64;
-/// For a request's head.
+/// Time limit for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a whole connection, which serves one request.
+/// Time limit for a whole connection, which serves one request.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
-/// Largest head of a request, in bytes; hyper takes no less.
+/// Maximum head of a request, in bytes; hyper accepts no smaller limit.
 const HEAD_BYTES_MAX: usize = 8192;
 
-/// Serves `router` on `listener`, on a thread of its own, until `stopped` resolves.
+/// Serves `router` on `listener` in a separate thread until `stopped` resolves.
 pub(super) fn start(listener: TcpListener, router: Router, stopped: oneshot::Receiver<()>) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let serve = move || {
         runtime.block_on(async {
             let served = accept(listener, router);
             tokio::select! {
-                Err(error) = served => warn!(%error, "the admin server had to stop"),
+                Err(error) = served => warn!(%error, "admin server failed"),
                 _ = stopped => {}
             }
         });
@@ -47,7 +47,7 @@ async fn accept(listener: TcpListener, router: Router) -> io::Result<()> {
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // No file descriptors left, or a client that went away: the next may be luckier.
+            // No file descriptor was free, or the client disconnected. Try the next connection.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -57,7 +57,7 @@ async fn accept(listener: TcpListener, router: Router) -> io::Result<()> {
         {
             oldest.abort();
         }
-        // A client that is too slow, or gone, has no answer to get.
+        // A timeout or an error needs no answer: the client is too slow or gone.
         let served = timeout(CONNECTION_TIMEOUT, serve(stream, router.clone()));
         connections.push_back(tokio::spawn(served).abort_handle());
     }

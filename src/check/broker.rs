@@ -1,4 +1,4 @@
-//! The broker: each of its nodes, its version, what it can do.
+//! Checks of the broker: each node, its version and its capabilities.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use crate::{
     config::Loaded,
 };
 
-/// For one answer of the broker.
+/// Time limit for one answer of the broker.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Dead-lettering at least once came with the first; nobody has tried what comes after the last.
+/// The first version has at-least-once dead-lettering; versions after the last are untested.
 const VERSIONS: [(u32, u32); 2] = [(3, 10), (4, u32::MAX)];
-/// What this program builds on.
+/// The capabilities that this program needs, each with the consequence of its absence.
 const CAPABILITIES: [(&str, &str); 4] = [
-    ("publisher_confirms", "a link that is lost is not noticed"),
-    ("basic.nack", "a message that the broker refuses is not noticed"),
-    ("consumer_cancel_notify", "a queue that is deleted or loses its leader is noticed late"),
-    ("connection.blocked", "a broker short of memory or disk is noticed late"),
+    ("publisher_confirms", "lost links cannot be detected"),
+    ("basic.nack", "messages that the broker refuses cannot be detected"),
+    ("consumer_cancel_notify", "a queue that is deleted or loses its leader is detected late"),
+    ("connection.blocked", "a broker short of memory or disk is detected late"),
 ];
 
-pub(super) async fn look(loaded: &Loaded, found: &mut Vec<Finding>) {
+pub(super) async fn run(loaded: &Loaded, found: &mut Vec<Finding>) {
     let connector = Connector::new(&loaded.config);
     let nodes = match connector.nodes() {
         Ok(nodes) => nodes,
@@ -35,12 +35,12 @@ pub(super) async fn look(loaded: &Loaded, found: &mut Vec<Finding>) {
     let some = tried.iter().any(Result::is_ok);
     let mut answering = None;
     for (node, tried) in tried.into_iter().enumerate() {
-        // By its number: the URL is a secret.
+        // Named by its number because the URL is a secret.
         let what =
             if nodes == 1 { "broker".to_owned() } else { format!("broker node {} of {nodes}", node + 1) };
         match tried {
             Ok(connection) => {
-                found.push(Finding::pass(&what, "connected, and logged in"));
+                found.push(Finding::pass(&what, "connected and logged in"));
                 found.extend(greeting(&connector, node, &what).await);
                 match answering {
                     None => answering = Some(connection),
@@ -53,31 +53,31 @@ pub(super) async fn look(loaded: &Loaded, found: &mut Vec<Finding>) {
     }
     if let Some(connection) = answering {
         let limit = loaded.config.amqp.timeout.get().min(ANSWER);
-        queues::look(loaded, &Probe::new(&connection, limit), found).await;
+        queues::run(loaded, &Probe::new(&connection, limit), found).await;
         close(&connection).await;
     }
 }
 
-/// What to do about a connection that did not come about.
+/// Advice for a connection that failed.
 fn refused(error: &BrokerError) -> &'static str {
     match (error.reply_code(), error) {
         (Some(403), _) => {
-            "see user and password in amqp.url; RabbitMQ's guest may log in from its own machine alone"
+            "check user and password in amqp.url; RabbitMQ's guest can log in only from the broker's own machine"
         }
         (Some(530), _) => {
-            "see the virtual host in amqp.url, and whether the user may use it (rabbitmqctl list_permissions)"
+            "check the virtual host in amqp.url and the user's permissions on it (rabbitmqctl list_permissions)"
         }
         (_, BrokerError::Timeout(..)) => {
-            "see the host and port in amqp.url, the network, and whether TLS is expected there"
+            "check host and port in amqp.url, the network, and whether that port expects TLS"
         }
         (_, BrokerError::Unreached(obstacle)) => obstacle.advice(),
-        (_, BrokerError::Stranger(_)) => "see the scheme, the host and the port in amqp.url",
-        (_, BrokerError::Tls(_)) => "see tls.ca_file, amqp.client_cert_file and amqp.client_key_file",
+        (_, BrokerError::Stranger(_)) => "check scheme, host and port in amqp.url",
+        (_, BrokerError::Tls(_)) => "check tls.ca_file, amqp.client_cert_file and amqp.client_key_file",
         (_, BrokerError::SmallFrames(_)) => {
-            "set frame_max in rabbitmq.conf to 131072, RabbitMQ's default, or more"
+            "set frame_max in rabbitmq.conf to at least 131072, RabbitMQ's default"
         }
-        (_, BrokerError::Url(_)) => "see amqp.url and amqp.url_file",
-        _ => "see whether the broker runs, its log, whether it wants TLS there, and all parts of amqp.url",
+        (_, BrokerError::Url(_)) => "check amqp.url and amqp.url_file",
+        _ => "check that the broker runs, its log, whether that port expects TLS, and all parts of amqp.url",
     }
 }
 
@@ -85,11 +85,11 @@ async fn greeting(connector: &Connector, node: usize, what: &str) -> Vec<Finding
     match connector.greeting(node).await {
         Ok(greeting) => vec![version(&greeting, what), capabilities(&greeting, what)],
         Err(error) => {
-            let detail = format!("what it is could not be found out ({error})");
+            let detail = format!("could not read the broker's version ({error})");
             vec![Finding::warn(
                 format!("{what}, version"),
                 detail,
-                "see `rabbitmqctl version`: expected 3.10 to 4.x",
+                "check `rabbitmqctl version`: expected 3.10 to 4.x",
             )]
         }
     }
@@ -102,45 +102,43 @@ pub(super) fn version(greeting: &Greeting, what: &str) -> Finding {
     match greeting.numbers() {
         Some(_) if greeting.product != "RabbitMQ" => Finding::warn(
             what,
-            format!("{is}: this worker builds on RabbitMQ's quorum queues"),
+            format!("{is}: this worker needs RabbitMQ's quorum queues"),
             "use RabbitMQ 3.10 to 4.x",
         ),
         Some(numbers) if numbers < oldest => Finding::warn(
             what,
-            format!("{is}: without dead-lettering at least once, messages that are held can be lost"),
+            format!("{is}: has no at-least-once dead-lettering, so messages in delay queues can be lost"),
             "use RabbitMQ 3.10 to 4.x",
         ),
         Some(numbers) if numbers > newest => Finding::warn(
             what,
-            format!("{is}: newer than what this worker was tried with"),
-            "use RabbitMQ 3.10 to 4.x, or try it on a copy first",
+            format!("{is}: newer than any version this worker was tested with"),
+            "use RabbitMQ 3.10 to 4.x, or test this version on a copy first",
         ),
         Some(numbers) if numbers == oldest => Finding::pass(
             what,
             format!(
-                "{is}: quorum queues; they dead-letter at least once where its feature flag stream_queue is on"
+                "{is}: quorum queues, with at-least-once dead-lettering if the feature flag stream_queue is on"
             ),
         ),
-        Some(_) => Finding::pass(what, format!("{is}: quorum queues that dead-letter at least once")),
-        None => {
-            Finding::warn(what, format!("{is}: not a version that can be read"), "use RabbitMQ 3.10 to 4.x")
-        }
+        Some(_) => Finding::pass(what, format!("{is}: quorum queues with at-least-once dead-lettering")),
+        None => Finding::warn(what, format!("{is}: unreadable version number"), "use RabbitMQ 3.10 to 4.x"),
     }
 }
 
 pub(super) fn capabilities(greeting: &Greeting, what: &str) -> Finding {
     let has = |name: &str| greeting.capabilities.iter().any(|able| able == name);
-    let lacks: Vec<_> = CAPABILITIES.into_iter().filter(|(name, _)| !has(name)).collect();
+    let missing: Vec<_> = CAPABILITIES.into_iter().filter(|(name, _)| !has(name)).collect();
     let names = |all: &[(&str, &str)]| all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let what = format!("{what}, capabilities");
-    if lacks.is_empty() {
+    if missing.is_empty() {
         return Finding::pass(what, names(&CAPABILITIES));
     }
-    let means = lacks.iter().map(|(_, means)| *means).collect::<Vec<_>>().join("; ");
-    let detail = format!("it lacks {}: {means}", names(&lacks));
-    let advice = "use RabbitMQ 3.10 to 4.x, without a proxy that changes what it says";
-    // Without the first two nothing can be published at all.
-    if lacks.iter().any(|lack| CAPABILITIES[..2].contains(lack)) {
+    let consequences = missing.iter().map(|(_, consequence)| *consequence).collect::<Vec<_>>().join("; ");
+    let detail = format!("missing: {}; consequences: {consequences}", names(&missing));
+    let advice = "use RabbitMQ 3.10 to 4.x, without a proxy that changes its greeting";
+    // Without the first two, nothing can be published.
+    if missing.iter().any(|capability| CAPABILITIES[..2].contains(capability)) {
         Finding::fail(what, detail).advise(advice)
     } else {
         Finding::warn(what, detail, advice)

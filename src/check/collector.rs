@@ -1,4 +1,4 @@
-//! The collector of spans.
+//! Check of the OTLP collector.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use tokio::time::timeout;
 use super::Finding;
 use crate::{config::Loaded, telemetry::try_collector};
 
-/// For its answer.
+/// Time limit for the collector's answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-pub(super) async fn look(loaded: &Loaded) -> Vec<Finding> {
+pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
     let what = "collector";
     let Some(url) = loaded.traces_url() else {
-        return vec![Finding::pass(what, "off: no spans are sent")];
+        return vec![Finding::pass(what, "tracing is off: no spans are sent")];
     };
     let tried = timeout(ANSWER, try_collector(&url, loaded.config.tls.ca_file.as_deref())).await;
     vec![match tried.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}"))) {
-        Ok(()) => Finding::pass(what, "takes spans"),
-        Err(problem) => Finding::fail(what, format!("takes no spans: {problem}")).advise(
-            "see telemetry.otlp_endpoint, OTEL_EXPORTER_OTLP_HEADERS and whether it takes OTLP over HTTP (port 4318); work \
-             goes on without it",
+        Ok(()) => Finding::pass(what, "accepts spans"),
+        Err(problem) => Finding::fail(what, format!("does not accept spans: {problem}")).advise(
+            "check telemetry.otlp_endpoint, OTEL_EXPORTER_OTLP_HEADERS and that the collector accepts OTLP over HTTP (port \
+             4318); the worker runs without it",
         ),
     }]
 }

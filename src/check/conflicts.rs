@@ -1,4 +1,4 @@
-//! Settings that do not go together: times, numbers, queues.
+//! Settings that contradict each other: times, numbers and queues.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::{
     worker::{limits, retry_policy},
 };
 
-/// How long RabbitMQ has a delivery unacknowledged before it closes the channel, where its `consumer_timeout` does not say.
+/// RabbitMQ's default `consumer_timeout`: it closes the channel of a delivery that is unacknowledged for longer.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// A prefetch of more than this many times the concurrency keeps events from others.
+/// A prefetch above this multiple of the concurrency keeps events from other workers.
 const PREFETCH_FACTOR: u32 = 4;
-/// As many workers may die while they have a message that is not to blame.
+/// Smallest useful `amqp.deliveries_max`: so many workers may crash while a harmless message is in progress.
 const DELIVERIES_FEW: u32 = 3;
 
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
@@ -24,15 +24,15 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         found.push(grace(loaded, "hosts.timeout", loaded.config.hosts.timeout.get()));
     }
     found.extend([
-        permits(loaded),
-        overdue(loaded),
-        acknowledgement(loaded),
-        deliveries(loaded),
+        prefetch(loaded),
+        delivery_timeout(loaded),
+        ack_timeout(loaded),
+        delivery_limit(loaded),
         attempts(loaded),
-        first_rung(loaded),
-        last_rungs(loaded),
+        first_delay(loaded),
+        longest_delays(loaded),
         rate_limit(loaded, "instant_connect", loaded.config.instant_connect.rate_limit_wait.get()),
-        length(loaded),
+        queue_length(loaded),
     ]);
     if loaded.delivers_to_hosts() {
         found.push(rate_limit(loaded, "hosts", loaded.config.hosts.rate_limit_wait.get()));
@@ -44,79 +44,79 @@ fn grace(loaded: &Loaded, key: &str, timeout: Duration) -> Finding {
     let about = on(loaded, &["shutdown.grace", key]);
     let needed = timeout.saturating_add(deduplicator::WRITE_TIME);
     if loaded.config.shutdown.grace.get() >= needed {
-        return about.pass("a call that has begun can end, and be written down, before a shutdown does");
+        return about.pass("a call in progress can finish and be recorded before a shutdown ends");
     }
     about.warn(
-        "a shutdown cuts calls off; their events are given back unfinished, and served again by the next worker",
-        format!("set shutdown.grace to {needed:?} or more, and the orchestrator's own limit to more than that"),
+        "a shutdown interrupts calls; their events are requeued unfinished, and another worker processes them again",
+        format!("set shutdown.grace to at least {needed:?}, and the orchestrator's termination grace period above that"),
     )
 }
 
-fn permits(loaded: &Loaded) -> Finding {
+fn prefetch(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["amqp.prefetch", "amqp.concurrency"]);
     let (prefetch, concurrency) = (loaded.config.amqp.prefetch.get(), loaded.config.amqp.concurrency.get());
     if prefetch < concurrency {
         return about.warn(
             format!(
-                "no more than {prefetch} messages are ever worked on at once; the other permits stay idle"
+                "at most {prefetch} messages are processed at once; the rest of the concurrency stays unused"
             ),
-            "set amqp.prefetch to amqp.concurrency, or somewhat more",
+            "set amqp.prefetch to amqp.concurrency or slightly more",
         );
     }
     if prefetch > concurrency.saturating_mul(PREFETCH_FACTOR) {
         return about.warn(
-            "each stage holds far more messages than it works on; other workers can't take those, and they grow old towards \
-             the broker's acknowledgement timeout. Whenever the breaker opens they are given back, which RabbitMQ before 4.3 \
-             counts: after a hundred times it dead-letters one, though nobody ever worked on it",
+            "each stage prefetches far more messages than it processes; other workers cannot get them, and they age towards \
+             the broker's acknowledgement timeout. Each time the breaker opens they are requeued, which RabbitMQ before 4.3 \
+             counts: after 100 times it dead-letters a message that no worker ever processed",
             "set amqp.prefetch to about amqp.concurrency",
         );
     }
-    about.pass("as many messages are held as are worked on, and not many more")
+    about.pass("the prefetch matches the concurrency")
 }
 
-/// A delivery may wait for another worker with the same event, look what was sent before, then send, and write that down.
-fn overdue(loaded: &Loaded) -> Finding {
+/// The longest delivery waits for another worker with the same event, checks what was sent before, sends and records the result.
+fn delivery_timeout(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["amqp.delivery_timeout", "instant_connect.timeout", "hosts.timeout"]);
     let config = &loaded.config;
     let call = config.instant_connect.timeout.get().max(config.hosts.timeout.get());
     let needed = (deduplicator::PATIENCE + deduplicator::WRITE_TIME).saturating_add(call.saturating_mul(2));
     if config.amqp.delivery_timeout.get() >= needed {
-        return about.pass("calls that hang end before the time for their delivery does");
+        return about.pass("a hanging call times out before its delivery does");
     }
     about.warn(
-        "a call that hangs may end with the time for its delivery: it is given back, again and again, until its \
-         session is over",
-        format!("set amqp.delivery_timeout to {needed:?} or more"),
+        "a hanging call may use up the whole delivery timeout: the delivery is then requeued repeatedly until its \
+         session ends",
+        format!("set amqp.delivery_timeout to at least {needed:?}"),
     )
 }
 
-fn acknowledgement(loaded: &Loaded) -> Finding {
+fn ack_timeout(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["amqp.delivery_timeout", "amqp.timeout"]);
     let age = limits(loaded).work_age_max();
     if age < ACK_TIMEOUT {
         return about.pass(format!(
-            "work is given back after {age:?} at most, before RabbitMQ's default of {ACK_TIMEOUT:?}"
+            "in-flight work is requeued after at most {age:?}, before RabbitMQ's default ack timeout of {ACK_TIMEOUT:?}"
         ));
     }
     about.warn(
         format!(
-            "work may be kept for {age:?}; RabbitMQ closes the channel after {ACK_TIMEOUT:?}, where its consumer_timeout \
-             does not say otherwise, and all that the stage holds is delivered again"
+            "a delivery may stay in progress for {age:?}; RabbitMQ closes its channel after {ACK_TIMEOUT:?} (the default \
+             consumer_timeout) and redelivers all messages of the stage"
         ),
-        "set amqp.delivery_timeout well below the broker's consumer_timeout, or raise that",
+        "set amqp.delivery_timeout well below the broker's consumer_timeout, or raise consumer_timeout",
     )
 }
 
-fn deliveries(loaded: &Loaded) -> Finding {
+fn delivery_limit(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["amqp.deliveries_max"]);
     let most = loaded.config.amqp.deliveries_max.get();
     if most < DELIVERIES_FEW {
         return about.warn(
-            "a message that was in progress while a worker died is soon a dead letter (poison)",
-            "set amqp.deliveries_max to 3 or more; 20 is the default",
+            "a few crashes of workers turn an in-flight message into a dead letter (poison)",
+            "set amqp.deliveries_max to 3 or more (default 20)",
         );
     }
-    about.pass("below the broker's own limit of 100, so that the dead letter says why")
+    about.pass("below the broker's own limit of 100, so the dead letter states its reason")
 }
 
 fn attempts(loaded: &Loaded) -> Finding {
@@ -126,8 +126,8 @@ fn attempts(loaded: &Loaded) -> Finding {
     let about = on(loaded, &[&keys[..], &["instant_connect.link_lifetime"]].concat());
     if policy.attempts == 1 {
         return about.warn(
-            "nothing is tried again: every failure that would pass makes a dead letter",
-            "set retry.attempts to 2 or more; 8 is the default",
+            "nothing is retried: every temporary failure makes a dead letter",
+            "set retry.attempts to 2 or more (default 8)",
         );
     }
     let mut waited = Duration::ZERO;
@@ -137,45 +137,48 @@ fn attempts(loaded: &Loaded) -> Finding {
             let end = if waited >= lifetime { "instant_connect.link_lifetime" } else { "retry.total" };
             return about.warn(
                 format!(
-                    "of {} attempts only {fit} fit into {end}, so that the last ones are never made",
+                    "of {} attempts only {fit} fit within {end}; the rest can never happen",
                     policy.attempts
                 ),
                 format!("lower retry.attempts or the waits between them, or raise {end}"),
             );
         }
     }
-    about.pass(format!("all attempts are made within about {waited:?}"))
+    about.pass(format!("all attempts happen within about {waited:?}"))
 }
 
-fn first_rung(loaded: &Loaded) -> Finding {
+fn first_delay(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["retry.initial", "retry.delays"]);
     let initial = loaded.config.retry.initial.get();
     match loaded.config.retry.delays.as_slice().first() {
         Some(first) if *first >= initial.saturating_mul(2) => about.warn(
             format!(
-                "no hold queue brings a message back sooner than after {first:?}: that is the first wait"
+                "the shortest delay queue returns a message after {first:?}, so the first retry waits that long"
             ),
-            "begin retry.delays with retry.initial",
+            "start retry.delays with retry.initial",
         ),
-        _ => about.pass("the first wait has its hold queue"),
+        _ => about.pass("a delay queue matches the first retry"),
     }
 }
 
-/// A rung is used while the session has more time left than that; see `retry::rung`.
-fn last_rungs(loaded: &Loaded) -> Finding {
+/// A delay is used only if the session has more time left; see `retry::rung`.
+fn longest_delays(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["retry.delays", "instant_connect.link_lifetime"]);
     let lifetime = loaded.config.instant_connect.link_lifetime.get();
     let delays = loaded.config.retry.delays.as_slice();
     let late = delays.iter().filter(|delay| **delay >= lifetime).count();
     if late == 0 {
-        return about.pass("each hold queue brings messages back while their links can live");
+        return about.pass("each delay queue returns messages before their links expire");
     }
-    let advice = "keep each of retry.delays below instant_connect.link_lifetime";
+    let advice = "keep each value of retry.delays below instant_connect.link_lifetime";
     if late == delays.len() {
-        return about.fail("a message that is held comes back when its session is over", advice);
+        return about.fail("delay queues return messages only after their sessions have ended", advice);
     }
     about.warn(
-        format!("{late} of the hold queues are for events alone that name a later end themselves"),
+        format!(
+            "delay queues used only by events with an expiresAt beyond link_lifetime: {late} of {}",
+            delays.len()
+        ),
         advice,
     )
 }
@@ -184,21 +187,22 @@ fn rate_limit(loaded: &Loaded, section: &str, wait: Duration) -> Finding {
     let key = format!("{section}.rate_limit_wait");
     let about = on(loaded, &[&key, "instant_connect.link_lifetime"]);
     if wait < loaded.config.instant_connect.link_lifetime.get() {
-        return about.pass("what was refused for its rate is tried again in time");
+        return about.pass("rate-limited calls are retried before the session ends");
     }
     about.warn(
-        "an event that meets a 429 without Retry-After is given up as expired at once",
-        format!("set {key} to seconds"),
+        "a 429 without Retry-After expires the event immediately",
+        format!("set {key} to a few seconds"),
     )
 }
 
-fn length(loaded: &Loaded) -> Finding {
+fn queue_length(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["topology.queue_length_max", "amqp.prefetch"]);
     if loaded.config.topology.queue_length_max.get() >= loaded.config.amqp.prefetch.get() {
-        return about.pass("a hold queue has room for all that is in progress");
+        return about.pass("a delay queue has room for every in-flight message");
     }
     about.warn(
-        "when all that is in progress fails at once, its hold queue is full; the rest goes round without a wait",
-        "raise topology.queue_length_max (queues that are there have to be declared anew)",
+        "if every in-flight message fails at once the delay queue overflows and the remainder is redelivered without \
+         delay",
+        "raise topology.queue_length_max (existing queues must be deleted and declared again)",
     )
 }

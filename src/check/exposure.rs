@@ -1,4 +1,4 @@
-//! Settings that lose, show or open something.
+//! Settings that lose data, show secrets or open access.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -15,15 +15,15 @@ use crate::{
     ledger::LedgerKind,
 };
 
-/// Folders that are emptied, by a restart at the latest.
-const PASSING: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run"];
+/// Folders that a restart may empty.
+const TEMPORARY_FOLDERS: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run"];
 
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let mut found =
-        vec![ledger(loaded), without_ledger(loaded), forgotten(loaded), admin(loaded), devices(loaded)];
+        vec![ledger(loaded), ledger_outage(loaded), retention(loaded), admin(loaded), devices(loaded)];
     found.extend(unused(loaded));
-    found.extend(tokens(loaded));
-    found.extend(flags(loaded));
+    found.extend(inline_tokens(loaded));
+    found.extend(secrets_in_flags(loaded));
     found.extend(insecure(loaded));
     found.extend([
         host_login(loaded),
@@ -38,9 +38,9 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 fn ledger(loaded: &Loaded) -> Finding {
     match loaded.ledger() {
         LedgerKind::Memory => on(loaded, &["ledger.kind"]).warn(
-            "what was done is forgotten when the worker ends: an event that comes again after that is served again, and \
-             its expert told again",
-            "set ledger.kind to file, with ledger.path on a lasting volume, or to redis",
+            "the ledger is lost when the worker stops: an event that is delivered again later is processed again, and its \
+             expert gets another message",
+            "set ledger.kind to file, with ledger.path on a persistent volume, or to redis",
         ),
         LedgerKind::Redis { .. } => on(loaded, &["ledger.kind"]).pass("shared by all workers with this prefix"),
         LedgerKind::File { path } => file(loaded, &path),
@@ -49,67 +49,67 @@ fn ledger(loaded: &Loaded) -> Finding {
 
 fn file(loaded: &Loaded, path: &Path) -> Finding {
     let about = on(loaded, &["ledger.kind", "ledger.path"]);
-    let advice = "set ledger.path to a file on a volume that outlives the worker, by its whole path";
+    let advice = "set ledger.path to the absolute path of a file on a persistent volume";
     if path.is_relative() {
         let detail = format!(
-            "{} is in the working directory: a worker that starts elsewhere, or in a new container, begins with an empty one",
+            "{} is relative to the working directory: a worker in another directory or a new container starts with an empty ledger",
             path.display()
         );
         return about.warn(detail, advice);
     }
-    if PASSING.iter().any(|folder| path.starts_with(folder)) {
-        return about.warn("it is in a folder that is emptied, by a restart at the latest", advice);
+    if TEMPORARY_FOLDERS.iter().any(|folder| path.starts_with(folder)) {
+        return about.warn("the file is in a temporary folder; a restart may empty it", advice);
     }
-    about.pass("for this worker alone; its volume must outlive the worker")
+    about.pass("used by this worker only; its volume must be persistent")
 }
 
-fn without_ledger(loaded: &Loaded) -> Finding {
+fn ledger_outage(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["ledger.on_failure"]);
     match loaded.config.ledger.on_failure {
-        LedgerOnFailure::Wait => about.pass("while the ledger is down events wait"),
+        LedgerOnFailure::Wait => about.pass("events wait while the ledger is unavailable"),
         LedgerOnFailure::Continue => about.warn(
-            "while the ledger is down an event that comes twice is served twice, its devices called and its expert told twice",
-            "set ledger.on_failure to wait, where that is worse than a pause",
+            "while the ledger is unavailable, an event that is delivered twice is processed twice: its devices are called and its expert is notified twice",
+            "set ledger.on_failure to wait if duplicates are worse than a pause",
         ),
     }
 }
 
-fn forgotten(loaded: &Loaded) -> Finding {
+fn retention(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["ledger.keep_max", "ledger.margin", "instant_connect.link_lifetime"]);
     let (ledger, lifetime) = (&loaded.config.ledger, loaded.config.instant_connect.link_lifetime.get());
     let needed = lifetime.saturating_add(ledger.margin.get());
     if ledger.keep_max.get() >= needed {
-        return about.pass("what was done is known for as long as links are valid, and somewhat longer");
+        return about.pass("ledger entries outlive the links");
     }
     about.warn(
-        "what was done is forgotten while the links are still valid: an event that comes again after that is served again, \
-         its devices called and its expert told again",
-        format!("set ledger.keep_max to {needed:?} or more"),
+        "ledger entries expire while the links are still valid: an event that is delivered again later is processed again, \
+         its devices are called and its expert is notified again",
+        format!("set ledger.keep_max to at least {needed:?}"),
     )
 }
 
-/// What is given, and has no effect.
+/// Settings that are set but have no effect.
 fn unused(loaded: &Loaded) -> Vec<Finding> {
     let (ledger, hosts) = (&loaded.config.ledger, &loaded.config.hosts);
     let mut found = Vec::new();
-    let mut say = |key: &str, other: &str| {
-        let advice = format!("take {key} away, or change {other}");
-        found.push(on(loaded, &[key, other]).warn(format!("{key} is given and has no effect"), advice));
+    let mut unused = |key: &str, other: &str| {
+        let advice = format!("remove {key}, or change {other}");
+        found.push(on(loaded, &[key, other]).warn(format!("{key} is set but has no effect"), advice));
     };
     if ledger.kind != LedgerChoice::File && ledger.path.is_some() {
-        say("ledger.path", "ledger.kind");
+        unused("ledger.path", "ledger.kind");
     }
     if ledger.kind != LedgerChoice::Redis && !ledger.url.expose_secret().is_empty() {
-        say("ledger.url", "ledger.kind");
+        unused("ledger.url", "ledger.kind");
     }
     if ledger.kind != LedgerChoice::Redis && ledger.url_file.is_some() {
-        say("ledger.url_file", "ledger.kind");
+        unused("ledger.url_file", "ledger.kind");
     }
     if !loaded.delivers_to_hosts() && !hosts.token.expose_secret().is_empty() {
-        say("hosts.token", "hosts.delivery");
+        unused("hosts.token", "hosts.delivery");
     }
     if !loaded.delivers_to_hosts() && hosts.token_file.is_some() {
-        say("hosts.token_file", "hosts.delivery");
+        unused("hosts.token_file", "hosts.delivery");
     }
     found
 }
@@ -118,51 +118,53 @@ fn admin(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["admin.listen"]);
     match loaded.config.admin.listen {
         None => about.warn(
-            "nobody can ask whether the worker lives, serves, and how: no probes, no metrics, no alerts",
-            "set admin.listen to an address that the orchestrator and Prometheus reach, and nobody else",
+            "the admin server is off: no health probes, no metrics, no alerts",
+            "set admin.listen to an address that only the orchestrator and Prometheus can reach",
         ),
-        Some(address) if is_closed(address) => about.pass("reachable from this machine alone"),
+        Some(address) if is_loopback_address(address) => about.pass("reachable only from this machine"),
         Some(_) => about.warn(
-            "whoever reaches this address may read metrics and readiness, without a password (nothing private is in them)",
-            "let nobody but the orchestrator and Prometheus reach it (a network policy, a firewall)",
+            "anyone who reaches this address can read metrics and health without a password (they contain nothing private)",
+            "allow only the orchestrator and Prometheus to reach it (network policy or firewall)",
         ),
     }
 }
 
-fn is_closed(address: SocketAddr) -> bool {
+fn is_loopback_address(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
 fn devices(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["devices.allowed"]);
     if loaded.config.devices.allowed.is_empty() {
-        about.pass("no event may name a room device; one that does is a dead letter (device-not-allowed)")
+        about.pass(
+            "no devices are allowed; an event that names one becomes a dead letter (device-not-allowed)",
+        )
     } else {
-        about.pass("events may have these room devices called, which answer without anybody's doing")
+        about.pass("events may dial these devices, which auto-answer")
     }
 }
 
-fn tokens(loaded: &Loaded) -> Vec<Finding> {
+fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
     let (instant_connect, hosts) = (&loaded.config.instant_connect.token, &loaded.config.hosts.token);
     let inline = [("instant_connect.token", instant_connect), ("hosts.token", hosts)];
     let given = inline.into_iter().filter(|(_, token)| !token.expose_secret().is_empty());
     given
         .map(|(key, _)| {
             on(loaded, &[key]).warn(
-                "read once: after a rotation the worker keeps the old token until it is restarted",
-                format!("set {key}_file to a file that holds it, which is read again when it changes"),
+                "read only at startup: after a rotation the worker uses the old token until it is restarted",
+                format!("set {key}_file to a file with the token; the worker reads it again when it changes"),
             )
         })
         .collect()
 }
 
-fn flags(loaded: &Loaded) -> Vec<Finding> {
-    let shown = SECRETS.into_iter().filter(|key| loaded.settings.origin(key) == Some(&Origin::Flag));
-    shown
+fn secrets_in_flags(loaded: &Loaded) -> Vec<Finding> {
+    let exposed = SECRETS.into_iter().filter(|key| loaded.settings.origin(key) == Some(&Origin::Flag));
+    exposed
         .map(|key| {
             on(loaded, &[key]).warn(
-                "given with --set, it shows in this machine's list of processes and in shells' histories",
-                "give it by a file or by the environment",
+                "passed with --set: visible in the process list and shell history",
+                "pass it in a file or an environment variable",
             )
         })
         .collect()
@@ -173,7 +175,7 @@ fn insecure(loaded: &Loaded) -> Vec<Finding> {
     let all = [
         ("amqp.allow_insecure", config.amqp.allow_insecure, "the broker's password"),
         ("instant_connect.allow_insecure", config.instant_connect.allow_insecure, "the token and the links"),
-        ("hosts.allow_insecure", config.hosts.allow_insecure, "the token and the hosts' links"),
+        ("hosts.allow_insecure", config.hosts.allow_insecure, "the token and the host links"),
         ("ledger.allow_insecure", config.ledger.allow_insecure, "Redis's password and the links"),
     ];
     if all.iter().all(|(_, allowed, _)| !allowed) {
@@ -184,8 +186,8 @@ fn insecure(loaded: &Loaded) -> Vec<Finding> {
     allowed
         .map(|(key, _, what)| {
             on(loaded, &[key]).warn(
-                format!("{what} may cross a network in the clear, where the URL says so or is changed to"),
-                format!("use TLS, and take {key} away"),
+                format!("{what} may be sent unencrypted if the URL allows it"),
+                format!("use TLS and remove {key}"),
             )
         })
         .collect()
@@ -194,11 +196,11 @@ fn insecure(loaded: &Loaded) -> Vec<Finding> {
 fn host_login(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["instant_connect.host_login"]);
     if loaded.config.instant_connect.host_login {
-        return about.pass("hosts sign in, where an event does not say otherwise");
+        return about.pass("hosts must sign in unless their event sets hostLogin to false");
     }
     about.warn(
-        "whoever holds a host link is the host of that visit, where an event does not say otherwise",
-        "set instant_connect.host_login to true, unless hosts can't sign in",
+        "anyone with a host link can host that visit unless its event sets hostLogin to true",
+        "set instant_connect.host_login to true unless hosts cannot sign in",
     )
 }
 
@@ -207,13 +209,13 @@ fn short_links(loaded: &Loaded) -> Finding {
     let section = &loaded.config.instant_connect;
     match (section.short_urls, section.allowed_base_urls.is_empty()) {
         (true, true) => about.fail(
-            "short links are asked for, and none is believed: no session can be served",
-            "list what Webex's short links begin with in instant_connect.allowed_base_urls",
+            "short URLs are requested but none is accepted; every session will fail",
+            "list the base URLs of Webex's short links in instant_connect.allowed_base_urls",
         ),
-        (true, false) => about.pass("short links are asked for, and believed where they begin like this"),
+        (true, false) => about.pass("short URLs are requested and accepted if they start with one of these"),
         (false, _) => about.warn(
-            "long links hold a whole cipher, and are too long for an SMS",
-            "set instant_connect.short_urls to true, unless no guest comes by SMS",
+            "long links contain the whole ciphertext and do not fit into an SMS",
+            "set instant_connect.short_urls to true unless no guest uses SMS",
         ),
     }
 }
@@ -222,26 +224,26 @@ fn both_apis(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["instant_connect.url", "hosts.webex_url"]);
     let (instant_connect, webex) = (&loaded.config.instant_connect.url, &loaded.config.hosts.webex_url);
     if !loaded.delivers_to_hosts() || is_loopback(instant_connect) == is_loopback(webex) {
-        return about.pass("both are real, or both are faked here");
+        return about.pass("both APIs are real, or both are on this machine");
     }
     about.warn(
         format!(
-            "one is on this machine and the other is not: {} links reach experts",
-            real_or_faked(instant_connect)
+            "only one of the two APIs is on this machine: experts get {}",
+            received_links(instant_connect)
         ),
-        "use a sandbox for both or for none",
+        "use a sandbox for both APIs or for neither",
     )
 }
 
-fn real_or_faked(instant_connect: &Url) -> &'static str {
-    if is_loopback(instant_connect) { "faked" } else { "no" }
+fn received_links(instant_connect: &Url) -> &'static str {
+    if is_loopback(instant_connect) { "simulated links" } else { "no links" }
 }
 
 fn spans(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["telemetry.otlp_endpoint"]);
     match &loaded.config.telemetry.otlp_endpoint {
-        None => about.pass("no spans are sent; traceparent is passed on as it comes"),
-        Some(_) => about.pass("spans, which hold nothing private, are sent there"),
+        None => about.pass("no spans are sent; traceparent is forwarded unchanged"),
+        Some(_) => about.pass("spans are sent there; they contain nothing private"),
     }
 }
 
@@ -249,16 +251,16 @@ fn log_level(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["telemetry.log_level"]);
     match loaded.config.telemetry.log_level {
         LogLevel::Error => about.warn(
-            "dead letters, lost connections and what became of each event are not in the log",
+            "the log omits dead letters, lost connections and the outcome of each event",
             "set telemetry.log_level to info",
         ),
         LogLevel::Warn => {
-            about.warn("what became of each event is not in the log", "set telemetry.log_level to info")
+            about.warn("the log omits the outcome of each event", "set telemetry.log_level to info")
         }
-        LogLevel::Info => about.pass("each event's end and each change of state are in the log"),
+        LogLevel::Info => about.pass("the log has the outcome of each event and each change of state"),
         LogLevel::Debug => about.warn(
-            "each step of each event is in the log, several lines for every one",
-            "set telemetry.log_level to info; SIGUSR1 has a running worker say more",
+            "the log has several lines for each event",
+            "set telemetry.log_level to info; SIGUSR1 switches a running worker to debug logging",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! The ledger: whether a worker could open it, or is at it.
+//! Check of the ledger: can a worker open it, or does one use it already?
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use crate::{
 
 const WHAT: &str = "ledger";
 
-pub(super) async fn look(loaded: &Loaded) -> Vec<Finding> {
+pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
     match loaded.ledger() {
-        LedgerKind::Memory => vec![Finding::pass(WHAT, "in memory: there is nothing to open")],
+        LedgerKind::Memory => vec![Finding::pass(WHAT, "kept in memory; nothing to check")],
         LedgerKind::File { path } => vec![file(&path, Ledger::look(path.clone()).await)],
         kind @ LedgerKind::Redis { .. } => redis(kind).await,
     }
@@ -23,51 +23,52 @@ fn file(path: &Path, look: Result<Look, LedgerError>) -> Finding {
     match look {
         Ok(Look::Ready(entries)) => Finding::pass(WHAT, format!("{path} can be opened; {entries} entries")),
         Ok(Look::Repair) => {
-            Finding::pass(WHAT, format!("{path} was not closed; the worker repairs it at its start"))
+            Finding::pass(WHAT, format!("{path} was not closed cleanly; the worker repairs it at startup"))
         }
-        Ok(Look::InUse) => {
-            Finding::pass(WHAT, format!("{path} is in use, as by a worker that runs; not looked into"))
-                .advise("a second worker on this machine needs a ledger.path of its own")
-        }
+        Ok(Look::InUse) => Finding::pass(
+            WHAT,
+            format!("{path} is in use, probably by a running worker; contents not checked"),
+        )
+        .advise("a second worker on this machine needs a ledger.path of its own"),
         Ok(Look::Absent(folder)) => Finding::pass(
             WHAT,
-            format!("{path} is not there; the worker can make it in {}", folder.display()),
+            format!("{path} does not exist; the worker can create it in {}", folder.display()),
         ),
         Err(error) => Finding::fail(WHAT, without_kind(&error)),
     }
 }
 
 async fn redis(kind: LedgerKind) -> Vec<Finding> {
-    let asked = async {
+    let answer = async {
         let ledger = Ledger::open(kind).await?;
         ledger.ping().await?;
         Ok::<_, LedgerError>(ledger.info().await)
     };
-    match asked.await {
+    match answer.await {
         Err(error) => vec![Finding::fail(WHAT, without_kind(&error))],
         Ok(Ok(info)) => {
-            let mut found = vec![Finding::pass(WHAT, "Redis answers, and runs the ledger's script")];
+            let mut found = vec![Finding::pass(WHAT, "Redis responds and runs the ledger script")];
             found.extend(server(&info.unwrap_or_default()));
             found
         }
         Ok(Err(error)) => vec![
-            Finding::pass(WHAT, "Redis answers, and runs the ledger's script"),
+            Finding::pass(WHAT, "Redis responds and runs the ledger script"),
             Finding::warn(
                 "ledger, Redis's settings",
-                format!("could not be looked at ({})", without_kind(&error)),
-                "let the user run INFO, or see that maxmemory-policy is noeviction and appendonly is on",
+                format!("could not read Redis's settings ({})", without_kind(&error)),
+                "allow the user to run INFO, or check that maxmemory-policy is noeviction and appendonly is yes",
             ),
         ],
     }
 }
 
-/// The findings are of the ledger already.
+/// The error without its prefix, because the finding names the ledger already.
 fn without_kind(error: &LedgerError) -> String {
-    let said = error.to_string();
-    said.strip_prefix("ledger: ").unwrap_or(&said).to_owned()
+    let text = error.to_string();
+    text.strip_prefix("ledger: ").unwrap_or(&text).to_owned()
 }
 
-/// What Redis's `INFO` says that matters to the ledger.
+/// Findings about the fields of Redis's `INFO` that matter to the ledger.
 pub(super) fn server(info: &str) -> Vec<Finding> {
     let get = |name: &str| {
         let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -80,27 +81,27 @@ pub(super) fn server(info: &str) -> Vec<Finding> {
             Some(major) if major < 5 => Finding::warn(
                 "ledger, Redis's version",
                 format!(
-                    "{version}: the ledger's script reads the clock and then writes, which comes with 5.0"
+                    "{version}: the ledger script reads the clock before it writes, which needs Redis 5.0"
                 ),
                 "use Redis 6 or later",
             ),
             _ => Finding::pass("ledger, Redis's version", version),
         },
         match get("role") {
-            "slave" => Finding::fail("ledger, Redis's role", "a replica, which takes no writes")
-                .advise("have ledger.url name the primary"),
+            "slave" => Finding::fail("ledger, Redis's role", "a replica, which accepts no writes")
+                .advise("point ledger.url to the primary"),
             role => Finding::pass("ledger, Redis's role", role),
         },
         if policy == "noeviction" || memory == "0" {
             Finding::pass(
                 "ledger, Redis's eviction",
-                format!("maxmemory-policy {policy}, maxmemory {memory}: no entry is dropped"),
+                format!("maxmemory-policy {policy}, maxmemory {memory}: no entry is evicted"),
             )
         } else {
             Finding::warn(
                 "ledger, Redis's eviction",
                 format!(
-                    "maxmemory-policy {policy}, maxmemory {memory}: entries may be dropped, and events be served twice"
+                    "maxmemory-policy {policy}, maxmemory {memory}: entries may be evicted and their events processed twice"
                 ),
                 "set maxmemory-policy to noeviction",
             )
@@ -108,7 +109,7 @@ pub(super) fn server(info: &str) -> Vec<Finding> {
         match get("aof_enabled") {
             "0" => Finding::warn(
                 "ledger, Redis's durability",
-                "appendonly is off: a Redis that restarts has forgotten what it was told last, and events may be served twice",
+                "appendonly is off: a restart of Redis loses the latest entries, and their events may be processed twice",
                 "set appendonly to yes",
             ),
             aof => {

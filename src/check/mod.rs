@@ -1,12 +1,12 @@
-//! What an operator is told before a worker runs: one finding for each thing that was looked at, with what to do where it
-//! is not as it should be. Nothing here changes anything, and nothing shows a secret.
+//! Checks for operators before a worker runs: one finding for each checked item, with advice if something is wrong. The
+//! checks change nothing and show no secret.
 //!
-//! - `conflicts`: settings that do not go together: times, numbers, queues
-//! - `exposure`: settings that lose, show or open something
-//! - `broker`: its nodes, its version, what it can do; `queues`: what is declared, and what its user may do
-//! - `tls`: when the certificates in files end
-//! - `webex`: the tokens, and the clock
-//! - `ledger`, `collector`: whether they can be used
+//! - `conflicts`: settings that contradict each other: times, numbers and queues
+//! - `exposure`: settings that lose data, show secrets or open access
+//! - `broker`: its nodes, version and capabilities; `queues`: the declared topology and the user's permissions
+//! - `tls`: expiry of the certificates in files
+//! - `webex`: the tokens and the clock
+//! - `ledger`, `collector`: availability
 
 mod broker;
 mod collector;
@@ -28,50 +28,45 @@ use tokio::time::timeout;
 
 use crate::{config::Loaded, masking::masked};
 
-/// For everything that is tried over a network; all of it at the same time.
+/// Time limit for all checks over a network, which run concurrently.
 const LIMIT: Duration = Duration::from_secs(25);
 
-/// How a thing was found.
+/// Result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase", const_into_str)]
 pub(crate) enum CheckVerdict {
-    /// As it should be.
     Pass,
-    /// It works, with a drawback that is meant or not; or it could not be found out.
+    /// It works with a drawback, or the check could not be made.
     Warn,
-    /// It does not work.
     Fail,
 }
 
 impl CheckVerdict {
-    /// As in the output.
+    /// The name in the output.
     #[must_use]
     pub(crate) const fn as_str(self) -> &'static str {
         self.into_str()
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check, with its explanation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
-    /// What: settings with their values, or a thing that they name.
+    /// The checked item: settings with their values, or something that they name.
     pub what: String,
-    /// How it is.
     pub result: CheckVerdict,
-    /// In words.
+    /// The explanation for a person.
     pub detail: String,
-    /// What to do, where there is something.
+    /// The advice, if there is any.
     pub advice: Option<String>,
 }
 
 impl Finding {
-    /// As it should be.
     pub(crate) fn pass(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { what: what.into(), result: CheckVerdict::Pass, detail: detail.into(), advice: None }
     }
 
-    /// Doubtful.
     pub(crate) fn warn(
         what: impl Into<String>,
         detail: impl Into<String>,
@@ -85,7 +80,7 @@ impl Finding {
         }
     }
 
-    /// Wrong. What to do may stand in `detail`, after `hint: `, as in errors.
+    /// Creates a failure; advice is split off `detail` at `; hint: `.
     pub(crate) fn fail(what: impl Into<String>, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         let (detail, advice) = match detail.split_once("; hint: ") {
@@ -95,28 +90,28 @@ impl Finding {
         Self { what: what.into(), result: CheckVerdict::Fail, detail, advice }
     }
 
-    /// As it is, with what to do.
+    /// Adds or replaces the advice.
     #[must_use]
     pub(crate) fn advise(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }
     }
 }
 
-/// Whether the settings go together, and what they open or lose. Tries nothing.
+/// Checks the settings for conflicts and risks, without any connection.
 #[must_use]
 pub(crate) fn settings(loaded: &Loaded) -> Vec<Finding> {
     [conflicts::all(loaded), exposure::all(loaded), tls::all(loaded)].concat()
 }
 
-/// Tries what the settings name, all at the same time.
+/// Checks everything that the settings name over the network, concurrently.
 pub(crate) async fn connect(loaded: &Loaded) -> Vec<Finding> {
     let (mut broker, mut webex) = (Vec::new(), Vec::new());
     let (mut ledger, mut collector) = (Vec::new(), Vec::new());
     tokio::join!(
-        within("broker", &mut broker, async |found| broker::look(loaded, found).await),
-        within("Webex", &mut webex, async |found| found.extend(Box::pin(webex::look(loaded)).await)),
-        within("ledger", &mut ledger, async |found| found.extend(ledger::look(loaded).await)),
-        within("collector", &mut collector, async |found| found.extend(collector::look(loaded).await)),
+        within("broker", &mut broker, async |found| broker::run(loaded, found).await),
+        within("Webex", &mut webex, async |found| found.extend(Box::pin(webex::run(loaded)).await)),
+        within("ledger", &mut ledger, async |found| found.extend(ledger::run(loaded).await)),
+        within("collector", &mut collector, async |found| found.extend(collector::run(loaded).await)),
     );
     let mut found = [broker, webex, ledger, collector].concat();
     for finding in &mut found {
@@ -125,18 +120,18 @@ pub(crate) async fn connect(loaded: &Loaded) -> Vec<Finding> {
     found
 }
 
-/// Looks for as long as it may; what was found by then stays.
-async fn within(what: &str, found: &mut Vec<Finding>, look: impl AsyncFnOnce(&mut Vec<Finding>)) {
-    if timeout(LIMIT, look(found)).await.is_err() {
-        let detail = format!("could not be tried as a whole within {LIMIT:?}");
-        found.push(Finding::fail(what, detail).advise("see whether it answers at all, and how fast"));
+/// Runs the checks until the time limit; keeps findings made so far.
+async fn within(what: &str, found: &mut Vec<Finding>, checks: impl AsyncFnOnce(&mut Vec<Finding>)) {
+    if timeout(LIMIT, checks(found)).await.is_err() {
+        let detail = format!("checks did not finish within {LIMIT:?}");
+        found.push(Finding::fail(what, detail).advise("check that it responds, and how fast"));
     }
 }
 
-/// `settings` about which something is to be said, as they are.
+/// The settings this finding refers to, with their current values.
 struct About(String);
 
-/// `keys` with their values.
+/// Starts a finding about the settings `keys`.
 fn on(loaded: &Loaded, keys: &[&str]) -> About {
     let rows = keys.iter().map(|key| format!("{key} = {}", loaded.settings.shown(key)));
     About(rows.collect::<Vec<_>>().join(", "))

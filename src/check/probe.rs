@@ -1,6 +1,7 @@
-//! Finds out what is declared on a broker and what its user may do, and changes nothing there: whatever would change
-//! something is asked for in a way that RabbitMQ must refuse, and it looks at the permission first. So the code of its refusal
-//! tells: 403 is a right that is missing, any other one is there. The broker's log shows these refusals.
+//! Reads the declared topology and the user's permissions from a broker without changing anything. Operations that would
+//! change something carry an invalid argument, which RabbitMQ must refuse after it has checked the permission. The reply
+//! code of the refusal tells the two apart: 403 is a missing permission, any other code means that it is granted. The
+//! broker's log shows these refusals.
 
 use std::time::Duration;
 
@@ -21,39 +22,38 @@ use crate::broker::{
     topology::{Depth, Exchange, Queue, declare_exchange, declare_queue, inequivalent},
 };
 
-/// How often it is looked whether the broker blocks.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval between checks for a blocked connection.
+const BLOCKED_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What there is of an exchange or a queue.
+/// State of an exchange or a queue on the broker.
 #[derive(Debug)]
 pub(super) enum ProbeResult {
-    /// It is as it is declared here. What a queue holds.
+    /// It exists as declared here; with the depth of a queue.
     Same(Option<Depth>),
-    /// It is there, otherwise: the argument, where the broker names one, and its words.
+    /// It exists with another declaration: the argument, if the broker names one, and the broker's message.
     Differs(Option<String>, String),
-    /// It is there. The user may not compare it, as that needs the right to configure: the broker's words.
+    /// It exists, but the user lacks the configure permission to compare it: the broker's message.
     Hidden(String),
-    /// The user may not even look, which needs the right to configure in RabbitMQ 4.2.6 and 4.3.0, and in others any right
-    /// to it: the broker's words.
+    /// The user may not check its existence: the broker's message. That needs the configure permission in RabbitMQ 4.2.6
+    /// and 4.3.0, and any permission on it in other versions.
     Refused(String),
-    /// It is not there, and the user may declare it.
+    /// It does not exist, and the user may declare it.
     Missing,
-    /// It is not there, and the user may not declare it: the broker's words.
+    /// It does not exist, and the user may not declare it: the broker's message.
     Forbidden(String),
 }
 
-/// Whether something is permitted.
+/// Result of a permission probe.
 #[derive(Debug)]
 pub(super) enum Right {
-    /// It is.
     Given,
-    /// It is not: the broker's words.
+    /// Permission denied: the broker's message.
     Refused(String),
-    /// The broker takes nothing from those who publish: it is short of memory or disk.
+    /// The broker blocks publishers because it is short of memory or disk.
     Blocked,
 }
 
-/// Asks over one connection, `limit` for each answer.
+/// Probes over one connection, with `limit` for each answer.
 #[derive(Debug)]
 pub(super) struct Probe<'a> {
     connection: &'a Connection,
@@ -61,78 +61,77 @@ pub(super) struct Probe<'a> {
 }
 
 impl<'a> Probe<'a> {
-    /// Asks over `connection`.
     #[must_use]
     pub(super) const fn new(connection: &'a Connection, limit: Duration) -> Self {
         Self { connection, limit }
     }
 
-    /// What there is of `exchange`.
+    /// Reads the state of `exchange`.
     ///
     /// # Errors
-    /// [`BrokerError`] where there is no answer.
+    /// [`BrokerError`] if the broker does not answer.
     pub(super) async fn exchange(&self, exchange: &Exchange) -> Result<ProbeResult, BrokerError> {
         let declare = async |passive| {
             declare_exchange(&self.channel().await?, exchange, passive, self.limit).await.map(|()| None)
         };
         match declare(true).await {
-            Ok(_) => seen(declare(false).await, None),
+            Ok(_) => compared(declare(false).await, None),
             Err(error) if error.reply_code() == Some(404) => missing(self.try_exchange(exchange).await),
-            Err(error) => unseen(error),
+            Err(error) => not_compared(error),
         }
     }
 
-    /// What there is of `queue`.
+    /// Reads the state of `queue`.
     ///
     /// # Errors
-    /// [`BrokerError`] where there is no answer.
+    /// [`BrokerError`] if the broker does not answer.
     pub(super) async fn queue(&self, queue: &Queue) -> Result<ProbeResult, BrokerError> {
         let declare =
             async |passive| declare_queue(&self.channel().await?, queue, passive, self.limit).await.map(Some);
         match declare(true).await {
-            Ok(depth) => seen(declare(false).await, depth),
+            Ok(depth) => compared(declare(false).await, depth),
             Err(error) if error.reply_code() == Some(404) => missing(self.try_queue(queue).await),
-            Err(error) => unseen(error),
+            Err(error) => not_compared(error),
         }
     }
 
-    /// Declares the queue with a length that is no number.
+    /// Declares the queue with a length that is not a number.
     async fn try_queue(&self, queue: &Queue) -> Result<(), BrokerError> {
         let channel = self.channel().await?;
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let declared = channel.queue_declare(short(&queue.name), options, wrong("x-max-length"));
+        let declared = channel.queue_declare(short(&queue.name), options, invalid("x-max-length"));
         within("declare queue", self.limit, &channel, declared).await.map(drop)
     }
 
-    /// Declares the exchange with an alternate one that is no name.
+    /// Declares the exchange with an alternate exchange that is not a name.
     async fn try_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
         let channel = self.channel().await?;
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let (kind, wrong) = (lapin::ExchangeKind::Topic, wrong("alternate-exchange"));
-        let declared = channel.exchange_declare(short(&exchange.name), kind, options, wrong);
+        let (kind, arguments) = (lapin::ExchangeKind::Topic, invalid("alternate-exchange"));
+        let declared = channel.exchange_declare(short(&exchange.name), kind, options, arguments);
         within("declare exchange", self.limit, &channel, declared).await
     }
 
-    /// Whether the user may take from `queue`, whether or not it is there: consumes with a priority that is no number.
+    /// Probes the permission to consume from `queue`, which need not exist: consumes with a priority that is not a number.
     ///
     /// # Errors
-    /// [`BrokerError`] where there is no answer.
-    pub(super) async fn take(&self, queue: &str) -> Result<Right, BrokerError> {
+    /// [`BrokerError`] if the broker does not answer.
+    pub(super) async fn consume(&self, queue: &str) -> Result<Right, BrokerError> {
         let channel = self.channel().await?;
         let consumed = channel.basic_consume(
             short(queue),
             short(""),
             BasicConsumeOptions::default(),
-            wrong("x-priority"),
+            invalid("x-priority"),
         );
         right(within("consume", self.limit, &channel, consumed).await.map(drop))
     }
 
-    /// Whether the user may publish to `exchange` (empty: to queues by their names), whether or not it is there: publishes a
-    /// message whose expiration is no number, for a key that nobody has.
+    /// Probes the permission to publish to `exchange`, which need not exist (empty: the default exchange): publishes a
+    /// message whose expiration is not a number, with an unused routing key.
     ///
     /// # Errors
-    /// [`BrokerError`] where there is no answer.
+    /// [`BrokerError`] if the broker does not answer.
     pub(super) async fn publish(&self, exchange: &str) -> Result<Right, BrokerError> {
         tokio::select! {
             result = self.try_publish(exchange) => match right(result)? {
@@ -158,14 +157,14 @@ impl<'a> Probe<'a> {
 
     async fn blocked(&self) {
         while !self.connection.status().blocked() {
-            sleep(LOOK).await;
+            sleep(BLOCKED_INTERVAL).await;
         }
     }
 
-    /// Whether the user may bind `queue` to `exchange`: takes away a binding that nobody made, which is no error.
+    /// Probes the permission to bind `queue` to `exchange`: removes a binding that does not exist, which is not an error.
     ///
     /// # Errors
-    /// [`BrokerError`] where there is no answer.
+    /// [`BrokerError`] if the broker does not answer.
     pub(super) async fn bind(&self, queue: &str, exchange: &str) -> Result<Right, BrokerError> {
         let channel = self.channel().await?;
         let key = short(&format!("check.{}", Uuid::new_v4()));
@@ -173,19 +172,20 @@ impl<'a> Probe<'a> {
         right(within("unbind queue", self.limit, &channel, unbound).await)
     }
 
-    /// One for each question: a refusal closes it.
+    /// Opens a channel for one probe, because a refusal closes it.
     async fn channel(&self) -> Result<Channel, BrokerError> {
         within("open channel", self.limit, self.connection, self.connection.create_channel()).await
     }
 }
 
-fn wrong(argument: &'static str) -> FieldTable {
+/// `argument` with a value of the wrong type.
+fn invalid(argument: &'static str) -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert(argument.into(), AMQPValue::Boolean(true));
     arguments
 }
 
-fn seen(
+fn compared(
     declared: Result<Option<Depth>, BrokerError>,
     depth: Option<Depth>,
 ) -> Result<ProbeResult, BrokerError> {
@@ -193,30 +193,30 @@ fn seen(
         Ok(now) => Ok(ProbeResult::Same(now.or(depth))),
         Err(error) => match error.reply_code() {
             Some(403) => Ok(ProbeResult::Hidden(error.to_string())),
-            _ => unseen(error),
+            _ => not_compared(error),
         },
     }
 }
 
-fn unseen(error: BrokerError) -> Result<ProbeResult, BrokerError> {
-    let said = error.to_string();
+fn not_compared(error: BrokerError) -> Result<ProbeResult, BrokerError> {
+    let message = error.to_string();
     match error.reply_code() {
-        Some(403) => Ok(ProbeResult::Refused(said)),
-        Some(405 | 406) => Ok(ProbeResult::Differs(inequivalent(&said).map(str::to_owned), said)),
+        Some(403) => Ok(ProbeResult::Refused(message)),
+        Some(405 | 406) => Ok(ProbeResult::Differs(inequivalent(&message).map(str::to_owned), message)),
         _ => Err(error),
     }
 }
 
 fn missing(declared: Result<(), BrokerError>) -> Result<ProbeResult, BrokerError> {
     Ok(match right(declared)? {
-        Right::Refused(said) => ProbeResult::Forbidden(said),
+        Right::Refused(message) => ProbeResult::Forbidden(message),
         Right::Given | Right::Blocked => ProbeResult::Missing,
     })
 }
 
-/// A refusal for any other reason comes after the permission was looked at.
-fn right(asked: Result<(), BrokerError>) -> Result<Right, BrokerError> {
-    match asked {
+/// A refusal for any other reason comes after the permission check.
+fn right(answer: Result<(), BrokerError>) -> Result<Right, BrokerError> {
+    match answer {
         Ok(()) => Ok(Right::Given),
         Err(error) => match error.reply_code() {
             Some(403) => Ok(Right::Refused(error.to_string())),

@@ -1,4 +1,4 @@
-//! What is declared on the broker, and what its user may do there.
+//! Checks of the declared topology and of the user's permissions on the broker.
 
 use super::{
     Finding,
@@ -16,7 +16,7 @@ const DECLARE: &str =
     "declare it with `instant-connect-worker topology --declare`, or set topology.declare to create";
 const GRANT: &str = "grant the user configure, write and read on the prefix (rabbitmqctl set_permissions)";
 
-pub(super) async fn look(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Finding>) {
+pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Finding>) {
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     let declare = loaded.config.topology.declare;
     let plan = topology.plan();
@@ -35,15 +35,15 @@ pub(super) async fn look(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Fin
         });
     }
     found.extend(bindings(probe, &topology, declare).await);
-    let mut taken = vec![topology.sessions_queue()];
+    let mut consumed = vec![topology.sessions_queue()];
     if loaded.delivers_to_hosts() {
-        taken.push(topology.hosts_queue());
+        consumed.push(topology.hosts_queue());
     }
-    for queue in taken {
-        let what = format!("permission to take from queue {queue}");
-        found.push(permitted(what, probe.take(&queue).await, "grant the user read on the prefix"));
+    for queue in consumed {
+        let what = format!("permission to consume from queue {queue}");
+        found.push(permitted(what, probe.consume(&queue).await, "grant the user read on the prefix"));
     }
-    // Held messages and dead letters go by way of the default exchange.
+    // Messages for delay and dead queues go through the default exchange.
     let publish = [
         (topology.links_exchange(), "grant the user write on the prefix"),
         (String::new(), "grant the user write on amq.default"),
@@ -63,7 +63,7 @@ async fn bindings(probe: &Probe<'_>, topology: &Topology, declare: Declare) -> V
     if declare != Declare::Create {
         return vec![Finding::warn(
             "bindings",
-            "nobody can see over AMQP whether they are there",
+            "AMQP has no way to check bindings",
             "compare `instant-connect-worker topology` with `rabbitmqctl list_bindings`",
         )];
     }
@@ -82,53 +82,53 @@ fn declared(what: String, seen: Result<ProbeResult, BrokerError>, declare: Decla
     let creates = declare == Declare::Create;
     match seen {
         Ok(ProbeResult::Same(depth)) => {
-            Finding::pass(what, format!("there, as it is declared here{}", holds(depth)))
+            Finding::pass(what, format!("exists as declared here{}", holds(depth)))
         }
-        Ok(ProbeResult::Differs(argument, said)) => {
-            let argument =
-                argument.map_or_else(|| "it".to_owned(), |argument| format!("argument {argument}"));
-            let detail = format!("there, but {argument} is not what is declared here ({said})");
+        Ok(ProbeResult::Differs(argument, message)) => {
+            let argument = argument
+                .map_or_else(|| "its declaration".to_owned(), |argument| format!("argument {argument}"));
+            let detail = format!("exists, but {argument} differs from the one declared here ({message})");
             if creates {
                 Finding::fail(what, detail + "; the worker does not start").advise(
-                    "delete it (when it is empty), change the setting it comes from, or set topology.declare to check",
+                    "delete it once it is empty, change the setting behind this argument, or set topology.declare to check",
                 )
             } else {
                 Finding::warn(
                     what,
                     detail,
-                    "see that messages can't be lost there: compare `instant-connect-worker topology`",
+                    "make sure that messages cannot be lost there: compare with `instant-connect-worker topology`",
                 )
             }
         }
-        Ok(ProbeResult::Hidden(said)) if creates => {
-            Finding::fail(what, format!("the user may not declare it ({said}); the worker does not start"))
+        Ok(ProbeResult::Hidden(message)) if creates => {
+            Finding::fail(what, format!("the user may not declare it ({message}); the worker does not start"))
                 .advise(format!("{GRANT}, or set topology.declare to check"))
         }
-        Ok(ProbeResult::Hidden(_)) => Finding::pass(
+        Ok(ProbeResult::Hidden(_)) => {
+            Finding::pass(what, "the user may not declare it and need not; its arguments can't be compared")
+        }
+        Ok(ProbeResult::Refused(message)) if declare == Declare::Off => {
+            Finding::warn(what, format!("the user may not check whether it exists ({message})"), GRANT)
+        }
+        Ok(ProbeResult::Refused(message)) => Finding::fail(
             what,
-            "the user may not declare it, nor need to; so its arguments can't be compared",
-        ),
-        Ok(ProbeResult::Refused(said)) if declare == Declare::Off => {
-            Finding::warn(what, format!("the user may not look at it ({said})"), GRANT)
-        }
-        Ok(ProbeResult::Refused(said)) => {
-            Finding::fail(what, format!("the user may not look at it ({said}); the worker does not start"))
-                .advise(format!("{GRANT}, or set topology.declare to off"))
-        }
+            format!("the user may not check whether it exists ({message}); the worker does not start"),
+        )
+        .advise(format!("{GRANT}, or set topology.declare to off")),
         Ok(ProbeResult::Missing) if creates => Finding::warn(
             what,
-            "missing; the worker declares it at its start",
-            "nothing to do; or declare it now with `instant-connect-worker topology --declare`",
+            "missing; the worker declares it at startup",
+            "nothing to do, or declare it now with `instant-connect-worker topology --declare`",
         ),
-        Ok(ProbeResult::Forbidden(said)) if creates => {
-            Finding::fail(what, format!("missing, and the user may not declare it ({said})"))
-                .advise(format!("{GRANT}, or have an administrator declare it"))
+        Ok(ProbeResult::Forbidden(message)) if creates => {
+            Finding::fail(what, format!("missing, and the user may not declare it ({message})"))
+                .advise(format!("{GRANT}, or ask an administrator to declare it"))
         }
         Ok(ProbeResult::Missing) => Finding::fail(what, "missing").advise(DECLARE),
         Ok(ProbeResult::Forbidden(_)) => Finding::fail(what, "missing")
-            .advise("have an administrator declare it, as `instant-connect-worker topology` prints it"),
+            .advise("ask an administrator to declare it as `instant-connect-worker topology` prints it"),
         Err(error) => Finding::fail(what, error.to_string())
-            .advise("see the broker's log, and whether the queue has a leader"),
+            .advise("check the broker's log and whether the queue has a leader"),
     }
 }
 
@@ -141,18 +141,17 @@ fn holds(depth: Option<Depth>) -> String {
 fn permitted(what: String, right: Result<Right, BrokerError>, advice: &str) -> Finding {
     match right {
         Ok(Right::Given) => Finding::pass(what, "given"),
-        // Such rights are by key, and the key that was tried is nobody's.
-        Ok(Right::Refused(said)) if said.contains("access to topic") => Finding::warn(
+        // Topic permissions depend on the routing key, and the probe used an unused one.
+        Ok(Right::Refused(message)) if message.contains("access to topic") => Finding::warn(
             what,
-            "given for the exchange, with topic permissions that could not be tried",
-            "see `rabbitmqctl list_topic_permissions`: guest.* and host.webex have to be allowed",
+            "given for the exchange; its topic permissions could not be tested",
+            "check that `rabbitmqctl list_topic_permissions` allows guest.* and host.webex",
         ),
-        Ok(Right::Refused(said)) => Finding::fail(what, format!("refused ({said})")).advise(advice),
-        Ok(Right::Blocked) => Finding::fail(
-            what,
-            "the broker takes nothing from anybody who publishes: it is short of memory or disk",
-        )
-        .advise("see `rabbitmq-diagnostics alarms`, and make room"),
-        Err(error) => Finding::fail(what, error.to_string()).advise("see the broker's log"),
+        Ok(Right::Refused(message)) => Finding::fail(what, format!("refused ({message})")).advise(advice),
+        Ok(Right::Blocked) => {
+            Finding::fail(what, "the broker blocks all publishers: it is short of memory or disk")
+                .advise("check `rabbitmq-diagnostics alarms` and free memory or disk space")
+        }
+        Err(error) => Finding::fail(what, error.to_string()).advise("check the broker's log"),
     }
 }

@@ -13,65 +13,66 @@ fn with(flags: &[&str]) -> Loaded {
     load(&Sources { flags, ..Sources::default() }).unwrap()
 }
 
-/// What is doubtful or wrong, each as one line.
-fn doubts(loaded: &Loaded) -> Vec<String> {
-    let doubts = settings(loaded).into_iter().filter(|finding| finding.result != CheckVerdict::Pass);
-    doubts
+/// Each warning and failure as one line.
+fn problems(loaded: &Loaded) -> Vec<String> {
+    let problems = settings(loaded).into_iter().filter(|finding| finding.result != CheckVerdict::Pass);
+    problems
         .map(|Finding { what, result, detail, advice }| {
-            assert!(advice.is_some_and(|advice| !advice.is_empty()), "{what} says what to do");
+            assert!(advice.is_some_and(|advice| !advice.is_empty()), "no advice for {what}");
             format!("{}: {what}: {detail}", result.as_str())
         })
         .collect()
 }
 
-const LASTING: &str = "ledger.path=/var/lib/icw/ledger";
+const PERSISTENT: &str = "ledger.path=/var/lib/icw/ledger";
 
 #[test]
-fn of_the_defaults_only_the_ledger_s_place_is_doubtful() {
-    let found = doubts(&with(&[]));
+fn defaults_warn_only_about_the_ledger_path() {
+    let found = problems(&with(&[]));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(
-        found[0]
-            .starts_with("warn: ledger.kind = \"file\", ledger.path = \"\": instant-connect.ledger is in")
+        found[0].starts_with(
+            "warn: ledger.kind = \"file\", ledger.path = \"\": instant-connect.ledger is relative"
+        )
     );
-    assert_eq!(doubts(&with(&[LASTING])), Vec::<String>::new());
+    assert_eq!(problems(&with(&[PERSISTENT])), Vec::<String>::new());
 }
 
 #[test]
-fn each_conflict_is_found_with_its_settings_and_their_values() {
+fn each_conflict_is_reported_with_its_settings_and_values() {
     for (flags, expected) in [
         (
             &["shutdown.grace=10s"][..],
-            "warn: shutdown.grace = \"10s\", instant_connect.timeout = \"15s\": a shutdown cuts",
+            "warn: shutdown.grace = \"10s\", instant_connect.timeout = \"15s\": a shutdown interrupts",
         ),
-        (&["hosts.timeout=30s"], "warn: shutdown.grace = \"25s\", hosts.timeout = \"30s\": a shutdown cuts"),
-        (&["amqp.prefetch=8"], "warn: amqp.prefetch = 8, amqp.concurrency = 32: no more than 8 messages"),
+        (
+            &["hosts.timeout=30s"],
+            "warn: shutdown.grace = \"25s\", hosts.timeout = \"30s\": a shutdown interrupts",
+        ),
+        (&["amqp.prefetch=8"], "warn: amqp.prefetch = 8, amqp.concurrency = 32: at most 8 messages"),
         (
             &["amqp.concurrency=2"],
-            "warn: amqp.prefetch = 32, amqp.concurrency = 2: each stage holds far more",
+            "warn: amqp.prefetch = 32, amqp.concurrency = 2: each stage prefetches far more",
         ),
         (
             &["amqp.delivery_timeout=28m"],
-            "warn: amqp.delivery_timeout = \"28m\", amqp.timeout = \"30s\": work may be kept for 1800s",
+            "warn: amqp.delivery_timeout = \"28m\", amqp.timeout = \"30s\": a delivery may stay in progress for 1800s",
         ),
-        (&["amqp.deliveries_max=1"], "warn: amqp.deliveries_max = 1: a message that was in progress"),
+        (&["amqp.deliveries_max=1"], "warn: amqp.deliveries_max = 1: a few crashes"),
         (&["retry.attempts=1"], "warn: retry.attempts = 1, retry.initial = \"1s\""),
-        (&["retry.attempts=20"], "of 20 attempts only 12 fit into retry.total"),
+        (&["retry.attempts=20"], "of 20 attempts only 12 fit within retry.total"),
         (
             &["instant_connect.link_lifetime=15m"],
-            "of 8 attempts only 7 fit into instant_connect.link_lifetime",
+            "of 8 attempts only 7 fit within instant_connect.link_lifetime",
         ),
         (
             &["retry.delays=30s,2m"],
-            "warn: retry.initial = \"1s\", retry.delays = [\"30s\", \"2m\"]: no hold queue",
+            "warn: retry.initial = \"1s\", retry.delays = [\"30s\", \"2m\"]: the shortest delay queue",
         ),
-        (
-            &["retry.delays=1s,3h"],
-            "instant_connect.link_lifetime = \"2h\": 1 of the hold queues are for events alone",
-        ),
+        (&["retry.delays=1s,3h"], "beyond link_lifetime: 1 of 2"),
         (
             &["retry.delays=3h"],
-            "fail: retry.delays = [\"3h\"], instant_connect.link_lifetime = \"2h\": a message that is held",
+            "fail: retry.delays = [\"3h\"], instant_connect.link_lifetime = \"2h\": delay queues return",
         ),
         (
             &["instant_connect.rate_limit_wait=2h"],
@@ -80,15 +81,12 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
         (&["hosts.rate_limit_wait=3h"], "warn: hosts.rate_limit_wait = \"3h\", instant_connect.link"),
         (
             &["topology.queue_length_max=10"],
-            "warn: topology.queue_length_max = 10, amqp.prefetch = 32: when all",
+            "warn: topology.queue_length_max = 10, amqp.prefetch = 32: if every in-flight",
         ),
-        (
-            &["ledger.kind=memory", "ledger.path="],
-            "warn: ledger.kind = \"memory\": what was done is forgotten",
-        ),
+        (&["ledger.kind=memory", "ledger.path="], "warn: ledger.kind = \"memory\": the ledger is lost"),
         (
             &["ledger.path=here/ledger"],
-            "ledger.path = \"here/ledger\": here/ledger is in the working directory",
+            "ledger.path = \"here/ledger\": here/ledger is relative to the working directory",
         ),
         (
             &["amqp.delivery_timeout=50s"],
@@ -96,34 +94,40 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
         ),
         (
             &["ledger.keep_max=2h"],
-            "warn: ledger.keep_max = \"2h\", ledger.margin = \"1h\", instant_connect.link_lifetime = \"2h\": what was",
+            "warn: ledger.keep_max = \"2h\", ledger.margin = \"1h\", instant_connect.link_lifetime = \"2h\": ledger entries",
         ),
-        (&["ledger.path=/tmp/ledger"], "ledger.path = \"/tmp/ledger\": it is in a folder that is emptied"),
-        (&["ledger.on_failure=continue"], "warn: ledger.on_failure = \"continue\": while the ledger is down"),
+        (&["ledger.path=/tmp/ledger"], "ledger.path = \"/tmp/ledger\": the file is in a temporary folder"),
+        (
+            &["ledger.on_failure=continue"],
+            "warn: ledger.on_failure = \"continue\": while the ledger is unavailable",
+        ),
         (
             &["ledger.kind=redis", "ledger.url=redis://redis"],
-            "warn: ledger.path = \"/var/lib/icw/ledger\", ledger.kind = \"redis\": ledger.path is given",
+            "warn: ledger.path = \"/var/lib/icw/ledger\", ledger.kind = \"redis\": ledger.path is set",
         ),
         (
             &["ledger.url=redis://redis"],
-            "warn: ledger.url = [hidden], ledger.kind = \"file\": ledger.url is given",
+            "warn: ledger.url = [hidden], ledger.kind = \"file\": ledger.url is set",
         ),
         (
             &["hosts.delivery=amqp", "hosts.token=x"],
-            "warn: hosts.token = [hidden], hosts.delivery = \"amqp\": hosts.token is given",
+            "warn: hosts.token = [hidden], hosts.delivery = \"amqp\": hosts.token is set",
         ),
         (
             &["hosts.delivery=amqp", "hosts.token_file=/x"],
             "warn: hosts.token_file = \"/x\", hosts.delivery = \"amqp\"",
         ),
-        (&["admin.listen=off"], "warn: admin.listen = \"off\": nobody can ask"),
-        (&["admin.listen=0.0.0.0:9464"], "warn: admin.listen = \"0.0.0.0:9464\": whoever reaches"),
-        (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: read once"),
-        (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: given with --set"),
-        (&["amqp.url=amqp://rabbit"], "warn: amqp.url = [hidden]: given with --set"),
-        (&["amqp.allow_insecure=true"], "warn: amqp.allow_insecure = true: the broker's password may cross"),
+        (&["admin.listen=off"], "warn: admin.listen = \"off\": the admin server is off"),
+        (&["admin.listen=0.0.0.0:9464"], "warn: admin.listen = \"0.0.0.0:9464\": anyone who reaches"),
+        (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: read only at startup"),
+        (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: passed with --set"),
+        (&["amqp.url=amqp://rabbit"], "warn: amqp.url = [hidden]: passed with --set"),
+        (
+            &["amqp.allow_insecure=true"],
+            "warn: amqp.allow_insecure = true: the broker's password may be sent",
+        ),
         (&["ledger.allow_insecure=true"], "warn: ledger.allow_insecure = true: Redis's password"),
-        (&["instant_connect.host_login=false"], "warn: instant_connect.host_login = false: whoever holds"),
+        (&["instant_connect.host_login=false"], "warn: instant_connect.host_login = false: anyone with"),
         (
             &["instant_connect.allowed_base_urls=[]"],
             "fail: instant_connect.short_urls = true, instant_connect.allowed_base_urls = []: short",
@@ -131,24 +135,24 @@ fn each_conflict_is_found_with_its_settings_and_their_values() {
         (&["instant_connect.short_urls=false"], "warn: instant_connect.short_urls = false"),
         (
             &["instant_connect.url=http://127.0.0.1:1"],
-            "one is on this machine and the other is not: faked links",
+            "only one of the two APIs is on this machine: experts get simulated links",
         ),
-        (&["telemetry.log_level=error"], "warn: telemetry.log_level = \"error\": dead letters"),
-        (&["telemetry.log_level=debug"], "warn: telemetry.log_level = \"debug\": each step"),
+        (&["telemetry.log_level=error"], "warn: telemetry.log_level = \"error\": the log omits dead letters"),
+        (&["telemetry.log_level=debug"], "warn: telemetry.log_level = \"debug\": the log has several lines"),
     ] {
-        let found = doubts(&with(&[&[LASTING], flags].concat()));
-        assert!(found.iter().any(|doubt| doubt.contains(expected)), "{flags:?}: {expected}: {found:#?}");
+        let found = problems(&with(&[&[PERSISTENT], flags].concat()));
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{flags:?}: {expected}: {found:#?}");
     }
 }
 
 #[test]
-fn a_prefetch_far_above_the_concurrency_is_said_to_end_in_dead_letters() {
-    let found = doubts(&with(&[LASTING, "amqp.prefetch=1000"]));
-    assert!(found[0].contains("after a hundred times it dead-letters one"), "{found:#?}");
+fn prefetch_far_above_concurrency_warns_of_dead_letters() {
+    let found = problems(&with(&[PERSISTENT, "amqp.prefetch=1000"]));
+    assert!(found[0].contains("after 100 times it dead-letters a message"), "{found:#?}");
 }
 
 #[test]
-fn a_broker_is_told_by_its_version_and_what_it_can_do() {
+fn broker_is_judged_by_version_and_capabilities() {
     let all = ["publisher_confirms", "basic.nack", "consumer_cancel_notify", "connection.blocked"];
     let greeting = |product: &str, version: &str, able: &[&str]| Greeting {
         product: product.to_owned(),
@@ -172,7 +176,7 @@ fn a_broker_is_told_by_its_version_and_what_it_can_do() {
 }
 
 #[test]
-fn a_redis_is_told_by_its_info() {
+fn redis_is_judged_by_its_info() {
     let info = |policy: &str, memory: &str, role: &str, aof: &str| {
         format!(
             "# Server\r\nredis_version:7.0.15\r\nmaxmemory:{memory}\r\nmaxmemory_human:1G\r\n\

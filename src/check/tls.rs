@@ -1,4 +1,4 @@
-//! The certificates in the files that TLS uses: when they end.
+//! Expiry of the certificates in the files that TLS uses.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::Finding;
 use crate::{clock, config::Loaded, tls};
 
-/// A certificate that ends sooner is worth a look now: whoever renews it has holidays, too.
+/// A certificate that expires sooner is a warning, early enough for a manual renewal.
 const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
 
-/// A finding for each file that is given.
+/// One finding for each configured file.
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let (amqp, now) = (&loaded.config.amqp, clock::now());
     [
@@ -22,12 +22,12 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     .collect()
 }
 
-/// What the certificates of a file are to each other.
+/// Relation between the certificates of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CertificateFile {
-    /// Each is good for itself.
+    /// Independent certificates.
     Authorities,
-    /// A certificate, and those that vouch for it: one that has expired makes all of it useless.
+    /// A certificate with its issuers; if one has expired, the whole chain is invalid.
     Chain,
 }
 
@@ -35,37 +35,39 @@ fn file(key: &str, kind: CertificateFile, path: &Path, now: Timestamp) -> Findin
     let what = format!("{key} {}", path.display());
     match tls::dates(path) {
         Ok(dates) => of(what, kind, &dates, now),
-        Err(error) => Finding::fail(what, error.problem).advise("give it certificates as PEM"),
+        Err(error) => Finding::fail(what, error.problem).advise("put PEM certificates into the file"),
     }
 }
 
-/// What there is to say of certificates with these `dates`: the first that ends, and one that is not valid.
+/// The finding for certificates with these `dates`: the first to expire, or one that is not valid yet.
 fn of(what: String, kind: CertificateFile, dates: &[tls::Dates], now: Timestamp) -> Finding {
     const ADVICE: &str =
-        "renew it, and put the new one into the file: the worker reads it again at its next connection";
+        "renew the certificate and put it into the file; the worker reads it again at its next connection";
     let day = |time: Timestamp| time.strftime("%Y-%m-%d").to_string();
     let count = dates.len();
     let Some(first) = dates.iter().min_by_key(|dates| dates.ends) else {
-        return Finding::fail(what, "no certificate in it").advise("give it certificates as PEM");
+        return Finding::fail(what, "the file contains no certificate")
+            .advise("put PEM certificates into the file");
     };
-    let which = if count == 1 { "it".to_owned() } else { format!("the first of {count} certificates") };
+    let which =
+        if count == 1 { "the certificate".to_owned() } else { format!("the first of {count} certificates") };
     let left = first.ends.duration_since(now);
     if left.is_negative() {
         let other = kind == CertificateFile::Authorities && dates.iter().any(|dates| dates.ends > now);
-        let detail = format!("{which} has expired, on {}", day(first.ends));
-        // An old CA beside the new one is how they are rotated.
+        let detail = format!("{which} expired on {}", day(first.ends));
+        // During a rotation of a CA the old one stays beside the new one.
         return if other {
-            Finding::warn(what, detail, "take it out, if nothing needs it any more")
+            Finding::warn(what, detail, "remove it if nothing needs it any more")
         } else {
             Finding::fail(what, detail).advise(ADVICE)
         };
     }
     if let Some(early) = dates.iter().find(|dates| dates.begins > now) {
         let detail = format!("a certificate is not valid before {}", day(early.begins));
-        return Finding::warn(what, detail, "see this machine's clock (NTP), or wait");
+        return Finding::warn(what, detail, "check this machine's clock (NTP), or wait");
     }
     let days = left.as_hours() / 24;
-    let detail = format!("{which} ends on {}, in {days} days", day(first.ends));
+    let detail = format!("{which} expires on {}, in {days} days", day(first.ends));
     if left < SOON { Finding::warn(what, detail, ADVICE) } else { Finding::pass(what, detail) }
 }
 
@@ -75,29 +77,25 @@ mod tests {
     use crate::check::CheckVerdict;
 
     #[test]
-    fn certificate_that_ends_soon_is_a_warning_and_an_ended_one_fails() {
+    fn certificate_near_expiry_warns_and_expired_one_fails() {
         let now: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
         let day = SignedDuration::from_hours(24);
         let dates =
             |begins: i32, ends: i32| tls::Dates { begins: now + day * begins, ends: now + day * ends };
-        for (dates, result, said) in [
-            (vec![dates(-1, 365)], CheckVerdict::Pass, "it ends on 2027-11-25, in 365 days"),
+        for (dates, result, expected) in [
+            (vec![dates(-1, 365)], CheckVerdict::Pass, "the certificate expires on 2027-11-25, in 365 days"),
             (
                 vec![dates(-1, 365), dates(-1, 20)],
                 CheckVerdict::Warn,
-                "the first of 2 certificates ends on 2026-12-15, in 20 days",
+                "the first of 2 certificates expires on 2026-12-15, in 20 days",
             ),
-            (vec![dates(-9, -1)], CheckVerdict::Fail, "it has expired, on 2026-11-24"),
-            (
-                vec![dates(-9, -1), dates(-1, 365)],
-                CheckVerdict::Warn,
-                "the first of 2 certificates has expired",
-            ),
+            (vec![dates(-9, -1)], CheckVerdict::Fail, "the certificate expired on 2026-11-24"),
+            (vec![dates(-9, -1), dates(-1, 365)], CheckVerdict::Warn, "the first of 2 certificates expired"),
             (vec![dates(1, 365)], CheckVerdict::Warn, "not valid before 2026-11-26"),
         ] {
             let found = of("file".to_owned(), CertificateFile::Authorities, &dates, now);
             assert_eq!(found.result, result, "{found:?}");
-            assert!(found.detail.contains(said), "{found:?}");
+            assert!(found.detail.contains(expected), "{found:?}");
         }
         let chain = [dates(-9, 365), dates(-9, -1)];
         let found = of("file".to_owned(), CertificateFile::Chain, &chain, now);

@@ -1,5 +1,5 @@
-//! `check`: the configuration as understood, whether its settings go together, and with `--connect` whether what it names is
-//! there.
+//! `check`: shows the effective configuration, checks it for conflicts and risks, and with `--connect` tests its
+//! connections.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Also try the broker, its exchanges, queues and permissions, the tokens, the ledger and the collector
+    /// Also test the broker, its exchanges, queues and permissions, the tokens, the ledger and the collector
     #[arg(long)]
     connect: bool,
     /// Print JSON
@@ -46,7 +46,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     let failed = findings.iter().filter(|finding| finding.result == CheckVerdict::Fail).count();
     if !configured {
         return Err(CommandError::Usage(
-            "a token is missing or can't be read, or a proxy can't be used".to_owned(),
+            "a token is missing or unreadable, or a proxy is unusable".to_owned(),
         ));
     }
     if failed == 0 {

@@ -1,4 +1,4 @@
-//! `dead`: the letters that no stage could serve; see [`crate::dead`].
+//! `dead`: lists, shows, replays and drops dead letters; see [`crate::dead`].
 
 use std::time::Duration;
 
@@ -30,19 +30,19 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum DeadCommand {
-    /// Count dead letters by class and age, and list the latest; changes nothing
+    /// Count dead letters by class and age, and list the latest; read-only
     List {
         #[command(flatten)]
         which: LetterArgs,
-        /// Most rows of a queue
+        /// Maximum rows per queue
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(..=10_000))]
         limit: u16,
         #[command(flatten)]
         output: Output,
     },
-    /// Show what one event's dead letters hold; changes nothing
+    /// Show the contents of one event's dead letters; read-only
     Show {
-        /// The event's or the letter's id, as `list` shows it
+        /// Id of the event or of the letter, as shown by `list`
         #[arg(value_name = "ID")]
         id: String,
         #[command(flatten)]
@@ -50,28 +50,28 @@ enum DeadCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Put dead letters back into the queue that they came from; a dry run unless --yes
+    /// Move dead letters back to their original queue; a dry run unless --yes
     Replay {
         #[command(flatten)]
         which: LetterArgs,
-        /// Do it
+        /// Make the changes
         #[arg(long)]
         yes: bool,
-        /// Letters in a second, at most
+        /// Maximum letters per second
         #[arg(long, value_name = "N/s", value_parser = rate)]
         rate: Option<f64>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Delete dead letters for good; a dry run unless --yes
+    /// Delete dead letters permanently; a dry run unless --yes
     Drop {
         #[command(flatten)]
         which: LetterArgs,
-        /// Do it
+        /// Make the changes
         #[arg(long)]
         yes: bool,
-        /// Why; kept in the log, so without numbers, addresses or links
+        /// Reason, written to the log; must not contain phone numbers, addresses or links
         #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
         /// Print JSON
@@ -82,7 +82,7 @@ enum DeadCommand {
 
 #[derive(Debug, clap::Args)]
 struct QueueArgs {
-    /// Only of this queue: sessions, guests or hosts; may be given again
+    /// Only letters of this queue: sessions, guests or hosts; repeatable
     #[arg(long = "queue", value_name = "QUEUE")]
     queues: Vec<DeadQueueKind>,
 }
@@ -91,26 +91,26 @@ struct QueueArgs {
 struct LetterArgs {
     #[command(flatten)]
     queues: QueueArgs,
-    /// Only of this class; may be given again
+    /// Only letters of this class; repeatable
     #[arg(long = "class", value_name = "CLASS")]
     classes: Vec<Class>,
-    /// Only of this session
+    /// Only letters of this session
     #[arg(long, value_name = "ID")]
     session: Option<String>,
-    /// Only of this event
+    /// Only letters of this event
     #[arg(long, value_name = "ID")]
     event: Option<String>,
-    /// Only those that died longer ago, such as 30m or 2h
+    /// Only letters that died longer ago than this, such as 30m or 2h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     older_than: Option<Duration>,
-    /// Only those that died since then
+    /// Only letters that died within this time, such as 30m or 2h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     newer_than: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Output {
-    /// Show people, links and ids as they are
+    /// Show people, links and ids unmasked
     #[arg(long)]
     reveal: bool,
     /// Print JSON
@@ -127,7 +127,7 @@ impl From<DeadError> for CommandError {
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let connector = Connector::new(&loaded.config).sieving();
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
-    // One connection for everything: when it ends, nothing of this program is under way any more.
+    // One connection for everything: when it closes, no message of this command is in flight any more.
     let connection = connector.connect_once("dead").await?;
     let tool = DeadTool { loaded, connection: &connection, topology: &topology };
     let done = match &args.command {
@@ -160,15 +160,15 @@ impl DeadTool<'_> {
         let mut summaries = Vec::new();
         for kind in which.queues.kinds() {
             let dead_queue = self.open(kind).await?;
-            let mut line = Line::new("looked at", kind.as_str());
+            let mut line = Line::new("checked", kind.as_str());
             summaries
-                .push(summarize(&dead_queue, &which.filter(), view, |progress| line.tell(progress)).await?);
+                .push(summarize(&dead_queue, &which.filter(), view, |progress| line.update(progress)).await?);
             line.end();
         }
         if output.json {
             return say_json(&json!({"ages": AGES, "queues": summaries}));
         }
-        summaries.iter().try_for_each(print_survey)
+        summaries.iter().try_for_each(print_summary)
     }
 
     async fn show(&self, id: &str, queues: &QueueArgs, output: Output) -> Result<(), CommandError> {
@@ -199,12 +199,12 @@ impl DeadTool<'_> {
         let mut reports = Vec::new();
         for kind in which.queues.kinds() {
             let dead_queue = self.open(kind).await?;
-            let mut line = Line::new(if yes { "replayed" } else { "looked at" }, kind.as_str());
-            let tell = |progress| line.tell(progress);
+            let mut line = Line::new(if yes { "replayed" } else { "checked" }, kind.as_str());
+            let update = |progress| line.update(progress);
             let report = if yes {
-                replay::run(&dead_queue, &plan, tell).await?
+                replay::run(&dead_queue, &plan, update).await?
             } else {
-                replay::dry_run(&dead_queue, &plan, tell).await?
+                replay::dry_run(&dead_queue, &plan, update).await?
             };
             line.end();
             reports.push((kind, report));
@@ -230,12 +230,12 @@ impl DeadTool<'_> {
         let view = View { reveal: false, limit: 0, link_lifetime: self.link_lifetime() };
         for kind in which.queues.kinds() {
             let dead_queue = self.open(kind).await?;
-            let mut line = Line::new(if yes { "dropped" } else { "looked at" }, kind.as_str());
-            let tell = |progress| line.tell(progress);
+            let mut line = Line::new(if yes { "dropped" } else { "checked" }, kind.as_str());
+            let update = |progress| line.update(progress);
             let count = if yes {
-                discard(&dead_queue, &which.filter(), reason, tell).await?
+                discard(&dead_queue, &which.filter(), reason, update).await?
             } else {
-                summarize(&dead_queue, &which.filter(), view, tell).await?.classes.values().flatten().sum()
+                summarize(&dead_queue, &which.filter(), view, update).await?.classes.values().flatten().sum()
             };
             line.end();
             dropped.push((kind, count));
@@ -276,7 +276,7 @@ impl LetterArgs {
 }
 
 fn hint(yes: bool) -> Result<(), CommandError> {
-    if yes { Ok(()) } else { say("a dry run: nothing was changed; --yes does it") }
+    if yes { Ok(()) } else { say("dry run: nothing was changed; pass --yes to make the changes") }
 }
 
 fn report_json(kind: DeadQueueKind, report: &ReplayReport) -> Value {
@@ -294,10 +294,10 @@ fn report_text(kind: DeadQueueKind, report: &ReplayReport, yes: bool) -> String 
         parts.push(format!("({})", classes.join(", ")));
     }
     for (count, text) in [
-        (report.resumed, "of them begun by an interrupted replay"),
-        (report.expired, "left, for their sessions are over"),
-        (report.newer, "left, for they died meanwhile"),
-        (report.others, "not meant"),
+        (report.resumed, "of them started by an interrupted replay"),
+        (report.expired, "skipped because their sessions have ended"),
+        (report.newer, "skipped because they died after this command started"),
+        (report.others, "skipped by the filter or unreadable"),
     ] {
         if count > 0 {
             parts.push(format!("· {count} {text}"));
@@ -306,11 +306,11 @@ fn report_text(kind: DeadQueueKind, report: &ReplayReport, yes: bool) -> String 
     parts.join(" ")
 }
 
-fn print_survey(summary: &DeadQueueSummary) -> Result<(), CommandError> {
+fn print_summary(summary: &DeadQueueSummary) -> Result<(), CommandError> {
     say(&format!("{}: {} dead letters", summary.queue, summary.letters))?;
     if summary.interrupted > 0 {
         say(&format!(
-            "  {} more wait for an interrupted replay to be run again: `dead replay --queue {} --yes`",
+            "  {} more are left from an interrupted replay; finish it with `dead replay --queue {} --yes`",
             summary.interrupted, summary.queue
         ))?;
     }
@@ -340,7 +340,7 @@ fn row_text(row: &LetterRow) -> String {
     )
 }
 
-/// The largest unit that says enough.
+/// `age` in the largest unit with at least two of it.
 fn ago(age: SignedDuration) -> String {
     let seconds = age.as_secs().max(0);
     match seconds {
@@ -374,18 +374,18 @@ fn rate(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text).parse::<f64>().ok();
     number
         .filter(|rate| (0.01..=1e6).contains(rate))
-        .ok_or_else(|| "expected letters in a second, such as 50/s (0.01 to 1000000)".to_owned())
+        .ok_or_else(|| "expected letters per second, such as 50/s (0.01 to 1000000)".to_owned())
 }
 
-/// What goes into a log must not name people.
+/// Refuses a reason that may identify people, because it is logged.
 fn reason(text: &str) -> Result<String, String> {
     let digits = text.split(|c: char| !c.is_ascii_digit()).any(|run| run.len() >= 7);
-    let fine =
+    let valid =
         !text.trim().is_empty() && text.len() <= 500 && !text.contains(['@', '\n']) && !text.contains("://");
-    if fine && !digits {
+    if valid && !digits {
         Ok(text.to_owned())
     } else {
-        Err("expected why, in one line of at most 500 bytes without numbers of people, addresses or links"
+        Err("expected a reason in one line of at most 500 bytes, without phone numbers, addresses or links"
             .to_owned())
     }
 }

@@ -1,4 +1,4 @@
-//! `demo`: the whole way on a sandbox. One session with two guests, an expert and a room, and what each received.
+//! `demo`: one session end to end on a sandbox, with two guests, an expert and a room, and the messages of each.
 
 use std::{
     net::SocketAddr,
@@ -23,17 +23,17 @@ use crate::{
     worker,
 };
 
-/// How long the demo waits for what should take a second or two.
+/// Time limit for steps that usually take a second or two.
 const PATIENCE: Duration = Duration::from_secs(30);
 const DEVICE: &str = "room-12@example.rooms.webex.com";
 const TOKEN: &str = "demo-token";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Stay up with the page until Ctrl-C, taking further events
+    /// Keep running with the page until Ctrl-C and process further events
     #[arg(long)]
     keep: bool,
-    /// Where the sandbox listens; port 0 takes a free one
+    /// Listen address of the sandbox; port 0 selects a free port
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 }
@@ -50,7 +50,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CommandError
     };
     let sandbox = Sandbox::bind(options).await?;
     let (url, handle) = (sandbox.url(), sandbox.handle());
-    let loaded = Arc::new(global.load_with(&settings(&url))?);
+    let loaded = Arc::new(global.load_with_overrides(&settings(&url))?);
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     let connector = Arc::new(Connector::new(&loaded.config));
     let prepared = async {
@@ -61,16 +61,16 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CommandError
     };
     prepared.await.map_err(|failure| {
         CommandError::Failed(format!(
-            "{failure}; the demo needs RabbitMQ: `make demo` brings one, or set ICW_AMQP__URL"
+            "{failure}; the demo needs RabbitMQ: run `make demo`, which starts one, or set ICW_AMQP__URL"
         ))
     })?;
-    say(&format!("sandbox   {url}  (Instant Connect and Webex Messages, faked)"))?;
+    say(&format!("sandbox   {url}  (simulated Instant Connect and Webex Messages)"))?;
     say(&format!("broker    exchanges and queues {}.*", loaded.config.topology.prefix.as_str()))?;
 
     let mut parts = Parts::start(sandbox, &loaded, &connector, &topology, &handle);
     let shown = tokio::select! {
         shown = show(&loaded, &connector, &topology, &handle, args.keep) => shown,
-        ended = &mut parts.worker => Err(ended.map_err(|error| CommandError::Failed(error.to_string())).and_then(|result| result.map_err(CommandError::from)).err().unwrap_or_else(|| CommandError::Failed("the worker ended".to_owned()))),
+        ended = &mut parts.worker => Err(ended.map_err(|error| CommandError::Failed(error.to_string())).and_then(|result| result.map_err(CommandError::from)).err().unwrap_or_else(|| CommandError::Failed("the worker stopped unexpectedly".to_owned()))),
         () = stop => Ok(()),
     };
     parts.stop().await;
@@ -99,7 +99,7 @@ fn settings(sandbox: &url::Url) -> Vec<String> {
     ]
 }
 
-/// What runs while the demo does.
+/// The tasks of the demo.
 struct Parts {
     worker: JoinHandle<Result<(), worker::WorkerError>>,
     stop_worker: oneshot::Sender<()>,
@@ -125,14 +125,14 @@ impl Parts {
             tokio::spawn(async move { _ = sandbox.serve(async { _ = sandbox_stopped.await }).await });
         let (connector, queue, handle) = (Arc::clone(connector), topology.guests_queue(), handle.clone());
         let phones = tokio::spawn(async move {
-            // When the demo ends so does this; a broken connection shows as texts that don't come.
-            _ = phones::ring(&connector, &queue, &handle, |text| _ = say(&received(text))).await;
+            // Stops with the demo. After a connection error the texts are missing, which the demo reports.
+            _ = phones::forward(&connector, &queue, &handle, |text| _ = say(&received(text))).await;
         });
         Self { worker, stop_worker, stop_sandbox, sandbox, phones }
     }
 
     async fn stop(self) {
-        // What has ended already needs no telling.
+        // The receiver is gone if the worker has ended.
         _ = self.stop_worker.send(());
         if !self.worker.is_finished() {
             _ = timeout(PATIENCE, self.worker).await;
@@ -148,7 +148,7 @@ fn received(text: &Text) -> String {
     format!("{channel:<9} to {} ({}): {}", text.to, text.name.as_deref().unwrap_or("no name"), text.url)
 }
 
-/// Emits one session and waits until everybody has what they should.
+/// Publishes one session and waits until each person has received a message.
 async fn show(
     loaded: &Loaded,
     connector: &Arc<Connector>,
@@ -170,7 +170,7 @@ async fn show(
     if timeout(PATIENCE, all).await.is_err() {
         let counts = handle.counts();
         return Err(CommandError::Failed(format!(
-            "after {PATIENCE:?}: {} of 2 texts, {} of 1 Webex messages, {} calls of Instant Connect; look for warnings above",
+            "only {} of 2 texts and {} of 1 Webex messages arrived within {PATIENCE:?}, after {} calls of Instant Connect; hint: see the warnings above",
             counts.texts, counts.messages, counts.calls
         )));
     }
@@ -179,16 +179,16 @@ async fn show(
     }
     for call in handle.calls() {
         for device in &call.devices {
-            say(&format!("{:<9} {device} put into meeting {} (sip-no-knock)", "Device", call.sub))?;
+            say(&format!("{:<9} {device} added to meeting {} (sip-no-knock)", "Device", call.sub))?;
         }
     }
     if keep {
-        say("staying up; open the page, or emit further events with the same ICW_AMQP__URL and:")?;
+        say("still running; open the page, or publish further events with the same ICW_AMQP__URL and:")?;
         say(&format!(
             "          instant-connect-worker emit --set topology.prefix={} --guest sms:+14155550123:Ben --expert expert@example.com",
             loaded.config.topology.prefix.as_str()
         ))?;
-        say("Ctrl-C ends it")?;
+        say("stop with Ctrl-C")?;
         std::future::pending::<()>().await;
     }
     Ok(())

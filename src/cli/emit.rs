@@ -1,4 +1,4 @@
-//! `emit`: publishes a start event, as a flow would.
+//! `emit`: publishes a start event as a flow does.
 
 use std::{collections::BTreeMap, io::Read, path::PathBuf, sync::Arc, time::Duration};
 
@@ -29,25 +29,25 @@ const ROUTING_KEY: &str = "session.start";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A file with the event's JSON, - for standard input
+    /// File with the event's JSON; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["session", "guest", "expert", "device"])]
     file: Option<PathBuf>,
-    /// The session's id; a new one where none is given
+    /// Session id (default: a new one)
     #[arg(long, value_name = "ID")]
     session: Option<String>,
-    /// A guest, as channel:number or channel:number:name (channel: sms or whatsapp); may be given again
+    /// Guest as channel:number or channel:number:name (channel: sms or whatsapp); repeatable
     #[arg(long, value_name = "GUEST")]
     guest: Vec<String>,
-    /// An expert's e-mail address; may be given again
+    /// Expert's e-mail address; repeatable
     #[arg(long, value_name = "EMAIL")]
     expert: Vec<String>,
-    /// A room device, user@host; may be given again
+    /// Room device as user@host; repeatable
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
-    /// The message's id; a new one where none is given
+    /// Message id (default: a new one)
     #[arg(long, value_name = "ID")]
     message_id: Option<String>,
-    /// Publish even what is no valid start event
+    /// Publish even an invalid start event
     #[arg(long)]
     unchecked: bool,
     /// Print JSON
@@ -58,13 +58,13 @@ pub(super) struct Args {
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let body = match &args.file {
         Some(path) => read(path)?,
-        None => built(args)?.to_string().into_bytes(),
+        None => build(args)?.to_string().into_bytes(),
     };
     if !args.unchecked {
         decode::from_json(&body).and_then(|start: StartSession| check(&start, Timestamp::now())).map_err(
             |invalid| {
                 CommandError::Usage(format!(
-                    "the event is invalid: {invalid} (--unchecked publishes it all the same)"
+                    "the event is invalid: {invalid}; hint: --unchecked publishes it anyway"
                 ))
             },
         )?;
@@ -74,7 +74,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     }
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
-    // The publisher below would try again and again, which is right for a worker and not for a person who waits.
+    // Connects once first: the publisher below retries forever, which suits a worker but not a waiting person.
     let connector = Arc::new(Connector::new(&loaded.config));
     let connection = connector
         .connect_once("emit")
@@ -98,7 +98,7 @@ pub(super) async fn publish(
     message_id: &str,
     body: Vec<u8>,
 ) -> Result<(), CommandError> {
-    // Counted, and never shown: this ends at once.
+    // These metrics are never rendered; the command ends at once.
     let metrics = Metrics::new(&[])?.publishing();
     let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone(), metrics);
     let publication = Publication {
@@ -114,11 +114,11 @@ pub(super) async fn publish(
     let limit = loaded.config.amqp.connect_timeout.get() + loaded.config.amqp.timeout.get();
     let result = timeout(limit, publisher.publish(publication)).await.map_err(|_| {
         CommandError::Failed(format!(
-            "no confirm of the broker within {limit:?}; the event may not have been published"
+            "no confirm from the broker within {limit:?}; the event may not have been published"
         ))
     })?;
     drop(publisher);
-    // The connection is closed in passing; the event is confirmed.
+    // The event is confirmed, so a failure to close the connection does not matter.
     _ = timeout(Duration::from_secs(1), publishing).await;
     result.map_err(|error| CommandError::Failed(format!("the event was not published: {error}")))
 }
@@ -142,7 +142,7 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, CommandError> {
     Ok(body)
 }
 
-fn built(args: &Args) -> Result<Value, CommandError> {
+fn build(args: &Args) -> Result<Value, CommandError> {
     if args.guest.is_empty() || args.expert.is_empty() {
         return Err(CommandError::Usage("expected --file, or at least one --guest and one --expert, such as --guest sms:+14155550123:Ben --expert expert@example.com".to_owned()));
     }

@@ -1,4 +1,4 @@
-//! `health`: asks a running worker, on its admin port, whether it is ready or alive. For `HEALTHCHECK` and compose: the
+//! `health`: reads a running worker's readiness or liveness from its admin port. For `HEALTHCHECK` and compose, because the
 //! image has no HTTP client.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
@@ -8,14 +8,14 @@ use serde::Deserialize;
 use super::CommandError;
 use crate::{config::Loaded, tls};
 
-/// For the whole answer.
+/// Time limit for the whole answer.
 const LIMIT: Duration = Duration::from_secs(3);
-/// Largest answer that is read, in bytes; a worker's has some 600.
+/// Largest accepted answer, in bytes; a worker sends about 600.
 const BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Ask whether the worker is alive (/livez), not whether it is ready (/readyz)
+    /// Check liveness (/livez) instead of readiness (/readyz)
     #[arg(long)]
     live: bool,
 }
@@ -35,7 +35,7 @@ struct HealthFinding {
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let Some(listen) = loaded.config.admin.listen else {
-        let problem = "admin.listen: empty, so the worker serves no health; set it to an address such as 127.0.0.1:9464";
+        let problem = "admin.listen: the admin server is off, so no health is served; set it to an address such as 127.0.0.1:9464";
         return Err(CommandError::Usage(problem.to_owned()));
     };
     let (path, state) = if args.live { ("livez", "alive") } else { ("readyz", "ready") };
@@ -47,7 +47,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     if answer.ok { Ok(()) } else { Err(CommandError::Failed(format!("not {state}: {}", failed.join("; ")))) }
 }
 
-/// Where a server that listens on `listen` is reached on this machine: a wildcard means loopback.
+/// The address that reaches a server on `listen` from this machine: loopback for a wildcard.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let loopback = match listen {
         SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
@@ -57,8 +57,8 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 }
 
 async fn ask(address: SocketAddr, path: &str) -> Result<HealthAnswer, CommandError> {
-    let failed = |_| no_answer(address, "no connection, or it broke off");
-    // No TLS is spoken, yet the client wants to know by whose means.
+    let failed = |_| no_answer(address, "connection failed or was interrupted");
+    // The client needs a TLS provider even though no TLS is used. An error means that one is installed already.
     _ = rustls::crypto::CryptoProvider::install_default((*tls::provider()).clone());
     let client = reqwest::Client::builder().no_proxy().build().map_err(failed)?;
     let mut response = client.get(format!("http://{address}/{path}")).send().await.map_err(failed)?;
@@ -66,15 +66,15 @@ async fn ask(address: SocketAddr, path: &str) -> Result<HealthAnswer, CommandErr
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         body.extend_from_slice(&chunk);
         if body.len() > BYTES_MAX {
-            return Err(no_answer(address, "more than 64 KiB"));
+            return Err(no_answer(address, "the answer is larger than 64 KiB"));
         }
     }
-    serde_json::from_slice(&body).map_err(|_| no_answer(address, "not a worker's answer"))
+    serde_json::from_slice(&body).map_err(|_| no_answer(address, "not the answer of a worker"))
 }
 
 fn no_answer(address: SocketAddr, problem: &str) -> CommandError {
     CommandError::Failed(format!(
-        "no answer of a worker on {address} ({problem}); check that it runs, and that admin.listen is its own"
+        "no answer from a worker on {address}: {problem}; hint: check that the worker runs and that admin.listen is its address"
     ))
 }
 
@@ -83,14 +83,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wildcard_address_is_asked_on_loopback() {
-        for (listen, asked) in [
+    fn wildcard_address_is_reached_on_loopback() {
+        for (listen, expected) in [
             ("0.0.0.0:9464", "127.0.0.1:9464"),
             ("[::]:9464", "[::1]:9464"),
             ("127.0.0.1:1", "127.0.0.1:1"),
             ("10.1.2.3:9464", "10.1.2.3:9464"),
         ] {
-            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
+            assert_eq!(reachable(listen.parse().unwrap()), expected.parse().unwrap());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `log`: changes what a running worker logs, by SIGUSR1 and SIGUSR2. For containers: the image has no `kill`.
+//! `log`: changes the log level of a running worker by SIGUSR1 and SIGUSR2. For containers, because the image has no `kill`.
 
 use std::{fs, io};
 
@@ -8,7 +8,7 @@ use super::CommandError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Everything, or what `telemetry.log_level` says
+    /// New log level
     level: LogArg,
     /// The worker's process id
     #[arg(long, default_value = "1", value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
@@ -17,28 +17,28 @@ pub(super) struct Args {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum LogArg {
-    /// Everything, until `configured`
+    /// Debug logging, until `configured`
     Debug,
-    /// What `telemetry.log_level` says
+    /// The level of `telemetry.log_level`
     Configured,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CommandError> {
-    // The parser lets only positive numbers through.
+    // The parser accepts only positive numbers.
     let pid = Pid::from_raw(args.pid).unwrap_or(Pid::INIT);
     let signal = match args.level {
         LogArg::Debug => Signal::USR1,
         LogArg::Configured => Signal::USR2,
     };
     let failed = |reason: &str| {
-        let hint = "check --pid, and that this runs as the worker's user or as root";
+        let hint = "hint: check --pid, and run this command as the worker's user or as root";
         CommandError::Failed(format!("process {}: {reason}; {hint}", args.pid))
     };
-    // A process that does not wait for a signal is ended by it: another program, or a worker that has just begun.
+    // The signal would kill a process that does not handle it: another program, or a worker that is still starting.
     if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", args.pid))
         && !catches(&status, signal)
     {
-        return Err(failed("it does not wait for this signal: it is not a worker, or it is still starting"));
+        return Err(failed("does not handle this signal: not a worker, or still starting"));
     }
     kill_process(pid, signal).map_err(|error| failed(&io::Error::from(error).to_string()))
 }
@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Result<(), CommandError> {
 fn catches(status: &str, signal: Signal) -> bool {
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    // Where nothing is said of signals, nothing is known.
+    // Without this line the answer is unknown, so the signal is sent.
     caught.is_none_or(|mask| mask & (1 << (signal.as_raw() - 1)) != 0)
 }
 

@@ -1,5 +1,5 @@
-//! The command line: one file a subcommand. Data goes to standard output, everything else to standard error; exit
-//! status 0 is done, 1 failed, 2 wrong usage or configuration.
+//! The command line: one file for each subcommand. Data goes to standard output, everything else to standard error. Exit
+//! status: 0 done, 1 failed, 2 wrong usage or configuration.
 
 mod check;
 mod dead;
@@ -50,10 +50,10 @@ struct Global {
         long,
         global = true,
         value_name = "FILE",
-        help = "Settings over the defaults, as TOML [env: ICW_CONFIG]"
+        help = "TOML file with settings that override the defaults [env: ICW_CONFIG]"
     )]
     config: Option<PathBuf>,
-    /// One setting, over all others; may be given again
+    /// Override one setting; repeatable
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
 }
@@ -62,33 +62,33 @@ struct Global {
 enum Command {
     /// Run the worker
     Run,
-    /// Show the whole way on a sandbox: one session, what each person receives
+    /// Show one session end to end on a sandbox: the messages that each person receives
     Demo(demo::Args),
-    /// Serve Instant Connect and Webex Messages, faked faithfully
+    /// Serve simulated Instant Connect and Webex Messages APIs
     Sandbox(sandbox::Args),
     /// Publish a start event
     Emit(emit::Args),
-    /// Show the configuration as understood; with --connect, try what it names
+    /// Show the effective configuration and check it; with --connect, also test the connections
     Check(check::Args),
     /// Print the exchanges and queues, or declare them
     Topology(topology::Args),
-    /// Print the JSON Schemas of the messages, or of the settings
+    /// Print the JSON Schemas of the messages or of the settings
     Schema(schema::Args),
     /// List, show, replay or drop dead letters
     Dead(dead::Args),
-    /// Ask a running worker whether it is ready; exit status 1 and the failed checks if it is not
+    /// Check that a running worker is ready; if not, print the failed checks and exit with status 1
     Health(health::Args),
-    /// Change what a running worker logs
+    /// Change the log level of a running worker
     Log(log::Args),
 }
 
-/// What ends a command otherwise than well.
+/// Reason of a failed command.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
     /// Wrong usage or configuration: exit status 2.
     #[error("{0}")]
     Usage(String),
-    /// Anything else: exit status 1.
+    /// Any other failure: exit status 1.
     #[error("{0}")]
     Failed(String),
 }
@@ -142,23 +142,23 @@ impl From<io::Error> for CommandError {
     }
 }
 
-/// Runs the command of `cli`, and reports how that ended.
+/// Runs the command of `cli` and reports an error on standard error.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     stack::on_large_stack(|| run_here(cli))
-        .unwrap_or_else(|error| report(&CommandError::Failed(format!("the main thread: {error}"))))
+        .unwrap_or_else(|error| report(&CommandError::Failed(format!("main thread: {error}"))))
 }
 
 fn run_here(cli: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return report(&CommandError::Failed(format!("no threads for the runtime: {error}"))),
+        Err(error) => return report(&CommandError::Failed(format!("cannot start the runtime: {error}"))),
     };
     let status = match runtime.block_on(dispatch(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),
     };
-    // What still waits for a disk may wait for ever.
+    // A task that waits for a disk may never return.
     runtime.shutdown_timeout(Duration::from_secs(1));
     status
 }
@@ -169,7 +169,7 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
         Command::Log(args) => return log::run(args),
         _ => {}
     }
-    // A demo is for a person: it is quiet, and what it says is text, unless that is set.
+    // By default the demo logs only warnings, as text, because a person reads it.
     let quiet = matches!(cli.command, Command::Demo(_));
     let loaded = cli.global.load(if quiet {
         &["telemetry.log_format=text", "telemetry.log_level=warn"]
@@ -192,13 +192,13 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
 }
 
 impl Global {
-    /// The configuration, with `defaults` below all other flags.
+    /// Loads the configuration, with `defaults` below all other sources except the built-in defaults.
     fn load(&self, defaults: &[&str]) -> Result<Loaded, ConfigError> {
         self.load_over(defaults, &[])
     }
 
-    /// The configuration, with `more` over everything.
-    fn load_with(&self, more: &[String]) -> Result<Loaded, ConfigError> {
+    /// Loads the configuration, with `more` above all other sources.
+    fn load_with_overrides(&self, more: &[String]) -> Result<Loaded, ConfigError> {
         self.load_over(&[], more)
     }
 
@@ -225,7 +225,7 @@ impl Global {
 }
 
 fn report(failure: &CommandError) -> ExitCode {
-    // Where standard error is gone nobody can be told.
+    // An error here means that standard error is closed.
     _ = writeln!(io::stderr(), "error: {}", masked(&failure.to_string()));
     match failure {
         CommandError::Usage(_) => ExitCode::from(2),
@@ -233,7 +233,7 @@ fn report(failure: &CommandError) -> ExitCode {
     }
 }
 
-/// Writes a line to standard output. A reader that has gone away (`| head`) is no failure of ours.
+/// Writes a line to standard output. A closed pipe (`| head`) is not an error.
 fn say(line: &str) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     match out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
@@ -242,7 +242,7 @@ fn say(line: &str) -> Result<(), CommandError> {
     }
 }
 
-/// `value` as JSON, on standard output.
+/// Writes `value` to standard output as JSON.
 fn say_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
     say(&serde_json::to_string_pretty(value).map_err(|error| CommandError::Failed(error.to_string()))?)
 }

@@ -1,4 +1,4 @@
-//! Plays the senders of text messages: takes guest links from the broker and puts them on the sandbox's phones.
+//! Simulates the senders of text messages: consumes guest links and delivers them to the sandbox's phones.
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -16,11 +16,11 @@ use crate::{
     sandbox::{Handle, Text},
 };
 
-/// Takes from `queue` until the connection breaks, and tells `each` of every text.
+/// Consumes `queue` until the connection fails, and passes each text to `each`.
 ///
 /// # Errors
-/// [`BrokerError`]: what broke.
-pub(super) async fn ring(
+/// [`BrokerError`] if the connection fails.
+pub(super) async fn forward(
     connector: &Connector,
     queue: &str,
     sandbox: &Handle,
@@ -39,7 +39,7 @@ pub(super) async fn ring(
     let mut deliveries = within("consume", limit, &connection, consume).await?;
     while let Some(delivery) = deliveries.next().await {
         let delivery = delivery.map_err(|error| BrokerError::Lapin("consume", error))?;
-        // What is no guest link is not this program's, and a sandbox has no dead letters.
+        // Other messages are ignored: the sandbox writes no dead letters.
         if let Ok(link) = decode::from_json::<GuestLink>(&delivery.data) {
             let text = text(&link);
             each(&text);

@@ -1,4 +1,4 @@
-//! How far something is, on standard error: one line that changes on a terminal, else a line now and then.
+//! Progress on standard error: one line that changes on a terminal, otherwise a line every ten seconds.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -7,35 +7,35 @@ use std::{
 
 use crate::dead::Progress;
 
-/// The cells of the bar.
+/// Width of the bar, in characters.
 const WIDTH: u32 = 30;
 
-/// Tells how far one queue is.
+/// Progress line of one queue.
 pub(super) struct Line {
-    what: &'static str,
+    action: &'static str,
     name: &'static str,
     terminal: bool,
     every: Duration,
-    told: Instant,
+    written_at: Instant,
     last: Progress,
 }
 
 impl Line {
-    pub(super) fn new(what: &'static str, name: &'static str) -> Self {
+    pub(super) fn new(action: &'static str, name: &'static str) -> Self {
         let terminal = io::stderr().is_terminal();
         let every = if terminal { Duration::from_millis(100) } else { Duration::from_secs(10) };
-        Self { what, name, terminal, every, told: Instant::now(), last: Progress::default() }
+        Self { action, name, terminal, every, written_at: Instant::now(), last: Progress::default() }
     }
 
-    pub(super) fn tell(&mut self, progress: Progress) {
+    pub(super) fn update(&mut self, progress: Progress) {
         self.last = progress;
-        if self.told.elapsed() >= self.every {
-            self.told = Instant::now();
+        if self.written_at.elapsed() >= self.every {
+            self.written_at = Instant::now();
             self.write(if self.terminal { "" } else { "\n" });
         }
     }
 
-    /// The last word, where there is a bar to be finished.
+    /// Completes the bar, if one is shown.
     pub(super) fn end(&self) {
         if self.terminal && self.last.total > 0 {
             self.write("\n");
@@ -51,8 +51,8 @@ impl Line {
         } else {
             String::new()
         };
-        let count = if done > 0 { format!(", {done} {}", self.what) } else { String::new() };
-        // Where standard error is gone nobody can be told.
+        let count = if done > 0 { format!(", {done} {}", self.action) } else { String::new() };
+        // An error here means that standard error is closed.
         _ = write!(io::stderr(), "{bar}{}: {seen} of {total}{count}{end}", self.name);
     }
 }

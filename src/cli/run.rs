@@ -1,4 +1,4 @@
-//! `run`: the worker.
+//! `run`: runs the worker.
 
 use tracing::info;
 

@@ -1,4 +1,4 @@
-//! `sandbox`: Instant Connect and Webex Messages, faked faithfully.
+//! `sandbox`: serves simulated Instant Connect and Webex Messages APIs.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -15,25 +15,25 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where to listen; port 0 takes a free one
+    /// Listen address; port 0 selects a free port
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// Listen on other addresses than loopback too: whoever reaches it sees all links
+    /// Allow listen addresses other than loopback; anyone who reaches the sandbox sees all links
     #[arg(long)]
     allow_any_address: bool,
-    /// The bearer token that is accepted
+    /// Accepted bearer token
     #[arg(long, default_value = "sandbox-token", value_name = "TOKEN")]
     token: SecretString,
-    /// Opens the links' ciphers
+    /// Password that decrypts the links' ciphertext
     #[arg(long, default_value = "sandbox-password", value_name = "PASSWORD")]
     password: SecretString,
-    /// What short links begin with; the sandbox's own address where not given
+    /// Base URL of short links (default: the sandbox's own address)
     #[arg(long, value_name = "URL")]
     base_url: Option<Url>,
-    /// A fault, such as joseencrypt:status=429,retry-after=7,times=3; may be given again
+    /// Fault to inject, such as joseencrypt:status=429,retry-after=7,times=3; repeatable
     #[arg(long, value_name = "FAULT")]
     fault: Vec<FaultRule>,
-    /// Also take guest links from the broker, and show the texts that guests would get
+    /// Also consume guest links from the broker and show the texts that guests would receive
     #[arg(long)]
     phones: bool,
 }
@@ -61,7 +61,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError>
         let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
         loop {
             let begun = Instant::now();
-            if let Err(error) = phones::ring(&connector, &queue, &handle, |_| {}).await
+            if let Err(error) = phones::forward(&connector, &queue, &handle, |_| {}).await
                 && backoff.failed(begun.elapsed() >= connector.reconnect_max, error.reason())
             {
                 tracing::warn!(%error, "cannot consume the guest queue; retrying (phones page is offline)");

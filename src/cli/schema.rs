@@ -12,14 +12,14 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Which one; all of them, by name, where none is given
+    /// Name of the schema (default: all schemas in one object)
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(NAMES))]
     name: Option<String>,
-    /// Write them as files into this folder
+    /// Write each schema to a file in this folder
     #[arg(long, value_name = "FOLDER", conflicts_with = "name")]
     write: Option<PathBuf>,
-    /// The settings' schema instead (draft 7), for editors and for charts
-    // Stands in the place of the global option of this name, whose type it must have; nothing is loaded here.
+    /// Print the schema of the settings instead (draft 7), for editors and charts
+    // Replaces the global option of the same name, so it must have its type; no file is loaded.
     #[arg(long, num_args = 0, default_missing_value = "settings", conflicts_with_all = ["name", "write"])]
     config: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! SIGTERM and Ctrl-C; SIGUSR1 and SIGUSR2.
+//! Signal handlers: SIGTERM and SIGINT (Ctrl-C) for shutdown, SIGUSR1 and SIGUSR2 for the log level.
 
 use std::io;
 
@@ -9,29 +9,29 @@ use tokio::{
 
 use crate::telemetry::logs::LogSwitch;
 
-/// Resolves at the first SIGTERM or SIGINT from this call on. A second one ends the program at once, whatever it does.
+/// Resolves at the first SIGTERM or SIGINT after this call. A second signal exits the process immediately.
 ///
 /// # Errors
-/// Where the signals can't be listened to.
+/// If the signal handlers cannot be installed.
 pub(super) fn shutdown() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (tell, told) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
-        // Nobody may be left who could be told.
-        _ = tell.send(());
+        // An error means that the receiver is gone.
+        _ = stop.send(());
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
         std::process::exit(1);
     });
-    // The sender lives until it has told.
-    Ok(async move { _ = told.await })
+    // The sender lives until it has sent.
+    Ok(async move { _ = stopped.await })
 }
 
-/// SIGUSR1 has the log say all there is to say, SIGUSR2 what is configured. Two signals and no re-reading of files: either
-/// may be sent twice, and none can bring a wrong configuration in.
+/// SIGUSR1 switches the log to debug, SIGUSR2 back to the configured level. With two signals, either may be sent twice, and
+/// no wrong configuration can be loaded from a file.
 ///
 /// # Errors
-/// Where the signals can't be listened to.
+/// If the signal handlers cannot be installed.
 pub(super) fn log_level(level: LogSwitch) -> io::Result<()> {
     let (mut more, mut less) = (signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?);
     tokio::spawn(async move {

@@ -1,29 +1,27 @@
-//! The stacks of this program's threads. Arrays and tables in the headers of a message may be nested: about 26,000 deep
-//! in the one frame that carries them. lapin reads them by recursion on a thread of its own, and dropping such a value is
-//! recursion as well, on whatever thread that happens. A stack that is too small ends the process, and every other one that
-//! takes the message next.
+//! Stack sizes of this program's threads. Arrays and tables in the headers of a message may be nested about 26,000 deep
+//! within their one frame. lapin parses them recursively on its own thread, and dropping such a value recurses on any
+//! thread. A stack overflow kills the process, and then every other process that gets the message.
 
 use std::{io, thread};
 
-/// What the deepest nesting needs, several times over: some 420 bytes a level in a release build, 7,000 in a debug build.
-/// Memory is used only for what is touched.
+/// Several times the need of the deepest nesting: about 420 bytes per level in a release build, 7,000 in a debug build. The
+/// system allocates only the pages that are used.
 const BYTES: usize = if cfg!(debug_assertions) { 512 << 20 } else { 64 << 20 };
 
-/// Read by the standard library once, when the first thread is started.
+/// The standard library reads this variable once, when the first thread starts.
 const VARIABLE: &str = "RUST_MIN_STACK";
 
-/// Begins this program again, as the same process, with larger stacks for all threads that name no size of their own, such
-/// as lapin's. Whoever starts the program with `RUST_MIN_STACK` large enough saves that. Returns if nothing is to be done, or if
-/// the program can't be begun again: then it works, but for such messages.
+/// Restarts this program in the same process, with larger stacks for all threads that set no size, such as lapin's. Returns
+/// if `RUST_MIN_STACK` is large enough already. Also returns if the restart fails; then only such messages are a problem.
 pub fn enlarge() {
     let set = std::env::var(VARIABLE).ok().and_then(|text| text.parse::<usize>().ok());
     if set.is_none_or(|bytes| bytes < BYTES) {
-        begin_again();
+        restart();
     }
 }
 
 #[cfg(unix)]
-fn begin_again() {
+fn restart() {
     use std::os::unix::process::CommandExt as _;
 
     let mut arguments = std::env::args_os();
@@ -33,15 +31,15 @@ fn begin_again() {
     if let Some(name) = name {
         command.arg0(name);
     }
-    // Only fails; and what then is missing shows only if such a message comes.
+    // Returns only on failure, which matters only if such a message arrives.
     _ = command.args(arguments).env(VARIABLE, BYTES.to_string()).exec();
 }
 
 #[cfg(not(unix))]
-fn begin_again() {}
+fn restart() {}
 
-/// Runs `work` on a thread with such a stack: the first thread of a process has the system's, 8 MiB as a rule.
+/// Runs `work` on a thread with a large stack; the first thread of a process has the system's size, usually 8 MiB.
 pub(super) fn on_large_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let thread = thread::Builder::new().name("main".to_owned()).stack_size(BYTES).spawn(work)?;
-    thread.join().map_err(|_| io::Error::other("it panicked (see above)"))
+    thread.join().map_err(|_| io::Error::other("panicked (see the log above)"))
 }

@@ -1,4 +1,4 @@
-//! `topology`: exchanges, queues and bindings, printed or declared.
+//! `topology`: prints or declares exchanges, queues and bindings.
 
 use super::{CommandError, say, say_json};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Declare what is missing, whatever topology.declare says
+    /// Declare everything that is missing, even if topology.declare is not create
     #[arg(long)]
     declare: bool,
     /// Print JSON

@@ -1,4 +1,4 @@
-//! The layers of the configuration, merged, with the origin of each value.
+//! Merges the layers of the configuration and keeps the origin of each value.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -12,26 +12,26 @@ use crate::{
     upstream::{Network, Proxies, ProxyError},
 };
 
-/// The defaults, which are also the reference: every key is in it, and its value tells the key's type.
+/// The defaults, which are also the reference: they contain every key, and each value defines its key's type.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// Keys whose values are never shown.
+/// Keys with secret values, which are never shown.
 pub const SECRETS: [&str; 4] = ["amqp.url", "instant_connect.token", "hosts.token", "ledger.url"];
 
-/// What lies over the defaults.
+/// The layers above the built-in defaults.
 #[derive(Default)]
 pub struct Sources {
-    /// `section.key=value` below everything else that is given.
+    /// `section.key=value` pairs below all other layers.
     pub defaults: Vec<String>,
     /// A TOML file.
     pub file: Option<PathBuf>,
-    /// The environment: `ICW_` variables, OpenTelemetry's own, and those of proxies.
+    /// The environment: `ICW_` variables, OpenTelemetry's variables and those of proxies. Others are ignored.
     pub environment: Vec<(String, String)>,
-    /// `section.key=value`, from flags.
+    /// `section.key=value` pairs from flags.
     pub flags: Vec<String>,
 }
 
-/// Where a value came from.
+/// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// `config/default.toml`.
@@ -55,24 +55,24 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A wrong configuration: where it stands, the key, its value, and what was expected.
+/// A configuration error: origin, key, value and the expected value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
 
 impl ConfigError {
-    /// For a problem that has no single key.
+    /// Creates an error without a single key.
     pub(crate) fn new(problem: impl Into<String>) -> Self {
         Self(problem.into())
     }
 }
 
-/// A configuration, and where its values came from.
+/// A configuration with the origin of its values.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// All settings, in order, as they were merged.
+    /// All settings after the merge, in order.
     pub settings: Settings,
     proxies: Result<Proxies, ProxyError>,
 }
@@ -93,13 +93,13 @@ impl Settings {
         self.0.iter().map(|(key, (value, origin))| (key.as_str(), shown(key, value), origin))
     }
 
-    /// `key`'s value as TOML, hidden where it is a secret; nothing for a key that there is not.
+    /// Value of `key` as TOML, hidden if it is a secret; empty for an unknown key.
     #[must_use]
     pub fn shown(&self, key: &str) -> String {
         self.0.get(key).map(|(value, _)| shown(key, value)).unwrap_or_default()
     }
 
-    /// An error about `key`.
+    /// Creates an error about `key`.
     pub(crate) fn error(&self, key: &str, problem: impl fmt::Display) -> ConfigError {
         match self.0.get(key) {
             Some((value, origin)) => {
@@ -109,7 +109,7 @@ impl Settings {
         }
     }
 
-    /// Where `key`'s value came from.
+    /// Origin of `key`'s value.
     #[must_use]
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         self.0.get(key).map(|(_, origin)| origin)
@@ -156,27 +156,27 @@ impl Settings {
 }
 
 impl Loaded {
-    /// How the APIs are reached.
+    /// Network settings for the APIs.
     ///
     /// # Errors
-    /// [`ConfigError`] for a proxy in the environment that can't be used. Commands that call no API don't ask.
+    /// [`ConfigError`] for an unusable proxy in the environment. Commands without API calls ignore such a proxy.
     pub fn network(&self) -> Result<Network, ConfigError> {
         let proxies = self.proxies.clone().map_err(|error| ConfigError(error.to_string()))?;
         Ok(Network { ca_file: self.config.tls.ca_file.clone(), proxies })
     }
 }
 
-/// Merges the layers, reads the result and checks it.
+/// Merges the layers, parses the result and validates it.
 ///
 /// # Errors
-/// [`ConfigError`] for the first thing that is wrong.
+/// [`ConfigError`] for the first problem.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut settings = defaults()?;
     remember_secrets(&sources.environment);
     for default in &sources.defaults {
         set_flag(&mut settings, default, Origin::Default)?;
     }
-    otel::lay(&mut settings, &sources.environment)?;
+    otel::apply_endpoint(&mut settings, &sources.environment)?;
     if let Some(path) = &sources.file {
         let problem = |problem: &dyn fmt::Display| ConfigError(format!("file {}: {problem}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
@@ -186,7 +186,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
             settings.set(&key, value, Origin::File(path.clone()))?;
         }
     }
-    // A variable that is set to nothing, as charts do, is one that is not given.
+    // An empty variable counts as unset, because charts set such variables.
     for (name, value) in sources.environment.iter().filter(|(_, value)| !value.is_empty()) {
         if let Some(key) = environment_key(name, &settings)? {
             set_text(&mut settings, &key, value, Origin::Environment(name.clone()))?;
@@ -195,16 +195,16 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     for flag in &sources.flags {
         set_flag(&mut settings, flag, Origin::Flag)?;
     }
-    otel::switch(&mut settings, &sources.environment)?;
-    let config = read(&settings)?;
+    otel::apply_disabled(&mut settings, &sources.environment)?;
+    let config = parse(&settings)?;
     validate::validate(&config, &settings)?;
     let proxies = Proxies::of(&sources.environment);
     let loaded = Loaded { config, settings, proxies };
-    otel::check(&loaded, &sources.environment)?;
+    otel::validate_headers(&loaded, &sources.environment)?;
     Ok(loaded)
 }
 
-/// The secrets of variables that are not this program's own: the passwords of proxies, and what is sent to the collector.
+/// Registers the secrets of other variables for masking: proxy passwords and the collector's headers.
 fn remember_secrets(environment: &[(String, String)]) {
     let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
     for (name, value) in environment {
@@ -231,7 +231,7 @@ fn defaults() -> Result<Settings, ConfigError> {
     Ok(Settings(flatten(table).into_iter().map(|(key, value)| (key, (value, Origin::Default))).collect()))
 }
 
-/// `section.key` for every value of a table of tables.
+/// Returns `section.key` and value for every entry of a table of tables.
 fn flatten(table: Table) -> Vec<(String, Value)> {
     let mut flat = Vec::new();
     for (section, value) in table {
@@ -245,19 +245,21 @@ fn flatten(table: Table) -> Vec<(String, Value)> {
     flat
 }
 
-/// The key that an environment variable sets, `None` for a variable that is not ours.
+/// The key that an environment variable sets; `None` for variables without the `ICW_` prefix.
 fn environment_key(name: &str, settings: &Settings) -> Result<Option<String>, ConfigError> {
     let Some(rest) = name.strip_prefix("ICW_") else { return Ok(None) };
     if let Some((section, key)) = rest.split_once("__") {
         return Ok(Some(format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase())));
     }
-    // Kubernetes adds variables of its own for a service called icw. Those are no settings, but a setting
-    // with one underscore too few is a mistake that must not pass silently.
+    // Kubernetes adds its own variables for a service called icw, which are not settings. A setting with one underscore
+    // too few is a mistake and must be reported.
     let meant = settings.0.keys().find(|key| key.replace('.', "_") == rest.to_ascii_lowercase());
     match meant.and_then(|key| key.split_once('.')) {
         Some((section, key)) => {
             let right = format!("ICW_{}__{}", section.to_ascii_uppercase(), key.to_ascii_uppercase());
-            Err(ConfigError(format!("environment {name}: unknown; did you mean {right} (two underscores)?")))
+            Err(ConfigError(format!(
+                "environment {name}: unknown variable; did you mean {right} (two underscores)?"
+            )))
         }
         None => Ok(None),
     }
@@ -269,7 +271,7 @@ fn set_flag(settings: &mut Settings, flag: &str, origin: Origin) -> Result<(), C
     set_text(settings, key.trim(), value, origin)
 }
 
-/// Sets `key` from text, which is read as what the key's default is.
+/// Sets `key` from text, parsed as the type of the key's default.
 pub(super) fn set_text(
     settings: &mut Settings,
     key: &str,
@@ -283,7 +285,7 @@ pub(super) fn set_text(
         Some(Value::Array(_)) => Some(list(text)),
         _ => None,
     };
-    // What can't be read as its kind stays text, which `set` refuses with the right words.
+    // A value of the wrong type stays text, and `set` refuses it with the proper error.
     settings.set(key, value.unwrap_or_else(|| Value::String(text.to_owned())), origin)
 }
 
@@ -301,8 +303,8 @@ fn list(text: &str) -> Value {
     }
 }
 
-/// Reads the merged settings as a [`Config`].
-fn read(settings: &Settings) -> Result<Config, ConfigError> {
+/// Parses the merged settings as a [`Config`].
+fn parse(settings: &Settings) -> Result<Config, ConfigError> {
     let mut sections = serde_json::Map::new();
     for (key, (value, _)) in &settings.0 {
         let (section, key) = key.split_once('.').unwrap_or(("", key));
@@ -319,8 +321,8 @@ fn read(settings: &Settings) -> Result<Config, ConfigError> {
     })
 }
 
-/// `value` as an error may show it. A secret is often pasted into the variable beside its own: what should be a path or a
-/// URL and is none, or has a user, a password or a query in it, is not shown either.
+/// `value` as errors may show it. A secret is often pasted into the wrong variable. Therefore values of path and URL settings
+/// are also hidden if they are no path or URL, or contain a user, a password or a query.
 fn shown(key: &str, value: &Value) -> String {
     let hidden = match value {
         Value::String(text) if text.is_empty() => false,
@@ -333,19 +335,19 @@ fn shown(key: &str, value: &Value) -> String {
     if hidden { "[hidden]".to_owned() } else { value.to_string() }
 }
 
-/// Whether `text` could be meant as a path.
+/// True if `text` looks like a path.
 pub(super) fn is_path(text: &str) -> bool {
     text.contains('/') && !text.contains("://")
 }
 
-/// Whether `text` as a value of `key` is a URL that may have a secret in it, or should be a URL and is none: then it may be a
-/// token that was put into the wrong place.
+/// True if `text`, as a value of `key`, is a URL that may contain a secret. Also true if it should be a URL and is none,
+/// because it may be a misplaced token.
 fn is_secret_url(key: &str, text: &str) -> bool {
     let should_be = ["url", "urls", "endpoint"].iter().any(|end| key.ends_with(end));
     has_userinfo(text) || (should_be && !text.contains("://"))
 }
 
-/// Whether `text` is a URL with a user or a query, where keys are put.
+/// True if `text` is a URL with a user or a query, because both may contain keys.
 fn has_userinfo(text: &str) -> bool {
     let Some((_, rest)) = text.split_once("://") else { return false };
     let host = rest.split(['/', '?', '#']).next();
@@ -363,10 +365,10 @@ const fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The place and the message of a TOML error, without the line itself: it may hold a secret.
+/// Line number and message of a TOML error, without the line itself, because it may contain a secret.
 fn one_line(text: &str, error: &toml::de::Error) -> String {
     let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    format!("line {line}: not TOML: {}", error.message().lines().next().unwrap_or_default())
+    format!("line {line}: invalid TOML: {}", error.message().lines().next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -391,14 +393,14 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_a_configuration() {
+    fn defaults_are_a_valid_configuration() {
         let loaded = with(&[], &[]).unwrap();
         assert_eq!(loaded.config.amqp.prefetch.get(), 32);
         assert!(loaded.settings.rows().all(|(_, _, origin)| *origin == Origin::Default));
     }
 
     #[test]
-    fn a_later_layer_wins() {
+    fn later_layer_wins() {
         let loaded = with(
             &[("ICW_AMQP__PREFETCH", "7"), ("ICW_TOPOLOGY__PREFIX", "a"), ("PATH", "x")],
             &["topology.prefix=b"],
@@ -410,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_read_as_the_default_s_kind() {
+    fn environment_values_have_the_type_of_the_default() {
         let loaded = with(
             &[
                 ("ICW_INSTANT_CONNECT__TOKEN", "12345"),
@@ -425,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_place_key_value_and_what_was_expected() {
+    fn error_names_origin_key_value_and_expectation() {
         for (environment, expected) in [
             (
                 ("ICW_AMQP__PREFETCH", "many"),
@@ -465,7 +467,7 @@ mod tests {
             ),
             (
                 ("ICW_AMQP_URL", "x"),
-                "environment ICW_AMQP_URL: unknown; did you mean ICW_AMQP__URL (two underscores)?",
+                "environment ICW_AMQP_URL: unknown variable; did you mean ICW_AMQP__URL (two underscores)?",
             ),
             (
                 ("ICW_AMQP__URLL", "amqp://u:secret@h"),
@@ -477,13 +479,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_s_errors_name_the_file() {
+    fn error_in_a_file_names_the_file() {
         assert_eq!(
             file("[amqp]\nprefetch = \"x\"\n").unwrap_err(),
             "file FILE: amqp.prefetch = \"x\": expected a whole number"
         );
         assert!(!file("[amqp]\nurl = \"amqp://u:secret@h/").unwrap_err().contains("secret"));
-        assert!(file("[amqp]\n\nx\n").unwrap_err().starts_with("file FILE: line 3: not TOML"));
+        assert!(file("[amqp]\n\nx\n").unwrap_err().starts_with("file FILE: line 3: invalid TOML"));
         assert!(file("[amqq]\nurl = 1\n").unwrap_err().contains("unknown key"));
         assert!(
             load(&Sources { file: Some("/nonexistent".into()), ..Sources::default() })
@@ -494,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_foreign_variables_are_masked() {
+    fn secrets_of_proxy_and_otlp_variables_are_masked() {
         let environment = [
             ("HTTPS_PROXY", "http://u:pr%2Fxy-s3cret@proxy:3128"),
             ("https_proxy", "u:small-s3cret@proxy:3128"),
@@ -506,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_shown() {
+    fn secret_values_are_not_shown() {
         let secrets = [
             ("ICW_AMQP__URL", "gopher://u:s3cret@h"),
             ("ICW_AMQP__URL", "amqp://u:s3cret@localhost?heartbeat=abc"),

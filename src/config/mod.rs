@@ -1,7 +1,7 @@
-//! The configuration: typed, checked, and documented by `config/default.toml`, which is built in.
+//! The configuration: typed, validated, and documented by `config/default.toml`, which is built in.
 //!
-//! - [`mod@load`]: the layers, and where each value came from
-//! - [`values`]: values with rules of their own
+//! - [`mod@load`]: the layers and the origin of each value
+//! - [`values`]: value types with their own rules
 //! - [`validate`]: rules between settings
 //! - [`mod@schema`]: JSON Schema of the settings
 //! - `otel`: OpenTelemetry's own variables
@@ -28,7 +28,7 @@ use crate::{
     instant_connect::request::{Enc, JweAlg, JwsAlg},
 };
 
-/// The whole configuration; `config/default.toml` says what each key means.
+/// The whole configuration; `config/default.toml` documents each key.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "config/default.toml documents every key, and a test holds the two together")]
 pub struct Config {
@@ -75,7 +75,7 @@ pub struct AmqpConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Auth {
-    /// User and password of the URL.
+    /// User and password in the URL.
     Password,
     /// The client certificate: SASL `EXTERNAL`.
     External,
@@ -102,11 +102,11 @@ pub struct TopologyConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Declare {
-    /// Declare what is missing.
+    /// Declare missing exchanges, queues and bindings.
     Create,
-    /// See that it is there.
+    /// Verify that exchanges and queues exist.
     Check,
-    /// Neither.
+    /// Neither declare nor verify.
     Off,
 }
 
@@ -180,7 +180,7 @@ pub struct HostsConfig {
 pub enum HostsDelivery {
     /// Stage `host` sends the link.
     Webex,
-    /// It is left on `host.webex`.
+    /// The link stays on `host.webex` for another consumer.
     Amqp,
 }
 
@@ -274,9 +274,9 @@ pub struct TelemetryConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TraceRelation {
-    /// A delivery's span is a child of its publisher's: one trace shows the whole way.
+    /// A delivery's span is a child of its publisher's span: one trace shows an event end to end.
     Parent,
-    /// It begins a trace of its own, with a link to its publisher's.
+    /// A delivery's span starts its own trace, with a link to its publisher's span.
     Link,
 }
 
@@ -284,9 +284,9 @@ pub enum TraceRelation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Plain text for people.
     Text,
 }
 

@@ -1,12 +1,12 @@
-//! The standard variables of OpenTelemetry that stand for settings of this program
-//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>): a layer just above the defaults,
-//! so that every setting of ours wins. The SDK itself reads the others.
+//! OpenTelemetry's standard variables that correspond to settings of this program
+//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>). They are a layer just above the
+//! defaults, so every setting of this program wins. The SDK itself reads the other variables.
 
 use super::load::{ConfigError, Loaded, Origin, Settings, set_text};
 use crate::endpoint::url::is_local;
 
 const ENDPOINT: &str = "telemetry.otlp_endpoint";
-/// Used as it is; the general one gets the path of traces.
+/// Used unchanged; the path for traces is appended to the general endpoint.
 pub(super) const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
 const GENERAL_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"];
@@ -14,14 +14,17 @@ const DISABLED: &str = "OTEL_SDK_DISABLED";
 
 type OtelVariables = [(String, String)];
 
-/// A variable that is set to nothing is one that is not given, as the specification has it.
+/// Returns the value of `name`; an empty variable counts as unset, as in the specification.
 fn get<'a>(environment: &'a OtelVariables, name: &str) -> Option<&'a str> {
     let found = environment.iter().find(|(known, value)| known == name && !value.is_empty());
     found.map(|(_, value)| value.as_str())
 }
 
-/// Puts the collector that the environment names into `settings`.
-pub(super) fn lay(settings: &mut Settings, environment: &OtelVariables) -> Result<(), ConfigError> {
+/// Applies the collector from the environment to `settings`.
+pub(super) fn apply_endpoint(
+    settings: &mut Settings,
+    environment: &OtelVariables,
+) -> Result<(), ConfigError> {
     let wanted = get(environment, "OTEL_TRACES_EXPORTER").is_none_or(|exporter| exporter == "otlp");
     let mut names = [TRACES_ENDPOINT, GENERAL_ENDPOINT].into_iter().filter(|_| wanted);
     let given = names.find_map(|name| Some((name, get(environment, name)?)));
@@ -29,8 +32,11 @@ pub(super) fn lay(settings: &mut Settings, environment: &OtelVariables) -> Resul
     set_text(settings, ENDPOINT, endpoint, Origin::Environment(name.to_owned()))
 }
 
-/// Switches tracing off, whatever the settings say, where the environment says so.
-pub(super) fn switch(settings: &mut Settings, environment: &OtelVariables) -> Result<(), ConfigError> {
+/// Switches tracing off if the environment disables the SDK, regardless of the settings.
+pub(super) fn apply_disabled(
+    settings: &mut Settings,
+    environment: &OtelVariables,
+) -> Result<(), ConfigError> {
     match get(environment, DISABLED) {
         Some(value) if value.eq_ignore_ascii_case("true") => {
             set_text(settings, ENDPOINT, "", Origin::Environment(DISABLED.to_owned()))
@@ -39,15 +45,15 @@ pub(super) fn switch(settings: &mut Settings, environment: &OtelVariables) -> Re
     }
 }
 
-/// Refuses to send the headers, which hold secrets, without TLS over a network that is not ours.
-pub(super) fn check(loaded: &Loaded, environment: &OtelVariables) -> Result<(), ConfigError> {
+/// Refuses to send the headers, which contain secrets, without TLS to a host outside loopback and cluster.
+pub(super) fn validate_headers(loaded: &Loaded, environment: &OtelVariables) -> Result<(), ConfigError> {
     let Some(endpoint) = &loaded.config.telemetry.otlp_endpoint else { return Ok(()) };
     let secret = HEADERS.into_iter().find(|name| get(environment, name).is_some());
     match (endpoint.scheme(), secret) {
         ("http", Some(name)) if !is_local(endpoint) => Err(loaded.settings.error(
             ENDPOINT,
             format!(
-                "expected https://, as {name} is set (http:// is for loopback and cluster-local hosts then)"
+                "expected https:// because {name} is set (http:// is allowed only for loopback and cluster-local hosts then)"
             ),
         )),
         _ => Ok(()),
@@ -68,13 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn spans_go_where_our_setting_says_else_where_the_environment_does_else_nowhere() {
+    fn otlp_endpoint_setting_overrides_environment() {
         let (general, own) =
             (("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel.example:4318"), "ICW_TELEMETRY__OTLP_ENDPOINT");
         let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://otel.example/in");
         assert_eq!(url(&[]), None);
         assert_eq!(url(&[general]).unwrap(), "http://otel.example:4318/v1/traces");
-        assert_eq!(url(&[traces, general]).unwrap(), "https://otel.example/in", "as it is");
+        assert_eq!(url(&[traces, general]).unwrap(), "https://otel.example/in", "unchanged");
         assert_eq!(url(&[traces, (own, "http://c/")]).unwrap(), "http://c/v1/traces");
         assert_eq!(url(&[(own, "http://c/v1/traces")]).unwrap(), "http://c/v1/traces");
         assert_eq!(url(&[general, ("OTEL_SDK_DISABLED", "TRUE"), (own, "http://c")]), None);
@@ -86,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_that_cannot_be_meant_is_named_with_its_variable_and_no_secret() {
+    fn invalid_collector_error_names_variable_without_secret() {
         let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=s3cret");
         for (environment, expected) in [
             (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "collector")], "expected a URL such as"),

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::contract::device::AllowList;
 
-/// The schema (draft 7, which Helm and editors read) of a file with settings. Every section and key is optional, and any other
-/// is refused.
+/// The schema (draft 7, which Helm and editors read) of a settings file. Every section and key is optional, and unknown ones
+/// are refused.
 #[must_use]
 pub fn schema() -> Value {
     let settings =
@@ -36,7 +36,7 @@ pub fn schema() -> Value {
     schema
 }
 
-/// Makes everything optional and refuses what is not named.
+/// Makes all properties optional and refuses others.
 fn close(object: &mut Value) {
     if let Some(object) = object.as_object_mut() {
         object.remove("required");
@@ -46,7 +46,7 @@ fn close(object: &mut Value) {
     }
 }
 
-/// One key. Settings have no null: the default stands for "not given".
+/// The schema of one key. Settings have no null, because the default means "not set".
 fn setting(schema: Value, default: Value, about: &str) -> Value {
     let Value::Object(mut schema) = schema else { return schema };
     schema.remove("description");
@@ -60,7 +60,7 @@ fn setting(schema: Value, default: Value, about: &str) -> Value {
     Value::Object(schema)
 }
 
-/// Removes the null that an optional type has; whether there was one.
+/// Removes the null of an optional type; returns true if there was one.
 fn drop_null(schema: &mut Map<String, Value>) -> bool {
     let mut found = false;
     for list in ["type", "enum", "anyOf"] {
@@ -83,7 +83,7 @@ fn drop_null(schema: &mut Map<String, Value>) -> bool {
     found
 }
 
-/// The comment directly above each key.
+/// Returns the comment directly above each key.
 fn comments(toml: &str) -> BTreeMap<String, String> {
     let (mut section, mut comment, mut found) = ("", Vec::new(), BTreeMap::new());
     for line in toml.lines().map(str::trim) {
@@ -101,13 +101,13 @@ fn comments(toml: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// A URL that is reached over HTTP.
+/// An HTTP URL.
 pub(super) struct HttpUrl;
 
-/// An address to listen on, or `off`.
+/// A listen address, or `off`.
 pub(super) struct Listen;
 
-/// The schema of a type that is always written in place.
+/// Implements [`JsonSchema`] with an inline schema.
 macro_rules! schema_of {
     ($(($($generic:tt)*) $kind:ty => $schema:tt),+ $(,)?) => {$(
         impl<$($generic)*> JsonSchema for $kind {
@@ -124,7 +124,7 @@ macro_rules! schema_of {
     )+};
 }
 
-/// A duration as `config/default.toml` writes them, more than zero. (The program also reads ISO 8601's.)
+/// A duration above zero, in the notation of `config/default.toml`. (The program also reads ISO 8601 durations.)
 const DURATION: &str = "^([0-9]+(ms|s|m|h) ?)*[0-9]*[1-9][0-9]*(ms|s|m|h)( ?[0-9]+(ms|s|m|h))*$";
 
 schema_of! {
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::config::{Sources, load};
 
-    /// Section, key and schema of each setting.
+    /// Key with section, and schema, of each setting.
     fn settings() -> Vec<(String, Value)> {
         let schema = schema();
         let mut found = Vec::new();
@@ -161,13 +161,13 @@ mod tests {
         found
     }
 
-    /// The schema itself, or, if the default alone is outside it, the other alternative.
+    /// The schema itself, or the second alternative if the first is only the default.
     fn inner(schema: &Value) -> &Value {
         schema["anyOf"].as_array().map_or(schema, |alternatives| &alternatives[1])
     }
 
-    /// The loader's objection to the type or the bounds of one setting.
-    fn objection(key: &str, value: &Value) -> Option<String> {
+    /// The loader's error about the type or the bounds of one setting.
+    fn type_error(key: &str, value: &Value) -> Option<String> {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let sources = Sources { flags: vec![format!("{key}={value}")], ..Sources::default() };
         let error = load(&sources).err()?.to_string();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_has_exactly_the_keys_of_the_defaults_and_no_null() {
+    fn schema_has_the_keys_of_the_defaults_and_no_null() {
         let defaults: BTreeMap<String, toml::Table> = toml::from_str(DEFAULTS).unwrap();
         let mut keys: Vec<_> = defaults
             .iter()
@@ -199,18 +199,18 @@ mod tests {
     }
 
     #[test]
-    fn bounds_and_names_of_the_schema_are_those_of_the_loader() {
-        let mut looked_at = 0;
+    fn schema_and_loader_have_the_same_bounds_and_names() {
+        let mut checked = 0;
         for (key, schema) in settings() {
             let inner = inner(&schema);
             if let (Some(low), Some(high)) = (inner["minimum"].as_i64(), inner["maximum"].as_i64()) {
-                looked_at += 1;
-                for fine in [low, high] {
-                    assert_eq!(objection(&key, &json!(fine)), None, "{key} = {fine}");
+                checked += 1;
+                for valid in [low, high] {
+                    assert_eq!(type_error(&key, &json!(valid)), None, "{key} = {valid}");
                 }
                 for wrong in [low - 1, high + 1] {
                     let default = schema["default"] == json!(wrong);
-                    assert!(default || objection(&key, &json!(wrong)).is_some(), "{key} = {wrong}");
+                    assert!(default || type_error(&key, &json!(wrong)).is_some(), "{key} = {wrong}");
                 }
             }
             let names: Vec<_> = match inner["oneOf"].as_array() {
@@ -218,24 +218,24 @@ mod tests {
                 None => inner["enum"].as_array().cloned().unwrap_or_default(),
             };
             for name in &names {
-                looked_at += 1;
-                assert_eq!(objection(&key, name), None, "{key} = {name}");
+                checked += 1;
+                assert_eq!(type_error(&key, name), None, "{key} = {name}");
             }
             if !names.is_empty() {
-                let said = load(&Sources { flags: vec![format!("{key}=nonesuch")], ..Sources::default() });
+                let loaded = load(&Sources { flags: vec![format!("{key}=nonesuch")], ..Sources::default() });
                 assert!(
-                    said.is_err_and(|error| error.to_string().contains(&format!("{key} = \"nonesuch\""))),
+                    loaded.is_err_and(|error| error.to_string().contains(&format!("{key} = \"nonesuch\""))),
                     "{key}"
                 );
             }
         }
-        assert!(looked_at > 30, "{looked_at}");
+        assert!(checked > 30, "{checked}");
     }
 
     #[test]
-    fn duration_that_the_schema_allows_is_read_by_the_loader() {
+    fn schema_and_loader_accept_the_same_durations() {
         let pattern = Regex::new(DURATION).unwrap();
-        for (text, fine) in [
+        for (text, valid) in [
             ("30s", true),
             ("500ms", true),
             ("1h 30m", true),
@@ -248,8 +248,8 @@ mod tests {
             ("-1s", false),
             ("soon", false),
         ] {
-            assert_eq!(pattern.is_match(text), fine, "{text}");
-            assert_eq!(objection("retry.max", &json!(text)).is_none() && !text.is_empty(), fine, "{text}");
+            assert_eq!(pattern.is_match(text), valid, "{text}");
+            assert_eq!(type_error("retry.max", &json!(text)).is_none() && !text.is_empty(), valid, "{text}");
         }
         for (key, schema) in settings().iter().filter(|(_, schema)| inner(schema)["pattern"] == DURATION) {
             assert!(pattern.is_match(schema["default"].as_str().unwrap()), "{key}");

@@ -1,4 +1,4 @@
-//! Rules between settings, and what is made of them: endpoints and tokens.
+//! Rules between settings, and the endpoints and tokens derived from them.
 
 use std::{path::Path, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     upstream::TokenSource,
 };
 
-/// Rules that no single key can hold.
+/// Validates the rules that involve more than one key.
 pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     http_url(
         settings,
@@ -32,7 +32,7 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
     http_url(settings, "hosts.webex_url", &config.hosts.webex_url, config.hosts.allow_insecure)?;
     http_url(settings, "instant_connect.long_url_base", &config.instant_connect.long_url_base, false)?;
     if let Some(url) = &config.telemetry.otlp_endpoint {
-        // Spans hold no secret: without TLS they may go anywhere, see `otel` for the headers that do.
+        // Spans contain no secret and may be sent without TLS; `otel` checks the headers, which do.
         http_url(settings, "telemetry.otlp_endpoint", url, true)?;
     }
     broker(config, settings)?;
@@ -40,7 +40,7 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
         redis(&config.ledger, settings)?;
     }
     if config.instant_connect.link_lifetime.get() < Duration::from_secs(60) {
-        return Err(settings.error("instant_connect.link_lifetime", "expected a minute or more"));
+        return Err(settings.error("instant_connect.link_lifetime", "expected at least one minute"));
     }
     for (key, path) in [
         ("amqp.url_file", &config.amqp.url_file),
@@ -51,9 +51,9 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
         ("amqp.client_key_file", &config.amqp.client_key_file),
         ("tls.ca_file", &config.tls.ca_file),
     ] {
-        // A secret given in place of a path would stand in every message about that path.
+        // A secret in place of a path would appear in every message about that path.
         if path.as_ref().is_some_and(|path| !is_path(&path.to_string_lossy())) {
-            return Err(settings.error(key, "expected the path of a file, with a / in it"));
+            return Err(settings.error(key, "expected the path of a file, with at least one /"));
         }
     }
     tls(config, settings)?;
@@ -82,7 +82,7 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
     ];
     for (small, low, large, high) in ordered {
         if low > high {
-            return Err(settings.error(small, format!("expected no more than {large}, which is {high:?}")));
+            return Err(settings.error(small, format!("expected at most {large}, which is {high:?}")));
         }
     }
     Ok(())
@@ -95,7 +95,7 @@ fn redis(config: &super::LedgerConfig, settings: &Settings) -> Result<(), Config
     };
     if settings.origin("ledger.url") != Some(&Origin::Default) {
         return Err(settings
-            .error("ledger.url", "expected one of ledger.url and ledger.url_file, and both are given"));
+            .error("ledger.url", "expected only one of ledger.url and ledger.url_file, but both are given"));
     }
     let url = read_url_file(path).map_err(|error| settings.error("ledger.url_file", error))?;
     let node = redis_node(&url, config.allow_insecure);
@@ -110,22 +110,21 @@ fn broker(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     };
     if settings.origin("amqp.url") != Some(&Origin::Default) {
         return Err(
-            settings.error("amqp.url", "expected one of amqp.url and amqp.url_file, and both are given")
+            settings.error("amqp.url", "expected only one of amqp.url and amqp.url_file, but both are given")
         );
     }
     let urls = read_url_file(path).map_err(|error| settings.error("amqp.url_file", error))?;
     broker_url::nodes(&urls, rules).map(drop).map_err(|problem| settings.error("amqp.url_file", problem))
 }
 
-/// The files of TLS can be used, and go together.
+/// Validates the files of TLS, alone and together.
 fn tls(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
-    let both = "expected both of amqp.client_cert_file and amqp.client_key_file, and only this one is given";
+    let both = "expected both amqp.client_cert_file and amqp.client_key_file, but only this one is given";
     match (&config.amqp.client_cert_file, &config.amqp.client_key_file) {
         (Some(_), None) => return Err(settings.error("amqp.client_cert_file", both)),
         (None, Some(_)) => return Err(settings.error("amqp.client_key_file", both)),
         (None, None) if config.amqp.auth == Auth::External => {
-            let expected =
-                "expected amqp.client_cert_file and amqp.client_key_file, by which the worker logs in";
+            let expected = "external authentication needs amqp.client_cert_file and amqp.client_key_file";
             return Err(settings.error("amqp.auth", expected));
         }
         _ => {}
@@ -152,13 +151,14 @@ fn token(
     if !text.is_empty() && file.is_some() {
         return Err(settings.error(
             &key,
-            format!("expected one of {section}.token and {section}.token_file, and both are given"),
+            format!("expected only one of {section}.token and {section}.token_file, but both are given"),
         ));
     }
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(
-            settings.error(&key, "expected printable characters without spaces, as an HTTP header can carry")
-        );
+        return Err(settings.error(
+            &key,
+            "expected printable characters without spaces, because the token is sent in an HTTP header",
+        ));
     }
     Ok(())
 }
@@ -170,19 +170,19 @@ fn http_url(settings: &Settings, key: &str, url: &Url, allow_insecure: bool) -> 
         _ if !url.username().is_empty() || url.password().is_some() => Err(settings.error(key, "expected a URL without user and password")),
         "https" => Ok(()),
         "http" if allow_insecure || is_local(url) => Ok(()),
-        "http" => Err(settings.error(key, format!("expected https:// (http:// is for loopback and cluster-local hosts, or with {section}.allow_insecure)"))),
+        "http" => Err(settings.error(key, format!("expected https:// (http:// is allowed only for loopback and cluster-local hosts, or with {section}.allow_insecure)"))),
         _ => Err(settings.error(key, "expected a URL such as https://host/")),
     }
 }
 
-/// `base` with `path` where it has none, so that a setting may name the host or the whole endpoint.
+/// Appends `path` to `base` unless it ends with it already, so a setting may name the host or the whole endpoint.
 fn endpoint(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     let given = base.path().trim_end_matches('/');
     if given.ends_with(path) {
         url.set_path(given);
     } else {
-        // `https://webexapis.com/v1` is how Webex's own SDKs write it.
+        // Webex's own SDKs write `https://webexapis.com/v1`.
         let joined = match path.strip_prefix("/v1").filter(|_| given.ends_with("/v1")) {
             Some(rest) => format!("{given}{rest}"),
             None => format!("{given}{path}"),
@@ -193,7 +193,7 @@ fn endpoint(base: &Url, path: &str) -> Url {
 }
 
 impl super::AmqpConfig {
-    /// What holds for the broker's URLs.
+    /// Rules for the broker's URLs.
     #[must_use]
     pub fn url_rules(&self) -> broker_url::UrlRules {
         broker_url::UrlRules { allow_insecure: self.allow_insecure, external: self.auth == Auth::External }
@@ -201,7 +201,7 @@ impl super::AmqpConfig {
 }
 
 impl Config {
-    /// The files of TLS for the broker.
+    /// TLS files for the broker.
     #[must_use]
     pub fn broker_tls(&self) -> Files {
         let files = self.amqp.client_cert_file.clone().zip(self.amqp.client_key_file.clone());
@@ -209,7 +209,7 @@ impl Config {
         Files { client, ..self.tls() }
     }
 
-    /// The files of TLS for all others.
+    /// TLS files for all other connections.
     #[must_use]
     pub fn tls(&self) -> Files {
         Files { ca: self.tls.ca_file.clone(), client: None }
@@ -229,7 +229,7 @@ impl Loaded {
         endpoint(&self.config.hosts.webex_url, "/v1/messages")
     }
 
-    /// The whole URL of `people/me`, which tells whose token one is.
+    /// The whole URL of `people/me`, which returns the owner of a token.
     #[must_use]
     pub fn people_me_url(&self) -> Url {
         let mut url = self.messages_url();
@@ -238,14 +238,14 @@ impl Loaded {
         url
     }
 
-    /// The token for Instant Connect, tried once where it is a file.
+    /// The token for Instant Connect; a token file is read once as a test.
     ///
     /// # Errors
-    /// [`ConfigError`] where none is given or the file has none.
+    /// [`ConfigError`] if no token is given or the file contains none.
     pub fn instant_connect_token(&self) -> Result<TokenSource, ConfigError> {
         let section = &self.config.instant_connect;
         self.token_source("instant_connect", &section.token, section.token_file.as_deref())?.ok_or_else(|| {
-            ConfigError::new("instant_connect.token: expected a bot's token; set ICW_INSTANT_CONNECT__TOKEN, or ICW_INSTANT_CONNECT__TOKEN_FILE to a file that holds it")
+            ConfigError::new("instant_connect.token: expected a bot token; set ICW_INSTANT_CONNECT__TOKEN, or ICW_INSTANT_CONNECT__TOKEN_FILE to a file that contains the token")
         })
     }
 
@@ -261,17 +261,17 @@ impl Loaded {
         }
     }
 
-    /// Where spans are sent, the whole URL; none where they are not.
+    /// The whole URL for spans; `None` if tracing is off.
     #[must_use]
     pub fn traces_url(&self) -> Option<Url> {
         let given = self.config.telemetry.otlp_endpoint.as_ref()?;
-        // By the specification this variable holds the whole URL, whatever it looks like.
+        // By the specification this variable always contains the whole URL.
         let whole = Origin::Environment(otel::TRACES_ENDPOINT.to_owned());
         let whole = self.settings.origin("telemetry.otlp_endpoint") == Some(&whole);
         Some(if whole { given.clone() } else { endpoint(given, "/v1/traces") })
     }
 
-    /// Which ledger is kept.
+    /// The configured ledger.
     #[must_use]
     pub fn ledger(&self) -> ledger::LedgerKind {
         let (section, prefix) = (&self.config.ledger, self.config.topology.prefix.as_str());
@@ -296,7 +296,7 @@ impl Loaded {
         }
     }
 
-    /// Whether stage `host` runs here.
+    /// True if stage `host` runs in this worker.
     #[must_use]
     pub fn delivers_to_hosts(&self) -> bool {
         self.config.hosts.delivery == HostsDelivery::Webex
@@ -330,8 +330,8 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_never_leaves_without_tls_unless_that_is_said() {
-        for (host, fine) in [
+    fn remote_url_without_tls_needs_allow_insecure() {
+        for (host, valid) in [
             ("localhost", true),
             ("127.0.0.1:8080", true),
             ("[::1]:1", true),
@@ -347,17 +347,17 @@ mod tests {
         ] {
             assert_eq!(
                 with(&[("ICW_INSTANT_CONNECT__URL", &format!("http://{host}"))]).is_ok(),
-                fine,
+                valid,
                 "http://{host}"
             );
             assert_eq!(
                 with(&[("ICW_HOSTS__WEBEX_URL", &format!("http://{host}"))]).is_ok(),
-                fine,
+                valid,
                 "http://{host}"
             );
             assert_eq!(
                 with(&[("ICW_AMQP__URL", &format!("amqp://u:p@{host}"))]).is_ok(),
-                fine,
+                valid,
                 "amqp://{host}"
             );
             assert!(with(&[("ICW_AMQP__URL", &format!("amqps://u:p@{host}/v"))]).is_ok());
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_may_be_the_host_or_the_endpoint() {
+    fn url_setting_may_name_host_or_endpoint() {
         for (given, url) in [
             ("http://localhost:1", "http://localhost:1/api/v2/joseencrypt"),
             ("http://localhost:1/", "http://localhost:1/api/v2/joseencrypt"),
@@ -397,18 +397,18 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_contradict_each_other_are_refused() {
+    fn contradicting_settings_are_refused() {
         let error = with(&[("ICW_RETRY__INITIAL", "1h")]).unwrap_err();
         assert_eq!(
             error,
-            "environment ICW_RETRY__INITIAL: retry.initial = \"1h\": expected no more than retry.max, which is 600s"
+            "environment ICW_RETRY__INITIAL: retry.initial = \"1h\": expected at most retry.max, which is 600s"
         );
         let both = with(&[("ICW_HOSTS__TOKEN", "x"), ("ICW_HOSTS__TOKEN_FILE", "/x")]).unwrap_err();
         assert!(both.contains("both are given"), "{both}");
     }
 
     #[test]
-    fn a_missing_token_is_an_error_that_says_how_to_give_one() {
+    fn missing_token_error_names_the_variable() {
         let error = with(&[]).unwrap().hosts_token().unwrap_err().to_string();
         assert!(error.contains("ICW_INSTANT_CONNECT__TOKEN_FILE"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Values with rules of their own. Each error says what was expected; who reports it adds where, and what was found.
+//! Value types with their own rules. Each error states the expected value; the caller adds the setting, origin and value.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -19,7 +19,7 @@ impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
         self.0
     }
 
-    /// The number, as a length.
+    /// The number as a length.
     #[must_use]
     pub const fn size(self) -> usize {
         self.0 as usize
@@ -94,7 +94,7 @@ impl<'de> Deserialize<'de> for Period {
     }
 }
 
-/// The delays of the hold queues: ascending, whole milliseconds, one at least.
+/// The delays of the delay queues: ascending, in whole milliseconds, at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<Period>")]
 pub struct Delays(Vec<Duration>);
@@ -123,13 +123,13 @@ impl TryFrom<Vec<Period>> for Delays {
     }
 }
 
-/// The first part of the names of exchanges and queues.
+/// The prefix of the names of exchanges and queues.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Prefix(String);
 
 impl Prefix {
-    /// As given.
+    /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -146,7 +146,7 @@ impl TryFrom<String> for Prefix {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        // AMQP names have 255 bytes at most, and ours add a queue's name and a delay to the prefix.
+        // AMQP names have at most 255 bytes, and each name adds a queue's name and a delay to the prefix.
         let valid = (1..=200).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
             && !text.starts_with("amq.");
@@ -158,13 +158,13 @@ impl TryFrom<String> for Prefix {
     }
 }
 
-/// What short links may begin with.
+/// An accepted start of short links.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct BaseUrl(String);
 
 impl BaseUrl {
-    /// As given.
+    /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -182,18 +182,18 @@ impl TryFrom<String> for BaseUrl {
         if valid {
             Ok(Self(text))
         } else {
-            Err("expected https:// URLs that end with a slash (http:// on loopback alone)")
+            Err("expected https:// URLs that end with a slash (http:// only on loopback)")
         }
     }
 }
 
-/// A string with something in it.
+/// A string with at least one visible character.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct NonEmpty(String);
 
 impl NonEmpty {
-    /// As given.
+    /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -204,17 +204,17 @@ impl TryFrom<String> for NonEmpty {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        if text.trim().is_empty() { Err("expected a string that is not empty") } else { Ok(Self(text)) }
+        if text.trim().is_empty() { Err("expected a non-empty string") } else { Ok(Self(text)) }
     }
 }
 
-/// What every subject begins with: letters, digits, `-` and `_`, as a subject has them, 64 at most.
+/// The prefix of every subject: at most 64 letters, digits, `-` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SubjectPrefix(String);
 
 impl SubjectPrefix {
-    /// As given.
+    /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -241,7 +241,7 @@ pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromText>(
     if text.is_empty() { Ok(None) } else { T::from_text(text).map(Some).map_err(D::Error::custom) }
 }
 
-/// Reads an address to listen on; nothing and `off` are none.
+/// Reads a listen address; an empty string and `off` mean none.
 pub(super) fn address_or_off<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<SocketAddr>, D::Error> {
@@ -274,7 +274,7 @@ pub(super) fn http_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url
     url.ok_or_else(|| D::Error::custom("expected a URL such as https://host/"))
 }
 
-/// What an optional setting's text is read as.
+/// Type of an optional setting, read from text.
 pub(super) trait FromText: Sized {
     fn from_text(text: String) -> Result<Self, String>;
 }
@@ -292,7 +292,7 @@ impl FromText for Url {
     }
 }
 
-/// Names that serde knows are read by serde.
+/// Implements [`FromText`] through serde for enums.
 macro_rules! from_text_by_name {
     ($($kind:ty),+) => {$(
         impl FromText for $kind {

@@ -1,4 +1,4 @@
-//! Takes letters from a dead queue, and leaves or acknowledges them.
+//! Access to a dead queue: reads letters and acknowledges them or leaves them.
 
 use std::time::Duration;
 
@@ -20,78 +20,78 @@ use crate::broker::{
     topology::{Topology, TopologyError},
 };
 
-/// Most letters that are on their way to this program at once: what is unread takes memory here.
+/// Maximum letters in transit to this program, because unread letters take memory.
 pub(super) const WINDOW: u16 = 50;
-/// How long a dead queue is open: what it leaves alone is unacknowledged, and the broker ends a channel for that after 30
-/// minutes, its default.
+/// Maximum time that a dead queue is open: its letters stay unacknowledged, and the broker closes a channel for that after
+/// 30 minutes by default.
 const OPEN_MAX: Duration = Duration::from_secs(20 * 60);
-/// How often it is looked at whether time is up while nothing comes.
-const QUIET: Duration = Duration::from_millis(500);
-/// How often letters may have been looked at in a queue whose delivery limit is not known to be ours. RabbitMQ's own
-/// default is 20, after which a letter is lost.
-const LOOKS_MAX: u32 = 15;
+/// Interval between checks of the time limit while no letter arrives.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Maximum deliveries of a letter in a queue with an unknown delivery limit. RabbitMQ's own default is 20, after which a
+/// letter is lost.
+const DELIVERIES_MAX: u32 = 15;
 
-/// Why dead letters could not be worked on.
+/// Reason that a command on dead letters failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeadError {
-    /// The broker.
+    /// The connection to the broker.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// Its queues.
+    /// The broker's queues.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// Somebody else is at it.
-    #[error("{0}: another `dead` command is at work on it; try again when it is done")]
+    /// Another `dead` command has locked the queue.
+    #[error("{0}: queue is locked by another `dead` command; hint: retry when that command finishes")]
     Locked(String),
-    /// Another client consumes the queue.
-    #[error("{0}: another client consumes it; end that first")]
-    Taken(String),
-    /// A letter that ends every connection that takes it.
+    /// The queue has a consumer.
+    #[error("{0}: queue already has a consumer; hint: stop that consumer first")]
+    HasConsumer(String),
+    /// A letter breaks every connection that consumes it.
     #[error(
-        "{queue}: letter {position} and all letters behind it can't be read; take it out with RabbitMQ's management page (Get messages, Automatic ack)"
+        "{queue}: letter {position} is unreadable and blocks all letters behind it; hint: remove it with RabbitMQ's management page (Get messages, Automatic ack)"
     )]
     Unreadable {
         /// The dead queue.
         queue: String,
-        /// From 1.
+        /// Position in the queue, from 1.
         position: u32,
     },
-    /// Looking on could lose letters.
+    /// Reading the letters again could lose them.
     #[error(
-        "{0}: its letters were looked at {LOOKS_MAX} times and its delivery limit is not known to be ours (topology.declare is not create): RabbitMQ may drop them; set the queue's x-delivery-limit as `topology` prints it"
+        "{0}: letters were delivered {DELIVERIES_MAX} times and the queue's delivery limit is unknown (topology.declare is not create), so RabbitMQ may drop them; hint: set the queue's x-delivery-limit to the value that `topology` prints"
     )]
-    WornOut(String),
-    /// A letter's copy was not taken.
-    #[error("{queue}: the broker {what}; nothing was acknowledged; try again")]
+    DeliveryLimit(String),
+    /// The broker did not accept the copy of a letter.
+    #[error("{queue}: the broker {problem}; no letter was acknowledged; hint: try again")]
     Unpublished {
-        /// Where it was to go.
+        /// The queue for the copy.
         queue: String,
-        /// What it did.
-        what: &'static str,
+        /// The broker's answer.
+        problem: &'static str,
     },
-    /// It took too long.
-    #[error("{0}: not done within {OPEN_MAX:?}; use a filter")]
+    /// The time limit is over.
+    #[error("{0}: not finished within {OPEN_MAX:?}; hint: use a filter")]
     TimeUp(String),
 }
 
-/// An open dead queue. Closing its connection, however that comes, gives the broker back what was not acknowledged.
+/// An open dead queue. When its connection closes for any reason, the broker requeues all unacknowledged letters.
 pub(crate) struct DeadQueue<'a> {
     pub(super) connection: &'a Connection,
     pub(super) topology: &'a Topology,
     pub(super) limit: Duration,
-    /// Whose letters.
+    /// The kind of letters.
     pub kind: DeadQueueKind,
-    /// The dead queue.
+    /// The name of the dead queue.
     pub queue: String,
-    /// How many letters there were at the beginning.
+    /// Letters at the start.
     pub letters: u32,
-    /// How many copies an interrupted replay left behind.
+    /// Copies left by an interrupted replay.
     pub staged: u32,
-    checked: bool,
+    limit_known: bool,
 }
 
 impl<'a> DeadQueue<'a> {
-    /// Opens the dead queue of `kind`; `limit` for any single answer of the broker.
+    /// Opens the dead queue of `kind`, with `limit` for each answer of the broker.
     ///
     /// # Errors
     /// [`DeadError`].
@@ -104,28 +104,30 @@ impl<'a> DeadQueue<'a> {
         let queue = Topology::dead_queue(&kind.queue(topology));
         topology.expect(connection, &queue, true, limit).await?;
         lock(connection, &queue, limit).await?;
-        let checked = topology.creates();
-        // Declaring what is there compares its arguments: with another delivery limit, looking would lose letters.
-        topology.expect(connection, &queue, !checked, limit).await?;
+        let limit_known = topology.creates();
+        // Declaring an existing queue compares its arguments: with another delivery limit, reading would lose letters.
+        topology.expect(connection, &queue, !limit_known, limit).await?;
         let staging = Topology::replay_queue(&kind.queue(topology));
-        // Only a replay needs it, and says so.
-        let missing = topology.expect(connection, &staging, !checked, limit).await.err();
-        if let Some(error) = missing.filter(|error| checked || !matches!(error, TopologyError::Mismatch(_))) {
+        // Only a replay needs this queue, and reports its absence.
+        let problem = topology.expect(connection, &staging, !limit_known, limit).await.err();
+        if let Some(error) =
+            problem.filter(|error| limit_known || !matches!(error, TopologyError::Mismatch(_)))
+        {
             return Err(error.into());
         }
         let mut dead_queue =
-            Self { connection, topology, limit, kind, queue, letters: 0, staged: 0, checked };
-        dead_queue.letters = dead_queue.alone(&dead_queue.queue).await?;
-        dead_queue.staged = match dead_queue.alone(&staging).await {
+            Self { connection, topology, limit, kind, queue, letters: 0, staged: 0, limit_known };
+        dead_queue.letters = dead_queue.wait_for_sole_access(&dead_queue.queue).await?;
+        dead_queue.staged = match dead_queue.wait_for_sole_access(&staging).await {
             Err(DeadError::Topology(TopologyError::Mismatch(_))) => 0,
             staged => staged?,
         };
         Ok(dead_queue)
     }
 
-    /// How many messages are ready in `queue`, once nobody else consumes it: a tool that was killed has its lock no more, but the
-    /// broker may not have everything back yet that it had taken.
-    pub(super) async fn alone(&self, queue: &str) -> Result<u32, DeadError> {
+    /// Waits until `queue` has no consumer and returns its number of ready messages. A killed command has lost its lock, but
+    /// the broker may not have requeued all of its letters yet.
+    pub(super) async fn wait_for_sole_access(&self, queue: &str) -> Result<u32, DeadError> {
         let until = Instant::now() + self.limit;
         loop {
             let depth = self.topology.expect(self.connection, queue, true, self.limit).await?;
@@ -133,22 +135,22 @@ impl<'a> DeadQueue<'a> {
                 return Ok(depth.ready);
             }
             if Instant::now() >= until {
-                return Err(DeadError::Taken(queue.to_owned()));
+                return Err(DeadError::HasConsumer(queue.to_owned()));
             }
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Takes what is there now, `most` letters at most.
+    /// Reads the current letters, `most` at most.
     ///
     /// # Errors
     /// [`DeadError::Broker`].
-    pub(crate) async fn take(&self, most: u32) -> Result<Reader<'_>, DeadError> {
-        self.take_from(&self.queue, most, WINDOW).await
+    pub(crate) async fn read(&self, most: u32) -> Result<Reader<'_>, DeadError> {
+        self.read_from(&self.queue, most, WINDOW).await
     }
 
-    /// As [`DeadQueue::take`], from another queue, `window` messages at once.
-    pub(super) async fn take_from(
+    /// Reads as [`DeadQueue::read`], from `queue` and with a prefetch of `window`.
+    pub(super) async fn read_from(
         &self,
         queue: &str,
         most: u32,
@@ -177,7 +179,7 @@ impl<'a> DeadQueue<'a> {
     }
 }
 
-/// An exclusive queue ends with its connection, and nobody else can have it until then.
+/// Locks `queue` by an exclusive queue, which no other connection can declare and which ends with this one.
 async fn lock(connection: &Connection, queue: &str, limit: Duration) -> Result<(), DeadError> {
     let channel = within("open channel", limit, connection, connection.create_channel()).await?;
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
@@ -196,23 +198,23 @@ async fn lock(connection: &Connection, queue: &str, limit: Duration) -> Result<(
     }
 }
 
-/// Letters of one pass.
+/// Reader of the letters of a queue, once from start to end.
 pub(crate) struct Reader<'a> {
     dead_queue: &'a DeadQueue<'a>,
     queue: String,
     pub(super) channel: Channel,
     streams: SelectAll<Consumer>,
     window: usize,
-    /// Taken and not acknowledged.
+    /// Letters read and not acknowledged.
     unsettled: usize,
-    /// Taken.
+    /// Letters read.
     pub seen: u32,
     most: u32,
     until: Option<Instant>,
 }
 
 impl Reader<'_> {
-    /// The next letter, `None` when all were seen. A letter that is dropped is left alone.
+    /// Returns the next letter, or `None` after the last. A letter that is not settled stays in the queue.
     ///
     /// # Errors
     /// [`DeadError`].
@@ -224,14 +226,14 @@ impl Reader<'_> {
             self.seen,
             delivery,
         );
-        if !self.dead_queue.checked && letter.looks >= LOOKS_MAX {
-            return Err(DeadError::WornOut(self.queue.clone()));
+        if !self.dead_queue.limit_known && letter.deliveries >= DELIVERIES_MAX {
+            return Err(DeadError::DeliveryLimit(self.queue.clone()));
         }
         Ok(Some(letter))
     }
 
-    /// It settles all that it takes, soon: no limit to how long it is open.
-    pub(super) fn never_ends(&mut self) {
+    /// Removes the time limit, for a reader that settles each message soon.
+    pub(super) fn without_time_limit(&mut self) {
         self.until = None;
     }
 
@@ -242,25 +244,25 @@ impl Reader<'_> {
         if self.unsettled == self.streams.len() * self.window {
             self.subscribe().await?;
         }
-        let quiet_since = Instant::now();
+        let idle_since = Instant::now();
         loop {
             if self.until.is_some_and(|until| Instant::now() >= until) {
                 return Err(DeadError::TimeUp(self.queue.clone()));
             }
-            match timeout(QUIET, self.streams.next()).await {
-                Ok(delivery) => return self.taken(delivery).map(Some),
-                // A letter that is missing is on its way: one with deeply nested headers takes a while to be read. Or another
-                // client took it.
-                Err(_) if quiet_since.elapsed() <= self.dead_queue.limit => {}
+            match timeout(POLL_INTERVAL, self.streams.next()).await {
+                Ok(delivery) => return self.accept(delivery).map(Some),
+                // The missing letter is in transit, because parsing deeply nested headers takes a while. Or another client
+                // consumed it.
+                Err(_) if idle_since.elapsed() <= self.dead_queue.limit => {}
                 Err(_) if self.is_empty().await? => return Ok(None),
-                Err(_) => return Err(BrokerError::Timeout("take letters", self.dead_queue.limit).into()),
+                Err(_) => return Err(BrokerError::Timeout("read letters", self.dead_queue.limit).into()),
             }
         }
     }
 
-    fn taken(&mut self, delivery: Option<lapin::Result<Delivery>>) -> Result<Delivery, DeadError> {
-        let ended = || BrokerError::Ended(format!("the broker ended the consumer of {}", self.queue));
-        match delivery.ok_or_else(ended)?.map_err(|error| BrokerError::Lapin("take letters", error)) {
+    fn accept(&mut self, delivery: Option<lapin::Result<Delivery>>) -> Result<Delivery, DeadError> {
+        let ended = || BrokerError::Ended(format!("the broker cancelled the consumer of {}", self.queue));
+        match delivery.ok_or_else(ended)?.map_err(|error| BrokerError::Lapin("read letters", error)) {
             Ok(delivery) => {
                 self.unsettled += 1;
                 self.seen += 1;
@@ -273,8 +275,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Acknowledges `letter`. The queue may get to know of it only later, or, where the channel is closed before that,
-    /// not at all: whoever must be sure counts what is left.
+    /// Acknowledges `letter`. The acknowledgement may reach the queue later, or never if the channel closes first. A caller
+    /// that must be sure counts the remaining letters.
     ///
     /// # Errors
     /// [`DeadError::Broker`].
@@ -301,7 +303,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Gives the broker back what was not acknowledged.
+    /// Closes the channel; the broker requeues all unacknowledged letters.
     ///
     /// # Errors
     /// [`DeadError::Broker`].
@@ -320,8 +322,8 @@ impl Reader<'_> {
         Ok(topology.expect(connection, &self.queue, true, *limit).await?.ready == 0)
     }
 
-    /// The prefetch bounds what one consumer holds, and what it leaves alone it holds to the end: so when all are full there is
-    /// another one.
+    /// Adds a consumer. The prefetch limits the unacknowledged letters of each consumer, and unchanged letters stay
+    /// unacknowledged to the end, so a full consumer needs a successor.
     async fn subscribe(&mut self) -> Result<(), DeadError> {
         let tag = format!("dead.{:06}", self.streams.len());
         let options = BasicConsumeOptions::default();

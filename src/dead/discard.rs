@@ -1,4 +1,4 @@
-//! Drops letters for good.
+//! Drops letters permanently.
 
 use std::collections::HashSet;
 
@@ -8,14 +8,14 @@ use uuid::Uuid;
 use super::{DeadError, DeadLetter, DeadQueue, Filter, Progress, dead_queue::Reader};
 use crate::{clock, contract::private::loggable_id};
 
-/// How many letters one log line names.
-const LINE: usize = 100;
+/// Letters named in one log line.
+const BATCH: usize = 100;
 
-/// Drops the letters that `filter` means, and says in the log which and why, before each is gone. Tells `progress`
-/// after each letter; gives how many were dropped.
+/// Drops the letters that `filter` selects, and logs each with the reason before it is dropped. Reports to `progress`
+/// after each letter; returns the number of dropped letters.
 ///
 /// # Errors
-/// [`DeadError`]; what was dropped until then is in the log.
+/// [`DeadError`]; the log names all letters dropped before.
 pub(crate) async fn discard(
     dead_queue: &DeadQueue<'_>,
     filter: &Filter,
@@ -25,30 +25,30 @@ pub(crate) async fn discard(
     let begun = clock::now();
     let mut dropped = HashSet::new();
     loop {
-        let letters = dead_queue.alone(&dead_queue.queue).await?;
-        let mut reader = dead_queue.take(letters).await?;
+        let letters = dead_queue.wait_for_sole_access(&dead_queue.queue).await?;
+        let mut reader = dead_queue.read(letters).await?;
         let (mut batch, mut acknowledged) = (Vec::new(), 0);
         while let Some(letter) = reader.next().await? {
-            // Nobody has seen what died since.
+            // Letters that died after the start were not part of the operator's decision.
             if filter.matches(&letter, begun) && letter.died_at.is_none_or(|died| died < begun) {
                 batch.push(letter);
             }
-            if batch.len() == LINE {
-                acknowledged += end(&mut reader, dead_queue, &mut batch, reason, &mut dropped).await?;
+            if batch.len() == BATCH {
+                acknowledged += drop_batch(&mut reader, dead_queue, &mut batch, reason, &mut dropped).await?;
             }
             progress(Progress { seen: reader.seen, total: letters, done: dropped.len() as u64 });
         }
-        acknowledged += end(&mut reader, dead_queue, &mut batch, reason, &mut dropped).await?;
+        acknowledged += drop_batch(&mut reader, dead_queue, &mut batch, reason, &mut dropped).await?;
         let left = reader.seen - acknowledged;
         reader.close().await?;
-        // An acknowledgement that was sent may not have reached the queue when its channel was closed: once more.
-        if dead_queue.alone(&dead_queue.queue).await? <= left || acknowledged == 0 {
+        // Acknowledgements may not have reached the queue before the channel closed. If so, repeat.
+        if dead_queue.wait_for_sole_access(&dead_queue.queue).await? <= left || acknowledged == 0 {
             return Ok(dropped.len() as u64);
         }
     }
 }
 
-async fn end(
+async fn drop_batch(
     reader: &mut Reader<'_>,
     dead_queue: &DeadQueue<'_>,
     batch: &mut Vec<DeadLetter>,

@@ -1,4 +1,4 @@
-//! Which letters are meant.
+//! Selection of letters.
 
 use std::time::Duration;
 
@@ -7,23 +7,24 @@ use jiff::Timestamp;
 use super::DeadLetter;
 use crate::{contract::private::loggable_id, outcome::Class};
 
-/// A letter is meant if all that is given here is true of it.
+/// Selects the letters that fulfil all conditions given here.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
-    /// It is of one of these classes; any where none is given.
+    /// Classes to select; empty selects all.
     pub classes: Vec<Class>,
-    /// Its session, as the flow gave it or as it is shown.
+    /// Session id, in full or as shown in logs.
     pub session: Option<String>,
-    /// Its event, as the flow gave it or as it is shown, or the letter's own id.
+    /// Event id, in full or as shown in logs, or the letter's own id.
     pub event: Option<String>,
-    /// It died longer ago than this.
+    /// Minimum time since the death.
     pub older_than: Option<Duration>,
-    /// It died since then.
+    /// Maximum time since the death.
     pub newer_than: Option<Duration>,
 }
 
 impl Filter {
-    /// Whether `letter` is meant, at the time `now`. A letter that does not say when it died is neither old nor new.
+    /// True if `letter` is selected at the time `now`. A letter without a death time matches neither `older_than` nor
+    /// `newer_than`.
     #[must_use]
     pub(crate) fn matches(&self, letter: &DeadLetter, now: Timestamp) -> bool {
         let class =
@@ -33,13 +34,16 @@ impl Filter {
             && self
                 .session
                 .as_deref()
-                .is_none_or(|id| letter.session.as_deref().is_some_and(|known| is(id, known)))
-            && self.event.as_deref().is_none_or(|id| is(id, &letter.event) || id == letter.id.to_string())
+                .is_none_or(|id| letter.session.as_deref().is_some_and(|known| is_same_id(id, known)))
+            && self
+                .event
+                .as_deref()
+                .is_none_or(|id| is_same_id(id, &letter.event) || id == letter.id.to_string())
             && self.older_than.is_none_or(|limit| age.is_some_and(|age| age > limit))
             && self.newer_than.is_none_or(|limit| age.is_some_and(|age| age <= limit))
     }
 }
 
-fn is(asked: &str, known: &str) -> bool {
-    asked == known || asked == loggable_id(known)
+fn is_same_id(given: &str, known: &str) -> bool {
+    given == known || given == loggable_id(known)
 }

@@ -1,4 +1,4 @@
-//! What is known of a dead letter.
+//! The contents of a dead letter.
 
 use std::{fmt, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
     outcome::{Class, names},
 };
 
-/// Whose dead letters: the work queue they came from.
+/// The work queue that dead letters came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "lowercase", const_into_str, parse_err_ty = String, parse_err_fn = unknown_queue)]
 pub(crate) enum DeadQueueKind {
-    /// Start events, of stage `link`.
+    /// Start events, for stage `link`.
     Sessions,
-    /// Guests' links, of the senders of text messages.
+    /// Guest links, for the senders of text messages.
     Guests,
-    /// Hosts' links, of stage `host`.
+    /// Host links, for stage `host`.
     Hosts,
 }
 
@@ -37,7 +37,7 @@ impl DeadQueueKind {
         self.into_str()
     }
 
-    /// The work queue.
+    /// The name of the work queue.
     #[must_use]
     pub(crate) fn queue(self, topology: &Topology) -> String {
         match self {
@@ -52,35 +52,34 @@ fn unknown_queue(_: &str) -> String {
     format!("expected one of {}", names::<DeadQueueKind>())
 }
 
-/// A dead letter, taken and not acknowledged. Its `Debug` shows nothing private.
+/// A dead letter, delivered and not acknowledged. Its `Debug` shows nothing private.
 pub(crate) struct DeadLetter {
-    /// The letter's own id: of this message and this death.
+    /// The letter's own id, made from this message and this death.
     pub id: Uuid,
-    /// Whose it is.
+    /// The work queue it came from.
     pub kind: DeadQueueKind,
-    /// Why it is dead; `None` where it was not this program that put it here.
+    /// Class of the dead letter; `None` if neither this program nor the broker named one.
     pub class: Option<Class>,
-    /// Why, for a person; shows nothing private.
+    /// Reason of the death, for a person; shows nothing private.
     pub reason: String,
-    /// Attempts counted.
+    /// Counted attempts.
     pub attempts: u32,
-    /// How often it was replayed before.
+    /// Number of earlier replays.
     pub replays: u32,
-    /// When it died.
+    /// Time of death.
     pub died_at: Option<Timestamp>,
-    /// The start event's id, as it came.
+    /// The start event's id, unmasked.
     pub event: String,
-    /// The session's id, as it came.
+    /// The session's id, unmasked.
     pub session: Option<String>,
-    /// How often the broker delivered it before.
-    pub looks: u32,
-    /// The body, where it is JSON.
+    /// Number of earlier deliveries by the broker.
+    pub deliveries: u32,
+    /// The body, if it is JSON.
     pub body: Option<Value>,
-    /// Its properties can't be read: only its body and its place are known.
+    /// True if the properties are unreadable, so that only body and position are known.
     pub unreadable: bool,
-    /// The message itself.
     pub message: Message,
-    /// Its properties.
+    /// The AMQP properties of the delivery.
     pub properties: BasicProperties,
     pub(super) acker: Acker,
 }
@@ -92,11 +91,11 @@ impl fmt::Debug for DeadLetter {
 }
 
 impl DeadLetter {
-    /// What was delivered out of the dead queue of the `work` queue, as number `position` from 1 on.
+    /// Reads a delivery from the dead queue of the `work` queue, at `position` from 1.
     pub(super) fn of(kind: DeadQueueKind, work: &str, position: u32, mut delivery: Delivery) -> Self {
         let taken = Taken::Dead { queue: work, redelivered: delivery.redelivered };
         let message = properties::message(&delivery.properties, std::mem::take(&mut delivery.data), taken);
-        let body = read(&message);
+        let body = parse_body(&message);
         let text = |name: &str| body.as_ref().and_then(|body| body.get(name)?.as_str()).map(str::to_owned);
         let event = match kind {
             DeadQueueKind::Sessions => start_session::identify(&message).event_id.as_str().to_owned(),
@@ -104,21 +103,21 @@ impl DeadLetter {
                 text("eventId").or_else(|| message.message_id.clone()).unwrap_or_default()
             }
         };
-        let broker = BrokersReason::of(delivery.properties.headers().as_ref());
+        let broker = BrokerDeath::of(delivery.properties.headers().as_ref());
         let dead_at = message.header(header::DEAD_AT).unwrap_or_default();
         let class = message.header(header::DEAD_CLASS).and_then(|class| class.parse().ok());
         let unreadable = is_unreadable(&delivery.properties);
         let reason = if unreadable {
             format!(
-                "letter {position} of the queue: its properties can't be read (not UTF-8, or larger than a frame)"
+                "letter {position} of the queue has unreadable properties (not UTF-8, or larger than a frame)"
             )
         } else {
             message.header(header::DEAD_REASON).map_or_else(|| broker.text(), str::to_owned)
         };
         let name = message.message_id.as_deref().unwrap_or_default();
-        // The event's id, too: that of a CloudEvent in binary mode is in none of the others.
-        let why = if unreadable { "unreadable" } else { &reason };
-        let texts = [name, &event, dead_at, why].map(str::as_bytes);
+        // Includes the event's id, because a binary-mode CloudEvent has it in none of the other parts.
+        let cause = if unreadable { "unreadable" } else { &reason };
+        let texts = [name, &event, dead_at, cause].map(str::as_bytes);
         let id = [&texts[..], &[message.body.as_slice()]].concat().join(&0);
         Self {
             id: ids::hash(&id),
@@ -130,7 +129,7 @@ impl DeadLetter {
             died_at: dead_at.parse().ok().or(broker.at).or(message.first_failed_at()),
             event,
             session: text("sessionId"),
-            looks: message.deliveries(),
+            deliveries: message.deliveries(),
             body,
             unreadable,
             message,
@@ -139,14 +138,14 @@ impl DeadLetter {
         }
     }
 
-    /// How long it has been dead.
+    /// Time since the death.
     #[must_use]
     pub(crate) fn age(&self, now: Timestamp) -> Option<Duration> {
         Some(Duration::try_from(now.duration_since(self.died_at?)).unwrap_or_default())
     }
 
-    /// When its session ends: as the message says, else `link_lifetime` after the event's own time or its first failure, as
-    /// [`start_session::Session::read`] has it.
+    /// End of the session: the message's `expiresAt`, else `link_lifetime` after the event's own time or first failure, as in
+    /// [`start_session::Session::read`].
     #[must_use]
     pub(crate) fn ends_at(&self, link_lifetime: Duration) -> Option<Timestamp> {
         let time = |name: &str| {
@@ -167,8 +166,8 @@ impl DeadLetter {
     }
 }
 
-/// The body as JSON, without a `CloudEvent`'s wrapping. What no stage would read is not read here.
-fn read(message: &Message) -> Option<Value> {
+/// Parses the body as JSON, without its `CloudEvent` envelope. Bodies too large for any stage are not parsed.
+fn parse_body(message: &Message) -> Option<Value> {
     if message.body.len() > 2 * BODY_BYTES_MAX {
         return None;
     }
@@ -176,14 +175,14 @@ fn read(message: &Message) -> Option<Value> {
     serde_json::from_slice(unwrapped.map_or(&message.body, |unwrapped| unwrapped.data)).ok()
 }
 
-/// What the broker says of a message that it put into a dead queue itself (header `x-death`, the latest entry first).
+/// The broker's record of a message that it dead-lettered itself (header `x-death`, latest entry first).
 #[derive(Default)]
-struct BrokersReason {
+struct BrokerDeath {
     reason: String,
     at: Option<Timestamp>,
 }
 
-impl BrokersReason {
+impl BrokerDeath {
     fn of(headers: Option<&FieldTable>) -> Self {
         let Some(AMQPValue::FieldArray(deaths)) = headers.and_then(|table| table.inner().get("x-death"))
         else {
@@ -210,11 +209,11 @@ impl BrokersReason {
     fn text(&self) -> String {
         match self.reason.as_str() {
             "delivery_limit" => {
-                "the broker put it here: delivered again and again without an outcome".to_owned()
+                "dead-lettered by the broker: delivered repeatedly without an outcome".to_owned()
             }
-            "rejected" => "a consumer of the queue rejected it".to_owned(),
-            "expired" => "the broker put it here: its time to live was over".to_owned(),
-            _ => "nothing says why".to_owned(),
+            "rejected" => "rejected by a consumer of the queue".to_owned(),
+            "expired" => "dead-lettered by the broker: its time to live expired".to_owned(),
+            _ => "no reason recorded".to_owned(),
         }
     }
 }
@@ -229,7 +228,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// A letter that the broker itself put there at 12:00, of an event without `expiresAt`.
+    /// A letter that the broker itself dead-lettered at 12:00, of an event without `expiresAt`.
     fn letter(first_failed_at: Option<&str>, timestamp: Option<&str>) -> DeadLetter {
         let mut death = FieldTable::default();
         death.insert(
@@ -254,14 +253,14 @@ mod tests {
     }
 
     #[test]
-    fn letter_of_the_broker_died_when_the_broker_says() {
+    fn broker_dead_letter_has_the_brokers_time_of_death() {
         for failed in [None, Some("2026-11-21T02:00:00Z")] {
             assert_eq!(letter(failed, None).died_at, Some(at("2026-11-21T12:00:00Z")));
         }
     }
 
     #[test]
-    fn session_without_an_end_is_over_when_the_stage_would_say_so() {
+    fn session_without_expires_at_ends_as_in_the_stage() {
         let ends_at =
             |failed, timestamp| letter(failed, timestamp).ends_at(Duration::from_secs(7200)).unwrap();
         let (failed, sent) = (Some("2026-11-21T11:00:00Z"), Some("2026-11-21T10:30:00Z"));

@@ -1,4 +1,4 @@
-//! Puts letters back into the queue that they came from.
+//! Moves letters back to the queue that they came from.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -30,49 +30,49 @@ use crate::{
     fault,
 };
 
-/// Most letters that are copied before their copies are confirmed.
+/// Maximum letters that are copied before their copies are confirmed.
 const CHUNK: usize = 100;
-/// Most letters whose copies are between the two queues at once.
+/// Maximum copies in the replay queue at once.
 const ROUND: usize = 2000;
 
-/// What to replay, and how.
+/// Selection and rate of a replay.
 #[derive(Clone, Debug)]
 pub(crate) struct ReplayPlan {
-    /// Which letters.
+    /// Selects the letters.
     pub filter: Filter,
-    /// `instant_connect.link_lifetime`: a session that names no end lasts this long.
+    /// `instant_connect.link_lifetime`, the length of a session without `expiresAt`.
     pub link_lifetime: Duration,
-    /// Letters in a second, at most.
+    /// Maximum letters per second.
     pub rate: Option<f64>,
 }
 
-/// What became of the letters.
+/// Result of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReplayReport {
-    /// Replayed (or, in a dry run, to be replayed), by class.
+    /// Letters replayed (in a dry run: to be replayed), by class.
     pub replayed: BTreeMap<&'static str, u64>,
-    /// Meant, but left: their sessions are over.
+    /// Letters skipped because their sessions have ended.
     pub expired: u64,
-    /// Meant, but left: they died since the replay began.
+    /// Letters skipped because they died after the replay began.
     pub newer: u64,
-    /// Not meant.
+    /// Letters skipped by the filter, or unreadable.
     pub others: u64,
-    /// What an interrupted replay had begun with, now replayed too.
+    /// Copies left by an interrupted replay, now replayed too.
     pub resumed: u64,
 }
 
 impl ReplayReport {
-    /// How many were replayed, whatever their class.
+    /// Replayed letters of all classes.
     #[must_use]
     pub(crate) fn total(&self) -> u64 {
         self.replayed.values().sum::<u64>() + self.resumed
     }
 
-    /// Whether `letter` is to be replayed; counts it where it is not.
-    fn wants(&mut self, plan: &ReplayPlan, letter: &DeadLetter, begun: Timestamp) -> bool {
+    /// True if `letter` is to be replayed; otherwise counts it as skipped.
+    fn selects(&mut self, plan: &ReplayPlan, letter: &DeadLetter, begun: Timestamp) -> bool {
         let now = clock::now();
-        // Of one that can't be read, the copy would be without its properties.
-        let other = if letter.unreadable || !plan.filter.matches(letter, begun) {
+        // The copy of an unreadable letter would lack its properties.
+        let skipped = if letter.unreadable || !plan.filter.matches(letter, begun) {
             &mut self.others
         } else if letter.ends_at(plan.link_lifetime).is_some_and(|end| end <= now) {
             &mut self.expired
@@ -81,7 +81,7 @@ impl ReplayReport {
         } else {
             return true;
         };
-        *other += 1;
+        *skipped += 1;
         false
     }
 
@@ -90,13 +90,13 @@ impl ReplayReport {
     }
 }
 
-/// The class's name.
+/// The class's name, or `none`.
 #[must_use]
 pub(crate) fn class(letter: &DeadLetter) -> &'static str {
     letter.class.map_or("none", |class| class.as_str())
 }
 
-/// Looks what [`run`] would do, and changes nothing.
+/// Dry run: reports the letters that [`run`] would replay, and changes nothing.
 ///
 /// # Errors
 /// [`DeadError`].
@@ -107,9 +107,9 @@ pub(crate) async fn dry_run(
 ) -> Result<ReplayReport, DeadError> {
     let now = clock::now();
     let mut report = ReplayReport { resumed: dead_queue.staged.into(), ..ReplayReport::default() };
-    let mut reader = dead_queue.take(dead_queue.letters).await?;
+    let mut reader = dead_queue.read(dead_queue.letters).await?;
     while let Some(letter) = reader.next().await? {
-        if report.wants(plan, &letter, now) {
+        if report.selects(plan, &letter, now) {
             report.count(&letter);
         }
         progress(Progress { seen: reader.seen, total: dead_queue.letters, done: 0 });
@@ -118,7 +118,7 @@ pub(crate) async fn dry_run(
     Ok(report)
 }
 
-/// Replays. Killed or broken off at any moment, it can be run again; [`super`] says why that doubles nothing.
+/// Replays letters. It can be run again after an interruption at any moment; [`super`] explains why nothing is duplicated.
 ///
 /// # Errors
 /// [`DeadError`].
@@ -147,50 +147,50 @@ struct Replay<'a, P> {
     dead_queue: &'a DeadQueue<'a>,
     plan: &'a ReplayPlan,
     begun: Timestamp,
-    /// The queue between.
+    /// The replay queue.
     staging: String,
     report: ReplayReport,
     progress: P,
 }
 
 impl<P: FnMut(Progress)> Replay<'_, P> {
-    /// The letters whose copies are in the queue between. Of each letter one copy is left there.
+    /// Returns the ids of the letters with copies in the replay queue, and removes duplicate copies.
     async fn copies(&self) -> Result<HashSet<Uuid>, DeadError> {
         loop {
-            let ready = self.dead_queue.alone(&self.staging).await?;
-            let (mut ids, mut doubles) = (HashSet::new(), false);
-            let mut reader = self.dead_queue.take_from(&self.staging, ready, WINDOW).await?;
+            let ready = self.dead_queue.wait_for_sole_access(&self.staging).await?;
+            let (mut ids, mut duplicates) = (HashSet::new(), false);
+            let mut reader = self.dead_queue.read_from(&self.staging, ready, WINDOW).await?;
             while let Some(copy) = reader.delivery().await? {
                 if replay_of(&copy).is_some_and(|id| !ids.insert(id)) {
-                    doubles = true;
+                    duplicates = true;
                     reader.acknowledge(&copy.acker).await?;
                 }
             }
             reader.close().await?;
-            if !doubles {
+            if !duplicates {
                 return Ok(ids);
             }
         }
     }
 
-    /// Copies letters to the queue between, and acknowledges them, until none of those in `copies` or copied here is a dead
-    /// letter any more; whether there are more to replay.
+    /// Copies letters to the replay queue and acknowledges them, until no letter with a copy is left in the dead queue.
+    /// Returns true if more letters are to be replayed.
     async fn stage(&mut self, copies: &mut HashSet<Uuid>) -> Result<bool, DeadError> {
         let mut more = false;
         loop {
-            let letters = self.dead_queue.alone(&self.dead_queue.queue).await?;
-            let mut reader = self.dead_queue.take(letters).await?;
+            let letters = self.dead_queue.wait_for_sole_access(&self.dead_queue.queue).await?;
+            let mut reader = self.dead_queue.read(letters).await?;
             let confirms = reader.channel.confirm_select(ConfirmSelectOptions::default());
             within("select confirms", self.dead_queue.limit, self.dead_queue.connection, confirms).await?;
             let (mut batch, mut acknowledged) = (Vec::new(), 0);
-            // A letter whose copy is there already may be anywhere in the queue.
-            let look_at_all = !copies.is_empty();
+            // A letter with an existing copy may be anywhere in the queue.
+            let read_all = !copies.is_empty();
             (self.report.expired, self.report.newer, self.report.others) = (0, 0, 0);
             while let Some(letter) = reader.next().await? {
                 if copies.contains(&letter.id) {
                     reader.settle(&letter).await?;
                     acknowledged += 1;
-                } else if self.report.wants(self.plan, &letter, self.begun) {
+                } else if self.report.selects(self.plan, &letter, self.begun) {
                     more |= copies.len() + batch.len() >= ROUND;
                     if copies.len() + batch.len() < ROUND {
                         batch.push(letter);
@@ -201,24 +201,26 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
                 }
                 let seen = reader.seen;
                 (self.progress)(Progress { seen, total: letters, done: self.report.total() });
-                // What is behind is looked at in the next round.
-                if more && batch.is_empty() && !look_at_all {
+                // The next round reads the remaining letters.
+                if more && batch.is_empty() && !read_all {
                     break;
                 }
             }
             acknowledged += self.copy(&mut reader, &mut batch, copies).await?;
             let left = reader.seen - acknowledged + (letters - reader.seen.min(letters));
             reader.close().await?;
-            // An acknowledgement that was sent may not have reached the queue when its channel was closed. Only when all have
-            // may the copies go on.
-            if self.dead_queue.alone(&self.dead_queue.queue).await? <= left || acknowledged == 0 {
+            // Acknowledgements may not have reached the queue before the channel closed. The copies may move on only after
+            // all have.
+            if self.dead_queue.wait_for_sole_access(&self.dead_queue.queue).await? <= left
+                || acknowledged == 0
+            {
                 return Ok(more);
             }
         }
     }
 
-    /// Publishes copies of `batch`, then acknowledges the letters; how many. All or none: which of several messages a
-    /// confirm's return belongs to need not be known.
+    /// Publishes copies of `batch`, then acknowledges the letters; returns their number. All or none, so a return need not be
+    /// matched to one of several messages.
     async fn copy(
         &mut self,
         reader: &mut Reader<'_>,
@@ -243,14 +245,14 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
             confirms.push(within("publish", limit, self.dead_queue.connection, publish).await?);
         }
         for confirm in confirms {
-            let what = match within("confirm", limit, self.dead_queue.connection, confirm).await? {
+            let problem = match within("confirm", limit, self.dead_queue.connection, confirm).await? {
                 Confirmation::Ack(None) => continue,
                 Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
-                    "returned a copy: is the queue gone?"
+                    "returned a copy (was the queue deleted?)"
                 }
                 _ => "refused a copy (is the queue full?)",
             };
-            return Err(DeadError::Unpublished { queue: self.staging.clone(), what });
+            return Err(DeadError::Unpublished { queue: self.staging.clone(), problem });
         }
         fault::point("replay", "copied");
         for letter in batch.iter() {
@@ -261,13 +263,13 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
         Ok(u32::try_from(batch.drain(..).count()).unwrap_or(u32::MAX))
     }
 
-    /// Has the broker move the `copies` to the work queue, at the rate that is asked for.
+    /// Rejects the `copies` at the configured rate, so that the broker moves them to the work queue.
     async fn release(&mut self, copies: usize) -> Result<(), DeadError> {
         let (mut next_at, until) = (Instant::now(), Instant::now() + self.dead_queue.limit);
         let mut released = 0;
         loop {
-            let ready = self.dead_queue.alone(&self.staging).await?;
-            // A node of a cluster may not know yet of what another has confirmed.
+            let ready = self.dead_queue.wait_for_sole_access(&self.staging).await?;
+            // A cluster node may not yet know the messages that another node has confirmed.
             match ready {
                 0 if released >= copies || Instant::now() >= until => return Ok(()),
                 0 => {
@@ -276,12 +278,12 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
                 }
                 _ => {}
             }
-            // What waits for its turn is unacknowledged: a minute's worth at most.
+            // Waiting copies are unacknowledged, so the prefetch covers at most a minute.
             let window =
                 self.plan.rate.map_or(f64::from(WINDOW), |rate| rate * 60.0).clamp(1.0, f64::from(WINDOW));
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to WINDOW")]
-            let mut reader = self.dead_queue.take_from(&self.staging, ready, window as u16).await?;
-            reader.never_ends();
+            let mut reader = self.dead_queue.read_from(&self.staging, ready, window as u16).await?;
+            reader.without_time_limit();
             while let Some(copy) = reader.delivery().await? {
                 if let Some(rate) = self.plan.rate {
                     sleep_until(next_at).await;
@@ -293,7 +295,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
                 let done = self.report.total() - u64::from(ready - reader.seen.min(ready));
                 (self.progress)(Progress { seen: reader.seen, total: ready, done });
             }
-            // A rejection that did not reach the queue leaves its copy there: once more.
+            // If a rejection did not reach the queue, its copy is still there. If so, repeat.
             reader.close().await?;
         }
     }

@@ -1,4 +1,4 @@
-//! What `list` and `show` tell of letters, people masked unless they are to be revealed.
+//! The output of `list` and `show`, with personal data masked unless it is to be revealed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,24 +17,24 @@ use crate::{
     },
 };
 
-/// The ages that letters are counted by: up to an hour, a day, a week, older.
+/// The age groups of letters: up to an hour, a day, a week, or older.
 pub(crate) const AGES: [&str; 4] = ["1h", "1d", "7d", "older"];
-/// Most people that a row names.
+/// Maximum people in a row.
 const PEOPLE_MAX: usize = 4;
 
 /// The letters of one queue.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DeadQueueSummary {
-    /// Whose.
+    /// The queue's name without prefix.
     pub queue: &'static str,
-    /// How many were there.
+    /// Letters read.
     pub letters: u32,
-    /// Copies that an interrupted replay left between the queues.
+    /// Copies left by an interrupted replay.
     pub interrupted: u32,
-    /// Those that were asked for: by class, the counts for [`AGES`]. What does not say its age counts as older.
+    /// Selected letters by class, one count for each of [`AGES`]. Letters without a death time count as older.
     pub classes: BTreeMap<&'static str, [u64; 4]>,
-    /// The latest of them, the last to die first.
+    /// The latest selected letters, newest first.
     pub rows: Vec<LetterRow>,
 }
 
@@ -44,40 +44,40 @@ pub(crate) struct DeadQueueSummary {
 pub(crate) struct LetterRow {
     /// The letter's own id.
     pub id: String,
-    /// Its event.
+    /// The event's id.
     pub event: String,
-    /// Its session.
+    /// The session's id.
     pub session: Option<String>,
-    /// Whose.
+    /// The queue's name without prefix.
     pub queue: &'static str,
-    /// Why it died.
+    /// Class of the dead letter.
     pub class: &'static str,
-    /// Why, for a person.
+    /// Reason of the death, for a person.
     pub reason: String,
-    /// Attempts counted.
+    /// Counted attempts.
     pub attempts: u32,
-    /// How often it was replayed.
+    /// Number of replays.
     pub replays: u32,
-    /// When it died.
+    /// Time of death.
     pub died_at: Option<Timestamp>,
-    /// When its session ends.
+    /// End of the session.
     pub ends_at: Option<Timestamp>,
-    /// Guests and experts.
+    /// Guests and experts, masked or not.
     pub people: Vec<String>,
 }
 
-/// How to show letters.
+/// Output options for letters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
-    /// People, links and ids as they are.
+    /// Show people, links and ids unmasked.
     pub reveal: bool,
-    /// Most rows.
+    /// Maximum rows.
     pub limit: usize,
     /// `instant_connect.link_lifetime`.
     pub link_lifetime: Duration,
 }
 
-/// Counts the letters that `filter` means, and gives the latest of them; changes nothing.
+/// Counts the letters that `filter` selects and returns the latest of them; changes nothing.
 ///
 /// # Errors
 /// [`DeadError`].
@@ -89,9 +89,9 @@ pub(crate) async fn summarize(
 ) -> Result<DeadQueueSummary, DeadError> {
     let now = clock::now();
     let mut classes = BTreeMap::<_, [u64; 4]>::new();
-    // No more than the limit is kept, whatever the queue holds.
+    // Bounded by the limit, so memory does not grow with the queue.
     let mut latest = BTreeMap::new();
-    let mut reader = dead_queue.take(dead_queue.letters).await?;
+    let mut reader = dead_queue.read(dead_queue.letters).await?;
     while let Some(letter) = reader.next().await? {
         if filter.matches(&letter, now) {
             classes.entry(class(&letter)).or_default()[age(&letter, now)] += 1;
@@ -114,7 +114,7 @@ pub(crate) async fn summarize(
     })
 }
 
-/// The letters that `filter` means with all that they hold, `view.limit` at most.
+/// Returns the letters that `filter` selects with all their contents, `view.limit` at most.
 ///
 /// # Errors
 /// [`DeadError`].
@@ -125,7 +125,7 @@ pub(crate) async fn show(
 ) -> Result<Vec<Value>, DeadError> {
     let now = clock::now();
     let mut found = Vec::new();
-    let mut reader = dead_queue.take(dead_queue.letters).await?;
+    let mut reader = dead_queue.read(dead_queue.letters).await?;
     while let Some(letter) = reader.next().await? {
         if found.len() < view.limit && filter.matches(&letter, now) {
             found.push(whole(&letter, view));
@@ -164,7 +164,7 @@ fn whole(letter: &DeadLetter, view: View) -> Value {
     let mut shown = serde_json::to_value(LetterRow::of(letter, view)).unwrap_or_default();
     let message = &letter.message;
     shown["bytes"] = json!(message.body.len());
-    shown["looks"] = json!(letter.looks);
+    shown["looks"] = json!(letter.deliveries);
     shown["firstFailedAt"] = json!(message.first_failed_at());
     if view.reveal {
         shown["messageId"] = json!(message.message_id);
@@ -183,7 +183,7 @@ fn whole(letter: &DeadLetter, view: View) -> Value {
     shown
 }
 
-/// Who is concerned.
+/// The people named in the letter.
 fn people(letter: &DeadLetter, reveal: bool) -> Vec<String> {
     let Some(body) = &letter.body else { return Vec::new() };
     let list = |name: &str| body.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -214,7 +214,7 @@ fn guest(guest: &Value, address: &str, reveal: bool) -> String {
     if reveal {
         return named(format!("{channel} {number}"), guest);
     }
-    // Two digits tell the people of one event apart.
+    // Two digits are enough to distinguish the people of one event.
     let digits = number.len() >= 7 && number.bytes().rev().take(2).all(|b| b.is_ascii_digit());
     let end = if digits { &number[number.len() - 2..] } else { "" };
     format!("{channel} …{end}")
@@ -234,10 +234,10 @@ fn expert(expert: &Value, reveal: bool) -> String {
     }
 }
 
-fn named(who: String, person: &Value) -> String {
+fn named(label: String, person: &Value) -> String {
     match text(person, "name") {
-        "" => who,
-        name => format!("{who} ({name})"),
+        "" => label,
+        name => format!("{label} ({name})"),
     }
 }
 
@@ -245,26 +245,26 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The shape of `value`, the field `name` of something: what may be private is only counted.
+/// Masks `value`, the field `name` of an object: keeps its structure and replaces private texts by their length.
 fn masked(name: &str, value: &Value) -> Value {
     match value {
         Value::Null | Value::Bool(_) => value.clone(),
         Value::Number(_) => json!("…"),
         Value::String(text) => {
-            let fine = match name {
+            let public = match name {
                 "sessionId" | "eventId" => return json!(loggable_id(text)),
                 "channel" => ["sms", "whatsapp"].contains(&text.as_str()),
                 "vertical" => ["hc", "gen"].contains(&text.as_str()),
                 "notBefore" | "expiresAt" => WireTime::try_from(text.clone()).is_ok(),
                 _ => false,
             };
-            if fine { value.clone() } else { json!(format!("… ({} characters)", text.chars().count())) }
+            if public { value.clone() } else { json!(format!("… ({} characters)", text.chars().count())) }
         }
         Value::Array(items) => items.iter().map(|item| masked(name, item)).collect(),
         Value::Object(fields) => {
             let shown = fields.iter().enumerate().map(|(n, (key, value))| {
                 let known = decode::is_ours(name, key);
-                // Below a name that a publisher chose, all names are a publisher's.
+                // All names below a name that a publisher chose are the publisher's, too.
                 let value = masked(if known { key } else { BY_PUBLISHER }, value);
                 (if known { key.clone() } else { format!("field {}", n + 1) }, value)
             });
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_private_is_masked_and_the_shape_is_kept() {
+    fn private_values_are_masked_and_structure_is_kept() {
         let body = json!({
             "sessionId": "tel:34600111222", "hostLogin": false, "expiresAt": "2026-11-21T10:00:00Z",
             "guests": [{"channel": "sms", "address": "+34600111222", "name": "Ana"}, {"channel": "Ana", "address": 34_600_111_222_u64}],
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_hinted_at() {
+    fn people_are_masked_to_a_hint() {
         assert_eq!(guest(&json!({"channel": "sms", "address": "+34600111222"}), "address", false), "sms …22");
         assert_eq!(guest(&json!({"channel": "Ana", "address": "Ana García é"}), "address", false), "guest …");
         assert_eq!(expert(&json!({"email": "lee@example.com", "name": "Lee"}), false), "expert l…");

@@ -1,11 +1,10 @@
-//! Logs, on standard error: JSON or text, one line a decision.
+//! Logs on standard error, as JSON or text, with one line per decision.
 //!
 //! Never logged: links, numbers, addresses, names, tokens, passwords, bodies, a flow's `attributes` and
-//! `correlationId`. Ids that came from outside are logged as [`crate::contract::private::loggable_id`] gives them.
-//! Libraries' own events are dropped whatever the level, for they may hold any of these (lapin logs a returned
-//! message whole); their errors are reported by the code that got them. A panic is logged by its place alone.
-//! Whatever is written is masked by `crate::masking`, as the last net.
-//! The README says the same to operators, and what the levels mean.
+//! `correlationId`. Ids from outside are logged in the form of [`crate::contract::private::loggable_id`].
+//! Events of libraries are dropped at every level because they may contain any of these (lapin logs whole returned
+//! messages). The code that receives a library's error reports it. A panic is logged with its location only.
+//! As the last safeguard, `crate::masking` masks all output. The README documents this and the levels for operators.
 
 use std::{fmt, io::IsTerminal, panic};
 
@@ -24,28 +23,28 @@ use crate::{
     masking::Masked,
 };
 
-/// The level of the log, which may be changed while the program runs.
+/// Changes the log level at run time.
 pub struct LogSwitch {
     configured: LevelFilter,
     current: reload::Handle<LevelFilter, Registry>,
 }
 
 impl LogSwitch {
-    /// Says all there is to say from here on.
+    /// Switches to debug logging.
     pub fn debug(&self) {
         self.set(LevelFilter::DEBUG);
         info!(log_level = "debug", "log level changed");
     }
 
-    /// Says what the configuration asks for.
+    /// Switches back to the configured level.
     pub fn configured(&self) {
-        // Said before it holds: a higher level would not let it pass.
+        // Logged before the switch, because the new level may suppress it.
         info!(log_level = %self.configured, "log level changed");
         self.set(self.configured);
     }
 
     fn set(&self, level: LevelFilter) {
-        // It fails only where no log is set up any more.
+        // Fails only if the subscriber is gone.
         _ = self.current.reload(level);
     }
 }
@@ -56,7 +55,7 @@ impl fmt::Debug for LogSwitch {
     }
 }
 
-/// Sends this program's events to standard error from here on, and panics too. A second call changes nothing.
+/// Sets up logging of this program's events and panics to standard error. A second call changes nothing.
 pub fn init(config: &TelemetryConfig) -> LogSwitch {
     let configured = match config.log_level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -76,11 +75,11 @@ pub fn init(config: &TelemetryConfig) -> LogSwitch {
     };
     let registry =
         tracing_subscriber::registry().with(layer.with_filter(filter_fn(is_ours)).with_filter(level));
-    // An embedding program may have set its own.
+    // An embedding program may have set its own subscriber.
     if registry.try_init().is_ok() {
         panic::set_hook(Box::new(|info| {
             let place = info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
-            error!(place, "panic: a defect of this program");
+            error!(place, "panic (bug in this program)");
         }));
     }
     LogSwitch { configured, current }

@@ -1,7 +1,7 @@
-//! What operators see.
+//! Logs, metrics and traces for operators.
 //!
-//! - [`logs`]: one line a decision
-//! - [`metrics`]: what is counted and measured, for Prometheus
+//! - [`logs`]: one line per decision
+//! - [`metrics`]: counters, gauges and histograms for Prometheus
 //! - [`traces`]: spans, sent to a collector (`otlp`)
 
 pub mod logs;

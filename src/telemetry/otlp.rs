@@ -1,5 +1,5 @@
-//! Sends spans to a collector, by OTLP over HTTP: from a thread of the SDK's own, in batches, out of a queue with a
-//! bound. Whatever the collector does, work neither waits for it nor fails over it.
+//! Sends spans to a collector by OTLP over HTTP, from a thread of the SDK, in batches and from a bounded queue. A slow or
+//! failing collector never delays or breaks the processing of deliveries.
 
 use std::{
     path::Path,
@@ -31,20 +31,20 @@ use url::Url;
 
 use crate::{endpoint::Obstacle, tls};
 
-/// Most spans that wait to be sent; what is more is dropped and counted.
+/// Maximum queued spans; further spans are dropped and counted.
 const QUEUED_MAX: usize = 2048;
-/// For one call of the collector, and for all tries to send one batch.
+/// Time limit for one call of the collector, and for all attempts to send one batch.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// For a connection to stand.
+/// Time limit for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why no spans can be sent at all.
+/// Reason that no spans can be sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OtlpError {
     /// No HTTP client could be set up.
     #[error("HTTP client: {0}")]
     Http(#[from] reqwest::Error),
-    /// The SDK refuses a variable of the environment.
+    /// The SDK refuses an environment variable.
     #[error("{0}")]
     Exporter(#[from] ExporterBuildError),
     /// TLS can't be set up.
@@ -52,14 +52,14 @@ pub(super) enum OtlpError {
     Tls(#[from] rustls::Error),
 }
 
-/// What becomes of the spans.
+/// Counts queued and dropped spans, and tracks outages of the collector.
 #[derive(Debug, Default)]
 pub(super) struct Spans {
     queued: AtomicUsize,
     dropped: AtomicU64,
-    /// Since when the collector takes none.
+    /// Start of the current outage.
     down_since: Mutex<Option<Instant>>,
-    /// What was wrong with the last call.
+    /// Problem of the last failed call.
     problem: Mutex<String>,
 }
 
@@ -72,8 +72,8 @@ impl Spans {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Whether there is room for one more.
-    fn queue(&self) -> bool {
+    /// Counts one more queued span, or a dropped one if the queue is full; returns true if it is queued.
+    fn try_queue(&self) -> bool {
         let more = |queued| (queued < QUEUED_MAX).then_some(queued + 1);
         let queued = self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
         if !queued {
@@ -82,13 +82,13 @@ impl Spans {
         queued
     }
 
-    /// A batch of `count` was sent, or given up. A change is said, and nothing else.
+    /// Records that a batch of `count` spans was sent or dropped. Logs only transitions.
     fn sent(&self, count: usize, result: &OTelSdkResult) {
         let mut down_since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
         if result.is_ok() {
             if let Some(since) = down_since.take() {
                 let dropped = self.dropped();
-                info!(after_s = since.elapsed().as_secs(), dropped, "the collector takes spans again");
+                info!(after_s = since.elapsed().as_secs(), dropped, "OTLP collector recovered");
             }
             return;
         }
@@ -96,7 +96,7 @@ impl Spans {
         if down_since.is_none() {
             *down_since = Some(Instant::now());
             let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            warn!(problem, "the collector takes no spans; they are dropped until it does, work goes on");
+            warn!(problem, "OTLP collector unreachable; dropping spans until it recovers");
         }
     }
 
@@ -105,7 +105,7 @@ impl Spans {
     }
 }
 
-/// Spans go to `endpoint`. The SDK reads the environment for what is said of them: `OTEL_SERVICE_NAME`,
+/// Sets up the export of spans to `endpoint`. The SDK reads its other settings from the environment: `OTEL_SERVICE_NAME`,
 /// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS` and the like.
 pub(super) fn provider(
     endpoint: &Url,
@@ -140,20 +140,20 @@ fn exporter(endpoint: &Url, ca_file: Option<&Path>, spans: &Arc<Spans>) -> Resul
     Ok(exporter)
 }
 
-/// Whether the collector at `endpoint` takes a message with no spans in it, as one with spans would be sent.
+/// Tests the collector at `endpoint` with an empty export, sent in the same way as spans.
 ///
 /// # Errors
-/// Why not; shows nothing of the URL and of the headers.
+/// The problem, without any part of the URL or the headers.
 pub(crate) async fn try_collector(endpoint: &Url, ca_file: Option<&Path>) -> Result<(), String> {
     let spans = Arc::new(Spans::default());
     let exporter = exporter(endpoint, ca_file, &spans).map_err(|error| error.to_string())?;
     exporter.export(Vec::new()).await.map_err(|_| {
         let problem = spans.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if problem.is_empty() { "it did not take them".to_owned() } else { problem }
+        if problem.is_empty() { "the collector did not accept the export".to_owned() } else { problem }
     })
 }
 
-/// Who sends the spans: what the environment says, over our own name and version.
+/// The OpenTelemetry resource: values from the environment override this program's name and version.
 fn resource() -> Resource {
     let resource =
         Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
@@ -167,7 +167,7 @@ fn resource() -> Resource {
     }
 }
 
-/// Sends on the program's own runtime what the SDK's thread, which has none, wants sent.
+/// Sends requests on the program's own runtime, because the SDK's thread has none.
 #[derive(Debug)]
 struct OnRuntime {
     client: reqwest::Client,
@@ -183,23 +183,23 @@ impl HttpClient for OnRuntime {
         let answer = sent.await.map_err(HttpError::from).flatten();
         match &answer {
             Ok(answer) if answer.status().is_success() => {}
-            Ok(answer) => self.spans.note(format!("it answered {}", answer.status().as_u16())),
+            Ok(answer) => self.spans.note(format!("the collector answered {}", answer.status().as_u16())),
             Err(error) => self.spans.note(step(error)),
         }
         answer
     }
 }
 
-/// At which step a call failed; the error's own words could show the URL.
+/// The step at which a call failed, without the error's text, because that may contain the URL.
 fn step(error: &HttpError) -> String {
     match error.downcast_ref::<reqwest::Error>() {
         Some(error) if error.is_connect() => format!("no connection: {}", Obstacle::of(error)),
         Some(error) if error.is_timeout() => "no answer within the time limit".to_owned(),
-        _ => "the call failed on the way".to_owned(),
+        _ => "the call failed in transit".to_owned(),
     }
 }
 
-/// Sees what becomes of each batch.
+/// Records the result of each batch.
 #[derive(Debug)]
 struct WatchedExporter {
     exporter: OtlpExporter,
@@ -224,7 +224,7 @@ impl SpanExporter for WatchedExporter {
     }
 }
 
-/// Counts what the queue has no room for: the SDK's own processor would drop it too, and tell nobody.
+/// Counts the spans that do not fit into the queue, because the SDK's own processor drops them silently.
 #[derive(Debug)]
 struct BoundedProcessor {
     processor: BatchSpanProcessor,
@@ -237,7 +237,7 @@ impl SpanProcessor for BoundedProcessor {
     }
 
     fn on_end(&self, span: SpanData) {
-        if self.spans.queue() {
+        if self.spans.try_queue() {
             self.processor.on_end(span);
         }
     }
@@ -260,13 +260,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_queue_has_a_bound_and_what_is_dropped_is_counted() {
+    fn queue_is_bounded_and_dropped_spans_are_counted() {
         let spans = Spans::default();
-        assert_eq!((0..QUEUED_MAX + 3).filter(|_| spans.queue()).count(), QUEUED_MAX);
+        assert_eq!((0..QUEUED_MAX + 3).filter(|_| spans.try_queue()).count(), QUEUED_MAX);
         assert_eq!((spans.queued(), spans.dropped()), (QUEUED_MAX, 3));
         spans.queued.fetch_sub(5, Ordering::Relaxed);
         spans.sent(5, &Err(OTelSdkError::AlreadyShutdown));
-        assert!(spans.queue());
+        assert!(spans.try_queue());
         assert_eq!((spans.queued(), spans.dropped()), (QUEUED_MAX - 4, 8));
     }
 }

@@ -1,13 +1,12 @@
-//! Traces: a span for each delivery that is worked on, each call over HTTP and each message that is published, named and
-//! attributed by OpenTelemetry's conventions
+//! Traces: a span for each processed delivery, each HTTP call and each published message, with names and attributes by
+//! OpenTelemetry's conventions
 //! (<https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/>, <https://opentelemetry.io/docs/specs/semconv/http/>).
 //!
-//! Made with OpenTelemetry's own API and not by `tracing-opentelemetry`: spans begin in three places only, and what
-//! matters most is whose id goes into which header, which is plain to see where the span is a value. The log's events
-//! are no part of them.
+//! This module uses OpenTelemetry's own API instead of `tracing-opentelemetry`. Spans start in only three places, and a span
+//! that is a value makes visible which id goes into which header. Log events are not attached to spans.
 //!
-//! A span shows nothing private: queues, exchanges and keys are this program's own; what came from outside (a routing
-//! key, a `tracestate`, a query) is left out, ids are as in the logs, reasons are those of the dead letters' headers.
+//! A span shows nothing private: queues, exchanges and keys are this program's own. Values from outside (a routing
+//! key, a `tracestate`, a query) are left out. Ids are as in the logs, reasons as in the headers of dead letters.
 
 use std::{borrow::Cow, fmt, path::Path, sync::Arc, time::Duration};
 
@@ -25,10 +24,10 @@ use url::Url;
 use super::otlp::{self, Spans};
 use crate::{config::TraceRelation, contract::trace::TraceContext};
 
-/// How long the end of the program waits for the last spans to be sent.
+/// Time limit for sending the last spans at shutdown.
 const FLUSH: Duration = Duration::from_millis(1500);
 
-/// Begins spans, and sends them to a collector. Without one it does nothing, at next to no cost.
+/// Creates spans and sends them to a collector. Without a collector it does nothing, at almost no cost.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<TracerState>>);
 
@@ -46,9 +45,9 @@ impl fmt::Debug for Tracer {
 }
 
 impl Tracer {
-    /// Sends spans to `endpoint`, the whole URL of a collector that takes OTLP over HTTP. A delivery's span is in
-    /// `relation` to whoever published it. CAs in `ca_file` are trusted beside the system's. Must be called within a runtime. Where it can't be set up, that is said, and
-    /// work goes on without.
+    /// Sends spans to `endpoint`, the whole URL of a collector for OTLP over HTTP. `relation` relates a delivery's span to
+    /// its publisher's span. CAs in `ca_file` are trusted in addition to the system's. Must be called within a runtime. A
+    /// failure is logged, and the worker continues without spans.
     #[must_use]
     pub fn start(endpoint: &Url, relation: TraceRelation, ca_file: Option<&Path>) -> Self {
         let spans = Arc::new(Spans::default());
@@ -58,14 +57,14 @@ impl Tracer {
                 Self(Some(Arc::new(TracerState { tracer, provider, relation, spans })))
             }
             Err(error) => {
-                warn!(%error, "no spans are sent");
+                warn!(%error, "cannot set up the OTLP exporter; no spans are sent");
                 Self::default()
             }
         }
     }
 
-    /// The work on a delivery of `queue` by the stage called `stage`, whose event is called `event_id` in logs, and whose
-    /// publisher is known by `came`.
+    /// Starts the span of processing a delivery from `queue` in the stage `stage`. `event_id` is the event's id as in the
+    /// logs, and `came` is the publisher's trace context.
     #[must_use]
     pub fn process(
         &self,
@@ -79,7 +78,7 @@ impl Tracer {
             KeyValue::new("messaging.system", "rabbitmq"),
             KeyValue::new("messaging.operation.name", "process"),
             KeyValue::new("messaging.operation.type", "process"),
-            // The exchange and the routing key, which the conventions put before the queue, may be anybody's.
+            // The conventions put exchange and routing key before the queue, but both may come from outside.
             KeyValue::new("messaging.destination.name", queue.to_owned()),
             KeyValue::new("instant_connect.stage", stage),
             KeyValue::new("instant_connect.event_id", event_id.to_owned()),
@@ -87,7 +86,7 @@ impl Tracer {
         let builder = SpanBuilder::from_name(format!("process {queue}"))
             .with_kind(SpanKind::Consumer)
             .with_attributes(attributes);
-        // What the publisher does not record is carried on and not recorded here either, in both relations.
+        // An unsampled context is passed on and not recorded here either, in both relations.
         let linked = inner.relation == TraceRelation::Link && came.is_sampled() && !came.is_begun();
         if came.is_begun() {
             inner.begin(builder, None, came)
@@ -99,8 +98,8 @@ impl Tracer {
         }
     }
 
-    /// The publishing of a message, up to its confirm. Both names are this program's own, and so is `message_id`, or it
-    /// is as logs may show it.
+    /// Starts the span of publishing a message, up to its confirm. Both names are this program's own. `message_id` is also
+    /// its own, or in the form for logs.
     #[must_use]
     pub fn publish(
         &self,
@@ -127,7 +126,7 @@ impl Tracer {
         inner.begin(builder, Some(within), within)
     }
 
-    /// A call of `url` over HTTP, whose query is not shown: it may name a person.
+    /// Starts the span of an HTTP call. The query of `url` is not shown because it may name a person.
     #[must_use]
     pub fn call(&self, method: &str, url: &Url, within: &TraceContext) -> DeliverySpan {
         let Some(inner) = &self.0 else { return DeliverySpan::none(within) };
@@ -144,22 +143,22 @@ impl Tracer {
         inner.begin(builder, Some(within), within)
     }
 
-    /// Spans that were given up so far: no collector took them, or they were too many.
+    /// Number of spans dropped so far, because no collector accepted them or the queue was full.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |inner| inner.spans.dropped())
     }
 
-    /// Sends what is left, for a short time at most. Nothing is sent from here on.
+    /// Sends the remaining spans within a short time limit. No spans are sent afterwards.
     pub async fn shut_down(&self) {
         let Some(inner) = &self.0 else { return };
         let provider = inner.provider.clone();
-        // The SDK waits by blocking its thread.
+        // The SDK blocks its thread while it waits.
         let ended = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH)).await;
         let sent = ended.is_ok_and(|ended| ended.is_ok());
         let dropped = inner.spans.dropped();
         if !sent || dropped > 0 {
-            warn!(dropped, left = inner.spans.queued(), "not all spans were sent");
+            warn!(dropped, left = inner.spans.queued(), "shutdown: some spans were not exported");
         }
     }
 }
@@ -178,7 +177,7 @@ impl TracerState {
         };
         let span = self.tracer.build_with_context(builder, &context);
         if !span.is_recording() {
-            // A span that nobody will see is no parent.
+            // An unrecorded span must not become a parent.
             return DeliverySpan { span: None, context: came.unsampled() };
         }
         let ids = span.span_context();
@@ -193,12 +192,12 @@ fn span_context(context: &TraceContext) -> SpanContext {
         SpanId::from_hex(context.parent_id()).unwrap_or(SpanId::INVALID),
         if context.is_sampled() { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED },
         true,
-        // Others' text: carried on, and not shown in spans.
+        // Text from outside: forwarded, and not shown in spans.
         TraceState::NONE,
     )
 }
 
-/// Something that takes time. It ends when it is dropped.
+/// A span in progress, which ends when it is dropped.
 #[derive(Debug)]
 pub struct DeliverySpan {
     span: Option<SdkSpan>,
@@ -210,7 +209,7 @@ impl DeliverySpan {
         Self { span: None, context: context.clone() }
     }
 
-    /// What goes into the headers of all that is sent within this span.
+    /// The trace context for the headers of everything that is sent within this span.
     #[must_use]
     pub const fn context(&self) -> &TraceContext {
         &self.context
@@ -223,12 +222,12 @@ impl DeliverySpan {
         }
     }
 
-    /// Sets an attribute that the conventions have as a list, with one item; otherwise as [`DeliverySpan::set`].
+    /// Sets an attribute that is a list by convention, with one item; see [`DeliverySpan::set`].
     pub fn set_list(&mut self, key: &'static str, item: &str) {
         self.set(key, Value::Array(vec![StringValue::from(item.to_owned())].into()));
     }
 
-    /// It failed: `kind` is one of a few, `reason` is for a person and shows nothing private.
+    /// Marks the span as failed. `kind` is one of a few values; `reason` is for a person and shows nothing private.
     pub fn fail(&mut self, kind: impl Into<Cow<'static, str>>, reason: &str) {
         if let Some(span) = &mut self.span {
             span.set_attribute(KeyValue::new("error.type", Value::from(kind.into())));

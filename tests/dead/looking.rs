@@ -166,9 +166,9 @@ async fn each_filter_means_what_it_says_and_all_together_too() {
         (&["list", "--class", "wrong"][..], "expected one of invalid"),
         (&["list", "--queue", "wrong"], "expected one of sessions, guests, hosts"),
         (&["list", "--older-than", "soon"], "expected a duration"),
-        (&["replay", "--rate", "0"], "expected letters in a second"),
+        (&["replay", "--rate", "0"], "expected letters per second"),
         (&["drop"], "--reason"),
-        (&["drop", "--reason", "call 0700 1234567"], "expected why"),
+        (&["drop", "--reason", "call 0700 1234567"], "expected a reason"),
     ] {
         let finished = rig.command(&[&["dead"], wrong].concat(), &[]).await;
         assert_eq!((finished.status, finished.stdout.as_str()), (Some(2), ""), "{finished:?}");
@@ -220,9 +220,7 @@ async fn letters_that_cannot_be_read_are_named_by_their_place_and_hold_no_other_
     let rows = list["queues"][0]["rows"].as_array().unwrap();
     let mut unreadable: Vec<_> = rows
         .iter()
-        .filter_map(|row| {
-            Some((row["reason"].as_str()?.split_once(": its properties can't be read")?.0, row))
-        })
+        .filter_map(|row| Some((row["reason"].as_str()?.split_once(" has unreadable properties")?.0, row)))
         .collect();
     unreadable.sort_by_key(|(place, _)| *place);
     let places: Vec<_> = unreadable.iter().map(|(place, _)| *place).collect();
@@ -265,6 +263,6 @@ async fn one_tool_at_a_time_and_a_missing_queue_is_said() {
     .await;
     let second = rig.command(&["dead", "list"], &[]).await;
     assert_eq!(second.status, Some(1));
-    assert!(second.stderr.contains("another `dead` command is at work"), "{second:?}");
+    assert!(second.stderr.contains("queue is locked by another `dead` command"), "{second:?}");
     replay.kill();
 }

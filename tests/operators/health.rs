@@ -93,7 +93,7 @@ async fn a_refused_token_is_said_until_a_new_one_is_accepted() {
     let admin = Admin::of(&worker).await;
     until_ready(&admin).await;
     rig.publish(1).await;
-    let refused = "token.webex_messages: refused, or there is none to send";
+    let refused = "token.webex_messages: refused, or no token is available";
     let failed = until_failing(&admin, refused).await;
     assert!(failed.iter().all(|one| one == refused || one.starts_with("consuming.host: ")), "{failed:?}");
     let (_, body) = admin.get("/readyz").await;
@@ -234,7 +234,7 @@ async fn health_command_says_which_checks_fail_by_status_and_words() {
     worker.kill();
     let gone = rig.command(&["health", "--live"], &listen).await;
     assert_eq!(gone.status, Some(1), "{gone:?}");
-    assert!(gone.stderr.contains("check that it runs"), "{gone:?}");
+    assert!(gone.stderr.contains("check that the worker runs"), "{gone:?}");
     let off = rig.command(&["health", "--set", "admin.listen="], &[]).await;
     assert_eq!(off.status, Some(2), "{off:?}");
 }
@@ -252,7 +252,7 @@ async fn log_command_changes_the_level_of_a_running_worker() {
     assert_eq!(rig.command(&["log", "configured", "--pid", &pid], &[]).await.status, Some(0));
     // This test catches no such signal: it would be its end.
     let other = rig.command(&["log", "debug", "--pid", &std::process::id().to_string()], &[]).await;
-    assert!(other.status == Some(1) && other.stderr.contains("it is not a worker"), "{other:?}");
+    assert!(other.status == Some(1) && other.stderr.contains("not a worker"), "{other:?}");
     worker.stop().await;
     let gone = rig.command(&["log", "debug", "--pid", &pid], &[]).await;
     assert_eq!(gone.status, Some(1), "{gone:?}");

@@ -29,7 +29,7 @@ async fn a_wrong_configuration_ends_with_two_and_names_place_key_value_and_what_
         ("[amqp]\nprefetsh = 1\n", vec!["amqp.prefetsh", "unknown key (did you mean amqp.prefetch?)"]),
         ("[hosts]\ndelivery = \"fax\"\n", vec!["hosts.delivery = \"fax\"", "expected webex or amqp"]),
         ("[devices]\nallowed = [\"*\"]\n", vec!["devices.allowed = [\"*\"]", "expected device addresses"]),
-        ("[amqp\n", vec!["line 1: not TOML"]),
+        ("[amqp\n", vec!["line 1: invalid TOML"]),
     ] {
         std::fs::write(&file, text).unwrap();
         let expected = [expected, vec!["error: file ", path]].concat();
@@ -269,7 +269,7 @@ async fn the_demo_shows_what_each_person_receives_and_leaves_nothing_behind() {
         line("Webex ").contains("expert@example.com")
             && line("Webex ").contains("[Join session] http://127.0.0.1:")
     );
-    assert!(line("Device ").contains("room-12@example.rooms.webex.com put into meeting visit-"));
+    assert!(line("Device ").contains("room-12@example.rooms.webex.com added to meeting visit-"));
     let prefix = line("broker ").split_whitespace().nth(4).unwrap().trim_end_matches(".*").to_owned();
     assert!(prefix.starts_with("icw-demo-"), "{prefix}");
     for queue in ["sessions", "guests", "hosts", "sessions.dead", "guests.dead", "hosts.dead"] {
@@ -282,7 +282,7 @@ async fn the_demo_without_a_broker_says_how_to_get_one() {
     let url = vec![("ICW_AMQP__URL".to_owned(), "amqp://127.0.0.1:1/%2f".to_owned())];
     let demo = finished(&["demo"], &url).await;
     assert_eq!(demo.status, Some(1));
-    assert!(demo.stderr.contains("`make demo` brings one, or set ICW_AMQP__URL"), "{demo:?}");
+    assert!(demo.stderr.contains("`make demo`, which starts one, or set ICW_AMQP__URL"), "{demo:?}");
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ async fn a_panic_is_a_dead_letter_and_shows_nothing_of_what_it_was_about() {
         let letter = rig.dead_letters(queue).await.next().await;
         assert_eq!(letter.header("x-dead-class"), "internal");
         assert!(letter.header("x-dead-reason").contains("panicked"));
-        assert_eq!(worker.output.saying("panic: a defect of this program").len(), 1);
+        assert_eq!(worker.output.saying("panic (bug in this program)").len(), 1);
         // It works on.
         rig.publish(2).await;
         rig.until_experts_have(1).await;

@@ -1,4 +1,4 @@
-//! Connections to the broker, and what is published over them.
+//! Metrics of the connections to the broker and of publishing.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use super::{
     labels::{Connection, Label, Published},
 };
 
-/// The families about the broker.
+/// The metric families of the broker.
 #[derive(Debug)]
 pub(super) struct BrokerFamilies {
     connected: IntGaugeVec,
@@ -23,7 +23,7 @@ pub(super) struct BrokerFamilies {
     publishes: IntCounterVec,
     confirms: Histogram,
     blocked: IntGauge,
-    /// Why a connection is missing. No metric: a text that changes makes no series.
+    /// Reason of each missing connection. Not a metric, because a changing text must not become a label.
     reasons: Mutex<BTreeMap<&'static str, String>>,
 }
 
@@ -33,24 +33,25 @@ impl BrokerFamilies {
         Ok(Self {
             connected: families.gauges(
                 "connected",
-                "Whether this connection to the broker stands (1).",
+                "1 if this broker connection is established.",
                 &[connection()],
             )?,
             connects: families.counters(
                 "connects_total",
-                "Connections to the broker that were made and could be used; all but each first are reconnects.",
+                "Broker connections established, including reconnects.",
                 &[connection()],
             )?,
             failures: families.counters(
                 "connect_failures_total",
-                "Tries to connect to the broker that failed, or connections on which its queues could not be found or declared.",
+                "Failed broker connection attempts, including topology failures.",
                 &[connection()],
             )?,
             publishes: families.counters(
                 "publishes_total",
-                "Messages published (links, copies for hold queues, dead letters), by what the broker said: confirmed; \
-                 returned (no queue is bound for it); nacked (refused: is a queue full?); unknown (no answer before the \
-                 connection broke or amqp.timeout). What was not confirmed is published again or given back.",
+                "Messages published (links, copies for delay queues, dead letters), by the broker's answer: confirmed; \
+                 returned (no queue is bound to the routing key); nacked (refused: is a queue full?); unknown (no answer \
+                 before the connection failed or amqp.timeout). Unconfirmed messages are published again, or their \
+                 deliveries are requeued.",
                 &[("result", Published::texts())],
             )?,
             confirms: families.histogram(
@@ -60,7 +61,7 @@ impl BrokerFamilies {
             )?,
             blocked: families.gauge(
                 "publishing_blocked",
-                "Whether the broker blocks publishing (1), because it is short of memory or disk.",
+                "1 if the broker blocks publishing because it is short of memory or disk.",
             )?,
             reasons: Mutex::default(),
         })
@@ -75,7 +76,7 @@ pub struct ConnectionMetrics {
 }
 
 impl ConnectionMetrics {
-    /// The connection stands, until the value is dropped.
+    /// Records that the connection is established, until the returned value is dropped.
     #[must_use]
     pub fn up(&self) -> Up {
         self.reasons().remove(self.connection.as_str());
@@ -83,19 +84,19 @@ impl ConnectionMetrics {
         Up::new(self.families.connected.with_label_values(&[self.connection.as_str()]))
     }
 
-    /// Whether it stands.
+    /// True if the connection is established.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.families.connected.with_label_values(&[self.connection.as_str()]).get() != 0
     }
 
-    /// Why it does not stand, if that is known.
+    /// Reason of a missing connection, if known.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         self.reasons().get(self.connection.as_str()).cloned()
     }
 
-    /// It does not stand, for this reason.
+    /// Records the reason of a missing connection.
     pub fn down(&self, reason: String) {
         self.reasons().insert(self.connection.as_str(), reason);
     }
@@ -104,7 +105,7 @@ impl ConnectionMetrics {
         self.families.reasons.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A try to connect failed.
+    /// Counts a failed connection attempt.
     pub fn failed(&self) {
         self.families.failures.with_label_values(&[self.connection.as_str()]).inc();
     }
@@ -113,13 +114,13 @@ impl ConnectionMetrics {
 /// The metrics of publishing.
 #[derive(Clone, Debug)]
 pub struct PublishMetrics {
-    /// Its connection.
+    /// The publisher's connection.
     pub connection: ConnectionMetrics,
     pub(super) families: Arc<BrokerFamilies>,
 }
 
 impl PublishMetrics {
-    /// The broker said this of a message, `took` after it was published; or said nothing.
+    /// Counts the broker's answer to a message, `took` after publishing; [`Published::Unknown`] if there was none.
     pub fn published(&self, result: Published, took: Duration) {
         self.families.publishes.with_label_values(&[result.as_str()]).inc();
         if result != Published::Unknown {
@@ -127,19 +128,18 @@ impl PublishMetrics {
         }
     }
 
-    /// Whether the broker blocks publishing.
+    /// True if the broker blocks publishing.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         self.families.blocked.get() != 0
     }
 
-    /// Whether the broker blocks publishing.
     pub fn set_blocked(&self, blocked: bool) {
         self.families.blocked.set(blocked.into());
     }
 }
 
-/// Counts in a gauge as long as it lives.
+/// Adds one to a gauge until it is dropped.
 #[derive(Debug)]
 pub struct Up(IntGauge);
 

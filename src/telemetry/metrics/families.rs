@@ -1,4 +1,4 @@
-//! Makes families of metrics, registered, with every series that they will ever have.
+//! Creates and registers metric families with all of their series.
 
 use prometheus::{
     Counter, CounterVec, Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -8,10 +8,10 @@ use prometheus::{
 /// One label and all its values.
 pub(super) type Dimension<'a> = (&'a str, Vec<&'a str>);
 
-/// Begins every name but the process's, which are Prometheus's own.
+/// Prefix of every name except the process metrics, which have Prometheus's names.
 const PREFIX: &str = "instant_connect_";
 
-/// Registers what it makes.
+/// Creates families and registers them.
 pub(super) struct Families<'a>(pub(super) &'a Registry);
 
 impl Families<'_> {
@@ -44,7 +44,7 @@ impl Families<'_> {
         Ok(family)
     }
 
-    /// Counters of what comes in fractions.
+    /// Creates counters with fractional values.
     pub(super) fn sums(
         &self,
         name: &str,

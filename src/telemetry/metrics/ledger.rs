@@ -1,4 +1,4 @@
-//! What the ledger is asked and how it answers.
+//! Metrics of the ledger.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     labels::{Claimed, Label, Stage},
 };
 
-/// The families about the ledger.
+/// The metric families of the ledger.
 #[derive(Debug)]
 pub(super) struct LedgerFamilies {
     claims: IntCounterVec,
@@ -24,29 +24,29 @@ impl LedgerFamilies {
         Ok(Self {
             claims: families.counters(
                 "ledger_claims_total",
-                "What the ledger said before an outside effect: miss (not done yet); hit (done before: its result is \
-                 used again); busy (another worker is at it); conflict (the id came before, with another body); failed \
-                 (the ledger is down).",
+                "Ledger answers before an outside effect: miss (not processed before); hit (processed before: the \
+                 recorded result is used again); busy (another worker is processing it); conflict (the id was used \
+                 before with another body); failed (ledger unavailable).",
                 &[("stage", Stage::texts()), ("result", Claimed::texts())],
             )?,
             writes: families.histogram(
                 "ledger_write_duration_seconds",
-                "Time until a note or a result is kept for sure, the wait for a shared commit included.",
+                "Ledger write latency, including group commit.",
                 LOCAL_BUCKETS,
             )?,
             failures: families.counter(
                 "ledger_write_failures_total",
-                "Notes and results that the ledger did not take.",
+                "Notes and results that the ledger failed to write.",
             )?,
             entries: families.gauge(
                 "ledger_entries",
-                "Entries in the ledger, expired ones until they are removed; 0 with Redis, which can't tell.",
+                "Entries in the file or memory ledger, including expired ones until they are removed (0 for Redis, which does not report it).",
             )?,
         })
     }
 }
 
-/// The ledger's metrics, as one stage uses it.
+/// The ledger's metrics for one stage.
 #[derive(Clone, Debug)]
 pub struct LedgerMetrics {
     pub(super) stage: Stage,
@@ -54,22 +54,21 @@ pub struct LedgerMetrics {
 }
 
 impl LedgerMetrics {
-    /// The ledger answered a claim.
+    /// Counts the ledger's answer to a claim.
     pub fn claimed(&self, result: Claimed) {
         self.families.claims.with_label_values(&[self.stage.as_str(), result.as_str()]).inc();
     }
 
-    /// A write took this long.
+    /// Records the duration of a write.
     pub fn wrote(&self, took: Duration) {
         self.families.writes.observe(took.as_secs_f64());
     }
 
-    /// A write failed.
+    /// Counts a failed write.
     pub fn failed(&self) {
         self.families.failures.inc();
     }
 
-    /// The ledger has this many entries.
     pub fn set_entries(&self, entries: u64) {
         self.families.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
     }

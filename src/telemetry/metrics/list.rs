@@ -1,4 +1,4 @@
-//! The list of metrics for operators, made from the metrics themselves.
+//! The list of metrics for operators, generated from the metrics.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -6,18 +6,18 @@ use prometheus::proto::{Metric, MetricType};
 
 use super::Metrics;
 
-/// Every metric with its type, labels and meaning, as Markdown: what `config/metrics.md` holds.
+/// Returns every metric with type, labels and meaning as Markdown, for `config/metrics.md`.
 #[must_use]
 pub fn list(metrics: &Metrics) -> String {
     let mut text = String::from(
-        "# Metrics\n\nServed on `/metrics`. Written by `make metrics` from the program; every series is there from the \
+        "# Metrics\n\nServed on `/metrics`. Generated from the program by `make metrics`. Every series exists from the \
          start, at zero.\n\n| name | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for family in metrics.registry.gather() {
         let mut labels: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for label in family.get_metric().iter().flat_map(Metric::get_label) {
             let values = labels.entry(label.name()).or_default();
-            // The version would make every release a change of this list.
+            // The version would change this list in every release.
             let value = if label.name() == "version" { "…" } else { label.value() };
             if !values.contains(&value) {
                 values.push(value);
@@ -31,7 +31,7 @@ pub fn list(metrics: &Metrics) -> String {
             MetricType::HISTOGRAM => "histogram",
             _ => "other",
         };
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         _ = writeln!(text, "| `{}` | {kind} | {labels} | {} |", family.name(), family.help());
     }
     text
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_in_the_repository_is_that_of_the_program() {
+    fn metrics_md_is_up_to_date() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/metrics.md");
         let list = list(&metrics());
         if std::env::var_os("ICW_WRITE_METRICS").is_some() {
@@ -57,12 +57,12 @@ mod tests {
         }
         assert!(
             std::fs::read_to_string(path).unwrap_or_default() == list,
-            "it has changed: run `make metrics`"
+            "config/metrics.md is outdated: run `make metrics`"
         );
     }
 
     #[test]
-    fn every_series_begins_at_zero() {
+    fn every_series_starts_at_zero() {
         let text = metrics().render().unwrap();
         let ours = text.lines().filter(|line| line.starts_with("instant_connect_"));
         let not_zero: Vec<_> = ours.filter(|line| !line.ends_with(" 0")).collect();

@@ -1,7 +1,7 @@
-//! Metrics for Prometheus. One value is made at the start and handed to whoever has something to tell; each part
-//! has methods of its own, which take members of closed sets, so that no label can grow without bound.
+//! Metrics for Prometheus. One [`Metrics`] value is created at start-up and shared. The methods of its parts take label
+//! values from closed sets, so no label can grow without bound.
 //!
-//! Every series is there from the start, at zero. `config/metrics.md` lists them, generated from here.
+//! Every series exists from the start, at zero. `config/metrics.md` lists them and is generated from here.
 
 mod connection;
 mod families;
@@ -31,12 +31,12 @@ use upstream::UpstreamFamilies;
 /// Upper bounds in seconds, from OpenTelemetry's conventions for messaging and HTTP, up to the limits of a call.
 const CALL_BUCKETS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0];
-/// The same, up to the longest that an event may wait in hold queues (`retry.total`) and for an outage to end.
+/// The same bounds, extended to the longest wait in delay queues (`retry.total`) and to outages.
 const EVENT_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0,
     300.0, 600.0, 1800.0, 3600.0,
 ];
-/// The same, from what a broker or a disk near by needs.
+/// The same bounds, extended down to the latency of a nearby broker or disk.
 const LOCAL_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     30.0,
@@ -53,10 +53,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All series at zero, for hold queues of these `delays`.
+    /// Creates all series at zero, for delay queues of these `delays`.
     ///
     /// # Errors
-    /// None that is known: names and labels are fixed; a caller treats one as a defect.
+    /// None known, because names and labels are fixed; a caller treats an error as a bug.
     pub fn new(delays: &[Duration]) -> Result<Self, Error> {
         let registry = Registry::new();
         let families = Families(&registry);
@@ -66,15 +66,18 @@ impl Metrics {
         let upstreams = Arc::new(UpstreamFamilies::new(&families)?);
         let ledger = Arc::new(LedgerFamilies::new(&families)?);
         let version = ("version", vec![env!("CARGO_PKG_VERSION")]);
-        let info: IntGaugeVec =
-            families.gauges("build_info", "Always 1; says which build runs.", &[version])?;
+        let info: IntGaugeVec = families.gauges(
+            "build_info",
+            "Always 1; the label version names the running build.",
+            &[version],
+        )?;
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Self { registry, stages, broker, upstreams, ledger })
     }
 
-    /// For `stage`.
+    /// Metrics of `stage`.
     #[must_use]
     pub fn stage(&self, stage: Stage) -> StageMetrics {
         let upstream = Upstream::of(stage);
@@ -86,13 +89,13 @@ impl Metrics {
         }
     }
 
-    /// For calls of `upstream`.
+    /// Metrics of the calls of `upstream`.
     #[must_use]
     pub fn upstream(&self, upstream: Upstream) -> UpstreamMetrics {
         UpstreamMetrics { upstream, families: Arc::clone(&self.upstreams) }
     }
 
-    /// For the publisher.
+    /// Metrics of the publisher.
     #[must_use]
     pub fn publishing(&self) -> PublishMetrics {
         PublishMetrics {
@@ -101,7 +104,7 @@ impl Metrics {
         }
     }
 
-    /// For the ledger, as `stage` uses it.
+    /// Metrics of the ledger for `stage`.
     #[must_use]
     pub fn ledger(&self, stage: Stage) -> LedgerMetrics {
         LedgerMetrics { stage, families: Arc::clone(&self.ledger) }
@@ -111,10 +114,10 @@ impl Metrics {
         ConnectionMetrics { connection, families: Arc::clone(&self.broker) }
     }
 
-    /// All of it in Prometheus's text format, version 0.0.4.
+    /// Renders all metrics in Prometheus's text format, version 0.0.4.
     ///
     /// # Errors
-    /// None that is known.
+    /// None known.
     pub fn render(&self) -> Result<String, Error> {
         self.stages.refresh();
         TextEncoder::new().encode_to_string(&self.registry.gather())

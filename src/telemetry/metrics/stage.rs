@@ -1,4 +1,4 @@
-//! What a stage does.
+//! Metrics of a stage.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use crate::{
     outcome::{Cause, Class, SettledKind},
 };
 
-/// The families with a label `stage`.
+/// The metric families with a label `stage`.
 #[derive(Debug)]
 pub(super) struct StageFamilies {
     events: IntCounterVec,
@@ -46,7 +46,7 @@ pub(super) struct StageFamilies {
     links: IntCounterVec,
     event_to_link: Histogram,
     link_to_expert: Histogram,
-    /// The labels of the hold queues that are configured.
+    /// The labels of the configured delay queues.
     rungs: Vec<String>,
     work: [Arc<InProgress>; 2],
 }
@@ -57,7 +57,7 @@ impl StageFamilies {
         let rungs: Vec<_> = rungs.iter().map(String::as_str).collect();
         let links = families.counters(
             "links_total",
-            "Links published and confirmed by the broker, repeats included.",
+            "Links published and confirmed by the broker, including repeats.",
             &[("role", vec![]), ("channel", vec![])],
         )?;
         for recipient in Recipient::ALL {
@@ -66,93 +66,94 @@ impl StageFamilies {
         Ok(Self {
             events: families.counters(
                 "events_total",
-                "Deliveries, by how they ended (outcome in the log): done; try-again (held, its attempt counted); wait \
-                 (held, nothing counted: the other side is down or refuses our token); early (held on); dead; \
-                 requeued (kept past amqp.delivery_timeout, or the worker ends or failed); unfulfilled (given back: what was decided could not be done); lost \
-                 (its channel was gone: the broker delivers it again).",
+                "Deliveries by outcome (also in the log): done; try-again (delay queue, attempt counted); wait (delay \
+                 queue, attempt not counted: for example, an API is down or rejects our token); early (not due yet: \
+                 delay queue again); dead (dead queue); requeued (amqp.delivery_timeout exceeded, or the worker stopped \
+                 or panicked); unfulfilled (returned to the broker: outcome could not be carried out); lost (channel \
+                 closed: the broker redelivers it).",
                 &[stage(), ("outcome", SettledKind::texts())],
             )?,
             durations: families.histograms(
                 "event_duration_seconds",
-                "Time from taking a delivery to its settlement, by how it was settled.",
+                "Time from receiving a delivery to its settlement, by outcome.",
                 EVENT_BUCKETS,
                 &[stage(), ("outcome", SettledKind::texts())],
             )?,
-            in_flight: families.gauges("in_flight", "Deliveries that are worked on now.", &[stage()])?,
+            in_flight: families.gauges("in_flight", "Deliveries currently being processed.", &[stage()])?,
             permits: families.gauges(
                 "permits",
-                "Deliveries that may be worked on at once (amqp.concurrency); 0 for a stage that does not run here.",
+                "Maximum deliveries processed at once (amqp.concurrency); 0 for a stage that does not run in this worker.",
                 &[stage()],
             )?,
             oldest: families.gauges(
                 "oldest_work_seconds",
-                "Age of the delivery that is worked on for longest; 0 without any. Beyond amqp.delivery_timeout it is given back.",
+                "Age of the oldest delivery in progress; 0 if none. Deliveries older than amqp.delivery_timeout are requeued.",
                 &[stage()],
             )?,
             overdue: families.counters(
                 "overdue_total",
-                "Deliveries given back because they were worked on for longer than amqp.delivery_timeout.",
+                "Deliveries requeued because processing exceeded amqp.delivery_timeout.",
                 &[stage()],
             )?,
             silent: families.counters(
                 "silent_consumers_total",
-                "Consumers that had fallen silent (messages waited, none was delivered) and were connected anew.",
+                "Consumers reconnected because messages were ready but none were delivered.",
                 &[stage()],
             )?,
             queued: families.gauges(
                 "queue_messages",
-                "Messages ready in the stage's own queue (work), its hold queues (held) and its dead queue (dead), as \
-                 of the last look (amqp.watch_interval). Absent when no connection can be made, until the first look after.",
+                "Messages ready in the stage's work queue (work), delay queues (held) and dead queue (dead), read every \
+                 amqp.watch_interval. Absent while disconnected.",
                 &[stage(), ("queue", Queue::texts())],
             )?,
             consuming: families.gauges(
                 "consuming",
-                "Whether the broker delivers to this stage (1); 0 while it is not connected, between the breaker's \
-                 probes, and for a stage that does not run here.",
+                "1 if the broker delivers to this stage; 0 while disconnected, between the breaker's probes, and for a \
+                 stage that does not run in this worker.",
                 &[stage()],
             )?,
             retries: families.counters(
                 "retries_total",
-                "Deliveries put into a hold queue to be tried again, by reason (header x-retry-reason).",
+                "Deliveries put into a delay queue for a retry, by reason (header x-retry-reason).",
                 &[stage(), ("reason", Cause::texts())],
             )?,
             holds: families.counters(
                 "holds_total",
-                "Copies put into a hold queue, by its delay in milliseconds, which ends its name. More than the \
-                 retries where one had to be held again.",
+                "Copies put into a delay queue, by its delay in milliseconds (the end of its name). Exceeds retries_total \
+                 if messages were delayed again.",
                 &[stage(), ("rung", rungs.clone())],
             )?,
             returns: families.counters(
                 "returns_total",
-                "Deliveries that came back from a hold queue, by its delay in milliseconds; each once, whoever put it there. \
-                 In the long run as many as were held (holds_total), unless the broker keeps some.",
+                "Deliveries that returned from a delay queue, by its delay in milliseconds. Each counts once, regardless \
+                 of the worker that delayed it. In the long run equal to holds_total, unless the broker keeps some.",
                 &[stage(), ("rung", [&rungs[..], &[OTHER_RUNG]].concat())],
             )?,
             rungs: rungs.into_iter().map(str::to_owned).collect(),
             dead_letters: families.counters(
                 "dead_letters_total",
-                "Dead letters written and confirmed, by class (header x-dead-class).",
+                "Dead letters published and confirmed, by class (header x-dead-class).",
                 &[stage(), ("class", Class::texts())],
             )?,
             links,
             event_to_link: families.histogram(
                 "event_to_link_seconds",
-                "Time from the event to the confirm of all its links, hold queues included. The event's time is that \
-                 of its CloudEvent, else the AMQP timestamp (whole seconds, so up to one second is added), else when \
-                 it was taken first.",
+                "Time from the event to the confirm of all its links, including delay queues. The event's time is its \
+                 CloudEvent time, else the AMQP timestamp (whole seconds, which adds up to one second), else its first \
+                 delivery.",
                 EVENT_BUCKETS,
             )?,
             link_to_expert: families.histogram(
                 "link_to_expert_seconds",
-                "Time from the publishing of a host link (AMQP timestamp, whole seconds, so up to one second is added) \
-                 to the moment when Webex has the expert's message, hold queues included.",
+                "Time from publishing a host link (AMQP timestamp in whole seconds, which adds up to one second) until \
+                 Webex has the expert's message, including delay queues.",
                 EVENT_BUCKETS,
             )?,
             work: Default::default(),
         })
     }
 
-    /// Sets what is worked out when somebody asks.
+    /// Updates the gauges that are computed on each scrape.
     pub(super) fn refresh(&self) {
         for stage in Stage::VARIANTS {
             let age = self.work[*stage as usize].oldest().unwrap_or_default();
@@ -167,14 +168,14 @@ impl StageFamilies {
 pub struct StageMetrics {
     pub(super) stage: Stage,
     pub(super) families: Arc<StageFamilies>,
-    /// Its connection to the broker.
+    /// The stage's connection to the broker.
     pub connection: ConnectionMetrics,
-    /// The breaker of the API that it calls.
+    /// The breaker of the API that the stage calls.
     pub breaker: BreakerMetrics,
 }
 
 impl StageMetrics {
-    /// A delivery is worked on from now on.
+    /// Starts the timer of a delivery.
     #[must_use]
     pub fn begin(&self) -> WorkTimer {
         self.gauge(&self.families.in_flight).inc();
@@ -182,41 +183,41 @@ impl StageMetrics {
         WorkTimer { metrics: self.clone(), number, since, ended: SettledKind::Requeued }
     }
 
-    /// How many deliveries may be worked on at once.
+    /// Sets the maximum number of deliveries in progress.
     pub fn set_permits(&self, permits: usize) {
         self.gauge(&self.families.permits).set(i64::try_from(permits).unwrap_or(i64::MAX));
     }
 
-    /// The broker delivers, until the value is dropped.
+    /// Records that the broker delivers, until the returned value is dropped.
     #[must_use]
     pub fn consuming(&self) -> Up {
         Up::new(self.gauge(&self.families.consuming))
     }
 
-    /// Whether the broker delivers.
+    /// True if the broker delivers.
     #[must_use]
     pub fn is_consuming(&self) -> bool {
         self.gauge(&self.families.consuming).get() != 0
     }
 
-    /// How long the oldest delivery has been worked on.
+    /// Age of the oldest delivery in progress.
     #[must_use]
     pub fn oldest_work(&self) -> Option<Duration> {
         self.in_progress().oldest()
     }
 
-    /// How many deliveries were taken so far.
+    /// Number of deliveries received so far.
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.in_progress().next.load(Ordering::Relaxed)
     }
 
-    /// The consumer had fallen silent.
+    /// Counts a stalled consumer.
     pub fn silent(&self) {
         self.families.silent.with_label_values(&[self.stage.as_str()]).inc();
     }
 
-    /// How many messages are in the stage's queues, in the order of [`Queue`].
+    /// Sets the numbers of messages in the stage's queues, in the order of [`Queue`].
     pub fn set_queued(&self, messages: [u64; 3]) {
         for (queue, messages) in Queue::VARIANTS.iter().zip(messages) {
             let gauge = self.families.queued.with_label_values(&[self.stage.as_str(), queue.as_str()]);
@@ -224,48 +225,48 @@ impl StageMetrics {
         }
     }
 
-    /// Nobody knows any more how many messages are in the stage's queues.
+    /// Removes the queue lengths, because they are unknown while disconnected.
     pub fn forget_queued(&self) {
         for queue in Queue::VARIANTS {
-            // One that is absent can't be removed, and need not be.
+            // An error means that the series is absent already.
             _ = self.families.queued.remove_label_values(&[self.stage.as_str(), queue.as_str()]);
         }
     }
 
-    /// A delivery is given back, as it was worked on for too long.
+    /// Counts a delivery that is requeued because of `amqp.delivery_timeout`.
     pub fn overdue(&self) {
         self.families.overdue.with_label_values(&[self.stage.as_str()]).inc();
     }
 
-    /// A delivery is to be tried again because of `cause`.
+    /// Counts a retry because of `cause`.
     pub fn retried(&self, cause: Cause) {
         self.count(&self.families.retries, cause.as_str());
     }
 
-    /// A copy is in the hold queue of `delay`.
+    /// Counts a copy in the delay queue of `delay`.
     pub fn held(&self, delay: Duration) {
         self.count(&self.families.holds, &rung(delay));
     }
 
-    /// A message came back from the hold queue of `delay`.
+    /// Counts a message that returned from the delay queue of `delay`.
     pub fn returned(&self, delay: Duration) {
         let rung = rung(delay);
-        // One that another configuration declared, or a publisher made up: a label must not come from a message.
+        // The delay may come from another configuration or from a publisher. A message must not create a label value.
         let known = self.families.rungs.contains(&rung);
         self.count(&self.families.returns, if known { &rung } else { OTHER_RUNG });
     }
 
-    /// A dead letter of `class` is written.
+    /// Counts a dead letter of `class`.
     pub fn dead(&self, class: Class) {
         self.count(&self.families.dead_letters, class.as_str());
     }
 
-    /// A link to `recipient` is confirmed.
+    /// Counts a confirmed link to `recipient`.
     pub fn linked(&self, recipient: Recipient) {
         self.families.links.with_label_values(&[recipient.role(), recipient.channel()]).inc();
     }
 
-    /// All that was due since `began` is done: all links are published, or the expert's message is sent.
+    /// Records the time since `began` when all links are published or the expert's message is sent.
     pub fn delivered(&self, began: Timestamp) {
         let took = Duration::try_from(clock::now().duration_since(began)).unwrap_or_default();
         let histogram = match self.stage {
@@ -295,15 +296,15 @@ impl StageMetrics {
     }
 }
 
-/// The label `rung` of a hold queue that is not configured here.
+/// The label `rung` of a delay queue that is not configured here.
 const OTHER_RUNG: &str = "other";
 
-/// The label `rung` of a hold queue: milliseconds, as in its name.
+/// The label `rung` of a delay queue: milliseconds, as in its name.
 pub(super) fn rung(delay: Duration) -> String {
     delay.as_millis().to_string()
 }
 
-/// A delivery that is worked on. Dropping it is an end, too: what is cancelled is measured as well.
+/// Timer of a delivery in progress. Dropping it ends the delivery, so cancelled work is measured, too.
 #[derive(Debug)]
 pub struct WorkTimer {
     metrics: StageMetrics,
@@ -313,7 +314,7 @@ pub struct WorkTimer {
 }
 
 impl WorkTimer {
-    /// The delivery is settled.
+    /// Ends the timer of a settled delivery.
     pub fn ended(mut self, how: SettledKind) {
         self.ended = how;
     }
@@ -330,7 +331,7 @@ impl Drop for WorkTimer {
     }
 }
 
-/// Since when which work is in progress. Numbers ascend, so the first is the oldest.
+/// Start times of the deliveries in progress. Numbers ascend, so the first is the oldest.
 #[derive(Debug, Default)]
 struct InProgress {
     next: AtomicU64,

@@ -1,4 +1,4 @@
-//! Calls of the two APIs, and the breakers that guard them.
+//! Metrics of the two APIs and of their breakers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::outcome::Cause;
 
-/// The families with a label `upstream`.
+/// The metric families with a label `upstream`.
 #[derive(Debug)]
 pub(super) struct UpstreamFamilies {
     calls: HistogramVec,
@@ -28,31 +28,31 @@ impl UpstreamFamilies {
         Ok(Self {
             calls: families.histograms(
                 "upstream_call_duration_seconds",
-                "Time of each call of an API, by result: ok; unavailable (no connection, no whole answer in time, 5xx); \
-                 rate-limited (Retry-After, 429); token (401: ours is refused); rejected (another 4xx); malformed (an \
-                 answer that can't be believed); abandoned (the session was over, or nobody waited any more).",
+                "Time of each API call, by result: ok; unavailable (no connection, no complete answer in time, 5xx); \
+                 rate-limited (Retry-After or 429); token (401: our token is rejected); rejected (another 4xx); \
+                 malformed (unusable response); abandoned (caller gave up, or the session was over).",
                 CALL_BUCKETS,
                 &[upstream(), ("result", Called::texts())],
             )?,
             waits: families.sums(
                 "rate_limit_wait_seconds_total",
-                "Seconds for which an API asked to be left alone, by Retry-After or 429. No call is made meanwhile.",
+                "Total rate-limit delay imposed by the API (Retry-After or 429). No call is made during that time.",
                 &[upstream()],
             )?,
             breaker_open: families.gauges(
                 "breaker_open",
-                "Whether the breaker of this API is open (1): no events are taken for it but single probes. Also \
-                 while the ledger is down.",
+                "1 if the breaker of this API is open: consuming is paused except for single probes. Also while the \
+                 ledger is unavailable.",
                 &[upstream()],
             )?,
             breaker_opened: families.counters(
                 "breaker_opened_total",
-                "How often the breaker of this API opened, by the failure that did it.",
+                "Times that the breaker of this API opened, by the failure that opened it.",
                 &[upstream(), ("reason", Cause::texts())],
             )?,
             token_refused: families.gauges(
                 "token_refused",
-                "Whether this API refuses our token, or there is none to send (1), as far as the last answer tells.",
+                "1 if the API rejected our token, or no token is available, as of the last call.",
                 &[upstream()],
             )?,
         })
@@ -67,19 +67,19 @@ pub struct UpstreamMetrics {
 }
 
 impl UpstreamMetrics {
-    /// A call begins now.
+    /// Starts the timer of a call.
     #[must_use]
     pub fn begin(&self) -> CallTimer {
         CallTimer { metrics: self.clone(), since: Instant::now(), result: Called::Abandoned }
     }
 
-    /// The API asked to be left alone for `wait` longer than before.
+    /// Adds `wait` to the rate-limit delay of the API.
     pub fn rate_limited(&self, wait: Duration) {
         self.families.waits.with_label_values(&[self.upstream.as_str()]).inc_by(wait.as_secs_f64());
     }
 }
 
-/// A call that is being made. Dropping it is an end, too: what is cancelled is measured as well.
+/// Timer of a call in progress. Dropping it ends the call, so cancelled calls are measured, too.
 #[derive(Debug)]
 pub struct CallTimer {
     metrics: UpstreamMetrics,
@@ -88,7 +88,7 @@ pub struct CallTimer {
 }
 
 impl CallTimer {
-    /// What came of it so far.
+    /// Sets the result so far.
     pub const fn set(&mut self, result: Called) {
         self.result = result;
     }
@@ -110,31 +110,30 @@ pub struct BreakerMetrics {
 }
 
 impl BreakerMetrics {
-    /// The breaker has opened because of `cause`.
+    /// Records that the breaker opened because of `cause`.
     pub fn opened(&self, cause: Cause) {
         let upstream = self.upstream.as_str();
         self.families.breaker_open.with_label_values(&[upstream]).set(1);
         self.families.breaker_opened.with_label_values(&[upstream, cause.as_str()]).inc();
     }
 
-    /// The breaker has closed.
+    /// Records that the breaker closed.
     pub fn closed(&self) {
         self.families.breaker_open.with_label_values(&[self.upstream.as_str()]).set(0);
     }
 
-    /// Whether it is open.
+    /// True if the breaker is open.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.families.breaker_open.with_label_values(&[self.upstream.as_str()]).get() != 0
     }
 
-    /// Whether our token is refused, as far as is known.
+    /// True if our token was refused at the last call.
     #[must_use]
     pub fn is_token_refused(&self) -> bool {
         self.families.token_refused.with_label_values(&[self.upstream.as_str()]).get() != 0
     }
 
-    /// Whether our token is refused.
     pub fn set_token_refused(&self, refused: bool) {
         self.families.token_refused.with_label_values(&[self.upstream.as_str()]).set(refused.into());
     }
