@@ -1,9 +1,9 @@
-//! Stops the taking of messages while an API is down, refuses our token or asks for a pause (`Retry-After`), and lets one
-//! message at a time find out when that is over. No attempt is counted meanwhile.
+//! Pauses consuming while an API is down, refuses our token or sets a rate limit (`Retry-After`). Meanwhile single
+//! messages probe the API. No attempt counts while the breaker is open.
 //!
-//! A failure that only one event meets is that event's own: another event was served since it last failed. It is counted against
-//! the event and says nothing of the API. No other failure is counted, whether the breaker is open or closed: nobody can tell it
-//! from the start of an outage. So an event that is alone is tried until its session is over.
+//! A failure is the event's own if another event succeeded since the event last failed. Such a failure counts against
+//! the event and is no sign of an outage. No other failure counts, with the breaker open or closed, because it could
+//! be the start of an outage. So a single event without any others is retried until its session is over.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,47 +21,49 @@ use crate::{
     telemetry::metrics::BreakerMetrics,
 };
 
-/// Most events whose failures are remembered. The next one takes the place of the one that failed longest ago.
+/// Maximum number of events whose failures are kept. The next one replaces the one with the oldest failure.
 const REMEMBERED_MAX: usize = 1024;
-/// A token that is refused for one event alone this often in a row, others being served in between, is not to blame.
+/// After this many refusals in a row for one event alone, while others succeed in between, the token is not the
+/// cause.
 const OWN_REFUSALS: u32 = 2;
-/// Fewer events than [`BreakerPolicy::failures`] open the breaker if nothing is served for this long: there may be no more events.
+/// Fewer events than [`BreakerPolicy::failures`] open the breaker if nothing succeeds for this long, because there
+/// may be no more events.
 const FEW_OPEN_AFTER: Duration = Duration::from_secs(120);
 
-/// Longest wait for the ledger, of probes and of events that are postponed: whether it is back costs no API a call.
+/// Maximum wait of probes and postponed events for the ledger, because probing the ledger costs no API call.
 const LEDGER_MAX: Duration = Duration::from_secs(2);
 
-/// The factor from one wait of an event that is postponed to its next.
+/// Factor from one wait of a postponed event to its next.
 const POSTPONED_FACTOR: u32 = 5;
 
-/// When the breaker opens and how it probes.
+/// The breaker's thresholds and probe intervals.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerPolicy {
-    /// Events in a row whose calls fail, so that it opens.
+    /// Events in a row with failed calls that open the breaker.
     pub failures: u32,
-    /// The first wait between two probes.
+    /// First wait between two probes.
     pub probe_initial: Duration,
-    /// The longest.
+    /// Maximum wait between two probes.
     pub probe_max: Duration,
 }
 
-/// Guards one API.
+/// The circuit breaker of one API.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     stage: &'static str,
     policy: BreakerPolicy,
     metrics: BreakerMetrics,
     inner: Mutex<BreakerState>,
-    /// When the next probe may be made; none while closed.
+    /// Time of the next probe; `None` while closed.
     probe_at: watch::Sender<Option<Instant>>,
 }
 
-/// Names an event. Of its own name only a hash is kept.
+/// Identifies an event by a hash of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EventKey(u64);
 
 impl EventKey {
-    /// The key of the event called `name`.
+    /// The key of the event `name`.
     #[must_use]
     pub(crate) fn of(name: &str) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -70,86 +72,87 @@ impl EventKey {
     }
 }
 
-/// The meaning of a failure for its event.
+/// The consequence of a failure for its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerVerdict {
-    /// It is the event's own: an attempt is counted.
+    /// The failure is the event's own; an attempt counts.
     Own,
-    /// It may be the API's: no attempt is counted. The event is tried again as after its `n`th attempt.
+    /// The API may be the cause; no attempt counts. The event is retried with the wait after its `n`th attempt.
     Unclear(u32),
-    /// The API is down, or may be: no attempt is counted, and the event waits for it.
+    /// The API is down, or may be; no attempt counts, and the event is postponed.
     Postponed(Postponed),
 }
 
-/// How long an event waits for an API.
+/// The wait of an event for an API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Postponed {
-    /// Shortest time that the event is to wait: longer each time in a row, so that others come before it.
+    /// Minimum wait. It grows with each postponement in a row, so that other events come first.
     pub wait: Duration,
-    /// The longest.
+    /// Maximum wait.
     pub max: Duration,
 }
 
 #[derive(Debug, Default)]
 struct BreakerState {
-    /// Failures since the last success, the first of them, and the events that met them.
+    /// Failures since the last success, the time of the first, and the events that failed.
     failures: u32,
     failing_since: Option<Instant>,
     failing: HashSet<EventKey>,
-    /// Probes that failed since it opened.
+    /// Failed probes since the breaker opened.
     probes: u32,
     opened_at: Option<Instant>,
-    /// It is shown as closed, because no message waits.
+    /// Shown as closed, because no message waits.
     hidden: bool,
-    /// It was opened by few events: each other one is a probe at once.
-    few: bool,
-    /// The API asked for no call before this.
+    /// Few events opened the breaker, so any other event may probe at once.
+    opened_by_few: bool,
+    /// The API's rate limit ends at this time.
     rate_limited_until: Option<Instant>,
-    /// What failed last while it was open; the ledger only if nothing else did.
+    /// Cause of the last failure while open; the ledger only if nothing else failed.
     cause: Option<Cause>,
-    /// The begin of the last work that succeeded.
+    /// Start time of the last work that succeeded.
     success: Option<Instant>,
-    /// Events served so far, and failures so far.
-    served: u64,
-    failures_ever: u64,
-    /// Events that failed and are not over.
-    failed: HashMap<EventKey, Failed>,
+    /// Number of events that succeeded.
+    successes: u64,
+    /// Number of failures of all events.
+    failures_total: u64,
+    /// Failed events that have neither succeeded nor died.
+    failed: HashMap<EventKey, FailedEvent>,
 }
 
-/// An event that failed.
+/// State of a failed event.
 #[derive(Clone, Copy, Debug)]
-struct Failed {
+struct FailedEvent {
     at: Instant,
-    /// Events served and failures of all events when it failed last, this failure included.
-    served: u64,
+    /// Successes and failures of all events at its last failure, that failure included.
+    successes: u64,
     failures: u64,
     cause: Cause,
-    /// Others were served since it failed before, and as many or more failed.
+    /// Other events succeeded after its previous failure, but as many or more failed.
     disputed: bool,
-    /// Its last failures in a row of this cause that followed the success of another event.
+    /// Latest consecutive failures with this cause that followed a success of another event.
     own: u32,
-    /// Its last failures in a row that were unclear.
+    /// Latest consecutive failures that were unclear.
     unclear: u32,
-    /// Those for which it was postponed.
+    /// Latest consecutive failures for which it was postponed.
     postponed: u32,
-    /// For how long it was postponed the last time: until the API works again, and because the API asked for it.
+    /// Last wait until the API works again, and last wait that the API requested.
     wait: Duration,
-    asked: Duration,
+    retry_after: Duration,
 }
 
 impl BreakerState {
-    /// Takes in a failure of `event`.
-    fn remember(&mut self, event: EventKey, cause: Cause) -> &mut Failed {
+    /// Records a failure of `event`.
+    fn remember(&mut self, event: EventKey, cause: Cause) -> &mut FailedEvent {
         let now = Instant::now();
         if self.failed.len() >= REMEMBERED_MAX && !self.failed.contains_key(&event) {
             let oldest = self.failed.iter().min_by_key(|(_, failed)| failed.at).map(|(event, _)| *event);
             oldest.and_then(|oldest| self.failed.remove(&oldest));
         }
-        let (success, served, failures) = (self.success, self.served, self.failures_ever);
-        self.failures_ever = failures.saturating_add(1);
-        let failed = self.failed.entry(event).or_insert(Failed {
+        let (success, successes, failures) = (self.success, self.successes, self.failures_total);
+        self.failures_total = failures.saturating_add(1);
+        let failed = self.failed.entry(event).or_insert(FailedEvent {
             at: now,
-            served,
+            successes,
             failures,
             cause,
             disputed: false,
@@ -157,83 +160,84 @@ impl BreakerState {
             unclear: 0,
             postponed: 0,
             wait: Duration::ZERO,
-            asked: Duration::ZERO,
+            retry_after: Duration::ZERO,
         });
-        // Work that had begun before says nothing of what came after, nor does a failure of another kind of this one.
-        // If more of the others failed than were served since then, the API fails in part: no event is to blame.
-        let prevails = served.saturating_sub(failed.served) > failures.saturating_sub(failed.failures);
+        // Work that started before the failure proves nothing about the time after it. A failure of another kind
+        // proves nothing either.
+        // If more events failed than succeeded since then, the API fails partially and no event is to blame.
+        let prevails = successes.saturating_sub(failed.successes) > failures.saturating_sub(failed.failures);
         let own = is_alike(failed.cause, cause) && success.is_some_and(|success| success > failed.at);
         failed.disputed = own && !prevails;
         let own = own && prevails;
         let before = if failed.cause == cause { failed.own } else { 0 };
         failed.own = if own { before.saturating_add(1) } else { 0 };
         (failed.at, failed.cause) = (now, cause);
-        (failed.served, failed.failures) = (served, failures.saturating_add(1));
+        (failed.successes, failed.failures) = (successes, failures.saturating_add(1));
         failed
     }
 }
 
-/// Whether failures of these causes can have the same reason.
+/// True if failures with these causes can have the same reason.
 fn is_alike(one: Cause, other: Cause) -> bool {
     let is_answer = |cause| matches!(cause, Cause::Unavailable | Cause::Malformed | Cause::Token);
     one == other || (is_answer(one) && is_answer(other))
 }
 
-/// What an outcome says of the API.
+/// Classifies an outcome as success, failure or neutral.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
-    /// It answered.
-    Works,
-    /// It did not.
-    Fails,
-    /// Nothing will work before this is over.
-    Closed(Option<Duration>),
-    /// It was not asked, as the ledger answered.
-    LedgerWorks,
-    /// It was not asked.
-    Nothing,
+enum Signal {
+    /// The API answered.
+    Success,
+    /// The API failed.
+    Failure,
+    /// No call can succeed for now; with a rate limit, for this long.
+    Blocked(Option<Duration>),
+    /// The API was not called, because the ledger answered.
+    LedgerSuccess,
+    /// The API was not called.
+    Neutral,
 }
 
-impl Sign {
+impl Signal {
     fn of(outcome: &Outcome) -> Self {
         match outcome {
-            Outcome::Done(_) => Self::Works,
-            // Else an outage would be asked again with every event that comes twice.
-            Outcome::DoneBefore(_) => Self::LedgerWorks,
-            Outcome::Dead(death) if death.class == Class::Rejected => Self::Works,
+            Outcome::Done(_) => Self::Success,
+            // Otherwise each duplicate event would close the breaker during an outage.
+            Outcome::DoneBefore(_) => Self::LedgerSuccess,
+            Outcome::Dead(death) if death.class == Class::Rejected => Self::Success,
             Outcome::TryAgain(failure) | Outcome::Wait(failure) => match (failure.cause, failure.retry_after)
             {
-                (Cause::Busy, _) => Self::Nothing,
-                (Cause::Token | Cause::Ledger, _) => Self::Closed(None),
-                (Cause::RateLimited, wait) => Self::Closed(wait),
-                (Cause::Unavailable | Cause::Malformed, _) => Self::Fails,
+                (Cause::Busy, _) => Self::Neutral,
+                (Cause::Token | Cause::Ledger, _) => Self::Blocked(None),
+                (Cause::RateLimited, wait) => Self::Blocked(wait),
+                (Cause::Unavailable | Cause::Malformed, _) => Self::Failure,
             },
-            Outcome::Dead(_) | Outcome::Requeued => Self::Nothing,
+            Outcome::Dead(_) | Outcome::Requeued => Self::Neutral,
         }
     }
 }
 
 impl Breaker {
-    /// A closed breaker for the API of the stage called `stage`.
+    /// Creates a closed breaker for the API of the stage `stage`.
     #[must_use]
     pub(crate) fn new(stage: &'static str, policy: BreakerPolicy, metrics: BreakerMetrics) -> Self {
         Self { stage, policy, metrics, inner: Mutex::default(), probe_at: watch::Sender::new(None) }
     }
 
-    /// When the next probe may be made, if the breaker is open.
+    /// Time of the next probe, if the breaker is open.
     #[must_use]
     pub(crate) fn probe_at(&self) -> Option<Instant> {
         *self.probe_at.borrow()
     }
 
-    /// Whether the breaker is open and a probe may be made now.
+    /// True if the breaker is open and a probe may run now.
     #[must_use]
     pub(crate) fn is_due(&self) -> bool {
         self.probe_at().is_some_and(|at| at <= Instant::now())
     }
 
-    /// Shows a breaker as closed whose probe is due while no message waits: nobody is waiting for the API. The next failure opens it
-    /// again at once. A refused token stays shown: the next event would meet it.
+    /// Shows the breaker as closed if a probe is due and no message waits for the API. The next failure shows it as open again.
+    /// A refused token stays visible, because the next event would meet it.
     pub(crate) fn nothing_waits(&self) {
         let mut inner = self.inner();
         if self.is_due() && inner.cause != Some(Cause::Token) && !std::mem::replace(&mut inner.hidden, true) {
@@ -254,23 +258,27 @@ impl Breaker {
         _ = self.probe_at.subscribe().wait_for(Option::is_none).await;
     }
 
-    /// Learns from the `outcome` of the work on `event` that began at `begun`. Of a failure: what it means for the event.
+    /// Records the `outcome` of work on `event` that started at `begun`. Returns the consequence of a failure for the
+    /// event.
     pub(crate) fn observe(&self, event: EventKey, begun: Instant, outcome: &Outcome) -> BreakerVerdict {
-        match (Sign::of(outcome), outcome) {
-            (sign @ (Sign::Fails | Sign::Closed(_)), Outcome::TryAgain(failure) | Outcome::Wait(failure)) => {
-                return self.failed(event, sign, failure.cause, failure.retry_after, &failure.reason);
+        match (Signal::of(outcome), outcome) {
+            (
+                signal @ (Signal::Failure | Signal::Blocked(_)),
+                Outcome::TryAgain(failure) | Outcome::Wait(failure),
+            ) => {
+                return self.failed(event, signal, failure.cause, failure.retry_after, &failure.reason);
             }
-            (Sign::Works, _) => {
+            (Signal::Success, _) => {
                 let mut inner = self.inner();
                 inner.failed.remove(&event);
-                // A refused request shows that the API answers. It doesn't show that the API would serve another event.
+                // A rejected request shows that the API responds, but not that it would process another event.
                 if matches!(outcome, Outcome::Done(_)) {
                     inner.success = inner.success.max(Some(begun));
-                    inner.served = inner.served.saturating_add(1);
+                    inner.successes = inner.successes.saturating_add(1);
                 }
                 self.close(&mut inner, begun);
             }
-            (Sign::LedgerWorks, _) => {
+            (Signal::LedgerSuccess, _) => {
                 let mut inner = self.inner();
                 inner.failed.remove(&event);
                 if inner.cause == Some(Cause::Ledger) {
@@ -288,46 +296,55 @@ impl Breaker {
         }
     }
 
-    /// Learns that the work on `event` was given up without an outcome: most likely it still waits for the API.
+    /// Records that work on `event` exceeded its processing time. The API is the most likely cause.
     pub(crate) fn overdue(&self, event: EventKey) {
-        self.failed(event, Sign::Fails, Cause::Unavailable, None, "no outcome within amqp.delivery_timeout");
+        self.failed(
+            event,
+            Signal::Failure,
+            Cause::Unavailable,
+            None,
+            "processing exceeded amqp.delivery_timeout",
+        );
     }
 
     fn failed(
         &self,
         event: EventKey,
-        sign: Sign,
+        signal: Signal,
         cause: Cause,
-        asked: Option<Duration>,
+        retry_after: Option<Duration>,
         reason: &str,
     ) -> BreakerVerdict {
         let mut inner = self.inner();
         let was_open = self.probe_at().is_some();
-        let Failed { own, disputed, .. } = *inner.remember(event, cause);
-        let counted = match (sign, cause) {
+        let FailedEvent { own, disputed, .. } = *inner.remember(event, cause);
+        let counted = match (signal, cause) {
             _ if was_open => false,
-            // Each is the same for all events.
-            (Sign::Closed(Some(_)), _) | (_, Cause::Ledger) => false,
+            // These failures are the same for all events.
+            (Signal::Blocked(Some(_)), _) | (_, Cause::Ledger) => false,
             (_, Cause::Token) => own >= OWN_REFUSALS,
             _ => own > 0,
         };
-        // The first refusal after others were served may be a new token's, and so may the next.
-        let in_doubt = !was_open && cause == Cause::Token && own > 0;
-        // A disputed failure is neither counted nor a sign of an outage. In an outage, failures without any success follow.
-        let disputed = disputed && !was_open && (sign == Sign::Fails || cause == Cause::Token);
-        if !counted && !in_doubt && !disputed {
-            self.add(&mut inner, event, sign, cause, reason);
+        // A refusal after a success of others may come from a new token, and so may the next one.
+        let may_be_new_token = !was_open && cause == Cause::Token && own > 0;
+        // A disputed failure neither counts nor opens the breaker. An outage brings failures without a success between them.
+        let disputed = disputed && !was_open && (signal == Signal::Failure || cause == Cause::Token);
+        if !counted && !may_be_new_token && !disputed {
+            self.add_failure(&mut inner, event, signal, cause, reason);
         }
         let open = self.probe_at().is_some();
-        let unclear = sign == Sign::Fails && !open && inner.failures < self.policy.failures;
+        let unclear = signal == Signal::Failure && !open && inner.failures < self.policy.failures;
         let Some(failed) = inner.failed.get_mut(&event) else { return BreakerVerdict::Unclear(1) };
-        (failed.wait, failed.asked) = (Duration::ZERO, Duration::ZERO);
-        // A wait that this event alone is asked for.
-        if let (Sign::Fails, Some(asked)) = (sign, asked) {
+        (failed.wait, failed.retry_after) = (Duration::ZERO, Duration::ZERO);
+        // A wait that the API requested for this event alone.
+        if let (Signal::Failure, Some(retry_after)) = (signal, retry_after) {
             (failed.unclear, failed.postponed) = (0, failed.postponed.saturating_add(1));
             let Postponed { wait, max } = self.postponed(failed.postponed.max(failed.own), cause);
-            failed.asked = wait.max(asked);
-            return BreakerVerdict::Postponed(Postponed { wait: failed.asked, max: max.max(asked) });
+            failed.retry_after = wait.max(retry_after);
+            return BreakerVerdict::Postponed(Postponed {
+                wait: failed.retry_after,
+                max: max.max(retry_after),
+            });
         }
         if counted {
             (failed.unclear, failed.postponed) = (0, 0);
@@ -343,36 +360,43 @@ impl Breaker {
         BreakerVerdict::Postponed(postponed)
     }
 
-    /// How long `event` is still to wait, because it was postponed: another copy of it would meet the same.
+    /// Remaining wait of `event` if it was postponed, because another copy of it would fail in the same way.
     #[must_use]
     pub(crate) fn waits(&self, event: EventKey) -> Option<Postponed> {
         let failed = self.inner().failed.get(&event).copied()?;
-        // The copy that was postponed itself may be back a little early by another clock.
-        let left = failed.wait.max(failed.asked).mul_f64(0.9).saturating_sub(failed.at.elapsed());
+        // The postponed copy itself may return slightly early by another clock.
+        let left = failed.wait.max(failed.retry_after).mul_f64(0.9).saturating_sub(failed.at.elapsed());
         (!left.is_zero()).then_some(Postponed { wait: left, max: self.policy.probe_max.max(left) })
     }
 
-    /// The longest wait after a failure of this cause.
+    /// Maximum wait after a failure with this cause.
     fn longest(&self, cause: Cause) -> Duration {
         if cause == Cause::Ledger { self.policy.probe_max.min(LEDGER_MAX) } else { self.policy.probe_max }
     }
 
-    /// What becomes of an event that is postponed for the `times`th time in a row.
+    /// The wait of an event that is postponed for the `times`th time in a row.
     fn postponed(&self, times: u32, cause: Cause) -> Postponed {
         let max = self.longest(cause);
         let factor = POSTPONED_FACTOR.saturating_pow(times.saturating_sub(1));
         Postponed { wait: self.policy.probe_initial.saturating_mul(factor).min(max), max }
     }
 
-    /// Adds a failure that may be the API's to those in a row.
-    fn add(&self, inner: &mut BreakerState, event: EventKey, sign: Sign, cause: Cause, reason: &str) {
-        if let Sign::Closed(wait) = sign {
+    /// Counts a failure whose cause may be the API.
+    fn add_failure(
+        &self,
+        inner: &mut BreakerState,
+        event: EventKey,
+        signal: Signal,
+        cause: Cause,
+        reason: &str,
+    ) {
+        if let Signal::Blocked(wait) = signal {
             if cause == Cause::Token {
                 self.metrics.set_token_refused(true);
             }
             let until = wait.and_then(|wait| Instant::now().checked_add(wait));
             inner.rate_limited_until = inner.rate_limited_until.max(until);
-            inner.few = false;
+            inner.opened_by_few = false;
             return self.open(inner, wait, cause, reason);
         }
         let enough = self.policy.failures as usize;
@@ -381,12 +405,15 @@ impl Breaker {
         if inner.failing.len() < enough {
             inner.failing.insert(event);
         }
-        // Whatever opened it: if a probe was due, this was one, and the next has to wait.
-        if inner.failing.len() >= enough || (self.is_due() && !inner.few) {
-            inner.few = false;
+        // If a probe was due, this failure was the probe, and the next one must wait.
+        if inner.failing.len() >= enough || (self.is_due() && !inner.opened_by_few) {
+            inner.opened_by_few = false;
             self.open(inner, None, cause, reason);
-        } else if inner.failures >= self.policy.failures && since.elapsed() >= FEW_OPEN_AFTER && !inner.few {
-            inner.few = true;
+        } else if inner.failures >= self.policy.failures
+            && since.elapsed() >= FEW_OPEN_AFTER
+            && !inner.opened_by_few
+        {
+            inner.opened_by_few = true;
             self.open(inner, Some(Duration::ZERO), cause, reason);
         }
     }
@@ -397,7 +424,7 @@ impl Breaker {
 
     fn open(&self, inner: &mut BreakerState, wait: Option<Duration>, cause: Cause, reason: &str) {
         let now = Instant::now();
-        // A ledger that fails as well is no reason to believe that all is well when it is back.
+        // If the ledger fails too, its recovery does not prove that the API works.
         if cause != Cause::Ledger || inner.cause.is_none() {
             inner.cause = Some(cause);
         }
@@ -405,7 +432,7 @@ impl Breaker {
         if due {
             inner.probes = inner.probes.saturating_add(1);
         } else if wait.is_none() {
-            // A straggler of before: the next probe is set already.
+            // This work started before the breaker opened; the next probe is already scheduled.
             return;
         }
         let (initial, max) = (self.policy.probe_initial, self.longest(inner.cause.unwrap_or(cause)));
@@ -418,23 +445,22 @@ impl Breaker {
             self.metrics.opened(cause);
             warn!(
                 stage = self.stage,
-                reason,
-                "breaker open: no more messages are taken until this passes; nothing is counted against them"
+                reason, "breaker opened; consuming paused (attempts are not counted while it is open)"
             );
         }
     }
 
-    /// Closes after work that began at `begun` succeeded.
+    /// Closes the breaker after a success of work that started at `begun`.
     fn close(&self, inner: &mut BreakerState, begun: Instant) {
         if let Some(opened_at) = inner.opened_at {
             let rate_limited = inner.rate_limited_until.is_some_and(|until| until > Instant::now());
-            // Work of before says nothing of now. And as long as the API asked for, no call would be made.
+            // Earlier work proves nothing about now. While the rate limit lasts, no call would be made.
             if begun < opened_at || rate_limited {
                 return;
             }
         }
         (inner.failures, inner.probes, inner.cause, inner.failing_since) = (0, 0, None, None);
-        (inner.few, inner.hidden, inner.rate_limited_until) = (false, false, None);
+        (inner.opened_by_few, inner.hidden, inner.rate_limited_until) = (false, false, None);
         inner.failing.clear();
         for failed in inner.failed.values_mut() {
             (failed.unclear, failed.postponed, failed.wait) = (0, 0, Duration::ZERO);
@@ -445,8 +471,8 @@ impl Breaker {
             self.metrics.closed();
             info!(
                 stage = self.stage,
-                after_s = since.elapsed().as_secs(),
-                "breaker closed: messages are taken again"
+                open_for_s = since.elapsed().as_secs(),
+                "breaker closed; consuming resumed"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! The time of day, asked for in one place, so that a simulation can set it: there it is the paused time of its runtime.
-//! Waits and limits take tokio's time throughout, which stands still in the same way.
+//! The time of day, read in one place so that a simulation can set it to the paused time of its runtime. Waits and
+//! limits use tokio's time throughout, which can be paused in the same way.
 
 use std::{
     sync::LazyLock,
@@ -8,7 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-/// What time it is.
+/// The current time.
 #[must_use]
 pub(crate) fn now() -> Timestamp {
     #[cfg(test)]
@@ -18,8 +18,8 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// What time it is, or earlier: without what the clock was set forward by since this process began. For what can't be made good again
-/// if the clock was wrong for a moment.
+/// The current time, without any forward jump of the clock since this process began; may be earlier. For actions that
+/// can't be undone if the clock was wrong for a moment.
 #[must_use]
 pub(crate) fn steady() -> Timestamp {
     static BEGUN: LazyLock<(Timestamp, Instant)> = LazyLock::new(|| (Timestamp::now(), Instant::now()));
@@ -43,7 +43,7 @@ pub(crate) mod simulated {
         static BEGUN: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
     }
 
-    /// Makes it `at` on this thread, and from here on later as the time of its runtime passes, until the guard is dropped.
+    /// Sets this thread's clock to `at`; it then advances with the runtime's time, until the guard is dropped.
     pub(crate) fn begin(at: Timestamp) -> Guard {
         BEGUN.set(Some((Instant::now(), at)));
         Guard
@@ -55,7 +55,7 @@ pub(crate) mod simulated {
         Some(at.saturating_add(passed).unwrap_or(Timestamp::MAX))
     }
 
-    /// The simulated time lasts as long as this.
+    /// Ends the simulated time when dropped.
     pub(crate) struct Guard;
 
     impl Drop for Guard {
@@ -65,7 +65,7 @@ pub(crate) mod simulated {
     }
 
     #[test]
-    fn steady_time_takes_no_part_in_a_jump_forward() {
+    fn steady_time_ignores_a_forward_jump_of_the_clock() {
         let begun: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
         let later = |seconds| begun + SignedDuration::from_secs(seconds);
         for (clock, steady) in [(later(60), later(60)), (later(90_000), later(60)), (later(-9), later(-9))] {
@@ -74,7 +74,7 @@ pub(crate) mod simulated {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn simulated_time_passes_as_the_runtimes_does() {
+    async fn simulated_time_advances_with_the_runtimes_time() {
         let noon: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
         let guard = begin(noon);
         tokio::time::sleep(std::time::Duration::from_secs(90)).await;

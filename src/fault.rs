@@ -1,10 +1,12 @@
-//! Points between two steps, where a test has this process killed or told to end, to see what becomes of the message. In a
-//! build without debug assertions, as every release is, a point is nothing at all.
+//! Points between two steps at which tests kill, signal, panic or hang this process, to check that no message is
+//! lost. A build without debug assertions, such as every release, contains no points.
 //!
-//! `FAULT_AT=sessions.taken:2:KILL` sends SIGKILL at the second pass of the step `taken` of the queue of sessions; `PANIC` in place
-//! of a signal's name panics there, and `HANG` has its thread stand still for good. A process with such a plan says each pass on standard error.
+//! `FAULT_AT=sessions.taken:2:KILL` sends SIGKILL at the second pass of the step `taken` of the sessions queue.
+//! `PANIC` instead of a signal name panics there, and `HANG` blocks its thread forever. A process with such a plan
+//! logs each pass on standard error.
 
-/// Passes the point after `step` of `scope`: a stage, a part of the worker, or a queue, of whose name the last part counts.
+/// Passes the point after `step` of `scope`: a stage, a part of the worker or a queue. Only the last part of a
+/// queue's name counts.
 #[cfg(not(debug_assertions))]
 #[inline]
 pub(crate) const fn point(_scope: &str, _step: &str) {}
@@ -26,7 +28,7 @@ mod plan {
 
     struct FaultPlan {
         point: String,
-        /// Passes until the signal.
+        /// Remaining passes until the signal.
         left: AtomicU32,
         signal: String,
     }
@@ -41,7 +43,7 @@ mod plan {
     pub(crate) fn point(scope: &str, step: &str) {
         let Some(plan) = &*PLAN else { return };
         let point = format!("{}.{step}", scope.rsplit('.').next().unwrap_or_default());
-        // Where nobody reads standard error the test has ended.
+        // If standard error can't be written, the test has ended.
         _ = stderr().write_all(format!("fault point {point}\n").as_bytes());
         if point == plan.point && plan.left.fetch_sub(1, Ordering::Relaxed) == 1 {
             assert!(
@@ -49,17 +51,17 @@ mod plan {
                 "with what a panic must not show: +34600000001 at https://instant.webex.com/visit/panic"
             );
             if plan.signal == "HANG" {
-                stand_still();
+                hang();
             }
             // Without `unsafe`, only another process can send a signal.
             _ = Command::new("kill").args(["-s", &plan.signal, &id().to_string()]).status();
             if plan.signal == "KILL" {
-                stand_still();
+                hang();
             }
         }
     }
 
-    fn stand_still() -> ! {
+    fn hang() -> ! {
         loop {
             thread::park();
         }

@@ -1,42 +1,42 @@
-//! Turns "start video session" events from RabbitMQ into Webex Instant Connect links: each guest's link to the topic
-//! from which SMS and WhatsApp senders work, the host's link to the expert as a Webex message.
+//! Turns "start video session" events from RabbitMQ into Webex Instant Connect links. Each guest's link goes to the
+//! exchange from which SMS and WhatsApp senders work, the host's link to the expert as a Webex message.
 //!
-//! # The way of an event
+//! # Path of an event
 //!
-//! A delivery of the queue of sessions becomes a [`contract::message::Message`]; stage [`stages::Link`] reads it, has
-//! [`instant_connect`] make the links, and says [`outcome::Outcome::Done`] with a message for each person. The runtime
-//! ([`broker`]) publishes these with confirms, and only then acknowledges. A host's link comes back as a delivery of the
-//! queue of hosts, and stage [`stages::Host`] gives it to the expert through [`webex`].
+//! A delivery from the sessions queue becomes a [`contract::message::Message`]. Stage [`stages::LinkStage`] decodes it,
+//! requests the links from [`instant_connect`], and returns [`outcome::Outcome::Done`] with a message for each
+//! person. The runtime ([`broker`]) publishes these messages with confirms, and only then acknowledges. A host's link
+//! returns as a delivery from the hosts queue. Stage [`stages::HostStage`] sends it to the expert through [`webex`].
 //!
 //! # Layout
 //!
-//! - [`contract`]: what crosses the wire; types that hide what is personal
+//! - [`contract`]: messages on the wire, with types that hide personal data
 //! - [`outcome`]: the closed set of outcomes and of classes of dead letters
-//! - [`clock`]: what time it is
-//! - [`endpoint`]: why a peer was not reached, in words of our own
-//! - [`masking`]: the last net under secrets, for texts that others made
-//! - [`tls`]: which servers are trusted, and which certificate is shown; one way for the broker, Redis and HTTPS
-//! - [`retry`]: when to try again, a pure function
-//! - [`upstream`]: HTTP with limits, tokens that rotate, failures sorted
+//! - [`clock`]: the current time
+//! - [`endpoint`]: reasons why a peer was not reached, in our own words
+//! - [`masking`]: the last protection of secrets, for texts that others wrote
+//! - [`tls`]: trusted servers and the client certificate, the same for the broker, Redis and HTTPS
+//! - [`retry`]: retry decisions, a pure function
+//! - [`upstream`]: HTTP with limits, rotating tokens and classified failures
 //! - [`instant_connect`], [`webex`]: the two APIs
-//! - [`stages`]: message to outcome, one outside effect each; they know nothing of AMQP
-//! - [`ledger`]: what was already done, consulted before every outside effect
-//! - [`broker`]: deliveries, publishing, settling; it knows nothing of Webex
-//! - [`dead`]: dead letters, looked at, replayed and dropped
+//! - [`stages`]: from message to outcome, with one outside effect each; they do not depend on AMQP
+//! - [`ledger`]: completed effects, consulted before every outside effect
+//! - [`broker`]: deliveries, publishing, settling; it does not depend on Webex
+//! - [`dead`]: viewing, replaying and dropping dead letters
 //! - [`worker`]: both stages, supervised
-//! - [`check`]: what an operator is told before a worker runs
+//! - [`check`]: findings for an operator before a worker runs
 //! - [`config`]: layers over `config/default.toml`, which is the reference
-//! - [`telemetry`]: what operators see
-//! - `fault`: points at which tests have the worker die; nothing in a release
-//! - [`admin`]: what operators and orchestrators ask over HTTP
-//! - [`sandbox`]: both APIs, faked faithfully
-//! - [`cli`]: one file a subcommand
-//! - `simulation`, in tests only: the worker in a world made of a seed, where everything goes wrong
+//! - [`telemetry`]: logs, metrics and traces
+//! - `fault`: points at which tests kill the worker; absent from releases
+//! - [`admin`]: HTTP endpoints for operators and orchestrators
+//! - [`sandbox`]: faithful fakes of both APIs
+//! - [`cli`]: one file per subcommand
+//! - `simulation`, in tests only: the worker in a world with random faults, generated from a seed
 //!
-//! An arrow points one way: `cli` → `worker` → `stages`, `broker` → `contract`, `outcome`, `retry`; `broker` and `upstream` →
+//! Dependencies point one way: `cli` → `worker` → `stages`, `broker` → `contract`, `outcome`, `retry`; `broker` and `upstream` →
 //! `telemetry` → `contract`.
 
-// The worker's future holds all others: to see that it can be sent to another thread takes many steps.
+// The worker's future contains all others, so the compiler needs many steps to prove that it is Send.
 #![recursion_limit = "256"]
 
 pub(crate) mod admin;

@@ -1,4 +1,4 @@
-//! The program: parses, calls the library, maps the error to an exit status.
+//! The program: parses arguments, calls the library, and maps its error to an exit status.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use clap::Parser;
 use instant_connect_worker::cli;
 
 fn main() -> ExitCode {
-    // Before any thread is started.
+    // Before any thread starts.
     cli::stack::enlarge();
     cli::run(cli::Cli::parse())
 }

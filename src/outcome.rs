@@ -1,4 +1,4 @@
-//! What can become of a message: the closed set of outcomes, and the closed set of classes of dead letters.
+//! Outcomes of a message, and the classes of dead letters.
 
 use std::{fmt, time::Duration};
 
@@ -8,44 +8,43 @@ use uuid::Uuid;
 
 use crate::contract::{link::Outgoing, time::WireTime};
 
-/// What a stage says of a message. The runtime alone carries it out.
+/// The decision of a stage about a message. Only the runtime carries it out.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Publish all of these, confirmed and routed; then acknowledge.
+    /// Publish all these messages, confirmed and routed; then acknowledge.
     Done(Batch),
-    /// The ledger says that it was done before: as [`Self::Done`], but no API was asked.
+    /// The event was already done according to the ledger: like [`Self::Done`], but no API was called.
     DoneBefore(Batch),
-    /// A failure that may pass: hold a copy back for a while, its attempt counted.
+    /// A temporary failure: put a copy into a delay queue; the attempt counts.
     TryAgain(Failure),
-    /// The other side refuses our token: take no more messages, count nothing against this one.
+    /// The API refuses our token: stop consuming; no attempt counts.
     Wait(Failure),
-    /// Nothing will make this succeed: publish it to the dead queue, then acknowledge.
+    /// No retry can succeed: publish the message to the dead queue, then acknowledge.
     Dead(Death),
-    /// It was kept for too long: give the message back, its delivery counted.
+    /// Processing took too long: requeue the message; its delivery counts.
     Requeued,
 }
 
-/// Messages that are published together, and what follows once the broker has some or all of them.
+/// Messages that are published together, and a callback for those that the broker confirms.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The messages.
     pub outgoing: Vec<Outgoing>,
-    /// Learns which of them the broker confirmed.
+    /// Receives the ids of the messages that the broker confirmed.
     pub then: Then,
 }
 
-/// Learns the `message_id`s of the messages that the broker confirmed.
+/// Receives the `message_id`s of the messages that the broker confirmed.
 #[derive(Default)]
 pub struct Then(Option<Box<dyn Learn>>);
 
-/// What learns which messages the broker confirmed.
+/// A receiver of the ids of confirmed messages.
 pub trait Learn: Send {
-    /// The broker confirmed the messages with these ids, and those that this was told of before.
+    /// Handles the ids of all messages confirmed so far, including those of earlier calls.
     fn confirmed(&mut self, message_ids: Vec<Uuid>) -> BoxFuture<'_, ()>;
 }
 
 impl Batch {
-    /// `outgoing`, followed by `then`, which learns the `message_id`s of the messages that the broker confirmed.
+    /// Creates a batch of `outgoing`. `then` receives the `message_id`s of the messages that the broker confirmed.
     pub fn followed_by(outgoing: Vec<Outgoing>, then: impl Learn + 'static) -> Self {
         Self { outgoing, then: Then(Some(Box::new(then))) }
     }
@@ -58,7 +57,7 @@ impl From<Vec<Outgoing>> for Batch {
 }
 
 impl Then {
-    /// Tells that the broker confirmed the messages with these ids. Nothing follows if there are none.
+    /// Passes on the ids of confirmed messages. Does nothing if there are none.
     pub async fn confirmed(&mut self, message_ids: Vec<Uuid>) {
         if let Some(then) = self.0.as_mut().filter(|_| !message_ids.is_empty()) {
             then.confirmed(message_ids).await;
@@ -72,26 +71,26 @@ impl fmt::Debug for Then {
     }
 }
 
-/// What kind of failure passes: the header `x-retry-reason`, and a metric label.
+/// The cause of a temporary failure: the header `x-retry-reason`, and a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case", const_into_str)]
 pub enum Cause {
-    /// No connection, a time limit, an answer that says "later".
+    /// No connection, a time limit exceeded, or a response that says "later".
     Unavailable,
-    /// The other side asked to be left alone for a while.
+    /// The API set a rate limit.
     RateLimited,
-    /// The answer can't be believed.
+    /// The response is malformed.
     Malformed,
-    /// Our token is refused.
+    /// The API refuses our token.
     Token,
-    /// Another worker is at the same event.
+    /// Another worker is processing the same event.
     Busy,
-    /// The ledger can't be read or written.
+    /// The ledger could not be read or written.
     Ledger,
 }
 
 impl Cause {
-    /// As on the wire.
+    /// The name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.into_str()
@@ -101,58 +100,58 @@ impl Cause {
 /// A failure that is not the message's fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What kind it is.
+    /// The cause.
     pub cause: Cause,
-    /// What happened, for a person; shows nothing private.
+    /// The reason, in words; contains nothing private.
     pub reason: String,
-    /// How long the other side asked to be left alone.
+    /// The wait that the API requested.
     pub retry_after: Option<Duration>,
-    /// When the session is over: nothing is sent for it from here on.
+    /// End of the session; nothing is sent for it afterwards.
     pub deadline: WireTime,
 }
 
-/// Why a message is dead.
+/// The reason for which a message is dead-lettered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Death {
-    /// For metrics, headers and filters.
+    /// The class, for metrics, headers and filters.
     pub class: Class,
-    /// For a person; shows nothing private.
+    /// The reason, in words; contains nothing private.
     pub reason: String,
 }
 
 impl Death {
-    /// A death of `class`, because of `reason`, which must show nothing private.
+    /// Creates a death of `class` for `reason`, which must contain nothing private.
     pub fn new(class: Class, reason: impl fmt::Display) -> Self {
         Self { class, reason: reason.to_string() }
     }
 }
 
-/// The classes of dead letters: the header `x-dead-class`, a metric label, and a filter alike.
+/// The classes of dead letters: values of the header `x-dead-class`, of a metric label and of a filter.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumString, IntoStaticStr, VariantArray,
 )]
 #[strum(serialize_all = "kebab-case", const_into_str, parse_err_ty = String, parse_err_fn = unknown_class)]
 pub enum Class {
-    /// The message breaks the contract.
+    /// The message violates the contract.
     Invalid,
     /// The event names a device that `devices.allowed` does not list.
     DeviceNotAllowed,
-    /// The API refused this request for good.
+    /// The API permanently refused this request.
     Rejected,
-    /// The session was over before it could be served.
+    /// The session ended before it could be processed.
     Expired,
     /// All attempts were used up.
     Exhausted,
-    /// No queue is bound for a message that had to go out.
+    /// No queue is bound to the routing key of a message to publish.
     Unroutable,
-    /// Delivered again and again without an outcome.
+    /// Repeatedly delivered without an outcome.
     Poison,
     /// A defect of this program.
     Internal,
 }
 
 impl Class {
-    /// As on the wire.
+    /// The name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.into_str()

@@ -1,6 +1,6 @@
-//! When to try again: a pure function of the failure, the attempts so far and the clock. The only user of
-//! `backoff`, whose own retry loop has no limit of attempts and lets a given Retry-After pass every other limit,
-//! so that only its intervals are taken.
+//! Retry decisions: a pure function of the failure, the attempts so far and the clock. This module alone uses
+//! `backoff`, and only for its intervals. The retry loop of `backoff` has no limit of attempts, and lets a
+//! Retry-After pass every other limit.
 
 use std::time::Duration;
 
@@ -16,46 +16,48 @@ pub struct RetryPolicy {
     pub initial: Duration,
     /// The longest wait between two attempts, before jitter.
     pub max: Duration,
-    /// What each wait is multiplied by to give the next, at least 1.
+    /// Factor from one wait to the next, at least 1.
     pub multiplier: f64,
-    /// Waits vary by this share to both sides, 0 to 1, so that events which failed together come back apart.
+    /// Jitter: fraction, 0 to 1, by which each wait varies in either direction. Events that failed together are then
+    /// retried at different times.
     pub jitter: f64,
-    /// Counted attempts, the first one included, at least 1.
+    /// Maximum number of counted attempts, including the first, at least 1.
     pub attempts: u32,
-    /// How long a message waits between its counted attempts in all, whatever attempts are left. What is not its own fault (an
-    /// outage, a Retry-After, the time in its queue) is no part of it.
+    /// Maximum total wait of a message between its counted attempts, even if attempts are left. Time spent in an
+    /// outage, under Retry-After or in the queue does not count.
     pub total: Duration,
 }
 
-/// What is known of a message's attempts.
+/// The attempts of a message so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptHistory {
-    /// Attempts counted so far, the one that just failed not included.
+    /// Counted attempts, without the one that just failed.
     pub attempts: u32,
-    /// How long the message has waited between them.
+    /// Total wait between counted attempts.
     pub waited: Duration,
 }
 
-/// What to do about a failure.
+/// The decision about a failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Try again, not before `at`.
     Again {
         /// The earliest time of the next attempt.
         at: Timestamp,
-        /// Attempts counted so far, with or without the one that just failed.
+        /// Counted attempts; includes the one that just failed if it counts.
         attempts: u32,
-        /// How long the message waits between counted attempts, this wait included if it is one.
+        /// Total wait between counted attempts; includes this wait if it counts.
         waited: Duration,
     },
     /// Give up.
     GiveUp(Death),
 }
 
-/// Decides about `failure` at the time `now`. `random` (0 to 1) places the wait within its jitter.
+/// Decides about `failure` at the time `now`. `random` (0 to 1) sets the jitter.
 ///
-/// A Retry-After is never undercut and costs no attempt; what can't be served before the session's deadline is
-/// given up as `expired` at once, what has no attempts or no time left as `exhausted`.
+/// A retry never comes before the Retry-After, which costs no attempt. A message that can't be retried before the
+/// session's deadline is given up as `expired` at once. A message without attempts or time left is given up as
+/// `exhausted`.
 #[must_use]
 pub fn decide(
     policy: &RetryPolicy,
@@ -79,27 +81,28 @@ pub fn decide(
     let give_up =
         |class, why: &str| Decision::GiveUp(Death::new(class, format!("{} ({why})", failure.reason)));
     if at >= failure.deadline.timestamp() {
-        return give_up(Class::Expired, "the session is over before the next attempt");
+        return give_up(Class::Expired, "the session ends before the next attempt");
     }
     if attempts >= policy.attempts {
         return give_up(Class::Exhausted, &format!("attempt {attempts} of {}", policy.attempts));
     }
     if waited > policy.total {
-        return give_up(Class::Exhausted, "retry.total is used up");
+        return give_up(Class::Exhausted, "retry.total exceeded");
     }
     Decision::Again { at, attempts, waited }
 }
 
-/// `wait`, or half of what is left of the session if that is shorter: an event is not given up while there is time for another
-/// attempt. Below `least` nothing is shortened.
+/// `wait`, or half of the session's remaining time if that is shorter: an event is not given up while there is time for another
+/// attempt. A wait shorter than `least` is not used.
 #[must_use]
 pub fn shortened(wait: Duration, least: Duration, failure: &Failure, now: Timestamp) -> Duration {
     let left = Duration::try_from(failure.deadline.timestamp().duration_since(now)).unwrap_or_default();
     if wait >= left && left / 2 >= least { left / 2 } else { wait }
 }
 
-/// Decides about `failure` that may be the other side's: nothing is counted, and the message is back after `wait`, and not before
-/// its Retry-After; exactly then if that holds for all messages. Only the session's deadline ends this.
+/// Decides about `failure` if the API may be the cause. No attempt counts, and the message is retried after `wait`,
+/// not before its Retry-After. A rate limit holds for all messages, so such a message is retried exactly at its
+/// Retry-After. Only the session's deadline ends the retries.
 #[must_use]
 pub fn postpone(failure: &Failure, history: AttemptHistory, now: Timestamp, wait: Duration) -> Decision {
     let wait = match failure.retry_after {
@@ -111,13 +114,13 @@ pub fn postpone(failure: &Failure, history: AttemptHistory, now: Timestamp, wait
         .and_then(|wait| now.checked_add(wait).ok())
         .unwrap_or(Timestamp::MAX);
     if at >= failure.deadline.timestamp() {
-        let reason = format!("{} (the session is over before the next attempt)", failure.reason);
+        let reason = format!("{} (the session ends before the next attempt)", failure.reason);
         return Decision::GiveUp(Death::new(Class::Expired, reason));
     }
     Decision::Again { at, attempts: history.attempts, waited: history.waited }
 }
 
-/// Longer than any wait for a next attempt, by some minutes: clocks of several workers differ.
+/// Longer than any wait for a next attempt, by five minutes, because the clocks of workers differ.
 #[must_use]
 pub fn longest_wait(policy: &RetryPolicy) -> Duration {
     let jitter = policy.jitter.clamp(0.0, 1.0);
@@ -125,14 +128,20 @@ pub fn longest_wait(policy: &RetryPolicy) -> Duration {
     most.saturating_add(Duration::from_secs(300))
 }
 
-/// How much later than it should a hold queue may bring a message back, as a share of its wait.
+/// Maximum delay beyond the wait that a delay queue may add, as a fraction of the wait.
 const LATE_MAX: f64 = 0.25;
 
-/// Which of the hold queues' delays (ascending) brings a message back for `at`: the smallest that is not early, if it is late by
-/// `LATE_MAX` at most and before the `deadline`. Otherwise the largest that is not late: the message then comes back early, is
-/// seen to be early, and is held again or waited for. A wait just above a delay must not become the next longer one.
+/// The delay, of the ascending delays of the delay queues, for a message due `at`. This is the smallest delay that is
+/// not early, if it is late by at most `LATE_MAX` and ends before the `deadline`. Otherwise it is the largest delay
+/// that is not late. The message then returns early and is delayed again or held for the rest of the wait. A wait
+/// slightly above a delay must not become the next longer delay.
 #[must_use]
-pub fn rung(delays: &[Duration], now: Timestamp, at: Timestamp, deadline: Timestamp) -> Option<Duration> {
+pub fn delay_for(
+    delays: &[Duration],
+    now: Timestamp,
+    at: Timestamp,
+    deadline: Timestamp,
+) -> Option<Duration> {
     let until = |then: Timestamp| Duration::try_from(then.duration_since(now)).unwrap_or_default();
     let (wait, left) = (until(at), until(deadline));
     let most = wait.saturating_add(wait.mul_f64(LATE_MAX));
@@ -140,8 +149,8 @@ pub fn rung(delays: &[Duration], now: Timestamp, at: Timestamp, deadline: Timest
     near.or_else(|| delays.iter().rfind(|delay| **delay <= wait)).or_else(|| delays.first()).copied()
 }
 
-/// The wait of a message that is put off for `wait`, `max` at most, and the hold queue's delay that brings it back: at its time, or
-/// before it to be held once more. Both are shorter if no more than `left` is left of its session.
+/// The wait of a message that is postponed for `wait`, at most `max`, and the delay of its delay queue. The message
+/// returns in time, or early and is delayed once more. Both are shorter if only `left` remains of its session.
 #[must_use]
 pub fn postponed_for(
     delays: &[Duration],
@@ -157,18 +166,18 @@ pub fn postponed_for(
     Some((if wait < left { wait.max(delay) } else { delay }, delay))
 }
 
-/// The waits after each failure but the last, without jitter.
+/// The waits after each failure except the last, without jitter.
 pub fn waits(policy: &RetryPolicy) -> impl Iterator<Item = Duration> + '_ {
     (1..policy.attempts).map(|attempt| interval(policy, attempt))
 }
 
-/// The wait after attempt number `attempt` (from 1). `random` (0 to 1) places it within its jitter.
+/// The wait after attempt number `attempt` (from 1). `random` (0 to 1) sets the jitter.
 #[must_use]
 pub fn wait(policy: &RetryPolicy, attempt: u32, random: f64) -> Duration {
     spread(interval(policy, attempt), policy.jitter, random.clamp(0.0, 1.0))
 }
 
-/// The same, without jitter.
+/// The wait after attempt number `attempt`, without jitter.
 fn interval(policy: &RetryPolicy, attempt: u32) -> Duration {
     let mut schedule = ExponentialBackoff {
         current_interval: policy.initial,
@@ -178,7 +187,7 @@ fn interval(policy: &RetryPolicy, attempt: u32) -> Duration {
         max_elapsed_time: None,
         ..ExponentialBackoff::default()
     };
-    // The schedule reaches its ceiling long before 100 steps; a higher count changes nothing.
+    // The schedule reaches its maximum long before 100 steps; a higher count changes nothing.
     (0..attempt.clamp(1, 100))
         .filter_map(|_| schedule.next_backoff())
         .last()
@@ -186,7 +195,7 @@ fn interval(policy: &RetryPolicy, attempt: u32) -> Duration {
         .min(policy.max)
 }
 
-/// The waits between attempts to reach something of ours (the broker): without limit of attempts, `max` at most.
+/// The wait between attempts to reach our own infrastructure (the broker): no limit of attempts, at most `max`.
 #[must_use]
 pub fn reconnect_wait(initial: Duration, max: Duration, attempt: u32, random: f64) -> Duration {
     let policy =
@@ -194,27 +203,27 @@ pub fn reconnect_wait(initial: Duration, max: Duration, attempt: u32, random: f6
     spread(interval(&policy, attempt), policy.jitter, random.clamp(0.0, 1.0)).min(max)
 }
 
-/// `wait`, moved by up to `share` of itself to either side.
+/// `wait`, shifted by up to the fraction `share` in either direction.
 fn spread(wait: Duration, share: f64, random: f64) -> Duration {
     wait.mul_f64((1.0 + share * (2.0 * random - 1.0)).max(0.0))
 }
 
-/// Up to `share` of `wait`, to be added where nothing may come early.
+/// Up to the fraction `share` of `wait`, for waits that must not become shorter.
 fn jitter(wait: Duration, share: f64, random: f64) -> Duration {
     wait.mul_f64((share * random).max(0.0))
 }
 
-/// The longest wait that a Retry-After is read as. One answer with the seconds since 1970 in place of seconds, or a date in
-/// another year, would otherwise stop the worker until somebody starts it anew. After this long one message asks again.
+/// Upper limit of a Retry-After. One response with a Unix time instead of seconds, or a date in another year, would
+/// otherwise stop the worker until it is restarted. After this time one message probes again.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// Reads a Retry-After header (RFC 9110, section 10.2.3): seconds, or a date, from `now` on. A date that has passed is no
+/// Parses a Retry-After header (RFC 9110, section 10.2.3): seconds, or a date relative to `now`. A past date is no
 /// wait. `None` for anything else.
 #[must_use]
 pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // Digits that fit no integer are a very long time, not an error.
+        // Digits that overflow an integer mean a very long time, not an error.
         let seconds = value.parse().unwrap_or(u64::MAX);
         return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
     }
@@ -254,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_the_ceiling() {
+    fn waits_double_up_to_the_maximum() {
         let policy = RetryPolicy { jitter: 0.0, attempts: 99, total: Duration::from_secs(3600), ..policy() };
         let waits: Vec<_> = (0..8)
             .map(|attempts| {
@@ -274,12 +283,12 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_wait_after_each_attempt_but_the_last() {
+    fn waits_follow_each_attempt_but_the_last() {
         assert_eq!(waits(&policy()).map(|wait| wait.as_secs()).collect::<Vec<_>>(), [1, 2, 4, 8]);
     }
 
     #[test]
-    fn postponed_message_is_back_at_its_time_or_early() {
+    fn postponed_message_returns_in_time_or_early() {
         let delays = [1, 5, 30, 120].map(Duration::from_secs);
         let seconds = |wait, max, left| {
             let [wait, max, left] = [wait, max, left].map(Duration::from_secs);
@@ -289,18 +298,18 @@ mod tests {
             [1, 2, 25, 30].map(|wait| seconds(wait, 30, 3600)),
             [(1, 1), (5, 5), (30, 30), (30, 30)].map(Some)
         );
-        assert_eq!(seconds(31, 31, 3600), Some((31, 30)), "not in the one of two minutes");
+        assert_eq!(seconds(31, 31, 3600), Some((31, 30)), "not the delay of two minutes");
         assert_eq!(seconds(20, 20, 3600), Some((20, 5)));
         assert_eq!(
             [31, 30, 5, 1, 0].map(|left| seconds(30, 30, left)),
             [(30, 30), (5, 5), (1, 1), (1, 1), (1, 1)].map(Some)
         );
-        assert_eq!(seconds(0, 0, 3600), Some((1, 1)), "the shortest there is");
+        assert_eq!(seconds(0, 0, 3600), Some((1, 1)), "the shortest delay");
         assert_eq!(postponed_for(&[], Duration::ZERO, Duration::MAX, Duration::MAX), None);
     }
 
     #[test]
-    fn waits_grow_to_any_ceiling() {
+    fn waits_grow_to_any_maximum() {
         let policy = RetryPolicy { max: Duration::from_secs(7200), multiplier: 3.0, ..policy() };
         assert_eq!(
             [1, 2, 8, 9, 99].map(|attempt| interval(&policy, attempt).as_secs()),
@@ -309,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_moves_a_wait_to_both_sides_and_a_retry_after_to_a_later_time_only() {
+    fn jitter_varies_waits_both_ways_and_a_retry_after_only_later() {
         let asked = Some(Duration::from_secs(7));
         let wait = |retry_after, random| match decide(
             &policy(),
@@ -326,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_attempt_ends_it() {
+    fn failure_of_the_last_attempt_is_exhausted() {
         let last = AttemptHistory { attempts: 4, ..first() };
         let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), last, now(), 0.5) else {
             panic!()
@@ -335,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_left_ends_it() {
+    fn failure_beyond_the_total_wait_is_exhausted() {
         let old = AttemptHistory { attempts: 1, waited: Duration::from_millis(298_001) };
         let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), old, now(), 0.5) else {
             panic!()
@@ -357,14 +366,16 @@ mod tests {
     fn wait_beyond_the_deadline_is_half_of_the_time_that_is_left() {
         let history = AttemptHistory { attempts: 3, waited: Duration::ZERO };
         let policy = RetryPolicy { multiplier: 100.0, max: Duration::from_secs(600), ..policy() };
-        let Decision::Again { at, .. } = decide(&policy, &failure(None, 300), history, now(), 0.5) else { panic!() };
+        let Decision::Again { at, .. } = decide(&policy, &failure(None, 300), history, now(), 0.5) else {
+            panic!()
+        };
         assert_eq!(at, now() + SignedDuration::from_secs(150));
         let shortly = decide(&policy, &failure(None, 1), history, now(), 0.5);
         assert!(matches!(shortly, Decision::GiveUp(Death { class: Class::Expired, .. })), "{shortly:?}");
     }
 
     #[test]
-    fn what_cannot_be_served_in_time_expires_at_once() {
+    fn retry_after_beyond_the_deadline_expires_at_once() {
         let Decision::GiveUp(death) =
             decide(&policy(), &failure(Some(Duration::from_secs(60)), 60), first(), now(), 0.0)
         else {
@@ -374,8 +385,8 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_after_costs_no_attempt() {
-        // Nor any of the time that is left for attempts.
+    fn retry_after_costs_no_attempt() {
+        // It also does not count towards the total wait.
         let worn = AttemptHistory { attempts: 4, waited: policy().total };
         let decision = decide(&policy(), &failure(Some(Duration::from_secs(7)), 3600), worn, now(), 0.0);
         assert_eq!(
@@ -385,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_postponed_is_not_counted_and_expires_with_its_session() {
+    fn postponed_message_is_not_counted_and_expires_with_its_session() {
         let (wait, asked) = (Duration::from_secs(5), Some(Duration::from_secs(60)));
         let worn = AttemptHistory { attempts: 99, waited: Duration::MAX };
         let postponed = |retry_after, left| postpone(&failure(retry_after, left), worn, now(), wait);
@@ -404,13 +415,13 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_as_seconds_and_as_a_date() {
+    fn retry_after_is_parsed_as_seconds_or_date() {
         let read = |text: &str| parse_retry_after(text, now()).map(|wait| wait.as_secs());
         assert_eq!(read("7"), Some(7));
         assert_eq!(read(" 0 "), Some(0));
         assert_eq!(read("Sat, 21 Nov 2026 09:00:07 GMT"), Some(7));
         assert_eq!(read("Sat, 21 Nov 2026 08:00:00 GMT"), Some(0));
-        assert_eq!(read("99999999999999999999999"), Some(3600), "an hour at most");
+        assert_eq!(read("99999999999999999999999"), Some(3600), "at most an hour");
         assert_eq!(read("Sun, 21 Nov 2027 09:00:00 GMT"), Some(3600));
         for wrong in ["", "-1", "1.5", "soon", "7 s", "Sat, 21 Nov 2026", "\u{0663}"] {
             assert_eq!(read(wrong), None, "{wrong}");
@@ -418,26 +429,26 @@ mod tests {
     }
 
     #[test]
-    fn rung_is_never_much_later_than_the_wait() {
+    fn delay_is_never_much_longer_than_the_wait() {
         let delays = [1, 5, 30].map(Duration::from_secs);
         let pick = |wait_ms: i64, left_s: i64| {
             let (at, deadline) =
                 (now() + SignedDuration::from_millis(wait_ms), now() + SignedDuration::from_secs(left_s));
-            rung(&delays, now(), at, deadline).unwrap().as_secs()
+            delay_for(&delays, now(), at, deadline).unwrap().as_secs()
         };
         assert_eq!([pick(0, 99), pick(800, 99), pick(1000, 99)], [1, 1, 1]);
         assert_eq!(
             [pick(1001, 99), pick(1200, 99), pick(7000, 99)],
             [1, 1, 5],
-            "the rest is waited for after that"
+            "the worker waits for the rest"
         );
         assert_eq!([pick(4000, 99), pick(25_000, 99)], [5, 30], "a little late");
-        assert_eq!(pick(29_000, 30), 5, "it would be back when the session is over");
-        assert_eq!(pick(3_600_000, 9999), 30, "later than all");
+        assert_eq!(pick(29_000, 30), 5, "30 s would end with the session");
+        assert_eq!(pick(3_600_000, 9999), 30, "longer than every delay");
     }
 
     #[test]
-    fn reconnecting_waits_no_longer_than_the_ceiling() {
+    fn reconnect_wait_never_exceeds_the_maximum() {
         let max = Duration::from_secs(5);
         let wait = |attempt, random| reconnect_wait(Duration::from_millis(100), max, attempt, random);
         assert!((0..200).all(|attempt| wait(attempt, 1.0) <= max));
@@ -459,7 +470,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_decision_keeps_all_limits(
+        fn decision_keeps_all_limits(
             policy in any_policy(), asked_s in prop::option::of(0u64..u64::MAX / 2), left_s in -1000i64..1_000_000,
             attempts: u32, waited_s in 0u64..1_000_000, random in 0.0f64..=1.0,
         ) {
@@ -481,7 +492,7 @@ mod tests {
         }
 
         #[test]
-        fn a_chain_of_failures_always_ends(policy in any_policy(), random in 0.0f64..=1.0) {
+        fn chain_of_failures_always_ends(policy in any_policy(), random in 0.0f64..=1.0) {
             let mut history = first();
             let mut at = now();
             for _ in 0..=policy.attempts {
@@ -495,7 +506,7 @@ mod tests {
         }
 
         #[test]
-        fn any_retry_after_gives_an_answer(text in ".{0,64}") {
+        fn retry_after_of_any_text_is_handled(text in ".{0,64}") {
             if let Some(wait) = parse_retry_after(&text, now()) {
                 prop_assert!(wait <= RETRY_AFTER_MAX);
             }

@@ -1,4 +1,4 @@
-//! The worker: both stages over two supervised connections, until it is told to stop.
+//! The worker: both stages on supervised connections, until a shutdown is requested.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     breaker,
     broker::{
         connection::{Connected, Connector, close, gone},
-        consumer::{Begin, Consumer, ConsumerLimits},
+        consumer::{ConsumeMode, Consumer, ConsumerLimits},
         publisher::Publisher,
         reconnect::ReconnectBackoff,
         settle::Settler,
@@ -41,45 +41,43 @@ use crate::{
     webex,
 };
 
-/// How long the ledger has to finish its last writes. What it has confirmed is on the disk before.
+/// Time limit for the ledger's last writes. Confirmed records are already on the disk.
 const LEDGER_CLOSE_MAX: Duration = Duration::from_secs(3);
 
-/// Why the worker ended otherwise than by being told to.
+/// An error that ends the worker.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkerError {
-    /// The configuration can't be worked with.
+    /// The configuration is unusable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The broker's exchanges or queues are not what they must be, and only a person can change that.
+    /// The broker's exchanges or queues do not match, and only a person can change that.
     #[error(transparent)]
     Topology(TopologyError),
-    /// The admin server can't be started.
+    /// The admin server could not start.
     #[error(transparent)]
     Admin(#[from] AdminError),
-    /// The ledger can't be opened.
+    /// The ledger could not be opened.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// No HTTP client could be set up.
+    /// The HTTP client could not be created.
     #[error("HTTP client: {0}")]
     Http(#[from] upstream::NoClient),
-    /// The metrics contradict each other: a defect.
+    /// The metrics conflict: a defect.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The task that publishes has ended before those it publishes for: a defect.
-    #[error(
-        "the task that publishes {0}: a defect of this program (see its log); without it nothing can be done"
-    )]
+    /// The publisher task ended while its users were still running: a defect.
+    #[error("publisher task {0} (bug; see the log). The worker cannot continue without it.")]
     Publishing(&'static str),
 }
 
-/// Runs the worker as `loaded` says, until `shutdown` resolves and what was in progress is done, `shutdown.grace` at
-/// most. Without a broker it keeps trying.
+/// Runs the worker with the configuration `loaded`, until `shutdown` resolves. Then it finishes the work in progress,
+/// within `shutdown.grace`. Without a broker it keeps reconnecting.
 ///
 /// # Errors
 /// [`WorkerError`].
 pub(crate) async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
     let config = &loaded.config;
-    // Before anything is opened: without a token, or with a proxy that can't be used, there is nothing to start.
+    // Checked before anything is opened, because the worker can't start without a token or with an unusable proxy.
     loaded.network()?;
     loaded.instant_connect_token()?;
     if loaded.delivers_to_hosts() {
@@ -97,7 +95,7 @@ pub(crate) async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> 
     serve(loaded, &metrics, &health, ledger, shutdown).await
 }
 
-/// Waits for the ledger: a large file on a slow disk takes long to check. `None` where it is told to end before.
+/// Waits for the ledger to open, which takes long for a large file on a slow disk. `None` if a shutdown comes first.
 async fn opened(
     ledger: impl Future<Output = Result<Ledger, LedgerError>>,
     health: &Health,
@@ -110,7 +108,7 @@ async fn opened(
             info!("shutting down: the ledger was not open yet");
             Ok(None)
         }
-        () = turn(health) => Ok(None),
+        () = keep_alive(health) => Ok(None),
     }
 }
 
@@ -165,40 +163,40 @@ async fn serve(
     let stop_when_told = async {
         shutdown.await;
         health.end();
-        info!(grace_s = grace.as_secs(), "shutting down: no more messages are taken");
+        info!(grace_s = grace.as_secs(), "shutting down: stopped consuming");
         stop.send_replace(true);
         sleep(grace).await;
         warn!(
             in_progress = consumers.in_progress(),
-            "not done within shutdown.grace; given back to the broker"
+            "shutdown.grace elapsed with deliveries still in progress; returning them to the broker"
         );
     };
     let result = tokio::select! {
         result = consumers.run(&connector, &topology) => result.map_err(WorkerError::Topology),
-        // What is taken without it would be given back until it is poison.
+        // Without the publisher, every delivery would be requeued until it is poison.
         error = ended_early(&mut publishing) => Err(error),
         () = stop_when_told => Ok(()),
         () = measure(&ledger, metrics) => Ok(()),
-        () = turn(health) => Ok(()),
+        () = keep_alive(health) => Ok(()),
     };
     consumers.abort();
     drop(consumers);
-    // A try of a message that is cut off here is no death.
+    // A try that is aborted here is not a death.
     if timeout(Duration::from_secs(1), tries.idle()).await.is_err() {
-        warn!("the ledger did not take back in time that work on messages had begun");
+        warn!("ledger did not take back tries in time; they may count as worker deaths");
     }
-    // The publisher ends by itself when nobody is left who publishes.
+    // The publisher stops once the last handle is dropped.
     if !publishing.is_finished() && timeout(Duration::from_secs(1), publishing).await.is_err() {
-        warn!("the publisher did not end in time");
+        warn!("publisher did not stop within 1s; exiting anyway");
     }
     if timeout(LEDGER_CLOSE_MAX, ledger.close()).await.is_err() {
-        warn!("the ledger's disk does not answer; ending all the same");
+        warn!("ledger did not close within 3s (disk not responding); exiting anyway");
     }
     tracer.shut_down().await;
     result
 }
 
-/// How the task that publishes ended. What it panicked with may be private.
+/// The error for an ended publisher task. Its panic message may be private.
 async fn ended_early(publishing: &mut JoinHandle<()>) -> WorkerError {
     let panicked = publishing.await.is_err_and(|error| error.is_panic());
     WorkerError::Publishing(if panicked { "panicked" } else { "has ended" })
@@ -210,12 +208,12 @@ fn health(loaded: &Loaded, metrics: &Metrics) -> Health {
     } else {
         &[labels::Stage::Link]
     };
-    // Whatever is still in progress by then cannot be ended from within.
+    // Work that is still in progress at this age cannot be ended from within.
     Health::new(metrics, stages, limits(loaded).work_age_max() + Duration::from_secs(60))
 }
 
-/// Shows that the event loop turns.
-async fn turn(health: &Health) {
+/// Shows that the event loop is running.
+async fn keep_alive(health: &Health) {
     loop {
         health.turn();
         sleep(Duration::from_secs(1)).await;
@@ -226,7 +224,7 @@ async fn turn(health: &Health) {
 async fn measure(ledger: &Ledger, metrics: &Metrics) {
     let metrics = metrics.ledger(labels::Stage::Link);
     loop {
-        // One that can't be read is told of where it is needed.
+        // A read error is reported by the code that needs the entry.
         if let Ok(Some(entries)) = ledger.len().await {
             metrics.set_entries(entries);
         }
@@ -240,7 +238,7 @@ struct Consumers {
 }
 
 impl Consumers {
-    /// Consumes until a stop is asked for and what was in progress is done.
+    /// Consumes until a stop is requested and the work in progress is done.
     async fn run(&self, connector: &Connector, topology: &Topology) -> Result<(), TopologyError> {
         match &self.host {
             Some(host) => {
@@ -254,7 +252,7 @@ impl Consumers {
         }
     }
 
-    /// Ends what is still in progress.
+    /// Aborts the work in progress.
     fn abort(&self) {
         self.link.abort();
         if let Some(host) = &self.host {
@@ -267,36 +265,36 @@ impl Consumers {
     }
 }
 
-/// Whether a message may be what ends connections.
+/// History of connection failures, which may be caused by a message.
 #[derive(Debug, Default)]
-struct Suspicion {
-    /// Connections in a row that were used, and broke before anything was settled.
-    barren: u32,
-    /// The last of them broke because of what the broker sent.
+struct FailureHistory {
+    /// Consecutive connections that broke before anything was settled.
+    without_progress: u32,
+    /// The last one broke because of unreadable data from the broker.
     unreadable: bool,
 }
 
-impl Suspicion {
-    /// Takes in that a connection broke. One that never `stood` brought no message.
-    fn broken(&mut self, stood: bool, unreadable: bool, settled: bool) {
-        if stood {
-            self.barren = if settled { 0 } else { self.barren.saturating_add(1) };
+impl FailureHistory {
+    /// Records a broken connection. A connection that was never `established` delivered no message.
+    fn broken(&mut self, established: bool, unreadable: bool, settled: bool) {
+        if established {
+            self.without_progress = if settled { 0 } else { self.without_progress.saturating_add(1) };
             self.unreadable = unreadable;
         }
     }
 
-    fn begin(&self) -> Begin {
-        match self.barren {
-            _ if self.unreadable => Begin::Singly,
-            0 => Begin::AtOnce,
-            1 => Begin::Slowly,
-            _ => Begin::Singly,
+    fn mode(&self) -> ConsumeMode {
+        match self.without_progress {
+            _ if self.unreadable => ConsumeMode::OneAtATime,
+            0 => ConsumeMode::Unlimited,
+            1 => ConsumeMode::RampUp,
+            _ => ConsumeMode::OneAtATime,
         }
     }
 }
 
-/// Keeps a connection for one consumer, and makes a new one when it breaks. Each consumer has its own: what breaks one, such as
-/// a message that can't be read, must not count against the other's.
+/// Keeps a connection for one consumer, and reconnects when it breaks. Each consumer has its own connection. A
+/// message that breaks it, such as an unreadable one, must not count against the other consumer's messages.
 async fn supervise<S: Stage>(
     connector: &Connector,
     topology: &Topology,
@@ -304,24 +302,24 @@ async fn supervise<S: Stage>(
 ) -> Result<(), TopologyError> {
     let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
     let mut connected_before = false;
-    let mut suspicion = Suspicion::default();
+    let mut failures = FailureHistory::default();
     while !consumer.is_stopped() {
         let settled = consumer.settled();
         let opened = tokio::select! {
             opened = open(connector, topology, S::NAME) => opened,
             () = consumer.stopped() => break,
         };
-        let stood = opened.is_ok();
-        if !stood {
+        let established = opened.is_ok();
+        if !established {
             consumer.metrics().connection.failed();
-            // What was seen in the queues is old from here on, and would keep alerts firing. A connection that is made anew at
-            // once keeps it until its first look: an alert for what waits must not begin its time again.
+            // The queue lengths are outdated from now on and would keep alerts firing. After an immediate reconnect
+            // they stay until the next check, so an alert for waiting messages does not restart its time.
             consumer.metrics().forget_queued();
         }
         let error = match opened {
             Ok(connection) => {
                 if backoff.connected().is_some() {
-                    info!(stage = S::NAME, "connected to the broker; taking messages");
+                    info!(stage = S::NAME, "connected to broker; consuming");
                 }
                 connected_before = true;
                 let shown = consumer.metrics().connection.up();
@@ -342,7 +340,7 @@ async fn supervise<S: Stage>(
                     consumer.idle().await;
                 }
                 if connection.status().connected() {
-                    topology.doubt();
+                    topology.invalidate();
                 }
                 close(&connection).await;
                 drop(shown);
@@ -352,22 +350,25 @@ async fn supervise<S: Stage>(
                 }
             }
             Err(TopologyError::Mismatch(problem)) if !connected_before => {
-                error!(problem, "cannot work with this broker");
+                error!(problem, "broker topology does not match the configuration; giving up");
                 return Err(TopologyError::Mismatch(problem));
             }
             Err(error) => error,
         };
         consumer.metrics().connection.down(error.to_string());
-        if backoff.failed(consumer.settled() > settled, error.reason()) {
-            warn!(stage = S::NAME, %error, "no connection to the broker; trying until there is one");
-        }
-        // A message that lapin can't read ends the connection each time, until the broker's delivery limit puts it aside.
-        // Its neighbours are not to be counted with it, and the sooner that is over the better. Before a connection stands there
-        // is no message.
-        let unreadable = stood && matches!(&error, TopologyError::Broker(error) if error.is_reading());
-        suspicion.broken(stood, unreadable, consumer.settled() > settled);
-        consumer.begin_next(suspicion.begin());
+        let is_new = backoff.failed(consumer.settled() > settled, error.reason());
+        // A message that lapin can't read ends the connection each time, until the broker's delivery limit
+        // dead-letters it. Consume one at a time so that only the unreadable message is charged a delivery, and
+        // reconnect fast so that this ends soon. No message can arrive before a connection is established.
+        let unreadable =
+            established && matches!(&error, TopologyError::Broker(error) if error.is_protocol_error());
         let wait = if unreadable { backoff.wait_after_unreadable() } else { backoff.wait() };
+        if is_new {
+            let retry_in_ms = wait.as_secs_f64() * 1e3;
+            warn!(stage = S::NAME, %error, retry_in_ms, "could not connect to broker; retrying");
+        }
+        failures.broken(established, unreadable, consumer.settled() > settled);
+        consumer.set_next_mode(failures.mode());
         tokio::select! {
             () = sleep(wait) => {}
             () = consumer.stopped() => {}
@@ -382,7 +383,7 @@ async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result
     match topology.ensure(&connection, connector.timeout).await {
         Ok(()) => Ok(connection),
         Err(error) => {
-            // Dropping it is not enough: what lapin still waits for keeps it open.
+            // Dropping the connection is not enough: lapin keeps it open for replies that it still awaits.
             close(&connection).await;
             Err(error)
         }
@@ -529,22 +530,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_that_break_by_what_they_read_or_settle_nothing_begin_carefully() {
-        let mut suspicion = Suspicion::default();
-        let mut after = |stood, unreadable, settled| {
-            suspicion.broken(stood, unreadable, settled);
-            suspicion.begin()
+    fn consume_mode_is_reduced_after_unreadable_data_or_no_progress() {
+        let mut failures = FailureHistory::default();
+        let mut after = |established, unreadable, settled| {
+            failures.broken(established, unreadable, settled);
+            failures.mode()
         };
-        assert_eq!(after(true, false, true), Begin::AtOnce);
-        assert_eq!(after(true, false, false), Begin::Slowly);
-        assert_eq!(after(false, true, false), Begin::Slowly, "no connection, no message");
-        assert_eq!(after(true, false, false), Begin::Singly);
-        assert_eq!(after(true, false, true), Begin::AtOnce);
-        assert_eq!(after(true, true, true), Begin::Singly);
+        assert_eq!(after(true, false, true), ConsumeMode::Unlimited);
+        assert_eq!(after(true, false, false), ConsumeMode::RampUp);
+        assert_eq!(
+            after(false, true, false),
+            ConsumeMode::RampUp,
+            "without a connection there was no message"
+        );
+        assert_eq!(after(true, false, false), ConsumeMode::OneAtATime);
+        assert_eq!(after(true, false, true), ConsumeMode::Unlimited);
+        assert_eq!(after(true, true, true), ConsumeMode::OneAtATime);
     }
 
     #[tokio::test]
-    async fn a_worker_lives_while_its_ledger_is_opened() {
+    async fn worker_is_alive_while_its_ledger_opens() {
         let health = Health::new(&Metrics::new(&[]).unwrap(), &[labels::Stage::Link], Duration::ZERO);
         health.grow_late();
         let lives = async {
@@ -553,6 +558,6 @@ mod tests {
             }
         };
         let opened = timeout(Duration::from_secs(60), opened(pending(), &health, lives)).await;
-        assert!(matches!(opened, Ok(Ok(None))), "told to end as soon as it shows that it lives");
+        assert!(matches!(opened, Ok(Ok(None))), "shut down as soon as it is alive");
     }
 }

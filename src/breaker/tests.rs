@@ -1,4 +1,4 @@
-//! The breaker in paused time.
+//! Tests of the breaker in paused time.
 
 use std::future::Future;
 
@@ -26,7 +26,7 @@ fn done() -> Outcome {
     Outcome::Done(Batch::default())
 }
 
-/// What a test has the breaker learn.
+/// Shorthands for outcomes that the breaker observes.
 trait Learns {
     fn learn(&self, number: u32, outcome: &Outcome) -> Option<u64>;
     fn verdict(&self, number: u32, outcome: &Outcome) -> BreakerVerdict;
@@ -34,7 +34,7 @@ trait Learns {
 }
 
 impl Learns for Breaker {
-    /// The outcome of work on event `number` that began now; for how many seconds it is postponed.
+    /// Observes an outcome of event `number` whose work starts now; returns the wait in seconds if postponed.
     fn learn(&self, number: u32, outcome: &Outcome) -> Option<u64> {
         seconds(self.verdict(number, outcome))
     }
@@ -68,7 +68,7 @@ fn breaker() -> Breaker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn different_events_that_fail_in_a_row_open_it_and_a_success_closes_it() {
+async fn breaker_opens_after_failed_events_in_a_row_and_closes_on_success() {
     let breaker = breaker();
     let unavailable = failure(Cause::Unavailable, None);
     for number in [1, 2] {
@@ -81,14 +81,14 @@ async fn different_events_that_fail_in_a_row_open_it_and_a_success_closes_it() {
     assert_eq!(breaker.probe_at(), None);
     assert_eq!(breaker.learn(6, &unavailable), Some(1));
     assert!(breaker.probe_at().is_some());
-    breaker.learn(7, &Outcome::Dead(Death::new(Class::Invalid, "says nothing of the API")));
+    breaker.learn(7, &Outcome::Dead(Death::new(Class::Invalid, "unrelated to the API")));
     assert!(breaker.probe_at().is_some());
     breaker.learn(8, &Outcome::Dead(Death::new(Class::Rejected, "it answered")));
     assert_eq!(breaker.probe_at(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn event_that_fails_alone_opens_nothing_and_is_counted() {
+async fn event_failing_alone_is_counted_and_keeps_the_breaker_closed() {
     for (cause, spared) in [(Cause::Unavailable, 0), (Cause::Malformed, 0), (Cause::Token, 1)] {
         let breaker = breaker();
         let fails = failure(cause, None);
@@ -107,9 +107,9 @@ async fn event_that_fails_alone_opens_nothing_and_is_counted() {
     }
 }
 
-/// An outage may come in pieces, meet one event only, and begin again with each worker.
+/// An outage may be intermittent, affect one event only, and start again with each worker.
 #[tokio::test(start_paused = true)]
-async fn no_failure_is_counted_that_may_be_the_apis() {
+async fn failure_that_the_api_may_have_caused_is_not_counted() {
     let unavailable = failure(Cause::Unavailable, None);
     for _restart in 0..3 {
         let breaker = breaker();
@@ -119,7 +119,7 @@ async fn no_failure_is_counted_that_may_be_the_apis() {
             pass(30_000).await;
             assert!(matches!(breaker.verdict(1, &unavailable), BreakerVerdict::Postponed(_)));
         }
-        // Its own success proves nothing, and what another one met before neither.
+        // A success of the event itself proves nothing, nor does an earlier success of another event.
         let breaker = self::breaker();
         breaker.learn(2, &done());
         pass(1).await;
@@ -136,14 +136,18 @@ async fn no_failure_is_counted_that_may_be_the_apis() {
     }
 }
 
-/// In an outage the API still refuses requests that are wrong: one flow that sends them must not have all others counted.
+/// During an outage the API still rejects wrong requests. One flow that sends them must not make the failures of others count.
 #[tokio::test(start_paused = true)]
-async fn refused_event_is_no_event_that_was_served() {
+async fn rejected_event_is_no_success_of_others() {
     let breaker = breaker();
     let unavailable = failure(Cause::Unavailable, None);
     for round in 0..20 {
         for number in [1, 2] {
-            assert_ne!(breaker.verdict(number, &unavailable), BreakerVerdict::Own, "{number} in round {round}");
+            assert_ne!(
+                breaker.verdict(number, &unavailable),
+                BreakerVerdict::Own,
+                "{number} in round {round}"
+            );
         }
         pass(10).await;
         breaker.learn(100 + round, &Outcome::Dead(Death::new(Class::Rejected, "it answered")));
@@ -151,14 +155,18 @@ async fn refused_event_is_no_event_that_was_served() {
     }
 }
 
-/// One call of five succeeds: no event is to blame for the others.
+/// One call of five succeeds, and no event is to blame for the failures.
 #[tokio::test(start_paused = true)]
 async fn partial_outage_counts_against_no_event() {
     let breaker = breaker();
     let unavailable = failure(Cause::Unavailable, None);
     for round in 0..20 {
         for number in [1, 2, 3, 4] {
-            assert_ne!(breaker.verdict(number, &unavailable), BreakerVerdict::Own, "{number} in round {round}");
+            assert_ne!(
+                breaker.verdict(number, &unavailable),
+                BreakerVerdict::Own,
+                "{number} in round {round}"
+            );
         }
         pass(10).await;
         breaker.learn(100 + round, &done());
@@ -186,9 +194,9 @@ async fn breaker_without_waiting_messages_is_shown_as_closed_until_the_next_fail
     assert!(breaker.metrics.is_open(), "the next event would meet the refused token");
 }
 
-/// Nobody can tell it from an outage: it is neither counted for ever nor does it hold up others.
+/// This looks like an outage: the failures are not counted, and other events are not delayed.
 #[tokio::test(start_paused = true)]
-async fn single_event_that_fails_is_postponed_longer_each_time_and_not_counted() {
+async fn single_failing_event_is_postponed_longer_and_not_counted() {
     let breaker = breaker();
     let unavailable = failure(Cause::Unavailable, None);
     let times: Vec<_> = (0..6).map(|_| breaker.learn(1, &unavailable)).collect();
@@ -197,25 +205,25 @@ async fn single_event_that_fails_is_postponed_longer_each_time_and_not_counted()
     pass(120_000).await;
     breaker.learn(1, &unavailable);
     for number in [1, 2] {
-        assert!(breaker.is_due(), "shown as an outage by then, and another event is tried at once");
+        assert!(breaker.is_due(), "an outage by now, and another event probes at once");
         breaker.learn(number, &unavailable);
     }
     breaker.learn(3, &unavailable);
-    assert!(!breaker.is_due(), "as many as for any outage");
+    assert!(!breaker.is_due(), "as many events as for any outage");
     pass(1).await;
     breaker.learn(4, &done());
     assert_eq!(breaker.probe_at(), None);
     pass(1).await;
-    assert_ne!(breaker.verdict(1, &unavailable), BreakerVerdict::Own, "more failed than were served");
+    assert_ne!(breaker.verdict(1, &unavailable), BreakerVerdict::Own, "more failed than succeeded");
     pass(1).await;
     breaker.learn(5, &done());
     pass(1).await;
-    assert_eq!(breaker.verdict(1, &unavailable), BreakerVerdict::Own, "others are served");
+    assert_eq!(breaker.verdict(1, &unavailable), BreakerVerdict::Own, "another event succeeded");
 }
 
-/// Whoever was served had been asked for before: that says nothing of what came after.
+/// The successful call started earlier, so it proves nothing about later times.
 #[tokio::test(start_paused = true)]
-async fn success_of_work_that_began_before_proves_and_closes_nothing() {
+async fn success_of_earlier_work_does_not_close_the_breaker() {
     let breaker = breaker();
     let unavailable = failure(Cause::Unavailable, None);
     let before = Instant::now();
@@ -225,20 +233,20 @@ async fn success_of_work_that_began_before_proves_and_closes_nothing() {
     }
     breaker.observe(event(9), before, &done());
     for _ in 0..2 {
-        assert_eq!(breaker.learn(1, &unavailable), None, "a row of its own, as before");
+        assert_eq!(breaker.learn(1, &unavailable), None, "its own failures in a row, as before");
     }
     assert_eq!(breaker.learn(1, &unavailable), Some(1), "nothing proves that the API works");
     breaker.learn(2, &unavailable);
     breaker.learn(3, &unavailable);
     assert!(breaker.probe_at().is_some());
     breaker.observe(event(9), before, &done());
-    assert!(breaker.probe_at().is_some(), "it began before the breaker opened");
+    assert!(breaker.probe_at().is_some(), "its work started before the breaker opened");
     breaker.learn(9, &done());
     assert_eq!(breaker.probe_at(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn success_while_rate_limited_does_not_close_it() {
+async fn success_while_rate_limited_does_not_close_the_breaker() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::RateLimited, Some(60)));
     let until = breaker.probe_at().unwrap();
@@ -253,7 +261,7 @@ async fn success_while_rate_limited_does_not_close_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn event_that_fails_as_a_probe_is_put_behind_the_others() {
+async fn event_that_fails_as_a_probe_waits_longer_than_others() {
     let breaker = breaker();
     for number in 1..=3 {
         breaker.learn(number, &failure(Cause::Unavailable, None));
@@ -263,7 +271,7 @@ async fn event_that_fails_as_a_probe_is_put_behind_the_others() {
     assert_eq!(postponed, [Some(1), Some(5), Some(1)]);
 }
 
-/// Else each of many copies of one event would be a call more.
+/// Otherwise each of many copies of one event would cost another call.
 #[tokio::test(start_paused = true)]
 async fn copies_of_a_postponed_event_wait_with_it() {
     let breaker = breaker();
@@ -274,14 +282,14 @@ async fn copies_of_a_postponed_event_wait_with_it() {
         assert_eq!(breaker.learn(1, &unavailable), counted);
         pass(if counted.is_some() { 1000 } else { 0 }).await;
     }
-    assert_eq!(waits(), Some(3500), "of five seconds, less what clocks may differ by");
+    assert_eq!(waits(), Some(3500), "of five seconds, minus the clock tolerance");
     assert_eq!(breaker.waits(event(2)), None);
     breaker.learn(2, &done());
     assert_eq!(waits(), None, "it works again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn few_of_many_events_that_failed_are_remembered() {
+async fn number_of_kept_failed_events_is_limited() {
     let breaker = breaker();
     breaker.learn(0, &done());
     for number in 0..5_000 {
@@ -292,7 +300,7 @@ async fn few_of_many_events_that_failed_are_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stage_without_an_outcome_is_a_failure() {
+async fn overdue_stage_counts_as_a_failure() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::Unavailable, None));
     breaker.overdue(event(2));
@@ -304,7 +312,7 @@ async fn a_stage_without_an_outcome_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_ledger_answers_says_nothing_of_the_api() {
+async fn ledger_answer_does_not_close_the_breaker_of_an_api() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::Unavailable, None));
     breaker.learn(2, &failure(Cause::Unavailable, None));
@@ -316,27 +324,27 @@ async fn what_the_ledger_answers_says_nothing_of_the_api() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_ledger_answers_ends_an_outage_of_the_ledger() {
+async fn ledger_answer_ends_an_outage_of_the_ledger() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::Ledger, None));
     assert!(breaker.probe_at().is_some());
     breaker.learn(2, &Outcome::DoneBefore(Batch::default()));
     assert_eq!(breaker.probe_at(), None);
-    // Nor is one call that fails meanwhile an outage.
+    // A single failed call meanwhile is not an outage.
     breaker.learn(1, &failure(Cause::Ledger, None));
     breaker.learn(2, &failure(Cause::Unavailable, None));
     breaker.learn(3, &Outcome::DoneBefore(Batch::default()));
     assert_eq!(breaker.probe_at(), None);
-    // What it was opened by the last time is no more, and not what also fails.
+    // The ledger is not the cause if the token was refused too.
     breaker.learn(1, &failure(Cause::Token, None));
     breaker.learn(2, &failure(Cause::Ledger, None));
     breaker.learn(3, &Outcome::DoneBefore(Batch::default()));
     assert!(breaker.probe_at().is_some());
 }
 
-/// An event that meets each of many outages of the ledger is not to blame.
+/// An event that is affected by many outages of the ledger is not to blame.
 #[tokio::test(start_paused = true)]
-async fn outages_of_the_ledger_count_against_no_event() {
+async fn ledger_outages_are_not_counted_against_an_event() {
     let breaker = breaker();
     for time in 0..20 {
         assert!(breaker.learn(1, &failure(Cause::Ledger, None)).is_some());
@@ -348,7 +356,7 @@ async fn outages_of_the_ledger_count_against_no_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_refused_token_is_shown_as_one_and_until_it_works() {
+async fn token_refusal_is_shown_until_the_token_works() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::Unavailable, None));
     assert!(!breaker.metrics.is_token_refused());
@@ -359,7 +367,7 @@ async fn only_a_refused_token_is_shown_as_one_and_until_it_works() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_after_opens_it_for_at_least_that_long() {
+async fn retry_after_opens_the_breaker_for_at_least_that_long() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::RateLimited, Some(7)));
     breaker.learn(2, &failure(Cause::RateLimited, Some(3)));
@@ -368,13 +376,13 @@ async fn a_retry_after_opens_it_for_at_least_that_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_fails_waits_for_the_next_whatever_opened_it() {
+async fn failed_probe_delays_the_next_for_every_opening_cause() {
     for (cause, retry_after) in [(Cause::RateLimited, Some(7)), (Cause::Token, None), (Cause::Ledger, None)] {
         let breaker = breaker();
         breaker.learn(1, &failure(cause, retry_after));
         let first = breaker.probe_at().unwrap();
         breaker.learn(2, &failure(Cause::Unavailable, None));
-        assert_eq!(breaker.probe_at(), Some(first), "a straggler of before: {cause:?}");
+        assert_eq!(breaker.probe_at(), Some(first), "earlier work: {cause:?}");
         breaker.probe_fails(3).await;
         let second = breaker.probe_at().unwrap();
         assert!(second > Instant::now(), "{cause:?}");
@@ -387,7 +395,7 @@ async fn a_probe_that_fails_waits_for_the_next_whatever_opened_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn probes_come_further_and_further_apart_up_to_the_longest() {
+async fn probe_interval_grows_up_to_its_maximum() {
     let breaker = breaker();
     let mut waits = Vec::new();
     for _ in 0..12 {
@@ -401,9 +409,10 @@ async fn probes_come_further_and_further_apart_up_to_the_longest() {
     assert!(waits[11] >= Duration::from_secs(15), "{waits:?}");
 }
 
-/// However long the ledger was away, its return is noticed soon: probes and postponed events are at most some seconds late.
+/// The ledger's recovery is noticed within seconds even after a long outage: probes and postponed events wait no
+/// longer.
 #[tokio::test(start_paused = true)]
-async fn ledger_that_is_back_is_noticed_within_seconds() {
+async fn ledger_recovery_is_noticed_within_seconds() {
     let breaker = breaker();
     for _ in 0..20 {
         let postponed = breaker.learn(1, &failure(Cause::Ledger, None));
@@ -412,7 +421,7 @@ async fn ledger_that_is_back_is_noticed_within_seconds() {
         assert!(wait <= LEDGER_MAX, "{wait:?}");
         tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
     }
-    // An API that is down as well is asked as seldom as ever.
+    // If an API is down too, it is still probed rarely.
     breaker.learn(2, &failure(Cause::Unavailable, None));
     for _ in 0..10 {
         breaker.probe_fails(3).await;

@@ -1,4 +1,4 @@
-//! The bytes of memory that the work in progress may take.
+//! Limits the bytes of memory that work in progress may take.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes in one permit.
 const UNIT: usize = 1024;
 
-/// A budget of bytes. Whoever comes first is served first, so that no large piece of work waits for ever.
+/// A budget of bytes. Requests are served in order of arrival, so a large one does not wait forever.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
     units: Arc<Semaphore>,
@@ -15,13 +15,12 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// A budget of `bytes`.
     pub(super) fn new(bytes: usize) -> Self {
         let all = units(bytes);
         Self { units: Arc::new(Semaphore::new(all as usize)), all }
     }
 
-    /// Waits for `bytes` of it, or for all of it if that is less: what is too large is worked on alone.
+    /// Waits for `bytes`, or for the whole budget if it is smaller: oversized work runs alone.
     pub(super) async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         Arc::clone(&self.units).acquire_many_owned(units(bytes).min(self.all)).await.ok()
@@ -29,7 +28,7 @@ impl Budget {
 }
 
 fn units(bytes: usize) -> u32 {
-    // As many permits as a semaphore bears on any machine.
+    // A tokio semaphore has at most usize::MAX >> 3 permits, which is less on 32-bit machines.
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 3)
 }
 
@@ -40,7 +39,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_waits_for_its_bytes_and_too_large_work_for_all() {
+    async fn budget_with_oversized_work_waits_for_all_bytes() {
         let budget = Budget::new(10 * UNIT);
         let now = |bytes| budget.take(bytes).now_or_never().flatten();
         let (six, four) = (now(6 * UNIT), now(3 * UNIT + 1));
@@ -50,7 +49,7 @@ mod tests {
         let small = now(1);
         drop((six, small));
         let all = now(100 * UNIT);
-        assert!(all.is_some() && now(0).is_none(), "it is worked on alone");
+        assert!(all.is_some() && now(0).is_none(), "oversized work runs alone");
         drop(all);
         assert!(now(0).is_some());
     }

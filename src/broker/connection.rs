@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     greeting::Greeting,
-    handshake::{self, Stranger},
+    handshake::{self, NonBroker},
     stream::Ender,
 };
 use crate::{
@@ -28,74 +28,75 @@ use crate::{
     tls::Connections,
 };
 
-/// For the broker's answer to a goodbye.
+/// Time limit for the broker's reply to a close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The least `frame_max` that a broker may have: RabbitMQ's default. All properties of a message are one frame, and a copy carries
-/// [`super::headers::COPIED_BYTES_MAX`] of the sender's beside our own.
+/// Minimum `frame_max` of a broker: RabbitMQ's default. All properties of a message are one frame. A copy carries up
+/// to [`super::headers::COPIED_BYTES_MAX`] of the sender's headers in addition to our own.
 pub(super) const FRAME_BYTES_MIN: u32 = 131_072;
 
-/// Why the broker did not do what was asked. Shows no password.
+/// An operation on the broker that failed. Its text shows no password.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// No answer in time.
+    /// No reply within the time limit.
     #[error("{0}: no answer within {1:?}")]
     Timeout(&'static str, Duration),
-    /// lapin's or the broker's own error.
+    /// An error of lapin or of the broker.
     #[error("{0}: {text}", text = masked(&.1.to_string()))]
     Lapin(&'static str, lapin::Error),
-    /// The broker ended it, or it broke.
+    /// The broker closed the connection or channel, or it broke.
     #[error("{}", masked(.0))]
     Ended(String),
-    /// The URL can't be read or used.
+    /// The URL can't be read or is invalid.
     #[error("{0}")]
     Url(String),
-    /// There is no connection.
+    /// The connection could not be established.
     #[error("connect: {0}")]
     Unreached(Obstacle),
-    /// There is a connection, and something else than a broker at its end.
+    /// The peer is not an AMQP 0-9-1 broker.
     #[error("connect: {0}")]
-    Stranger(Stranger),
-    /// The broker takes smaller frames than the copy of an event may need.
+    NonBroker(NonBroker),
+    /// The broker's `frame_max` is smaller than the copy of an event may need.
     #[error(
-        "connect: the broker takes frames of {0} bytes at most, and the copy of an event may need {FRAME_BYTES_MIN}; set frame_max in its configuration to that or more"
+        "connect: the broker's frame_max is {0} bytes, and the copy of an event may need {FRAME_BYTES_MIN}; set frame_max in the broker's configuration to that or more"
     )]
     SmallFrames(u32),
-    /// A file that TLS needs can't be used.
+    /// A file that TLS needs is unusable.
     #[error("connect: TLS: {}", masked(&.0.to_string()))]
     Tls(rustls::Error),
 }
 
-/// What two errors of one kind have in common, however their words differ.
+/// The kind of an error, which does not depend on its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// No answer, at this step.
+    /// No reply at this step.
     Timeout(&'static str),
-    /// The broker's reply code.
+    /// An error with this AMQP reply code.
     Reply(u16),
-    /// No connection.
+    /// No connection to the peer.
     Unreached(Obstacle),
-    /// No broker.
-    Stranger(Stranger),
-    /// A setting, or a file that one names.
+    /// The peer is not a broker.
+    NonBroker(NonBroker),
+    /// An invalid setting, or an unusable file that a setting names.
     Setting,
-    /// The broker's exchanges or queues.
+    /// The broker's exchanges or queues do not match.
     Topology,
-    /// It broke, or was ended.
+    /// The connection or channel broke or was closed.
     Ended,
 }
 
 impl BrokerError {
-    /// Whether lapin could not go on with what it read: a property that is not UTF-8, a frame that is too large or comes out of
-    /// turn. On a connection that stood, that is a message, and it ends the next connection too.
+    /// True if lapin could not process the bytes that it read: a property that is not UTF-8, a frame that is too
+    /// large or out of order. On an established connection, the cause is a message, and it will end the next
+    /// connection too.
     #[must_use]
-    pub fn is_reading(&self) -> bool {
-        // lapin raises the codes of frames, syntax, commands, channels and unexpected frames itself, in the broker's place.
+    pub fn is_protocol_error(&self) -> bool {
+        // lapin itself raises the codes for frame, syntax, command, channel and unexpected-frame errors.
         matches!(self, Self::Lapin(_, error) if matches!(error.kind(), lapin::ErrorKind::ParsingError(_)))
             || matches!(self.reply_code(), Some(501..=505))
     }
 
-    /// Its kind.
+    /// The kind of this error.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
@@ -104,11 +105,11 @@ impl BrokerError {
             Self::Ended(_) => Reason::Ended,
             Self::Url(_) | Self::Tls(_) | Self::SmallFrames(_) => Reason::Setting,
             Self::Unreached(obstacle) => Reason::Unreached(*obstacle),
-            Self::Stranger(stranger) => Reason::Stranger(*stranger),
+            Self::NonBroker(non_broker) => Reason::NonBroker(*non_broker),
         }
     }
 
-    /// The reply code of the broker's error, such as 406, where it was one.
+    /// The AMQP reply code, such as 406, if the broker or lapin gave one.
     #[must_use]
     pub fn reply_code(&self) -> Option<u16> {
         match self {
@@ -121,9 +122,9 @@ impl BrokerError {
     }
 }
 
-/// What answers come from, and what can be gone before they do.
+/// A connection or channel: anything that can close while we await a reply.
 pub trait Peer: Sync {
-    /// Whether no answer can come any more.
+    /// True if no reply can arrive any more.
     fn is_gone(&self) -> bool;
 }
 
@@ -151,12 +152,11 @@ impl Peer for Acker {
     }
 }
 
-/// Waits for `action` of `peer`: until it is answered, until the peer is gone, and `limit` at most. Whatever is asked of the
-/// broker goes through this: lapin leaves what was asked while a connection broke without an answer now and then
-/// (measured: a close, a confirm.select, acks).
+/// Waits for the reply to `action`, until `peer` is gone, and at most for `limit`. Every request to the broker goes
+/// through this function. lapin sometimes leaves a request unanswered if the connection breaks meanwhile (measured: a
+/// close, a confirm.select, acks).
 ///
 /// # Errors
-/// [`BrokerError`], which names the `step`.
 pub async fn within<T>(
     step: &'static str,
     limit: Duration,
@@ -173,7 +173,7 @@ pub async fn within<T>(
     }
 }
 
-/// Resolves when `peer` is gone, a little later: time enough for lapin to say why to whoever waits for it.
+/// Resolves shortly after `peer` is gone. The delay lets lapin report the cause to other waiting tasks first.
 pub async fn gone(step: &'static str, peer: &impl Peer) -> BrokerError {
     while !peer.is_gone() {
         sleep(Duration::from_millis(100)).await;
@@ -182,7 +182,7 @@ pub async fn gone(step: &'static str, peer: &impl Peer) -> BrokerError {
     BrokerError::Ended(format!("{step}: the connection was closed"))
 }
 
-/// A connection that stands, or did.
+/// A connection that was established, and the handle that ends its stream.
 #[derive(Debug)]
 pub struct Connected {
     connection: Connection,
@@ -203,21 +203,21 @@ impl Deref for Connected {
     }
 }
 
-/// Makes connections, to one node of the cluster after the other.
+/// Opens connections to the nodes of the cluster in turn.
 #[derive(Debug)]
 pub struct Connector {
     urls: Urls,
     rules: UrlRules,
     tls: Connections,
     connect_timeout: Duration,
-    /// For any single answer of the broker.
+    /// Time limit for each reply of the broker.
     pub timeout: Duration,
-    /// The longest wait between two tries.
+    /// Maximum wait between two attempts.
     pub reconnect_max: Duration,
-    /// How often queues and consumers are looked at.
+    /// Interval between two checks of queues and consumers.
     pub watch_interval: Duration,
     next: AtomicUsize,
-    sieves: bool,
+    filters_properties: bool,
 }
 
 #[derive(Debug)]
@@ -227,7 +227,7 @@ enum Urls {
 }
 
 impl Connector {
-    /// Connections as `config` says.
+    /// Creates a connector with the settings of `config`.
     #[must_use]
     pub fn new(config: &config::Config) -> Self {
         let amqp = &config.amqp;
@@ -240,17 +240,18 @@ impl Connector {
             reconnect_max: amqp.reconnect_max.get(),
             watch_interval: amqp.watch_interval.get(),
             next: AtomicUsize::new(0),
-            sieves: false,
+            filters_properties: false,
         }
     }
 
-    /// Connections that a message whose properties can't be read does not end: it comes without them (`is_unreadable`).
+    /// Makes connections survive messages with unreadable properties. Such a message arrives without its properties
+    /// (`is_unreadable`).
     #[must_use]
-    pub fn sieving(self) -> Self {
-        Self { sieves: true, ..self }
+    pub fn filtering_properties(self) -> Self {
+        Self { filters_properties: true, ..self }
     }
 
-    /// One try to connect, to the node after the one that was tried last. `purpose` shows in the broker's list of
+    /// Tries once to connect, to the node after the last one tried. `purpose` shows in the broker's list of
     /// connections.
     ///
     /// # Errors
@@ -259,20 +260,20 @@ impl Connector {
         self.connect_to(self.next.fetch_add(1, Ordering::Relaxed), purpose).await
     }
 
-    /// One try to connect to the node number `node`, from 0 in the order of `amqp.url`.
+    /// Tries once to connect to node number `node`, counted from 0 in the order of `amqp.url`.
     ///
     /// # Errors
     /// [`BrokerError`].
     pub async fn connect_to(&self, node: usize, purpose: &str) -> Result<Connected, BrokerError> {
         let (node, limit) = (self.node(node)?, self.connect_timeout);
-        let connected = handshake::connect(&node, &self.tls, limit, purpose, self.sieves).await;
-        connected.map_err(|error| self.late(error))
+        let connected = handshake::connect(&node, &self.tls, limit, purpose, self.filters_properties).await;
+        connected.map_err(|error| self.with_time_limit(error))
     }
 
-    /// One try at each node of the cluster, for a command that a person waits for.
+    /// Tries each node of the cluster once, for a command that a person waits for.
     ///
     /// # Errors
-    /// [`BrokerError`] of the node that was tried last.
+    /// [`BrokerError`] of the last node.
     pub async fn connect_once(&self, purpose: &str) -> Result<Connected, BrokerError> {
         let mut result = self.connect(purpose).await;
         for _ in 1..self.nodes()? {
@@ -282,25 +283,25 @@ impl Connector {
             result = self.connect(purpose).await;
         }
         if result.is_ok() {
-            // The next connection begins with the node that answered.
+            // The next connection starts with the node that replied.
             self.next.fetch_sub(1, Ordering::Relaxed);
         }
         result
     }
 
-    /// What the node number `node` says of itself to whoever connects, before anybody logs in.
+    /// Reads the description that node number `node` sends before any login.
     ///
     /// # Errors
     /// [`BrokerError`].
     pub async fn greeting(&self, node: usize) -> Result<Greeting, BrokerError> {
         let greeting = handshake::greeting(&self.node(node)?, &self.tls, self.connect_timeout).await;
-        greeting.map_err(|error| self.late(error))
+        greeting.map_err(|error| self.with_time_limit(error))
     }
 
-    /// How many nodes are named, never none.
+    /// Number of configured nodes, at least one.
     ///
     /// # Errors
-    /// [`BrokerError`] where the file with the URL can't be read.
+    /// [`BrokerError`] if the file with the URL can't be read.
     pub fn nodes(&self) -> Result<usize, BrokerError> {
         self.read().map(|nodes| nodes.len())
     }
@@ -310,7 +311,7 @@ impl Connector {
         Ok(nodes.swap_remove(number % nodes.len()))
     }
 
-    /// The nodes, never none.
+    /// The configured nodes, at least one.
     fn read(&self) -> Result<Vec<Node>, BrokerError> {
         let (urls, place) = match &self.urls {
             Urls::Given(urls) => (urls.clone(), "amqp.url".to_owned()),
@@ -325,8 +326,8 @@ impl Connector {
             .map_err(|problem| BrokerError::Url(format!("{place}: {problem}")))
     }
 
-    /// The limit is ours to tell.
-    fn late(&self, error: BrokerError) -> BrokerError {
+    /// Adds the configured time limit to a timeout.
+    fn with_time_limit(&self, error: BrokerError) -> BrokerError {
         match error {
             BrokerError::Unreached(Obstacle::TimedOut) => {
                 BrokerError::Timeout("connect", self.connect_timeout)
@@ -336,12 +337,12 @@ impl Connector {
     }
 }
 
-/// Closes `connection` in an orderly way, if the broker answers soon: nobody needs that answer, and others wait for the next
-/// connection. One that is not closed by then, as while the broker blocks it, is ended.
+/// Closes `connection`, and ends its stream if the broker does not reply soon, for example because it blocks the
+/// connection. The reply is not needed, and callers wait for the next connection.
 pub async fn close(connection: &Connected) {
     let closed = async {
         if connection.status().connected() {
-            // A connection that can't be closed is gone, which is what was wanted.
+            // If the close fails, the connection is already gone.
             _ = connection.close(200, "bye".into()).await;
         }
     };

@@ -1,6 +1,7 @@
-//! Takes deliveries for a stage: a permit first, then the delivery, then a task of its own that carries both until the
-//! delivery is settled. While the stage's breaker is open, or a message ended the connection that can't be read, one delivery
-//! at a time; after a start or a connection on which nothing was settled, few at a time at first (see [`Begin`]).
+//! Consumes deliveries for a stage. It first acquires a permit, then takes a delivery, then starts a task that holds
+//! both until the delivery is settled. While the stage's breaker is open, or after an unreadable message ended the
+//! connection, it takes one delivery at a time. After a start, or after a connection on which nothing was settled, it
+//! starts with few at a time (see [`ConsumeMode`]).
 
 use std::{
     future::{Future, pending},
@@ -48,100 +49,102 @@ use crate::{
     telemetry::metrics::StageMetrics,
 };
 
-/// How often a wait looks whether its connection still stands.
+/// Interval at which a waiting task checks that its connection is alive.
 const HEALTH: Duration = Duration::from_secs(1);
-/// Where one at a time is delivered and none comes for this long, none is left that came together with one that can't be read.
+/// In one-at-a-time mode: after this long without a delivery, the batch that held the unreadable message is drained.
 const QUIET: Duration = Duration::from_secs(5);
-/// Longer than the longest delay of `retry.delays` by default: after this long without a delivery, no message waits for the API.
+/// Longer than the longest default delay of `retry.delays`: after this time without a delivery, no message waits for the API.
 const NOTHING_WAITS_AFTER: Duration = Duration::from_secs(15 * 60);
-/// The wait of a message whose event is being worked on.
+/// The wait of a message while another delivery of its event is being processed.
 const BUSY: Postponed = Postponed { wait: Duration::from_secs(1), max: Duration::from_secs(5) };
-/// So many messages that need no call, one after the other, are a backlog of them.
-const REFUSED_IN_A_ROW: u32 = 4;
-/// From this many deliveries without an outcome on, each try of a message is noted in the ledger: a worker may have died over it.
-const SUSPECT: u32 = 3;
-/// Suspects come to their turn in random order, spread over this time.
-const SUSPECTS_SPREAD_MS: u64 = 250;
+/// Consecutive probes that need no API call before a backlog of such messages is assumed.
+const WITHOUT_CALL_MAX: u32 = 4;
+/// From this many deliveries without an outcome, each try of a message is recorded in the ledger. A worker may have
+/// died while processing it.
+const ISOLATE_FROM: u32 = 3;
+/// Isolated messages start in random order, spread over this time.
+const ISOLATED_SPREAD_MS: u64 = 250;
 
 /// The limits of a consumer.
 #[derive(Clone, Debug)]
 pub struct ConsumerLimits {
-    /// Deliveries that are held unacknowledged.
+    /// Maximum number of unacknowledged deliveries.
     pub prefetch: u16,
-    /// Deliveries that are worked on.
+    /// Maximum number of deliveries being processed.
     pub concurrency: usize,
-    /// Bytes that the work on them may take.
+    /// Maximum number of bytes that their processing may take.
     pub bytes: usize,
-    /// Workers that may die over one message before it is put aside.
+    /// Workers that may die while processing one message before it is dead-lettered.
     pub deliveries_max: u32,
-    /// Longest that a delivery is kept without being settled.
+    /// Maximum processing time per delivery.
     pub delivery_timeout: Duration,
-    /// For any single answer of the broker.
+    /// Time limit for each reply of the broker.
     pub timeout: Duration,
-    /// When to stop taking.
+    /// The breaker's thresholds and probe intervals.
     pub breaker: breaker::BreakerPolicy,
 }
 
 impl ConsumerLimits {
-    /// From how many deliveries without an outcome on a try is noted.
-    fn suspect_from(&self) -> u32 {
-        SUSPECT.min(self.deliveries_max.saturating_sub(1))
+    /// Number of deliveries without an outcome from which a try is recorded.
+    fn isolate_from(&self) -> u32 {
+        ISOLATE_FROM.min(self.deliveries_max.saturating_sub(1))
     }
 
-    /// How many noted tries may be left: with those before them, workers that died.
+    /// Number of unfinished tries at which a message is dead-lettered. Each is a worker that died.
     fn deaths_max(&self) -> u32 {
-        self.deliveries_max.saturating_sub(self.suspect_from()).max(1)
+        self.deliveries_max.saturating_sub(self.isolate_from()).max(1)
     }
 
-    /// The age at which work in progress is given back, whatever it waits for: after `delivery_timeout` for an outcome, some
-    /// answers of the broker until it is settled.
+    /// Age at which work in progress is requeued in any case: `delivery_timeout` for an outcome, and some replies of
+    /// the broker to settle it.
     #[must_use]
     pub fn work_age_max(&self) -> Duration {
         self.delivery_timeout.saturating_add(self.timeout.saturating_mul(4))
     }
 }
 
-/// How taking begins. A message may end every worker that takes it, or every connection: whatever is delivered together with
-/// it is counted with it, until the broker or this program puts all of them aside.
+/// Number of deliveries to consume at first. One message may end every worker or connection that receives it. The
+/// broker also counts a delivery of every message delivered together with it, until these messages are dead-lettered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begin {
-    /// As many as the limits allow: nothing points to such a message.
-    AtOnce,
-    /// One, then twice as many and so on, while what comes was delivered before: one of those may have ended a worker.
-    Slowly,
-    /// One at a time, as many as may have been delivered together: one of them is known to end connections.
-    Singly,
+pub enum ConsumeMode {
+    /// As many as the limits allow, because nothing points to such a message.
+    Unlimited,
+    /// One, then two, four and so on, while deliveries are redelivered: one of them may have ended a worker.
+    RampUp,
+    /// One at a time, for as many as may have been delivered together, because one of them is known to end
+    /// connections.
+    OneAtATime,
 }
 
-/// A delivery that is worked on.
+/// A delivery in progress.
 struct DeliveryWork {
     message: Message,
     properties: BasicProperties,
     receipt: Receipt,
     begun: Instant,
-    /// So many workers died over it that it is put aside.
+    /// The number of workers that died while processing it, if the message must be dead-lettered for that.
     deaths: Option<u32>,
 }
 
-/// The try of a message that a worker may have died over; of others there is nothing in it.
+/// The recorded try of an isolated message; empty for other messages.
 #[derive(Default)]
 struct Trial {
     deaths: Option<u32>,
-    /// Of a message that is put aside.
+    /// The key of a message that must be dead-lettered.
     key: Option<String>,
-    noted: Option<Try>,
-    /// Held until the try is taken back.
+    recorded: Option<Try>,
+    /// Held until the try is taken back, so that isolated messages run one at a time.
     turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Trial {
-    /// The try has ended: the delivery is settled, or it is not and there was a panic (`Err(true)`).
+    /// Ends the try. `settled` is `Err(true)` after a panic and `Err(false)` if the time limit elapsed.
     async fn end(self, tries: &Tries, settled: Result<Settled, bool>) {
         let gone = matches!(settled, Ok(Settled::Done | Settled::Dead(_)));
-        match (self.noted, settled) {
-            (Some(noted), Err(true)) => noted.leave(),
-            (Some(noted), _) if gone => noted.end_all().await,
-            (Some(noted), _) => noted.end().await,
+        match (self.recorded, settled) {
+            (Some(recorded), Err(true)) => recorded.count_as_death(),
+            (Some(recorded), _) if gone => recorded.end_and_forget().await,
+            (Some(recorded), _) => recorded.end().await,
             (None, _) => {}
         }
         if let Some(key) = self.key.filter(|_| gone) {
@@ -151,7 +154,7 @@ impl Trial {
     }
 }
 
-/// Takes what is in one queue to one stage.
+/// Consumes one queue for one stage.
 #[derive(Debug)]
 pub struct Consumer<S> {
     stage: S,
@@ -162,20 +165,20 @@ pub struct Consumer<S> {
     budget: Budget,
     breaker: Breaker,
     tries: Tries,
-    /// Messages that a worker may have died over take turns.
-    suspects: Arc<tokio::sync::Mutex<()>>,
+    /// Lets messages that may have killed a worker run one at a time.
+    isolated: Arc<tokio::sync::Mutex<()>>,
     working: Working,
-    /// How the next subscription begins: a [`Begin`].
-    begin: AtomicU8,
+    /// The [`ConsumeMode`] of the next subscription.
+    mode: AtomicU8,
     settled: AtomicU64,
     metrics: StageMetrics,
     tasks: Mutex<JoinSet<()>>,
-    /// True once nothing more is to be taken.
+    /// True once the worker is to stop consuming.
     stop: watch::Receiver<bool>,
 }
 
 impl<S: Stage> Consumer<S> {
-    /// Takes from `queue` to `stage`, until `stop` turns true.
+    /// Creates a consumer of `queue` for `stage`. It stops when `stop` turns true.
     #[must_use]
     pub fn new(
         stage: S,
@@ -196,9 +199,9 @@ impl<S: Stage> Consumer<S> {
             breaker: Breaker::new(S::NAME, limits.breaker, metrics.breaker.clone()),
             limits,
             tries,
-            suspects: Arc::default(),
+            isolated: Arc::default(),
             working: Working::default(),
-            begin: AtomicU8::new(Begin::Slowly as u8),
+            mode: AtomicU8::new(ConsumeMode::RampUp as u8),
             settled: AtomicU64::new(0),
             metrics,
             tasks: Mutex::default(),
@@ -206,17 +209,18 @@ impl<S: Stage> Consumer<S> {
         }
     }
 
-    /// Consumes from `source` until it breaks (`Err`) or `stop` turns true (`Ok`). What is in progress then goes on.
+    /// Consumes from `source` until the connection fails (`Err`) or `stop` turns true (`Ok`). Work in progress then
+    /// continues.
     ///
     /// # Errors
-    /// [`BrokerError`]: what broke.
+    /// [`BrokerError`] if the connection or channel failed.
     pub async fn consume(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         while !self.is_stopped() {
             match self.breaker.probe_at() {
-                None => match self.begin() {
-                    Begin::Singly => self.take_singly(source).await?,
-                    Begin::Slowly => self.take_more_and_more(source).await?,
-                    Begin::AtOnce => self.take_all(source).await?,
+                None => match self.mode() {
+                    ConsumeMode::OneAtATime => self.consume_one_at_a_time(source).await?,
+                    ConsumeMode::RampUp => self.consume_ramping_up(source).await?,
+                    ConsumeMode::Unlimited => self.consume_unlimited(source).await?,
                 },
                 Some(at) => {
                     self.pause(source, at).await?;
@@ -227,58 +231,58 @@ impl<S: Stage> Consumer<S> {
         Ok(())
     }
 
-    /// The queue that it takes from.
+    /// The queue that this consumer consumes.
     #[must_use]
     pub fn queue(&self) -> &str {
         &self.queue
     }
 
-    /// What it counts in.
+    /// The stage's metrics.
     #[must_use]
     pub const fn metrics(&self) -> &StageMetrics {
         &self.metrics
     }
 
-    /// What stops it.
+    /// The stage's breaker.
     #[cfg(test)]
     pub(crate) const fn breaker(&self) -> &Breaker {
         &self.breaker
     }
 
-    /// Whether nothing more is to be taken.
+    /// True once the worker is to stop consuming.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         *self.stop.borrow()
     }
 
-    /// How the next subscription begins.
-    pub fn begin_next(&self, begin: Begin) {
-        self.begin.store(begin as u8, Ordering::Relaxed);
+    /// Sets the mode of the next subscription.
+    pub fn set_next_mode(&self, mode: ConsumeMode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
     }
 
-    fn begin(&self) -> Begin {
-        let number = self.begin.load(Ordering::Relaxed);
-        [Begin::Slowly, Begin::Singly]
+    fn mode(&self) -> ConsumeMode {
+        let number = self.mode.load(Ordering::Relaxed);
+        [ConsumeMode::RampUp, ConsumeMode::OneAtATime]
             .into_iter()
-            .find(|begin| *begin as u8 == number)
-            .unwrap_or(Begin::AtOnce)
+            .find(|mode| *mode as u8 == number)
+            .unwrap_or(ConsumeMode::Unlimited)
     }
 
-    /// How many deliveries were settled so far.
+    /// Number of deliveries settled so far.
     #[must_use]
     pub fn settled(&self) -> u64 {
         self.settled.load(Ordering::Relaxed)
     }
 
-    /// Resolves when nothing more is to be taken.
+    /// Resolves when the worker is to stop consuming.
     pub async fn stopped(&self) {
-        // A sender that is gone means a worker that is gone.
+        // A dropped sender means that the worker has ended.
         _ = self.stop.clone().wait_for(|stop| *stop).await;
     }
 
-    /// Takes as many as the limits allow, until the breaker opens or a stop is asked for.
-    async fn take_all(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
-        let mut declared_again = self.settler.declared_again();
+    /// Takes as many deliveries as the limits allow, until the breaker opens or a stop is requested.
+    async fn consume_unlimited(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let mut redeclared = self.settler.redeclared();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
         let _shown = self.metrics.consuming();
         loop {
@@ -286,38 +290,38 @@ impl<S: Stage> Consumer<S> {
                 biased;
                 () = self.stopped() => break,
                 () = self.breaker.opened() => break,
-                () = changed(&mut declared_again) => return self.end(subscription).await.map(drop),
+                () = changed(&mut redeclared) => return self.cancel_and_process(subscription).await.map(drop),
                 next = self.next(&mut subscription) => {
                     let (permit, delivery) = next?;
                     self.spawn(Arc::clone(self).work(permit, delivery));
                 }
             }
         }
-        self.hand_back(subscription).await
+        self.cancel_and_requeue(subscription).await
     }
 
-    /// Takes one delivery after the other: as many as may have come together with one that can't be read, unless none comes any
-    /// more. Then all can be taken again.
-    async fn take_singly(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+    /// Takes one delivery at a time, for as many as may have been delivered together with the unreadable message, or
+    /// until none arrives. Then the consumer returns to normal.
+    async fn consume_one_at_a_time(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut subscription = self.subscribe(source, 1).await?;
         let _shown = self.metrics.consuming();
         for _ in 0..self.limits.prefetch {
             let next = tokio::select! {
                 biased;
-                () = self.stopped() => return self.hand_back(subscription).await,
-                () = self.breaker.opened() => return self.hand_back(subscription).await,
-                next = self.next_soon(&mut subscription) => next?,
+                () = self.stopped() => return self.cancel_and_requeue(subscription).await,
+                () = self.breaker.opened() => return self.cancel_and_requeue(subscription).await,
+                next = self.next_unless_quiet(&mut subscription) => next?,
             };
             let Some((permit, delivery)) = next else { break };
-            self.work_to_the_end(permit, delivery).await;
+            self.finish_work(permit, delivery).await;
         }
-        self.begin_next(Begin::AtOnce);
-        self.hand_back(subscription).await
+        self.set_next_mode(ConsumeMode::Unlimited);
+        self.cancel_and_requeue(subscription).await
     }
 
-    /// Takes one delivery, then two, four and so on, each time until all are settled, while they were delivered before. The
-    /// first that is new ends this, and so does an empty queue.
-    async fn take_more_and_more(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+    /// Takes one delivery, then two, four and so on while they are redelivered. Waits each time until all are
+    /// settled. The first new delivery ends this mode, and so does an empty queue.
+    async fn consume_ramping_up(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut window = 1;
         while window < self.limits.prefetch {
             let mut subscription = self.subscribe(source, window).await?;
@@ -326,15 +330,15 @@ impl<S: Stage> Consumer<S> {
             while again && ends.len() < window.into() {
                 let next = tokio::select! {
                     biased;
-                    () = self.stopped() => return self.hand_back(subscription).await,
-                    () = self.breaker.opened() => return self.hand_back(subscription).await,
-                    next = self.next_soon(&mut subscription) => next?,
+                    () = self.stopped() => return self.cancel_and_requeue(subscription).await,
+                    () = self.breaker.opened() => return self.cancel_and_requeue(subscription).await,
+                    next = self.next_unless_quiet(&mut subscription) => next?,
                 };
                 again = next.as_ref().is_some_and(|(_, delivery)| delivery.redelivered);
-                ends.extend(next.map(|(permit, delivery)| self.begin_work(permit, delivery)));
+                ends.extend(next.map(|(permit, delivery)| self.start_work(permit, delivery)));
             }
-            // Whatever came meanwhile was delivered in place of what is settled by now.
-            ends.extend(self.end(subscription).await?);
+            // Deliveries that arrived meanwhile replace those already settled.
+            ends.extend(self.cancel_and_process(subscription).await?);
             drop(shown);
             if !again {
                 break;
@@ -347,27 +351,28 @@ impl<S: Stage> Consumer<S> {
             }
             window = window.saturating_mul(2);
         }
-        self.begin_next(Begin::AtOnce);
+        self.set_next_mode(ConsumeMode::Unlimited);
         Ok(())
     }
 
-    /// Ends the subscription, and begins to work on what was delivered and not taken: given back it would be counted.
-    async fn end(
+    /// Cancels the subscription and processes deliveries that were not taken yet. Requeuing them would count a
+    /// delivery.
+    async fn cancel_and_process(
         self: &Arc<Self>,
         subscription: Subscription,
     ) -> Result<Vec<oneshot::Receiver<()>>, BrokerError> {
         let mut ends = Vec::new();
         for delivery in subscription.cancel(self.limits.timeout).await? {
             match Arc::clone(&self.permits).try_acquire_owned() {
-                Ok(permit) => ends.push(self.begin_work(permit, delivery)),
+                Ok(permit) => ends.push(self.start_work(permit, delivery)),
                 Err(_) => _ = delivery.receipt.requeue(self.limits.timeout).await?,
             }
         }
         Ok(ends)
     }
 
-    /// The next delivery; `None` where none comes for a while.
-    async fn next_soon(
+    /// The next delivery; `None` if none arrives for a while.
+    async fn next_unless_quiet(
         &self,
         subscription: &mut Subscription,
     ) -> Result<Option<(OwnedSemaphorePermit, Delivery)>, BrokerError> {
@@ -378,26 +383,26 @@ impl<S: Stage> Consumer<S> {
         }
     }
 
-    /// Takes one delivery after the other until one says whether the API works again.
+    /// Takes one delivery at a time until one shows if the API works again.
     async fn probe(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
-        for _ in 0..REFUSED_IN_A_ROW {
-            let mut declared_again = self.settler.declared_again();
+        for _ in 0..WITHOUT_CALL_MAX {
+            let mut redeclared = self.settler.redeclared();
             let mut subscription = self.subscribe(source, 1).await?;
             let shown = self.metrics.consuming();
             let (permit, delivery) = tokio::select! {
                 biased;
-                () = self.stopped() => return self.hand_back(subscription).await,
-                () = changed(&mut declared_again) => return self.hand_back(subscription).await,
+                () = self.stopped() => return self.cancel_and_requeue(subscription).await,
+                () = changed(&mut redeclared) => return self.cancel_and_requeue(subscription).await,
                 next = self.next_probe(&mut subscription) => next?,
             };
-            self.hand_back(subscription).await?;
+            self.cancel_and_requeue(subscription).await?;
             drop(shown);
-            self.work_to_the_end(permit, delivery).await;
+            self.finish_work(permit, delivery).await;
             if !self.breaker.is_due() || self.is_stopped() {
                 return Ok(());
             }
         }
-        self.pass_over_refused(source).await
+        self.settle_backlog(source).await
     }
 
     async fn next_probe(
@@ -412,17 +417,18 @@ impl<S: Stage> Consumer<S> {
         Ok((permit, subscription.next().await?))
     }
 
-    /// Settles messages that need no call, many at once, up to the first that needs one: that is the probe. A backlog of events
-    /// that have expired, or of copies that have to wait, must not hold up the others when the API works again.
-    async fn pass_over_refused(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
-        let mut declared_again = self.settler.declared_again();
+    /// Settles messages that need no API call concurrently, up to the first message that needs one: that is the
+    /// probe. A backlog of expired events or of copies that must wait must not delay the others when the API works
+    /// again.
+    async fn settle_backlog(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let mut redeclared = self.settler.redeclared();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
         let shown = self.metrics.consuming();
         let probe = loop {
             let (permit, delivery) = tokio::select! {
                 biased;
                 () = self.stopped() => break None,
-                () = changed(&mut declared_again) => break None,
+                () = changed(&mut redeclared) => break None,
                 next = self.next(&mut subscription) => next?,
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
@@ -434,28 +440,28 @@ impl<S: Stage> Consumer<S> {
             }
             self.spawn(Arc::clone(self).work(permit, delivery));
         };
-        self.hand_back(subscription).await?;
+        self.cancel_and_requeue(subscription).await?;
         drop(shown);
         if let Some((permit, delivery)) = probe {
-            self.work_to_the_end(permit, delivery).await;
+            self.finish_work(permit, delivery).await;
         }
         Ok(())
     }
 
-    async fn work_to_the_end(self: &Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
-        // A task that is aborted drops its sender, which is an end too.
-        _ = self.begin_work(permit, delivery).await;
+    async fn finish_work(self: &Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
+        // An aborted task drops its sender, which also wakes us.
+        _ = self.start_work(permit, delivery).await;
     }
 
-    /// Begins to work on a delivery; resolves when that has ended.
-    fn begin_work(
+    /// Starts to process a delivery; the receiver resolves when that has ended.
+    fn start_work(
         self: &Arc<Self>,
         permit: OwnedSemaphorePermit,
         delivery: Delivery,
     ) -> oneshot::Receiver<()> {
         let (done, ended) = oneshot::channel();
         let work = Arc::clone(self).work(permit, delivery);
-        // A task of its own, as for every delivery: what becomes of it must not hang on this connection.
+        // Its own task, so that it outlives this connection.
         self.spawn(work.map(|()| _ = done.send(())));
         ended
     }
@@ -463,12 +469,12 @@ impl<S: Stage> Consumer<S> {
     async fn subscribe(&self, source: Source<'_>, prefetch: u16) -> Result<Subscription, BrokerError> {
         let name = format!("instant-connect-worker.{}.{:08x}", S::NAME, fastrand::u32(..));
         let subscription = source.subscribe(&self.queue, &name, prefetch, self.limits.timeout).await?;
-        debug!(stage = S::NAME, queue = self.queue, prefetch, "consuming");
+        debug!(stage = S::NAME, queue = self.queue, prefetch, "subscribed to queue");
         Ok(subscription)
     }
 
-    /// Ends the subscription and gives back what was delivered and not taken. What was taken goes on.
-    async fn hand_back(&self, subscription: Subscription) -> Result<(), BrokerError> {
+    /// Cancels the subscription and requeues deliveries that were not taken. Work in progress continues.
+    async fn cancel_and_requeue(&self, subscription: Subscription) -> Result<(), BrokerError> {
         let limit = self.limits.timeout;
         for delivery in subscription.cancel(limit).await? {
             delivery.receipt.requeue(limit).await?;
@@ -476,7 +482,7 @@ impl<S: Stage> Consumer<S> {
         Ok(())
     }
 
-    /// Waits until `at` or a stop.
+    /// Waits until `at`, or until a stop is requested.
     async fn pause(&self, source: Source<'_>, at: Instant) -> Result<(), BrokerError> {
         while Instant::now() < at {
             tokio::select! {
@@ -491,7 +497,7 @@ impl<S: Stage> Consumer<S> {
         Ok(())
     }
 
-    /// The permit first: a delivery that nobody here could work on is better with another worker.
+    /// Acquires a permit before a delivery. Without a permit, the delivery is better left to another worker.
     async fn next(
         &self,
         subscription: &mut Subscription,
@@ -521,8 +527,8 @@ impl<S: Stage> Consumer<S> {
         let Delivery { body, properties, redelivered, receipt: _ } = delivery;
         let taken = Taken::Work { queue: &self.queue, redelivered };
         let message = properties::message(&properties, body, taken);
-        // One that was taken before was counted then.
-        if let Some(delay) = properties::held_for(&properties, &self.queue).filter(|_| !redelivered) {
+        // A redelivered message was counted at its first delivery.
+        if let Some(delay) = properties::delayed_for(&properties, &self.queue).filter(|_| !redelivered) {
             self.metrics.returned(delay);
         }
         let ready = async {
@@ -531,7 +537,7 @@ impl<S: Stage> Consumer<S> {
             (trial, self.budget.take(bytes).await)
         };
         let Ok((trial, bytes)) = timeout_at(begun + self.limits.delivery_timeout, ready).await else {
-            // The others took all its time.
+            // Other deliveries used up all the time of this one.
             _ = receipt.requeue_counted(self.limits.timeout).await;
             return;
         };
@@ -551,17 +557,18 @@ impl<S: Stage> Consumer<S> {
         if let Ok(settled) = settled {
             work.ended(settled.into());
         } else {
-            // A defect outside the stage, or what never ends: the message stays, and the count of its tries ends this.
+            // A defect outside the stage, or work that never ends. The message stays queued; the count of its tries
+            // limits the repeats.
             _ = receipt.requeue_counted(self.limits.timeout).await;
             drop(work);
         }
         drop((permit, bytes));
     }
 
-    /// Notes that a try of `message` begins, if a worker may have died over it: then one at a time, so that no other is counted
-    /// with it.
+    /// Records that a try of `message` begins, if a worker may have died while processing it. Such messages run one
+    /// at a time, so that no other message gets counted.
     async fn trial(&self, message: &Message) -> Trial {
-        if message.deliveries() < self.limits.suspect_from() {
+        if message.deliveries() < self.limits.isolate_from() {
             return Trial::default();
         }
         let key = tries::key(S::NAME, message);
@@ -573,11 +580,11 @@ impl<S: Stage> Consumer<S> {
         let turn = if unfinished == Ok(0) {
             None
         } else {
-            sleep(Duration::from_millis(fastrand::u64(..SUSPECTS_SPREAD_MS))).await;
-            Some(Arc::clone(&self.suspects).lock_owned().await)
+            sleep(Duration::from_millis(fastrand::u64(..ISOLATED_SPREAD_MS))).await;
+            Some(Arc::clone(&self.isolated).lock_owned().await)
         };
-        let noted = if unfinished.is_ok() { self.tries.begin(&key).await.ok() } else { None };
-        Trial { noted, turn, ..Trial::default() }
+        let recorded = if unfinished.is_ok() { self.tries.begin(&key).await.ok() } else { None };
+        Trial { recorded, turn, ..Trial::default() }
     }
 
     async fn settle(&self, work: DeliveryWork) -> Settled {
@@ -587,7 +594,7 @@ impl<S: Stage> Consumer<S> {
             fault::point(&self.queue, "taken");
             self.stage.identify(&message)
         } else {
-            // Its body may be what workers die over.
+            // The body may be the reason why workers die, so it is not parsed.
             start_session::named(&message)
         };
         let effect = EventKey::of(&self.stage.effect(&message, &identity));
@@ -595,40 +602,41 @@ impl<S: Stage> Consumer<S> {
         let event_id = loggable_id(event_id.as_str()).into_owned();
         let span = self.settler.process(S::NAME, &event_id, &trace);
         let trace = span.context().clone();
-        // What the stage sends is sent within this span, and so is the copy for the next attempt, or the dead letter.
+        // The stage's messages belong to this span, and so does the copy for the next attempt or the dead letter.
         trace.write(&mut message.headers);
-        // A replayed letter was late when it died, and was counted then.
+        // The first death of a replayed letter counted as late.
         let happened_at = (message.replayed_at().or(occurred_at))
             .or_else(|| message.first_failed_at())
             .unwrap_or_else(clock::now);
-        let ticket = DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at };
-        let report = DeliveryLog::begin(S::NAME, &ticket, message.attempts(), begun, span);
+        let context = DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at };
+        let log = DeliveryLog::begin(S::NAME, &context, message.attempts(), begun, span);
         let settlement = if let Some(deaths) = deaths {
-            let before = self.limits.suspect_from();
-            let reason =
-                format!("{deaths} workers died over it, after {before} deliveries without an outcome");
+            let before = self.limits.isolate_from();
+            let reason = format!(
+                "{deaths} workers died while processing this message, after {before} deliveries without an outcome"
+            );
             let poison = Outcome::Dead(Death::new(Class::Poison, reason));
-            self.settler.settle(&ticket, &message, poison, BreakerVerdict::Own).await
-        } else if let Some(at) = self.early(&message).await {
-            self.settler.hold_again(&ticket, &message, at).await
+            self.settler.settle(&context, &message, poison, BreakerVerdict::Own).await
+        } else if let Some(at) = self.not_due_until(&message).await {
+            self.settler.delay_again(&context, &message, at).await
         } else {
             let worked = self.working.begin(effect);
             match self.must_wait(&message, effect, worked.is_some()) {
                 Some((deadline, reason, postponed)) => {
-                    self.settler.busy(&ticket, &message, deadline, reason, postponed).await
+                    self.settler.busy(&context, &message, deadline, reason, postponed).await
                 }
-                None => self.act(&ticket, &message, effect).await,
+                None => self.process(&context, &message, effect).await,
             }
         };
-        report.settled(&settlement);
+        log.settled(&settlement);
         if settlement.settled != Settled::Lost {
             self.settled.fetch_add(1, Ordering::Relaxed);
         }
         settlement.settled
     }
 
-    /// Why, for how long and until when at most a message has to wait for another one with the same effect. One that ends without
-    /// its effect has not.
+    /// The deadline, reason and wait of a message that must wait for another message with the same effect. `alone` is
+    /// true if no other delivery is processing this effect.
     fn must_wait(
         &self,
         message: &Message,
@@ -639,11 +647,11 @@ impl<S: Stage> Consumer<S> {
             let (deadline, postponed) = self.waits(message, effect)?;
             return Some((deadline, "the same event failed a moment ago", postponed));
         }
-        Some((self.stage.deadline(message).ok()?, "the same event is being worked on", BUSY))
+        Some((self.stage.deadline(message).ok()?, "the same event is being processed", BUSY))
     }
 
-    /// How long a message has to wait because its event failed a moment ago, and until when at most. A wait that would outlast
-    /// its session is none: there is time for a last try.
+    /// The deadline and wait of a message whose event failed a moment ago. A wait that would outlast the session is
+    /// skipped, which leaves time for a last attempt.
     fn waits(&self, message: &Message, effect: EventKey) -> Option<(WireTime, Postponed)> {
         let postponed = self.breaker.waits(effect)?;
         let deadline = self.stage.deadline(message).ok()?;
@@ -651,37 +659,42 @@ impl<S: Stage> Consumer<S> {
         (postponed.wait < left).then_some((deadline, postponed))
     }
 
-    /// Decides what becomes of a message, and carries it out.
-    async fn act(&self, ticket: &DeliveryContext, message: &Message, effect: EventKey) -> Settlement {
+    /// Runs the stage on a message and settles the delivery.
+    async fn process(&self, context: &DeliveryContext, message: &Message, effect: EventKey) -> Settlement {
         let begun = Instant::now();
-        let outcome = timeout_at(ticket.keep_until, stages::run(&self.stage, message)).await;
-        let outcome = outcome.unwrap_or_else(|_| self.overdue(ticket, effect));
+        let outcome = timeout_at(context.keep_until, stages::run(&self.stage, message)).await;
+        let outcome = outcome.unwrap_or_else(|_| self.overdue(context, effect));
         fault::point(&self.queue, "decided");
         let verdict = self.breaker.observe(effect, begun, &outcome);
-        self.settler.settle(ticket, message, outcome, verdict).await
+        self.settler.settle(context, message, outcome, verdict).await
     }
 
-    /// When `message` may be tried, where that is too far ahead to be waited for here.
-    async fn early(&self, message: &Message) -> Option<Timestamp> {
+    /// The time of the next attempt, if it is too far ahead to wait for it here.
+    async fn not_due_until(&self, message: &Message) -> Option<Timestamp> {
         let at = message.not_before()?;
         let wait = Duration::try_from(at.duration_since(clock::now())).unwrap_or_default();
-        // Nobody holds a message for that long: a clock was wrong when this one was held, or a stranger did it.
+        // Longer than any delay we set: clock skew, or another producer wrote the header.
         if wait > self.settler.longest_wait() {
             return None;
         }
-        if wait > self.settler.shortest_hold() {
+        if wait > self.settler.shortest_delay() {
             return Some(at);
         }
         sleep(wait).await;
         None
     }
 
-    /// What becomes of a delivery that was kept for as long as it may be.
-    fn overdue(&self, ticket: &DeliveryContext, effect: EventKey) -> Outcome {
+    /// The outcome of a delivery that exceeded its processing time.
+    fn overdue(&self, context: &DeliveryContext, effect: EventKey) -> Outcome {
         self.metrics.overdue();
         self.breaker.overdue(effect);
-        let (event_id, trace_id) = (&ticket.event_id, ticket.trace.trace_id());
-        warn!(event_id, trace_id, stage = S::NAME, "no outcome within amqp.delivery_timeout");
+        let (event_id, trace_id) = (&context.event_id, context.trace.trace_id());
+        warn!(
+            event_id,
+            trace_id,
+            stage = S::NAME,
+            "processing exceeded amqp.delivery_timeout; returning the delivery"
+        );
         Outcome::Requeued
     }
 
@@ -695,28 +708,29 @@ impl<S: Stage> Consumer<S> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends what is in progress: its deliveries go back to the broker with their channel.
+    /// Aborts the work in progress. The broker requeues the deliveries when their channel closes.
     pub fn abort(&self) {
         self.tasks().abort_all();
     }
 
-    /// Resolves when nothing is in progress any more.
+    /// Resolves when no work is in progress.
     pub async fn idle(&self) {
         let all = u32::try_from(self.limits.concurrency).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         _ = self.permits.acquire_many(all).await;
     }
 
-    /// How many messages are worked on.
+    /// Number of messages in progress.
     #[must_use]
     pub fn in_progress(&self) -> usize {
         self.limits.concurrency - self.permits.available_permits().min(self.limits.concurrency)
     }
 }
 
-/// Resolves when the queues were declared again: then the one that is consumed may be gone, without a word from the broker.
-async fn changed(declared_again: &mut watch::Receiver<u64>) {
-    if declared_again.changed().await.is_err() {
+/// Resolves when the queues were redeclared. The consumed queue may then be gone, without a notification from the
+/// broker.
+async fn changed(redeclared: &mut watch::Receiver<u64>) {
+    if redeclared.changed().await.is_err() {
         pending::<()>().await;
     }
 }

@@ -1,4 +1,4 @@
-//! Says what became of a delivery: one line in the log and one span, whatever the way it ended.
+//! Logs the settlement of each delivery: one log line and one span, also if the delivery is dropped.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use tracing::{debug, info, warn};
 use super::settle::{DeliveryContext, Settlement};
 use crate::{outcome::Settled, telemetry::traces::DeliverySpan};
 
-/// A delivery that is worked on. Dropped before it was settled, it says that the broker has it back.
+/// The log record of a delivery in progress. If dropped before settlement, it logs that the broker requeues the
+/// delivery.
 #[derive(Debug)]
 pub(super) struct DeliveryLog {
     stage: &'static str,
@@ -21,18 +22,18 @@ pub(super) struct DeliveryLog {
 }
 
 impl DeliveryLog {
-    /// `attempts` were counted before this one, which began at `begun`.
+    /// Starts the record. `attempts` is the number of attempts counted before; processing started at `begun`.
     pub(super) fn begin(
         stage: &'static str,
-        ticket: &DeliveryContext,
+        context: &DeliveryContext,
         attempts: u32,
         begun: Instant,
         span: DeliverySpan,
     ) -> Self {
         Self {
             stage,
-            event_id: ticket.event_id.clone(),
-            trace_id: ticket.trace.trace_id().to_owned(),
+            event_id: context.event_id.clone(),
+            trace_id: context.trace.trace_id().to_owned(),
             attempt: attempts.saturating_add(1),
             begun,
             span,
@@ -40,15 +41,15 @@ impl DeliveryLog {
         }
     }
 
-    /// The end.
+    /// Logs the settlement and closes the span.
     pub(super) fn settled(mut self, settlement: &Settlement) {
         self.done = true;
-        self.say(settlement);
+        self.write(settlement);
     }
 
-    fn say(&mut self, Settlement { settled, reason, hold }: &Settlement) {
+    fn write(&mut self, Settlement { settled, reason, hold }: &Settlement) {
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
-        macro_rules! say {
+        macro_rules! log_line {
             ($level:ident, $text:literal) => {
                 $level!(
                     event_id = self.event_id,
@@ -70,16 +71,16 @@ impl DeliveryLog {
             self.span.fail(settled.class().unwrap_or(settled.as_str()), reason);
         }
         match settled {
-            Settled::Done => say!(info, "done"),
-            Settled::TryAgain(_) => say!(info, "trying again later"),
-            Settled::Wait(_) => say!(info, "waiting; nothing is counted"),
-            Settled::Early => say!(debug, "too early; waiting on"),
-            Settled::Requeued => say!(info, "given back to the broker; no attempt is counted"),
-            Settled::Dead(_) => say!(warn, "dead letter"),
+            Settled::Done => log_line!(info, "done"),
+            Settled::TryAgain(_) => log_line!(info, "retry scheduled"),
+            Settled::Wait(_) => log_line!(info, "deferred; attempt not counted"),
+            Settled::Early => log_line!(debug, "not due yet; held again"),
+            Settled::Requeued => log_line!(info, "returned to broker; attempt not counted"),
+            Settled::Dead(_) => log_line!(warn, "dead-lettered"),
             Settled::Unfulfilled => {
-                say!(warn, "given back to the broker; what was decided could not be done");
+                log_line!(warn, "returned to broker: outcome could not be carried out");
             }
-            Settled::Lost => say!(warn, "not settled; the broker will deliver it again"),
+            Settled::Lost => log_line!(warn, "not settled; the broker will redeliver the message"),
         }
     }
 }
@@ -87,8 +88,8 @@ impl DeliveryLog {
 impl Drop for DeliveryLog {
     fn drop(&mut self) {
         if !self.done {
-            let reason = "the worker ended, or failed, before this was done".to_owned();
-            self.say(&Settlement { settled: Settled::Requeued, reason: Some(reason), hold: None });
+            let reason = "worker stopped or panicked before the delivery was settled".to_owned();
+            self.write(&Settlement { settled: Settled::Requeued, reason: Some(reason), hold: None });
         }
     }
 }

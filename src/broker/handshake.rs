@@ -1,4 +1,4 @@
-//! How a connection to one node comes about: TCP, TLS, then AMQP's login, all within one time limit, over a stream of our own.
+//! Opens a connection to one node: TCP, TLS and the AMQP login within one time limit, over our own stream.
 
 use std::{fmt, io, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     connection::{BrokerError, Connected, FRAME_BYTES_MIN},
     greeting::Greeting,
-    sieve::Sieve,
+    property_filter::PropertyFilter,
     stream::{Carrier, Ender, Kit, Stream},
 };
 use crate::{
@@ -22,76 +22,77 @@ use crate::{
     tls::Connections,
 };
 
-/// The heartbeat in seconds if the URL names none: a peer that stalls is noticed after two.
+/// Heartbeat in seconds if the URL sets none. A stalled peer is noticed after two missed heartbeats.
 const HEARTBEAT_S: u16 = 10;
 
-/// Something that answers, and is no broker.
+/// A peer that is not an AMQP 0-9-1 broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stranger {
-    /// It speaks TLS, and was addressed without.
+pub enum NonBroker {
+    /// The peer speaks TLS, and the URL has no TLS.
     Tls,
-    /// It speaks HTTP.
+    /// The peer speaks HTTP.
     Http,
-    /// It speaks another version of AMQP.
+    /// The peer speaks another version of AMQP.
     OtherAmqp,
-    /// It ended the connection and never said a word.
-    Silent,
-    /// It says something else.
+    /// The peer closed the connection and sent nothing.
+    NoReply,
+    /// The peer speaks an unknown protocol.
     Other,
 }
 
-impl fmt::Display for Stranger {
+impl fmt::Display for NonBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tls => "the peer speaks TLS: write amqps://, or use the broker's port without TLS",
             Self::Http => {
-                "an HTTP server answers there: use the broker's port (5672, or 5671 with TLS), not its management API's"
+                "an HTTP server answered: use the broker's port (5672, or 5671 with TLS), not the port of its management API"
             }
-            Self::OtherAmqp => "the peer speaks another version of AMQP than 0-9-1",
-            Self::Silent => {
-                "the peer closed the connection without an answer: is TLS expected there (amqps://), or is a proxy in between?"
+            Self::OtherAmqp => "the peer speaks another version of AMQP, not 0-9-1",
+            Self::NoReply => {
+                "the peer closed the connection without a reply: does it expect TLS (amqps://), or is a proxy in between?"
             }
             Self::Other => "the peer does not speak AMQP 0-9-1: is that the broker's port?",
         })
     }
 }
 
-impl Stranger {
-    /// What the first bytes of a peer say that is no broker; `None` of one that may be.
+impl NonBroker {
+    /// Recognizes a peer that is not a broker by its first bytes; `None` if it may be a broker.
     pub(super) fn of(first: &[u8]) -> Option<Self> {
         match first {
-            // Frames of TLS: an alert, a handshake.
+            // TLS records: an alert, a handshake.
             [0x15 | 0x16, 3, ..] => Some(Self::Tls),
             [b'H', b'T', b'T', b'P', ..] => Some(Self::Http),
             [b'A', b'M', b'Q', b'P', ..] => Some(Self::OtherAmqp),
-            // A method on channel 0, as every broker begins.
+            // A method frame on channel 0, the first frame of every broker.
             [] | [1] | [1, 0] | [1, 0, 0, ..] => None,
             _ => Some(Self::Other),
         }
     }
 }
 
-/// A connection to `node`, with all that it takes within `limit`. `purpose` shows in the broker's list of connections. If it
-/// `sieves`, messages whose properties can't be read come without them.
+/// Connects to `node` within `limit`, login included. `purpose` shows in the broker's list of connections. With
+/// `filters_properties`, a message with unreadable properties arrives without them.
 pub(super) async fn connect(
     node: &Node,
     tls: &Connections,
     limit: Duration,
     purpose: &str,
-    sieves: bool,
+    filters_properties: bool,
 ) -> Result<Connected, BrokerError> {
     let name = format!("instant-connect-worker {} {purpose}", env!("CARGO_PKG_VERSION"));
     let begin = async |stream| {
-        let (stream, ender) = Stream::new(carrier(stream, node, tls).await?, sieves.then(Sieve::default));
+        let (stream, ender) =
+            Stream::new(carrier(stream, node, tls).await?, filters_properties.then(PropertyFilter::default));
         let properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
         log_in(node, properties, stream, ender).await
     };
-    // Any node of the name would refuse the same login.
+    // Every address of this host name would refuse the same login.
     dial(&node.host, node.port, limit, BrokerError::Unreached, begin, |error| error.reply_code().is_some())
         .await
 }
 
-/// What `node` says of itself before anybody logs in, within `limit`. No password is sent.
+/// Reads the description that `node` sends before any login, within `limit`. No password is sent.
 pub(super) async fn greeting(
     node: &Node,
     tls: &Connections,
@@ -115,7 +116,7 @@ async fn carrier(stream: TcpStream, node: &Node, tls: &Connections) -> Result<Ca
     Ok(Carrier::Tls(Box::new(connected.map_err(|error| BrokerError::Unreached(Obstacle::of(&error)))?)))
 }
 
-/// Has lapin log in over `stream`. Dropping this ends the stream, and with it lapin's thread.
+/// Lets lapin log in over `stream`. Dropping this future ends the stream, and with it lapin's thread.
 async fn log_in(
     node: &Node,
     properties: ConnectionProperties,
@@ -140,17 +141,18 @@ async fn log_in(
     }
 }
 
-/// lapin's error before a connection stood. One about bytes that it can't read says nothing of a message: there was none yet.
+/// Converts lapin's error during the login. No message has arrived yet, so unreadable bytes are not the fault of a
+/// message.
 fn failure(error: lapin::Error, first: &[u8]) -> BrokerError {
-    if let Some(stranger) = Stranger::of(first) {
-        return BrokerError::Stranger(stranger);
+    if let Some(non_broker) = NonBroker::of(first) {
+        return BrokerError::NonBroker(non_broker);
     }
     match error.kind() {
         ErrorKind::ProtocolError(_) => BrokerError::Lapin("connect", error),
-        ErrorKind::InvalidProtocolVersion(_) => BrokerError::Stranger(Stranger::OtherAmqp),
-        ErrorKind::ParsingError(_) => BrokerError::Stranger(Stranger::Other),
+        ErrorKind::InvalidProtocolVersion(_) => BrokerError::NonBroker(NonBroker::OtherAmqp),
+        ErrorKind::ParsingError(_) => BrokerError::NonBroker(NonBroker::Other),
         ErrorKind::IOError(error) if first.is_empty() => match Obstacle::of(error.as_ref()) {
-            Obstacle::Closed => BrokerError::Stranger(Stranger::Silent),
+            Obstacle::Closed => BrokerError::NonBroker(NonBroker::NoReply),
             obstacle => BrokerError::Unreached(obstacle),
         },
         ErrorKind::IOError(error) => BrokerError::Unreached(Obstacle::of(error.as_ref())),
@@ -160,10 +162,10 @@ fn failure(error: lapin::Error, first: &[u8]) -> BrokerError {
     }
 }
 
-/// `node` as lapin takes it. Nothing else makes one.
+/// The URL of `node` for lapin. No other code builds one.
 fn uri(node: &Node) -> AMQPUri {
     let password = node.password.expose_secret().to_owned();
-    // Without a user: by the certificate.
+    // Without a user name, the client certificate authenticates.
     let mechanism = if node.user.is_empty() { SASLMechanism::External } else { SASLMechanism::Plain };
     AMQPUri {
         scheme: if node.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },

@@ -1,8 +1,8 @@
-//! Headers: which of them a copy may carry, and which of those with our names are ours.
+//! Headers: the ones that a copy carries, and the ones with our names that this program wrote.
 //!
-//! A copy is what this program publishes of a message that it took: into a hold queue, a dead queue or a replay queue. A
-//! header that a publisher, another broker or RabbitMQ itself set can change where a copy goes, and whether it comes back.
-//! `FATES` says for each such header whether a copy carries it. All others are the publisher's own, and are kept.
+//! A copy is what this program publishes of a message into a delay queue, a dead queue or a replay queue. A header
+//! from a publisher, another broker or RabbitMQ itself can change the route of a copy, or prevent its return. `FATES`
+//! lists these headers. All others belong to the publisher and are kept.
 
 use std::collections::BTreeMap;
 
@@ -14,39 +14,39 @@ use lapin::{
 
 use crate::contract::{header, message::Message};
 
-/// Whether a copy carries a header.
+/// The treatment of a header in a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HeaderFate {
-    /// A copy carries it.
+    /// The copy carries the header.
     Kept,
-    /// It stays behind.
+    /// The copy does not carry the header.
     Dropped,
 }
 use HeaderFate::{Dropped, Kept};
 
-/// Headers that a broker, a plugin or another system gives a meaning, each with its fate and the reason. A name that ends in `*`
-/// stands for all that begin so.
+/// Headers with a meaning for a broker, a plugin or another system, each with its fate and the reason. A name that
+/// ends in `*` is a prefix.
 const FATES: [(&str, HeaderFate, &str); 22] = [
     ("CC", Dropped, "RabbitMQ routes a copy to these keys as well"),
     ("BCC", Dropped, "as CC"),
     (
         "x-death",
         Dropped,
-        "RabbitMQ up to 3.13 reads it: a copy with an old one is a cycle, and never leaves its hold queue",
+        "RabbitMQ up to 3.13 reads it: a copy with an old one looks like a cycle and never leaves its delay queue",
     ),
     ("x-first-death-*", Dropped, "as x-death"),
     ("x-last-death-*", Dropped, "as x-death"),
-    ("x-delivery-count", Dropped, "the original's; a copy begins at none"),
+    ("x-delivery-count", Dropped, "belongs to the original; a copy starts at zero"),
     ("x-acquired-count", Dropped, "as x-delivery-count, from RabbitMQ 4.3 on"),
-    ("x-delivery-limit", Dropped, "an argument of queues, which a broker may take for the message's own"),
+    ("x-delivery-limit", Dropped, "an argument of queues; a broker might apply it to the message"),
     (
         "x-opt-*",
         Dropped,
         "annotations of AMQP 1.0, such as x-opt-delivery-time, which delays a message in RabbitMQ 4.3",
     ),
-    ("x-stream-*", Dropped, "the place in a stream that the original was read from"),
-    ("x-delay", Dropped, "the delayed-message plugin waits for it once more"),
-    ("x-message-ttl", Dropped, "LavinMQ and others end a message after it"),
+    ("x-stream-*", Dropped, "position in the stream from which the original was read"),
+    ("x-delay", Dropped, "the delayed-message plugin would delay the copy again"),
+    ("x-message-ttl", Dropped, "LavinMQ and others expire a message after this time"),
     (
         "x-deduplication-header",
         Kept,
@@ -54,16 +54,16 @@ const FATES: [(&str, HeaderFate, &str); 22] = [
     ),
     ("x-match", Kept, "RabbitMQ reads it in bindings only"),
     ("x-received-from", Kept, "federation of exchanges reads it; copies go to queues by their names"),
-    ("x-routed-by", Kept, "for people: nobody acts on it"),
-    ("x-shovelled*", Kept, "for people: says which shovel moved the message"),
-    ("x-original-*", Kept, "for people: Spring and others say where a message was before"),
-    ("x-exception-*", Kept, "for people, as x-original-*"),
+    ("x-routed-by", Kept, "informational only"),
+    ("x-shovelled*", Kept, "informational: names the shovel that moved the message"),
+    ("x-original-*", Kept, "informational: Spring and others record the message's origin"),
+    ("x-exception-*", Kept, "informational, as x-original-*"),
     ("x-user-id", Kept, "text: only the property user_id is compared with the connection's user"),
-    (header::TRACEPARENT, Dropped, "each copy has its own place in the trace"),
+    (header::TRACEPARENT, Dropped, "each copy has its own span"),
     (header::TRACESTATE, Dropped, "as traceparent"),
 ];
 
-/// Headers of our own names, which a copy carries only as [`crate::broker::properties`] sets them.
+/// Headers with our own names. A copy carries them only as [`crate::broker::properties`] sets them.
 const OWN: [&str; 13] = [
     header::DEAD_CLASS,
     header::DEAD_REASON,
@@ -80,28 +80,28 @@ const OWN: [&str; 13] = [
     HEADERS_DROPPED,
 ];
 
-/// The number of headers that a copy had to leave behind because of their size or depth.
+/// The number of headers that a copy dropped because of their size or depth.
 pub(super) const HEADERS_DROPPED: &str = "x-headers-dropped";
-/// Most bytes of foreign headers that a copy carries. With our own on top, the whole must stay within one AMQP frame, or the broker
-/// closes the connection; see `FRAME_BYTES_MIN` of the connection.
+/// Size limit of foreign headers in a copy. Together with our own headers they must fit into one AMQP frame, or the
+/// broker closes the connection; see `FRAME_BYTES_MIN` of the connection.
 pub(super) const COPIED_BYTES_MAX: usize = 64 * 1024;
-/// Deepest nesting of arrays and tables that a copy carries. lapin reads, writes and drops a value by recursion, and so
-/// do many other clients: none should meet more of it because of us.
+/// Depth limit of nested arrays and tables in a copy. lapin reads, writes and drops a value by recursion, and so do
+/// many other clients. Our copies must not pass deep nesting on to them.
 const DEPTH_MAX: usize = 32;
-/// In the name of a hold queue before its delay.
-const HOLD: &str = ".hold.";
+/// Separates a work queue's name from the delay in the name of a delay queue.
+const DELAY_INFIX: &str = ".hold.";
 
-/// Where a message was taken from.
+/// The queue from which a message was taken.
 #[derive(Clone, Copy, Debug)]
 pub enum Taken<'a> {
-    /// From this work queue.
+    /// A work queue.
     Work {
-        /// Its name.
+        /// The work queue's name.
         queue: &'a str,
         /// The broker has delivered it before.
         redelivered: bool,
     },
-    /// From the dead queue of this work queue.
+    /// The dead queue of a work queue.
     Dead {
         /// The work queue's name.
         queue: &'a str,
@@ -117,17 +117,19 @@ impl Taken<'_> {
         }
     }
 
-    /// Whether this program wrote the headers of our names. A stranger's message may carry the same names: another system's
-    /// `x-attempts`, or ours on a dead letter that somebody moved back by hand, which is a new event then.
-    fn wrote(self, headers: &FieldTable) -> bool {
+    /// True if this program wrote the headers with our names. A foreign message may carry the same names, such as
+    /// another system's `x-attempts`. So may a dead letter that somebody moved back by hand, which then is a new
+    /// event.
+    fn has_own_headers(self, headers: &FieldTable) -> bool {
         let last = last_death(headers);
         match self {
             Self::Work { queue, .. } => {
-                // After it came back from its hold queue the broker took it out of the work queue: it was dead since.
+                // The broker took the message out of the work queue after it returned from its delay queue: it was
+                // dead since.
                 last != Some(queue)
                     && (copied_to(headers, queue) || last.is_some_and(|last| is_ours(last, queue)))
             }
-            // The broker put it there: the headers are ours if they were when it came into the work queue.
+            // The broker dead-lettered the message: its headers are ours if they were ours in the work queue.
             Self::Dead { queue, .. } if last.is_some() => copied_to(headers, queue),
             Self::Dead { queue, .. } => {
                 text_of(headers, header::DEAD_AT).is_some() || copied_to(headers, queue)
@@ -136,29 +138,29 @@ impl Taken<'_> {
     }
 }
 
-/// Whether `name` is a hold queue or the replay queue of the work queue `queue`.
+/// True if `name` is a delay queue or the replay queue of the work queue `queue`.
 fn is_ours(name: &str, queue: &str) -> bool {
     name.strip_prefix(queue).is_some_and(|rest| rest == super::topology::REPLAY || delay(rest).is_some())
 }
 
-/// The delay in the last part of a hold queue's name.
+/// The delay at the end of a delay queue's name.
 fn delay(rest: &str) -> Option<u64> {
-    rest.strip_prefix(HOLD)?.parse().ok()
+    rest.strip_prefix(DELAY_INFIX)?.parse().ok()
 }
 
-/// Whether the message says that this program copied it to a hold queue or the replay queue of `queue`.
+/// True if this program copied the message to a delay queue or the replay queue of `queue`.
 fn copied_to(headers: &FieldTable, queue: &str) -> bool {
     text_of(headers, header::COPIED_TO).is_some_and(|name| is_ours(name, queue))
 }
 
-/// The delay, in milliseconds, of the hold queue of `queue` that a message with these headers came back from.
-pub(super) fn held_for(headers: &FieldTable, queue: &str) -> Option<u64> {
+/// The delay, in milliseconds, of the delay queue of `queue` from which a message with these headers returned.
+pub(super) fn delayed_for(headers: &FieldTable, queue: &str) -> Option<u64> {
     let last = last_death(headers).or_else(|| text_of(headers, header::COPIED_TO))?;
     delay(last.strip_prefix(queue)?)
 }
 
-/// The queue out of which the broker took a message last, for any reason (`x-last-death-queue`, else the first entry of
-/// `x-death`).
+/// The queue from which the broker last removed the message, for any reason (`x-last-death-queue`, otherwise the
+/// first entry of `x-death`).
 fn last_death(headers: &FieldTable) -> Option<&str> {
     if let Some(queue) = text_of(headers, "x-last-death-queue") {
         return Some(queue);
@@ -176,20 +178,20 @@ fn text_of<'a>(headers: &'a FieldTable, name: &str) -> Option<&'a str> {
     }
 }
 
-/// The headers that are text, whole numbers or times, without those that say what only this program or the broker can know, and
-/// are neither's.
+/// The headers that are text, whole numbers or times. Leaves out headers that only this program or the broker can
+/// set, if neither did.
 pub(super) fn texts(headers: &FieldTable, taken: Taken<'_>) -> BTreeMap<String, String> {
-    let wrote = taken.wrote(headers);
-    let believed = |name: &str| match name {
-        // At its first delivery the broker has not counted any: then it is the publisher's.
+    let own_headers = taken.has_own_headers(headers);
+    let trusted = |name: &str| match name {
+        // The broker sets no count at the first delivery, so a count there is the publisher's.
         header::DELIVERY_COUNT => taken.redelivered(),
-        name => wrote || !OWN.contains(&name),
+        name => own_headers || !OWN.contains(&name),
     };
-    let all = headers.inner().iter().filter(|(name, _)| believed(name.as_str()));
+    let all = headers.inner().iter().filter(|(name, _)| trusted(name.as_str()));
     all.filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?))).collect()
 }
 
-/// The time of an AMQP timestamp; 0 is none.
+/// The time of an AMQP timestamp; 0 means none.
 pub(super) fn time(seconds: u64) -> Option<Timestamp> {
     let seconds = i64::try_from(seconds).ok().filter(|seconds| *seconds > 0)?;
     Timestamp::from_second(seconds).ok()
@@ -207,13 +209,14 @@ fn text(value: &AMQPValue) -> Option<String> {
         AMQPValue::LongInt(number) => number.to_string(),
         AMQPValue::LongUInt(number) => number.to_string(),
         AMQPValue::LongLongInt(number) => number.to_string(),
-        // RFC 3339: such is a CloudEvent's `time` in binary mode.
+        // RFC 3339, like the `time` of a CloudEvent in binary mode.
         AMQPValue::Timestamp(seconds) => time(*seconds)?.to_string(),
         _ => return None,
     })
 }
 
-/// The headers of others that a copy carries; the smallest first, while they fit. `message` is what was taken with them.
+/// The foreign headers that a copy carries, the smallest first, while they fit. `message` is the message taken with
+/// them.
 pub(super) fn copied(original: &BasicProperties, message: &Message) -> FieldTable {
     let foreign = original.headers().iter().flat_map(FieldTable::inner);
     let foreign = foreign.filter(|(name, _)| is_carried(name.as_str()));
@@ -236,7 +239,7 @@ pub(super) fn copied(original: &BasicProperties, message: &Message) -> FieldTabl
             dropped += 1;
         }
     }
-    // A copy of a copy tells of all that was left behind on the way.
+    // A copy of a copy counts everything that was dropped on the way.
     let before: i64 = message.header(HEADERS_DROPPED).and_then(|text| text.parse().ok()).unwrap_or(0);
     let dropped = before.saturating_add(dropped);
     if dropped > 0 {
@@ -245,18 +248,18 @@ pub(super) fn copied(original: &BasicProperties, message: &Message) -> FieldTabl
     headers
 }
 
-/// Whether a copy carries the header called `name`.
+/// True if a copy carries the header `name`.
 fn is_carried(name: &str) -> bool {
-    let meant = |known: &str| match known.strip_suffix('*') {
+    let matches = |known: &str| match known.strip_suffix('*') {
         Some(begin) => name.starts_with(begin),
         None => name == known,
     };
-    let fate = FATES.iter().find(|(known, ..)| meant(known)).map_or(Kept, |(_, fate, _)| *fate);
+    let fate = FATES.iter().find(|(known, ..)| matches(known)).map_or(Kept, |(_, fate, _)| *fate);
     fate == Kept && !OWN.contains(&name)
 }
 
-/// What `value` takes on the wire, or a little more; `None` if it is nested too deeply. It must not recurse: a publisher
-/// chooses the depth.
+/// The size of `value` on the wire, or a little more; `None` if it is nested too deeply. It must not recurse, because
+/// a publisher chooses the depth.
 pub(super) fn bytes(value: &AMQPValue) -> Option<usize> {
     let (mut sum, mut rest) = (0, vec![(value, 0)]);
     while let Some((value, depth)) = rest.pop() {
@@ -321,33 +324,36 @@ mod tests {
     }
 
     #[test]
-    fn own_headers_are_believed_only_on_what_this_program_copied() {
+    fn own_headers_are_trusted_only_on_our_copies() {
         let (hold, replay) = ("p.sessions.hold.1000", "p.sessions.replay");
         let work = |copied_to, died_in: &[&str]| attempts(WORK, copied_to, died_in);
         assert!(work(Some(hold), &[hold]) && work(Some(replay), &[replay]));
-        assert!(work(Some(hold), &[]), "moved from the hold queue by hand");
-        assert!(work(None, &[hold]), "held by a version that wrote no mark");
-        assert!(!work(None, &[]), "a stranger's");
+        assert!(work(Some(hold), &[]), "moved from the delay queue by hand");
+        assert!(work(None, &[hold]), "delayed by a version that wrote no mark");
+        assert!(!work(None, &[]), "foreign");
         for other in ["p.hosts.hold.1000", "p.sessions.hold.", "p.sessions.hold.x", "p.sessions", "hold.1000"]
         {
             assert!(!work(Some(other), &[]) && !work(None, &[other]), "{other}");
         }
-        assert!(!work(Some(hold), &[QUEUE, hold]), "it was dead since, and was moved back by hand");
+        assert!(!work(Some(hold), &[QUEUE, hold]), "it was dead since and was moved back by hand");
         assert!(!work(None, &["other", hold]));
     }
 
     #[test]
-    fn dead_letters_own_headers_are_believed_if_this_program_wrote_them() {
+    fn own_headers_of_a_dead_letter_are_trusted_if_we_wrote_them() {
         let dead = |copied_to, died_in: &[&str]| attempts(DEAD, copied_to, died_in);
         assert!(!dead(None, &[]) && !dead(None, &[QUEUE]));
-        assert!(dead(Some("p.sessions.hold.1000"), &[QUEUE]), "held by us before the broker put it there");
+        assert!(
+            dead(Some("p.sessions.hold.1000"), &[QUEUE]),
+            "delayed by us before the broker dead-lettered it"
+        );
         let letter = table([(header::DEAD_AT, text("t")), (header::DEAD_CLASS, text("invalid"))]);
         assert!(texts(&letter, DEAD).contains_key(header::DEAD_CLASS));
         assert!(!texts(&letter, WORK).contains_key(header::DEAD_CLASS));
     }
 
     #[test]
-    fn delivery_count_is_the_brokers_only_on_a_redelivery() {
+    fn delivery_count_is_trusted_only_on_a_redelivery() {
         let headers = table([(header::DELIVERY_COUNT, AMQPValue::LongLongInt(99))]);
         assert!(!texts(&headers, WORK).contains_key(header::DELIVERY_COUNT));
         let again = Taken::Work { queue: QUEUE, redelivered: true };
@@ -355,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_of_every_width_and_bytes_that_are_text_are_read() {
+    fn whole_numbers_of_every_width_and_text_bytes_are_read() {
         let values = [
             AMQPValue::ShortShortInt(-7),
             AMQPValue::ShortShortUInt(7),
@@ -377,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn copy_carries_nothing_that_a_broker_acts_on_nor_a_strangers_own_names() {
+    fn copy_drops_headers_that_brokers_act_on_and_our_own_names() {
         let mut headers = table([("x-death", deaths(&[QUEUE])), ("x-shovelled", AMQPValue::Boolean(true))]);
         for name in ["CC", "BCC", "x-first-death-queue", "x-last-death-reason", "x-opt-delivery-time"] {
             headers.insert(name.into(), text("x"));
@@ -392,8 +398,8 @@ mod tests {
     }
 
     #[test]
-    fn fates_begin_with_the_name_that_is_meant() {
-        // The first that matches counts: none may hide another.
+    fn every_fate_is_reachable() {
+        // The first match counts, so no entry may hide another.
         for (n, (name, ..)) in FATES.iter().enumerate() {
             let first = FATES.iter().position(|(known, ..)| match known.strip_suffix('*') {
                 Some(begin) => name.starts_with(begin),
@@ -404,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn header_nested_too_deeply_is_left_behind_and_counted() {
+    fn header_nested_too_deeply_is_dropped_and_counted() {
         let nested = |depth: usize| {
             (0..depth).fold(AMQPValue::Void, |value, _| AMQPValue::FieldArray(vec![value].into()))
         };

@@ -1,25 +1,26 @@
-//! RabbitMQ: takes deliveries, has a stage decide, publishes what the outcome names, settles.
+//! RabbitMQ: consumes deliveries, runs a stage on each, publishes the messages of the outcome and settles the
+//! delivery.
 //!
-//! - [`connection`]: one connection, with time limits; lapin's own recovery stays off
-//! - `handshake`: how a connection comes about, and what is there if it is no broker; `stream`: what lapin reads from
-//! - `sieve`: leaves out properties that lapin can't read, where no message may end the connection
-//! - [`reconnect`]: how tries follow each other, and when a missing connection is said
-//! - [`greeting`]: what a broker says of itself
+//! - [`connection`]: one connection with time limits; lapin's own recovery is off
+//! - `handshake`: opens a connection and recognizes a peer that is not a broker; `stream`: the bytes that lapin reads
+//! - `property_filter`: removes properties that lapin can't read, for commands whose connection must stay open
+//! - [`reconnect`]: waits between connection attempts, and limits log lines about an outage
+//! - [`greeting`]: product, version and capabilities of a broker
 //! - [`topology`]: exchanges, queues and bindings
-//! - [`publisher`]: the one task that publishes, many confirms outstanding
-//! - [`consumer`]: takes deliveries for a stage, a permit each
-//! - [`settle`]: carries an outcome out, in one place
-//! - [`tries`]: counts the workers that died over a message
-//! - `budget`: the bytes that work in progress may take
-//! - `working`: one delivery at a time for each effect
-//! - `delivery_log`: says what became of a delivery
-//! - [`watchdog`]: sees a consumer that has fallen silent
+//! - [`publisher`]: the one task that publishes, with many confirms outstanding
+//! - [`consumer`]: consumes deliveries for a stage, one permit for each
+//! - [`settle`]: the one place that carries out an outcome
+//! - [`tries`]: counts the workers that died while they processed a message
+//! - `budget`: limits the bytes that work in progress may take
+//! - `working`: allows one delivery at a time for each effect
+//! - `delivery_log`: logs the settlement of a delivery
+//! - [`watchdog`]: detects a stalled consumer
 //! - [`properties`]: message properties, and the headers that this program sets
-//! - [`headers`]: the headers of others: which a copy carries, which are believed
+//! - [`headers`]: headers that others set: which of them a copy carries, and which are trusted
 //!
-//! Deliveries and publishes use different connections: a broker that is short of memory or disk blocks publishing
-//! connections whole, acknowledgements too. Each stage has its own connection for its deliveries: a message that lapin can't
-//! read ends a connection, and must not count against the other stage's.
+//! Deliveries and publishing use separate connections. A broker that is short of memory or disk blocks a publishing
+//! connection completely, including its acknowledgements. Each stage has its own connection for its deliveries. A
+//! message that lapin can't read ends a connection, and must not add to the delivery counts of the other stage.
 
 mod budget;
 pub mod connection;
@@ -29,10 +30,10 @@ pub mod greeting;
 mod handshake;
 pub mod headers;
 pub mod properties;
+mod property_filter;
 pub mod publisher;
 pub mod reconnect;
 pub mod settle;
-mod sieve;
 pub mod source;
 mod stream;
 pub mod topology;
@@ -40,4 +41,4 @@ pub mod tries;
 pub mod watchdog;
 mod working;
 
-pub(crate) use sieve::is_unreadable;
+pub(crate) use property_filter::is_unreadable;

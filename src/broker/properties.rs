@@ -1,4 +1,4 @@
-//! Message properties and headers: in as text, out as the contract has them.
+//! Message properties and headers: received ones as text, sent ones as the contract says.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ use crate::{
     outcome::{Cause, Death},
 };
 
-/// The property `app_id` of everything that goes out.
+/// The property `app_id` of every published message.
 pub const APP_ID: &str = "instant-connect-worker";
 const PERSISTENT: u8 = 2;
 const JSON: &str = "application/json";
 
-/// `text` as an AMQP short string, cut to its 255 bytes.
+/// `text` as an AMQP short string, cut to 255 bytes.
 #[must_use]
 pub fn short(text: &str) -> ShortString {
     let end = (0..=text.len().min(255)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     ShortString::from(&text[..end])
 }
 
-/// The message of these `properties` and this `body`, which was `taken` from there.
+/// The message with these `properties` and this `body`, which was `taken` from that queue.
 #[must_use]
 pub fn message(properties: &BasicProperties, body: Vec<u8>, taken: Taken<'_>) -> Message {
     let text = |property: &Option<ShortString>| property.as_ref().map(|text| text.as_str().to_owned());
@@ -34,7 +34,7 @@ pub fn message(properties: &BasicProperties, body: Vec<u8>, taken: Taken<'_>) ->
     Message {
         content_type: text(properties.content_type()),
         content_encoding: text(properties.content_encoding()),
-        // An empty one is none: it would be the same for all.
+        // An empty id counts as none, because it would be the same for all messages.
         message_id: text(properties.message_id()).filter(|id| !id.is_empty()),
         correlation_id: text(properties.correlation_id()),
         published_at: properties.timestamp().and_then(headers::time),
@@ -43,7 +43,7 @@ pub fn message(properties: &BasicProperties, body: Vec<u8>, taken: Taken<'_>) ->
     }
 }
 
-/// The properties of a link message, at its place in the trace.
+/// The properties of a link message with this trace context.
 #[must_use]
 pub fn link(outgoing: &Outgoing, trace: &TraceContext, now: Timestamp) -> BasicProperties {
     let message_id = outgoing.message_id.to_string();
@@ -61,7 +61,7 @@ pub fn link(outgoing: &Outgoing, trace: &TraceContext, now: Timestamp) -> BasicP
         .with_headers(headers)
 }
 
-/// The properties of a start event that this program itself emits.
+/// The properties of a start event that this program emits.
 #[must_use]
 pub fn start_event(message_id: &str, trace: &TraceContext, now: Timestamp) -> BasicProperties {
     let mut headers = FieldTable::default();
@@ -75,7 +75,7 @@ pub fn start_event(message_id: &str, trace: &TraceContext, now: Timestamp) -> Ba
         .with_headers(headers)
 }
 
-/// The properties of a dead letter: those of the message as it came, and why it died.
+/// The properties of a dead letter: those of the message as received, plus the reason of its death.
 #[must_use]
 pub fn dead(
     original: &BasicProperties,
@@ -99,56 +99,55 @@ pub fn dead(
     copied(original).with_headers(headers)
 }
 
-/// What a copy that waits in a hold queue says of itself.
+/// The state that a copy in a delay queue carries for the next attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryHeaders {
-    /// What kind of failure it was.
+    /// The cause of the failure.
     pub cause: Cause,
-    /// Attempts counted so far.
     pub attempts: u32,
-    /// How long it waits between counted attempts, this wait included if it is one.
+    /// Total wait between counted attempts, including this wait if it counts.
     pub waited: Duration,
-    /// When the message failed first.
+    /// Time of the first failure.
     pub first_failed_at: Timestamp,
-    /// When it may be tried again.
+    /// Earliest time of the next attempt.
     pub not_before: Timestamp,
 }
 
-/// How long a message waited in the hold queue of `queue` that it came back from; `None` if it came from elsewhere.
-pub(super) fn held_for(properties: &BasicProperties, queue: &str) -> Option<Duration> {
-    headers::held_for(properties.headers().as_ref()?, queue).map(Duration::from_millis)
+/// The delay of the delay queue of `queue` from which a message returned; `None` if it came from elsewhere.
+pub(super) fn delayed_for(properties: &BasicProperties, queue: &str) -> Option<Duration> {
+    headers::delayed_for(properties.headers().as_ref()?, queue).map(Duration::from_millis)
 }
 
-/// What was said of an earlier death when its letter was replayed.
+/// Headers about an earlier replay.
 const REPLAYED: [&str; 3] = [header::REPLAYS, header::REPLAYED_AT, header::REPLAY_OF];
 
-/// The properties of a copy of `message` that waits in the hold `queue`: those of the message as it came, and what the next
-/// attempt must know.
+/// The properties of a copy of `message` for the delay queue `queue`: those of the message as received, plus the
+/// state for the next attempt.
 #[must_use]
-pub fn held(
+pub fn delayed(
     original: &BasicProperties,
     message: &Message,
     queue: &str,
     trace: &TraceContext,
-    held: &RetryHeaders,
+    retry: &RetryHeaders,
 ) -> BasicProperties {
     let mut headers = headers::copied(original, message);
     carry(&mut headers, message, &REPLAYED);
     set_text(&mut headers, header::COPIED_TO, queue);
-    headers.insert(header::ATTEMPTS.into(), AMQPValue::LongLongInt(held.attempts.into()));
-    set_text(&mut headers, header::RETRY_REASON, held.cause.as_str());
-    let waited = i64::try_from(held.waited.as_millis()).unwrap_or(i64::MAX);
+    headers.insert(header::ATTEMPTS.into(), AMQPValue::LongLongInt(retry.attempts.into()));
+    set_text(&mut headers, header::RETRY_REASON, retry.cause.as_str());
+    let waited = i64::try_from(retry.waited.as_millis()).unwrap_or(i64::MAX);
     headers.insert(header::WAITED.into(), AMQPValue::LongLongInt(waited));
-    set_text(&mut headers, header::FIRST_FAILED_AT, &held.first_failed_at.to_string());
-    set_text(&mut headers, header::NOT_BEFORE, &held.not_before.to_string());
+    set_text(&mut headers, header::FIRST_FAILED_AT, &retry.first_failed_at.to_string());
+    set_text(&mut headers, header::NOT_BEFORE, &retry.not_before.to_string());
     set_trace(&mut headers, trace);
     copied(original).with_headers(headers)
 }
 
-/// The properties of a copy of `message` that is held once more, in the hold `queue`: as they are but for that and the place in
-/// the trace.
+/// The properties of a copy of `message` that is delayed once more, in the delay queue `queue`. Only the queue and
+/// the trace context change.
 #[must_use]
-pub fn held_again(
+pub fn delayed_again(
     original: &BasicProperties,
     message: &Message,
     queue: &str,
@@ -164,8 +163,9 @@ pub fn held_again(
     copied(original).with_headers(headers)
 }
 
-/// The properties of a dead letter on its way back into its queue by way of the replay `queue`, for the `replays`th time: as
-/// new, but for its first failure (a session's end may be counted from it). `of` names the letter.
+/// The properties of a dead letter that returns to its queue through the replay queue `queue`, for the `replays`th
+/// time. It counts as new except for its first failure, because the end of a session may depend on that time. `of`
+/// names the letter.
 #[must_use]
 pub fn replayed(
     original: &BasicProperties,
@@ -176,7 +176,7 @@ pub fn replayed(
     now: Timestamp,
 ) -> BasicProperties {
     let mut headers = headers::copied(original, message);
-    // The trace goes on where the letter left it.
+    // The trace continues after the letter's span.
     carry(&mut headers, message, &[header::FIRST_FAILED_AT, header::TRACEPARENT, header::TRACESTATE]);
     set_text(&mut headers, header::COPIED_TO, queue);
     headers.insert(header::REPLAYS.into(), AMQPValue::LongLongInt(replays.into()));
@@ -185,25 +185,25 @@ pub fn replayed(
     copied(original).with_headers(headers)
 }
 
-/// Sets these headers as `message` has them. Those of our own names are there only if they are ours.
+/// Copies these headers from `message`. Headers with our own names are present only if this program wrote them.
 fn carry(headers: &mut FieldTable, message: &Message, names: &[&'static str]) {
     for name in names {
         let Some(text) = message.header(name) else { continue };
         if let Ok(number) = text.parse() {
             headers.insert((*name).into(), AMQPValue::LongLongInt(number));
         } else if text.len() <= OWN_BYTES_MAX {
-            // Nothing of ours is longer.
+            // No header of ours is longer.
             set_text(headers, name, text);
         }
     }
 }
 
-/// Most bytes of a header of our own that one copy takes over from another.
+/// Size limit of a header of our own that a copy takes over.
 const OWN_BYTES_MAX: usize = 1024;
 
-/// All properties that a copy may carry. Not `expiration`: it would end a message that must not get lost. Not `user_id`:
-/// the broker refuses one that is not the publishing connection's. And `reply_to` only where it is no direct reply,
-/// which the broker refuses from anybody but the requester.
+/// All properties that a copy may carry. `expiration` is left out because it would end a message that must not get
+/// lost. `user_id` is left out because the broker refuses one that is not the publishing connection's. `reply_to` is
+/// left out if it is a direct reply, which the broker accepts from the requester only.
 fn copied(original: &BasicProperties) -> BasicProperties {
     let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
     macro_rules! copy {
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(short("a").as_str(), "a");
     }
 
-    /// What is read of a message with these properties that was taken from the queue `q`.
+    /// The message with these properties, taken from the queue `q`.
     fn read(properties: &BasicProperties) -> Message {
         message(properties, Vec::new(), Taken::Work { queue: "q", redelivered: false })
     }
@@ -266,30 +266,30 @@ mod tests {
     }
 
     #[test]
-    fn what_a_copy_says_is_what_the_next_attempt_reads() {
+    fn retry_headers_of_a_copy_are_read_by_the_next_attempt() {
         let at = Timestamp::UNIX_EPOCH;
         let waited = Duration::from_millis(1500);
         let copy =
             RetryHeaders { cause: Cause::Busy, attempts: 3, waited, first_failed_at: at, not_before: at };
         let (trace, came) = (TraceContext::of(&BTreeMap::new()), BasicProperties::default());
-        let held = held(&came, &Message::default(), "q.hold.1000", &trace, &copy);
-        let message = read(&held);
+        let delayed = delayed(&came, &Message::default(), "q.hold.1000", &trace, &copy);
+        let message = read(&delayed);
         assert_eq!((message.attempts(), message.waited()), (3, waited));
         assert_eq!((message.first_failed_at(), message.not_before()), (Some(at), Some(at)));
-        assert_eq!(held_for(&held, "q"), Some(Duration::from_secs(1)));
-        // Held once more it is the same, and replayed it is as new.
-        let again = read(&held_again(&held, &message, "q.hold.5000", &trace));
+        assert_eq!(delayed_for(&delayed, "q"), Some(Duration::from_secs(1)));
+        // Delayed once more it is unchanged, and replayed it counts as new.
+        let again = read(&delayed_again(&delayed, &message, "q.hold.5000", &trace));
         assert_eq!((again.attempts(), again.waited(), again.not_before()), (3, waited, Some(at)));
-        let new = read(&replayed(&held, &message, "q.replay", "letter", 1, at));
+        let new = read(&replayed(&delayed, &message, "q.replay", "letter", 1, at));
         assert_eq!((new.attempts(), new.waited(), new.not_before()), (0, Duration::ZERO, None));
         assert_eq!((new.first_failed_at(), new.header(header::REPLAYS)), (Some(at), Some("1")));
-        // What was said of a replay stays to the end.
-        let replayed = read(&super::held(&came, &new, "q.hold.1000", &trace, &copy));
+        // The headers about a replay are kept.
+        let replayed = read(&super::delayed(&came, &new, "q.hold.1000", &trace, &copy));
         assert_eq!(replayed.header(header::REPLAY_OF), Some("letter"));
     }
 
     #[test]
-    fn strangers_headers_of_our_names_say_nothing_and_no_copy_carries_them() {
+    fn foreign_headers_with_our_names_are_ignored_and_not_copied() {
         let mut headers = FieldTable::default();
         for name in [header::ATTEMPTS, header::WAITED, header::REPLAYS, header::DELIVERY_COUNT] {
             headers.insert(name.into(), AMQPValue::LongLongInt(99));
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_keeps_its_properties_but_those_that_would_harm_it() {
+    fn dead_letter_keeps_all_properties_but_harmful_ones() {
         let mut headers = FieldTable::default();
         headers.insert("mine".into(), AMQPValue::LongInt(7));
         headers.insert("CC".into(), AMQPValue::LongString("elsewhere".into()));

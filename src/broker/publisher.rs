@@ -1,10 +1,10 @@
-//! The one task that publishes. It keeps many confirms outstanding, and takes a message as delivered only when the
-//! broker confirmed it and did not return it.
+//! The one task that publishes. It keeps many confirms outstanding. A message counts as delivered only when the
+//! broker has confirmed it and not returned it.
 //!
-//! Two traps of lapin shape this (measured, not guessed): a channel that several tasks publish on can attach a
-//! confirm to the wrong message, so there is one task; and a returned message comes attached to *some* confirm that
-//! the same or an earlier acknowledgement settles, so a confirm is believed only once every confirm that could carry
-//! its return has been seen.
+//! Two properties of lapin shape this task (measured, not guessed). First, a channel on which several tasks publish
+//! can attach a confirm to the wrong message, so there is one task. Second, a returned message arrives attached to
+//! *some* confirm that the same or an earlier acknowledgement settles. So a confirm counts only after every confirm
+//! that could carry its return has been seen.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,55 +38,53 @@ use crate::{
     telemetry::metrics::{PublishMetrics, labels::Published},
 };
 
-/// Most messages that wait for their confirm at once.
+/// Maximum number of messages that wait for their confirm.
 const OUTSTANDING_MAX: usize = 1024;
-/// Most messages that wait to be published.
+/// Maximum number of messages that wait to be published.
 const QUEUED_MAX: usize = 1024;
-/// The share of `amqp.timeout` for which a confirm may be late while the channel confirms other messages.
-const QUEUE_PATIENCE: u32 = 4;
-/// How often it is looked at whether the broker blocks publishing.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long confirms are waited for on a channel that is to be used no more.
-const WORN_MAX: Duration = Duration::from_secs(2);
-/// How long a channel may refuse all that goes one way before there is a new one; twice as long each time that does not help.
-const REFUSED: Duration = Duration::from_secs(1);
-/// The longest of these times.
-const REFUSED_MAX: Duration = Duration::from_secs(64);
+/// Multiple of `amqp.timeout` for which a confirm may be late while the channel answers.
+const LATE_FACTOR: u32 = 4;
+/// Interval between two checks if the broker blocks publishing.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum wait for confirms on a stale channel.
+const STALE_MAX: Duration = Duration::from_secs(2);
+/// Time for which a channel may refuse all messages of a route before it is replaced. Doubles each time that a new
+/// channel does not help.
+const REFUSING: Duration = Duration::from_secs(1);
+/// Maximum of this time.
+const REFUSING_MAX: Duration = Duration::from_secs(64);
 
-/// One message to publish: persistent by its properties, and always mandatory.
+/// A message to publish. Its properties make it persistent; it is always mandatory.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// The exchange, empty for the default one.
+    /// The exchange; empty for the default exchange.
     pub exchange: String,
-    /// The routing key.
     pub routing_key: String,
-    /// Properties and headers.
     pub properties: BasicProperties,
-    /// The body.
     pub body: Arc<[u8]>,
 }
 
-/// Why a message is not known to be delivered.
+/// Reason for which a message is not known to be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
 #[strum(serialize_all = "kebab-case", const_into_str)]
 pub enum PublishError {
-    /// The broker returned it: no queue is bound for it.
-    #[error("no queue is bound for it")]
+    /// The broker returned the message.
+    #[error("message returned: no queue is bound to the routing key")]
     Unroutable,
-    /// The broker refused it: a queue is full, or its leader is away.
-    #[error("the broker refused it (is a queue full?)")]
+    /// The broker refused the message: a queue is full, or its leader is unavailable.
+    #[error("the broker refused the message (is a queue full?)")]
     Nacked,
-    /// The connection broke, or no confirm came in time: it may or may not have arrived.
-    #[error("the connection to the broker broke before the confirm")]
+    /// The connection broke, or no confirm arrived in time. The message may have been delivered.
+    #[error("no confirm before the time limit or the end of the broker connection")]
     #[strum(serialize = "unconfirmed")]
     Unknown,
-    /// The publisher has ended.
-    #[error("the publisher has ended")]
+    /// The publisher has stopped.
+    #[error("the publisher has stopped")]
     Ended,
 }
 
 impl PublishError {
-    /// As in spans.
+    /// The name in spans.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.into_str()
@@ -104,7 +102,7 @@ pub(crate) struct PublishJob {
 }
 
 impl Publisher {
-    /// Starts the task. It ends, with its connection, when all handles are gone and all replies are given.
+    /// Starts the task. The task ends, with its connection, when all handles are dropped and all replies are sent.
     #[must_use]
     pub fn start(
         connector: Arc<Connector>,
@@ -115,14 +113,14 @@ impl Publisher {
         (Self(sender), tokio::spawn(run(connector, topology, receiver, metrics)))
     }
 
-    /// A publisher that leaves its jobs to whoever has the receiver.
+    /// A publisher whose jobs go to the returned receiver.
     #[cfg(test)]
     pub(crate) fn simulated() -> (Self, mpsc::Receiver<PublishJob>) {
         let (sender, receiver) = mpsc::channel(QUEUED_MAX);
         (Self(sender), receiver)
     }
 
-    /// Publishes, and waits for what the broker says. While there is no connection, this waits: the caller sets the limit.
+    /// Publishes and waits for the broker's confirm. Without a connection this waits; the caller sets the time limit.
     ///
     /// # Errors
     /// [`PublishError`].
@@ -144,14 +142,14 @@ async fn run(
         let error = match open(&connector, &topology).await {
             Ok((connection, channel)) => {
                 if let Some(took) = backoff.connected().filter(|took| !took.is_zero()) {
-                    info!(after_ms = took.as_secs_f64() * 1e3, "publishing again");
+                    info!(after_ms = took.as_secs_f64() * 1e3, "publisher reconnected");
                 }
                 let up = metrics.connection.up();
                 let ended =
                     publish_on(&connection, channel, &connector, &topology, &mut jobs, &metrics).await;
                 drop(up);
                 if connection.status().connected() {
-                    topology.doubt();
+                    topology.invalidate();
                 }
                 close(&connection).await;
                 match ended {
@@ -166,7 +164,7 @@ async fn run(
         };
         metrics.connection.down(error.to_string());
         if backoff.failed(false, error.reason()) {
-            warn!(%error, "cannot publish; trying again until it works");
+            warn!(%error, "publisher lost its connection; reconnecting");
         }
         tokio::select! {
             () = sleep(backoff.wait()) => {}
@@ -175,7 +173,8 @@ async fn run(
     }
 }
 
-/// Publishes on one channel of `connection` after the other, until nobody is left who could want it (`Ok`) or something breaks.
+/// Publishes on successive channels of `connection`, until all `Publisher` handles are dropped (`Ok`) or an error
+/// occurs.
 async fn publish_on(
     connection: &Connected,
     mut channel: Channel,
@@ -191,7 +190,7 @@ async fn publish_on(
             PublishSession::new(channel.clone(), connection, topology, limit, metrics, &mut refusals);
         match session.run(jobs).await.map_err(TopologyError::Broker)? {
             End::Abandoned => return Ok(()),
-            End::Worn => {}
+            End::Stale => {}
         }
         let close = channel.close(200, "bye".into());
         within("close channel", limit, connection, close).await.map_err(TopologyError::Broker)?;
@@ -199,7 +198,7 @@ async fn publish_on(
     }
 }
 
-/// Resolves when nobody is left who could want something published.
+/// Resolves when all `Publisher` handles are dropped.
 async fn abandoned(jobs: &mpsc::Receiver<PublishJob>) {
     while !(jobs.sender_strong_count() == 0 && jobs.is_empty()) {
         sleep(Duration::from_millis(50)).await;
@@ -211,14 +210,14 @@ async fn open(connector: &Connector, topology: &Topology) -> Result<(Connected, 
     match prepare(&connection, topology, connector.timeout).await {
         Ok(channel) => Ok((connection, channel)),
         Err(error) => {
-            // Dropping it is not enough: what lapin still waits for keeps it open.
+            // Dropping the connection is not enough: lapin keeps it open for replies that it still awaits.
             close(&connection).await;
             Err(error)
         }
     }
 }
 
-/// A channel that confirms, of a connection on which all is declared.
+/// Opens a channel with confirms, after the topology was declared or verified.
 async fn prepare(
     connection: &Connected,
     topology: &Topology,
@@ -233,16 +232,15 @@ async fn prepare(
     Ok(channel)
 }
 
-/// What tells returned messages apart.
+/// Identifies a returned message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_field_names, reason = "a routing key is called so")]
-struct Key {
+struct MessageKey {
     exchange: String,
     routing_key: String,
     message_id: Option<String>,
 }
 
-impl Key {
+impl MessageKey {
     fn of(exchange: &str, routing_key: &str, properties: &BasicProperties) -> Self {
         let message_id = properties.message_id().as_ref().map(|id| id.as_str().to_owned());
         Self { exchange: exchange.to_owned(), routing_key: routing_key.to_owned(), message_id }
@@ -250,7 +248,7 @@ impl Key {
 }
 
 struct Pending {
-    key: Key,
+    key: MessageKey,
     since: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Result<(), PublishError>>,
@@ -265,55 +263,56 @@ impl Pending {
             Err(PublishError::Unknown | PublishError::Ended) => Published::Unknown,
         };
         metrics.published(published, self.since.elapsed());
-        // Whoever asked may be gone; then nobody needs the answer.
+        // The caller may have given up; then the reply is not needed.
         _ = self.reply.send(result);
     }
 }
 
-/// The ways that a channel refuses. A RabbitMQ channel asks a quorum queue's leader whether it takes messages when it publishes
-/// to it first. Where that leader's node died a moment ago, it never asks another one: everything that goes this way is refused
-/// for as long as the channel lasts (seen on 3.10). A queue that is full looks the same, and then a new channel changes nothing.
+/// Routes whose messages a channel refuses. When a RabbitMQ channel first publishes to a quorum queue, it asks the
+/// queue's leader if it accepts messages. If the leader's node died a moment ago, the channel never asks another
+/// node. It then refuses everything on this route until it is closed (seen on 3.10). A full queue looks the same, but
+/// a new channel does not help.
 #[derive(Debug, Default)]
 struct Refusals {
-    /// The ways on which the channel delivered.
-    taken: HashSet<Way>,
-    /// The others on which it refused, and since when.
-    refused: HashMap<Way, Instant>,
-    /// After how long a channel that refuses this way is given up, where it was before and did not help.
-    waits: HashMap<Way, Duration>,
+    /// Routes on which the channel delivered.
+    delivered: HashSet<Route>,
+    /// Other routes on which it refused, with the time of the first refusal.
+    refused: HashMap<Route, Instant>,
+    /// Time after which a channel is replaced, for routes on which a new channel did not help.
+    waits: HashMap<Route, Duration>,
 }
 
 /// An exchange and a routing key.
-type Way = (String, String);
+type Route = (String, String);
 
 impl Refusals {
-    /// There is a new channel.
-    fn begin(&mut self) {
-        self.taken.clear();
+    /// Starts over for a new channel.
+    fn reset(&mut self) {
+        self.delivered.clear();
         self.refused.clear();
     }
 
-    /// What the broker said of a message.
-    fn heard(&mut self, key: &Key, taken: bool) {
-        let way = (key.exchange.clone(), key.routing_key.clone());
-        if self.taken.contains(&way) {
+    /// Records the broker's reply to a message.
+    fn record(&mut self, key: &MessageKey, delivered: bool) {
+        let route = (key.exchange.clone(), key.routing_key.clone());
+        if self.delivered.contains(&route) {
             return;
         }
-        if taken {
-            self.refused.remove(&way);
-            self.waits.remove(&way);
-            self.taken.insert(way);
+        if delivered {
+            self.refused.remove(&route);
+            self.waits.remove(&route);
+            self.delivered.insert(route);
         } else {
-            self.refused.entry(way).or_insert_with(Instant::now);
+            self.refused.entry(route).or_insert_with(Instant::now);
         }
     }
 
-    /// Whether it is time for a new channel. If it is, the next one is given more time.
+    /// Returns true if the channel should be replaced, and doubles the time for the next one.
     fn take_due(&mut self) -> bool {
         let waits = &mut self.waits;
-        let due = self.refused.iter().find_map(|(way, since)| {
-            let wait = *waits.get(way).unwrap_or(&REFUSED);
-            (since.elapsed() >= wait).then(|| (way.clone(), (wait * 2).min(REFUSED_MAX)))
+        let due = self.refused.iter().find_map(|(route, since)| {
+            let wait = *waits.get(route).unwrap_or(&REFUSING);
+            (since.elapsed() >= wait).then(|| (route.clone(), (wait * 2).min(REFUSING_MAX)))
         });
         let is_due = due.is_some();
         waits.extend(due);
@@ -321,36 +320,36 @@ impl Refusals {
     }
 }
 
-/// How a channel's life ended where nothing broke.
+/// Reason for which a channel is no longer used, other than an error.
 enum End {
-    /// Nobody is left who could want something published.
+    /// All `Publisher` handles are dropped.
     Abandoned,
-    /// What is published next needs a new channel.
-    Worn,
+    /// The next message needs a new channel.
+    Stale,
 }
 
-/// One channel's life.
+/// Publishing on one channel.
 struct PublishSession<'a> {
     channel: Channel,
     connection: &'a Connection,
     topology: &'a Topology,
     metrics: &'a PublishMetrics,
     refusals: &'a mut Refusals,
-    /// Since when the channel may not be used for further messages.
-    worn_since: Option<Instant>,
-    /// A queue of our own, or where we declare them a binding or a queue of the links, was found missing.
+    /// Time since which the channel must not be used for further messages.
+    stale_since: Option<Instant>,
+    /// A queue or binding that this program declares was found missing.
     missing: bool,
-    /// The broker takes no publishes at the moment.
+    /// The broker blocks publishing.
     blocked: bool,
     last_answer: Instant,
     limit: Duration,
     next: u64,
     confirms: FuturesUnordered<BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>,
     pending: HashMap<u64, Pending>,
-    /// Answered by the broker, not yet believed.
-    answered: Vec<(u64, bool)>,
-    /// Returned messages, each with the number of the publish that came after it at the earliest.
-    returned: Vec<(Key, u64)>,
+    /// Confirmed or refused, but a `basic.return` may still be in flight.
+    unresolved: Vec<(u64, bool)>,
+    /// Returned messages, each with the number of the first publish after its return.
+    returned: Vec<(MessageKey, u64)>,
 }
 
 impl<'a> PublishSession<'a> {
@@ -362,14 +361,14 @@ impl<'a> PublishSession<'a> {
         metrics: &'a PublishMetrics,
         refusals: &'a mut Refusals,
     ) -> Self {
-        refusals.begin();
+        refusals.reset();
         Self {
             channel,
             connection,
             topology,
             metrics,
             refusals,
-            worn_since: None,
+            stale_since: None,
             missing: false,
             blocked: false,
             last_answer: Instant::now(),
@@ -377,13 +376,13 @@ impl<'a> PublishSession<'a> {
             next: 0,
             confirms: FuturesUnordered::new(),
             pending: HashMap::new(),
-            answered: Vec::new(),
+            unresolved: Vec::new(),
             returned: Vec::new(),
         }
     }
 
-    /// Publishes until all handles are gone, the channel is worn or something breaks. Whoever waits then is told that the outcome is
-    /// unknown: dropping a reply does that.
+    /// Publishes until all handles are dropped, the channel is stale or an error occurs. Dropping the reply channel
+    /// of a pending message tells its caller that the result is unknown.
     async fn run(mut self, jobs: &mut mpsc::Receiver<PublishJob>) -> Result<End, BrokerError> {
         let connection = self.connection;
         let result = tokio::select! {
@@ -400,24 +399,24 @@ impl<'a> PublishSession<'a> {
 
     async fn serve(&mut self, jobs: &mut mpsc::Receiver<PublishJob>) -> Result<End, BrokerError> {
         let mut open = true;
-        let mut health = interval(LOOK_EVERY.min(self.limit));
+        let mut health = interval(CHECK_INTERVAL.min(self.limit));
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !self.pending.is_empty() {
-            if self.worn_since.is_none() && self.refusals.take_due() {
-                info!("the broker refuses all messages to a queue on this channel; trying a new one");
-                self.worn_since = Some(Instant::now());
+            if self.stale_since.is_none() && self.refusals.take_due() {
+                info!("broker refuses all messages to a queue on this channel; opening a new channel");
+                self.stale_since = Some(Instant::now());
             }
-            let worn = self.worn_since.map(|since| since.elapsed());
-            // While the broker blocks, nothing could be closed or opened on this connection.
-            if !self.blocked && worn.is_some_and(|worn| self.pending.is_empty() || worn >= WORN_MAX) {
-                return Ok(End::Worn);
+            let stale = self.stale_since.map(|since| since.elapsed());
+            // While the broker blocks this connection, no channel can be closed or opened on it.
+            if !self.blocked && stale.is_some_and(|stale| self.pending.is_empty() || stale >= STALE_MAX) {
+                return Ok(End::Stale);
             }
             tokio::select! {
                 biased;
                 _ = health.tick() => self.check_health().await?,
-                Some((id, confirmation)) = self.confirms.next() => self.answer(id, confirmation).await?,
-                job = jobs.recv(), if open && worn.is_none() && !self.blocked && self.pending.len() < OUTSTANDING_MAX => match job {
-                    // Nobody waits for it any more; its delivery is with the broker again.
+                Some((id, confirmation)) = self.confirms.next() => self.handle_confirm(id, confirmation).await?,
+                job = jobs.recv(), if open && stale.is_none() && !self.blocked && self.pending.len() < OUTSTANDING_MAX => match job {
+                    // The caller has given up, and its delivery is requeued.
                     Some(job) if job.reply.is_closed() => {}
                     Some(job) => self.publish(job).await?,
                     None => open = false,
@@ -440,15 +439,15 @@ impl<'a> PublishSession<'a> {
         if self.confirms.len() > 2 * OUTSTANDING_MAX {
             return Err(BrokerError::Timeout("confirm", self.limit));
         }
-        // A channel that answers nothing is gone. On one that answers, a missing confirm is one queue's trouble.
+        // A channel without any reply is lost. If the channel replies, a missing confirm concerns one queue.
         if now - self.last_answer >= self.limit / 2 {
             let channel = self.channel.clone();
             let select = channel.confirm_select(ConfirmSelectOptions::default());
-            self.patiently("select confirms", select).await?;
+            self.await_reply("select confirms", select).await?;
             self.last_answer = Instant::now();
         }
-        // A queue whose leader is away confirms late. As long as the channel stands, a second publish would be a second message.
-        let late = self.limit * (QUEUE_PATIENCE - 1);
+        // A queue without a leader confirms late. While the channel is open, a second publish would be a second message.
+        let late = self.limit * (LATE_FACTOR - 1);
         for id in overdue {
             if self.pending.get(&id).is_some_and(|pending| pending.deadline + late <= now)
                 && let Some(pending) = self.pending.remove(&id)
@@ -459,8 +458,8 @@ impl<'a> PublishSession<'a> {
         Ok(())
     }
 
-    /// Whether the broker blocks publishing, which is told and shown. The time for which it does is not counted against any
-    /// confirm.
+    /// Returns true if the broker blocks publishing; logs transitions and updates the metric. Blocked time does not
+    /// count towards any confirm's time limit.
     fn is_blocked(&mut self) -> Result<bool, BrokerError> {
         if !self.channel.status().connected() {
             return Err(BrokerError::Ended("the channel was closed".to_owned()));
@@ -469,28 +468,28 @@ impl<'a> PublishSession<'a> {
         self.metrics.set_blocked(blocked);
         match (std::mem::replace(&mut self.blocked, blocked), blocked) {
             (false, true) => warn!(
-                "the broker blocks publishing (memory or disk alarm); nothing is published until it is over"
+                "broker blocked publishing (memory or disk alarm); publishing is paused until the alarm ends"
             ),
-            (true, false) => info!("the broker takes publishes again"),
+            (true, false) => info!("broker unblocked publishing"),
             _ => {}
         }
         if blocked {
-            self.begin_limits_anew();
+            self.restart_time_limits();
         }
         Ok(blocked)
     }
 
-    /// The time until now is not counted against any confirm.
-    fn begin_limits_anew(&mut self) {
+    /// Restarts the time limit of every confirm.
+    fn restart_time_limits(&mut self) {
         let now = Instant::now();
         self.last_answer = now;
         self.pending.values_mut().for_each(|pending| pending.deadline = now + self.limit);
     }
 
-    /// Waits for `action`, but for the time for which the broker blocks publishing no longer than the limit: lapin writes
-    /// nothing meanwhile, and a connection in this one's place would be blocked as well. Where this one ends,
-    /// [`PublishSession::run`] does.
-    async fn patiently<T>(
+    /// Waits for `action`, at most for the limit, not counting blocked time. lapin writes nothing while the broker
+    /// blocks, and a new connection would be blocked too. If the connection ends, [`PublishSession::run`] ends this
+    /// wait.
+    async fn await_reply<T>(
         &mut self,
         step: &'static str,
         action: impl Future<Output = lapin::Result<T>>,
@@ -498,8 +497,8 @@ impl<'a> PublishSession<'a> {
         let mut action = pin!(action);
         let mut until = Instant::now() + self.limit;
         loop {
-            let look = LOOK_EVERY.min(until.saturating_duration_since(Instant::now()));
-            if let Ok(result) = timeout(look, &mut action).await {
+            let pause = CHECK_INTERVAL.min(until.saturating_duration_since(Instant::now()));
+            if let Ok(result) = timeout(pause, &mut action).await {
                 return result.map_err(|error| BrokerError::Lapin(step, error));
             }
             if self.is_blocked()? {
@@ -512,7 +511,7 @@ impl<'a> PublishSession<'a> {
 
     async fn publish(&mut self, job: PublishJob) -> Result<(), BrokerError> {
         let Publication { exchange, routing_key, properties, body } = job.publication;
-        let key = Key::of(&exchange, &routing_key, &properties);
+        let key = MessageKey::of(&exchange, &routing_key, &properties);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let id = self.next;
         self.next += 1;
@@ -522,64 +521,64 @@ impl<'a> PublishSession<'a> {
         let publish =
             channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
         fault::point("publish", "asked");
-        let confirm = self.patiently("publish", publish).await?;
+        let confirm = self.await_reply("publish", publish).await?;
         fault::point("publish", "sent");
         self.confirms.push(confirm.map(move |confirmation| (id, confirmation)).boxed());
         Ok(())
     }
 
-    /// Takes in one confirm and all that have come with it, and replies to those that can be believed.
-    async fn answer(
+    /// Processes a confirm and any that arrived with it; resolves those whose returns can no longer arrive.
+    async fn handle_confirm(
         &mut self,
         id: u64,
         confirmation: lapin::Result<Confirmation>,
     ) -> Result<(), BrokerError> {
-        self.take_in(id, confirmation)?;
-        self.take_in_ready()?;
-        let mut believable = self.answered.len();
+        self.record_confirm(id, confirmation)?;
+        self.record_ready_confirms()?;
+        let mut resolvable = self.unresolved.len();
         if !self.confirms.is_empty() {
-            // A return may still be on its way with a confirm that lapin is settling at this moment. An answer to a
-            // question asked now comes after it.
+            // A return may still be in flight with a confirm that lapin is settling right now. The reply to a request
+            // sent now arrives after that return.
             let channel = self.channel.clone();
             let select = channel.confirm_select(ConfirmSelectOptions::default());
-            self.patiently("select confirms", select).await?;
-            self.take_in_ready()?;
+            self.await_reply("select confirms", select).await?;
+            self.record_ready_confirms()?;
         }
         if self.confirms.is_empty() {
-            // No confirm is left that could carry a return. Otherwise one is to come, and with it the rest's turn.
-            believable = self.answered.len();
+            // No outstanding confirm could carry a return. Otherwise the next confirm resolves the rest.
+            resolvable = self.unresolved.len();
         }
-        self.believe(believable);
-        // What was published before the oldest that is left can't be meant any more.
+        self.resolve(resolvable);
+        // A return cannot refer to messages published before the oldest pending one.
         let oldest = self.pending.keys().min().copied().unwrap_or(u64::MAX);
         self.returned.retain(|(_, before)| *before > oldest);
         if std::mem::take(&mut self.missing) {
-            self.declare_again().await?;
-            // What came meanwhile was not looked at, and its time is not over.
-            self.take_in_ready()?;
-            self.begin_limits_anew();
+            self.redeclare().await?;
+            // Confirms that arrived meanwhile were not processed, so their time limits restart.
+            self.record_ready_confirms()?;
+            self.restart_time_limits();
         }
         Ok(())
     }
 
-    /// What is this program's own, and somebody deleted, is made again: before anything else is published, so that what is
-    /// tried again finds it.
-    async fn declare_again(&mut self) -> Result<(), BrokerError> {
-        warn!("a queue or a binding of our own is missing; declaring it again");
+    /// Redeclares what this program declares and somebody deleted. Nothing else is published before, so a retry finds
+    /// the queue.
+    async fn redeclare(&mut self) -> Result<(), BrokerError> {
+        warn!("queue or binding missing; redeclaring topology");
         let (topology, connection) = (self.topology, self.connection);
-        topology.doubt();
+        topology.invalidate();
         let mut ensured = pin!(topology.ensure(connection, self.limit));
         loop {
-            match timeout(LOOK_EVERY, &mut ensured).await {
+            match timeout(CHECK_INTERVAL, &mut ensured).await {
                 Ok(Ok(())) => {
-                    topology.tell_declared_again();
-                    // The channel took part in what the deleted queue was, and the broker confirms nothing on it that goes to the
-                    // queue of the same name.
-                    self.worn_since = Some(Instant::now());
+                    topology.notify_redeclared();
+                    // The channel still refers to the deleted queue. The broker confirms nothing on it that goes to
+                    // the new queue of the same name.
+                    self.stale_since = Some(Instant::now());
                     return Ok(());
                 }
                 Ok(Err(error)) => {
-                    warn!(%error, "it could not be declared");
+                    warn!(%error, "failed to redeclare topology");
                     return Ok(());
                 }
                 Err(_) => _ = self.is_blocked()?,
@@ -587,35 +586,39 @@ impl<'a> PublishSession<'a> {
         }
     }
 
-    fn take_in_ready(&mut self) -> Result<(), BrokerError> {
+    fn record_ready_confirms(&mut self) -> Result<(), BrokerError> {
         while let Some(Some((id, confirmation))) = self.confirms.next().now_or_never() {
-            self.take_in(id, confirmation)?;
+            self.record_confirm(id, confirmation)?;
         }
         Ok(())
     }
 
-    fn take_in(&mut self, id: u64, confirmation: lapin::Result<Confirmation>) -> Result<(), BrokerError> {
+    fn record_confirm(
+        &mut self,
+        id: u64,
+        confirmation: lapin::Result<Confirmation>,
+    ) -> Result<(), BrokerError> {
         let (acked, returned) = match confirmation.map_err(|error| BrokerError::Lapin("confirm", error))? {
             Confirmation::Ack(returned) => (true, returned),
             Confirmation::Nack(returned) => (false, returned),
-            // Only without confirms, which are always selected.
+            // Occurs only without confirms, and they are always selected.
             Confirmation::NotRequested => (false, None),
         };
-        self.answered.push((id, acked));
+        self.unresolved.push((id, acked));
         self.last_answer = Instant::now();
         self.returned.extend(returned.as_ref().map(|returned| (returned_key(returned), self.next)));
         Ok(())
     }
 
-    /// Replies to the first `count` that were answered.
-    fn believe(&mut self, count: usize) {
-        for (id, acked) in self.answered.drain(..count) {
+    /// Replies to the callers of the first `count` unresolved messages.
+    fn resolve(&mut self, count: usize) {
+        for (id, acked) in self.unresolved.drain(..count) {
             let Some(pending) = self.pending.remove(&id) else { continue };
-            // Messages of equal keys can't be told apart: if one was returned, none of them is taken as delivered.
+            // Messages with equal keys can't be told apart: if one was returned, none of them counts as delivered.
             let returned = self.returned.iter().any(|(key, before)| id < *before && *key == pending.key);
             let result = match (returned, acked) {
                 (true, _) => {
-                    // This program declares queues only with `topology.declare = "create"`.
+                    // This program declares queues only if topology.declare is "create".
                     self.missing |= self.topology.creates();
                     Err(PublishError::Unroutable)
                 }
@@ -623,8 +626,8 @@ impl<'a> PublishSession<'a> {
                 (false, false) => Err(PublishError::Nacked),
             };
             match result {
-                Ok(()) => self.refusals.heard(&pending.key, true),
-                Err(PublishError::Nacked) => self.refusals.heard(&pending.key, false),
+                Ok(()) => self.refusals.record(&pending.key, true),
+                Err(PublishError::Nacked) => self.refusals.record(&pending.key, false),
                 Err(_) => {}
             }
             fault::point("publish", "confirmed");
@@ -633,50 +636,50 @@ impl<'a> PublishSession<'a> {
     }
 }
 
-fn returned_key(returned: &BasicReturnMessage) -> Key {
-    Key::of(returned.exchange.as_str(), returned.routing_key.as_str(), &returned.properties)
+fn returned_key(returned: &BasicReturnMessage) -> MessageKey {
+    MessageKey::of(returned.exchange.as_str(), returned.routing_key.as_str(), &returned.properties)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn key(routing_key: &str) -> Key {
-        Key { exchange: "links".to_owned(), routing_key: routing_key.to_owned(), message_id: None }
+    fn key(routing_key: &str) -> MessageKey {
+        MessageKey { exchange: "links".to_owned(), routing_key: routing_key.to_owned(), message_id: None }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn channel_that_refuses_all_that_goes_one_way_is_given_up_ever_later() {
+    async fn channel_refusing_a_route_is_replaced_after_growing_waits() {
         let (sms, whatsapp) = (key("guest.sms"), key("guest.whatsapp"));
         let mut refusals = Refusals::default();
         for seconds in [1, 2, 4, 8, 16, 32, 64, 64] {
-            refusals.begin();
-            assert!(!refusals.take_due(), "nothing was refused on the new one");
-            refusals.heard(&whatsapp, true);
-            refusals.heard(&sms, false);
+            refusals.reset();
+            assert!(!refusals.take_due(), "the new channel refused nothing");
+            refusals.record(&whatsapp, true);
+            refusals.record(&sms, false);
             tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
-            refusals.heard(&sms, false);
+            refusals.record(&sms, false);
             assert!(!refusals.take_due());
             tokio::time::advance(Duration::from_millis(1)).await;
             assert!(refusals.take_due());
         }
-        refusals.begin();
-        refusals.heard(&sms, true);
-        refusals.begin();
-        refusals.heard(&sms, false);
-        tokio::time::advance(REFUSED).await;
-        assert!(refusals.take_due(), "it was delivered to in between");
+        refusals.reset();
+        refusals.record(&sms, true);
+        refusals.reset();
+        refusals.record(&sms, false);
+        tokio::time::advance(REFUSING).await;
+        assert!(refusals.take_due(), "the route delivered in between");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn channel_that_delivered_there_before_or_later_is_kept() {
-        for heard in [[true, false], [false, true]] {
+    async fn channel_that_ever_delivered_on_a_route_is_kept() {
+        for replies in [[true, false], [false, true]] {
             let mut refusals = Refusals::default();
-            for taken in heard {
-                refusals.heard(&key("guest.sms"), taken);
+            for delivered in replies {
+                refusals.record(&key("guest.sms"), delivered);
             }
-            tokio::time::advance(REFUSED_MAX).await;
-            assert!(!refusals.take_due(), "{heard:?}");
+            tokio::time::advance(REFUSING_MAX).await;
+            assert!(!refusals.take_due(), "{replies:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How tries to connect follow each other, and when a missing connection is said.
+//! The waits between connection attempts, and the limit on log lines about an outage.
 
 use std::time::Duration;
 
@@ -7,32 +7,32 @@ use tokio::time::Instant;
 use super::connection::Reason;
 use crate::retry;
 
-/// The first wait between two tries.
+/// The first wait between two attempts.
 const INITIAL: Duration = Duration::from_millis(100);
-/// What lasts this long has worked.
+/// A connection that lasts this long counts as successful.
 const STABLE: Duration = Duration::from_secs(5);
-/// The least time between two log lines about one outage: what the tries find may alternate, as with nodes of which each fails
-/// in its own way.
-const SAID_AGAIN: Duration = Duration::from_secs(60);
-/// The wait while each connection breaks on a message that can't be read: the broker counts these deliveries, and puts the
-/// message aside at its limit.
+/// Minimum time between two log lines about one outage. The reason may alternate, for example between nodes that each
+/// fail in another way.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// The wait while each connection breaks on a message that can't be read. The broker counts these deliveries, and
+/// dead-letters the message at its delivery limit.
 const UNREADABLE: Duration = Duration::from_millis(50);
-/// After so many in a row no broker counts, and the wait doubles.
-const UNREADABLE_TRIES: u32 = 32;
+/// After this many failures in a row, the broker probably does not count the deliveries; the wait doubles.
+const UNREADABLE_FAILURES: u32 = 32;
 
-/// The waits of one connection. What broke soon after it began has not worked.
+/// The waits of one connection. A connection that breaks soon after it was established counts as failed.
 #[derive(Debug)]
 pub struct ReconnectBackoff {
     max: Duration,
     /// Failures in a row.
-    tries: u32,
-    /// Since when the connection stands.
+    failures: u32,
+    /// Time at which the current connection was established.
     connected_at: Option<Instant>,
-    /// Since when there is none that worked.
+    /// Start of the current outage.
     down_since: Option<Instant>,
-    /// What the log said last of this outage.
-    said: Option<(Reason, Instant)>,
-    /// The log says that it works.
+    /// Last logged reason of this outage, and its time.
+    last_logged: Option<(Reason, Instant)>,
+    /// The last log line about this connection reported success.
     is_up: bool,
 }
 
@@ -40,43 +40,46 @@ impl ReconnectBackoff {
     /// Waits of at most `max`.
     #[must_use]
     pub const fn new(max: Duration) -> Self {
-        Self { max, tries: 0, connected_at: None, down_since: None, said: None, is_up: false }
+        Self { max, failures: 0, connected_at: None, down_since: None, last_logged: None, is_up: false }
     }
 
-    /// The connection stands. How long there was none, if that is to be said: it is not of one that keeps breaking.
+    /// Records that the connection is established. Returns the length of the outage if it should be logged. Nothing
+    /// is logged for a connection that keeps breaking.
     pub fn connected(&mut self) -> Option<Duration> {
         self.connected_at = Some(Instant::now());
         let took = self.down_since.map_or(Duration::ZERO, |since| since.elapsed());
         (!std::mem::replace(&mut self.is_up, true)).then_some(took)
     }
 
-    /// There is no connection, for this reason, after one that had `worked` or lasted, or not. Whether that is to be said: at
-    /// once, then if the reason is another one, but once a minute at most.
+    /// Records that the connection failed for `reason`. `worked` is true if it settled something. Returns true if the
+    /// failure should be logged: at once, then if the reason changes, at most once per minute.
     pub fn failed(&mut self, worked: bool, reason: Reason) -> bool {
         let now = Instant::now();
         let lasted = self.connected_at.take().is_some_and(|since| now - since >= STABLE);
         if worked || lasted {
-            (self.tries, self.said, self.down_since) = (0, None, None);
+            (self.failures, self.last_logged, self.down_since) = (0, None, None);
         }
-        self.tries = self.tries.saturating_add(1);
+        self.failures = self.failures.saturating_add(1);
         self.down_since.get_or_insert(now);
-        let is_news = self.said.is_none_or(|(said, at)| said != reason && now - at >= SAID_AGAIN);
-        if is_news {
-            (self.said, self.is_up) = (Some((reason, now)), false);
+        let is_new = self
+            .last_logged
+            .is_none_or(|(last_logged, at)| last_logged != reason && now - at >= LOG_INTERVAL);
+        if is_new {
+            (self.last_logged, self.is_up) = (Some((reason, now)), false);
         }
-        is_news
+        is_new
     }
 
-    /// The wait before the next try.
+    /// The wait before the next attempt.
     #[must_use]
     pub fn wait(&self) -> Duration {
-        retry::reconnect_wait(INITIAL, self.max, self.tries, fastrand::f64())
+        retry::reconnect_wait(INITIAL, self.max, self.failures, fastrand::f64())
     }
 
     /// The wait after a message that can't be read.
     #[must_use]
     pub fn wait_after_unreadable(&self) -> Duration {
-        let doubled = 1u32.checked_shl(self.tries / UNREADABLE_TRIES).unwrap_or(u32::MAX);
+        let doubled = 1u32.checked_shl(self.failures / UNREADABLE_FAILURES).unwrap_or(u32::MAX);
         UNREADABLE.saturating_mul(doubled).min(self.max)
     }
 }
@@ -92,31 +95,31 @@ mod tests {
     const ANOTHER: Reason = Reason::Reply(403);
 
     #[tokio::test(start_paused = true)]
-    async fn outage_is_said_at_once_and_for_a_new_reason_once_a_minute() {
+    async fn outage_is_logged_at_once_and_for_a_new_reason_once_a_minute() {
         let mut backoff = ReconnectBackoff::new(MAX);
         assert!(backoff.failed(false, ONE));
-        advance(SAID_AGAIN / 2).await;
+        advance(LOG_INTERVAL / 2).await;
         assert!(!backoff.failed(false, ONE) && !backoff.failed(false, ANOTHER), "within the minute");
-        advance(SAID_AGAIN / 2).await;
-        assert!(!backoff.failed(false, ONE), "nothing new");
+        advance(LOG_INTERVAL / 2).await;
+        assert!(!backoff.failed(false, ONE), "same reason");
         assert!(backoff.failed(false, ANOTHER));
         assert!(!backoff.failed(false, ONE) && !backoff.failed(false, ANOTHER), "alternating");
-        advance(SAID_AGAIN).await;
+        advance(LOG_INTERVAL).await;
         assert!(!backoff.failed(false, ANOTHER) && backoff.failed(false, ONE));
-        assert_eq!(backoff.connected(), Some(SAID_AGAIN * 2));
+        assert_eq!(backoff.connected(), Some(LOG_INTERVAL * 2));
         advance(STABLE).await;
         assert!(backoff.failed(false, ONE), "another outage");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connection_that_keeps_breaking_has_not_worked() {
+    async fn backoff_grows_while_the_connection_keeps_breaking() {
         let mut backoff = ReconnectBackoff::new(MAX);
         assert_eq!(backoff.connected(), Some(Duration::ZERO));
         assert!(backoff.failed(false, ONE));
         assert_eq!(backoff.connected(), Some(Duration::ZERO));
-        for tries in 2..40 {
+        for failures in 2..40 {
             assert!(!backoff.failed(false, ONE));
-            assert_eq!((backoff.tries, backoff.connected()), (tries, None), "said once");
+            assert_eq!((backoff.failures, backoff.connected()), (failures, None), "logged once");
         }
         assert!(backoff.wait() >= MAX / 2);
         assert!(backoff.failed(true, ONE), "it settled something");
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_wait_grows_while_nothing_succeeds() {
+    async fn wait_after_unreadable_grows_while_nothing_succeeds() {
         let mut backoff = ReconnectBackoff::new(MAX);
         let waits: Vec<_> = std::iter::repeat_with(|| {
             _ = backoff.connected();
@@ -140,7 +143,7 @@ mod tests {
         );
         assert!(
             waits[..100].iter().sum::<Duration>() < Duration::from_secs(20),
-            "a hundred deliveries are soon counted"
+            "the broker counts a hundred deliveries within seconds"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Where deliveries come from and how they are settled, as little of AMQP as the consumer and the settler need. In tests
-//! there is one more broker, the one of `simulation`.
+//! Subscribing to queues and settling deliveries: the part of AMQP that the consumer and the settler need. Tests
+//! replace the broker by the one of `simulation`.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::{
 #[cfg(test)]
 use crate::simulation::broker as simulated;
 
-/// A connection that deliveries come over.
+/// A connection on which deliveries arrive.
 #[derive(Clone, Copy)]
 pub struct Source<'a>(SourceKind<'a>);
 
@@ -31,14 +31,14 @@ enum SourceKind<'a> {
     Simulated(&'a simulated::SimulatedConnection),
 }
 
-/// What is delivered of one queue.
+/// A subscription to one queue.
 pub(super) enum Subscription {
     Broker(Box<Consuming>),
     #[cfg(test)]
     Simulated(simulated::SimulatedSubscription),
 }
 
-/// A channel of its own, for one queue.
+/// A subscription with its own channel.
 pub(super) struct Consuming {
     channel: Channel,
     tag: ShortString,
@@ -46,15 +46,13 @@ pub(super) struct Consuming {
     queue: String,
 }
 
-/// One delivery, taken apart.
+/// One delivery, split into its parts.
 pub(crate) struct Delivery {
-    /// As it came.
     pub(crate) body: Vec<u8>,
-    /// As they came.
     pub(crate) properties: BasicProperties,
-    /// The broker has delivered it before, and nothing came of it.
+    /// The broker has delivered the message before, and it was not acknowledged.
     pub(crate) redelivered: bool,
-    /// Settles it.
+    /// Settles the delivery.
     pub(crate) receipt: Receipt,
 }
 
@@ -66,7 +64,7 @@ pub struct Receipt(ReceiptKind);
 enum ReceiptKind {
     Broker {
         acker: Acker,
-        /// It lives as long as the last of its deliveries.
+        /// Keeps the channel open until its last delivery is dropped.
         _channel: Channel,
     },
     #[cfg(test)]
@@ -94,7 +92,7 @@ impl From<simulated::SimulatedReceipt> for Receipt {
 }
 
 impl Source<'_> {
-    /// Whether it stands.
+    /// True if the connection is open.
     pub(super) fn connected(self) -> bool {
         match self.0 {
             SourceKind::Broker(connection) => connection.status().connected(),
@@ -103,8 +101,8 @@ impl Source<'_> {
         }
     }
 
-    /// Has `queue` delivered, `prefetch` at once, `limit` for each answer of the broker. `name` shows in its list of
-    /// consumers.
+    /// Subscribes to `queue` with the given prefetch; `limit` applies to each reply of the broker. `name` shows in
+    /// the broker's list of consumers.
     pub(super) async fn subscribe(
         self,
         queue: &str,
@@ -126,7 +124,7 @@ impl Source<'_> {
 }
 
 impl Subscription {
-    /// The next delivery. May be cancelled.
+    /// Waits for the next delivery. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Delivery, BrokerError> {
         match self {
             Self::Broker(consuming) => consuming.next().await,
@@ -135,7 +133,7 @@ impl Subscription {
         }
     }
 
-    /// Nothing while its channel is open.
+    /// Returns an error if the channel is closed.
     pub(super) fn check(&self) -> Result<(), BrokerError> {
         match self {
             Self::Broker(consuming) => consuming.check(),
@@ -144,7 +142,7 @@ impl Subscription {
         }
     }
 
-    /// Has the broker deliver no more; what it delivered and nobody took.
+    /// Cancels the subscription. Returns the deliveries that had arrived and were not taken.
     pub(super) async fn cancel(self, limit: Duration) -> Result<Vec<Delivery>, BrokerError> {
         match self {
             Self::Broker(consuming) => consuming.cancel(limit).await,
@@ -194,7 +192,7 @@ impl Consuming {
     async fn cancel(mut self, limit: Duration) -> Result<Vec<Delivery>, BrokerError> {
         let cancel = self.channel.basic_cancel(self.tag, BasicCancelOptions::default());
         within("cancel", limit, &self.channel, cancel).await?;
-        // All that was delivered before the broker's answer is here by now.
+        // Everything that the broker delivered before its reply has arrived by now.
         let mut left = Vec::new();
         while let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() {
             left.push(Delivery::new(delivery, &self.channel));
@@ -212,7 +210,7 @@ impl Delivery {
 }
 
 impl Receipt {
-    /// Whether the delivery is still this worker's, and not settled.
+    /// True if the delivery still belongs to this worker and is not settled.
     pub(super) fn usable(&self) -> bool {
         match &self.0 {
             ReceiptKind::Broker { acker, .. } => acker.usable(),
@@ -221,7 +219,8 @@ impl Receipt {
         }
     }
 
-    /// Acknowledges; `false` where the broker took the delivery back before. `limit` for this to be written.
+    /// Acknowledges the delivery; `false` if the broker has already taken it back. `limit` applies to writing the
+    /// frame.
     pub(super) async fn ack(&self, limit: Duration) -> Result<bool, BrokerError> {
         match &self.0 {
             ReceiptKind::Broker { acker, .. } => {
@@ -232,26 +231,26 @@ impl Receipt {
         }
     }
 
-    /// Gives the delivery back to the queue, as it was; otherwise as [`Receipt::ack`]. From 4.3 on RabbitMQ does not count
-    /// it among the deliveries without an outcome.
+    /// Requeues the delivery, otherwise like [`Receipt::ack`]. RabbitMQ 4.3 and later does not count it towards the
+    /// delivery limit.
     pub(super) async fn requeue(&self, limit: Duration) -> Result<bool, BrokerError> {
         match &self.0 {
             ReceiptKind::Broker { acker, .. } => {
                 let options = BasicNackOptions { requeue: true, multiple: false };
-                within("give back", limit, acker, acker.nack(options)).await
+                within("requeue", limit, acker, acker.nack(options)).await
             }
             #[cfg(test)]
             ReceiptKind::Simulated(receipt) => Ok(receipt.requeue().await),
         }
     }
 
-    /// Gives the delivery back to the queue, as one without an outcome: every RabbitMQ counts it, so that there is an end to
-    /// what fails each time. Otherwise as [`Receipt::ack`].
+    /// Requeues the delivery so that every RabbitMQ version counts it towards the delivery limit; otherwise like
+    /// [`Receipt::ack`]. A message that fails each time then reaches the limit.
     pub(super) async fn requeue_counted(&self, limit: Duration) -> Result<bool, BrokerError> {
         match &self.0 {
             ReceiptKind::Broker { acker, .. } => {
                 let options = BasicRejectOptions { requeue: true };
-                within("give back", limit, acker, acker.reject(options)).await
+                within("requeue", limit, acker, acker.reject(options)).await
             }
             #[cfg(test)]
             ReceiptKind::Simulated(receipt) => Ok(receipt.requeue_counted().await),

@@ -1,6 +1,6 @@
-//! The stream under a connection to the broker, which is ours and not lapin's: lapin reads it on a thread of its own for as long
-//! as it lasts, whatever becomes of who asked for the connection. So this stream can be ended from outside, and lapin's thread,
-//! its memory and the socket end with it.
+//! The stream under a connection to the broker. lapin reads a stream on its own thread until the stream ends, even if
+//! the caller has given up the connection. This stream can be ended from outside, which also ends lapin's thread and
+//! frees its memory and the socket.
 
 use std::{
     fmt,
@@ -28,24 +28,24 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::sieve::Sieve;
+use super::property_filter::PropertyFilter;
 
-/// How many of the first bytes that came are kept: they tell what the peer speaks.
+/// Number of first bytes that are kept, to recognize the peer's protocol.
 const FIRST: usize = 8;
 
-/// What carries the bytes.
+/// The transport of the bytes.
 #[derive(Debug)]
 pub(super) enum Carrier {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// The stream that lapin gets.
+/// The stream that lapin reads and writes.
 #[derive(Debug)]
 pub(super) struct Stream {
     carrier: Carrier,
     shared: Arc<SharedStream>,
-    sieve: Option<Sieve>,
+    filter: Option<PropertyFilter>,
 }
 
 #[derive(Default)]
@@ -56,7 +56,7 @@ struct SharedStream {
     first: Mutex<Vec<u8>>,
 }
 
-/// Ends a stream, once it is told to or dropped.
+/// Ends a stream, on request or when dropped.
 #[derive(Debug)]
 pub(super) struct Ender(Arc<SharedStream>);
 
@@ -67,14 +67,14 @@ impl fmt::Debug for SharedStream {
 }
 
 impl Ender {
-    /// Whoever reads or writes gets an error from here on.
+    /// Ends the stream: reads and writes fail from now on.
     pub(super) fn end(&self) {
         self.0.ended.store(true, Ordering::Release);
         self.0.reader.wake();
         self.0.writer.wake();
     }
 
-    /// The first bytes that came.
+    /// The first bytes that the peer sent.
     pub(super) fn first(&self) -> Vec<u8> {
         self.0.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -86,7 +86,7 @@ impl Drop for Ender {
     }
 }
 
-/// Does the same over either.
+/// Runs `action` on either kind of transport.
 macro_rules! over {
     ($carrier:expr, $stream:ident => $action:expr) => {
         match $carrier.get_mut() {
@@ -103,30 +103,30 @@ macro_rules! over {
 }
 
 impl Stream {
-    /// A stream over `carrier`, and what ends it. With a `sieve`, what comes goes through it.
-    pub(super) fn new(carrier: Carrier, sieve: Option<Sieve>) -> (Self, Ender) {
+    /// Creates a stream over `carrier`, and the handle that ends it. A `filter` processes all bytes that are read.
+    pub(super) fn new(carrier: Carrier, filter: Option<PropertyFilter>) -> (Self, Ender) {
         let shared = Arc::new(SharedStream::default());
-        (Self { carrier, shared: Arc::clone(&shared), sieve }, Ender(shared))
+        (Self { carrier, shared: Arc::clone(&shared), filter }, Ender(shared))
     }
 
-    /// Reads what comes, through the sieve.
-    fn poll_sieved(
+    /// Reads received bytes through the filter.
+    fn poll_filtered(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let Some(sieve) = &mut self.sieve else { return self.poll_carrier(context, bytes) };
-            let count = sieve.read(bytes);
+            let Some(filter) = &mut self.filter else { return self.poll_carrier(context, bytes) };
+            let count = filter.read(bytes);
             if count > 0 {
                 return Poll::Ready(Ok(count));
             }
             let mut some = [0; 4096];
-            let came = ready!(self.as_mut().poll_carrier(context, &mut some))?;
-            let Some(sieve) = &mut self.sieve else { return Poll::Ready(Ok(0)) };
-            sieve.put(&some[..came]);
-            if came == 0 {
-                return Poll::Ready(Ok(sieve.read(bytes)));
+            let received = ready!(self.as_mut().poll_carrier(context, &mut some))?;
+            let Some(filter) = &mut self.filter else { return Poll::Ready(Ok(0)) };
+            filter.feed(&some[..received]);
+            if received == 0 {
+                return Poll::Ready(Ok(filter.read(bytes)));
             }
         }
     }
@@ -145,7 +145,7 @@ impl Stream {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
-    /// An error if it was ended; whoever waits is told when it is.
+    /// Fails if the stream was ended; otherwise registers the task to be woken when that happens.
     fn check(&self, waker: &AtomicWaker, context: &Context<'_>) -> io::Result<()> {
         waker.register(context.waker());
         if self.shared.ended.load(Ordering::Acquire) {
@@ -166,7 +166,7 @@ impl futures_io::AsyncRead for Stream {
         bytes: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         self.check(&self.shared.reader, context)?;
-        self.poll_sieved(context, bytes)
+        self.poll_filtered(context, bytes)
     }
 }
 
@@ -187,12 +187,12 @@ impl futures_io::AsyncWrite for Stream {
     }
 }
 
-/// Tokio as lapin uses it, but for the streams, which are ours.
+/// Tokio as lapin's runtime, with our own streams.
 #[derive(Clone, Debug)]
 pub(super) struct Kit(Tokio);
 
 impl Kit {
-    /// On the runtime that this is called in.
+    /// Uses the runtime of the caller.
     pub(super) fn current() -> Self {
         Self(Tokio::current())
     }
@@ -226,7 +226,7 @@ impl Reactor for Kit {
     type TcpStream = Stream;
     type Sleep = <Tokio as Reactor>::Sleep;
 
-    /// Never called: the stream is there before lapin begins.
+    /// Never called: the stream exists before lapin starts.
     fn register<H: Read + Write + Send + 'static>(
         &self,
         _: H,
@@ -242,7 +242,7 @@ impl Reactor for Kit {
         self.0.interval(duration)
     }
 
-    /// As [`Kit::register`].
+    /// Never called, like [`Kit::register`].
     fn tcp_connect_addr(
         &self,
         _: SocketAddr,

@@ -1,4 +1,4 @@
-//! Exchanges, queues and bindings, as the contract names them.
+//! Exchanges, queues and bindings, named as the contract says.
 
 use std::{
     fmt::Write,
@@ -26,11 +26,10 @@ use crate::{
     masking::masked,
 };
 
-/// How often the broker itself may deliver a message before it dead-letters it. This program puts a message that
-/// kills it aside much sooner; this is the net below, and it keeps RabbitMQ 4's default of 20 from counting a few
-/// restarts against an event.
+/// Deliveries of one message before the broker itself dead-letters it. This program dead-letters a message that kills
+/// workers much sooner. This higher limit replaces RabbitMQ 4's default of 20, which a few restarts could use up.
 const DELIVERY_LIMIT: i32 = 100;
-/// The last part of the name of a replay queue.
+/// Suffix of the name of a replay queue.
 pub(super) const REPLAY: &str = ".replay";
 
 /// The names of this worker's exchanges and queues.
@@ -40,93 +39,82 @@ pub struct Topology {
     declare: Declare,
     queue_length_max: u32,
     delays: Vec<Duration>,
-    /// For all clones.
-    in_order: Arc<AtomicBool>,
-    /// How often something that was missing was declared again; for all clones.
-    declared_again: Arc<watch::Sender<u64>>,
+    /// The broker's topology was declared or verified. Shared by all clones.
+    verified: Arc<AtomicBool>,
+    /// Number of times that something missing was redeclared. Shared by all clones.
+    redeclared: Arc<watch::Sender<u64>>,
 }
 
-/// One exchange.
+/// An exchange of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Exchange {
-    /// Its name.
     pub name: String,
     /// Always `topic`.
     #[serde(rename = "type")]
     pub kind: &'static str,
 }
 
-/// One queue.
+/// A queue of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Queue {
-    /// Its name.
     pub name: String,
-    /// Its `x-` arguments.
+    /// The `x-` arguments.
     pub arguments: Vec<(&'static str, Argument)>,
 }
 
 impl Queue {
-    /// Whether only `dead replay` needs it, which says so where it is missing.
+    /// True for a replay queue. Only `dead replay` needs it, and reports it if it is missing.
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.name.ends_with(REPLAY)
     }
 }
 
-/// An `x-` argument.
+/// The value of an `x-` argument.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Argument {
-    /// Text.
     Text(String),
-    /// A number.
     Number(i32),
 }
 
-/// One binding.
+/// A binding of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Binding {
-    /// From.
     pub exchange: String,
-    /// With.
     pub routing_key: &'static str,
-    /// To.
     pub queue: String,
 }
 
-/// All of it.
+/// All exchanges, queues and bindings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TopologyPlan {
-    /// Exchanges.
     pub exchanges: Vec<Exchange>,
-    /// Queues.
     pub queues: Vec<Queue>,
-    /// Bindings.
     pub bindings: Vec<Binding>,
 }
 
-/// What a queue holds, as the broker tells whoever declares it.
+/// The counts of a queue in the broker's reply to a declaration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
-    /// Messages that nobody has taken.
+    /// Messages ready for delivery.
     pub ready: u32,
-    /// Consumers.
     pub consumers: u32,
 }
 
-/// Why the topology is not as it should be.
+/// A topology that could not be declared or verified.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
-    /// The broker has it otherwise: nothing but an operator's hand changes that.
+    /// The broker's topology differs from the plan. Only an operator can change that.
     #[error("{}", masked(.0))]
     Mismatch(String),
-    /// The broker did not answer.
+    /// The request to the broker failed.
     #[error(transparent)]
     Broker(BrokerError),
 }
 
 impl TopologyError {
-    /// Its kind.
+    /// The kind of this error.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
@@ -137,7 +125,7 @@ impl TopologyError {
 }
 
 impl Topology {
-    /// The names as `config` has them, with a hold queue for each of `delays`.
+    /// Creates the names for `config`, with a delay queue for each of `delays`.
     #[must_use]
     pub fn new(config: &config::TopologyConfig, delays: &[Duration]) -> Self {
         Self {
@@ -145,72 +133,72 @@ impl Topology {
             declare: config.declare,
             queue_length_max: config.queue_length_max.get(),
             delays: delays.to_vec(),
-            in_order: Arc::default(),
-            declared_again: Arc::new(watch::Sender::new(0)),
+            verified: Arc::default(),
+            redeclared: Arc::new(watch::Sender::new(0)),
         }
     }
 
-    /// Where flows publish start events, with the key `session.start`.
+    /// The exchange to which flows publish start events, with the routing key `session.start`.
     #[must_use]
     pub fn sessions_exchange(&self) -> String {
         format!("{}.sessions", self.prefix)
     }
 
-    /// Where links go.
+    /// The exchange to which links are published.
     #[must_use]
     pub fn links_exchange(&self) -> String {
         format!("{}.links", self.prefix)
     }
 
-    /// What stage `link` takes from.
+    /// The queue that stage `link` consumes.
     #[must_use]
     pub fn sessions_queue(&self) -> String {
         format!("{}.sessions", self.prefix)
     }
 
-    /// What senders of text messages take from.
+    /// The queue that senders of text messages consume.
     #[must_use]
     pub fn guests_queue(&self) -> String {
         format!("{}.guests", self.prefix)
     }
 
-    /// What stage `host` takes from.
+    /// The queue that stage `host` consumes.
     #[must_use]
     pub fn hosts_queue(&self) -> String {
         format!("{}.hosts", self.prefix)
     }
 
-    /// Where dead letters of `queue` go.
+    /// The dead queue of `queue`.
     #[must_use]
     pub fn dead_queue(queue: &str) -> String {
         format!("{queue}.dead")
     }
 
-    /// Where messages of `queue` wait for `delay`.
+    /// The delay queue in which messages of `queue` wait for `delay`.
     #[must_use]
-    pub fn hold_queue(queue: &str, delay: Duration) -> String {
+    pub fn delay_queue(queue: &str, delay: Duration) -> String {
         format!("{queue}.hold.{}", delay.as_millis())
     }
 
-    /// Where dead letters of `queue` are on their way back into it.
+    /// The queue through which dead letters return to `queue`.
     #[must_use]
     pub fn replay_queue(queue: &str) -> String {
         format!("{queue}{REPLAY}")
     }
 
-    /// Whether this program declares what is missing.
+    /// True if this program declares what is missing.
     #[must_use]
     pub fn creates(&self) -> bool {
         self.declare == Declare::Create
     }
 
-    /// The delays of the hold queues, ascending.
+    /// The delays of the delay queues, ascending.
     #[must_use]
     pub fn delays(&self) -> &[Duration] {
         &self.delays
     }
 
-    /// Everything that is declared.
+    /// Everything that this program declares.
     #[must_use]
     pub fn plan(&self) -> TopologyPlan {
         let exchange = |name| Exchange { name, kind: "topic" };
@@ -219,9 +207,9 @@ impl Topology {
         // A queue that dead-letters comes after the one it dead-letters to.
         let mut queues: Vec<_> =
             work.iter().flat_map(|name| [self.dead(name), self.work(name), self.replay(name)]).collect();
-        // Only what this program itself takes from is held back by it.
+        // Only queues that this program consumes have delay queues.
         for name in [self.sessions_queue(), self.hosts_queue()] {
-            queues.extend(self.delays.iter().map(|delay| self.hold(&name, *delay)));
+            queues.extend(self.delays.iter().map(|delay| self.delay(&name, *delay)));
         }
         TopologyPlan {
             exchanges: vec![exchange(self.sessions_exchange()), exchange(self.links_exchange())],
@@ -244,8 +232,8 @@ impl Topology {
         ]
     }
 
-    /// A queue whose messages the broker never drops: what it gives up on goes to the dead queue, at least once
-    /// (RabbitMQ's manual, "Quorum Queues: at-least-once dead-lettering", with the overflow and length it asks for).
+    /// A work queue. The broker drops none of its messages: it dead-letters them at least once. RabbitMQ requires
+    /// this overflow mode and length for that ("Quorum Queues: at-least-once dead-lettering" in its manual).
     fn work(&self, name: &str) -> Queue {
         let mut arguments = self.bounded();
         arguments.push(("x-delivery-limit", Argument::Number(DELIVERY_LIMIT)));
@@ -253,17 +241,17 @@ impl Topology {
         Queue { name: name.to_owned(), arguments }
     }
 
-    /// A queue that gives every message back to the queue `name` after `delay`. One delay for all of its messages: with a
-    /// time of its own for each, one would wait behind another.
-    fn hold(&self, name: &str, delay: Duration) -> Queue {
+    /// A delay queue, which returns every message to the queue `name` after `delay`. All messages of a queue have the
+    /// same delay: with a delay for each message, one would wait behind another.
+    fn delay(&self, name: &str, delay: Duration) -> Queue {
         let mut arguments = self.bounded();
         arguments
             .push(("x-message-ttl", Argument::Number(i32::try_from(delay.as_millis()).unwrap_or(i32::MAX))));
         arguments.extend(dead_letter_to(name.to_owned()));
-        Queue { name: Self::hold_queue(name, delay), arguments }
+        Queue { name: Self::delay_queue(name, delay), arguments }
     }
 
-    /// A queue that gives a message back to the queue `name` when it is rejected, and else keeps it: see
+    /// A replay queue, which returns a message to the queue `name` when it is rejected, and otherwise keeps it: see
     /// [`crate::dead`].
     fn replay(&self, name: &str) -> Queue {
         let mut arguments = self.bounded();
@@ -272,16 +260,16 @@ impl Topology {
         Queue { name: Self::replay_queue(name), arguments }
     }
 
-    /// A queue that only people empty: looking at a message must never use up its deliveries.
+    /// A dead queue, which only people empty. Looking at a message must never use up its deliveries.
     fn dead(&self, name: &str) -> Queue {
         let mut arguments = self.bounded();
         arguments.push(("x-delivery-limit", Argument::Number(i32::MAX)));
         Queue { name: Self::dead_queue(name), arguments }
     }
 
-    /// Declares, checks, or leaves it, as `topology.declare` says; `limit` for each answer. What was found in order is not
-    /// asked for again at each new connection: a cluster that lost a node may take a minute to answer a declaration, and
-    /// serves its queues meanwhile.
+    /// Declares, verifies or ignores the topology, as `topology.declare` says; `limit` applies to each reply. A
+    /// topology that was found correct is not requested again at each new connection. A cluster that lost a node may
+    /// take a minute to answer a declaration, and serves its queues meanwhile.
     ///
     /// # Errors
     /// [`TopologyError`], which names the exchange or queue and the argument.
@@ -291,43 +279,43 @@ impl Topology {
             Declare::Create => false,
             Declare::Check => true,
         };
-        if !self.in_order.load(Ordering::Relaxed) {
-            self.apply(connection, passive, limit).await?;
-            self.in_order.store(true, Ordering::Relaxed);
+        if !self.verified.load(Ordering::Relaxed) {
+            self.declare(connection, passive, limit).await?;
+            self.verified.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Has the next [`Topology::ensure`] look again: something went wrong over a connection that stands, so a queue or an
-    /// exchange may be missing.
-    pub fn doubt(&self) {
-        self.in_order.store(false, Ordering::Relaxed);
+    /// Makes the next [`Topology::ensure`] declare or verify again. Callers use it after an error on a connection
+    /// that is still open: a queue or an exchange may be missing.
+    pub fn invalidate(&self) {
+        self.verified.store(false, Ordering::Relaxed);
     }
 
-    /// Tells all who consume that something that was missing is declared again: a queue of the same name may be another one, and the
-    /// broker then does not always say so to the consumers of the one before.
-    pub(super) fn tell_declared_again(&self) {
-        self.declared_again.send_modify(|times| *times += 1);
+    /// Notifies all consumers that a missing queue or binding was redeclared. A queue of the same name may be a new
+    /// one, and the broker does not always notify the consumers of the old one.
+    pub(super) fn notify_redeclared(&self) {
+        self.redeclared.send_modify(|times| *times += 1);
     }
 
-    /// Changes with each [`Topology::tell_declared_again`].
-    pub(super) fn declared_again(&self) -> watch::Receiver<u64> {
-        self.declared_again.subscribe()
+    /// Changes with each [`Topology::notify_redeclared`].
+    pub(super) fn redeclared(&self) -> watch::Receiver<u64> {
+        self.redeclared.subscribe()
     }
 
-    /// Declares the queue `name` (or, `passive`, sees that it is there), and tells how many messages are ready in it and how
-    /// many consumers it has. Where it is there already, declaring compares its arguments.
+    /// Declares the queue `name`, or only verifies that it exists if `passive`. Returns its number of ready messages
+    /// and consumers. If the queue exists, declaring compares its arguments.
     ///
     /// # Errors
     /// [`TopologyError`].
-    pub async fn expect(
+    pub async fn verify(
         &self,
         connection: &Connection,
         name: &str,
         passive: bool,
         limit: Duration,
     ) -> Result<Depth, TopologyError> {
-        // On a channel of its own: a refusal closes it.
+        // On its own channel, because a refusal closes it.
         let channel = within("open channel", limit, connection, connection.create_channel())
             .await
             .map_err(TopologyError::Broker)?;
@@ -340,11 +328,11 @@ impl Topology {
         Ok(depth)
     }
 
-    /// Declares everything (or, `passive`, sees that it is there).
+    /// Declares everything, or only verifies that it exists if `passive`.
     ///
     /// # Errors
     /// [`TopologyError`].
-    pub async fn apply(
+    pub async fn declare(
         &self,
         connection: &Connection,
         passive: bool,
@@ -367,12 +355,13 @@ impl Topology {
         }
         for binding in plan.bindings.iter().filter(|_| !passive) {
             bind(&channel, binding, limit).await.map_err(|error| match error.reply_code() {
-                // Both were declared a moment ago: somebody deleted one in between, and the next try declares it again.
+                // Queue and exchange were declared a moment ago, so somebody has just deleted one; the next attempt
+                // redeclares it.
                 Some(404) => TopologyError::Broker(error),
                 _ => explain(error, "binding of queue", &binding.queue),
             })?;
         }
-        // The channel was for this alone; one that can't be closed goes with its connection.
+        // The channel is not used again. If it can't be closed, it ends with its connection.
         _ = within("close channel", limit, connection, channel.close(200, "done".into())).await;
         Ok(())
     }
@@ -439,30 +428,30 @@ async fn bind(channel: &Channel, binding: &Binding, limit: Duration) -> Result<(
     .await
 }
 
-/// The argument that the broker's 406 is about.
-pub(crate) fn inequivalent(said: &str) -> Option<&str> {
-    said.split("inequivalent arg '").nth(1)?.split('\'').next()
+/// The argument that the broker's 406 names.
+pub(crate) fn inequivalent(reply: &str) -> Option<&str> {
+    reply.split("inequivalent arg '").nth(1)?.split('\'').next()
 }
 
-/// Says what the broker's refusal means and what to do.
+/// Adds the meaning of the broker's refusal and advice.
 fn explain(error: BrokerError, kind: &str, name: &str) -> TopologyError {
-    let said = error.to_string();
+    let reply = error.to_string();
     let mut text = format!("{kind} {name}: ");
     let hint = match error.reply_code() {
         Some(404) => {
-            "it does not exist; declare it with `instant-connect-worker topology --declare`, or set topology.declare = \"create\""
+            "does not exist; declare it with `instant-connect-worker topology --declare`, or set topology.declare = \"create\""
         }
         Some(406) => {
-            if let Some(argument) = inequivalent(&said) {
-                _ = write!(text, "argument {argument} is not what is declared: ");
+            if let Some(argument) = inequivalent(&reply) {
+                _ = write!(text, "argument {argument} differs: ");
             }
-            "it exists with other arguments; delete it (when it is empty), change the setting it comes from, or set topology.declare = \"check\""
+            "it already exists with other arguments; delete it (when it is empty), change the setting behind the argument, or set topology.declare = \"check\""
         }
         Some(403) => {
-            "the user may not do that; grant configure, write and read on the prefix, or let an administrator declare it and set topology.declare = \"check\""
+            "permission denied; grant configure, write and read on the prefix, or let an administrator declare it and set topology.declare = \"check\""
         }
         _ => return TopologyError::Broker(error),
     };
-    _ = write!(text, "{hint} (the broker says: {said})");
+    _ = write!(text, "{hint} (broker: {reply})");
     TopologyError::Mismatch(text)
 }

@@ -1,8 +1,8 @@
-//! Tries of messages that a worker may have died over. Each is noted in the ledger before the work begins, and taken back when the
-//! work ends, however it ends. A try that stays noted is one that its worker did not outlive.
+//! Tries of messages that may have killed a worker. Each try is recorded in the ledger before processing starts, and
+//! taken back when processing ends, with any result. A try that stays recorded means that its worker died.
 //!
-//! The broker's own count does not tell: it grows with each connection that is lost, each requeue, and each worker that a
-//! neighbour ended.
+//! The broker's own count is not sufficient. It grows with each lost connection, each requeue, and each worker that
+//! another message killed.
 
 use std::{
     collections::HashMap,
@@ -24,19 +24,19 @@ use crate::{
     retry,
 };
 
-/// How long one worker waits for another that notes a try of the same message; longer than the lease of one that was killed.
-const PATIENCE: Duration = Duration::from_secs(35);
-/// How long a try is remembered after the last one began.
-const KEEP: SignedDuration = SignedDuration::from_hours(24);
-/// All notes of a key are of one message.
+/// Maximum wait for another worker that records a try of the same message. Longer than the lease of a killed worker.
+const CLAIM_WAIT_MAX: Duration = Duration::from_secs(35);
+/// Time for which tries are kept after the last one began.
+const KEEP_FOR: SignedDuration = SignedDuration::from_hours(24);
+/// The same for all entries, because a key already identifies the message.
 const FINGERPRINT: [u8; 32] = [0; 32];
-/// Most keys of which tries are owed, or go on: as many as messages may be in progress.
+/// Maximum number of keys with tries in progress or not yet taken back: as many as messages may be in progress.
 const KEYS_MAX: usize = 65_536;
 
-/// How often, and after which waits, the ledger is told again: for about a quarter of an hour.
-const PAY_BACK_TRIES: u32 = 20;
-const PAY_BACK_INITIAL: Duration = Duration::from_secs(1);
-const PAY_BACK_MAX: Duration = Duration::from_secs(60);
+/// Repeats and waits until the ledger accepts that a try is taken back: about a quarter of an hour.
+const TAKE_BACK_TRIES: u32 = 20;
+const TAKE_BACK_INITIAL: Duration = Duration::from_secs(1);
+const TAKE_BACK_MAX: Duration = Duration::from_secs(60);
 
 /// The tries of all messages, in one ledger. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,17 +45,17 @@ pub struct Tries(Arc<TriesState>);
 #[derive(Debug)]
 struct TriesState {
     ledger: Ledger,
-    /// Tries that have ended, and that the ledger may still have: it was down.
-    owed: TryCounts,
-    /// Tries that go on in this process. Together they are one note: copies of a message are one message.
+    /// Tries that have ended but may still be recorded, because the ledger was down.
+    ended: TryCounts,
+    /// Tries in progress in this process. Together they are one entry, because copies of a message are one message.
     live: TryCounts,
-    /// Tries that have begun and are not yet taken back.
+    /// Number of tries that have begun and are not yet taken back.
     open: watch::Sender<usize>,
-    /// The ledger failed the last time.
+    /// The last ledger operation failed.
     down: AtomicBool,
 }
 
-/// What is noted of the tries of a key.
+/// A change to the recorded tries of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Note {
     Nothing,
@@ -64,62 +64,62 @@ enum Note {
     Forget,
 }
 
-/// A try that has begun. Dropping it takes it back, too, in the background.
+/// A try in progress. Dropping it also takes it back, in the background.
 #[derive(Debug)]
 pub(super) struct Try {
     tries: Tries,
-    /// None once it is taken back or left.
+    /// `None` once the try is taken back or counted as a death.
     key: Option<String>,
 }
 
-/// The name in the ledger of the tries of `message` by the stage called `stage`.
+/// The ledger key for tries of `message` by the stage `stage`.
 pub(super) fn key(stage: &str, message: &Message) -> String {
     let named = message.message_id.as_ref().map_or(message.body.as_slice(), |id| id.as_bytes());
     format!("tried:{stage}:{}", ids::hash(named))
 }
 
 impl Tries {
-    /// Keeps the tries in `ledger`.
+    /// Creates a record of tries in `ledger`.
     #[must_use]
     pub fn new(ledger: Ledger) -> Self {
         let (open, down) = (watch::Sender::new(0), AtomicBool::new(false));
-        Self(Arc::new(TriesState { ledger, owed: Mutex::default(), live: Mutex::default(), open, down }))
+        Self(Arc::new(TriesState { ledger, ended: Mutex::default(), live: Mutex::default(), open, down }))
     }
 
-    /// How many tries of `key` were not outlived by their workers, or are still going on in other processes.
+    /// Number of tries of `key` whose worker died, or which are in progress in other processes.
     pub(super) async fn unfinished(&self, key: &str) -> Result<u32, LedgerError> {
-        self.said(self.change(key, Note::Nothing).await)
+        self.log_transition(self.change(key, Note::Nothing).await)
     }
 
-    /// Notes durably that a try of `key` begins.
+    /// Durably records that a try of `key` begins.
     pub(super) async fn begin(&self, key: &str) -> Result<Try, LedgerError> {
-        self.said(self.change(key, Note::Begin).await)?;
+        self.log_transition(self.change(key, Note::Begin).await)?;
         self.0.open.send_modify(|open| *open += 1);
         Ok(Try { tries: self.clone(), key: Some(key.to_owned()) })
     }
 
     /// Forgets all tries of `key`.
     pub(super) async fn forget(&self, key: &str) {
-        // What is left of a message that is settled ends by itself.
+        // Entries of a settled message expire.
         _ = self.change(key, Note::Forget).await;
     }
 
-    /// Resolves when all tries that have ended are taken back.
+    /// Resolves when all ended tries are taken back.
     pub async fn idle(&self) {
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         _ = self.0.open.subscribe().wait_for(|open| *open == 0).await;
     }
 
-    /// Changes what is noted of `key`; returns how many tries were not outlived by their workers.
+    /// Changes the recorded tries of `key`; returns the number of tries whose worker died.
     async fn change(&self, key: &str, note: Note) -> Result<u32, LedgerError> {
-        // Any other claim of this key is as short.
-        let Claim::Mine(mut lease) = self.0.ledger.claim(key, FINGERPRINT, PATIENCE).await? else {
+        // Every other claim of this key is short too.
+        let Claim::Mine(mut lease) = self.0.ledger.claim(key, FINGERPRINT, CLAIM_WAIT_MAX).await? else {
             return Err(LedgerError::Lost);
         };
         let text = lease.note().and_then(|note| std::str::from_utf8(note).ok());
-        let noted: u32 = text.and_then(|text| text.parse().ok()).unwrap_or(0);
-        let (owed, live) = (get(&self.0.owed, key), get(&self.0.live, key));
-        let deaths = noted.saturating_sub(owed).saturating_sub(u32::from(live > 0));
+        let recorded: u32 = text.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let (ended, live) = (get(&self.0.ended, key), get(&self.0.live, key));
+        let deaths = recorded.saturating_sub(ended).saturating_sub(u32::from(live > 0));
         let now = match note {
             Note::Nothing => deaths + u32::from(live > 0),
             Note::Begin => deaths.saturating_add(1),
@@ -128,16 +128,16 @@ impl Tries {
         };
         if now == 0 {
             lease.release().await?;
-        } else if now != noted {
-            let until = clock::now().saturating_add(KEEP).unwrap_or(jiff::Timestamp::MAX);
+        } else if now != recorded {
+            let until = clock::now().saturating_add(KEEP_FOR).unwrap_or(jiff::Timestamp::MAX);
             let written = lease.write_note(now.to_string().as_bytes(), until).await;
-            if written.is_err() && now > noted {
-                // The note may be there all the same.
-                add(&self.0.owed, key);
+            if written.is_err() && now > recorded {
+                // The entry may have been written nevertheless.
+                add(&self.0.ended, key);
             }
             written?;
         }
-        subtract(&self.0.owed, key, owed);
+        subtract(&self.0.ended, key, ended);
         match note {
             Note::Begin => add(&self.0.live, key),
             Note::End => subtract(&self.0.live, key, 1),
@@ -146,13 +146,13 @@ impl Tries {
         Ok(deaths)
     }
 
-    fn said<T>(&self, result: Result<T, LedgerError>) -> Result<T, LedgerError> {
+    fn log_transition<T>(&self, result: Result<T, LedgerError>) -> Result<T, LedgerError> {
         match &result {
             Ok(_) => self.0.down.store(false, Ordering::Relaxed),
             Err(error) if !self.0.down.swap(true, Ordering::Relaxed) => warn!(
                 %error,
-                "the ledger can't note that a worker begins with a message that was delivered often before; such messages are worked \
-                 on one at a time, and none is put aside as poison"
+                "ledger cannot record tries of repeatedly delivered messages; these messages run one at a time, and none \
+                 is dead-lettered as poison"
             ),
             Err(_) => {}
         }
@@ -162,14 +162,15 @@ impl Tries {
     async fn take_back(self, key: String, all: bool) {
         let taken = self.change(&key, Note::End).await;
         let failed = taken.is_err();
-        _ = self.said(taken);
+        _ = self.log_transition(taken);
         if failed {
-            // This process knows better than the ledger from here on; the next one does only if the ledger is back before.
+            // From now on this process knows more than the ledger. The next process does not, unless the ledger
+            // recovers before.
             subtract(&self.0.live, &key, 1);
             if get(&self.0.live, &key) == 0 {
-                add(&self.0.owed, &key);
+                add(&self.0.ended, &key);
             }
-            drop(tokio::spawn(self.pay_back(key)));
+            drop(tokio::spawn(self.retry_take_back(key)));
             return;
         }
         if all {
@@ -178,10 +179,10 @@ impl Tries {
         self.0.open.send_modify(|open| *open -= 1);
     }
 
-    /// Tells the ledger what it still has to learn, as soon as that works.
-    async fn pay_back(self, key: String) {
-        for tries in 1..=PAY_BACK_TRIES {
-            sleep(retry::reconnect_wait(PAY_BACK_INITIAL, PAY_BACK_MAX, tries, fastrand::f64())).await;
+    /// Updates the ledger as soon as it works again.
+    async fn retry_take_back(self, key: String) {
+        for tries in 1..=TAKE_BACK_TRIES {
+            sleep(retry::reconnect_wait(TAKE_BACK_INITIAL, TAKE_BACK_MAX, tries, fastrand::f64())).await;
             if self.change(&key, Note::Nothing).await.is_ok() {
                 break;
             }
@@ -191,25 +192,25 @@ impl Tries {
 }
 
 impl Try {
-    /// It has ended, and its message is to come again.
+    /// Ends the try; the message will be redelivered.
     pub(super) async fn end(mut self) {
         self.spawn(false).await;
     }
 
-    /// It has ended, and so has its message.
-    pub(super) async fn end_all(mut self) {
+    /// Ends the try of a settled message.
+    pub(super) async fn end_and_forget(mut self) {
         self.spawn(true).await;
     }
 
-    /// It has ended as if its worker had died over it.
-    pub(super) fn leave(mut self) {
+    /// Ends the try as if its worker had died.
+    pub(super) fn count_as_death(mut self) {
         if let Some(key) = self.key.take() {
             subtract(&self.tries.0.live, &key, 1);
         }
         self.tries.0.open.send_modify(|open| *open -= 1);
     }
 
-    /// A task of its own: whoever waits for it may be given up.
+    /// Runs in its own task, because the caller may be aborted.
     async fn spawn(&mut self, all: bool) {
         if let Some(key) = self.key.take() {
             _ = tokio::spawn(self.tries.clone().take_back(key, all)).await;
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_try_that_does_not_end_is_counted() {
+    async fn try_is_counted_only_if_it_does_not_end() {
         let tries = memory().await;
         let begin = async || tries.begin("k").await.unwrap();
         begin().await.end().await;
@@ -271,24 +272,24 @@ mod tests {
         tries.idle().await;
         assert_eq!(tries.unfinished("k").await, Ok(0));
         for deaths in 1..=3 {
-            begin().await.leave();
+            begin().await.count_as_death();
             begin().await.end().await;
             assert_eq!(tries.unfinished("k").await, Ok(deaths));
         }
         assert_eq!(tries.unfinished("other").await, Ok(0));
-        begin().await.end_all().await;
-        assert_eq!(tries.unfinished("k").await, Ok(0), "its message is settled");
-        begin().await.leave();
+        begin().await.end_and_forget().await;
+        assert_eq!(tries.unfinished("k").await, Ok(0), "the message is settled");
+        begin().await.count_as_death();
         tries.forget("k").await;
         assert_eq!(tries.unfinished("k").await, Ok(0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn try_that_ends_while_the_ledger_is_down_is_no_death() {
+    async fn try_that_ends_while_the_ledger_is_down_is_not_a_death() {
         let (ledger, disk_is_out) = simulation::ledger();
         let tries = Tries::new(ledger);
         let died = tries.begin("k").await.unwrap();
-        died.leave();
+        died.count_as_death();
         let one = tries.begin("k").await.unwrap();
         disk_is_out(true);
         one.end().await;
@@ -299,16 +300,16 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(tries.unfinished("k").await, Ok(1));
         }
-        assert!(locked(&tries.0.owed).is_empty() && locked(&tries.0.live).is_empty());
+        assert!(locked(&tries.0.ended).is_empty() && locked(&tries.0.live).is_empty());
     }
 
     #[tokio::test]
-    async fn copies_of_one_message_are_tried_as_one() {
+    async fn copies_of_one_message_count_as_one_try() {
         let tries = memory().await;
         let begin = async || tries.begin("k").await.unwrap();
         let (one, two) = (begin().await, begin().await);
-        assert_eq!(tries.unfinished("k").await, Ok(0), "they go on");
-        // As the next worker sees it.
+        assert_eq!(tries.unfinished("k").await, Ok(0), "the tries are in progress");
+        // The view of the next worker.
         let next = Tries::new(tries.0.ledger.clone());
         assert_eq!(next.unfinished("k").await, Ok(1));
         one.end().await;
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn key_is_of_one_message_and_shows_nothing_of_it() {
+    fn key_identifies_one_message_and_reveals_nothing() {
         let message = |id: Option<&str>, body: &str| Message {
             message_id: id.map(str::to_owned),
             body: body.into(),

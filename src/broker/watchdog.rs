@@ -1,6 +1,6 @@
-//! Looks at the queues of one stage now and then, from beside its consumer: how much is in them, and whether the consumer
-//! has fallen silent. Broker and client can each believe that a consumer is served when it is not; then messages wait,
-//! nothing is delivered, and no error comes.
+//! Periodically reads the queue lengths of one stage, independently of its consumer, and detects a stalled consumer.
+//! Broker and client can both consider a consumer active although it receives nothing. Then messages are ready, none
+//! is delivered, and no error occurs.
 
 use std::time::Duration;
 
@@ -15,46 +15,48 @@ use super::{
 };
 use crate::telemetry::metrics::{StageMetrics, labels::Queue};
 
-/// So many looks in a row must find a consumer silent, or the broker without an answer while nothing is delivered.
-const LOOKS: u32 = 3;
+/// Consecutive checks before a consumer counts as stalled, or before unanswered checks without deliveries end the
+/// connection.
+const CHECKS: u32 = 3;
 
-/// Most looks in a row that leave out a queue which can't be seen: asking costs a channel, and a line in the broker's log.
-const LEFT_OUT_MAX: u32 = 15;
+/// Maximum number of checks in a row that skip an unreadable queue. Each read costs a channel and a line in the
+/// broker's log.
+const SKIPPED_MAX: u32 = 15;
 
-/// A queue that is looked at.
+/// A queue whose length is read.
 #[derive(Debug)]
 struct WatchedQueue {
     kind: Queue,
     name: String,
-    /// So many looks leave it out.
-    left_out: u32,
-    /// So many will, if it can't be seen again.
-    next_left_out: u32,
+    /// Checks to skip before looking at this queue again.
+    skip: u32,
+    /// Checks to skip after the next failure.
+    next_skip: u32,
 }
 
 impl WatchedQueue {
     fn new(kind: Queue, name: String) -> Self {
-        Self { kind, name, left_out: 0, next_left_out: 0 }
+        Self { kind, name, skip: 0, next_skip: 0 }
     }
 
-    fn seen(&mut self) {
-        self.next_left_out = 0;
+    fn read(&mut self) {
+        self.next_skip = 0;
     }
 
-    fn not_seen(&mut self) {
-        self.left_out = self.next_left_out;
-        self.next_left_out = (2 * self.left_out + 1).min(LEFT_OUT_MAX);
+    fn not_read(&mut self) {
+        self.skip = self.next_skip;
+        self.next_skip = (2 * self.skip + 1).min(SKIPPED_MAX);
     }
 
-    /// Whether it is this look's turn.
+    /// True if this check reads the queue.
     fn is_due(&mut self) -> bool {
-        let due = self.left_out == 0;
-        self.left_out = self.left_out.saturating_sub(1);
+        let due = self.skip == 0;
+        self.skip = self.skip.saturating_sub(1);
         due
     }
 }
 
-/// The queues of one stage, and how they are looked at.
+/// Watches the queues of one stage.
 #[derive(Debug)]
 pub struct Watchdog<'a> {
     connection: &'a Connection,
@@ -65,17 +67,17 @@ pub struct Watchdog<'a> {
     limit: Duration,
 }
 
-/// What there is of a stage's own queue.
+/// State of a stage's work queue.
 #[derive(Clone, Copy, Debug, Default)]
 struct QueueState {
-    /// Messages that nobody has taken.
+    /// Messages ready for delivery.
     ready: u64,
-    /// Nobody consumes it, as the broker sees it.
-    forsaken: bool,
+    /// The broker reports no consumer.
+    no_consumer: bool,
 }
 
 impl<'a> Watchdog<'a> {
-    /// Of the consumer of `queue` on `connection`, which counts in `metrics`.
+    /// Watches the consumer of `queue` on `connection`, whose metrics are `metrics`.
     #[must_use]
     pub fn new(
         connection: &'a Connection,
@@ -84,31 +86,32 @@ impl<'a> Watchdog<'a> {
         metrics: &'a StageMetrics,
         limit: Duration,
     ) -> Self {
-        let hold = |delay: &Duration| WatchedQueue::new(Queue::Held, Topology::hold_queue(queue, *delay));
+        let delay_queue =
+            |delay: &Duration| WatchedQueue::new(Queue::Held, Topology::delay_queue(queue, *delay));
         let mut queues = vec![
             WatchedQueue::new(Queue::Work, queue.to_owned()),
             WatchedQueue::new(Queue::Dead, Topology::dead_queue(queue)),
         ];
-        queues.extend(topology.delays().iter().map(hold));
+        queues.extend(topology.delays().iter().map(delay_queue));
         Self { connection, channel: None, queue, queues, metrics, limit }
     }
 
-    /// Looks as often as `connector` says, until the consumer has fallen silent or the broker answers no more.
+    /// Checks at the interval of `connector`, until the consumer has stalled or the broker does not reply.
     pub async fn watch(mut self, connector: &Connector) -> BrokerError {
-        let (mut silent, mut unanswered, mut taken) = (0, 0, self.metrics.taken());
+        let (mut stalled, mut unanswered, mut taken) = (0, 0, self.metrics.taken());
         loop {
             sleep(connector.watch_interval).await;
-            let QueueState { ready: waiting, forsaken } = match self.look().await {
+            let QueueState { ready, no_consumer } = match self.check().await {
                 Ok(work) => work,
-                // A cluster that lost a node may take long to answer for one queue, and serves the others meanwhile.
+                // A cluster that lost a node may reply slowly for one queue, and still serve the others.
                 Err(error @ BrokerError::Timeout(..)) => {
                     let before = std::mem::replace(&mut taken, self.metrics.taken());
-                    let serves = taken != before || self.metrics.oldest_work().is_some();
-                    unanswered = if serves { 0 } else { unanswered + 1 };
-                    if unanswered >= LOOKS {
+                    let delivers = taken != before || self.metrics.oldest_work().is_some();
+                    unanswered = if delivers { 0 } else { unanswered + 1 };
+                    if unanswered >= CHECKS {
                         return error;
                     }
-                    debug!(queue = self.queue, %error, "the queues can't be seen; looking again later");
+                    debug!(queue = self.queue, %error, "failed to read queue lengths; retrying");
                     continue;
                 }
                 Err(error) => return error,
@@ -116,24 +119,24 @@ impl<'a> Watchdog<'a> {
             unanswered = 0;
             let idle = self.metrics.is_consuming() && self.metrics.oldest_work().is_none();
             let before = std::mem::replace(&mut taken, self.metrics.taken());
-            // A queue that was deleted and declared again has lost its consumers, and delivers to none.
-            let suspicious = waiting > 0 || forsaken;
-            silent = if suspicious && idle && taken == before { silent + 1 } else { 0 };
-            if silent >= LOOKS {
+            // A queue that was deleted and declared again has lost its consumers and delivers to none.
+            let suspicious = ready > 0 || no_consumer;
+            stalled = if suspicious && idle && taken == before { stalled + 1 } else { 0 };
+            if stalled >= CHECKS {
                 self.metrics.silent();
                 warn!(
                     queue = self.queue,
-                    waiting,
-                    forsaken,
-                    "the consumer has fallen silent: messages wait, and none is delivered; connecting anew"
+                    ready,
+                    no_consumer,
+                    "consumer stalled: messages are ready but none are delivered; reconnecting"
                 );
-                return BrokerError::Ended(format!("the consumer of {} had fallen silent", self.queue));
+                return BrokerError::Ended(format!("the consumer of {} stalled", self.queue));
             }
         }
     }
 
-    /// Shows how much is in the queues; what there is of the consumer's.
-    async fn look(&mut self) -> Result<QueueState, BrokerError> {
+    /// Updates the queue lengths in the metrics; returns the state of the work queue.
+    async fn check(&mut self) -> Result<QueueState, BrokerError> {
         let (mut sums, mut work) = ([0; 3], QueueState::default());
         for queue in &mut self.queues {
             if !queue.is_due() {
@@ -141,18 +144,18 @@ impl<'a> Watchdog<'a> {
             }
             match depth(self.connection, self.channel.take(), &queue.name, self.limit).await {
                 Ok((depth, channel)) => {
-                    queue.seen();
+                    queue.read();
                     sums[queue.kind as usize] += u64::from(depth.ready);
                     if matches!(queue.kind, Queue::Work) {
-                        work = QueueState { ready: depth.ready.into(), forsaken: depth.consumers == 0 };
+                        work = QueueState { ready: depth.ready.into(), no_consumer: depth.consumers == 0 };
                     }
                     self.channel = Some(channel);
                 }
-                // Missing, or not ours to look at, and the channel is gone. It may come back: the worker itself makes a dead queue
-                // again when it needs it.
+                // The queue is missing or access is denied, and the channel is closed. The queue may return: the
+                // worker redeclares a dead queue when it needs one.
                 Err(error) if error.reply_code().is_some() => {
-                    debug!(queue = queue.name, %error, "its length can't be seen");
-                    queue.not_seen();
+                    debug!(queue = queue.name, %error, "failed to read queue length");
+                    queue.not_read();
                 }
                 Err(error) => return Err(error),
             }
@@ -162,7 +165,7 @@ impl<'a> Watchdog<'a> {
     }
 }
 
-/// What there is of the queue called `name`, and the channel that was asked: `channel`, or a new one.
+/// Reads the counts of the queue `name` on `channel` or a new channel; returns the channel too.
 async fn depth(
     connection: &Connection,
     channel: Option<Channel>,
@@ -175,7 +178,7 @@ async fn depth(
     };
     let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let declare = channel.queue_declare(short(name), options, FieldTable::default());
-    let queue = within("look at queue", limit, &channel, declare).await?;
+    let queue = within("read queue length", limit, &channel, declare).await?;
     Ok((Depth { ready: queue.message_count(), consumers: queue.consumer_count() }, channel))
 }
 
@@ -184,22 +187,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_that_cannot_be_seen_is_asked_for_ever_less_often_and_never_given_up() {
+    fn unreadable_queue_is_checked_less_often_but_never_given_up() {
         let mut queue = WatchedQueue::new(Queue::Dead, "dead".to_owned());
-        let mut looks = |count: usize, there: bool| {
+        let mut checks = |count: usize, there: bool| {
             let due = |queue: &mut WatchedQueue| {
                 let due = queue.is_due();
                 match (due, there) {
-                    (true, true) => queue.seen(),
-                    (true, false) => queue.not_seen(),
+                    (true, true) => queue.read(),
+                    (true, false) => queue.not_read(),
                     (false, _) => {}
                 }
                 due
             };
             (0..count).filter(|_| due(&mut queue)).collect::<Vec<_>>()
         };
-        assert_eq!(looks(63, false), [0, 1, 3, 7, 15, 31, 47]);
-        assert_eq!(looks(3, true), [0, 1, 2]);
-        assert_eq!(looks(4, false), [0, 1, 3]);
+        assert_eq!(checks(63, false), [0, 1, 3, 7, 15, 31, 47]);
+        assert_eq!(checks(3, true), [0, 1, 2]);
+        assert_eq!(checks(4, false), [0, 1, 3]);
     }
 }

@@ -1,5 +1,5 @@
-//! The effects that this process works on, each by one delivery at a time. Copies of one slow event would otherwise wait for the
-//! ledger's claim with all the permits that other events need.
+//! Lets this process work on each effect with one delivery at a time. Otherwise copies of one slow event would wait
+//! for the ledger's claim and use up the permits that other events need.
 
 use std::{
     collections::HashSet,
@@ -8,21 +8,21 @@ use std::{
 
 use crate::breaker::EventKey;
 
-/// What is being worked on.
+/// The effects in progress.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Working(Arc<Mutex<HashSet<EventKey>>>);
 
-/// The right to work on an effect, until it is dropped.
+/// The exclusive right to work on an effect, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Worked {
+pub(super) struct WorkGuard {
     working: Working,
     event: EventKey,
 }
 
 impl Working {
-    /// The right to work on `event`, unless another delivery has it.
-    pub(super) fn begin(&self, event: EventKey) -> Option<Worked> {
-        self.lock().insert(event).then(|| Worked { working: self.clone(), event })
+    /// Reserves `event`. Returns `None` if another delivery has reserved it.
+    pub(super) fn begin(&self, event: EventKey) -> Option<WorkGuard> {
+        self.lock().insert(event).then(|| WorkGuard { working: self.clone(), event })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<EventKey>> {
@@ -30,7 +30,7 @@ impl Working {
     }
 }
 
-impl Drop for Worked {
+impl Drop for WorkGuard {
     fn drop(&mut self) {
         self.working.lock().remove(&self.event);
     }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn effect_is_worked_on_once_until_its_end() {
+    fn effect_is_reserved_until_its_work_ends() {
         let working = Working::default();
         let [one, other] = ["one", "other"].map(EventKey::of);
         let first = working.begin(one);

@@ -71,7 +71,7 @@ fn refused(error: &BrokerError) -> &'static str {
             "check host and port in amqp.url, the network, and whether that port expects TLS"
         }
         (_, BrokerError::Unreached(obstacle)) => obstacle.advice(),
-        (_, BrokerError::Stranger(_)) => "check scheme, host and port in amqp.url",
+        (_, BrokerError::NonBroker(_)) => "check scheme, host and port in amqp.url",
         (_, BrokerError::Tls(_)) => "check tls.ca_file, amqp.client_cert_file and amqp.client_key_file",
         (_, BrokerError::SmallFrames(_)) => {
             "set frame_max in rabbitmq.conf to at least 131072, RabbitMQ's default"

@@ -161,7 +161,7 @@ fn first_delay(loaded: &Loaded) -> Finding {
     }
 }
 
-/// A delay is used only if the session has more time left; see `retry::rung`.
+/// A delay is used only if the session has more time left; see `retry::delay_for`.
 fn longest_delays(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["retry.delays", "instant_connect.link_lifetime"]);
     let lifetime = loaded.config.instant_connect.link_lifetime.get();

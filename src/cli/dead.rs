@@ -125,7 +125,7 @@ impl From<DeadError> for CommandError {
 }
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
-    let connector = Connector::new(&loaded.config).sieving();
+    let connector = Connector::new(&loaded.config).filtering_properties();
     let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
     // One connection for everything: when it closes, no message of this command is in flight any more.
     let connection = connector.connect_once("dead").await?;

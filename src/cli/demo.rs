@@ -55,7 +55,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CommandError
     let connector = Arc::new(Connector::new(&loaded.config));
     let prepared = async {
         let connection = connector.connect_once("demo").await?;
-        topology.apply(&connection, false, connector.timeout).await?;
+        topology.declare(&connection, false, connector.timeout).await?;
         close(&connection).await;
         Ok::<_, CommandError>(())
     };

@@ -24,7 +24,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     if args.declare {
         let connector = Connector::new(&loaded.config);
         let connection = connector.connect_once("topology").await?;
-        topology.apply(&connection, false, connector.timeout).await?;
+        topology.declare(&connection, false, connector.timeout).await?;
         close(&connection).await;
     }
     let plan = topology.plan();

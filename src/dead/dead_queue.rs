@@ -102,14 +102,14 @@ impl<'a> DeadQueue<'a> {
         limit: Duration,
     ) -> Result<Self, DeadError> {
         let queue = Topology::dead_queue(&kind.queue(topology));
-        topology.expect(connection, &queue, true, limit).await?;
+        topology.verify(connection, &queue, true, limit).await?;
         lock(connection, &queue, limit).await?;
         let limit_known = topology.creates();
         // Declaring an existing queue compares its arguments: with another delivery limit, reading would lose letters.
-        topology.expect(connection, &queue, !limit_known, limit).await?;
+        topology.verify(connection, &queue, !limit_known, limit).await?;
         let staging = Topology::replay_queue(&kind.queue(topology));
         // Only a replay needs this queue, and reports its absence.
-        let problem = topology.expect(connection, &staging, !limit_known, limit).await.err();
+        let problem = topology.verify(connection, &staging, !limit_known, limit).await.err();
         if let Some(error) =
             problem.filter(|error| limit_known || !matches!(error, TopologyError::Mismatch(_)))
         {
@@ -130,7 +130,7 @@ impl<'a> DeadQueue<'a> {
     pub(super) async fn wait_for_sole_access(&self, queue: &str) -> Result<u32, DeadError> {
         let until = Instant::now() + self.limit;
         loop {
-            let depth = self.topology.expect(self.connection, queue, true, self.limit).await?;
+            let depth = self.topology.verify(self.connection, queue, true, self.limit).await?;
             if depth.consumers == 0 {
                 return Ok(depth.ready);
             }
@@ -268,7 +268,7 @@ impl Reader<'_> {
                 self.seen += 1;
                 Ok(delivery)
             }
-            Err(error) if error.is_reading() => {
+            Err(error) if error.is_protocol_error() => {
                 Err(DeadError::Unreadable { queue: self.queue.clone(), position: self.seen + 1 })
             }
             Err(error) => Err(error.into()),
@@ -319,7 +319,7 @@ impl Reader<'_> {
 
     async fn is_empty(&self) -> Result<bool, DeadError> {
         let DeadQueue { connection, topology, limit, .. } = self.dead_queue;
-        Ok(topology.expect(connection, &self.queue, true, *limit).await?.ready == 0)
+        Ok(topology.verify(connection, &self.queue, true, *limit).await?.ready == 0)
     }
 
     /// Adds a consumer. The prefetch limits the unacknowledged letters of each consumer, and unchanged letters stay

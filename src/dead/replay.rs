@@ -128,7 +128,7 @@ pub(crate) async fn run(
     progress: impl FnMut(Progress),
 ) -> Result<ReplayReport, DeadError> {
     let work = dead_queue.kind.queue(dead_queue.topology);
-    dead_queue.topology.expect(dead_queue.connection, &work, true, dead_queue.limit).await?;
+    dead_queue.topology.verify(dead_queue.connection, &work, true, dead_queue.limit).await?;
     let staging = Topology::replay_queue(&work);
     let mut replay =
         Replay { dead_queue, plan, begun: clock::now(), staging, report: ReplayReport::default(), progress };

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::alone::Alone;
 use crate::{
-    broker::consumer::{Begin, ConsumerLimits},
+    broker::consumer::{ConsumeMode, ConsumerLimits},
     clock,
     contract::{
         message::Message,
@@ -76,7 +76,7 @@ async fn as_many_as_were_held_come_one_at_a_time_and_then_all_as_before() {
     for _ in 0..4 * at_once {
         alone.store();
     }
-    alone.consumer.begin_next(Begin::Singly);
+    alone.consumer.set_next_mode(ConsumeMode::OneAtATime);
     assert!(alone.settles_all().await);
     let others = others.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (singly, all) = others.split_at(at_once);

@@ -58,7 +58,7 @@ async fn lose_the_majority(field: &mut Field) {
     field.history.disturbed("worker killed");
     field.workers[0].take().unwrap().kill();
     field.launch_worker(0);
-    field.workers[0].as_ref().unwrap().until_it_says("no connection to the broker", 2).await;
+    field.workers[0].as_ref().unwrap().until_it_says("could not connect to broker", 2).await;
     for node in [1, 2] {
         field.nodes().start_again(node).await;
     }

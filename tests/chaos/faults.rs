@@ -118,9 +118,9 @@ async fn chaos_a_disk_alarm_blocks_publishing_and_passes() {
         let worker = field.workers[0].as_ref().unwrap();
         field.nodes().disk_is_full(true).await;
         field.sandbox.clear_faults();
-        worker.until_it_says("the broker blocks publishing", alarm).await;
+        worker.until_it_says("broker blocked publishing", alarm).await;
         field.nodes().disk_is_full(false).await;
-        worker.until_it_says("the broker takes publishes again", alarm).await;
+        worker.until_it_says("broker unblocked publishing", alarm).await;
         field.history.healed("disk alarm");
     }
     let report = field.finish().await;

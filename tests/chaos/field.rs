@@ -204,7 +204,7 @@ impl Field {
     pub(crate) async fn start_worker(&mut self, index: usize) {
         self.launch_worker(index);
         let worker = self.workers[index].as_ref().unwrap();
-        worker.until_it_says("connected to the broker; taking messages", 1).await;
+        worker.until_it_says("connected to broker; consuming", 1).await;
     }
 
     /// `kill -9`, and a new one in its place.

@@ -169,7 +169,7 @@ async fn work_that_is_kept_for_too_long_is_counted_named_and_given_back() {
     rig.guest_links().await.take(30).await;
     admin.until("events_total{outcome=\"requeued\",stage=\"link\"}", "1").await;
     assert_eq!(admin.series().await["overdue_total{stage=\"link\"}"], "1");
-    let said = worker.output.saying("no outcome within amqp.delivery_timeout");
+    let said = worker.output.saying("processing exceeded amqp.delivery_timeout; returning the delivery");
     assert_eq!((said.len(), &said[0]["event_id"]), (1, &json!("event-1")));
     worker.stop().await;
 }
@@ -243,7 +243,7 @@ async fn health_command_says_which_checks_fail_by_status_and_words() {
 async fn log_command_changes_the_level_of_a_running_worker() {
     let rig = Rig::new().await;
     let worker = rig.launch(&[("telemetry.log_level", "info")]);
-    worker.output.until("taking messages", 2).await;
+    worker.output.until("connected to broker; consuming", 2).await;
     let pid = worker.id().to_string();
     let told = rig.command(&["log", "debug", "--pid", &pid], &[]).await;
     assert_eq!(told.status, Some(0), "{told:?}");

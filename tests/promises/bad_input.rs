@@ -155,7 +155,7 @@ async fn no_device_is_called_where_none_is_allowed() {
 async fn what_is_no_host_link_on_the_hosts_queue_dies_there_and_holds_no_expert_up() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
-    worker.output.until("consuming", 2).await;
+    worker.output.until("subscribed to queue", 2).await;
     let mut dead = rig.dead_letters("hosts").await;
     let since = Timestamp::now();
     let links = rig.name("links");

@@ -19,8 +19,8 @@ use crate::support::{
     soon,
 };
 
-const DOWN: &str = "no connection to the broker; trying until there is one";
-const UP: &str = "connected to the broker; taking messages";
+const DOWN: &str = "could not connect to broker; retrying";
+const UP: &str = "connected to broker; consuming";
 
 /// Takes guests' links until each of `events` has one, then what else there is.
 pub(crate) async fn all_guest_links(
@@ -110,12 +110,12 @@ async fn without_a_broker_the_worker_waits_says_so_once_and_serves_when_there_is
     let worker = rig.launch(&[("amqp.reconnect_max", "100ms")]);
     poll("twenty attempts", async || (counted.load(Ordering::Relaxed) >= 20).then_some(())).await;
     assert_eq!(worker.output.saying(DOWN).len(), 2, "once for each stage");
-    assert_eq!(worker.output.saying("cannot publish; trying again until it works").len(), 1);
+    assert_eq!(worker.output.saying("publisher lost its connection; reconnecting").len(), 1);
     hanging_up.abort();
     // An aborted task has let go of its listener once it is joined.
     _ = hanging_up.await;
     rig.broker().start_again().await;
-    worker.output.until("consuming", 2).await;
+    worker.output.until("subscribed to queue", 2).await;
     let amqp = rig.reconnect().await;
     let event = crate::support::event(1).to_string();
     amqp.publish(

@@ -77,7 +77,7 @@ async fn peer_that_is_no_broker_is_named_and_tried_ever_more_seldom() {
     // Seven tries of each of three connections: waits of 0.1, 0.2, 0.4, 0.8, 1.6 and 3.2 s, half as long at least.
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
     program.output.until("the peer speaks TLS: write amqps://", 3).await;
-    for said in program.output.saying("no connection to the broker; trying until there is one") {
+    for said in program.output.saying("could not connect to broker; retrying") {
         assert!(said["error"].as_str().unwrap().contains("write amqps://"), "{said}");
     }
     drop(listener);
@@ -124,14 +124,14 @@ async fn broker_whose_frames_are_too_small_for_a_copy_is_not_used() {
     };
     frame_max(65_536).await;
     let worker = rig.launch(&[("amqp.reconnect_max", "100ms")]);
-    let reason = "the broker takes frames of 65536 bytes at most, and the copy of an event may need 131072";
+    let reason = "the broker's frame_max is 65536 bytes, and the copy of an event may need 131072";
     worker.output.until(reason, 1).await;
     let checked = rig.command(&["check", "--connect"], &[]).await;
     assert_eq!(checked.status, Some(1), "{checked:?}");
     assert!(checked.stdout.contains(reason) && checked.stdout.contains("set frame_max"), "{checked:?}");
-    // 0 is no limit: lapin would allocate as much as a frame can have.
+    // 0 means no limit: lapin would allocate as much as a frame can have.
     frame_max(0).await;
-    worker.output.until("consuming", 1).await;
+    worker.output.until("subscribed to queue", 1).await;
     rig.publish(0).await;
     rig.until_experts_have(1).await;
     worker.stop().await;

@@ -65,7 +65,7 @@ async fn guests_links_confirmed_before_a_shutdown_are_not_published_again() {
 /// their links meanwhile.
 #[tokio::test]
 async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links() {
-    const UNFULFILLED: &str = "given back to the broker; what was decided could not be done";
+    const UNFULFILLED: &str = "returned to broker: outcome could not be carried out";
     let (rig, fillers) = rig().await;
     let settings = [
         &SETTINGS[..],
@@ -82,7 +82,7 @@ async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links()
     }
     let worker = rig.start(&settings).await;
     worker.output.until(UNFULFILLED, 4).await;
-    assert!(worker.output.saying("dead letter").is_empty());
+    assert!(worker.output.saying("dead-lettered").is_empty());
     worker.stop().await;
     let worker = rig.start(&settings).await;
     let mut taken = rig.amqp.consume(&hosts).await;

@@ -21,7 +21,7 @@ async fn start(rig: &Rig, https: &Https, timeout: &str) -> Program {
     // In place of the system's, which every build of the program reads.
     environment.push(("SSL_CERT_FILE".to_owned(), ca_file));
     let program = rig.launch_with(environment);
-    program.output.until("consuming", 1).await;
+    program.output.until("subscribed to queue", 1).await;
     program
 }
 

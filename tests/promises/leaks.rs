@@ -37,7 +37,7 @@ async fn a_panic_is_a_dead_letter_and_shows_nothing_of_what_it_was_about() {
     for (queue, point) in [("sessions", "link.read:1:PANIC"), ("hosts", "host.read:1:PANIC")] {
         let rig = Rig::new().await;
         let worker = rig.launch_with_fault(&[("telemetry.log_level", "debug")], point);
-        worker.output.until("consuming", 2).await;
+        worker.output.until("subscribed to queue", 2).await;
         rig.publish(1).await;
         let letter = rig.dead_letters(queue).await.next().await;
         assert_eq!(letter.header("x-dead-class"), "internal");
@@ -56,12 +56,12 @@ async fn a_panic_of_the_task_that_publishes_ends_the_worker_and_the_next_one_ser
     for point in ["publish.asked:1:PANIC", "publish.confirmed:1:PANIC"] {
         let rig = Rig::new().await;
         let worker = rig.launch_with_fault(&[("telemetry.log_level", "debug")], point);
-        worker.output.until("consuming", 2).await;
+        worker.output.until("subscribed to queue", 2).await;
         rig.publish(1).await;
         let output = Arc::clone(&worker.output);
         assert_eq!(worker.ended().await.code(), Some(1));
         let last = output.text().lines().last().unwrap().to_owned();
-        assert!(last.contains("the task that publishes panicked"), "{last}");
+        assert!(last.contains("publisher task panicked"), "{last}");
         let worker = rig.start(&[]).await;
         rig.guest_links().await.next().await;
         rig.until_experts_have(1).await;

@@ -16,8 +16,7 @@ use crate::support::{
 };
 
 /// Said once when the taking of messages stops.
-const OPENED: &str =
-    "breaker open: no more messages are taken until this passes; nothing is counted against them";
+const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
 
 /// Short waits, and no more attempts than a test has patience for.
 const QUICK: [(&str, &str); 5] = [
@@ -175,7 +174,7 @@ async fn no_malformed_answer_is_believed_and_each_is_asked_for_again() {
         assert_eq!(link.json()["sessionId"], format!("visit-{}", 100 + n));
         assert_guest_role(&rig.sandbox, &link);
         assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt) - before, 2, "{name}");
-        let said = worker.output.saying("trying again later")[n]["reason"].to_string();
+        let said = worker.output.saying("retry scheduled")[n]["reason"].to_string();
         assert!(said.contains(reason), "{name}: {said}");
     }
     assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "nobody got a wrong link");
@@ -235,21 +234,21 @@ async fn a_refused_token_stops_the_taking_of_events_until_a_new_one_is_in_its_fi
     ];
     let worker = rig.start(&quick(&settings)).await;
     rig.publish(0).await;
-    worker.output.until("no more messages are taken until this passes", 1).await;
+    worker.output.until("breaker opened", 1).await;
     rig.publish_many(1..=20).await;
     let before = rig.sandbox.requests(Endpoint::JoseEncrypt);
     let probes = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= before + 20);
     soon("twenty probes", probes).await;
     // They take turns, one call each, and nothing is counted against them.
-    let held = worker.output.saying("waiting; nothing is counted");
+    let held = worker.output.saying("deferred; attempt not counted");
     assert!(held.len() >= 20 && held.iter().all(|one| one["attempt"] == 1), "{held:?}");
-    assert!(worker.output.saying("dead letter").is_empty());
+    assert!(worker.output.saying("dead-lettered").is_empty());
 
     std::fs::write(&file, format!("{NEW_TOKEN}\n")).unwrap();
     rig.guest_links().await.take(21).await;
     rig.until_experts_have(21).await;
     assert_eq!(worker.output.saying(OPENED).len(), 1);
-    worker.output.until("messages are taken again", 1).await;
+    worker.output.until("breaker closed", 1).await;
     worker.stop().await;
     rig.assert_all_is_done(&rig.amqp).await;
     assert_eq!(rig.sandbox.counts().calls, 21);
@@ -270,7 +269,7 @@ async fn a_refused_token_for_messages_holds_the_experts_links_and_not_the_guests
     let mut guests = rig.guest_links().await;
     rig.publish(1).await;
     guests.next().await;
-    worker.output.until("no more messages are taken until this passes", 1).await;
+    worker.output.until("breaker opened", 1).await;
     rig.publish(2).await;
     assert_eq!(guests.next().await.json()["sessionId"], "visit-2", "the guests' stage goes on");
     assert_eq!(rig.sandbox.counts().messages, 0);

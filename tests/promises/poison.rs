@@ -25,7 +25,7 @@ async fn event_that_kills_each_worker_is_poison_after_as_many_deaths() {
     assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-1", "poison"));
     assert_eq!(
         letter.header("x-dead-reason"),
-        "2 workers died over it, after 3 deliveries without an outcome"
+        "2 workers died while processing this message, after 3 deliveries without an outcome"
     );
     worker.stop().await;
     // Nothing is left of it: replayed, it is as new.
@@ -38,7 +38,7 @@ async fn event_that_kills_each_worker_is_poison_after_as_many_deaths() {
 /// Nothing can be published for far longer than `amqp.deliveries_max` times `amqp.delivery_timeout`.
 #[tokio::test]
 async fn outage_of_publishing_makes_no_event_poison() {
-    const UNFULFILLED: &str = "given back to the broker; what was decided could not be done";
+    const UNFULFILLED: &str = "returned to broker: outcome could not be carried out";
     let rig = Rig::new().await;
     let settings = [
         ("hosts.delivery", "amqp"),

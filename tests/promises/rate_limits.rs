@@ -12,7 +12,7 @@ use crate::{
 /// What the API asks for.
 const WAIT: Duration = Duration::from_secs(10);
 /// The log of an event that is postponed.
-const WAITS: &str = "waiting; nothing is counted";
+const WAITS: &str = "deferred; attempt not counted";
 
 fn rate_limit(rig: &Rig, endpoint: &str) {
     let fault = format!("{endpoint}:status=429,retry-after={},times=1", WAIT.as_secs());

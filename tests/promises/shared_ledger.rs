@@ -20,8 +20,7 @@ use crate::{
     },
 };
 
-const OPENED: &str =
-    "breaker open: no more messages are taken until this passes; nothing is counted against them";
+const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
 const LINK_DONE: &str = "\"stage\":\"link\",\"outcome\":\"done\"";
 const WITHOUT: &str = "going on without the ledger: an event that comes again is served again";
 
@@ -219,7 +218,7 @@ async fn a_worker_that_stalled_past_its_lease_publishes_no_links_of_its_own() {
         let one = vec![("amqp.prefetch", "1"), ("amqp.concurrency", "1")];
         let settings = [settings(url.expose_secret(), on_failure), one].concat();
         let stalled = rig.launch_with_fault(&settings, "link.claimed:1:STOP");
-        stalled.output.until("taking messages", 2).await;
+        stalled.output.until("connected to broker; consuming", 2).await;
         rig.publish(1).await;
         stalled.output.until("fault point link.claimed", 1).await;
         server.end_leases();

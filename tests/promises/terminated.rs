@@ -8,7 +8,8 @@ use crate::support::{Rig, amqp::Received, rig::random, soon};
 
 /// With one attempt, an event of which any was counted would be dead.
 const ONCE: [(&str, &str); 1] = [("retry.attempts", "1")];
-const TOO_LATE: &str = "not done within shutdown.grace; given back to the broker";
+const TOO_LATE: &str =
+    "shutdown.grace elapsed with deliveries still in progress; returning them to the broker";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_told_to_end_under_load_ends_in_its_grace_and_repeats_nothing() {
@@ -69,10 +70,13 @@ async fn what_is_not_done_within_the_grace_is_given_back_uncounted_and_served_by
 async fn a_ledger_whose_disk_hangs_does_not_hold_up_the_end() {
     let rig = Rig::new().await;
     let worker = rig.launch_with_fault(&[("shutdown.grace", "200ms")], "ledger.asked:1:HANG");
-    worker.output.until("taking messages", 2).await;
+    worker.output.until("connected to broker; consuming", 2).await;
     rig.publish(1).await;
     worker.output.until("fault point ledger.asked", 1).await;
     let output = Arc::clone(&worker.output);
     worker.stop().await;
-    assert_eq!(output.saying("the ledger's disk does not answer; ending all the same").len(), 1);
+    assert_eq!(
+        output.saying("ledger did not close within 3s (disk not responding); exiting anyway").len(),
+        1
+    );
 }

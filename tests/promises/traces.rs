@@ -139,7 +139,7 @@ async fn linked_each_delivery_begins_a_trace_of_its_own_that_names_its_publisher
         environment.push((name.to_owned(), value.to_owned()));
     }
     let worker = rig.launch_with(environment);
-    worker.output.until("taking messages", 1).await;
+    worker.output.until("connected to broker; consuming", 1).await;
     publish(&rig, 1, "01").await;
     let guest = rig.guest_links().await.next().await;
     rig.until_experts_have(1).await;
@@ -167,7 +167,7 @@ async fn a_trace_that_its_flow_does_not_record_is_carried_on_and_not_recorded() 
     let mut environment = rig.environment(&[("telemetry.otlp_endpoint", rig.collector.url())]);
     environment.push(("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://127.0.0.1:1".to_owned()));
     let worker = rig.launch_with(environment);
-    worker.output.until("taking messages", 1).await;
+    worker.output.until("connected to broker; consuming", 1).await;
     let mut guests = rig.guest_links().await;
     publish(&rig, 1, "00").await;
     assert_eq!(guests.next().await.header("traceparent"), format!("00-{TRACE_ID}-{FLOW}-00"));
@@ -189,7 +189,7 @@ async fn without_a_collector_the_place_in_the_trace_is_carried_on_as_it_came() {
     let mut environment = rig.environment(&[("telemetry.otlp_endpoint", rig.collector.url())]);
     environment.push(("OTEL_SDK_DISABLED".to_owned(), "true".to_owned()));
     let worker = rig.launch_with(environment);
-    worker.output.until("taking messages", 1).await;
+    worker.output.until("connected to broker; consuming", 1).await;
     publish(&rig, 1, "01").await;
     let link = rig.guest_links().await.next().await;
     assert_eq!(link.header("traceparent"), format!("00-{TRACE_ID}-{FLOW}-01"));

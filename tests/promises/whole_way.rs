@@ -75,7 +75,7 @@ fn seconds(time: &Value) -> i64 {
 async fn with_five_settings_a_session_reaches_its_guests_on_both_channels_and_its_expert() {
     let rig = Rig::new().await;
     let worker = rig.launch_with(rig.environment(&[]));
-    worker.output.until("taking messages", 1).await;
+    worker.output.until("connected to broker; consuming", 1).await;
     let mut hosts = rig.amqp.tap(&rig.name("links"), &["host.webex"]).await;
     let mut guests = rig.guest_links().await;
     let since = Timestamp::now();

@@ -117,7 +117,7 @@ impl Rig {
     /// Starts the worker with `settings` over the five, saying all it can, and waits until it takes messages.
     pub(crate) async fn start(&self, settings: &[(&str, &str)]) -> Program {
         let program = self.launch(settings);
-        program.output.until("consuming", 1).await;
+        program.output.until("subscribed to queue", 1).await;
         program
     }
 

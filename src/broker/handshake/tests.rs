@@ -8,7 +8,7 @@ use crate::endpoint::broker_url::{self, UrlRules};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// How a connection by `scheme` fails to a peer that reads some bytes, says `words` and leaves.
+/// The error of a connection with `scheme` to a peer that reads some bytes, sends `words` and closes.
 async fn fails(scheme: &str, words: &'static [u8]) -> BrokerError {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("{scheme}://guest:guest@{}/", listener.local_addr().unwrap());
@@ -33,28 +33,31 @@ async fn fails(scheme: &str, words: &'static [u8]) -> BrokerError {
         () = peer() => unreachable!(),
     };
     assert_eq!(greeted.reason(), error.reason());
-    assert!(!error.is_reading(), "there was no message yet: {error}");
+    assert!(!error.is_protocol_error(), "no message has arrived yet: {error}");
     error
 }
 
 #[tokio::test]
-async fn peer_that_is_no_broker_is_named() {
-    for (words, stranger, text) in [
-        (&b"\x15\x03\x01\0\x02\x02\x46"[..], Stranger::Tls, "amqps://"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", Stranger::Http, "management API"),
-        (b"AMQP\0\x01\0\0", Stranger::OtherAmqp, "another version"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", Stranger::Other, "is that the broker's port"),
-        (b"\x01\0\x01\0\0\0\0\xce", Stranger::Other, "is that the broker's port"),
-        (b"", Stranger::Silent, "TLS"),
+async fn peer_other_than_a_broker_is_identified() {
+    for (words, non_broker, text) in [
+        (&b"\x15\x03\x01\0\x02\x02\x46"[..], NonBroker::Tls, "amqps://"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", NonBroker::Http, "management API"),
+        (b"AMQP\0\x01\0\0", NonBroker::OtherAmqp, "another version"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", NonBroker::Other, "is that the broker's port"),
+        (b"\x01\0\x01\0\0\0\0\xce", NonBroker::Other, "is that the broker's port"),
+        (b"", NonBroker::NoReply, "TLS"),
     ] {
         let error = fails("amqp", words).await;
-        assert!(matches!(&error, BrokerError::Stranger(found) if *found == stranger), "{words:?}: {error:?}");
+        assert!(
+            matches!(&error, BrokerError::NonBroker(found) if *found == non_broker),
+            "{words:?}: {error:?}"
+        );
         assert!(error.to_string().contains(text), "{error}");
     }
 }
 
 #[tokio::test]
-async fn peer_without_tls_is_named() {
+async fn peer_without_tls_is_identified() {
     for words in [&b"AMQP\0\0\x09\x01"[..], b"HTTP/1.1 400 Bad Request\r\n\r\n"] {
         let error = fails("amqps", words).await;
         assert_eq!(
@@ -65,7 +68,7 @@ async fn peer_without_tls_is_named() {
     }
 }
 
-/// lapin's thread and its socket end with the try, whatever the peer does.
+/// lapin's thread and its socket end with the attempt, even if the peer does nothing.
 #[tokio::test]
 async fn abandoned_login_ends_its_stream() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

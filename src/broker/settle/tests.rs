@@ -1,4 +1,4 @@
-//! Settling in paused time, with the broker's answers to what is published written by hand.
+//! Settling in paused time, with scripted replies of the broker to each publish.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +24,7 @@ const LONG: Duration = Duration::from_secs(3600);
 const POSTPONED: Postponed = Postponed { wait: DELAYS[0], max: LONG };
 const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
-/// What the broker says of one message.
+/// The broker's reply to one message.
 enum FakeAnswer {
     Says(Result<(), PublishError>),
     ConfirmsAfter(Duration),
@@ -36,12 +36,12 @@ struct Rig {
     settler: Settler,
     metrics: Metrics,
     connection: SimulatedConnection,
-    /// The routing keys of what was published.
+    /// The routing keys of published messages.
     published: Arc<Mutex<Vec<String>>>,
 }
 
 impl Rig {
-    /// The broker gives `answers` to the first messages and confirms the others.
+    /// The broker replies with `answers` to the first messages and confirms the others.
     async fn new(limit: Duration, answers: Vec<FakeAnswer>) -> Self {
         let (handle, jobs) = Publisher::simulated();
         let metrics = Metrics::new(&DELAYS).unwrap();
@@ -51,15 +51,15 @@ impl Rig {
         Self { settler, metrics, connection: simulation::calm().await, published }
     }
 
-    /// The queues of the links are its own.
-    fn which_declares(mut self) -> Self {
+    /// Lets the settler declare the queues of the links.
+    fn with_declared_link_queues(mut self) -> Self {
         self.settler.declares = true;
         self
     }
 
-    /// Settles a delivery that may be kept for `keep`.
+    /// Settles a delivery with a processing time of `keep`.
     async fn settle(&self, keep: Duration, outcome: Outcome) -> Settlement {
-        let ticket = DeliveryContext {
+        let context = DeliveryContext {
             receipt: self.connection.receipt().into(),
             properties: BasicProperties::default(),
             event_id: "event".to_owned(),
@@ -67,7 +67,9 @@ impl Rig {
             keep_until: Instant::now() + keep,
             happened_at: clock::now(),
         };
-        self.settler.settle(&ticket, &Message::default(), outcome, BreakerVerdict::Postponed(POSTPONED)).await
+        self.settler
+            .settle(&context, &Message::default(), outcome, BreakerVerdict::Postponed(POSTPONED))
+            .await
     }
 
     fn published(&self) -> Vec<String> {
@@ -128,7 +130,7 @@ fn link(channel: Channel) -> Outgoing {
     }
 }
 
-/// Remembers all that it learns.
+/// Keeps every record that it receives.
 #[derive(Clone, Default)]
 struct RecordingLedger(Arc<Mutex<Vec<Vec<Uuid>>>>);
 
@@ -151,7 +153,7 @@ fn fails() -> Outcome {
 }
 
 #[test]
-fn each_end_has_a_name_and_where_it_went_wrong_a_class() {
+fn settlement_has_its_outcome_name_and_class() {
     let ends = [
         (Settled::Done, "done", None),
         (Settled::Dead(Class::Invalid), "dead", Some("invalid")),
@@ -166,9 +168,9 @@ fn each_end_has_a_name_and_where_it_went_wrong_a_class() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_is_held_and_says_for_how_long() {
+async fn deferred_message_reports_its_delay() {
     let rig = Rig::new(LONG, Vec::new()).await;
-    assert_eq!(rig.settler.shortest_hold(), Duration::from_secs(1));
+    assert_eq!(rig.settler.shortest_delay(), Duration::from_secs(1));
     let settled = Settled::Wait(Cause::Token);
     let (reason, hold) = (Some("it failed".to_owned()), Some(Duration::from_secs(1)));
     assert_eq!(rig.settle(LONG, fails()).await, Settlement { settled, reason, hold });
@@ -176,27 +178,27 @@ async fn a_message_is_held_and_says_for_how_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_is_published_again_after_longer_and_longer_waits() {
+async fn refused_message_is_published_again_after_growing_waits() {
     let rig = Rig::new(LONG, (0..6).map(|_| Says(Err(PublishError::Nacked))).collect()).await;
     let begun = Instant::now();
     let settlement = rig.settle(LONG, Outcome::Done(vec![link(Channel::Sms)].into())).await;
     assert_eq!(settlement, Settlement::of(Settled::Done, None));
     assert_eq!(rig.published(), ["guest.sms"; 7]);
-    // The least that jitter leaves of 50, 100, 200, 400, 800 and 1600 ms.
+    // The minimum after jitter of 50, 100, 200, 400, 800 and 1600 ms.
     assert!(begun.elapsed() >= Duration::from_millis(1575), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_did_not_arrive_is_published_again() {
+async fn only_unconfirmed_messages_are_published_again() {
     let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unknown))]).await;
     let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
     assert_eq!(rig.settle(LONG, Outcome::Done(links)).await.settled, Settled::Done);
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp"]);
 }
 
-/// One queue is full, or does not answer, when the worker is told to end: the work is dropped.
+/// One queue is full or does not reply when the worker is told to stop, and the work is dropped.
 #[tokio::test(start_paused = true)]
-async fn links_confirmed_while_others_are_not_are_known_when_the_work_is_dropped() {
+async fn links_confirmed_before_the_work_is_dropped_are_recorded_once() {
     let refused = || (0..1000).map(|_| Says(Err(PublishError::Nacked)));
     for (others, confirmed) in [
         ([Says(Ok(()))].into_iter().chain(refused()).collect::<Vec<_>>(), 0),
@@ -215,7 +217,7 @@ async fn links_confirmed_while_others_are_not_are_known_when_the_work_is_dropped
 }
 
 #[tokio::test(start_paused = true)]
-async fn links_that_end_while_some_are_published_are_known_as_far_as_they_were() {
+async fn links_confirmed_before_the_session_ends_are_recorded() {
     let rig = Rig::new(LONG, vec![Says(Ok(())), Nothing]).await;
     let mut links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
     links[1].deadline = WireTime::floor(clock::now() + Duration::from_secs(20));
@@ -226,8 +228,8 @@ async fn links_that_end_while_some_are_published_are_known_as_far_as_they_were()
 }
 
 #[tokio::test(start_paused = true)]
-async fn links_are_recorded_once_if_all_are_confirmed_soon() {
-    let rig = Rig::new(LONG, vec![Says(Ok(())), ConfirmsAfter(NOTE_AFTER / 2)]).await;
+async fn links_confirmed_soon_are_recorded_once() {
+    let rig = Rig::new(LONG, vec![Says(Ok(())), ConfirmsAfter(RECORD_AFTER / 2)]).await;
     let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
     let (ids, ledger) =
         (links.iter().map(|link| link.message_id).collect::<Vec<_>>(), RecordingLedger::default());
@@ -236,9 +238,9 @@ async fn links_are_recorded_once_if_all_are_confirmed_soon() {
     assert_eq!(ledger.learned(), [ids]);
 }
 
-/// The ledger is away: a record is waited for while the delivery may be kept.
+/// The ledger does not respond: a record is awaited for the rest of the processing time.
 #[tokio::test(start_paused = true)]
-async fn links_that_cannot_be_recorded_are_waited_for_as_long_as_their_delivery_may_be_kept() {
+async fn unresponsive_ledger_is_awaited_for_the_processing_time() {
     struct Away;
     impl Learn for Away {
         fn confirmed(&mut self, _: Vec<Uuid>) -> BoxFuture<'_, ()> {
@@ -253,7 +255,7 @@ async fn links_that_cannot_be_recorded_are_waited_for_as_long_as_their_delivery_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_no_queue_is_bound_for_is_a_dead_letter_that_names_it() {
+async fn unroutable_link_is_dead_lettered_with_its_routing_key() {
     let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unroutable))]).await;
     let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
     let settlement = rig.settle(LONG, Outcome::Done(links)).await;
@@ -263,14 +265,15 @@ async fn a_link_that_no_queue_is_bound_for_is_a_dead_letter_that_names_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_whose_queue_is_ours_is_tried_again_once_for_it_is_declared_again() {
+async fn unroutable_link_is_retried_once_if_we_declare_its_queue() {
     let unroutable = || Says(Err(PublishError::Unroutable));
     let links = || Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
-    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).await.which_declares();
+    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).await.with_declared_link_queues();
     assert_eq!(rig.settle(LONG, Outcome::Done(links())).await.settled, Settled::Done);
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp"]);
 
-    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable(), unroutable()]).await.which_declares();
+    let rig =
+        Rig::new(LONG, vec![Says(Ok(())), unroutable(), unroutable()]).await.with_declared_link_queues();
     let settlement = rig.settle(LONG, Outcome::Done(links())).await;
     let dead = Settlement::of(
         Settled::Dead(Class::Unroutable),
@@ -279,20 +282,20 @@ async fn a_link_whose_queue_is_ours_is_tried_again_once_for_it_is_declared_again
     assert_eq!(settlement, dead);
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp", "sim.sessions.dead"]);
 
-    // No time is left for another try.
-    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).await.which_declares();
+    // No time is left for a retry.
+    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).await.with_declared_link_queues();
     assert_eq!(rig.settle(Duration::from_millis(10), Outcome::Done(links())).await, dead);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_of_our_own_that_is_missing_is_tried_again() {
+async fn publish_to_missing_delay_queue_is_retried() {
     let rig = Rig::new(LONG, vec![Says(Err(PublishError::Unroutable))]).await;
     assert_eq!(rig.settle(LONG, fails()).await.settled, Settled::Wait(Cause::Token));
     assert_eq!(rig.published(), ["sim.sessions.hold.1000"; 2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_no_time_left_a_confirm_is_waited_for_and_nothing_is_tried_again() {
+async fn publish_without_time_left_awaits_its_confirm_and_is_not_retried() {
     let rig = Rig::new(LONG, vec![ConfirmsAfter(Duration::from_secs(1))]).await;
     let links = || vec![link(Channel::Sms)];
     assert_eq!(rig.settle(Duration::ZERO, Outcome::Done(links().into())).await.settled, Settled::Done);
@@ -303,17 +306,17 @@ async fn with_no_time_left_a_confirm_is_waited_for_and_nothing_is_tried_again() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn links_that_have_ended_are_not_given_to_the_publisher() {
+async fn expired_links_are_not_published() {
     let rig = Rig::new(LONG, Vec::new()).await;
     let ended = Outgoing { deadline: WireTime::floor(clock::now()), ..link(Channel::Sms) };
     let settlement = rig.settle(LONG, Outcome::DoneBefore(vec![link(Channel::Sms), ended].into())).await;
-    let reason = "the links had ended before they could be published".to_owned();
+    let reason = "the links expired before they could be published".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Expired), reason));
     assert_eq!(rig.published(), ["sim.sessions.dead"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_waited_for_in_vain() {
+async fn settling_ends_at_once_without_publisher_time_or_channel() {
     let links = || Outcome::Done(vec![link(Channel::Sms)].into());
     let begun = Instant::now();
     let mut ended = Rig::new(LONG, Vec::new()).await;
@@ -332,13 +335,13 @@ async fn nothing_is_waited_for_in_vain() {
         sleep(Duration::from_millis(100)).await;
         cut.connection.break_off();
     });
-    let reason = "its channel is closed; it would have been: unfulfilled".to_owned();
+    let reason = "the channel is closed; intended outcome: unfulfilled".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Lost, reason));
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_done_before_is_measured_only_where_something_goes_out() {
+async fn event_done_before_is_measured_only_if_links_are_published() {
     for (links, measured) in [(vec![], 0), (vec![link(Channel::Sms)], 1)] {
         let rig = Rig::new(LONG, Vec::new()).await;
         assert_eq!(rig.settle(LONG, Outcome::DoneBefore(links.into())).await.settled, Settled::Done);

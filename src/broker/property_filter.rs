@@ -1,52 +1,52 @@
-//! Has lapin read messages whose properties it can't read, which end its connection: it gets them without these properties.
+//! Removes the properties of a message that lapin can't parse. Such properties would end the connection.
 
 use lapin::{BasicProperties, protocol::basic::parse_properties};
 
-/// Type, channel and size of a frame, and the octet that ends it.
-const HEAD: usize = 7;
+/// Length of a frame's type, channel and size. Another octet ends the frame.
+const HEADER: usize = 7;
 const END: u8 = 0xCE;
-/// The frames of AMQP: method, content header, body, heartbeat.
+/// The frame types of AMQP: method, content header, body, heartbeat.
 const KINDS: [u8; 4] = [1, 2, 3, 8];
 const CONTENT_HEADER: u8 = 2;
-/// The largest frame that lapin and RabbitMQ agree on, unless the broker says otherwise. RabbitMQ does not keep to it if the properties
-/// are larger.
+/// The largest frame, unless the broker sets another limit in `connection.tune`. RabbitMQ exceeds it if the
+/// properties are larger.
 const FRAME_MAX: usize = 128 * 1024;
-/// Type of a method's frame, and the class and method `connection.tune`, in which the broker says how large a frame may be.
+/// Type of a method frame, and the class and method of `connection.tune`, which carries the frame size limit.
 const METHOD: u8 = 1;
 const TUNE: [u8; 4] = [0, 10, 0, 30];
-/// What is larger is no frame.
+/// A frame that claims to be larger is not AMQP.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Class, weight and size of the body, before the properties.
+/// Length of class, weight and body size, which precede the properties.
 const BODY: usize = 12;
-/// The properties of a message whose own could not be read: headers, with one field that is true.
-const MARK: &[u8] = b"\x20\0\0\0\0\x0f\x0cx-unreadablet\x01";
+/// Replacement for properties that can't be read: headers with one field that is true.
+const MARKER: &[u8] = b"\x20\0\0\0\0\x0f\x0cx-unreadablet\x01";
 
-/// Takes what the broker sends, and gives it on.
+/// Splits the broker's bytes into frames and replaces unreadable properties.
 #[derive(Debug, Default)]
-pub(super) struct Sieve {
-    /// The beginning of a frame.
-    came: Vec<u8>,
-    /// What is to be read, and how much of it was.
+pub(super) struct PropertyFilter {
+    /// The start of an incomplete frame.
+    received: Vec<u8>,
+    /// Bytes ready to be read, and the number of them that were.
     out: Vec<u8>,
     read: usize,
-    /// What comes is not AMQP.
-    stranger: bool,
-    /// What the broker said of the size of frames; 0 is no limit.
+    /// The peer does not send AMQP; its bytes pass unchanged.
+    not_amqp: bool,
+    /// The frame size limit from `connection.tune`; 0 is no limit.
     tuned: Option<usize>,
 }
 
-impl Sieve {
-    /// Takes what came, nothing at the end.
-    pub(super) fn put(&mut self, bytes: &[u8]) {
-        self.came.extend_from_slice(bytes);
+impl PropertyFilter {
+    /// Adds received bytes; an empty slice marks the end of the stream.
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        self.received.extend_from_slice(bytes);
         self.out.drain(..std::mem::take(&mut self.read));
         let mut from = 0;
-        while let Some(size) = self.came.get(from..).and_then(size).filter(|_| !self.stranger) {
-            if !KINDS.contains(&self.came[from]) || size > BYTES_MAX {
-                self.stranger = true;
+        while let Some(size) = self.received.get(from..).and_then(size).filter(|_| !self.not_amqp) {
+            if !KINDS.contains(&self.received[from]) || size > BYTES_MAX {
+                self.not_amqp = true;
                 break;
             }
-            let Some(frame) = self.came.get(from..from + HEAD + size + 1) else { break };
+            let Some(frame) = self.received.get(from..from + HEADER + size + 1) else { break };
             self.tuned = self.tuned.or_else(|| tuned(frame));
             if is_readable(frame, self.tuned.unwrap_or(FRAME_MAX)) {
                 self.out.extend_from_slice(frame);
@@ -55,13 +55,13 @@ impl Sieve {
             }
             from += frame.len();
         }
-        self.came.drain(..from);
-        if bytes.is_empty() || self.stranger {
-            self.out.append(&mut self.came);
+        self.received.drain(..from);
+        if bytes.is_empty() || self.not_amqp {
+            self.out.append(&mut self.received);
         }
     }
 
-    /// Moves to `bytes` what can be read; how much that is.
+    /// Moves bytes that are ready into `bytes`; returns their number.
     pub(super) fn read(&mut self, bytes: &mut [u8]) -> usize {
         let left = &self.out[self.read..];
         let count = left.len().min(bytes.len());
@@ -71,35 +71,35 @@ impl Sieve {
     }
 }
 
-/// The size of the payload of the frame that begins here.
+/// The payload size of the frame that begins here.
 fn size(bytes: &[u8]) -> Option<usize> {
-    let size = bytes.get(3..HEAD)?.try_into().ok()?;
+    let size = bytes.get(3..HEADER)?.try_into().ok()?;
     usize::try_from(u32::from_be_bytes(size)).ok()
 }
 
-/// The largest frame, if this one says so: `connection.tune` has the number of channels, then this.
+/// The frame size limit, if this frame is `connection.tune`. The number of channels precedes the limit.
 fn tuned(frame: &[u8]) -> Option<usize> {
-    let method = frame.get(HEAD..).filter(|_| frame[0] == METHOD)?;
+    let method = frame.get(HEADER..).filter(|_| frame[0] == METHOD)?;
     let size = method.strip_prefix(&TUNE)?.get(2..6)?.try_into().ok()?;
     usize::try_from(u32::from_be_bytes(size)).ok()
 }
 
-/// Whether lapin reads it, where a frame has `frame_max` bytes at most, or any number if that is 0.
+/// True if lapin can read `frame`. A frame has at most `frame_max` bytes, or any number if `frame_max` is 0.
 fn is_readable(frame: &[u8], frame_max: usize) -> bool {
-    let Some(properties) = frame.get(HEAD + BODY..frame.len() - 1) else { return true };
+    let Some(properties) = frame.get(HEADER + BODY..frame.len() - 1) else { return true };
     let fits = frame_max == 0 || frame.len() <= frame_max;
     frame[0] != CONTENT_HEADER || (fits && parse_properties(properties).is_ok())
 }
 
 fn without_properties(frame: &[u8]) -> Vec<u8> {
-    let (channel, body) = (&frame[..3], &frame[HEAD..HEAD + BODY]);
-    // BODY and the size of the mark.
-    [channel, &[0, 0, 0, 33], body, MARK, &[END]].concat()
+    let (channel, body) = (&frame[..3], &frame[HEADER..HEADER + BODY]);
+    // 33 is the length of BODY and MARKER.
+    [channel, &[0, 0, 0, 33], body, MARKER, &[END]].concat()
 }
 
-/// Whether these are the properties of a message whose own could not be read.
+/// True if these properties replace properties that could not be read.
 pub(crate) fn is_unreadable(properties: &BasicProperties) -> bool {
-    parse_properties(MARK).is_ok_and(|(_, mark)| mark == *properties)
+    parse_properties(MARKER).is_ok_and(|(_, marker)| marker == *properties)
 }
 
 #[cfg(test)]
@@ -111,23 +111,23 @@ mod tests {
         [&[kind, 0, 1], &size[..], payload, &[END]].concat()
     }
 
-    /// A content header of a body of two bytes, with these properties.
+    /// A content header for a body of two bytes, with these properties.
     fn header(properties: &[u8]) -> Vec<u8> {
         frame(CONTENT_HEADER, &[&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], properties].concat())
     }
 
-    /// A content header with the mark, which is what is recognized.
+    /// A content header with MARKER, which `is_unreadable` recognizes.
     fn unreadable() -> Vec<u8> {
-        assert!(is_unreadable(&parse_properties(MARK).unwrap().1));
-        header(MARK)
+        assert!(is_unreadable(&parse_properties(MARKER).unwrap().1));
+        header(MARKER)
     }
 
-    fn sieved(bytes: &[u8], at_once: usize) -> Vec<u8> {
-        let (mut sieve, mut out) = (Sieve::default(), Vec::new());
+    fn filtered(bytes: &[u8], at_once: usize) -> Vec<u8> {
+        let (mut filter, mut out) = (PropertyFilter::default(), Vec::new());
         for part in bytes.chunks(at_once).chain([&[][..]]) {
-            sieve.put(part);
+            filter.feed(part);
             let mut some = [0; 5];
-            while let count @ 1.. = sieve.read(&mut some) {
+            while let count @ 1.. = filter.read(&mut some) {
                 out.extend_from_slice(&some[..count]);
             }
         }
@@ -135,39 +135,39 @@ mod tests {
     }
 
     #[test]
-    fn properties_that_are_not_utf_8_are_left_out_and_all_else_stays() {
+    fn properties_not_utf_8_are_removed_and_all_else_is_kept() {
         let good = header(b"\x00\x80\x02id");
         let bad = header(b"\x00\x80\x02\xff\xfe");
         let body = frame(3, b"{}");
         let bytes = [&good[..], &body, &bad, &body, &good, &body].concat();
         for at_once in [1, 7, 8, 1000] {
-            let out = sieved(&bytes, at_once);
+            let out = filtered(&bytes, at_once);
             let rest = out.strip_prefix(&[&good[..], &body].concat()[..]).unwrap();
             assert_eq!(rest, [&unreadable()[..], &body, &good, &body].concat());
         }
     }
 
     #[test]
-    fn properties_larger_than_a_frame_are_left_out() {
+    fn properties_larger_than_a_frame_are_removed() {
         let text = vec![b'a'; FRAME_MAX];
         let size = |bytes: usize| u32::try_from(bytes).unwrap().to_be_bytes();
         let table = [b"\x01aS", &size(text.len())[..], &text].concat();
         let properties = [&[0x20, 0], &size(table.len())[..], &table].concat();
         assert!(parse_properties(&properties[..]).is_ok());
-        let out = sieved(&header(&properties), 1000);
+        let out = filtered(&header(&properties), 1000);
         assert_eq!(out, unreadable());
         for (frame_max, fits) in [(0, true), (FRAME_MAX, false), (2 * FRAME_MAX, true)] {
             let tune = frame(METHOD, &[&TUNE[..], &[0, 0], &size(frame_max), &[0, 60]].concat());
-            let out = sieved(&[&tune[..], &header(&properties)].concat(), 1000);
+            let out = filtered(&[&tune[..], &header(&properties)].concat(), 1000);
             let expected = if fits { header(&properties) } else { unreadable() };
             assert_eq!(out.strip_prefix(&tune[..]), Some(&expected[..]), "{frame_max}");
         }
     }
 
     #[test]
-    fn what_is_not_amqp_passes_as_it_is() {
+    fn bytes_other_than_amqp_pass_unchanged() {
         for bytes in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"AMQP\x00\x00\x09\x01", b"\x15\x03\x01"] {
-            assert_eq!(sieved(bytes, 3), bytes);
+            assert_eq!(filtered(bytes, 3), bytes);
         }
     }
 }
