@@ -1,8 +1,8 @@
-//! The last net under this program's secrets. What a library, a broker or a proxy says may repeat what it was sent: a text that
-//! others made goes through [`masked`] before it reaches a log, an error or a header. Whoever reads a secret tells it to
-//! [`remember`].
+//! Last protection of this program's secrets. A text of a library, the broker or a proxy may repeat a secret that was
+//! sent. Such a text goes through [`masked`] before it reaches a log, an error or a header. Code that reads a secret
+//! passes the secret to [`remember`].
 //!
-//! There is one list for the whole process: a text can repeat any of them, whatever it is about.
+//! There is one list of secrets for the whole process, because any text may repeat any secret.
 
 use std::{
     borrow::Cow,
@@ -13,31 +13,31 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// What stands in a secret's place.
+/// Replacement text for a secret.
 const HIDDEN: &str = "[hidden]";
-/// Shorter ones protect nothing, and would make texts unreadable.
+/// Minimum length of a masked secret, because masking shorter texts would make messages unreadable.
 const LENGTH_MIN: usize = 4;
-/// Most forms of secrets that are kept; those that were told longest ago go first. A worker has five secrets, and those that rotate do
-/// so every hour at most: this is more than a month of them, in which the others must stay known.
+/// Maximum number of stored forms of secrets; the least recently remembered form is dropped first. A worker has five
+/// secrets, which rotate at most once an hour, so this is enough for more than a month.
 const KEPT_MAX: usize = 2048;
 
 static KNOWN: RwLock<KnownSecrets> = RwLock::new(KnownSecrets(VecDeque::new()));
 
-/// Forms of secrets, those told last at the end.
+/// Forms of secrets; the most recently remembered is last.
 struct KnownSecrets(VecDeque<SecretString>);
 
-/// Hides `secret` from here on: as it is, and as JSON writes it.
+/// Masks `secret` from now on, in its plain form and in its JSON form.
 pub(crate) fn remember(secret: &str) {
     let json = serde_json::Value::from(secret).to_string();
     let json = json.trim_matches('"');
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
     for form in [secret, json] {
-        known.take_in(form);
+        known.add(form);
     }
 }
 
 impl KnownSecrets {
-    fn take_in(&mut self, form: &str) {
+    fn add(&mut self, form: &str) {
         if form.len() < LENGTH_MIN {
             return;
         }
@@ -48,7 +48,7 @@ impl KnownSecrets {
     }
 }
 
-/// `text` without any secret of ours.
+/// `text` with all known secrets masked.
 #[must_use]
 pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
@@ -57,12 +57,12 @@ pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     if found.is_empty() {
         return Cow::Borrowed(text);
     }
-    // One may be a part of another.
+    // Longest first, because one secret may be a part of another.
     found.sort_unstable_by_key(|one| std::cmp::Reverse(one.len()));
     Cow::Owned(found.into_iter().fold(text.to_owned(), |text, one| text.replace(one, HIDDEN)))
 }
 
-/// Writes what it is given, masked. Each write is to be a whole text, as the log's are.
+/// A writer that masks secrets. Each write must contain a complete text, as log lines do.
 #[derive(Debug)]
 pub(crate) struct Masked<W>(pub W);
 
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn remembered_secret_is_masked_in_all_its_forms() {
+    fn remembered_secret_is_masked_in_plain_and_json_form() {
         remember("pass-wörd\"17");
         remember("pass-wörd\"17-and-more");
         for (text, expected) in [
@@ -102,19 +102,19 @@ mod tests {
     }
 
     #[test]
-    fn secret_that_is_told_again_outlives_those_that_rotate() {
+    fn secret_remembered_again_outlives_rotated_secrets() {
         let mut known = KnownSecrets(VecDeque::new());
         for hour in 0..=KEPT_MAX {
-            known.take_in(&format!("rotated-{hour:06}"));
-            known.take_in("told-at-each-connection");
+            known.add(&format!("rotated-{hour:06}"));
+            known.add("used-at-each-connection");
         }
         let forms: Vec<_> = known.0.iter().map(ExposeSecret::expose_secret).collect();
         assert_eq!(forms.len(), KEPT_MAX);
-        assert!(forms.contains(&"told-at-each-connection") && !forms.contains(&"rotated-000000"));
+        assert!(forms.contains(&"used-at-each-connection") && !forms.contains(&"rotated-000000"));
     }
 
     #[test]
-    fn short_text_is_not_taken_for_a_secret() {
+    fn short_text_is_not_masked() {
         remember("abc");
         remember("");
         assert_eq!(masked("abc"), "abc");

@@ -61,7 +61,7 @@ pub(crate) enum WorkerError {
     Ledger(#[from] LedgerError),
     /// The HTTP client could not be created.
     #[error("HTTP client: {0}")]
-    Http(#[from] upstream::NoClient),
+    Http(#[from] upstream::ClientError),
     /// The metrics conflict: a defect.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Finding;
 use crate::{
     config::Loaded,
-    ledger::{Ledger, LedgerError, LedgerKind, Look},
+    ledger::{FileStatus, Ledger, LedgerError, LedgerKind},
 };
 
 const WHAT: &str = "ledger";
@@ -13,24 +13,26 @@ const WHAT: &str = "ledger";
 pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
     match loaded.ledger() {
         LedgerKind::Memory => vec![Finding::pass(WHAT, "kept in memory; nothing to check")],
-        LedgerKind::File { path } => vec![file(&path, Ledger::look(path.clone()).await)],
+        LedgerKind::File { path } => vec![file(&path, Ledger::inspect(path.clone()).await)],
         kind @ LedgerKind::Redis { .. } => redis(kind).await,
     }
 }
 
-fn file(path: &Path, look: Result<Look, LedgerError>) -> Finding {
+fn file(path: &Path, look: Result<FileStatus, LedgerError>) -> Finding {
     let path = path.display();
     match look {
-        Ok(Look::Ready(entries)) => Finding::pass(WHAT, format!("{path} can be opened; {entries} entries")),
-        Ok(Look::Repair) => {
+        Ok(FileStatus::Ready(entries)) => {
+            Finding::pass(WHAT, format!("{path} can be opened; {entries} entries"))
+        }
+        Ok(FileStatus::Repair) => {
             Finding::pass(WHAT, format!("{path} was not closed cleanly; the worker repairs it at startup"))
         }
-        Ok(Look::InUse) => Finding::pass(
+        Ok(FileStatus::InUse) => Finding::pass(
             WHAT,
             format!("{path} is in use, probably by a running worker; contents not checked"),
         )
         .advise("a second worker on this machine needs a ledger.path of its own"),
-        Ok(Look::Absent(folder)) => Finding::pass(
+        Ok(FileStatus::Absent(folder)) => Finding::pass(
             WHAT,
             format!("{path} does not exist; the worker can create it in {}", folder.display()),
         ),

@@ -125,7 +125,7 @@ async fn person(loaded: &Loaded, token: TokenSource) -> TokenResult {
 
 fn unable(error: &dyn std::fmt::Display) -> UpstreamError {
     let reason = format!("cannot set up the HTTP client: {error}");
-    UpstreamError { cause: ErrorCause::Passing, status: None, unknown: false, reason, retry_after: None }
+    UpstreamError { cause: ErrorCause::Transient, status: None, unknown: false, reason, retry_after: None }
 }
 
 fn token_finding(what: &str, result: &Result<TokenResult, &str>) -> Finding {
@@ -148,8 +148,8 @@ fn token_finding(what: &str, result: &Result<TokenResult, &str>) -> Finding {
 fn advice(error: &UpstreamError) -> &'static str {
     match (error.cause, error.status) {
         (ErrorCause::Token, _) => "put a valid bot token into the file; the worker reads it again",
-        (ErrorCause::Passing | ErrorCause::RateLimited, Some(_)) => "try again; check status.webex.com",
-        (ErrorCause::Passing, None) => {
+        (ErrorCause::Transient | ErrorCause::RateLimited, Some(_)) => "try again; check status.webex.com",
+        (ErrorCause::Transient, None) => {
             "check hosts.webex_url, the network, the proxy (HTTPS_PROXY, NO_PROXY), and tls.ca_file for a private CA"
         }
         _ => "check hosts.webex_url: it must point to Webex's API",

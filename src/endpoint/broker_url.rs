@@ -1,6 +1,6 @@
-//! The broker's URLs. This is the only reader of them: two that understand one text differently would send a password to a host
-//! that nobody meant. An error names the node by its number and says what to do, and shows nothing of the text: any part of it
-//! may be a password that was written the wrong way.
+//! Parser of the broker's URLs. There is only one parser, because two parsers that read a text differently could send a
+//! password to the wrong host. An error gives the number of the node and a remedy. An error never contains a part of the
+//! text, because any part may be a password that was not encoded correctly.
 
 use std::{fmt, net::Ipv4Addr};
 
@@ -13,19 +13,16 @@ use crate::masking;
 /// One node of the broker.
 #[derive(Clone)]
 pub(crate) struct Node {
-    /// `amqps://`.
+    /// True for `amqps://`.
     pub tls: bool,
     /// A name, or an address without brackets.
     pub host: String,
-    /// 5671 with TLS, 5672 without, if the URL names none.
+    /// Default: 5671 with TLS, 5672 without.
     pub port: u16,
-    /// Who logs in.
     pub user: String,
-    /// The user's password.
     pub password: SecretString,
-    /// The virtual host.
     pub vhost: String,
-    /// In seconds, if the URL names it.
+    /// Heartbeat in seconds, if the URL sets it.
     pub heartbeat: Option<u16>,
 }
 
@@ -35,18 +32,18 @@ impl fmt::Debug for Node {
     }
 }
 
-/// What holds for all nodes.
+/// Settings that apply to all nodes.
 #[derive(Clone, Copy, Debug)]
 pub struct UrlRules {
     /// `amqp.allow_insecure`.
     pub allow_insecure: bool,
-    /// `amqp.auth` is `external`: who logs in is said by a certificate.
+    /// `amqp.auth` is `external`: the client certificate identifies the user.
     pub external: bool,
 }
 
 const EXPECTED: &str = "expected amqp://user:password@host:port/vhost or amqps://…";
 const ENCODE: &str = "; a password is written with %25 for %, %2F for /, %3F for ?, %23 for #, %40 for @, %3A for :, %2C for a comma, %3B for ;";
-/// Query keys that other clients know, and what there is in their place.
+/// Query keys of other clients, and what to use instead.
 const ELSEWHERE: [(&str, &str); 24] = [
     ("cacertfile", "set tls.ca_file"),
     ("ca_certs", "set tls.ca_file"),
@@ -62,25 +59,26 @@ const ELSEWHERE: [(&str, &str); 24] = [
     ("ssl_cert_reqs", "the server's certificate is always verified; set tls.ca_file for a private CA"),
     ("fail_if_no_peer_cert", "the server's certificate is always verified"),
     ("depth", "the server's certificate is always verified"),
-    ("server_name_indication", "the certificate is verified for the host of the URL"),
+    ("server_name_indication", "the certificate is verified against the host in the URL"),
     ("ssl", "write amqps:// for TLS"),
     ("tls", "write amqps:// for TLS"),
-    ("ssl_options", "write amqps:// for TLS, and see tls.ca_file"),
+    ("ssl_options", "write amqps:// for TLS; set tls.ca_file for a private CA"),
     ("auth_mechanism", "set amqp.auth"),
     ("connection_timeout", "set amqp.connect_timeout"),
     ("socket_timeout", "set amqp.connect_timeout"),
     ("vhost", "write the virtual host after the host, as in amqp://host/vhost"),
-    ("frame_max", "the broker's own value is used"),
-    ("channel_max", "the broker's own value is used"),
+    ("frame_max", "the broker's value is used"),
+    ("channel_max", "the broker's value is used"),
 ];
 
-/// The nodes that `text` names, in order and never none, separated by commas.
+/// Parses the comma-separated node URLs in `text`. The result keeps their order and is never empty.
 ///
 /// # Errors
-/// What was expected; shows nothing of `text`.
+/// The expected form, without any part of `text`.
 pub(crate) fn nodes(text: &SecretString, rules: UrlRules) -> Result<Vec<Node>, String> {
     let text = text.expose_secret();
-    // Spaces around a comma are how lists are written; the URL parser would drop other white space without a word.
+    // Spaces around commas are common in lists. Other white space is refused, because the URL parser would drop it
+    // silently.
     let parts: Vec<&str> = match text.split_once(',') {
         Some(_) => text.split(',').map(|part| part.trim_matches(' ')).collect(),
         None => vec![text],
@@ -101,22 +99,27 @@ fn node(text: &str, rules: UrlRules) -> Result<Node, String> {
     let host = host(&url)?;
     let query = query(&url)?;
     if url.fragment().is_some() {
-        return Err(format!("expected no # in it{ENCODE}"));
+        return Err(format!("expected no # in the URL{ENCODE}"));
     }
     let vhost = vhost(&url)?;
     let (user, password) = login(&url, rules)?;
     let tls = url.scheme() == "amqps";
     if !tls && rules.external {
-        return Err("expected amqps://, as amqp.auth = \"external\" logs in by a certificate".to_owned());
+        return Err(
+            "expected amqps://, because amqp.auth = \"external\" logs in with a certificate".to_owned()
+        );
     }
     if !tls && !rules.allow_insecure && !is_local(&url) {
-        return Err("expected amqps:// (amqp:// is for loopback and cluster-local hosts, or with amqp.allow_insecure)".to_owned());
+        return Err(
+            "expected amqps:// (amqp:// is allowed for loopback and cluster-local hosts, or with amqp.allow_insecure)"
+                .to_owned(),
+        );
     }
     let port = url.port().unwrap_or(if tls { 5671 } else { 5672 });
     if port == 0 {
         return Err("expected a port from 1 to 65535".to_owned());
     }
-    // Before any text is made of this node by anybody.
+    // Before any text about this node is created.
     if password != user {
         masking::remember(&password);
         masking::remember(url.password().unwrap_or_default());
@@ -124,30 +127,30 @@ fn node(text: &str, rules: UrlRules) -> Result<Node, String> {
     Ok(Node { tls, host, port, user, password: password.into(), vhost, heartbeat: query })
 }
 
-/// What can be seen without reading it as a URL.
+/// Checks that need no URL parser.
 pub(super) fn shape(text: &str) -> Result<(), &'static str> {
     match text {
         "" => {
-            Err("expected a URL such as amqps://user:password@host/vhost, and it is empty (see the commas)")
+            Err("expected a URL such as amqps://user:password@host/vhost, but it is empty (check the commas)")
         }
-        text if text.ends_with(['\n', '\r']) => {
-            Err("expected no line break at its end; remove it (printf '%s' writes none, echo does)")
-        }
+        text if text.ends_with(['\n', '\r']) => Err(
+            "expected no line break at the end of the URL; remove the line break (echo writes one, printf '%s' does not)",
+        ),
         text if text.starts_with(['"', '\'']) => Err("expected a URL without quotes around it"),
         text if text.contains(|c: char| c.is_whitespace() || c.is_control()) => Err(
-            "expected no spaces or line breaks in it; several nodes are separated by commas, a space in a password is written %20",
+            "expected no spaces or line breaks in the URL; several nodes are separated by commas, a space in a password is written %20",
         ),
         text if text.contains(';') => Err(
-            "expected no ; in it: several nodes are separated by commas, a ; in a password is written %3B",
+            "expected no ; in the URL: several nodes are separated by commas, a ; in a password is written %3B",
         ),
         _ => Ok(()),
     }
 }
 
-/// The parser's own words name no remedy.
+/// Converts a parse error into a text with a remedy.
 fn unparsed(text: &str, error: url::ParseError) -> String {
     match error {
-        _ if !text.contains("://") => format!("{EXPECTED}: it begins with amqp:// or amqps://"),
+        _ if !text.contains("://") => format!("{EXPECTED}: a URL begins with amqp:// or amqps://"),
         url::ParseError::InvalidPort => format!("{EXPECTED}, with a port from 1 to 65535{ENCODE}"),
         _ => format!("{EXPECTED}{ENCODE}"),
     }
@@ -160,31 +163,27 @@ fn scheme(url: &Url) -> Result<(), String> {
         }
         "amqp" | "amqps" => return Ok(()),
         "pyamqp" | "librabbitmq" | "py-amqp" | "rabbitmq" | "kombu" | "tcp" => {
-            "expected amqp:// (or amqps:// for TLS): other names of it are known to other clients alone"
+            "expected amqp:// (or amqps:// for TLS): only other clients know this scheme"
         }
-        "amqp+ssl" | "amqp+tls" | "amqp-ssl" | "rabbitmqs" | "ssl" | "tls" => {
-            "expected amqps://, which is TLS"
-        }
-        "http" | "https" => "expected amqp:// or amqps://: http is the management API's, on another port",
+        "amqp+ssl" | "amqp+tls" | "amqp-ssl" | "rabbitmqs" | "ssl" | "tls" => "expected amqps:// for TLS",
+        "http" | "https" => "expected amqp:// or amqps://: http is for the management API, on another port",
         "mqtt" | "mqtts" | "stomp" | "ws" | "wss" => {
-            "expected amqp:// or amqps://: the worker speaks AMQP 0-9-1 alone"
+            "expected amqp:// or amqps://: the worker supports only AMQP 0-9-1"
         }
-        _ => return Err(format!("{EXPECTED}: it begins with amqp:// or amqps://")),
+        _ => return Err(format!("{EXPECTED}: a URL begins with amqp:// or amqps://")),
     };
     Err(instead.to_owned())
 }
 
-/// The host, which has one reading only.
+/// The host of `url`, if it is unambiguous.
 pub(super) fn host(url: &Url) -> Result<String, String> {
     let expected = || {
-        format!(
-            "expected a host's name or its address in full, as in amqps://user:password@host/vhost{ENCODE}"
-        )
+        format!("expected a host name or an address in full, as in amqps://user:password@host/vhost{ENCODE}")
     };
     match url.host() {
         Some(Host::Domain(name)) if !name.is_empty() => {
             let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-            // An address as a bare number is taken by resolvers, and misread by people.
+            // Resolvers accept a plain number as an address, but people misread it.
             let last = name.trim_end_matches('.').rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
             let digits = |text: &str, radix| text.chars().all(|c| c.is_digit(radix));
             let number = name.parse::<Ipv4Addr>().is_err()
@@ -197,20 +196,20 @@ pub(super) fn host(url: &Url) -> Result<String, String> {
     }
 }
 
-/// The heartbeat, the one thing that a query may say.
+/// The heartbeat, which is the only supported query key.
 fn query(url: &Url) -> Result<Option<u16>, String> {
     let Some(text) = url.query() else { return Ok(None) };
-    // A password with a ? in it ends up here.
+    // A password that contains ? is parsed as a query.
     if text.contains('@') {
-        return Err(format!("expected no ? but in front of heartbeat=SECONDS{ENCODE}"));
+        return Err(format!("expected ? only before heartbeat=SECONDS{ENCODE}"));
     }
     let mut heartbeat = None;
     for (key, value) in url.query_pairs() {
         if key == "heartbeat" {
             if heartbeat.is_some() {
-                return Err("expected heartbeat once".to_owned());
+                return Err("expected heartbeat only once".to_owned());
             }
-            // Without one, a peer that stalls would not be noticed.
+            // Zero would disable the heartbeat, and a stalled peer would not be noticed.
             let seconds = value.parse::<u16>().ok().filter(|seconds| (1..=3600).contains(seconds));
             heartbeat = Some(
                 seconds.ok_or("expected heartbeat in whole seconds from 1 to 3600, such as ?heartbeat=10")?,
@@ -221,7 +220,7 @@ fn query(url: &Url) -> Result<Option<u16>, String> {
             return Err(format!("the query key {key} is not supported: {instead}"));
         }
         if strsim::jaro_winkler(&key, "heartbeat") > 0.8 {
-            return Err("a query key is unknown: did you mean heartbeat?".to_owned());
+            return Err("unknown query key: did you mean heartbeat?".to_owned());
         }
         let plain = (1..=32).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         let which = if plain { format!("the query key {key} is") } else { "a query key is".to_owned() };
@@ -230,7 +229,8 @@ fn query(url: &Url) -> Result<Option<u16>, String> {
     Ok(heartbeat)
 }
 
-/// What stands after the host; nothing and `/` alone are the default one, as operators and the Cluster Operator mean it.
+/// The virtual host after the host. An empty path and `/` are the default virtual host, as operators and the Cluster
+/// Operator expect.
 fn vhost(url: &Url) -> Result<String, String> {
     let path = url.path().strip_prefix('/').unwrap_or(url.path());
     if path.is_empty() {
@@ -238,16 +238,16 @@ fn vhost(url: &Url) -> Result<String, String> {
     }
     if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+=".contains(&b)) {
         return Err(format!(
-            "expected one virtual host after the host, with %2F for a / in it and %XX for other special characters{ENCODE}"
+            "expected one virtual host after the host, written with %2F for a / and %XX for other special characters{ENCODE}"
         ));
     }
     decoded(path, "virtual host").and_then(|vhost| match vhost.len() {
         ..256 => Ok(vhost),
-        _ => Err("expected a virtual host of 255 bytes at most".to_owned()),
+        _ => Err("expected a virtual host of at most 255 bytes".to_owned()),
     })
 }
 
-/// User and password; RabbitMQ's default ones if neither is given.
+/// User and password; RabbitMQ's default user and password if neither is given.
 fn login(url: &Url, rules: UrlRules) -> Result<(String, String), String> {
     match (url.username(), url.password()) {
         _ if rules.external => Ok((String::new(), String::new())),
@@ -262,13 +262,13 @@ fn login(url: &Url, rules: UrlRules) -> Result<(String, String), String> {
     }
 }
 
-/// `text` without percent-encoding. A NUL would end the user's name within the login.
+/// Decodes percent-encoding in `text`. A NUL is refused, because it would end the user name within the login.
 pub(super) fn decoded(text: &str, what: &str) -> Result<String, String> {
     let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
-    let decoded = decoded.map_err(|_| format!("expected UTF-8, percent-encoded, as the {what}"))?;
+    let decoded = decoded.map_err(|_| format!("expected percent-encoded UTF-8 in the {what}"))?;
     if decoded.contains(|c: char| c.is_control()) {
         return Err(format!(
-            "expected no line break or other control character in the {what}; remove it (echo writes one, printf '%s' does not)"
+            "expected no line break or other control character in the {what}; remove it (echo writes a line break, printf '%s' does not)"
         ));
     }
     Ok(decoded.into_owned())
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn url_is_read_into_its_parts() {
+    fn url_is_parsed_into_its_parts() {
         let node = one("amqps://us%20er:p%40ss%2Fw%3Ford@mq.example.com:5679/a%2fb?heartbeat=30");
         assert_eq!((node.tls, node.host.as_str(), node.port), (true, "mq.example.com", 5679));
         assert_eq!((node.user.as_str(), node.password.expose_secret()), ("us er", "p@ss/w?ord"));
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_virtual_host_is_the_default_one() {
+    fn empty_virtual_host_is_the_default_virtual_host() {
         for url in [
             "amqp://localhost",
             "amqp://localhost/",
@@ -324,9 +324,9 @@ mod tests {
         assert_eq!(hosts("amqp://a/v, amqps://b.example.com/v"), ["a", "b.example.com"]);
     }
 
-    /// None of these may be understood in any way, and no error may show a part of them.
+    /// All of these URLs are refused, and no error contains a part of the URL.
     #[test]
-    fn unfit_url_is_refused_with_what_to_do() {
+    fn invalid_url_is_refused_with_a_hint() {
         for (url, hint) in [
             ("", "it is empty"),
             ("amqp://a/v,", "node 2 of 2: expected a URL"),
@@ -339,8 +339,8 @@ mod tests {
             ("amqp://u:s3cret@a/v%0a", "control character"),
             ("amqp://u:s3cret%0a@a/v", "control character in the password"),
             ("amqp://u%00:s3cret@a/v", "control character in the user"),
-            ("amqp://u:s3cret@a/v\n", "line break at its end"),
-            ("amqp://u:s3cret@a/v\r\n", "line break at its end"),
+            ("amqp://u:s3cret@a/v\n", "line break at the end"),
+            ("amqp://u:s3cret@a/v\r\n", "line break at the end"),
             ("amqp://u:s3\tcret@a/v", "no spaces"),
             ("amqp://u:s3cret@a/v#x", "%23 for #"),
             ("amqp://u:s3#cret@a/v", "%23 for #"),

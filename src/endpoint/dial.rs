@@ -1,5 +1,5 @@
-//! Connects to a name that may have several addresses, some of which lead nowhere: a peer that is down, a network that drops
-//! packets, a host that accepts and never says a word. No address may keep the others from being tried.
+//! Connects to a name with several addresses, some of which may not work: a peer that is down, a network that drops
+//! packets, a host that accepts a connection and never responds. No address prevents attempts on the others.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
@@ -11,14 +11,14 @@ use tokio::{
 
 use super::Obstacle;
 
-/// The wait before the next address is tried as well, as RFC 8305 recommends.
+/// Delay before a parallel attempt on the next address, as RFC 8305 recommends.
 const STAGGER: Duration = Duration::from_millis(250);
-/// Most addresses of one name that are tried.
+/// Maximum number of addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 16;
 
-/// Connects to one of the addresses of `host`, and has `begin` make of the stream what is wanted, within `limit`. Addresses are
-/// tried by RFC 8305; if one accepts and `begin` then fails or takes longer than its share of the time, the others are tried,
-/// unless the failure is `final`: an answer that no other address would give.
+/// Connects to one of the addresses of `host` and runs `begin` on the stream, within `limit`. Addresses are tried as in
+/// RFC 8305. If `begin` fails, or takes longer than its share of the time, the other addresses are tried. A final
+/// failure (`is_final`) ends the attempts, because every address would respond the same.
 pub(crate) async fn dial<T, E, F: Future<Output = Result<T, E>>>(
     host: &str,
     port: u16,
@@ -60,13 +60,13 @@ async fn dial_any<T, E, F: Future<Output = Result<T, E>>>(
     Err(last.unwrap_or_else(|| unreached(Obstacle::NameNotFound)))
 }
 
-/// The addresses of `host`, the two families by turns.
+/// The addresses of `host`, with IPv4 and IPv6 interleaved.
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Obstacle> {
     let found: Vec<_> = lookup_host((host, port)).await.map_err(|_| Obstacle::NameNotFound)?.collect();
     Ok(interleaved(found))
 }
 
-/// `addresses` in their order, but the two families by turns, each address once.
+/// `addresses` in their order, with the two families interleaved and without duplicates.
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
@@ -86,7 +86,8 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// The first connection that stands. Each next address is tried as soon as one fails, or a moment after the one before it.
+/// The first established connection. The next address is tried when an attempt fails, or [`STAGGER`] after the previous
+/// attempt.
 async fn race(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Obstacle> {
     let mut left = addresses.iter().copied();
     let mut tries = FuturesUnordered::new();
@@ -100,12 +101,12 @@ async fn race(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Obsta
             biased;
             ended = tries.next() => match ended {
                 Some((Ok(stream), address)) => {
-                    // Frames are small, and wait for nobody. A socket that refuses this works all the same.
+                    // Small frames must be sent immediately. A socket that refuses this option still works.
                     _ = stream.set_nodelay(true);
                     return Ok((stream, address));
                 }
                 Some((Err(error), _)) => {
-                    obstacle = why(&error);
+                    obstacle = obstacle_of(&error);
                     tries.extend(left.next().map(connect));
                 }
                 None => return Err(obstacle),
@@ -115,7 +116,7 @@ async fn race(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Obsta
     }
 }
 
-fn why(error: &io::Error) -> Obstacle {
+fn obstacle_of(error: &io::Error) -> Obstacle {
     Obstacle::of_io(error.kind()).unwrap_or(Obstacle::Other)
 }
 
@@ -132,7 +133,7 @@ mod tests {
     #[derive(Debug, PartialEq)]
     enum DialFailure {
         Obstacle(Obstacle),
-        Answer,
+        Final,
     }
 
     async fn listener() -> (TcpListener, SocketAddr) {
@@ -141,8 +142,8 @@ mod tests {
         (listener, address)
     }
 
-    /// An address that answers no SYN: its queue of connections is full.
-    async fn silent() -> (Vec<TcpStream>, std::net::TcpListener, SocketAddr) {
+    /// An address that does not respond to a SYN, because its backlog is full.
+    async fn unresponsive() -> (Vec<TcpStream>, std::net::TcpListener, SocketAddr) {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1).unwrap().into_std().unwrap();
@@ -155,8 +156,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn address_that_hangs_keeps_no_other_from_being_tried() {
-        let (held, _listener, hangs) = silent().await;
+    async fn hanging_address_does_not_block_the_next_address() {
+        let (held, _listener, hangs) = unresponsive().await;
         let (_other, answers) = listener().await;
         let connected = timeout(SOON, race(&[hangs, answers])).await.unwrap().unwrap();
         assert_eq!(connected.1, answers);
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn address_that_refuses_is_followed_by_the_next_and_named() {
+    async fn refusing_address_is_followed_by_the_next_address() {
         let (gone, refuses) = listener().await;
         drop(gone);
         let (_other, answers) = listener().await;
@@ -172,9 +173,9 @@ mod tests {
         assert_eq!(race(&[refuses]).await.unwrap_err(), Obstacle::Refused);
     }
 
-    /// Accepting is not yet answering: a handshake that hangs or fails goes on with the next address, one that is answered ends.
+    /// A handshake that hangs or fails is repeated on the next address; a final failure ends the attempts.
     #[tokio::test]
-    async fn handshake_that_fails_is_tried_with_the_next_address() {
+    async fn failed_handshake_is_repeated_on_the_next_address() {
         let (_one, first) = listener().await;
         let (_two, second) = listener().await;
         let tried = Mutex::new(Vec::new());
@@ -195,7 +196,7 @@ mod tests {
         };
         let both = || vec![first, second];
         let soon = || Instant::now() + SOON;
-        let is_final = |failure: &DialFailure| *failure == DialFailure::Answer;
+        let is_final = |failure: &DialFailure| *failure == DialFailure::Final;
         let reached = dial_any(
             both(),
             Instant::now() + Duration::from_secs(2),
@@ -208,16 +209,16 @@ mod tests {
         let failed = begin(false, Some(DialFailure::Obstacle(Obstacle::Expired)));
         assert_eq!(dial_any(both(), soon(), DialFailure::Obstacle, failed, is_final).await, Ok(second));
         assert_eq!(*tried.lock().unwrap(), [first, second, first, second]);
-        let answered = begin(false, Some(DialFailure::Answer));
+        let answered = begin(false, Some(DialFailure::Final));
         assert_eq!(
             dial_any(both(), soon(), DialFailure::Obstacle, answered, is_final).await,
-            Err(DialFailure::Answer)
+            Err(DialFailure::Final)
         );
         let none: Result<Infallible, DialFailure> = dial_any(
             Vec::new(),
             soon(),
             DialFailure::Obstacle,
-            |_| async { Err(DialFailure::Answer) },
+            |_| async { Err(DialFailure::Final) },
             is_final,
         )
         .await;
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_an_address_is_tried_once() {
+    fn address_families_are_interleaved_without_duplicates() {
         let of = |all: &[&str]| all.iter().map(|one| one.parse().unwrap()).collect::<Vec<SocketAddr>>();
         let found = of(&["[::1]:1", "[::2]:1", "1.0.0.1:1", "1.0.0.1:1", "1.0.0.2:1", "1.0.0.3:1"]);
         let expected = of(&["[::1]:1", "1.0.0.1:1", "[::2]:1", "1.0.0.2:1", "1.0.0.3:1"]);

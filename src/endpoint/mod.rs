@@ -1,5 +1,5 @@
-//! Why a peer was not reached, in words of our own: one classification for the broker, Redis, Webex and the collector. A
-//! library's or a peer's own text may repeat a URL with its password, so it never leaves this module.
+//! Classification of connection failures for the broker, Redis, Webex and the collector, with texts of this program. The
+//! text of a library or a peer may repeat a URL with its password, so that text never leaves this module.
 //! `dial` connects to a name that has several addresses.
 
 pub(crate) mod broker_url;
@@ -13,36 +13,36 @@ pub(crate) use dial::dial;
 
 use rustls::{AlertDescription, CertificateError};
 
-/// Why there is no connection.
+/// Cause of a failed connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Obstacle {
     /// The name has no address.
     NameNotFound,
     /// Nothing listens there.
     Refused,
-    /// No answer in time.
+    /// No response within the time limit.
     TimedOut,
     /// No route.
     Unroutable,
-    /// The peer ended the connection.
+    /// The peer closed the connection.
     Closed,
-    /// The certificate's issuer is not among those that are trusted.
+    /// The issuer of the certificate is not trusted.
     UnknownIssuer,
-    /// The certificate's time is over.
+    /// The certificate has expired.
     Expired,
-    /// The certificate's time has not begun.
+    /// The certificate is not valid yet.
     NotYetValid,
     /// The certificate is for other names.
     WrongName,
-    /// The certificate is one that only issues others.
+    /// The certificate is a CA certificate, not a server certificate.
     IssuerAsServer,
-    /// The certificate can't be used, for any other reason.
+    /// The certificate can't be used for any other reason.
     BadCertificate,
-    /// The peer wants a certificate of ours, and got none.
+    /// The peer requires a client certificate, but got none.
     ClientCertificateMissing,
-    /// The peer does not accept our certificate.
+    /// The peer does not accept our client certificate.
     ClientCertificateRefused,
-    /// Both sides speak TLS, and have no version or cipher in common.
+    /// Both sides speak TLS, but have no version or cipher in common.
     NothingInCommon,
     /// The peer does not speak TLS.
     NotTls,
@@ -52,24 +52,24 @@ pub enum Obstacle {
     Proxy,
     /// The proxy itself can't be reached.
     ProxyDown,
-    /// The proxy wants a user and a password.
+    /// The proxy requires a user and a password.
     ProxyLogin,
     /// Anything else.
     Other,
 }
 
 impl Obstacle {
-    /// What `error` says, and what caused it.
+    /// Classifies `error` by its innermost known cause.
     #[must_use]
     pub fn of(error: &(dyn Error + 'static)) -> Self {
         let mut found = Self::Other;
         let mut next = Some(error);
-        // The innermost cause that is known says most.
+        // The innermost known cause is the most specific.
         while let Some(error) = next {
             if let Some(obstacle) = Self::of_one(error) {
                 found = obstacle;
             }
-            // The cause of this is between us and the proxy, and would read as if it were the server's.
+            // Inner causes concern the connection to the proxy, but would read like causes at the server.
             if found == Self::ProxyDown {
                 break;
             }
@@ -87,7 +87,7 @@ impl Obstacle {
         {
             return Some(obstacle);
         }
-        // What some libraries keep to themselves shows in their text alone, which is compared and never shown.
+        // Some libraries expose a cause only in their text, which is compared here and never shown.
         let text = error.to_string();
         [
             ("failed to lookup address", Self::NameNotFound),
@@ -103,7 +103,7 @@ impl Obstacle {
         .find_map(|(part, obstacle)| text.starts_with(part).then_some(obstacle))
     }
 
-    /// What the system says.
+    /// Classifies an I/O error kind.
     #[must_use]
     pub const fn of_io(kind: io::ErrorKind) -> Option<Self> {
         Some(match kind {
@@ -138,14 +138,14 @@ impl Obstacle {
 
     fn of_certificate(error: &CertificateError) -> Self {
         match error {
-            // The second: of another CA of the same name, such as one that was made again.
+            // BadSignature: another CA with the same name, for example a CA that was created again.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownIssuer,
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 Self::WrongName
             }
-            // webpki has no word of its own in rustls for this.
+            // rustls has no variant for this webpki error.
             CertificateError::Other(error) if error.0.to_string() == "CaUsedAsEndEntity" => {
                 Self::IssuerAsServer
             }
@@ -175,26 +175,26 @@ impl Obstacle {
         }
     }
 
-    /// The cause alone, for a sentence that names the peer before it.
+    /// The cause as text, to follow the name of the peer.
     #[must_use]
-    pub const fn words(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::NameNotFound => "the name does not resolve",
             Self::Refused => "connection refused",
-            Self::TimedOut => "no answer within the time limit",
+            Self::TimedOut => "no response within the time limit",
             Self::Unroutable => "no route to the host",
             Self::Closed => "the peer closed the connection",
             Self::UnknownIssuer => "the server's certificate has an unknown issuer",
             Self::Expired => "the server's certificate has expired",
             Self::NotYetValid => "the server's certificate is not valid yet",
             Self::WrongName => "the server's certificate is for another name",
-            Self::IssuerAsServer => "the server's certificate is a CA's own",
+            Self::IssuerAsServer => "the server's certificate is a CA certificate",
             Self::BadCertificate => "the server's certificate is not usable",
             Self::ClientCertificateMissing => "the server requires a client certificate",
             Self::ClientCertificateRefused => "the server refused the client certificate",
             Self::NothingInCommon => "no TLS version or cipher in common",
             Self::NotTls => "the peer does not speak TLS",
-            Self::TlsFile => "a file for TLS is not usable",
+            Self::TlsFile => "a TLS file is not usable",
             Self::Proxy => "the proxy refused the connection",
             Self::ProxyDown => "no connection to the proxy",
             Self::ProxyLogin => "the proxy requires a user and a password",
@@ -202,39 +202,35 @@ impl Obstacle {
         }
     }
 
-    /// What to do about it; nothing that holds for every peer.
+    /// Advice for this cause.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
             Self::NameNotFound => "check the spelling of the host, and DNS (resolv.conf, search domains)",
-            Self::Refused => "check the port, and that the server runs",
+            Self::Refused => "check the port, and that the server is running",
             Self::TimedOut => "check the host and port, firewalls and network policies",
-            Self::Unroutable => {
-                "check the network, and whether the host has IPv6 addresses that lead nowhere"
-            }
-            Self::Closed => "check the port, whether TLS is expected there, and the server's log",
-            Self::UnknownIssuer => {
-                "put the CA of the server's certificate (PEM) into the file of tls.ca_file"
-            }
+            Self::Unroutable => "check the network, and that the host has no unreachable IPv6 addresses",
+            Self::Closed => "check the port, if the port expects TLS, and the server's log",
+            Self::UnknownIssuer => "add the CA of the server's certificate (PEM) to the file in tls.ca_file",
             Self::Expired => "renew the server's certificate, and check this machine's clock",
             Self::NotYetValid => "check this machine's clock, and the server's certificate",
             Self::WrongName => "use a host name that the server's certificate contains",
             Self::IssuerAsServer => {
-                "give the server a certificate that its CA issued; tls.ca_file takes the CA's, not the server's own"
+                "give the server a certificate that its CA issued; tls.ca_file takes the CA certificate, not the server's"
             }
             Self::BadCertificate => "check the server's certificate (openssl s_client -connect HOST:PORT)",
             Self::ClientCertificateMissing => "set amqp.client_cert_file and amqp.client_key_file",
             Self::ClientCertificateRefused => {
-                "check that the server trusts the CA of the client certificate, and the certificate's dates"
+                "check that the server trusts the CA of the client certificate, and check the certificate's dates"
             }
             Self::NothingInCommon => {
-                "enable TLS 1.2 or 1.3 on the server; check whether it requires a client certificate"
+                "enable TLS 1.2 or 1.3 on the server; check if the server requires a client certificate"
             }
-            Self::NotTls => "check the port and the scheme: a port without TLS was addressed with TLS",
+            Self::NotTls => "check the port and the scheme: the client used TLS on a port without TLS",
             Self::TlsFile => "check tls.ca_file, amqp.client_cert_file and amqp.client_key_file",
-            Self::Proxy => "check the proxy, and what it allows; NO_PROXY lists hosts that need none",
-            Self::ProxyDown => "check HTTPS_PROXY, and that the proxy runs",
-            Self::ProxyLogin => "put user and password into HTTPS_PROXY (http://user:password@proxy:port)",
+            Self::Proxy => "check the proxy and its rules; NO_PROXY lists hosts that need no proxy",
+            Self::ProxyDown => "check HTTPS_PROXY, and that the proxy is running",
+            Self::ProxyLogin => "add user and password to HTTPS_PROXY (http://user:password@proxy:port)",
             Self::Other => "check the host, the port, TLS, and the server's log",
         }
     }
@@ -242,11 +238,11 @@ impl Obstacle {
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.words())
+        f.write_str(self.as_str())
     }
 }
 
-/// What caused `error`. The standard library's I/O error passes over what it carries.
+/// The cause of `error`. For an I/O error this is the carried error, which `source` of the standard library skips.
 fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(carried) => Some(carried),

@@ -1,4 +1,4 @@
-//! The URL of Redis, read as strictly as the broker's: see `broker_url`.
+//! Parser of the Redis URL, as strict as the parser of the broker's URLs: see `broker_url`.
 
 use std::fmt;
 
@@ -14,17 +14,15 @@ use crate::masking;
 /// One Redis.
 #[derive(Clone)]
 pub(crate) struct RedisNode {
-    /// `rediss://`.
+    /// True for `rediss://`.
     pub tls: bool,
     /// A name, or an address without brackets.
     pub host: String,
-    /// 6379 if the URL names none.
+    /// Default: 6379.
     pub port: u16,
-    /// Who logs in, if the URL names it.
     pub user: Option<String>,
-    /// The password, if the URL has one.
     pub password: Option<SecretString>,
-    /// The number of the database.
+    /// Number of the database.
     pub database: i64,
 }
 
@@ -38,16 +36,16 @@ const EXPECTED: &str = "expected redis://user:password@host:port/database, or re
 const ENCODE: &str =
     "; special characters in a password are percent-encoded, such as %2F for / and %40 for @";
 
-/// Reads `text`, whose password may go without TLS to hosts of this machine and the cluster, or if `allow_insecure`.
+/// Parses `text`. Without TLS, only loopback and cluster-local hosts are accepted, unless `allow_insecure` is set.
 ///
 /// # Errors
-/// What was expected; shows nothing of `text`.
+/// The expected form, without any part of `text`.
 pub(crate) fn redis_node(text: &SecretString, allow_insecure: bool) -> Result<RedisNode, String> {
     let text = text.expose_secret();
     shape(text)?;
     if text.contains(',') {
         return Err(
-            "expected one URL: the ledger is kept by one Redis; a comma in a password is written %2C"
+            "expected one URL, because the ledger uses one Redis; a comma in a password is written %2C"
                 .to_owned(),
         );
     }
@@ -57,23 +55,25 @@ pub(crate) fn redis_node(text: &SecretString, allow_insecure: bool) -> Result<Re
         "rediss" => true,
         "redis" if allow_insecure || is_local(&url) => false,
         "redis" => {
-            return Err("expected rediss:// (redis:// is for loopback and cluster-local hosts, or with ledger.allow_insecure)"
-                .to_owned());
+            return Err(
+                "expected rediss:// (redis:// is allowed for loopback and cluster-local hosts, or with ledger.allow_insecure)"
+                    .to_owned(),
+            );
         }
         _ => return Err(EXPECTED.to_owned()),
     };
     if url.fragment().is_some() {
         return Err(format!(
-            "expected no # in it; certificates are always verified, tls.ca_file takes a private CA{ENCODE}"
+            "expected no # in the URL; certificates are always verified, set tls.ca_file for a private CA{ENCODE}"
         ));
     }
     if url.query().is_some() {
-        return Err(format!("expected no ? in it; the database's number is written after the host{ENCODE}"));
+        return Err(format!("expected no ? in the URL; write the database number after the host{ENCODE}"));
     }
     let database = url.path().trim_matches('/');
     let database = if database.is_empty() { Ok(0) } else { database.parse::<u16>() };
-    let database = database
-        .map_err(|_| format!("expected the number of a database after the host, or nothing{ENCODE}"))?;
+    let database =
+        database.map_err(|_| format!("expected a database number or nothing after the host{ENCODE}"))?;
     let given = |text: &str, what| if text.is_empty() { Ok(None) } else { decoded(text, what).map(Some) };
     let user = given(url.username(), "user")?;
     let password = given(url.password().unwrap_or_default(), "password")?;
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn url_is_read_into_its_parts() {
+    fn url_is_parsed_into_its_parts() {
         let node = redis_node(&"rediss://us%20er:p%40ss@redis.example.com:6380/3".into(), false).unwrap();
         assert_eq!(
             (node.tls, node.host.as_str(), node.port, node.database),
@@ -112,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn unfit_url_is_refused_with_what_to_do() {
+    fn invalid_url_is_refused_with_a_hint() {
         for (url, hint) in [
-            ("redis://:s3cret@localhost;redis://:s3cret@b", "no ; in it"),
+            ("redis://:s3cret@localhost;redis://:s3cret@b", "no ; in the URL"),
             ("redis://:s3cret@localhost,redis://:s3cret@b", "one URL"),
             ("redis://:s3cret@localhost\n", "line break"),
             ("rediss://:s3cret@redis.example.com/#insecure", "always verified"),
-            ("redis://:s3cret@localhost/0?protocol=resp3", "no ? in it"),
-            ("redis://:s3cret@localhost/s3cret", "number of a database"),
+            ("redis://:s3cret@localhost/0?protocol=resp3", "no ? in the URL"),
+            ("redis://:s3cret@localhost/s3cret", "database number"),
             ("redis://:12/s3cret@localhost", "%2F for /"),
             ("redis://s3cret@localhost", "redis://:password@host"),
             ("redis://:s3cret@redis.example.com", "rediss://"),

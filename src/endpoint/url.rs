@@ -1,24 +1,24 @@
-//! URLs of peers: files that hold them, and the hosts to which secrets may go without TLS.
+//! URLs of peers: files with URLs, and the hosts to which secrets may be sent without TLS.
 
 use std::{fs::File, io::Read as _, net::IpAddr, path::Path};
 
 use secrecy::SecretString;
 use url::{Host, Url};
 
-/// Largest file with a URL that is read, in bytes.
+/// Maximum number of bytes that are read from a file with a URL.
 const URL_FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// What the file at `path` holds.
+/// Reads the URL in the file at `path`.
 ///
 /// # Errors
-/// Where it can't be read.
+/// The I/O error if the file can't be read.
 pub(crate) fn read_url_file(path: &Path) -> std::io::Result<SecretString> {
     let mut text = String::new();
     File::open(path)?.take(URL_FILE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text.trim().into())
 }
 
-/// Whether secrets may go to this host without TLS: this machine, or a name that only a cluster's own DNS knows.
+/// True if secrets may be sent to this host without TLS: a loopback host, or a name that only the cluster's DNS knows.
 pub(crate) fn is_local(url: &Url) -> bool {
     let Some(host) = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']')) else {
         return false;
@@ -33,7 +33,7 @@ pub(crate) fn is_local(url: &Url) -> bool {
         || is_loopback(url)
 }
 
-/// Whether `url` names this machine itself.
+/// True if `url` has a loopback host.
 #[must_use]
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {

@@ -1,4 +1,4 @@
-//! Asks Instant Connect for the links of a session.
+//! Client that requests the links of a session from Instant Connect.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
     upstream::{ErrorCause, Upstream, UpstreamError},
 };
 
-/// Instant Connect, as configured.
+/// Configured client for Instant Connect.
 #[derive(Debug)]
 pub struct InstantConnectClient {
     upstream: Upstream,
@@ -30,17 +30,17 @@ pub struct InstantConnectClient {
     rules: LinkRules,
 }
 
-/// The links of one session, or the first of them: in the order of its experts and guests, experts first.
+/// All links of one session, or the first of them, in the order of its experts and guests; experts come first.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Links {
-    /// One for each expert.
+    /// One link for each expert.
     pub hosts: Vec<HostLinkUrl>,
-    /// One for each guest.
+    /// One link for each guest.
     pub guests: Vec<GuestLinkUrl>,
 }
 
 impl Links {
-    /// How many there are, of hosts and guests.
+    /// Number of host links and guest links.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.hosts.len() + self.guests.len()
@@ -48,17 +48,18 @@ impl Links {
 }
 
 impl InstantConnectClient {
-    /// A client that posts to `url`, the whole endpoint.
+    /// A client that posts to `url`, the complete URL of the endpoint.
     #[must_use]
     pub const fn new(upstream: Upstream, url: Url, options: LinkOptions, rules: LinkRules) -> Self {
         Self { upstream, url, options, rules }
     }
 
-    /// `links`, the first of `session` if any, and those that the next call makes. A repeat makes other links, to the
-    /// same meeting, and with the first of them calls the session's devices.
+    /// Makes the next call for `session` and returns `links` together with the new links. Without a missing link there is
+    /// no call. A repeated call makes different links to the same meeting. The first call of a session also calls its
+    /// devices.
     ///
     /// # Errors
-    /// [`UpstreamError`] of a call that brings none.
+    /// [`UpstreamError`] if the call returns no usable links.
     pub async fn more(&self, session: &Session, mut links: Links) -> Result<Links, UpstreamError> {
         let Some(call) = LinksCall::after(links.count(), session.experts.len(), session.guests.len()) else {
             return Ok(links);
@@ -75,13 +76,13 @@ impl InstantConnectClient {
         links.hosts.extend(hosts);
         links.guests.extend(guests);
         if !response::all_different(&links.hosts, &links.guests) {
-            return Err(self.malformed("the same link twice".to_owned(), answer.tracking_id.as_deref()));
+            return Err(self.malformed("duplicate link".to_owned(), answer.tracking_id.as_deref()));
         }
         answer.mark_ok();
         info!(
             event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
             tracking_id = answer.tracking_id.as_deref().unwrap_or("none"),
-            hosts = call.hosts.len(), guests = call.guests.len(), "Instant Connect made links"
+            hosts = call.hosts.len(), guests = call.guests.len(), "links received from Instant Connect"
         );
         Ok(links)
     }
@@ -92,8 +93,8 @@ impl InstantConnectClient {
     }
 }
 
-/// Nothing in a request is about a person, so a 403 is about us: Instant Connect is not activated, or not for our
-/// token. No event is to blame for that. A proxy's 403 says nothing of our token.
+/// Treats a 403 from Webex as a rejected token. A request contains nothing about a person, so a 403 is not caused by the
+/// event: Instant Connect is not activated, or not for our token. A 403 from a proxy does not concern the token.
 fn forbidden(error: UpstreamError) -> UpstreamError {
     let by_webex = error.cause == ErrorCause::Request;
     if by_webex && error.status == Some(403) {

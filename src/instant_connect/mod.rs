@@ -1,7 +1,7 @@
 //! Instant Connect's `joseencrypt`: short meeting links for the hosts and guests of a session.
 //!
-//! - [`request`]: what is sent, and how a session is split over calls
-//! - [`response`]: what is believed of the answer
+//! - [`request`]: the request body, and the split of a session into calls
+//! - [`response`]: validation of the response
 //! - [`client`]: the calls
 
 pub mod client;

@@ -1,4 +1,4 @@
-//! The body of `POST /api/v2/joseencrypt`, as Instant Connect's Guide has it.
+//! The body of `POST /api/v2/joseencrypt`, as described in Instant Connect's Guide.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::contract::{device::Device, start_session::Session};
 
-/// Most links, hosts' and guests' together, that one call serves (Guide).
+/// Maximum number of links in one call, hosts and guests together (Guide).
 pub const LINKS_MAX: usize = 25;
 
-/// How the key that encrypts a link is itself encrypted.
+/// Algorithm that encrypts the key of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "the values are the Guide's own")]
 pub enum JweAlg {
@@ -22,7 +22,7 @@ pub enum JweAlg {
     Pbes2Hs512A256Kw,
 }
 
-/// How a link's claims are encrypted.
+/// Algorithm that encrypts the claims of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "the values are the Guide's own")]
 pub enum Enc {
@@ -40,7 +40,7 @@ pub enum Enc {
     A256Gcm,
 }
 
-/// How a link's claims are signed.
+/// Algorithm that signs the claims of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "the values are the Guide's own")]
 pub enum JwsAlg {
@@ -52,7 +52,7 @@ pub enum JwsAlg {
     Hs512,
 }
 
-/// The Guide's advanced options. What is `None` is left to Instant Connect's defaults.
+/// The Guide's advanced options. Instant Connect uses its default for an option that is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Crypto {
@@ -73,7 +73,7 @@ pub struct Crypto {
     pub jws_alg: Option<JwsAlg>,
 }
 
-/// One request.
+/// The request body.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request<'a> {
@@ -88,8 +88,8 @@ pub struct Request<'a> {
     crypto: Crypto,
 }
 
-/// The claims. `nbf` and `exp` are lower case and in seconds: the Guide's samples, in capitals and milliseconds,
-/// contradict its own table and RFC 7519.
+/// The claims. `nbf` and `exp` are lower case and in seconds. The Guide's samples use capitals and milliseconds, which
+/// contradicts the Guide's own table and RFC 7519.
 #[derive(Debug, Serialize)]
 struct Jwt<'a> {
     sub: &'a str,
@@ -100,7 +100,7 @@ struct Jwt<'a> {
     flow: Option<Flow<'a>>,
 }
 
-/// Calls devices into the meeting, without knocking.
+/// Devices that are called into the meeting without knocking.
 #[derive(Debug, Serialize)]
 struct Flow<'a> {
     id: &'static str,
@@ -112,7 +112,7 @@ struct Uri<'a> {
     uri: &'a str,
 }
 
-/// What one of a session's calls asks for.
+/// The people for whom one call requests links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinksCall {
     /// Positions among the experts.
@@ -122,8 +122,8 @@ pub struct LinksCall {
 }
 
 impl LinksCall {
-    /// The call that follows where `links` of `hosts` and `guests` are made: hosts first, [`LINKS_MAX`] links at most;
-    /// `None` where that is all.
+    /// The next call of a session with `hosts` and `guests` of which `links` are made. Hosts come first, with at most
+    /// [`LINKS_MAX`] links. `None` if all links are made.
     #[must_use]
     pub fn after(links: usize, hosts: usize, guests: usize) -> Option<Self> {
         let all = hosts + guests;
@@ -134,13 +134,13 @@ impl LinksCall {
         })
     }
 
-    /// How many links it asks for.
+    /// Number of requested links.
     #[must_use]
     pub fn links(&self) -> usize {
         self.hosts.len() + self.guests.len()
     }
 
-    /// Whether it is its session's first one: there is always an expert.
+    /// True for the first call of a session, because every session has an expert.
     const fn is_first(&self) -> bool {
         self.hosts.start == 0
     }
@@ -151,14 +151,14 @@ impl LinksCall {
 pub struct LinkOptions {
     /// The audience.
     pub aud: String,
-    /// Whether short links are asked for.
+    /// Requests short links.
     pub short_urls: bool,
     /// The advanced options.
     pub crypto: Crypto,
 }
 
 impl<'a> Request<'a> {
-    /// The request for `call` of `session`. The devices are in the first alone, so that each is called once.
+    /// The request for `call` of `session`. Only the first call contains the devices, so that each is called once.
     #[must_use]
     pub fn new(options: &'a LinkOptions, session: &'a Session, call: &LinksCall) -> Self {
         let devices = if call.is_first() { session.devices.as_slice() } else { &[] };
@@ -189,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_person_is_in_exactly_one_call_and_no_call_is_too_large(hosts in 1usize..80, guests in 1usize..400) {
+        fn every_person_is_in_exactly_one_call_within_the_limit(hosts in 1usize..80, guests in 1usize..400) {
             let mut made = 0;
             let calls: Vec<_> = std::iter::from_fn(|| {
                 LinksCall::after(made, hosts, guests).inspect(|call| made += call.links())

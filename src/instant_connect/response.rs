@@ -1,4 +1,4 @@
-//! The answer of `joseencrypt`, checked before it is believed.
+//! Parsing and validation of the response of `joseencrypt`.
 
 use std::collections::HashSet;
 
@@ -28,17 +28,17 @@ struct Item {
     short: Option<Private<String>>,
 }
 
-/// What links may look like.
+/// Rules for valid links.
 #[derive(Clone, Debug)]
 pub struct LinkRules {
     /// `instant_connect.allowed_base_urls`.
     pub allowed_base_urls: Vec<String>,
-    /// `instant_connect.long_url_base`, without a slash at its end.
+    /// `instant_connect.long_url_base`, without a trailing slash.
     pub long_url_base: String,
 }
 
 impl LinkRules {
-    /// Whether `url` is a link that could have come from Instant Connect.
+    /// True if `url` has the form of an Instant Connect link.
     #[must_use]
     pub fn allow(&self, url: &str) -> bool {
         let short = self.allowed_base_urls.iter().any(|base| url.starts_with(base.as_str()));
@@ -46,10 +46,10 @@ impl LinkRules {
     }
 }
 
-/// Reads the links that `call` asked for from `body`.
+/// Reads the links that `call` requested from `body`.
 ///
 /// # Errors
-/// What is wrong with the answer; shows nothing of it.
+/// The defect of the response, without any part of it.
 pub fn read(
     body: &[u8],
     call: &LinksCall,
@@ -57,22 +57,22 @@ pub fn read(
     rules: &LinkRules,
 ) -> Result<(Vec<HostLinkUrl>, Vec<GuestLinkUrl>), String> {
     let response: Response = decode::from_json(body).map_err(|invalid| invalid.to_string())?;
-    for (name, items, asked) in
+    for (name, items, requested) in
         [("host", &response.host, call.hosts.len()), ("guest", &response.guest, call.guests.len())]
     {
-        if items.len() != asked {
-            return Err(format!("{} {name} links, and {asked} were asked for", items.len()));
+        if items.len() != requested {
+            return Err(format!("{} {name} links, but {requested} requested", items.len()));
         }
     }
     let base = response.base_url.as_deref();
     let hosts =
-        response.host.iter().map(|item| address(item, base, "login", vertical, rules).map(HostLinkUrl));
+        response.host.iter().map(|item| meeting_link(item, base, "login", vertical, rules).map(HostLinkUrl));
     let guests =
-        response.guest.iter().map(|item| address(item, base, "talk", vertical, rules).map(GuestLinkUrl));
+        response.guest.iter().map(|item| meeting_link(item, base, "talk", vertical, rules).map(GuestLinkUrl));
     Ok((hosts.collect::<Result<_, _>>()?, guests.collect::<Result<_, _>>()?))
 }
 
-fn address(
+fn meeting_link(
     item: &Item,
     base: Option<&str>,
     page: &str,
@@ -80,21 +80,21 @@ fn address(
     rules: &LinkRules,
 ) -> Result<MeetingLink, String> {
     match (base, &item.short, &item.cipher) {
-        (Some(base), Some(short), _) => short_address(base, short.reveal(), rules),
-        (None, None, Some(cipher)) => long_address(cipher.reveal(), page, vertical, rules),
-        (Some(_), None, _) => Err("a baseUrl, and a link without short".to_owned()),
-        (None, Some(_), _) => Err("a short, and no baseUrl".to_owned()),
-        (None, None, None) => Err("a link with neither short nor cipher".to_owned()),
+        (Some(base), Some(short), _) => short_link(base, short.reveal(), rules),
+        (None, None, Some(cipher)) => long_link(cipher.reveal(), page, vertical, rules),
+        (Some(_), None, _) => Err("baseUrl is present, but a link has no short".to_owned()),
+        (None, Some(_), _) => Err("a link has short, but there is no baseUrl".to_owned()),
+        (None, None, None) => Err("a link has neither short nor cipher".to_owned()),
     }
 }
 
 /// Guide: "append the `short` key values to the `baseUrl`".
-fn short_address(base: &str, short: &str, rules: &LinkRules) -> Result<MeetingLink, String> {
+fn short_link(base: &str, short: &str, rules: &LinkRules) -> Result<MeetingLink, String> {
     if !rules.allowed_base_urls.iter().any(|allowed| allowed == base) {
-        return Err("a baseUrl that instant_connect.allowed_base_urls does not list".to_owned());
+        return Err("baseUrl is not in instant_connect.allowed_base_urls".to_owned());
     }
     if short.is_empty() || short.len() > 64 || !ids::is_plain(short) {
-        return Err("a short that is not 1 to 64 letters, digits, - and _".to_owned());
+        return Err("expected 1 to 64 letters, digits, - and _ in short".to_owned());
     }
     Ok(MeetingLink {
         url: format!("{base}{short}").into(),
@@ -104,24 +104,19 @@ fn short_address(base: &str, short: &str, rules: &LinkRules) -> Result<MeetingLi
 }
 
 /// Guide: "Append your API response `cipher` values as the `&data=` parameter value".
-fn long_address(
-    cipher: &str,
-    page: &str,
-    vertical: Vertical,
-    rules: &LinkRules,
-) -> Result<MeetingLink, String> {
-    // RFC 7516, section 7.1: five parts of base64url, of which the authentication tag at least is never empty.
+fn long_link(cipher: &str, page: &str, vertical: Vertical, rules: &LinkRules) -> Result<MeetingLink, String> {
+    // RFC 7516, section 7.1: five base64url parts.
     let compact = cipher.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         && cipher.split('.').count() == 5;
     if !compact {
-        return Err("a cipher that is no compact JWE".to_owned());
+        return Err("cipher is not a compact JWE".to_owned());
     }
     let url = format!("{}/{}/v1/{page}?int=jose&v=1&data={cipher}", rules.long_url_base, vertical.as_str());
     Ok(MeetingLink { url: url.into(), base_url: None, short: None })
 }
 
-/// Whether no link stands twice among `hosts` and `guests`: a guest with a host's link would be the host. Of a long link that is its
-/// cipher, whichever page it leads to.
+/// True if all links are different, because a guest with a host's link would be the host. Long links are compared by
+/// their cipher, without the page.
 #[must_use]
 pub fn all_different(hosts: &[HostLinkUrl], guests: &[GuestLinkUrl]) -> bool {
     let mut seen = HashSet::new();
@@ -153,7 +148,7 @@ mod tests {
 
     /// The Guide's and the Lab's own samples.
     #[test]
-    fn the_recorded_answers_are_read() {
+    fn sample_responses_of_the_guide_are_read() {
         let short = r#"{"host":[{"cipher":"eyJwMnMiOiJpNmZta3dp...cWl3ZGw2cjFuSkg0bEUj","short":"oCVp2LD"}],
             "guest":[{"cipher":"eyJwMnMiOiJEQVdaHOBS...RDTvlZ-aLLRdIMSmCwEc","short":"ckmNR7I"}],"baseUrl":"https://instant.webex.com/visit/"}"#;
         let (host, guest) = read_one(short, Vertical::Hc).unwrap();
@@ -175,18 +170,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_asked_for_is_not_believed() {
+    fn unexpected_response_is_an_error() {
         let base = r#""baseUrl":"https://instant.webex.com/visit/""#;
         for (body, problem) in [
             ("", "invalid JSON"),
             ("null", "expected an object"),
             ("[]", "expected an object"),
-            (r#"{"host":[],"guest":[]}"#, "0 host links, and 1 were asked for"),
+            (r#"{"host":[],"guest":[]}"#, "0 host links, but 1 requested"),
             (
                 &format!(r#"{{"host":[{{"short":"a"}}],"guest":[{{"short":"b"}},{{"short":"c"}}],{base}}}"#),
-                "2 guest links, and 1 were",
+                "2 guest links, but 1 requested",
             ),
-            (&format!(r#"{{"host":[{{"short":"a"}}],"guest":[{{}}],{base}}}"#), "a link without short"),
+            (&format!(r#"{{"host":[{{"short":"a"}}],"guest":[{{}}],{base}}}"#), "a link has no short"),
             (r#"{"host":[{"short":"a"}],"guest":[{"short":"b"}]}"#, "no baseUrl"),
             (r#"{"host":[{}],"guest":[{}]}"#, "neither"),
             (
@@ -202,7 +197,10 @@ mod tests {
                 "1 to 64 letters",
             ),
             (&format!(r#"{{"host":[{{"short":""}}],"guest":[{{"short":"b"}}],{base}}}"#), "1 to 64 letters"),
-            (r#"{"host":[{"cipher":"a&x=y.b.c.d.e"}],"guest":[{"cipher":"a.b.c.d.e"}]}"#, "no compact JWE"),
+            (
+                r#"{"host":[{"cipher":"a&x=y.b.c.d.e"}],"guest":[{"cipher":"a.b.c.d.e"}]}"#,
+                "not a compact JWE",
+            ),
             (r#"{"host":[{"short":5}],"guest":[{}]}"#, "`host[0].short`: expected a string"),
         ] {
             let error = read_one(body, Vertical::Hc).unwrap_err();
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_never_gets_a_hosts_link() {
+    fn guest_link_equal_to_a_host_link_is_detected() {
         let base = r#""baseUrl":"https://instant.webex.com/visit/""#;
         let body = format!(r#"{{"host":[{{"short":"same"}}],"guest":[{{"short":"same"}}],{base}}}"#);
         let (hosts, guests) =
@@ -223,12 +221,12 @@ mod tests {
             let (hosts, guests) = read(body.as_bytes(), &call, Vertical::Hc, &rules()).unwrap();
             all_different(&hosts, &guests)
         };
-        assert_eq!((long("a.b.c.d.e"), long("a.b.c.d.f")), (false, true), "the page is another one");
+        assert_eq!((long("a.b.c.d.e"), long("a.b.c.d.f")), (false, true), "the page does not count");
     }
 
     proptest! {
         #[test]
-        fn any_bytes_give_an_answer(body: Vec<u8>, hosts in 0usize..3, guests in 0usize..3) {
+        fn any_body_is_read_without_a_panic(body: Vec<u8>, hosts in 0usize..3, guests in 0usize..3) {
             if let Ok((h, g)) = read(&body, &LinksCall { hosts: 0..hosts, guests: 0..guests }, Vertical::Hc, &rules()) {
                 prop_assert_eq!((h.len(), g.len()), (hosts, guests));
             }

@@ -1,4 +1,4 @@
-//! Who acts on which key in this process. Claimants of a key take turns, in the order in which they came.
+//! Claims on keys within this process. Claimants of a key get it one at a time, in the order of their requests.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -14,41 +14,41 @@ use tokio::{
 
 use super::entry::Fingerprint;
 
-/// The keys that somebody in this process has, or waits for.
+/// The keys that are claimed or waited for in this process.
 #[derive(Default)]
 pub(super) struct KeyClaims(Mutex<HashMap<String, Slot>>);
 
 struct Slot {
-    turn: Arc<Semaphore>,
-    /// How many have or await the turn; the last one removes the slot.
+    semaphore: Arc<Semaphore>,
+    /// Number of claimants that hold or wait for the key; the last one removes the slot.
     users: usize,
-    /// What the one who acts came with; nobody does while it is only being looked up.
+    /// Fingerprint of the holder that acts; `None` while the holder is only looking the key up.
     acting: Option<Fingerprint>,
 }
 
-/// What came of waiting for a turn.
-pub(super) enum Waited {
-    Turn(KeyGuard),
-    /// The one who acts came with another fingerprint.
+/// Result of [`KeyClaims::acquire`].
+pub(super) enum Acquisition {
+    Acquired(KeyGuard),
+    /// The holder acts with another fingerprint.
     Conflict,
-    /// It took longer than the claimant's patience.
+    /// The key was not free within the time limit.
     Busy,
 }
 
-/// The right to look a key up and to act on it, until it is dropped.
+/// The right to look a key up and to act on it, until the guard is dropped.
 pub(crate) struct KeyGuard {
-    // Given back before the slot is left, see `Drop` of both.
+    // Released before the slot is left; see `Drop` of both types.
     _permit: OwnedSemaphorePermit,
     user: User,
 }
 
-/// One of those who have or await a turn.
+/// A claimant that holds or waits for a key.
 struct User {
     claims: Arc<KeyClaims>,
     key: String,
 }
 
-/// Without the keys: an event's id may be somebody's number.
+/// Leaves the keys out, because an event id may contain a phone number.
 impl fmt::Debug for KeyClaims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyClaims({})", self.lock().len())
@@ -56,29 +56,29 @@ impl fmt::Debug for KeyClaims {
 }
 
 impl KeyClaims {
-    /// Waits for the turn on `key`, `patience` at most.
-    pub(super) async fn turn(
+    /// Waits for `key`, for at most `patience`.
+    pub(super) async fn acquire(
         self: &Arc<Self>,
         key: &str,
         fingerprint: &Fingerprint,
         patience: Duration,
-    ) -> Waited {
-        let (turn, user) = {
+    ) -> Acquisition {
+        let (semaphore, user) = {
             let mut slots = self.lock();
             let slot = slots.entry(key.to_owned()).or_insert_with(|| Slot {
-                turn: Arc::new(Semaphore::new(1)),
+                semaphore: Arc::new(Semaphore::new(1)),
                 users: 0,
                 acting: None,
             });
             if slot.acting.is_some_and(|acting| acting != *fingerprint) {
-                return Waited::Conflict;
+                return Acquisition::Conflict;
             }
             slot.users += 1;
-            (slot.turn.clone(), User { claims: self.clone(), key: key.to_owned() })
+            (slot.semaphore.clone(), User { claims: self.clone(), key: key.to_owned() })
         };
-        match timeout(patience, turn.acquire_owned()).await {
-            Ok(Ok(permit)) => Waited::Turn(KeyGuard { _permit: permit, user }),
-            Ok(Err(_)) | Err(_) => Waited::Busy,
+        match timeout(patience, semaphore.acquire_owned()).await {
+            Ok(Ok(permit)) => Acquisition::Acquired(KeyGuard { _permit: permit, user }),
+            Ok(Err(_)) | Err(_) => Acquisition::Busy,
         }
     }
 
@@ -88,17 +88,17 @@ impl KeyClaims {
 }
 
 impl KeyGuard {
-    /// Its owner acts now: who comes with another fingerprint is refused at once.
-    pub(super) fn act(&self, fingerprint: Fingerprint) {
-        self.acting(Some(fingerprint));
+    /// Marks the holder as acting: a claimant with another fingerprint is refused immediately.
+    pub(super) fn start_acting(&self, fingerprint: Fingerprint) {
+        self.set_acting(Some(fingerprint));
     }
 
-    /// Its owner acts no more, and ends the claim elsewhere before it leaves the turn to the next.
-    pub(super) fn rest(&self) {
-        self.acting(None);
+    /// Marks the holder as no longer acting, while it ends its claim in Redis before the guard is dropped.
+    pub(super) fn stop_acting(&self) {
+        self.set_acting(None);
     }
 
-    fn acting(&self, fingerprint: Option<Fingerprint>) {
+    fn set_acting(&self, fingerprint: Option<Fingerprint>) {
         if let Some(slot) = self.user.claims.lock().get_mut(&self.user.key) {
             slot.acting = fingerprint;
         }
@@ -107,7 +107,7 @@ impl KeyGuard {
 
 impl Drop for KeyGuard {
     fn drop(&mut self) {
-        self.rest();
+        self.stop_acting();
     }
 }
 
@@ -127,44 +127,44 @@ impl Drop for User {
 mod tests {
     use super::*;
 
-    async fn turn(claims: &Arc<KeyClaims>) -> KeyGuard {
-        match claims.turn("k", &[1; 32], Duration::MAX).await {
-            Waited::Turn(turn) => turn,
-            _ => panic!("no turn"),
+    async fn acquire(claims: &Arc<KeyClaims>) -> KeyGuard {
+        match claims.acquire("k", &[1; 32], Duration::MAX).await {
+            Acquisition::Acquired(guard) => guard,
+            _ => panic!("the key was not acquired"),
         }
     }
 
     #[tokio::test]
-    async fn nothing_is_kept_of_a_key_that_nobody_wants() {
+    async fn unused_key_leaves_no_slot() {
         let claims = Arc::new(KeyClaims::default());
-        let first = turn(&claims).await;
-        assert!(matches!(claims.turn("k", &[1; 32], Duration::ZERO).await, Waited::Busy));
-        let waits = tokio::spawn({
+        let first = acquire(&claims).await;
+        assert!(matches!(claims.acquire("k", &[1; 32], Duration::ZERO).await, Acquisition::Busy));
+        let waiting = tokio::spawn({
             let claims = claims.clone();
-            async move { drop(turn(&claims).await) }
+            async move { drop(acquire(&claims).await) }
         });
         drop(first);
-        waits.await.unwrap();
+        waiting.await.unwrap();
         assert!(claims.lock().is_empty());
     }
 
     #[tokio::test]
-    async fn another_fingerprint_is_refused_by_who_acts_and_not_by_who_looks() {
+    async fn acting_holder_refuses_another_fingerprint() {
         let claims = Arc::new(KeyClaims::default());
-        let first = turn(&claims).await;
-        assert!(matches!(claims.turn("k", &[2; 32], Duration::ZERO).await, Waited::Busy));
-        first.act([1; 32]);
-        assert!(matches!(claims.turn("k", &[2; 32], Duration::MAX).await, Waited::Conflict));
+        let first = acquire(&claims).await;
+        assert!(matches!(claims.acquire("k", &[2; 32], Duration::ZERO).await, Acquisition::Busy));
+        first.start_acting([1; 32]);
+        assert!(matches!(claims.acquire("k", &[2; 32], Duration::MAX).await, Acquisition::Conflict));
         drop(first);
-        assert!(matches!(claims.turn("k", &[2; 32], Duration::ZERO).await, Waited::Turn(_)));
+        assert!(matches!(claims.acquire("k", &[2; 32], Duration::ZERO).await, Acquisition::Acquired(_)));
     }
 
     #[tokio::test]
-    async fn who_acted_leaves_nothing_to_the_next() {
+    async fn next_holder_does_not_inherit_the_fingerprint() {
         let claims = Arc::new(KeyClaims::default());
-        let first = turn(&claims).await;
-        first.act([1; 32]);
-        let (_second, ()) = tokio::join!(turn(&claims), async { drop(first) });
-        assert!(matches!(claims.turn("k", &[2; 32], Duration::ZERO).await, Waited::Busy));
+        let first = acquire(&claims).await;
+        first.start_acting([1; 32]);
+        let (_second, ()) = tokio::join!(acquire(&claims), async { drop(first) });
+        assert!(matches!(claims.acquire("k", &[2; 32], Duration::ZERO).await, Acquisition::Busy));
     }
 }

@@ -1,22 +1,22 @@
-//! What is kept for a key.
+//! The ledger's entry for a key.
 
 use std::fmt;
 
 use jiff::Timestamp;
 
-/// A hash of the body that a key came with.
+/// Hash of the body of the message that claims a key.
 pub(super) type Fingerprint = [u8; 32];
 
-/// What is known of an effect.
+/// Known state of an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EntryState {
-    /// Somebody was about to act, and whether the effect happened is unknown; or a part of it happened.
+    /// The effect was about to happen and its outcome is unknown, or a part of it happened.
     Noted,
-    /// It happened.
+    /// The effect happened.
     Recorded,
 }
 
-/// What is kept for a key, until it may be forgotten.
+/// An entry, valid until its expiry time.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(super) fingerprint: Fingerprint,
@@ -35,22 +35,20 @@ impl fmt::Debug for Entry {
 
 #[cfg(test)]
 impl Entry {
-    /// Whether the effect happened.
     pub(crate) fn is_recorded(&self) -> bool {
         self.state == EntryState::Recorded
     }
 
-    /// What it says.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// What a claimant finds.
+/// Result of looking up an entry.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Not done, or not wholly; a note, where somebody was about to, or did a part.
+    /// The effect is not complete. The note of an earlier holder, if there is one.
     Free(Option<Vec<u8>>),
     Recorded(Vec<u8>),
     Conflict,
@@ -58,7 +56,7 @@ pub(super) enum Found {
 }
 
 impl Found {
-    /// What `entry` means to a claimant with `fingerprint`, at `now`.
+    /// Evaluates `entry` for a claimant with `fingerprint`, at `now`.
     pub(super) fn of(entry: Option<Entry>, fingerprint: &Fingerprint, now: Timestamp) -> Self {
         match entry {
             Some(entry) if entry.until > now => match entry.state {
@@ -83,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_counts_until_its_end_for_its_own_body() {
+    fn entry_is_valid_until_expiry_for_its_own_body() {
         let found =
             |state, seconds, body| Found::of(Some(entry(state, seconds)), &[body; 32], Timestamp::UNIX_EPOCH);
         assert!(matches!(found(EntryState::Recorded, 1, 1), Found::Recorded(bytes) if bytes == b"secret"));
@@ -96,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_printed_without_what_is_kept() {
+    fn debug_output_hides_the_value() {
         let printed = format!("{:?}", entry(EntryState::Noted, 1));
         assert_eq!(printed, "Entry(Noted, 6 bytes, until 1970-01-01T00:00:01Z)");
     }

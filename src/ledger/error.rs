@@ -1,90 +1,70 @@
-//! What can be wrong with the ledger, for people.
+//! Errors of the ledger.
 
 use std::{path::PathBuf, time::Duration};
 
-/// Why the ledger did not do what it was asked. Shows nothing of what it keeps, and no password.
+/// A failed ledger operation. The text contains no ledger content and no password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerError {
     /// Another process has the file open.
     #[error(
-        "ledger {}: in use by another process; hint: give each worker a ledger.path of its own, \
-         or all of them ledger.kind = \"redis\"", path.display()
+        "ledger {}: in use by another process; hint: give each worker its own ledger.path, \
+         or set ledger.kind = \"redis\" for all of them", path.display()
     )]
-    InUse {
-        /// Which file.
-        path: PathBuf,
-    },
-    /// The file is not a ledger, or is damaged. No new one is made in its place.
+    InUse { path: PathBuf },
+    /// The file is not a ledger, or is damaged. It is not replaced by a new one.
     #[error(
-        "ledger {}: damaged, or not a ledger ({reason}); hint: put a copy of it back, or move it away to start \
-         with an empty one, which knows nothing of the sessions so far: events that come again are served again",
+        "ledger {}: damaged, or not a ledger ({reason}); hint: restore a copy, or move the file away to start with an \
+         empty ledger; an empty ledger does not know earlier sessions, so repeated events are processed again",
         path.display()
     )]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What was found.
-        reason: String,
-    },
-    /// The disk has no room left.
-    #[error("ledger {}: its disk is full; hint: make room, the ledger goes on by itself", path.display())]
-    Full {
-        /// Which file.
-        path: PathBuf,
-    },
+    Damaged { path: PathBuf, reason: String },
+    /// The disk has no space left.
+    #[error("ledger {}: disk full; hint: free some space, writes resume automatically", path.display())]
+    Full { path: PathBuf },
     /// The file can't be opened, read or written.
-    #[error("ledger {}: {reason}; hint: see ledger.path, its owner and its disk", path.display())]
+    #[error("ledger {}: {reason}; hint: check ledger.path, the owner of the file and the disk", path.display())]
     File {
-        /// Which file.
         path: PathBuf,
-        /// What the system says.
+        /// Text of the system's error.
         reason: String,
     },
-    /// The URL is not one of Redis.
+    /// The URL is not a Redis URL.
     #[error("ledger.url: {problem}")]
     Url {
-        /// What was expected.
+        /// The expected form.
         problem: String,
     },
-    /// The file with the URL can't be read, or holds none that may be used.
+    /// The file with the URL can't be read, or its URL can't be used.
     #[error("ledger.url_file {}: {reason}", path.display())]
-    UrlFile {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Redis can't be reached.
+    UrlFile { path: PathBuf, reason: String },
+    /// The connection to Redis failed.
     #[error(
-        "ledger: Redis can't be reached ({reason}); hint: see ledger.url (or its file), and whether it runs"
+        "ledger: cannot reach Redis: {reason}; hint: check ledger.url (or ledger.url_file) and that Redis is running"
     )]
-    Unreachable {
-        /// What the connection says.
-        reason: String,
-    },
-    /// Redis gave no answer in time.
-    #[error("ledger: no answer from Redis within {} s; hint: see its load and the network", limit.as_secs())]
-    Slow {
-        /// How long it had.
-        limit: Duration,
-    },
-    /// Redis refused.
-    #[error("ledger: Redis refused ({reason}); hint: see its log, memory and access rules")]
+    Unreachable { reason: String },
+    /// Redis did not respond in time.
+    #[error(
+        "ledger: no response from Redis within {} s; hint: check the load of Redis and the network",
+        limit.as_secs()
+    )]
+    Slow { limit: Duration },
+    /// Redis answered with an error.
+    #[error(
+        "ledger: Redis refused ({reason}); hint: check the log, the memory and the access rules of Redis"
+    )]
     Refused {
-        /// The kind and code of its answer, which may itself repeat what it was sent.
+        /// Kind and code of the error. Its text is left out, because it may repeat what was sent.
         reason: String,
     },
-    /// The claim ended before its result was recorded, and somebody else has taken it since.
-    #[error("ledger: the claim ended before its result was recorded, and another worker has it now")]
+    /// The lease expired before the result was recorded, and another worker has claimed the key.
+    #[error("ledger: lease lost: another worker claimed this event before the result was recorded")]
     Lost,
-    /// More than the ledger takes.
-    #[error("ledger: {what} of {bytes} bytes, at most {bytes_max} can be kept")]
+    /// A key or a value is larger than its limit.
+    #[error("ledger: {what} has {bytes} bytes; the limit is {bytes_max}")]
     TooLarge {
         /// A key, a note or a result.
         what: &'static str,
-        /// Its size, in bytes.
         bytes: usize,
-        /// The limit, in bytes.
         bytes_max: usize,
     },
     /// [`close`](super::Ledger::close) was called.

@@ -13,21 +13,21 @@ use super::{
     redis::HeldLease,
 };
 
-/// The right to act on a key, of one claimant at a time.
+/// The right to act on a key; one claimant at a time holds it.
 ///
-/// Dropping it ends the claim and keeps a note, as the effect's outcome is then unknown. That is at once, or as soon
-/// as what is being written is on the disk, or Redis was told; where it can't be, the claim ends there by itself
-/// within 30 s.
+/// Dropping the lease ends the claim and keeps a note, because the outcome of the effect is then unknown. A claim in a
+/// file ends when the pending write is on the disk. A claim in Redis ends when Redis is told; if Redis cannot be
+/// reached, the claim expires there within 30 s.
 pub struct Lease {
     key: String,
     fingerprint: Fingerprint,
     note: Option<Vec<u8>>,
-    /// Whether the ledger may hold a note, this lease's own or an earlier holder's.
+    /// True if the ledger may hold a note, written by this lease or by an earlier holder.
     noted: bool,
     holding: Holding,
 }
 
-/// Where the claim was made, and the turn in this process.
+/// The store that holds the claim, and the guard of the key in this process.
 pub(super) enum Holding {
     Memory(Arc<Memory>, KeyGuard),
     File(Arc<File>, Arc<KeyGuard>),
@@ -37,13 +37,13 @@ pub(super) enum Holding {
 }
 
 impl Holding {
-    fn turn(&self) -> Option<&KeyGuard> {
+    fn guard(&self) -> Option<&KeyGuard> {
         match self {
-            Self::Memory(_, turn) => Some(turn),
-            Self::File(_, turn) => Some(turn),
-            Self::Redis(held) => held.turn(),
+            Self::Memory(_, guard) => Some(guard),
+            Self::File(_, guard) => Some(guard),
+            Self::Redis(held) => held.guard(),
             #[cfg(test)]
-            Self::Simulated(_, turn) => Some(turn),
+            Self::Simulated(_, guard) => Some(guard),
         }
     }
 }
@@ -56,25 +56,26 @@ impl fmt::Debug for Lease {
 
 impl Lease {
     pub(super) fn new(key: &str, fingerprint: Fingerprint, note: Option<Vec<u8>>, holding: Holding) -> Self {
-        if let Some(turn) = holding.turn() {
-            turn.act(fingerprint);
+        if let Some(guard) = holding.guard() {
+            guard.start_acting(fingerprint);
         }
         Self { key: key.to_owned(), fingerprint, noted: note.is_some(), note, holding }
     }
 
-    /// What an earlier holder noted before it died or gave up: an effect whose outcome is unknown, or the part of it
-    /// that is done; `None` where nobody did.
+    /// Note of an earlier holder that died or gave up: an effect whose outcome is unknown, or the completed part of an
+    /// effect. `None` if there is no note.
     #[must_use]
     pub fn note(&self) -> Option<&[u8]> {
         self.note.as_deref()
     }
 
-    /// Durably notes `note` before an effect whose outcome could become unknown, or when a part of it is done, in place
-    /// of any note before it. Returns once it is on the disk. The note counts until `until`.
+    /// Writes `note` durably and replaces any earlier note. A note is written before an effect whose outcome could
+    /// become unknown, or when a part of an effect is done. Returns when the note is on the disk. The note is valid
+    /// until `until`.
     ///
     /// # Errors
-    /// [`LedgerError`]: the note may or may not be kept, and the effect should not be begun, or not go on.
-    /// [`LedgerError::Lost`]: another worker holds the claim by now.
+    /// [`LedgerError`]: the note may or may not be kept. The effect should not start, or not continue.
+    /// [`LedgerError::Lost`]: another worker holds the claim now.
     pub async fn write_note(&mut self, note: &[u8], until: Timestamp) -> Result<(), LedgerError> {
         check("a note", note.len(), VALUE_BYTES_MAX)?;
         self.noted = true;
@@ -85,11 +86,11 @@ impl Lease {
         }
     }
 
-    /// Durably records `result`, in place of any note. Returns once it is on the disk; writes that wait at the same
-    /// time share one commit. The record counts until `until`, and the claim ends with this lease.
+    /// Records `result` durably and replaces any note. Returns when the result is on the disk; waiting writes share one
+    /// commit. The record is valid until `until`, and the claim ends with this lease.
     ///
     /// # Errors
-    /// [`LedgerError`]: the result may or may not be kept. One who has to be sure records it again.
+    /// [`LedgerError`]: the result may or may not be kept. To be sure, record it again.
     /// [`LedgerError::Lost`]: another worker took the claim over.
     pub async fn record(&mut self, result: &[u8], until: Timestamp) -> Result<(), LedgerError> {
         check("a result", result.len(), VALUE_BYTES_MAX)?;
@@ -100,32 +101,32 @@ impl Lease {
         }
     }
 
-    /// Ends the claim without a result: the effect did not happen. A note is removed.
+    /// Ends the claim without a result, because the effect did not happen. Removes any note.
     ///
     /// # Errors
-    /// [`LedgerError`]: the claim is over, a note may be left.
+    /// [`LedgerError`]: the claim has ended, but a note may remain.
     pub async fn release(mut self) -> Result<(), LedgerError> {
         match &mut self.holding {
             Holding::Redis(held) => held.release().await,
-            // Without a note the files have nothing to forget, and no commit is spent on it.
+            // Without a note there is nothing to remove, so no commit is needed.
             _ if !self.noted => Ok(()),
             _ => self.write(Change::Remove).await,
         }
     }
 
-    /// The turn goes along: should nobody wait for the answer any more, the next one still sees what was written.
+    /// Passes the guard with the write. Even if the caller is cancelled, the next claimant sees the written value.
     async fn write(&self, change: Change) -> Result<(), LedgerError> {
         match (&self.holding, change) {
             (Holding::Memory(memory, _), Change::Put(entry)) => memory.put(&self.key, entry),
             (Holding::Memory(memory, _), Change::Remove) => memory.remove(&self.key),
-            (Holding::File(file, turn), change) => {
-                return file.write(self.key.clone(), change, Some(turn.clone())).await;
+            (Holding::File(file, guard), change) => {
+                return file.write(self.key.clone(), change, Some(guard.clone())).await;
             }
             #[cfg(test)]
-            (Holding::Simulated(store, turn), change) => {
-                return store.write(&self.key, change, Some(turn.clone())).await;
+            (Holding::Simulated(store, guard), change) => {
+                return store.write(&self.key, change, Some(guard.clone())).await;
             }
-            // It has operations of its own.
+            // Redis has its own operations.
             (Holding::Redis(_), _) => {}
         }
         Ok(())

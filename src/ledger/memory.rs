@@ -11,20 +11,20 @@ use jiff::Timestamp;
 use super::entry::Entry;
 use crate::clock;
 
-/// How many expired entries a write removes, at most. More than one, so that writing always gains on expiry.
+/// Maximum number of expired entries that one write removes. More than one, so that removal is faster than growth.
 const SWEEP_MAX: usize = 64;
 
-/// Entries by key, and in the order in which they end.
+/// Entries by key and by expiry time.
 #[derive(Default)]
 pub(crate) struct Memory(Mutex<MemoryEntries>);
 
 #[derive(Default)]
 struct MemoryEntries {
     by_key: HashMap<String, Entry>,
-    by_end: BTreeSet<(Timestamp, String)>,
+    by_expiry: BTreeSet<(Timestamp, String)>,
 }
 
-/// Without the keys: an event's id may be somebody's number.
+/// Leaves the keys out, because an event id may contain a phone number.
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Memory({})", self.len())
@@ -39,7 +39,7 @@ impl Memory {
     pub(crate) fn put(&self, key: &str, entry: Entry) {
         let mut entries = self.lock();
         entries.remove(key);
-        entries.by_end.insert((entry.until, key.to_owned()));
+        entries.by_expiry.insert((entry.until, key.to_owned()));
         entries.by_key.insert(key.to_owned(), entry);
         entries.sweep(clock::steady());
     }
@@ -60,15 +60,15 @@ impl Memory {
 impl MemoryEntries {
     fn remove(&mut self, key: &str) {
         if let Some((key, entry)) = self.by_key.remove_entry(key) {
-            self.by_end.remove(&(entry.until, key));
+            self.by_expiry.remove(&(entry.until, key));
         }
     }
 
     fn sweep(&mut self, now: Timestamp) {
         for _ in 0..SWEEP_MAX {
-            match self.by_end.first() {
+            match self.by_expiry.first() {
                 Some((until, _)) if *until <= now => {
-                    if let Some((_, key)) = self.by_end.pop_first() {
+                    if let Some((_, key)) = self.by_expiry.pop_first() {
                         self.by_key.remove(&key);
                     }
                 }
@@ -94,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_is_removed_at_its_end_some_at_a_time() {
+    fn expired_entries_are_removed_in_batches() {
         let memory = Memory::default();
         for number in 0..100 {
             let (key, until) = (number.to_string(), at(number / 99));
             let mut entries = memory.lock();
-            entries.by_end.insert((until, key.clone()));
+            entries.by_expiry.insert((until, key.clone()));
             entries.by_key.insert(key, entry(until));
         }
         let left = |now| {
@@ -110,15 +110,15 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_was_put_anew_or_removed_leaves_no_end_behind() {
+    fn replaced_or_removed_entry_leaves_no_expiry_behind() {
         let (memory, later) = (Memory::default(), clock::now() + SignedDuration::from_hours(1));
         memory.put("k", entry(later));
         memory.put("k", entry(later + SignedDuration::from_hours(1)));
         memory.lock().sweep(later);
         assert!(memory.get("k").is_some());
         memory.remove("k");
-        assert!(memory.lock().by_end.is_empty());
-        memory.put("ended", entry(at(0)));
-        assert_eq!(memory.len(), 0, "a write sweeps");
+        assert!(memory.lock().by_expiry.is_empty());
+        memory.put("expired", entry(at(0)));
+        assert_eq!(memory.len(), 0, "a write removes expired entries");
     }
 }

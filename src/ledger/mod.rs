@@ -1,24 +1,24 @@
-//! What was already done, consulted before every outside effect, so that an event that comes again gets the same
-//! result, and an effect that happened does not happen again.
+//! Record of completed effects, read before every outside effect. A repeated event gets the same result, and no
+//! effect happens twice.
 //!
-//! One who is about to act [claims](Ledger::claim) a key. One claimant at a time gets a [`Lease`], acts, and records
-//! the result; the others wait, and get that result. Where an effect's outcome can become unknown (a request that
-//! was sent, no answer read), its owner first writes a note: whoever comes after a crash sees it, and decides. Of an
-//! effect of several calls, it notes what each brought: who comes next goes on from there. Links are noted when they
-//! are made, and recorded when the broker has confirmed their messages.
+//! A caller [claims](Ledger::claim) a key before it acts. One claimant at a time gets a [`Lease`], acts and records
+//! the result; the others wait for that result. If the outcome of an effect can become unknown (request sent, no
+//! response read), the holder first writes a note. After a crash, the next claimant finds the note and decides. For
+//! an effect of several calls, the holder notes the result of each call, and the next claimant continues from there.
+//! Links are noted when they are made, and recorded when the broker has confirmed their messages.
 //!
 //! # Kinds
-//! - *File*: an embedded store in one file (`redb`), for one process. What was said to be recorded survives a crash
-//!   and a power cut: each commit is synchronised to the disk, and waiting writes share one. Missing folders are
-//!   created with mode 0700 and the file with 0600. **It holds links as they are**: its volume is as sensitive as
-//!   the queues.
-//! - *Redis*: for several replicas. A claim is a lease of 30 s that is renewed while it is held, so a killed worker's
-//!   claim ends by itself. As durable as that Redis is set up to be (`appendonly yes`, `appendfsync`).
+//! - *File*: an embedded store in one file (`redb`), for one process. A confirmed record survives a crash and a power
+//!   cut: each commit is synchronised to the disk, and waiting writes share one commit. Missing folders are created
+//!   with mode 0700, the file with 0600. **The file holds links in plain text**: its volume is as sensitive as the
+//!   queues.
+//! - *Redis*: for several replicas. A claim is a lease of 30 s that is renewed while it is held, so the claim of a
+//!   killed worker expires. Durability depends on the Redis configuration (`appendonly yes`, `appendfsync`).
 //! - *Memory*: lives as long as the process.
 //!
-//! # Ends
-//! Each entry has a time from which it counts as absent. Expired entries are removed in bounded batches: by the
-//! writes that come (file, memory), once a second where none come (file), by Redis itself.
+//! # Expiry
+//! Each entry has a time from which it counts as absent. Expired entries are removed in bounded batches: by later
+//! writes (file, memory), once a second if there are no writes (file), or by Redis itself.
 
 mod claims;
 mod entry;
@@ -34,13 +34,13 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
 pub use error::LedgerError;
-pub use file::look::Look;
+pub use file::inspect::FileStatus;
 pub use lease::Lease;
 
 use crate::clock;
 #[cfg(test)]
 use crate::simulation::store as simulated;
-use claims::{KeyClaims, Waited};
+use claims::{Acquisition, KeyClaims};
 pub(crate) use entry::Entry;
 use entry::{EntryState, Fingerprint, Found};
 pub(crate) use file::Change;
@@ -51,42 +51,40 @@ use redis::Redis;
 #[cfg(test)]
 pub(crate) use {claims::KeyGuard, memory::Memory as Entries};
 
-/// Largest key, in bytes.
+/// Maximum size of a key, in bytes.
 pub const KEY_BYTES_MAX: usize = 300;
-/// Largest note or result, in bytes: a few times the largest event, which each of its links echoes in part.
+/// Maximum size of a note or a result, in bytes: a few times the largest event, because each link repeats parts of it.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Which ledger, as configured.
+/// The configured kind of ledger.
 #[derive(Clone, Debug)]
 pub enum LedgerKind {
-    /// In this process only.
+    /// Kept in this process only.
     Memory,
-    /// In a file, which this process alone may have open.
+    /// Kept in a file that only this process may have open.
     File {
-        /// Where; created where it is missing.
+        /// Path of the file; created if missing.
         path: PathBuf,
     },
-    /// In a Redis, shared by all workers with the same prefix.
+    /// Kept in Redis, shared by all workers with the same prefix.
     Redis {
-        /// Where it is.
         url: RedisUrl,
-        /// Begins every key.
+        /// Prefix of every key.
         prefix: String,
-        /// CAs that are trusted beside the system's.
+        /// CAs that are trusted in addition to the system's.
         ca_file: Option<PathBuf>,
     },
 }
 
-/// Where a Redis is: `redis://` or `rediss://`, with its password where it has one.
+/// URL of Redis: `redis://` or `rediss://`, with the password if there is one.
 #[derive(Clone, Debug)]
 pub enum RedisUrl {
-    /// As given.
+    /// The URL itself.
     Given(SecretString),
-    /// In a file, which is read at each connection, so that a password can change.
+    /// A file with the URL. The file is read again at each connection, so the password can change.
     File {
-        /// Which file.
         path: PathBuf,
-        /// Whether it may name a host elsewhere without TLS.
+        /// Allows a URL without TLS to hosts that are neither loopback nor cluster-local.
         allow_insecure: bool,
     },
 }
@@ -97,7 +95,7 @@ impl<T: Into<SecretString>> From<T> for RedisUrl {
     }
 }
 
-/// Opened as configured; cheap to clone.
+/// An open ledger; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     claims: Arc<KeyClaims>,
@@ -113,15 +111,15 @@ enum LedgerStore {
     Simulated(Arc<simulated::SimulatedStore>),
 }
 
-/// What a claimant gets.
+/// Result of a claim.
 pub enum Claim {
     /// Nothing is recorded: act now.
     Mine(Lease),
-    /// It was done, and this was recorded.
+    /// The effect was done, with this recorded result.
     Recorded(Vec<u8>),
-    /// The key is known, or being acted on, with another fingerprint.
+    /// The key is recorded or claimed with another fingerprint.
     Conflict,
-    /// Somebody else still acts.
+    /// Another claimant holds the lease.
     Busy,
 }
 
@@ -137,12 +135,12 @@ impl fmt::Debug for Claim {
 }
 
 impl Ledger {
-    /// Opens a ledger. Redis is connected to when it is first needed, and again whenever the connection is lost:
-    /// [`Ledger::ping`] tells whether it is there.
+    /// Opens a ledger. The connection to Redis is made when it is first needed, and made again after it is lost;
+    /// [`Ledger::ping`] reports if Redis can be reached.
     ///
     /// # Errors
-    /// [`LedgerError`] where the file is in use, damaged (no new one is made in its place) or out of reach, or the URL is
-    /// not one of Redis.
+    /// [`LedgerError`] if the file is in use, damaged or inaccessible, or if the URL is not a Redis URL. A damaged file is
+    /// not replaced by a new one.
     pub async fn open(kind: LedgerKind) -> Result<Self, LedgerError> {
         let store = match kind {
             LedgerKind::Memory => LedgerStore::Memory(Arc::default()),
@@ -160,11 +158,12 @@ impl Ledger {
         Self { claims: Arc::default(), store: LedgerStore::Simulated(store) }
     }
 
-    /// Claims `key` for a message whose body has `fingerprint`. Waits while somebody else (in this process, or in
-    /// another one on the same Redis) holds the claim, `patience` at most. May be cancelled at any point.
+    /// Claims `key` for a message whose body has `fingerprint`. While another claimant (in this process, or in another
+    /// process on the same Redis) holds the claim, this call waits for at most `patience`. It can be cancelled at any
+    /// point.
     ///
     /// # Errors
-    /// [`LedgerError`] where the ledger can't be read, or `key` has more than [`KEY_BYTES_MAX`] bytes.
+    /// [`LedgerError`] if the ledger cannot be read, or `key` has more than [`KEY_BYTES_MAX`] bytes.
     pub async fn claim(
         &self,
         key: &str,
@@ -173,28 +172,28 @@ impl Ledger {
     ) -> Result<Claim, LedgerError> {
         check("a key", key.len(), KEY_BYTES_MAX)?;
         let since = tokio::time::Instant::now();
-        let turn = match self.claims.turn(key, &fingerprint, patience).await {
-            Waited::Turn(turn) => turn,
-            Waited::Conflict => return Ok(Claim::Conflict),
-            Waited::Busy => return Ok(Claim::Busy),
+        let guard = match self.claims.acquire(key, &fingerprint, patience).await {
+            Acquisition::Acquired(guard) => guard,
+            Acquisition::Conflict => return Ok(Claim::Conflict),
+            Acquisition::Busy => return Ok(Claim::Busy),
         };
         let (found, holding) = match &self.store {
             LedgerStore::Memory(memory) => {
                 let found = Found::of(memory.get(key), &fingerprint, clock::now());
-                (found, Holding::Memory(memory.clone(), turn))
+                (found, Holding::Memory(memory.clone(), guard))
             }
             LedgerStore::File(file) => {
                 let found = Found::of(file.get(key).await?, &fingerprint, clock::now());
-                (found, Holding::File(file.clone(), Arc::new(turn)))
+                (found, Holding::File(file.clone(), Arc::new(guard)))
             }
             #[cfg(test)]
             LedgerStore::Simulated(store) => {
                 let found = Found::of(store.get(key).await?, &fingerprint, clock::now());
-                (found, Holding::Simulated(store.clone(), Arc::new(turn)))
+                (found, Holding::Simulated(store.clone(), Arc::new(guard)))
             }
             LedgerStore::Redis(redis) => {
                 let left = patience.saturating_sub(since.elapsed());
-                let (found, held) = redis.claim(key, fingerprint, left, turn).await?;
+                let (found, held) = redis.claim(key, fingerprint, left, guard).await?;
                 (found, Holding::Redis(Box::new(held)))
             }
         };
@@ -206,17 +205,17 @@ impl Ledger {
         })
     }
 
-    /// Keeps for `wait` that something is to rest that `key` names, unless it rests for longer already. On Redis for all
-    /// workers, in a file for those that come after this one.
+    /// Stores that `key` is rate limited for `wait`, unless a longer wait is stored. Redis shares the wait with all
+    /// workers; a file keeps it for the next process.
     ///
     /// # Errors
-    /// [`LedgerError`] if it can't be written.
-    pub async fn rest(&self, key: &str, wait: Duration) -> Result<(), LedgerError> {
+    /// [`LedgerError`] if the wait cannot be written.
+    pub async fn set_rate_limit(&self, key: &str, wait: Duration) -> Result<(), LedgerError> {
         let until = after(clock::now(), wait);
         let entry = Entry { fingerprint: [0; 32], state: EntryState::Recorded, bytes: Vec::new(), until };
         let shorter = |known: Option<Entry>| known.is_none_or(|known| known.until < until);
         match &self.store {
-            LedgerStore::Redis(redis) => redis.rest(key, wait).await,
+            LedgerStore::Redis(redis) => redis.set_rate_limit(key, wait).await,
             LedgerStore::Memory(memory) => {
                 if shorter(memory.get(key)) {
                     memory.put(key, entry);
@@ -234,13 +233,13 @@ impl Ledger {
         }
     }
 
-    /// How long what `key` names is still to rest.
+    /// Remaining time for which `key` is rate limited.
     ///
     /// # Errors
-    /// [`LedgerError`] if it can't be read.
-    pub async fn rests(&self, key: &str) -> Result<Option<Duration>, LedgerError> {
+    /// [`LedgerError`] if the entry cannot be read.
+    pub async fn rate_limited_for(&self, key: &str) -> Result<Option<Duration>, LedgerError> {
         let entry = match &self.store {
-            LedgerStore::Redis(redis) => return redis.rests(key).await,
+            LedgerStore::Redis(redis) => return redis.rate_limited_for(key).await,
             LedgerStore::Memory(memory) => memory.get(key),
             LedgerStore::File(file) => file.get(key).await?,
             #[cfg(test)]
@@ -250,16 +249,16 @@ impl Ledger {
         Ok(left.and_then(|left| Duration::try_from(left).ok()).filter(|left| !left.is_zero()))
     }
 
-    /// Whether other processes write to it, too.
+    /// True if other processes can write to this ledger.
     #[must_use]
     pub const fn is_shared(&self) -> bool {
         matches!(self.store, LedgerStore::Redis(_))
     }
 
-    /// Whether the ledger is usable, for readiness and `check`.
+    /// Checks that the ledger is usable, for readiness and `check`.
     ///
     /// # Errors
-    /// [`LedgerError`] says why it is not.
+    /// [`LedgerError`] if the ledger is not usable.
     pub async fn ping(&self) -> Result<(), LedgerError> {
         match &self.store {
             LedgerStore::Memory(_) => Ok(()),
@@ -270,19 +269,19 @@ impl Ledger {
         }
     }
 
-    /// Looks at the file at `path` from outside, whether or not a worker has it open.
+    /// Inspects the ledger file at `path` without changing it, even if a worker has the file open.
     ///
     /// # Errors
-    /// [`LedgerError`] where a worker could not open it or make it.
-    pub async fn look(path: PathBuf) -> Result<Look, LedgerError> {
-        let looked = tokio::task::spawn_blocking(move || file::look::look(&path)).await;
-        looked.unwrap_or(Err(LedgerError::Closed))
+    /// [`LedgerError`] if a worker could not open or create the file.
+    pub async fn inspect(path: PathBuf) -> Result<FileStatus, LedgerError> {
+        let inspected = tokio::task::spawn_blocking(move || file::inspect::inspect(&path)).await;
+        inspected.unwrap_or(Err(LedgerError::Closed))
     }
 
-    /// What Redis says of itself, its `INFO`; `None` for the other kinds.
+    /// Output of Redis's `INFO` command; `None` for the other kinds.
     ///
     /// # Errors
-    /// [`LedgerError`] where it does not say.
+    /// [`LedgerError`] if the command fails.
     pub async fn info(&self) -> Result<Option<String>, LedgerError> {
         match &self.store {
             LedgerStore::Redis(redis) => redis.info().await.map(Some),
@@ -290,11 +289,11 @@ impl Ledger {
         }
     }
 
-    /// How many entries there are, for a gauge; expired ones count until they are removed. `None` for Redis, which
-    /// could tell only by visiting each key.
+    /// Number of entries, for a gauge; expired entries count until they are removed. `None` for Redis, which would have
+    /// to scan every key.
     ///
     /// # Errors
-    /// [`LedgerError`] where the file can't be read.
+    /// [`LedgerError`] if the file cannot be read.
     pub async fn len(&self) -> Result<Option<u64>, LedgerError> {
         match &self.store {
             LedgerStore::Memory(memory) => Ok(Some(memory.len())),
@@ -305,8 +304,8 @@ impl Ledger {
         }
     }
 
-    /// How many commits were synchronised to the disk since the ledger was opened. Many fewer than records under
-    /// load, as waiting writes share one. 0 for the other kinds.
+    /// Number of commits synchronised to the disk since the ledger was opened; 0 for memory and Redis. Under load there
+    /// are far fewer commits than records, because waiting writes share one commit.
     #[must_use]
     pub fn commits(&self) -> u64 {
         match &self.store {
@@ -317,8 +316,8 @@ impl Ledger {
         }
     }
 
-    /// Finishes the writes that were begun and closes the file; whatever is asked of it afterwards is
-    /// [`LedgerError::Closed`]. Closing twice does no harm, nor does dropping without closing.
+    /// Finishes pending writes and closes the file; later operations fail with [`LedgerError::Closed`]. Closing twice
+    /// is harmless, and so is dropping the ledger without closing it.
     pub async fn close(&self) {
         if let LedgerStore::File(file) = &self.store {
             file.close().await;

@@ -1,4 +1,4 @@
-//! What both interfaces have in common: counting, faults, authorisation, tracking ids and the shape of errors.
+//! Common request handling of both APIs: counters, faults, authorisation, tracking ids and errors.
 
 use axum::{
     body::Bytes,
@@ -17,23 +17,23 @@ use super::{
     state::Handle,
 };
 
-/// A request body's largest size. The Guide and Webex name none; this leaves room for any real request.
+/// Maximum size of a request body. The Guide and Webex document no limit; this is enough for any real request.
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// What a handler may know of its request besides the request itself.
+/// Context of a request, for its handler.
 #[derive(Clone)]
 pub(super) struct Context {
     pub(super) tracking_id: String,
     pub(super) fault: Option<Fault>,
 }
 
-/// A refusal. It becomes `{"message","errors":[{"description"}],"trackingId"}` in [`guard`].
+/// An error response. [`guard`] converts it to `{"message","errors":[{"description"}],"trackingId"}`.
 #[derive(Clone, Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
     message: String,
     description: Option<String>,
-    /// Only Instant Connect's 401 has this, and clients tell a bad token by it.
+    /// `error_description`: only a 401 of Instant Connect has this field, by which clients recognise a rejected token.
     hint: Option<&'static str>,
 }
 
@@ -83,7 +83,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The way of every request: counted, faulted, authorised, answered, marked with a tracking id.
+/// Middleware of every request: counts it, applies faults, checks the token, and adds a tracking id to the response.
 pub(super) async fn guard(State(handle): State<Handle>, mut request: Request, next: Next) -> Response {
     let tracking_id = format!("ROUTERGW_{}", Uuid::new_v4());
     let endpoint = Endpoint::of(request.uri().path());
@@ -135,7 +135,7 @@ fn authorise(handle: &Handle, endpoint: Endpoint, headers: &HeaderMap) -> Result
     Ok(())
 }
 
-/// Reads a JSON body; the error names the field by its path and says what was expected.
+/// Reads a JSON body; the error has the path of the field and the expected value.
 pub(super) fn parse<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -148,7 +148,7 @@ pub(super) fn parse<T: DeserializeOwned>(
     }
     let body = body.map_err(|rejection| {
         ApiError::new(rejection.status(), "The request body could not be read")
-            .describe(format!("it may have {BODY_BYTES_MAX} bytes at most"))
+            .describe(format!("the limit is {BODY_BYTES_MAX} bytes"))
     })?;
     let mut json = serde_json::Deserializer::from_slice(&body);
     let parsed = serde_path_to_error::deserialize(&mut json)
@@ -157,12 +157,12 @@ pub(super) fn parse<T: DeserializeOwned>(
     Ok(parsed)
 }
 
-/// For a path that neither interface has.
+/// Response for a path that neither API has.
 pub(super) async fn no_such_path() -> ApiError {
     ApiError::not_found()
 }
 
-/// For a path that exists, but not for this method.
+/// Response for a path that does not support the method.
 pub(super) async fn no_such_method() -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "The requested method is not allowed here.")
 }

@@ -1,7 +1,7 @@
-//! `/sandbox/faults`: trying an outage with curl.
+//! `/sandbox/faults`: fault injection with curl.
 //!
-//! There is no authorisation: the sandbox listens on loopback. A page in a browser can't post here all the same,
-//! because JSON from elsewhere needs a permission (CORS) that is never given.
+//! There is no authorisation, because the sandbox listens on loopback. A web page in a browser can't post here, because
+//! JSON from another origin needs a CORS permission that the sandbox never gives.
 
 use axum::{
     Json,
@@ -17,12 +17,12 @@ use super::{
     state::Handle,
 };
 
-/// `GET`: the rules in force, how they are written, and how often each fired.
+/// `GET`: the active rules, their text form, and the number of times each rule fired.
 pub(super) async fn list(State(handle): State<Handle>) -> Json<Value> {
     Json(json!({"faults": handle.shown_faults()}))
 }
 
-/// `POST`: adds a rule, the keys those of the written form, such as
+/// `POST`: adds a rule. The keys are those of the text form, as in
 /// `{"endpoint":"messages","status":429,"retry-after":7,"times":3}`.
 pub(super) async fn add(
     State(handle): State<Handle>,
@@ -32,7 +32,9 @@ pub(super) async fn add(
     let rule: FaultRule = api::parse(&headers, body)?;
     if handle.too_many_faults() {
         let error = ApiError::new(StatusCode::CONFLICT, "There are too many faults");
-        return Err(error.describe(format!("{RULES_MAX} at most; clear them with DELETE /sandbox/faults")));
+        return Err(
+            error.describe(format!("the limit is {RULES_MAX} rules; clear them with DELETE /sandbox/faults"))
+        );
     }
     handle.fault(rule.clone());
     Ok((StatusCode::CREATED, Json(rule)))

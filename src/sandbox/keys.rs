@@ -1,4 +1,4 @@
-//! The keys that every cipher needs, derived once where deriving them again would teach nobody anything.
+//! The keys of the ciphers, derived only once if the client sets no parameters.
 
 use std::sync::OnceLock;
 
@@ -6,21 +6,21 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::jose::{self, ITERATIONS, KeyEncryption, SALT_BYTES, WrapKey};
 
-/// So many keys per algorithm stand in for "a random salt and count for each link": enough that host and
-/// guest mostly differ, few enough that a process has derived them all within its first calls.
-const STANDING: usize = 4;
+/// Number of shared keys per algorithm, in place of a random salt and count for each link. Host and guest mostly get
+/// different keys, and a process derives all of them within its first calls.
+const SHARED_KEYS: usize = 4;
 
 /// Password and derived keys of one sandbox.
 pub(super) struct Keys {
     password: SecretString,
     signing: [u8; 64],
-    standing: [[OnceLock<WrapKey>; STANDING]; KeyEncryption::ALL.len()],
+    shared: [[OnceLock<WrapKey>; SHARED_KEYS]; KeyEncryption::ALL.len()],
 }
 
 impl Keys {
     pub(super) fn new(password: SecretString) -> Self {
         let signing = jose::signing_key(password.expose_secret().as_bytes());
-        Self { password, signing, standing: Default::default() }
+        Self { password, signing, shared: Default::default() }
     }
 
     pub(super) fn password(&self) -> &[u8] {
@@ -31,10 +31,10 @@ impl Keys {
         &self.signing
     }
 
-    /// The wrapping key of one link: as the caller asked, or one of the standing ones where it left both
-    /// parameters to the service. A missing parameter is random within the Guide's range either way.
+    /// Runs `then` with the wrapping key of one link: a key with the given parameters, or one of the shared keys if both
+    /// are missing. A missing parameter is random within the Guide's range.
     ///
-    /// Costs up to 32,767 rounds of PBKDF2: call it where blocking is allowed.
+    /// Takes up to 32,767 rounds of PBKDF2, so call this only in blocking code.
     pub(super) fn with_wrap<T>(
         &self,
         alg: KeyEncryption,
@@ -50,6 +50,6 @@ impl Keys {
         if salt_bytes.is_some() || iterations.is_some() {
             return then(&derive());
         }
-        then(self.standing[alg as usize][fastrand::usize(..STANDING)].get_or_init(derive))
+        then(self.shared[alg as usize][fastrand::usize(..SHARED_KEYS)].get_or_init(derive))
     }
 }

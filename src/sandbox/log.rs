@@ -1,4 +1,4 @@
-//! The memory of a sandbox: what happened, the latest of it, and how much there was in all.
+//! Records of a sandbox: the latest entries, and total counts.
 
 use std::collections::HashMap;
 
@@ -8,14 +8,14 @@ use super::{
     ring::Ring,
 };
 
-/// Entries kept of each kind; counters go on. What is larger than [`KEPT_BYTES`] together is kept less long.
+/// Maximum number of entries of each kind; the counters continue. [`KEPT_BYTES`] can reduce this number.
 pub const KEPT: usize = 100_000;
-/// Bytes kept of each kind, so that 100,000 entries of 2.5 KiB fit.
+/// Maximum size of the entries of each kind, in bytes; 100,000 entries of 2.5 KiB fit.
 pub const KEPT_BYTES: usize = 256 * 1024 * 1024;
-/// As in the Guide's examples, `ckmNR7I`.
+/// Length of short codes, as in the Guide's example `ckmNR7I`.
 const CODE_CHARS: usize = 7;
 
-/// All of it, oldest first.
+/// All records, oldest first.
 pub(super) struct Log {
     pub(super) calls: Ring<RecordedCall>,
     pub(super) messages: Ring<RecordedMessage>,
@@ -26,15 +26,15 @@ pub(super) struct Log {
     pub(super) counts: LogCounts,
 }
 
-/// How many there were since the sandbox started, also of what it no longer keeps.
+/// Counts since the start of the sandbox, including entries that were removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogCounts {
-    /// Requests to `joseencrypt`, whatever became of them.
+    /// All requests to `joseencrypt`, including failed requests.
     pub joseencrypt: u64,
-    /// Requests to the Messages API, whatever became of them.
+    /// All requests to the Messages API, including failed requests.
     pub message_requests: u64,
-    /// Requests to the People API, whatever became of them.
+    /// All requests to the People API, including failed requests.
     pub people: u64,
     /// [`RecordedCall`]s.
     pub calls: u64,
@@ -86,8 +86,8 @@ impl Log {
         link.code.clone_from(&code);
         self.counts.links += 1;
         self.links.insert(code.clone(), link);
-        for gone in self.link_order.push(code.clone(), bytes) {
-            self.links.remove(&gone);
+        for removed in self.link_order.push(code.clone(), bytes) {
+            self.links.remove(&removed);
         }
         code
     }

@@ -1,23 +1,23 @@
-//! Webex Instant Connect and the Webex Messages API, faked faithfully, for tests, demos and try-outs.
+//! Faithful fake of Webex Instant Connect and the Webex Messages API, for tests, demos and experiments.
 //!
-//! A client that works here works there: the bearer token is checked, the Guide's types and ranges hold, errors have
-//! Cisco's shape with a `trackingId`, ciphers are real nested JOSE that any library opens ([`jose`] says with which
-//! keys), short codes redirect, and faults come on demand ([`faults`] says which).
+//! A client that works here also works with the real APIs. The bearer token is checked, and the Guide's types and ranges
+//! apply. Errors have Cisco's form with a `trackingId`. Ciphers are real nested JOSE that any library can open ([`jose`]
+//! describes the keys). Short codes redirect, and faults can be injected ([`faults`] describes them).
 //!
 //! # Layout
 //!
-//! | module | what is there |
+//! | module | content |
 //! |---|---|
-//! | `api` | the way of every request: counting, faults, authorisation, tracking ids, the shape of errors |
+//! | `api` | common request handling: counters, faults, authorisation, tracking ids, errors |
 //! | `joseencrypt` | `POST /api/v2/joseencrypt` |
-//! | [`jose`], `keys` | the ciphers; the keys derived once |
+//! | [`jose`], `keys` | the ciphers; the shared derived keys |
 //! | `messages` | `/v1/messages`, `/v1/messages/direct`, `/v1/messages/{id}`, `/v1/people/me` |
 //! | `visit` | `/visit/{code}` and the long links, which stay in the sandbox |
-//! | `page`, `control` | what a person sees on `/` and `/sandbox/state`; `/sandbox/faults` |
-//! | [`faults`] | rules, their written form, carrying them out |
-//! | `state`, `log`, `records`, `ring` | [`Handle`] and what it shows, bounded |
+//! | `page`, `control` | the pages `/` and `/sandbox/state`; `/sandbox/faults` |
+//! | [`faults`] | fault rules, their text form, their execution |
+//! | `state`, `log`, `records`, `ring` | [`Handle`] and its bounded records |
 //!
-//! Nothing in here logs.
+//! This module does not log.
 
 mod api;
 mod control;
@@ -50,60 +50,59 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 use url::Url;
 
-pub use faults::{Endpoint, Fault, FaultRule, How, WrongShape};
+pub use faults::{Endpoint, Fault, FaultRule, Frequency, WrongShape};
 pub use log::{KEPT, KEPT_BYTES, LogCounts};
 pub use records::{
     Arrival, RecordedCall, RecordedLink, RecordedMessage, RecordedRole, RecordedVertical, Text,
 };
 pub use state::Handle;
 
-/// How long requests may take to end once the sandbox closes; what hangs by a fault is let go at once.
+/// Time for requests to end when the sandbox closes; requests that hang because of a fault end immediately.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// How a sandbox is set up.
+/// Options of a sandbox.
 #[derive(Clone, Debug)]
 pub struct SandboxOptions {
-    /// Where it listens. Port 0 picks a free one.
+    /// Listen address. Port 0 picks a free port.
     pub listen: SocketAddr,
-    /// Lets it listen elsewhere than on loopback, where everybody can see its links and set its faults.
+    /// Allows addresses other than loopback, where other machines can see the links and set faults.
     pub allow_any_address: bool,
-    /// The bearer token that it accepts; [`Handle::set_token`] rotates it.
+    /// The accepted bearer token; [`Handle::set_token`] rotates it.
     pub token: SecretString,
-    /// Opens the ciphers; [`jose`] says how.
+    /// The password of the ciphers; see [`jose`].
     pub password: SecretString,
-    /// `baseUrl` of short links, ending in `/`. Without one they lead to the sandbox: `http://ADDR/visit/`.
+    /// `baseUrl` of short links, ending in `/`. Default: the sandbox itself, `http://ADDR/visit/`.
     pub base_url: Option<Url>,
 }
 
-/// Why a sandbox could not be set up or had to stop.
+/// Error at the start or during the run of a sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// [`SandboxOptions::listen`] is not loopback, and [`SandboxOptions::allow_any_address`] is not set.
     #[error(
-        "the sandbox would listen on {0}, where others can reach its links and its faults\nhint: listen on 127.0.0.1, or, if they may, `sandbox --allow-any-address`"
+        "the sandbox would listen on {0}, where other machines can read its links and set its faults\n\
+         hint: listen on 127.0.0.1, or allow this with `sandbox --allow-any-address`"
     )]
     NotLoopback(SocketAddr),
-    /// [`SandboxOptions::base_url`] has no use as a prefix of codes.
-    #[error(
-        "base_url must be an http or https URL that ends in /, because short codes are appended as they are"
-    )]
+    /// [`SandboxOptions::base_url`] can't be the prefix of short codes.
+    #[error("base_url must be an http or https URL that ends in /, because short codes are appended to it")]
     BaseUrl,
-    /// The address is taken, or not one of this machine's.
+    /// The address is in use, or is not an address of this machine.
     #[error(
-        "cannot listen on {addr}: {source}\nhint: another program may listen there; port 0 picks a free port"
+        "cannot listen on {addr}: {source}\nhint: another program may use this address; port 0 picks a free port"
     )]
     Listen {
-        /// Where it should have listened.
+        /// The listen address.
         addr: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The listener broke while serving.
-    #[error("the sandbox had to stop: {0}")]
+    /// The listener failed while serving.
+    #[error("sandbox server failed: {0}")]
     Serve(#[source] io::Error),
 }
 
-/// A sandbox that has its address and does not serve yet.
+/// A sandbox that has its address but does not serve yet.
 pub struct Sandbox {
     listener: TcpListener,
     addr: SocketAddr,
@@ -111,7 +110,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Takes the address. Connections are accepted from then on and answered once [`Self::serve`] runs.
+    /// Binds the address. Connections are accepted from then on, and processed when [`Self::serve`] runs.
     pub async fn bind(options: SandboxOptions) -> Result<Self, SandboxError> {
         if !options.allow_any_address && !options.listen.ip().is_loopback() {
             return Err(SandboxError::NotLoopback(options.listen));
@@ -131,7 +130,7 @@ impl Sandbox {
         Ok(Self { listener, addr, handle })
     }
 
-    /// Where it listens, with the port that was picked.
+    /// Listen address, with the actual port.
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
@@ -143,19 +142,19 @@ impl Sandbox {
         self.handle.url().clone()
     }
 
-    /// Its state, also after [`Self::serve`] took the sandbox itself.
+    /// Handle to the state, also usable after [`Self::serve`] has consumed the sandbox.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Answers until `shutdown` resolves, then lets requests end for two seconds at most.
+    /// Serves until `shutdown` resolves, then waits at most two seconds for requests to end.
     pub async fn serve(
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), SandboxError> {
         let (router, handle) = (router(self.handle.clone()), self.handle);
-        // Answers are small and somebody waits for each: without this, the kernel may hold one back for 40 ms.
+        // Responses are small; without this option, the kernel may delay them by 40 ms.
         let listener = self.listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);
         });
@@ -192,7 +191,7 @@ fn router(handle: Handle) -> Router {
         .with_state(handle)
 }
 
-/// What listens everywhere is reached, from this machine, on loopback.
+/// URL of `addr` from this machine; an unspecified address is replaced by loopback.
 fn url_of(addr: SocketAddr) -> Result<Url, SandboxError> {
     let ip = if addr.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { addr.ip() };
     Url::parse(&format!("http://{}/", SocketAddr::new(ip, addr.port()))).map_err(|_| SandboxError::BaseUrl)

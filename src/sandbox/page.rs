@@ -1,7 +1,7 @@
-//! What a person sees: `GET /` with the phones and the expert's inbox, and `GET /sandbox/state` beneath it; and `GET /livez`.
+//! `GET /` with the phones and the expert's inbox, `GET /sandbox/state` with its data, and `GET /livez`.
 //!
-//! Everything that came over the wire is shown as text: the page's script sets `textContent` only, the pages made
-//! here escape, and a policy without any other source keeps whatever slips through from loading or running.
+//! All received data is shown as text: the script of the page adds only text nodes, and the pages created here escape
+//! the data. In addition, a content security policy without other sources blocks loading and running anything else.
 
 use axum::{
     Json,
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::state::Handle;
 
-/// Entries of each kind on the page; the counters tell the rest.
+/// Maximum number of entries of each kind on the page; the counters include all entries.
 const SHOWN: usize = 100;
 const PAGE: &str = include_str!("page.html");
 const NOTICE: &str = include_str!("notice.html");
@@ -24,12 +24,12 @@ pub(super) async fn index() -> Response {
     respond(StatusCode::OK, PAGE)
 }
 
-/// `GET /livez`: the sandbox serves. A worker's own answer, so that `health --live` can ask a sandbox in a container, too.
+/// `GET /livez`, with the same response as a worker's, so that `health --live` also works for a sandbox in a container.
 pub(super) async fn live() -> Json<Value> {
     Json(json!({"ok": true, "checks": {}}))
 }
 
-/// `GET /sandbox/state`: what the page shows, newest first.
+/// `GET /sandbox/state`: the data of the page, newest first.
 pub(super) async fn state(State(handle): State<Handle>) -> Json<Value> {
     let version = handle.version();
     let (calls, texts) = handle.latest(SHOWN);
@@ -39,7 +39,7 @@ pub(super) async fn state(State(handle): State<Handle>) -> Json<Value> {
         .iter()
         .map(|text| {
             let mut value = serde_json::to_value(text).unwrap_or_default();
-            // So that a host link on a guest's phone, the one thing that must not be, is seen at once.
+            // Makes a host link on a guest's phone visible immediately, because that must never happen.
             value["linkRole"] = json!(role(&text.url));
             value
         })
@@ -54,12 +54,12 @@ pub(super) async fn state(State(handle): State<Handle>) -> Json<Value> {
     }))
 }
 
-/// A small page of the sandbox; `title` is escaped here, `body` is HTML already.
+/// A small page of the sandbox. `title` is escaped here; `body` must be HTML.
 pub(super) fn html(status: StatusCode, title: &str, body: &str) -> Response {
     respond(status, &NOTICE.replace("{{title}}", &escape(title)).replace("{{body}}", body))
 }
 
-/// Makes text of what could be markup, for element content and for quoted attributes.
+/// Escapes `text` for element content and for quoted attributes.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -75,7 +75,8 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Only the templates can have the empty attribute that the nonce goes into: escaped text has no quotes.
+/// Adds the nonce and the headers. The nonce replaces `nonce=""`, which only the templates can contain, because escaped
+/// text has no quotes.
 fn respond(status: StatusCode, page: &str) -> Response {
     let nonce = Uuid::new_v4().simple().to_string();
     let policy = format!(

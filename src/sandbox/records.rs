@@ -1,4 +1,4 @@
-//! What the sandbox remembers. These carry links, numbers and addresses: show them, never log them.
+//! Records of the sandbox. They contain links, phone numbers and addresses, so they may be shown but never logged.
 
 use std::time::Instant;
 
@@ -8,17 +8,17 @@ use serde_json::Value;
 
 use super::faults::{Endpoint, Fault};
 
-/// Whom a link opens the meeting for.
+/// Role of a link's recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecordedRole {
     /// The expert, who can start the meeting.
     Host,
-    /// The customer, who waits until a host has joined.
+    /// The guest, who waits until a host has joined.
     Guest,
 }
 
-/// The wording that people see, the Guide's `verticalType`.
+/// Wording of the meeting pages, the Guide's `verticalType`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecordedVertical {
@@ -40,14 +40,14 @@ impl RecordedVertical {
     }
 }
 
-/// A `joseencrypt` request that passed authorisation and validation, so that links were made for it.
+/// A `joseencrypt` request that passed authorisation and validation; its links were made.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordedCall {
-    /// When it arrived.
+    /// Time of arrival.
     #[serde(serialize_with = "milliseconds")]
     pub at: Timestamp,
-    /// What the response's `Trackingid` header says.
+    /// Value of the response's `Trackingid` header.
     pub tracking_id: String,
     /// The meeting.
     pub sub: String,
@@ -55,44 +55,44 @@ pub struct RecordedCall {
     pub nbf: Option<i64>,
     /// As sent: seconds since the epoch. Absent means 15 minutes after `at`.
     pub exp: Option<i64>,
-    /// The URIs under `jwt.flow.data`: devices that would be called.
+    /// The URIs in `jwt.flow.data`: devices that would be called.
     pub devices: Vec<String>,
-    /// Host links made.
+    /// Number of host links.
     pub hosts: usize,
-    /// Guest links made.
+    /// Number of guest links.
     pub guests: usize,
-    /// Whether short links were asked for.
+    /// True if short links were requested.
     pub short_urls: bool,
     /// As sent, or the Guide's default.
     pub vertical: RecordedVertical,
     /// As sent, or the Guide's default.
     pub login_url_for_host: bool,
-    /// The fault that fell on this call: the links were made, the answer may never have arrived.
+    /// The fault of this call. The links were made, but the response may not have arrived.
     pub fault: Option<Fault>,
 }
 
-/// A short link that was given out.
+/// A short link.
 #[derive(Clone, Debug)]
 pub struct RecordedLink {
-    /// What follows `baseUrl`.
+    /// The part after `baseUrl`.
     pub code: String,
-    /// Whom it opens the meeting for.
+    /// Role of the recipient.
     pub role: RecordedRole,
     /// The meeting.
     pub sub: String,
     /// Devices that are called when the meeting starts.
     pub devices: Vec<String>,
-    /// Seconds since the epoch before which it doesn't open, if given.
+    /// Start of validity in seconds since the epoch, if set.
     pub nbf: Option<i64>,
-    /// Seconds since the epoch from which on it doesn't open any more.
+    /// Expiry time in seconds since the epoch.
     pub exp: i64,
-    /// The tracking id of the call that made it.
+    /// Tracking id of the call that made the link.
     pub tracking_id: String,
-    /// Where `GET /visit/{code}` leads: a path of the sandbox with the cipher in its query.
+    /// Target of `GET /visit/{code}`: a path of the sandbox with the cipher in its query.
     pub target: String,
 }
 
-/// A Webex message, as the API shows it.
+/// A Webex message, as the API returns it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordedMessage {
@@ -108,7 +108,7 @@ pub struct RecordedMessage {
     /// As sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_person_id: Option<String>,
-    /// The plain text, that of `markdown` where none was sent.
+    /// The plain text, or the text of `markdown` if none was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// As sent.
@@ -124,13 +124,13 @@ pub struct RecordedMessage {
     pub person_id: String,
     /// The bot's address.
     pub person_email: String,
-    /// When it was posted.
+    /// Time of the post.
     #[serde(serialize_with = "milliseconds")]
     pub created: Timestamp,
     /// As sent: `contentType` and `content`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Value>,
-    /// The fault that fell on the post: the message is there, the answer may never have arrived.
+    /// The fault of this post. The message exists, but the response may not have arrived.
     #[serde(skip)]
     pub fault: Option<Fault>,
 }
@@ -142,29 +142,29 @@ pub struct Text {
     pub channel: String,
     /// The phone's number.
     pub to: String,
-    /// How the guest is called, if known.
+    /// Name of the guest, if known.
     pub name: Option<String>,
     /// The link in the text.
     pub url: String,
-    /// When it was delivered.
+    /// Time of delivery.
     #[serde(serialize_with = "milliseconds")]
     pub at: Timestamp,
 }
 
-/// A request to one of the two interfaces, whatever became of it: also the refused and the faulted.
+/// A request to one of the two APIs, including refused requests and requests with a fault.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// When its head was read.
+    /// Time when the request head was read.
     pub at: Instant,
     /// Never [`Endpoint::Any`].
     pub endpoint: Endpoint,
     /// `GET`, `POST`…
     pub method: String,
-    /// The fault that fell on it.
+    /// The fault of this request.
     pub fault: Option<Fault>,
 }
 
-/// Webex writes times with three decimals always, and its SDKs parse nothing else.
+/// Serialises a time with three decimals: Webex always uses this form, and its SDKs parse no other form.
 fn milliseconds<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{at:.3}"))
 }

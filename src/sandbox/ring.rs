@@ -1,8 +1,8 @@
-//! A log that forgets its oldest entries, so that a sandbox that runs for weeks doesn't grow.
+//! A bounded log that removes its oldest entries, so that the memory of a sandbox does not grow.
 
 use std::collections::VecDeque;
 
-/// Keeps the latest entries, bounded by their number and by their size together.
+/// Keeps the latest entries, limited by their number and by their total size.
 pub(super) struct Ring<T> {
     entries: VecDeque<(usize, T)>,
     count_max: usize,
@@ -15,20 +15,20 @@ impl<T> Ring<T> {
         Self { entries: VecDeque::new(), count_max, bytes_max, bytes: 0 }
     }
 
-    /// Appends, and gives back what had to go for it. `bytes` is the entry's size, near enough.
+    /// Appends `entry` and returns the removed entries. `bytes` is the approximate size of the entry.
     pub(super) fn push(&mut self, entry: T, bytes: usize) -> Vec<T> {
         self.entries.push_back((bytes, entry));
         self.bytes += bytes;
-        let mut gone = Vec::new();
+        let mut removed = Vec::new();
         while self.entries.len() > self.count_max || (self.bytes > self.bytes_max && self.entries.len() > 1) {
             let Some((bytes, entry)) = self.entries.pop_front() else { break };
             self.bytes -= bytes;
-            gone.push(entry);
+            removed.push(entry);
         }
-        gone
+        removed
     }
 
-    /// Oldest first.
+    /// The entries, oldest first.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
         self.entries.iter().map(|(_, entry)| entry)
     }
@@ -39,15 +39,15 @@ mod tests {
     use super::Ring;
 
     #[test]
-    fn the_oldest_goes_when_there_are_too_many() {
+    fn oldest_entry_is_removed_above_the_maximum_count() {
         let mut ring = Ring::new(2, 100);
-        let gone: Vec<i32> = [1, 2, 3].into_iter().flat_map(|n| ring.push(n, 1)).collect();
-        assert_eq!(gone, [1]);
+        let removed: Vec<i32> = [1, 2, 3].into_iter().flat_map(|n| ring.push(n, 1)).collect();
+        assert_eq!(removed, [1]);
         assert_eq!(ring.iter().copied().collect::<Vec<_>>(), [2, 3]);
     }
 
     #[test]
-    fn the_oldest_go_when_they_are_too_large_but_the_latest_always_stays() {
+    fn oldest_entries_are_removed_above_the_maximum_size_except_the_latest() {
         let mut ring = Ring::new(10, 10);
         ring.push("a", 4);
         ring.push("b", 4);

@@ -1,4 +1,4 @@
-//! What a running sandbox knows, shared by its handlers, by tests, and by the demo.
+//! State of a running sandbox, shared by its handlers, by tests and by the demo.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use super::{
     records::{Arrival, RecordedCall, RecordedLink, RecordedMessage, RecordedRole, Text},
 };
 
-/// A view of a running sandbox, and the switches of its faults. Clones show the same sandbox.
+/// A handle to a running sandbox, which reads its records and controls its faults. Clones share the same sandbox.
 #[derive(Clone)]
 pub struct Handle(Arc<SharedSandbox>);
 
@@ -47,75 +47,75 @@ impl Handle {
         }))
     }
 
-    /// Every `joseencrypt` request that passed authorisation and validation, oldest first, the latest
-    /// [`KEPT`](super::KEPT) at most.
+    /// All `joseencrypt` requests that passed authorisation and validation, oldest first; at most the latest
+    /// [`KEPT`](super::KEPT).
     #[must_use]
     pub fn calls(&self) -> Vec<RecordedCall> {
         self.log().calls.iter().cloned().collect()
     }
 
-    /// The short links that `GET /visit/{code}` knows, by code; the latest [`KEPT`](super::KEPT) at most.
+    /// The short links of `GET /visit/{code}`, by code; at most the latest [`KEPT`](super::KEPT).
     #[must_use]
     pub fn links(&self) -> HashMap<String, RecordedLink> {
         self.log().links.clone()
     }
 
-    /// One of the short links.
+    /// The short link with this code.
     #[must_use]
     pub fn link(&self, code: &str) -> Option<RecordedLink> {
         self.log().links.get(code).cloned()
     }
 
-    /// The Webex messages posted, oldest first, the latest [`KEPT`](super::KEPT) at most.
+    /// The posted Webex messages, oldest first; at most the latest [`KEPT`](super::KEPT).
     #[must_use]
     pub fn messages(&self) -> Vec<RecordedMessage> {
         self.log().messages.iter().cloned().collect()
     }
 
-    /// The calls after the first `count` of all that [`LogCounts::calls`] counts, oldest first: what a reader who has seen
-    /// `count` has not. The latest [`KEPT`](super::KEPT) at most.
+    /// The calls after the first `count` calls (see [`LogCounts::calls`]), oldest first; at most the latest
+    /// [`KEPT`](super::KEPT).
     #[must_use]
     pub fn calls_after(&self, count: u64) -> Vec<RecordedCall> {
         let log = self.log();
         after(log.calls.iter(), log.counts.calls, count)
     }
 
-    /// The messages after the first `count` of all that [`LogCounts::messages`] counts, as [`Self::calls_after`].
+    /// The messages after the first `count` messages (see [`LogCounts::messages`]); otherwise as [`Self::calls_after`].
     #[must_use]
     pub fn messages_after(&self, count: u64) -> Vec<RecordedMessage> {
         let log = self.log();
         after(log.messages.iter(), log.counts.messages, count)
     }
 
-    /// The texts delivered to phones, oldest first, the latest [`KEPT`](super::KEPT) at most.
+    /// The texts delivered to phones, oldest first; at most the latest [`KEPT`](super::KEPT).
     #[must_use]
     pub fn texts(&self) -> Vec<Text> {
         self.log().texts.iter().cloned().collect()
     }
 
-    /// Puts a text on a guest's phone.
+    /// Delivers a text to a guest's phone.
     pub fn deliver_text(&self, text: Text) {
         self.change(|log| log.add_text(text));
     }
 
-    /// From now on this token is accepted and the one before is refused with 401.
+    /// Sets the accepted token; the previous token is refused with 401.
     pub fn set_token(&self, token: SecretString) {
         *lock(&self.0.token) = token;
     }
 
-    /// Adds a rule behind those that are there; the first that fires decides.
+    /// Adds a rule after the existing rules; the first rule that fires applies.
     pub fn fault(&self, rule: FaultRule) {
         lock(&self.0.faults).add(rule);
         self.change(|_| ());
     }
 
-    /// Ends all faults. Requests that hang or are delayed already stay so.
+    /// Removes all faults. Requests that already hang or are delayed are not affected.
     pub fn clear_faults(&self) {
         lock(&self.0.faults).clear();
         self.change(|_| ());
     }
 
-    /// How many requests came to the endpoint, also the refused and the faulted ones.
+    /// Number of requests to the endpoint, including refused requests and requests with a fault.
     #[must_use]
     pub fn requests(&self, endpoint: Endpoint) -> u64 {
         let counts = self.counts();
@@ -127,31 +127,31 @@ impl Handle {
         }
     }
 
-    /// When they came, oldest first, the latest [`KEPT`](super::KEPT) of all endpoints at most.
+    /// The requests to the endpoint, oldest first, among the latest [`KEPT`](super::KEPT) of all endpoints.
     #[must_use]
     pub fn arrivals(&self, endpoint: Endpoint) -> Vec<Arrival> {
         self.log().arrivals.iter().filter(|arrival| endpoint.covers(arrival.endpoint)).cloned().collect()
     }
 
-    /// All counters at one instant. Cheap, unlike the lists, which are copied: wait on these in [`Self::until`].
+    /// All counters at one instant. Use these in [`Self::until`], because the lists are copied and therefore expensive.
     #[must_use]
     pub fn counts(&self) -> LogCounts {
         self.log().counts
     }
 
-    /// Resolves at the first change of anything above after **this call**, not after the first poll: take the
-    /// future, look at the state, then await it, and no change is missed. [`Self::until`] does that.
+    /// Resolves at the first change of the state after **this call**, not after the first poll. To miss no change, call
+    /// this method, read the state, and then await the future, as [`Self::until`] does.
     pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut version = self.0.version.subscribe();
         let keep_alive = self.clone();
         async move {
-            // It fails only without a sender, and that one is kept alive here.
+            // This fails only without a sender, which `keep_alive` holds.
             let _ = version.changed().await;
             drop(keep_alive);
         }
     }
 
-    /// Resolves as soon as the condition holds; looks at it now and after every change.
+    /// Resolves when the condition is true; checks it now and after every change.
     pub async fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
         loop {
             let changed = self.changed();
@@ -163,7 +163,7 @@ impl Handle {
     }
 }
 
-/// For the handlers.
+/// Methods for the handlers.
 impl Handle {
     pub(super) fn keys(&self) -> &Keys {
         &self.0.keys
@@ -181,12 +181,12 @@ impl Handle {
         lock(&self.0.token).clone()
     }
 
-    /// Goes up with every change.
+    /// Number that increases with every change.
     pub(super) fn version(&self) -> u64 {
         *self.0.version.borrow()
     }
 
-    /// Counts a request and draws its fault.
+    /// Records a request and picks its fault.
     pub(super) fn arrive(&self, endpoint: Endpoint, method: &Method) -> Option<Fault> {
         let fault = lock(&self.0.faults).pick(endpoint);
         let arrival =
@@ -199,17 +199,17 @@ impl Handle {
         self.change(|log| log.add_call(call));
     }
 
-    /// Gives the link a code that no other live link has, and remembers it.
+    /// Stores the link under a new unique code, and returns the code.
     pub(super) fn add_link(&self, link: RecordedLink) -> String {
         self.change(|log| log.add_link(link))
     }
 
-    /// `bytes` is the size of what the message carries, near enough.
+    /// Stores a message. `bytes` is the approximate size of its content.
     pub(super) fn add_message(&self, message: RecordedMessage, bytes: usize) {
         self.change(|log| log.add_message(message, bytes));
     }
 
-    /// The messages that `take` wants, newest first, `max` at most.
+    /// The messages that `take` selects, newest first, at most `max`.
     pub(super) fn find_messages(
         &self,
         max: usize,
@@ -239,7 +239,7 @@ impl Handle {
         lock(&self.0.faults).len() >= RULES_MAX
     }
 
-    /// Waits so long, or until the sandbox closes: a fault must not hold up its end.
+    /// Waits for `length`, or until the sandbox closes, because a fault must not delay the shutdown.
     pub(super) async fn pause(&self, length: Duration) {
         let _ = tokio::time::timeout(length, self.closing()).await;
     }
@@ -248,9 +248,9 @@ impl Handle {
         self.0.closing.send_replace(true);
     }
 
-    /// Resolves when [`Self::close`] was called.
+    /// Resolves when [`Self::close`] is called.
     pub(super) async fn closing(&self) {
-        // It fails only without a sender, and `self` has one.
+        // This fails only without a sender, and `self` has one.
         let _ = self.0.closing.subscribe().wait_for(|closing| *closing).await;
     }
 
@@ -265,7 +265,7 @@ impl Handle {
     }
 }
 
-/// The last of `entries`, of which there were `total`, without the first `count`.
+/// The kept `entries` of `total` entries, without the first `count`.
 fn after<'a, T: Clone + 'a>(
     entries: impl DoubleEndedIterator<Item = &'a T>,
     total: u64,
@@ -277,7 +277,7 @@ fn after<'a, T: Clone + 'a>(
     latest
 }
 
-/// A handler that panicked has left its log whole: every change is a few pushes.
+/// Locks `mutex`. Poisoning is ignored: a panicked handler leaves consistent records, because each change is a few pushes.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

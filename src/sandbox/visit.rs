@@ -1,4 +1,4 @@
-//! Where links lead: `GET /visit/{code}`, and the page that stands for Webex's own behind the long URL.
+//! Targets of links: `GET /visit/{code}`, and the page in place of Webex's page for the long URL.
 
 use axum::{
     extract::{Path, Query, State, rejection::QueryRejection},
@@ -16,10 +16,10 @@ use super::{
     state::Handle,
 };
 
-/// Follows a short link: 302 to the long form, 404 for a code that nobody was given, 410 for one that is over.
+/// Follows a short link: 302 to the long form, 404 for an unknown code, 410 for an expired link.
 pub(super) async fn visit(State(handle): State<Handle>, Path(code): Path<String>) -> Response {
     match handle.link(&code) {
-        None => notice(StatusCode::NOT_FOUND, "This link does not exist", "Nobody was given this code."),
+        None => notice(StatusCode::NOT_FOUND, "This link does not exist", "The code is unknown."),
         Some(link) if link.exp <= Timestamp::now().as_second() => gone(link.exp),
         Some(link) => (StatusCode::FOUND, [(header::LOCATION, link.target)]).into_response(),
     }
@@ -32,24 +32,25 @@ pub(super) struct Long {
     data: String,
 }
 
-/// The Guide's long links, and the healthcare ones that short links lead to, without their origin.
+/// The paths of the Guide's long links and of the healthcare links that short links lead to.
 pub(super) const LONG_PATHS: [&str; 4] = ["/gen/v1/login", "/gen/v1/talk", "/hc/v1/login", "/hc/v1/talk"];
 
-/// Opens the cipher and says who one would be, in which meeting, until when, and which devices ring.
+/// Opens the cipher and shows the role, the meeting, its times and the called devices.
 pub(super) async fn long(
     State(handle): State<Handle>,
     uri: Uri,
     query: Result<Query<Long>, QueryRejection>,
 ) -> Response {
     let Some(Query(query)) = query.ok().filter(|query| query.int == "jose" && query.v == "1") else {
-        return notice(StatusCode::BAD_REQUEST, "This link is not whole", "It needs int=jose, v=1 and data.");
+        let hint = "The link needs the parameters int=jose, v=1 and data.";
+        return notice(StatusCode::BAD_REQUEST, "This link is incomplete", hint);
     };
-    // The cipher may ask for 32,767 rounds of PBKDF2.
+    // The cipher may require 32,767 rounds of PBKDF2.
     let opened = tokio::task::spawn_blocking(move || jose::open(&query.data, handle.keys().password()));
     let claims = opened.await.ok().and_then(Result::ok);
     let Some(claims) = claims.and_then(|claims| serde_json::from_slice::<JwtClaims>(&claims).ok()) else {
-        let hint = "The cipher does not open with this sandbox's password.";
-        return notice(StatusCode::BAD_REQUEST, "This link does not open", hint);
+        let hint = "The cipher cannot be decrypted with this sandbox's password.";
+        return notice(StatusCode::BAD_REQUEST, "This link is invalid", hint);
     };
     if claims.exp <= Timestamp::now().as_second() {
         return gone(claims.exp);
@@ -67,13 +68,13 @@ fn joined(claims: &JwtClaims, path: &str) -> String {
     let devices: Vec<String> =
         claims.flow.iter().flat_map(|flow| &flow.data).map(|device| escape(&device.uri)).collect();
     let devices = if devices.is_empty() { "none".to_owned() } else { devices.join("<br>") };
-    let sign_in = if path.ends_with("/login") { "asked for" } else { "not asked for" };
+    let sign_in = if path.ends_with("/login") { "required" } else { "not required" };
     format!(
         "<p class=\"badge {who}\">{who}</p><p class=lead>{what}</p><dl>\
          <dt>Meeting</dt><dd>{sub}</dd><dt>Opens</dt><dd>{opens}</dd><dt>Closes</dt><dd>{closes}</dd>\
          <dt>Wording</dt><dd>{wording}</dd><dt>Sign-in</dt><dd>{sign_in}</dd>\
          <dt>Devices called</dt><dd>{devices}</dd></dl>\
-         <p class=note>This is a sandbox: nobody is called, and no video starts.</p>",
+         <p class=note>This is a sandbox: no device is called, and no video starts.</p>",
         sub = escape(&claims.sub),
         closes = time(claims.exp),
         wording = if path.starts_with("/hc/") { "healthcare" } else { "general" },
@@ -81,7 +82,7 @@ fn joined(claims: &JwtClaims, path: &str) -> String {
 }
 
 fn gone(exp: i64) -> Response {
-    notice(StatusCode::GONE, "This link is over", &format!("It closed at {}.", time(exp)))
+    notice(StatusCode::GONE, "This link has expired", &format!("The link expired at {}.", time(exp)))
 }
 
 fn notice(status: StatusCode, title: &str, text: &str) -> Response {

@@ -23,7 +23,7 @@ use super::{
     worker::CALL_LIMIT,
     world::{Life, WorldState},
 };
-use crate::{clock, endpoint::Obstacle, upstream::Broken};
+use crate::{clock, endpoint::Obstacle, upstream::CallFailure};
 
 /// How long a slow call takes, which is not too long.
 const SLOW: Duration = Duration::from_secs(11);
@@ -146,7 +146,7 @@ impl Servers {
 
 impl Api {
     /// One call, as `reqwest` would make it: within the request's own time limit.
-    pub(crate) async fn call(&self, request: Request) -> Result<Response, Broken> {
+    pub(crate) async fn call(&self, request: Request) -> Result<Response, CallFailure> {
         let limit = request.timeout().copied().unwrap_or(Duration::MAX);
         let until = Instant::now() + limit;
         self.life.point("before a call").await;
@@ -160,10 +160,12 @@ impl Api {
         }
         let fate = self.fate(&request, &asked);
         let answer = tokio::time::timeout_at(until, self.answer(fate, &asked, until)).await;
-        let answer = answer.unwrap_or(Err(Broken::TimedOut));
+        let answer = answer.unwrap_or(Err(CallFailure::TimedOut));
         self.life.point("after a call").await;
         let learnt = match (&answer, fate) {
-            (Err(Broken::TimedOut), _) | (Ok(_), CallFate::Endless) if limit < CALL_LIMIT => Learnt::CutOff,
+            (Err(CallFailure::TimedOut), _) | (Ok(_), CallFate::Endless) if limit < CALL_LIMIT => {
+                Learnt::CutOff
+            }
             (Ok(_), _) => fate.learnt(self.which),
             (Err(_), _) => Learnt::Failed,
         };
@@ -200,10 +202,10 @@ impl Api {
         fate: CallFate,
         asked: &SimulatedRequest,
         until: Instant,
-    ) -> Result<Response, Broken> {
+    ) -> Result<Response, CallFailure> {
         if matches!(fate, CallFate::Unreachable) {
             self.life.world.wait().await;
-            return Err(Broken::NoConnection(Obstacle::Refused));
+            return Err(CallFailure::NoConnection(Obstacle::Refused));
         }
         let slow = self.life.world.lock().servers.slow.iter().any(|key| key == asked.key());
         if slow {

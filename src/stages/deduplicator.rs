@@ -1,4 +1,4 @@
-//! The ledger as the stages use it: whose turn it is, and what follows where the ledger can't say.
+//! The ledger as the stages use it: claims on events, and the policy for a ledger that is unavailable.
 
 use std::{
     future::Future,
@@ -23,30 +23,30 @@ use crate::{
     telemetry::metrics::{LedgerMetrics, labels::Claimed},
 };
 
-/// How long one worker waits for another that acts on the same event: a call and its retries are over by then.
+/// Maximum wait for another worker that processes the same event; a call and its retries end within this time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The time that other limits leave for a result to be written.
+/// Time that other limits reserve for writing a result.
 pub(crate) const WRITE_TIME: Duration = Duration::from_secs(10);
-/// The first and the longest wait before a result that could not be written is written again.
-const WRITE_AGAIN: Duration = Duration::from_millis(200);
-const WRITE_AGAIN_MAX: Duration = Duration::from_secs(5);
+/// First and longest wait before a failed write of a result is repeated.
+const WRITE_RETRY_MIN: Duration = Duration::from_millis(200);
+const WRITE_RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// What to do while the ledger is down.
+/// Policy while the ledger is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnFailure {
-    /// Take no events: nothing can happen twice.
+    /// Stop processing events, so that there are no duplicates.
     Wait,
-    /// Go on without: an event that comes twice is served twice.
+    /// Process events without deduplication, so duplicates are possible.
     Continue,
 }
 
-/// How long an entry is kept.
+/// Lifetime of a ledger entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retention {
-    /// Longer than its session's links are valid.
+    /// Time to keep the entry after the session's links expire.
     pub margin: SignedDuration,
-    /// At most, however late its session ends.
+    /// Maximum lifetime, even if the session ends later.
     pub max: SignedDuration,
 }
 
@@ -55,42 +55,42 @@ pub(crate) struct Retention {
 pub(crate) struct Deduplicator {
     ledger: Ledger,
     on_failure: OnFailure,
-    keep: Retention,
+    retention: Retention,
     metrics: LedgerMetrics,
-    /// The last write failed.
+    /// True if the last write failed.
     failing: Arc<AtomicBool>,
 }
 
-/// What is written of an effect that happened.
+/// Value to write for an effect that happened, in part or completely.
 #[derive(Clone, Copy)]
-enum Effect<'a> {
-    Partly(&'a [u8]),
-    Wholly(&'a [u8]),
+enum EffectProgress<'a> {
+    Part(&'a [u8]),
+    Complete(&'a [u8]),
 }
 
-/// Whether to act.
+/// Result of [`Deduplicator::begin`].
 pub(super) enum Begun {
-    /// Act, and record it with the lease (there is none where the ledger is down and that is to be borne).
+    /// Act, and record the result with the lease. There is no lease if the ledger is unavailable and
+    /// `ledger.on_failure` is `continue`.
     Act(Option<Lease>),
-    /// It was done.
+    /// The effect has already happened.
     Done,
-    /// Neither.
-    Otherwise(Outcome),
+    /// Do not act; this is the outcome.
+    Stop(Outcome),
 }
 
 impl Deduplicator {
-    /// The deduplicator that a stage keeps in `ledger`.
     #[must_use]
     pub(crate) fn new(
         ledger: Ledger,
         on_failure: OnFailure,
-        keep: Retention,
+        retention: Retention,
         metrics: LedgerMetrics,
     ) -> Self {
-        Self { ledger, on_failure, keep, metrics, failing: Arc::default() }
+        Self { ledger, on_failure, retention, metrics, failing: Arc::default() }
     }
 
-    /// Whose turn it is to act on `key` for a message of this `content`, whose session ends at `deadline`.
+    /// Claims `key` for a message with this `content`, whose session ends at `deadline`.
     pub(super) async fn begin(&self, key: &str, content: &[u8], deadline: WireTime) -> Begun {
         let claim = self.ledger.claim(key, Sha256::digest(content).into(), PATIENCE).await;
         self.metrics.claimed(match &claim {
@@ -103,39 +103,39 @@ impl Deduplicator {
         match claim {
             Ok(Claim::Mine(lease)) => Begun::Act(Some(lease)),
             Ok(Claim::Recorded(_)) => Begun::Done,
-            Ok(Claim::Conflict) => Begun::Otherwise(Outcome::Dead(Death::new(
+            Ok(Claim::Conflict) => Begun::Stop(Outcome::Dead(Death::new(
                 Class::Invalid,
-                "the event's id was used before, with other content",
+                "the event id was already used with different content",
             ))),
             Ok(Claim::Busy) => {
-                Begun::Otherwise(busy("another worker is at the same event".to_owned(), deadline))
+                Begun::Stop(busy("another worker is processing the same event".to_owned(), deadline))
             }
-            Err(error) => self.failed(&error, deadline).map_or(Begun::Act(None), Begun::Otherwise),
+            Err(error) => self.failed(&error, deadline).map_or(Begun::Act(None), Begun::Stop),
         }
     }
 
-    /// Records `result`; an outcome, where the effect must not go on without. While the ledger is down this waits: the caller
-    /// sets the limit.
+    /// Records `result`. Returns an outcome if processing must stop because the result was not recorded. Waits while the
+    /// ledger is unavailable; the caller sets the time limit.
     pub(super) async fn record(
         &self,
         mut lease: Option<Lease>,
         result: &[u8],
         deadline: WireTime,
     ) -> Option<Outcome> {
-        self.keep(lease.as_mut()?, Effect::Wholly(result), deadline).await
+        self.write(lease.as_mut()?, EffectProgress::Complete(result), deadline).await
     }
 
-    /// Notes a part of an effect, which is done; otherwise as [`Deduplicator::record`].
+    /// Notes the completed part of an effect; otherwise the same as [`Deduplicator::record`].
     pub(super) async fn note_part(
         &self,
         lease: &mut Option<Lease>,
         part: &[u8],
         deadline: WireTime,
     ) -> Option<Outcome> {
-        self.keep(lease.as_mut()?, Effect::Partly(part), deadline).await
+        self.write(lease.as_mut()?, EffectProgress::Part(part), deadline).await
     }
 
-    /// Notes that an effect is about to happen; an outcome, where it must not go on without.
+    /// Notes that an effect is about to happen. Returns an outcome if the effect must not happen without the note.
     pub(super) async fn note(
         &self,
         lease: &mut Option<Lease>,
@@ -146,8 +146,9 @@ impl Deduplicator {
         noted.err().and_then(|error| self.failed(&error, deadline))
     }
 
-    /// Where the last write failed, notes `note` before an effect; an outcome, where that fails as well. A disk that is full can be
-    /// read: without this an effect would happen again and again, and never be recorded.
+    /// Writes `note` before an effect if the last write failed. Returns an outcome if this write fails too and the
+    /// effect must not happen. A full disk can still be read: without this check, an effect would be repeated and never
+    /// be recorded.
     pub(super) async fn note_if_failing(
         &self,
         lease: &mut Option<Lease>,
@@ -157,14 +158,20 @@ impl Deduplicator {
         if self.failing.load(Ordering::Relaxed) { self.note(lease, note, deadline).await } else { None }
     }
 
-    /// Tries until it works, where there is to be no effect without the ledger: this one happened, and would happen once more.
-    async fn keep(&self, lease: &mut Lease, what: Effect<'_>, deadline: WireTime) -> Option<Outcome> {
+    /// Writes `progress`. With [`OnFailure::Wait`] repeats a failed write until it succeeds, because the effect has
+    /// happened and would happen again.
+    async fn write(
+        &self,
+        lease: &mut Lease,
+        progress: EffectProgress<'_>,
+        deadline: WireTime,
+    ) -> Option<Outcome> {
         let until = self.until(deadline);
         let mut tries = 0;
         loop {
-            let written = match what {
-                Effect::Partly(note) => self.timed(lease.write_note(note, until)).await,
-                Effect::Wholly(result) => self.timed(lease.record(result, until)).await,
+            let written = match progress {
+                EffectProgress::Part(note) => self.timed(lease.write_note(note, until)).await,
+                EffectProgress::Complete(result) => self.timed(lease.record(result, until)).await,
             };
             let error = written.err()?;
             let outcome = self.failed(&error, deadline);
@@ -173,17 +180,17 @@ impl Deduplicator {
                 return outcome;
             }
             tries += 1;
-            sleep(retry::reconnect_wait(WRITE_AGAIN, WRITE_AGAIN_MAX, tries, fastrand::f64())).await;
+            sleep(retry::reconnect_wait(WRITE_RETRY_MIN, WRITE_RETRY_MAX, tries, fastrand::f64())).await;
         }
     }
 
-    /// Ends the turn: the effect did not happen.
+    /// Releases the claim, because the effect did not happen.
     pub(super) async fn release(lease: Option<Lease>) {
         if let Some(lease) = lease
             && let Err(error) = lease.release().await
         {
-            // The claim ends by itself, at the latest with its lease.
-            warn!(%error, "a claim could not be given back");
+            // The claim still ends, at the latest when its lease expires.
+            warn!(%error, "failed to release ledger claim");
         }
     }
 
@@ -200,18 +207,18 @@ impl Deduplicator {
 
     fn until(&self, deadline: WireTime) -> Timestamp {
         let after = |from: Timestamp, span| from.saturating_add(span).unwrap_or(Timestamp::MAX);
-        after(deadline.timestamp(), self.keep.margin).min(after(clock::now(), self.keep.max))
+        after(deadline.timestamp(), self.retention.margin).min(after(clock::now(), self.retention.max))
     }
 
-    /// What follows from what the ledger did not do; nothing, where the effect may go on without.
+    /// Outcome of a failed ledger operation; `None` if processing may continue without the ledger.
     fn failed(&self, error: &LedgerError, deadline: WireTime) -> Option<Outcome> {
         match (error, self.on_failure) {
-            // It answers: what the other one does counts, and this one's result must not be seen beside it.
+            // The ledger works: the other worker's result counts, and this one must not be published as well.
             (LedgerError::Lost, _) => Some(busy(error.to_string(), deadline)),
-            // No wait makes it smaller.
+            // Waiting does not make the value smaller.
             (LedgerError::TooLarge { .. }, _) => Some(Outcome::Dead(Death::new(Class::Internal, error))),
             (_, OnFailure::Continue) => {
-                warn!(%error, "going on without the ledger: an event that comes again is served again");
+                warn!(%error, "ledger unavailable; continuing without deduplication (ledger.on_failure=continue)");
                 None
             }
             (_, OnFailure::Wait) => Some(Outcome::Wait(Failure {
@@ -224,7 +231,7 @@ impl Deduplicator {
     }
 }
 
-/// Another worker has the event: soon there is a result of its, or it has died.
+/// Outcome if another worker has the event. That worker soon records a result, or its claim expires.
 fn busy(reason: String, deadline: WireTime) -> Outcome {
     let (cause, retry_after) = (Cause::Busy, Some(Duration::from_secs(1)));
     Outcome::TryAgain(Failure { cause, reason, retry_after, deadline })
@@ -241,11 +248,12 @@ mod tests {
 
     fn deduplicator(ledger: &Ledger, on_failure: OnFailure) -> Deduplicator {
         let metrics = Metrics::new(&[]).unwrap().ledger(Stage::Link);
-        let keep = Retention { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(2) };
-        Deduplicator::new(ledger.clone(), on_failure, keep, metrics)
+        let retention =
+            Retention { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(2) };
+        Deduplicator::new(ledger.clone(), on_failure, retention, metrics)
     }
 
-    /// A session that was over a minute ago: entries outlive it.
+    /// The end of a session, one minute ago; entries outlive the session.
     fn deadline() -> WireTime {
         WireTime::floor(Timestamp::now() - SignedDuration::from_mins(1))
     }
@@ -254,7 +262,7 @@ mod tests {
         match deduplicator.begin("k", b"body", deadline()).await {
             Begun::Act(lease) => lease,
             Begun::Done => panic!("done"),
-            Begun::Otherwise(outcome) => panic!("{outcome:?}"),
+            Begun::Stop(outcome) => panic!("{outcome:?}"),
         }
     }
 
@@ -263,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_entry_outlives_its_session_by_the_margin_and_no_longer_than_it_may() {
+    async fn entry_expires_after_the_margin_or_the_maximum_lifetime() {
         let deduplicator = deduplicator(&Ledger::open(LedgerKind::Memory).await.unwrap(), OnFailure::Wait);
         assert_eq!(deduplicator.until(deadline()), deadline().timestamp() + SignedDuration::from_hours(1));
         for deadline in ["2999-12-31T23:59:59Z".parse().unwrap(), Timestamp::MAX] {
@@ -273,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_recorded_outlives_its_session_and_what_was_released_is_forgotten() {
+    async fn recorded_result_outlives_its_session_and_released_note_is_removed() {
         let ledger = Ledger::open(LedgerKind::Memory).await.unwrap();
         let deduplicator = deduplicator(&ledger, OnFailure::Wait);
         let mut lease = act(&deduplicator).await;
@@ -287,11 +295,11 @@ mod tests {
         assert!(deduplicator.record(lease, b"r", deadline()).await.is_none());
         assert!(matches!(deduplicator.begin("k", b"body", deadline()).await, Begun::Done));
         let other = deduplicator.begin("k", b"another", deadline()).await;
-        assert!(matches!(other, Begun::Otherwise(Outcome::Dead(Death { class: Class::Invalid, .. }))));
+        assert!(matches!(other, Begun::Stop(Outcome::Dead(Death { class: Class::Invalid, .. }))));
     }
 
     #[tokio::test]
-    async fn a_ledger_that_is_down_is_waited_for_or_gone_on_without() {
+    async fn unavailable_ledger_stops_or_continues_as_configured() {
         for (on_failure, wait) in [(OnFailure::Wait, true), (OnFailure::Continue, false)] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("ledger");
@@ -302,7 +310,7 @@ mod tests {
             assert_eq!(waits(deduplicator.note(&mut lease, b"n", deadline()).await.as_ref()), wait);
             assert_eq!(waits(deduplicator.record(lease, b"r", deadline()).await.as_ref()), wait);
             match deduplicator.begin("k", b"body", deadline()).await {
-                Begun::Otherwise(outcome) => assert!(wait && waits(Some(&outcome))),
+                Begun::Stop(outcome) => assert!(wait && waits(Some(&outcome))),
                 Begun::Act(lease) => assert!(!wait && lease.is_none()),
                 Begun::Done => panic!("done"),
             }
@@ -311,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_happened_is_written_down_however_long_it_takes_and_what_is_to_happen_is_not() {
+    async fn write_after_an_effect_waits_for_the_ledger_and_write_before_does_not() {
         let later = WireTime::floor(Timestamp::MAX);
         let (ledger, disk_is_out) = simulation::ledger();
         let deduplicator = deduplicator(&ledger, OnFailure::Wait);
@@ -322,7 +330,7 @@ mod tests {
         };
         let mut lease = act(&deduplicator).await;
         disk_is_out(true);
-        assert!(deduplicator.note_if_failing(&mut lease, b"n", later).await.is_none(), "nobody knows yet");
+        assert!(deduplicator.note_if_failing(&mut lease, b"n", later).await.is_none(), "no write failed yet");
         assert!(waits(deduplicator.note(&mut lease, b"n", later).await.as_ref()));
         assert!(waits(deduplicator.note_if_failing(&mut lease, b"n", later).await.as_ref()));
         let (kept, ()) = tokio::join!(deduplicator.note_part(&mut lease, b"p", later), outage());
@@ -336,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_it_may_go_on_without_the_ledger_nothing_waits_for_it() {
+    async fn continue_policy_does_not_wait_for_the_ledger() {
         let (ledger, disk_is_out) = simulation::ledger();
         let deduplicator = deduplicator(&ledger, OnFailure::Continue);
         let lease = act(&deduplicator).await;
@@ -345,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_one_event_did_wrong_is_no_outage_of_the_ledger() {
+    async fn error_of_one_event_does_not_count_as_a_ledger_outage() {
         let deadline = WireTime::floor(Timestamp::MAX);
         let ledger = Ledger::open(LedgerKind::Memory).await.unwrap();
         for on_failure in [OnFailure::Wait, OnFailure::Continue] {
@@ -354,13 +362,13 @@ mod tests {
             let Some(Outcome::TryAgain(failure)) = outcome else { panic!("{outcome:?}") };
             assert_eq!((failure.cause, failure.retry_after), (Cause::Busy, Some(Duration::from_secs(1))));
             let Begun::Act(lease) = deduplicator.begin("k", b"", deadline).await else {
-                panic!("not its turn")
+                panic!("the key was not claimed")
             };
             let huge = vec![0; crate::ledger::VALUE_BYTES_MAX + 1];
             let outcome = deduplicator.record(lease, &huge, deadline).await;
             let Some(Outcome::Dead(death)) = outcome else { panic!("{outcome:?}") };
             assert_eq!(death.class, Class::Internal);
-            assert_eq!(death.reason, "ledger: a result of 4194305 bytes, at most 4194304 can be kept");
+            assert_eq!(death.reason, "ledger: a result has 4194305 bytes; the limit is 4194304");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Stage `host`: a host link becomes a Webex message to the expert.
+//! Stage `host`: sends a host link to the expert as a Webex message.
 
 use std::time::Duration;
 
@@ -30,11 +30,11 @@ use crate::{
     webex::WebexClient,
 };
 
-/// What the ledger notes before a message is sent, and records after.
+/// Ledger note before a message is sent, and ledger result afterwards.
 const SENDING: &[u8] = b"sending";
 const DELIVERED: &[u8] = b"delivered";
 
-/// How often the bytes of a link are held at once: as it came, as read, as written, on its way.
+/// Copies of a link's bytes in memory at the same time: received, parsed, serialised, being sent.
 const COPIES: usize = 4;
 
 /// Stage `host`.
@@ -46,33 +46,32 @@ pub(crate) struct HostStage {
 }
 
 impl HostStage {
-    /// The stage, with the client it calls, the rules for links, and the ledger of what was delivered.
     #[must_use]
     pub(crate) const fn new(client: WebexClient, rules: LinkRules, deduplicator: Deduplicator) -> Self {
         Self { client, rules, deduplicator }
     }
 
-    /// Sends `link` to `address`, unless that was done.
+    /// Sends `link` to `destination`, unless it was already sent.
     async fn deliver(
         &self,
         message: &Message,
         link: &HostLink,
-        address: &ExpertDestination<'_>,
+        destination: &ExpertDestination<'_>,
         trace: &TraceContext,
     ) -> Outcome {
         let deadline = link.expires_at;
         let id = id(message);
-        // By its id alone: where the link's ledger was lost, the same effect comes again with another link to the same
-        // meeting, and the expert has one already.
+        // Only the message id identifies the effect. If the ledger of stage `link` was lost, the same message is published
+        // again with another link to the same meeting. The expert may already have a link.
         let mut lease = match self.deduplicator.begin(&effect(&id), id.as_bytes(), deadline).await {
             Begun::Act(lease) => lease,
             Begun::Done => return Outcome::DoneBefore(Batch::default()),
-            Begun::Otherwise(outcome) => return outcome,
+            Begun::Stop(outcome) => return outcome,
         };
         fault::point(Self::NAME, "claimed");
         let noted_before = lease.as_ref().is_some_and(|lease| lease.note().is_some());
         if noted_before {
-            let sent = self.client.was_sent(address, link, trace).await;
+            let sent = self.client.was_sent(destination, link, trace).await;
             fault::point(Self::NAME, "looked");
             match sent {
                 Ok(Some(true)) => return self.delivered(lease, deadline).await,
@@ -85,19 +84,19 @@ impl HostStage {
         }
         fault::point(Self::NAME, "noted");
         let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
-        let sent = self.client.send(address, link, trace, left).await;
+        let sent = self.client.send(destination, link, trace, left).await;
         fault::point(Self::NAME, "answered");
         match sent {
             Ok(sent) => {
                 info!(
                     event_id = %loggable_id(&link.event_id), trace_id = trace.trace_id(),
-                    tracking_id = sent.tracking_id.as_deref().unwrap_or("none"), "the expert has the host link"
+                    tracking_id = sent.tracking_id.as_deref().unwrap_or("none"), "host link sent to expert"
                 );
                 self.delivered(lease, deadline).await
             }
             Err(error) => {
-                // The note stays where the message may have been sent, by this attempt or late by one before: the next
-                // attempt looks before it sends.
+                // Keep the note if the message may have been sent, by this attempt or late by an earlier one: the next
+                // attempt then checks before it sends.
                 if !error.unknown && !noted_before {
                     Deduplicator::release(lease).await;
                     fault::point(Self::NAME, "released");
@@ -151,36 +150,36 @@ impl Stage for HostStage {
             Ok(link) => link,
             Err(death) => return Outcome::Dead(death),
         };
-        let address = match checked(&link) {
-            Ok(address) => address,
+        let destination = match checked(&link) {
+            Ok(destination) => destination,
             Err(death) => return Outcome::Dead(death),
         };
         let trace = TraceContext::of(&message.headers);
         fault::point(Self::NAME, "read");
-        self.deliver(message, &link, &address, &trace).await
+        self.deliver(message, &link, &destination, &trace).await
     }
 }
 
-/// The id of the message, which the same effect has at every repeat.
+/// Id of the message; the same for every repeat of an effect.
 fn id(message: &Message) -> String {
     message.message_id.clone().unwrap_or_else(|| ids::hash(&message.body).to_string())
 }
 
-/// The name in the ledger of the delivery of the message called `id`.
+/// Ledger key for sending the message with this `id`.
 fn effect(id: &str) -> String {
     format!("host:{id}")
 }
 
-/// Where `link` goes, if that can be and its session is not over.
+/// Destination of `link`, if the destination is valid and the session has not ended.
 fn checked(link: &HostLink) -> Result<ExpertDestination<'_>, Death> {
-    let address = link
+    let destination = link
         .expert
         .address()
         .map_err(|invalid: Invalid| Death::new(Class::Invalid, invalid.within("expert")))?;
     if link.expires_at.timestamp() <= clock::now() {
         return Err(Death::new(Class::Expired, "the session is over"));
     }
-    Ok(address)
+    Ok(destination)
 }
 
 fn read(message: &Message, rules: &LinkRules) -> Result<HostLink, Death> {
@@ -188,7 +187,7 @@ fn read(message: &Message, rules: &LinkRules) -> Result<HostLink, Death> {
 }
 
 fn parsed(message: &Message, rules: &LinkRules) -> Result<HostLink, Invalid> {
-    // A host link echoes the event, so it is hardly larger than one.
+    // A host link repeats parts of its event, so it is not much larger than an event.
     if message.body.len() > 2 * BODY_BYTES_MAX {
         return Err(Invalid::new(
             "",
@@ -196,12 +195,12 @@ fn parsed(message: &Message, rules: &LinkRules) -> Result<HostLink, Invalid> {
         ));
     }
     let link: HostLink = decode::from_json(&message.body)?;
-    // What an expert is told to open must be Instant Connect's, whoever put it into the queue.
+    // An expert must get only links of Instant Connect, because other producers may write to the queue.
     let url = link.address.reveal();
     let safe = url.bytes().all(|b| b.is_ascii_graphic() && !b"()<>[]\"\\`".contains(&b));
     if safe && rules.allow(url) {
         Ok(link)
     } else {
-        Err(Invalid::new("url", "expected a link of Instant Connect"))
+        Err(Invalid::new("url", "expected an Instant Connect link"))
     }
 }

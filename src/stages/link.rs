@@ -1,4 +1,4 @@
-//! Stage `link`: a start event becomes links.
+//! Stage `link`: makes the links for a start event.
 
 use std::collections::BTreeSet;
 
@@ -27,11 +27,11 @@ use crate::{
     outcome::{Batch, Class, Death, Learn, Outcome},
 };
 
-/// How often the bytes of an event or a link are held at once: as they came, as read, as written, on their way to the broker.
+/// Copies of an event's or link's bytes in memory at the same time: received, parsed, serialised, being published.
 const COPIES: usize = 4;
-/// What one link takes beside what it repeats of its event: its message, properties, and place among those not confirmed.
+/// Memory of one link without the parts that it repeats of its event: message, properties, entry of the pending confirm.
 const LINK_BYTES: usize = 8 * 1024;
-/// Up to here a rough count of an event's bytes will do.
+/// Up to this size a rough estimate of an event's memory is sufficient.
 const SMALL: usize = 256 * 1024;
 
 /// Stage `link`.
@@ -43,7 +43,6 @@ pub(crate) struct LinkStage {
 }
 
 impl LinkStage {
-    /// The stage, with the client it calls, the rules for events, and the ledger of the links that were made.
     #[must_use]
     pub(crate) const fn new(
         client: InstantConnectClient,
@@ -57,14 +56,14 @@ impl LinkStage {
         Session::read(message, &self.rules, clock::now()).map_err(|refusal| refused(&refusal))
     }
 
-    /// The messages with the links of `session`: those that were made before, else new ones, noted before anybody sees
-    /// them. Which of them the broker has is recorded when it confirms them, and those are not published again.
+    /// The messages with the links of `session`. Existing links are used again; new links are noted in the ledger before
+    /// they are published. Messages that the broker has confirmed are recorded and not published again.
     async fn links(&self, session: &mut Session) -> Result<Outcome, Outcome> {
         let key = effect(session.event_id.as_str());
         let lease = match self.deduplicator.begin(&key, &session.digest, session.expires_at).await {
             Begun::Act(lease) => lease,
             Begun::Done => return Ok(Outcome::DoneBefore(Batch::default())),
-            Begun::Otherwise(outcome) => return Err(outcome),
+            Begun::Stop(outcome) => return Err(outcome),
         };
         fault::point(Self::NAME, "claimed");
         let noted = lease.as_ref().and_then(Lease::note).and_then(|note| recall(session, note));
@@ -76,8 +75,9 @@ impl LinkStage {
         Ok(if made_before { Outcome::DoneBefore(batch) } else { Outcome::Done(batch) })
     }
 
-    /// All links of `session`, by as many calls as they take after `made`. What each brings is noted, so that the next
-    /// attempt goes on from there: the devices are called with the first, and are not called again for the others.
+    /// Makes the links of `session` that are missing in `made`, with as many calls as needed. The result of each call is
+    /// noted, so that the next attempt continues from there. Only the first call contains the devices, so they are not
+    /// called again.
     async fn make(
         &self,
         session: &Session,
@@ -95,7 +95,7 @@ impl LinkStage {
             made.links = match self.client.more(session, made.links).await {
                 Ok(links) => links,
                 Err(error) => {
-                    // A note outlives the lease, and says where to go on.
+                    // A note outlives the lease, so that the next attempt can continue.
                     if !noted {
                         Deduplicator::release(lease).await;
                         fault::point(Self::NAME, "released");
@@ -131,7 +131,8 @@ impl Stage for LinkStage {
 
     fn bytes(&self, message: &Message) -> usize {
         let body = message.body.len();
-        // Each person is a JSON object, and no link repeats more than twice the event: most are small without a closer look.
+        // Each person is a JSON object, and no link repeats more than twice the event. This shows for most events that
+        // they are small, without parsing them.
         let people = message.body.split(|byte| *byte == b'{').count();
         let most =
             people.saturating_mul(LINK_BYTES.saturating_add(2 * COPIES * body)).saturating_add(COPIES * body);
@@ -153,42 +154,42 @@ impl Stage for LinkStage {
         debug!(
             event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
             session = %loggable_id(session.session_id.reveal()), guests = session.guests.len(),
-            experts = session.experts.len(), devices = session.devices.len(), "start event taken"
+            experts = session.experts.len(), devices = session.devices.len(), "processing start event"
         );
         fault::point(Self::NAME, "read");
-        self.links(&mut session).await.unwrap_or_else(|otherwise| otherwise)
+        self.links(&mut session).await.unwrap_or_else(|outcome| outcome)
     }
 }
 
-/// The name in the ledger of the links of the event called `event_id`.
+/// Ledger key for the links of the event with this id.
 fn effect(event_id: &str) -> String {
     format!("link:{event_id}")
 }
 
-/// What the ledger keeps of an event: noted while links are made and published, recorded once the broker has them all.
+/// Ledger value of an event: a note while links are made and published, a result when the broker has confirmed all.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LinkProgress {
     expires_at: Option<WireTime>,
     #[serde(flatten)]
     links: Links,
-    /// The `message_id`s of the messages that the broker has.
+    /// `message_id`s of the messages that the broker has confirmed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     published: BTreeSet<Uuid>,
 }
 
 impl LinkProgress {
-    /// Whether there is a link for everybody.
+    /// True if there is a link for every person.
     fn is_complete(&self, session: &Session) -> bool {
         (self.links.hosts.len(), self.links.guests.len()) == (session.experts.len(), session.guests.len())
     }
 }
 
 fn written(made: &LinkProgress) -> Result<Vec<u8>, Outcome> {
-    serde_json::to_vec(made).map_err(|_| unusable())
+    serde_json::to_vec(made).map_err(|_| unwritable())
 }
 
-/// The links of an event while they are published.
+/// The links of an event while their messages are published.
 struct Publishing {
     deduplicator: Deduplicator,
     lease: Option<Lease>,
@@ -197,19 +198,19 @@ struct Publishing {
 }
 
 impl Publishing {
-    /// Records that the broker has all messages of the event, or notes those that it has.
+    /// Records the event if the broker has confirmed all its messages; otherwise notes the confirmed ones.
     async fn record(&mut self) {
         let Ok(record) = written(&self.made) else { return };
         let failed = if self.made.published.len() == self.made.links.count() {
             let failed = self.deduplicator.record(self.lease.take(), &record, self.deadline).await;
-            // Not after a note: how many there are is a matter of time.
+            // Not after a note, because the number of notes depends on timing.
             fault::point(LinkStage::NAME, "recorded");
             failed
         } else {
             self.deduplicator.note_part(&mut self.lease, &record, self.deadline).await
         };
         if failed.is_some() {
-            warn!("could not record that links are published; a repeat of their event publishes them again");
+            warn!("failed to record published links; if their event is repeated, they are published again");
         }
     }
 }
@@ -221,8 +222,8 @@ impl Learn for Publishing {
     }
 }
 
-/// The links that an earlier attempt got and noted for `session`, all or the first of them; the others will end when
-/// they do. None if these have ended before there were all: then all are made again.
+/// The links in the note of an earlier attempt: all of `session`'s links, or the first of them. The remaining links get
+/// the same expiry time. `None` if the noted links expired before all were made; then all links are made again.
 fn recall(session: &mut Session, note: &[u8]) -> Option<LinkProgress> {
     let made = decode::from_json::<LinkProgress>(note).ok()?;
     let (expires_at, links) = (made.expires_at?, &made.links);
@@ -236,8 +237,8 @@ fn recall(session: &mut Session, note: &[u8]) -> Option<LinkProgress> {
     })
 }
 
-fn unusable() -> Outcome {
-    Outcome::Dead(Death::new(Class::Internal, "the links in the ledger are not those of this event"))
+fn unwritable() -> Outcome {
+    Outcome::Dead(Death::new(Class::Internal, "the event's ledger value could not be written as JSON"))
 }
 
 fn refused(refusal: &Refusal) -> Death {
@@ -249,13 +250,13 @@ fn refused(refusal: &Refusal) -> Death {
     Death::new(class, refusal)
 }
 
-/// One message for each link that the broker does not have yet. Guests' links go to guests and hosts' to hosts by type: see
+/// One message for each link that the broker has not confirmed. The types keep guest links and host links apart; see
 /// [`Outgoing`].
 fn messages(session: &Session, made: &LinkProgress) -> Result<Vec<Outgoing>, Outcome> {
     let guests = made.links.guests.iter().enumerate();
-    let guests = guests.map(|(position, address)| Outgoing::guest(session, position, address.clone()));
+    let guests = guests.map(|(position, link)| Outgoing::guest(session, position, link.clone()));
     let hosts = made.links.hosts.iter().enumerate();
-    let hosts = hosts.map(|(position, address)| Outgoing::host(session, position, address.clone()));
+    let hosts = hosts.map(|(position, link)| Outgoing::host(session, position, link.clone()));
     let all = guests.chain(hosts).collect::<Result<Vec<_>, _>>().map_err(|_| {
         Outcome::Dead(Death::new(Class::Internal, "a link message could not be written as JSON"))
     })?;
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_goes_on_from_the_links_of_the_one_before() {
+    fn attempt_continues_from_the_noted_links() {
         let later = SignedDuration::from_mins(1);
         for (people, links) in [
             ((2, 30), (2, 23)),
@@ -309,15 +310,15 @@ mod tests {
             let (ends_at, note) = note(links.0, links.1, later);
             let made = recall(&mut session, &note).unwrap();
             assert_eq!((made.links.hosts.len(), made.links.guests.len()), links);
-            assert_eq!(session.expires_at, ends_at, "all links end together");
+            assert_eq!(session.expires_at, ends_at, "all links expire together");
             assert_eq!(made.is_complete(&session), links == people);
             let again = recall(&mut session, &written(&made).unwrap()).unwrap();
-            assert_eq!(again.links.count(), made.links.count(), "as it was written");
+            assert_eq!(again.links.count(), made.links.count(), "the value can be read again");
         }
     }
 
     #[test]
-    fn links_that_ended_or_are_not_of_this_event_are_made_again() {
+    fn expired_or_foreign_links_are_made_again() {
         let (later, ended) = (SignedDuration::from_mins(1), SignedDuration::ZERO);
         for (people, made, ends_in) in [
             ((2, 30), (2, 23), ended),
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_the_broker_has_are_not_published_again() {
+    fn confirmed_messages_are_not_published_again() {
         let mut session = session(1, 2);
         let mut made = recall(&mut session, &note(1, 2, SignedDuration::from_mins(1)).1).unwrap();
         let ids = |made: &LinkProgress| {
@@ -350,10 +351,10 @@ mod tests {
     }
 
     #[test]
-    fn links_that_ended_after_all_were_made_are_not_made_again() {
+    fn complete_links_are_kept_after_they_expire() {
         let mut session = session(1, 2);
         let (ended_at, note) = note(1, 2, SignedDuration::ZERO);
         assert!(recall(&mut session, &note).unwrap().is_complete(&session));
-        assert_eq!(session.expires_at, ended_at, "so that they expire");
+        assert_eq!(session.expires_at, ended_at, "the event then ends as expired");
     }
 }

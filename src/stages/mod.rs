@@ -1,5 +1,5 @@
-//! The stages: each a function from a message to an [`Outcome`], with at most one outside effect, which may take several
-//! calls. A stage neither publishes nor settles, and knows nothing of AMQP.
+//! The stages. Each is a function from a message to an [`Outcome`], with at most one outside effect, which may take
+//! several calls. A stage does not publish, does not settle and does not depend on AMQP.
 
 pub(crate) mod deduplicator;
 mod host;
@@ -18,38 +18,38 @@ use crate::{
     outcome::{Class, Death, Outcome},
 };
 
-/// One step on an event's way.
+/// One step in the processing of an event.
 pub trait Stage: Send + Sync + 'static {
     /// `link` or `host`, for logs and metrics.
     const NAME: &'static str;
 
-    /// What `message` is known by, whatever becomes of it.
+    /// Event id and trace context of a message, valid or not.
     fn identify(&self, message: &Message) -> Identity;
 
-    /// The name of the effect that `message` asks for: that of its entry in the ledger. Two messages with the same one are never
-    /// worked on at once.
+    /// Name of the effect that `message` requests; also the key of the ledger entry. Two messages with the same effect
+    /// are never processed at the same time.
     fn effect(&self, message: &Message, identity: &Identity) -> String;
 
-    /// When the session of `message` is over.
+    /// Time when the session of `message` ends.
     ///
     /// # Errors
-    /// [`Death`] of a message that ends without its effect, as far as the message alone tells.
+    /// [`Death`] if the message alone shows that the effect must not happen.
     fn deadline(&self, message: &Message) -> Result<WireTime, Death>;
 
-    /// The most bytes of memory that the work on `message` takes, about.
+    /// Approximate maximum of the memory that processing `message` needs, in bytes.
     fn bytes(&self, message: &Message) -> usize;
 
-    /// Decides what becomes of `message`, and has the stage's one outside effect.
+    /// Processes `message`, including the stage's one outside effect.
     fn handle(&self, message: &Message) -> impl Future<Output = Outcome> + Send;
 }
 
-/// Runs `stage` on `message`; a panic is an outcome like any other.
+/// Runs `stage` on `message`; a panic becomes an outcome.
 pub(crate) async fn run<S: Stage>(stage: &S, message: &Message) -> Outcome {
     let run = AssertUnwindSafe(stage.handle(message)).catch_unwind();
     run.await.unwrap_or_else(|_| {
         Outcome::Dead(Death::new(
             Class::Internal,
-            format!("stage {} panicked; this is a defect of the worker, see its log", S::NAME),
+            format!("stage {} panicked (bug; see the worker's log)", S::NAME),
         ))
     })
 }

@@ -1,4 +1,4 @@
-//! When certificates begin and end to be valid.
+//! Validity dates of certificates.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{TlsError, certificates};
 
-/// When a certificate is valid.
+/// Validity of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dates {
     /// Not before.
@@ -17,7 +17,7 @@ pub(crate) struct Dates {
     pub ends: Timestamp,
 }
 
-/// The dates of each certificate in a PEM file, never none.
+/// The dates of each certificate in a PEM file; never empty.
 ///
 /// # Errors
 /// [`TlsError`] if the file can't be used.
@@ -25,7 +25,7 @@ pub(crate) fn dates(path: &Path) -> Result<Vec<Dates>, TlsError> {
     Ok(certificates(path)?.iter().filter_map(of).collect())
 }
 
-/// The dates of one certificate; `None` for what is none.
+/// The dates of one certificate; `None` if it is not an X.509 certificate.
 pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Dates> {
     let (rest, certificate) = X509Certificate::from_der(certificate).ok()?;
     let validity = certificate.validity();

@@ -1,8 +1,8 @@
-//! TLS as a client, one way for the broker, Redis, Webex and the collector: which servers are trusted, and which certificate
-//! is shown. The files are read again at each handshake, so that what replaces them needs no restart.
+//! TLS client for the broker, Redis, Webex and the collector: trusted servers and the client certificate. The files are
+//! read again at each handshake, so new files need no restart.
 //!
-//! A file that can't be read or used any more is said once, and what it held last stays in force: a certificate that is being
-//! replaced must not end the service.
+//! A file that becomes unreadable or unusable is logged once, and its last usable content stays in use: the replacement
+//! of a certificate must not stop the service.
 
 mod dates;
 #[cfg(test)]
@@ -27,34 +27,32 @@ use tracing::{info, warn};
 pub(crate) use dates::{Dates, dates};
 use verifier::Verifier;
 
-/// Largest file that is read, in bytes.
+/// Maximum number of bytes that are read from a file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The files that TLS takes part in its work from.
+/// The configured TLS files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
-    /// `tls.ca_file`: trusted beside the system's.
+    /// `tls.ca_file`: CAs that are trusted in addition to the system's.
     pub ca: Option<PathBuf>,
     /// The client certificate and its key.
     pub client: Option<ClientFiles>,
 }
 
-/// A certificate to show, and the key to it.
+/// A client certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// The certificate, and those between it and its CA.
+    /// The certificate, followed by its intermediate certificates.
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
 }
 
-/// Why a file can't be used. Shows nothing of what is in it.
+/// An unusable file. The text contains no part of the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
 pub struct TlsError {
-    /// Which file.
     pub path: PathBuf,
-    /// What is wrong with it.
     pub problem: String,
 }
 
@@ -64,16 +62,16 @@ impl TlsError {
     }
 }
 
-/// The one provider of ciphers.
+/// The crypto provider of all TLS connections.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
 impl Files {
-    /// How to connect. HTTPS clients say which protocols they speak, by [`https`].
+    /// The client configuration of these files. HTTPS clients use [`https`], which adds their protocols.
     ///
     /// # Errors
-    /// [`TlsError`] for a file that can't be used now, or [`rustls::Error`] if this system trusts no CA at all.
+    /// [`rustls::Error`] if a file can't be used (with a [`TlsError`] inside), or if there is no trusted CA.
     pub fn config(&self) -> Result<ClientConfig, rustls::Error> {
         let provider = provider();
         let verifier = Verifier::new(self.ca.clone(), Arc::clone(&provider))?;
@@ -88,10 +86,10 @@ impl Files {
         })
     }
 
-    /// Whether the files can be used now.
+    /// Checks that the files are usable now.
     ///
     /// # Errors
-    /// The first that can't.
+    /// The first unusable file.
     pub fn check(&self) -> Result<(), TlsError> {
         if let Some(path) = &self.ca {
             certificates(path)?;
@@ -103,7 +101,8 @@ impl Files {
     }
 }
 
-/// Connections of one peer's. What its files hold must be usable at the first; from then on what they held last stays in force.
+/// TLS configuration for the connections to one peer. Its files must be usable at the first connection. Later, the last
+/// usable content stays in use.
 #[derive(Debug)]
 pub(crate) struct Connections {
     files: Files,
@@ -111,32 +110,32 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// With what is in these files.
     #[must_use]
     pub(crate) const fn new(files: Files) -> Self {
         Self { files, config: Mutex::new(None) }
     }
 
-    /// How to connect.
+    /// The client configuration.
     ///
     /// # Errors
-    /// As [`Files::config`], until that succeeded once.
+    /// The same as [`Files::config`], until that succeeds once.
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
         let mut made = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = &*made {
             return Ok(Arc::clone(config));
         }
         let mut config = self.files.config()?;
-        // A session that is resumed shows no certificate: one that was replaced would not be noticed.
+        // A resumed session shows no certificate, so a replaced certificate would not be noticed.
         config.resumption = Resumption::disabled();
         Ok(Arc::clone(made.insert(Arc::new(config))))
     }
 }
 
-/// How HTTPS clients connect that trust `ca_file` beside the system's CAs: HTTP/2 where the server speaks it.
+/// The configuration of HTTPS clients, which trust `ca_file` in addition to the system's CAs and use HTTP/2 if the server
+/// supports it.
 ///
 /// # Errors
-/// As [`Files::config`].
+/// The same as [`Files::config`].
 pub(crate) fn https(ca_file: Option<&Path>) -> Result<ClientConfig, rustls::Error> {
     let files = Files { ca: ca_file.map(Path::to_owned), client: None };
     let mut config = files.config()?;
@@ -152,22 +151,22 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     Ok(bytes)
 }
 
-/// The certificates in a PEM file, never none.
+/// The certificates in a PEM file; never empty.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     certificates_in(path, &read(path)?)
 }
 
 fn certificates_in(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
-    let certificates = read.map_err(|_| TlsError::new(path, "expected certificates as PEM"))?;
+    let certificates = read.map_err(|_| TlsError::new(path, "expected certificates in PEM format"))?;
     if certificates.is_empty() {
         return Err(TlsError::new(
             path,
-            "expected certificates as PEM (-----BEGIN CERTIFICATE-----), and there is none",
+            "expected certificates in PEM format (-----BEGIN CERTIFICATE-----), but there is none",
         ));
     }
     if certificates.iter().any(|certificate| dates::of(certificate).is_none()) {
-        return Err(TlsError::new(path, "expected X.509 certificates, and one of them is none"));
+        return Err(TlsError::new(path, "one of the certificates is not an X.509 certificate"));
     }
     Ok(certificates)
 }
@@ -177,16 +176,13 @@ fn certified_key(files: &ClientFiles, provider: &CryptoProvider) -> Result<Certi
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|_| {
         TlsError::new(
             &files.key,
-            "expected a private key as PEM, without a password (-----BEGIN PRIVATE KEY-----)",
+            "expected a private key in PEM format without a password (-----BEGIN PRIVATE KEY-----)",
         )
     })?;
     CertifiedKey::from_der(chain, key, provider).map_err(|error| {
         let problem = match error {
             rustls::Error::InconsistentKeys(_) => {
-                format!(
-                    "expected the key of the certificate in {}, and it is another's",
-                    files.certificate.display()
-                )
+                format!("the key does not match the certificate in {}", files.certificate.display())
             }
             _ => "expected an RSA, ECDSA or Ed25519 key".to_owned(),
         };
@@ -194,10 +190,10 @@ fn certified_key(files: &ClientFiles, provider: &CryptoProvider) -> Result<Certi
     })
 }
 
-/// What is in force of a file: what it holds, or held last.
+/// The content of a file that is in use: the current content, or the last usable content.
 struct Latest<T> {
     value: Arc<T>,
-    /// It holds nothing that can be used now.
+    /// True if the current content is not usable.
     stale: bool,
 }
 
@@ -206,12 +202,12 @@ impl<T> Latest<T> {
         Self { value, stale: false }
     }
 
-    /// Takes in what was read just now. Says when that begins to fail, and when it ends to.
-    fn take_in(&mut self, read: Result<Option<T>, TlsError>) -> Arc<T> {
+    /// Updates the value with newly read content. Logs only when reading starts to fail and when it recovers.
+    fn update(&mut self, read: Result<Option<T>, TlsError>) -> Arc<T> {
         match read {
             Ok(value) => {
                 if std::mem::take(&mut self.stale) {
-                    info!("the files for TLS can be used again");
+                    info!("TLS files are usable again");
                 }
                 if let Some(value) = value {
                     self.value = Arc::new(value);
@@ -219,7 +215,7 @@ impl<T> Latest<T> {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.stale, true) {
-                    warn!(%error, "a file for TLS is not usable; its last content stays in force");
+                    warn!(%error, "TLS file not usable; the last usable content stays in use");
                 }
             }
         }
@@ -227,7 +223,7 @@ impl<T> Latest<T> {
     }
 }
 
-/// Shows the client certificate that is in the files at that moment.
+/// Presents the client certificate that is currently in the files.
 struct PresentedCertificate {
     files: ClientFiles,
     provider: Arc<CryptoProvider>,
@@ -250,7 +246,7 @@ impl fmt::Debug for PresentedCertificate {
 impl ResolvesClientCert for PresentedCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let read = certified_key(&self.files, &self.provider).map(Some);
-        Some(self.latest.lock().unwrap_or_else(PoisonError::into_inner).take_in(read))
+        Some(self.latest.lock().unwrap_or_else(PoisonError::into_inner).update(read))
     }
 
     fn has_certs(&self) -> bool {

@@ -24,7 +24,7 @@ fn ca() -> Ca {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A certificate for `name` with its key, both PEM.
+/// A certificate for `name` and its key, both in PEM format.
 fn issued(ca: &Ca, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -32,7 +32,8 @@ fn issued(ca: &Ca, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (
     (params.signed_by(&key, ca).unwrap().pem(), key.serialize_pem())
 }
 
-/// One handshake with a server that has this certificate, and wants one of `clients` if given.
+/// One handshake with a server that has this certificate. If `clients` is given, the server requires a client
+/// certificate of that CA.
 async fn handshake(
     files: &Files,
     (certificate, key): &(String, String),
@@ -66,7 +67,7 @@ async fn handshake(
         let connector = TlsConnector::from(Arc::new(files.config().map_err(io::Error::other)?));
         let name = ServerName::try_from("localhost").unwrap();
         let mut stream = connector.connect(name, TcpStream::connect(address).await?).await?;
-        // With TLS 1.3 a client learns here whether its certificate was accepted.
+        // With TLS 1.3, the client learns only here if its certificate was accepted.
         stream.read_u8().await.map(drop)
     };
     let (_, client) = tokio::join!(server, client);
@@ -84,7 +85,7 @@ async fn obstacle(files: &Files, server: &(String, String), clients: Option<&Ca>
 }
 
 #[tokio::test]
-async fn private_ca_is_trusted_and_its_file_is_read_again() {
+async fn ca_file_is_trusted_and_read_again_when_it_changes() {
     let (folder, old, new) = (TempDir::new().unwrap(), ca(), ca());
     let (by_old, by_new) = (issued(&old, "localhost", |_| ()), issued(&new, "localhost", |_| ()));
     assert_eq!(obstacle(&Files::default(), &by_old, None).await, Obstacle::UnknownIssuer);
@@ -103,7 +104,7 @@ async fn private_ca_is_trusted_and_its_file_is_read_again() {
     assert!(trusts(&by_old) && trusts(&by_new));
     write(folder.path(), "ca.pem", &new.pem());
     assert!(!trusts(&by_old) && trusts(&by_new));
-    // Half of it: what it held last stays in force.
+    // A truncated file: the last usable content stays in use.
     write(folder.path(), "ca.pem", &old.pem()[..100]);
     assert!(trusts(&by_new));
     fs::remove_file(folder.path().join("ca.pem")).unwrap();
@@ -113,7 +114,7 @@ async fn private_ca_is_trusted_and_its_file_is_read_again() {
 }
 
 #[test]
-fn connections_go_on_with_what_their_files_held_last() {
+fn connections_keep_the_last_usable_files() {
     let (folder, ca) = (TempDir::new().unwrap(), ca());
     let (certificate, key) = issued(&ca, "worker", |_| ());
     let path = |name: &str| folder.path().join(name);
@@ -136,7 +137,7 @@ fn connections_go_on_with_what_their_files_held_last() {
 }
 
 #[tokio::test]
-async fn unusable_server_certificate_is_named_by_its_cause() {
+async fn unusable_server_certificate_is_reported_by_cause() {
     let (folder, ca) = (TempDir::new().unwrap(), ca());
     let files = Files { ca: Some(write(folder.path(), "ca.pem", &ca.pem())), client: None };
     let expired = issued(&ca, "localhost", |params| {
@@ -157,7 +158,7 @@ async fn unusable_server_certificate_is_named_by_its_cause() {
 }
 
 #[tokio::test]
-async fn client_certificate_is_shown_and_its_lack_is_named() {
+async fn client_certificate_is_presented_and_a_missing_one_is_reported() {
     let (folder, ca, stranger) = (TempDir::new().unwrap(), ca(), ca());
     let server = issued(&ca, "localhost", |_| ());
     let ca_file = Some(write(folder.path(), "ca.pem", &ca.pem()));
@@ -175,7 +176,7 @@ async fn client_certificate_is_shown_and_its_lack_is_named() {
     let theirs = shown("theirs", &theirs);
     assert_eq!(obstacle(&theirs, &server, Some(&ca)).await, Obstacle::ClientCertificateRefused);
 
-    // Its files are read again for each handshake.
+    // The files are read again for each handshake.
     let files = theirs.client.as_ref().unwrap();
     let resolver = PresentedCertificate::new(files.clone(), provider()).unwrap();
     let before = resolver.resolve(&[], &[]).unwrap().cert.clone();
@@ -184,24 +185,24 @@ async fn client_certificate_is_shown_and_its_lack_is_named() {
 }
 
 #[test]
-fn unusable_file_is_an_error_that_says_what_was_expected() {
+fn unusable_file_is_an_error_with_the_expected_content() {
     let (folder, ca) = (TempDir::new().unwrap(), ca());
     let (one, another) = (issued(&ca, "one", |_| ()), issued(&ca, "another", |_| ()));
-    let ca_says = |text: &str| {
+    let ca_problem = |text: &str| {
         let path = write(folder.path(), "ca.pem", text);
         Files { ca: Some(path), client: None }.check().unwrap_err().problem
     };
-    assert!(ca_says("").contains("-----BEGIN CERTIFICATE-----"));
-    assert!(ca_says(&one.1).contains("there is none"), "a key is no certificate");
-    assert!(ca_says("-----BEGIN CERTIFICATE-----\neHh4\n-----END CERTIFICATE-----\n").contains("X.509"));
+    assert!(ca_problem("").contains("-----BEGIN CERTIFICATE-----"));
+    assert!(ca_problem(&one.1).contains("there is none"), "a key is not a certificate");
+    assert!(ca_problem("-----BEGIN CERTIFICATE-----\neHh4\n-----END CERTIFICATE-----\n").contains("X.509"));
     let certificate = write(folder.path(), "one.pem", &one.0);
-    let key_says = |text: &str| {
+    let key_problem = |text: &str| {
         let client =
             ClientFiles { certificate: certificate.clone(), key: write(folder.path(), "key.pem", text) };
         Files { ca: None, client: Some(client) }.check().unwrap_err().problem
     };
-    assert!(key_says("").contains("private key"));
-    assert!(key_says(&another.1).contains("it is another's"));
+    assert!(key_problem("").contains("private key"));
+    assert!(key_problem(&another.1).contains("does not match the certificate"));
     let missing = Files { ca: Some(folder.path().join("missing")), client: None }.check().unwrap_err();
     assert!(missing.to_string().ends_with("missing: entity not found"), "{missing}");
 }

@@ -1,4 +1,4 @@
-//! One HTTP call with all its limits.
+//! An HTTP call to an API, with all its limits.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -15,9 +15,9 @@ use url::Url;
 use super::{
     ErrorCause, TokenSource, UpstreamError,
     origin::{REFUSAL_BYTES_MAX, is_webex, tracking_id},
-    rest::Rest,
+    rate_limit::RateLimit,
     token::is_token,
-    transport::{Begun, Broken, Network, NoClient, Transport},
+    transport::{CallFailure, CallStart, ClientError, Network, Transport},
 };
 use crate::{
     clock,
@@ -30,19 +30,19 @@ use crate::{
     },
 };
 
-/// The shortest wait after a Retry-After, as Cisco's own SDK has it.
+/// Minimum wait after a Retry-After; the same as in Cisco's SDK.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// The limits of every call.
 #[derive(Clone, Copy, Debug)]
 pub struct UpstreamLimits {
-    /// For a connection to stand, TLS included.
+    /// Connect timeout, including TLS.
     pub connect_timeout: Duration,
-    /// For the whole call, the answer's body included.
+    /// Timeout of the whole call, including the response body.
     pub timeout: Duration,
-    /// Largest answer that is read, in bytes.
+    /// Maximum size of a response body, in bytes.
     pub body_bytes_max: usize,
-    /// The wait after a 429 that names none.
+    /// Delay after a 429 without Retry-After.
     pub rate_limit_wait: Duration,
 }
 
@@ -55,51 +55,51 @@ pub struct Upstream {
     limits: UpstreamLimits,
     metrics: UpstreamMetrics,
     tracer: Tracer,
-    rest: Rest,
+    rate_limit: RateLimit,
 }
 
-/// An answer with a status of success. Whoever reads it says whether it [can be used](Answer::mark_ok): it counts as
-/// malformed until then.
+/// A response with a success status. The metrics count it as malformed until its reader [marks it as
+/// usable](ApiResponse::mark_ok).
 #[derive(Debug)]
-pub struct Answer {
+pub struct ApiResponse {
     /// The body, within [`UpstreamLimits::body_bytes_max`].
     pub body: Vec<u8>,
-    /// What Cisco's support asks for, where the answer named it.
+    /// Tracking id for Cisco's support, if the response has one.
     pub tracking_id: Option<String>,
-    /// Whether all of the body was read. Only where [its beginning](Upstream::get_beginning) was asked for it may not be.
+    /// True if the whole body was read. Always true, except for [`Upstream::get_beginning`].
     pub is_whole: bool,
-    /// When it was made, by the API's own clock.
+    /// Time of the response, by the API's clock.
     pub date: Option<Timestamp>,
     call: CallTimer,
 }
 
-/// What a body that is too large comes to.
+/// Treatment of a response body that is too large.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Excess {
-    IsMalformed,
-    IsLeft,
+enum Oversize {
+    Malformed,
+    Truncate,
 }
 
-/// An answer's parts.
-struct Read {
+/// Parts of a response.
+struct ResponseParts {
     body: Vec<u8>,
     is_whole: bool,
     tracking_id: Option<String>,
     date: Option<Timestamp>,
 }
 
-impl Answer {
-    /// It can be used.
+impl ApiResponse {
+    /// Marks the response as usable.
     pub fn mark_ok(&mut self) {
         self.call.set(Called::Ok);
     }
 }
 
 impl Upstream {
-    /// A client for the API called `name` (in errors), reached at `url` over `network`.
+    /// A client for the API at `url`, reached over `network`; `name` is its name in errors.
     ///
     /// # Errors
-    /// Where no TLS can be set up on this machine.
+    /// [`ClientError`] if the HTTP client or its TLS can't be set up.
     pub fn new(
         name: &'static str,
         url: &Url,
@@ -107,7 +107,7 @@ impl Upstream {
         limits: UpstreamLimits,
         network: &Network,
         metrics: UpstreamMetrics,
-    ) -> Result<Self, NoClient> {
+    ) -> Result<Self, ClientError> {
         Ok(Self::over(Transport::new(url, &limits, network)?, name, token, limits, metrics))
     }
 
@@ -119,17 +119,17 @@ impl Upstream {
         metrics: UpstreamMetrics,
     ) -> Self {
         let tracer = Tracer::default();
-        Self { name, transport, token, limits, metrics, tracer, rest: Rest::default() }
+        Self { name, transport, token, limits, metrics, tracer, rate_limit: RateLimit::default() }
     }
 
-    /// The same; the wait that the API asks for is kept in `ledger` under `key`, for this worker's next start and for the
-    /// others on the same Redis.
+    /// Stores the API's rate limit in `ledger` under `key`. The limit then also applies after a restart, and to the other
+    /// workers on the same Redis.
     #[must_use]
     pub fn sharing_rate_limits_in(self, ledger: Ledger, key: &str) -> Self {
-        Self { rest: Rest::kept_in(ledger, format!("rest:{key}")), ..self }
+        Self { rate_limit: RateLimit::stored_in(ledger, format!("rest:{key}")), ..self }
     }
 
-    /// The same, with a span for each call.
+    /// Adds a span for each call.
     #[must_use]
     pub fn traced(self, tracer: Tracer) -> Self {
         Self { tracer, ..self }
@@ -153,11 +153,11 @@ impl Upstream {
         self.name
     }
 
-    /// Posts `body` as JSON, within `limit` or the configured time, whichever is shorter. `subject` is what the call is about: a
-    /// Retry-After that only one of them meets again and again holds for it alone.
+    /// Posts `body` as JSON, within the shorter of `limit` and the configured timeout. `subject` identifies the event or
+    /// the recipient: if only one subject gets a Retry-After repeatedly, the limit applies to that subject only.
     ///
     /// # Errors
-    /// [`UpstreamError`], sorted by what can be done.
+    /// [`UpstreamError`], classified by the possible reaction.
     pub async fn post<B: Serialize + Sync>(
         &self,
         url: Url,
@@ -165,23 +165,23 @@ impl Upstream {
         subject: &str,
         trace: &TraceContext,
         limit: Duration,
-    ) -> Result<Answer, UpstreamError> {
+    ) -> Result<ApiResponse, UpstreamError> {
         let mut request = Request::new(Method::POST, url);
-        let json = serde_json::to_vec(body).map_err(|_| self.unanswered(Broken::OnTheWay))?;
+        let json = serde_json::to_vec(body).map_err(|_| self.unanswered(CallFailure::Other))?;
         *request.body_mut() = Some(json.into());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.send(request, subject, trace, limit, Excess::IsMalformed).await
+        self.send(request, subject, trace, limit, Oversize::Malformed).await
     }
 
-    /// Gets `url`, within the configured time: no session's end limits it.
+    /// Gets `url`, within the configured timeout; no session limits the time.
     ///
     /// # Errors
     /// As [`Upstream::post`].
-    pub async fn get(&self, url: Url, trace: &TraceContext) -> Result<Answer, UpstreamError> {
-        self.send(Request::new(Method::GET, url), "", trace, Duration::MAX, Excess::IsMalformed).await
+    pub async fn get(&self, url: Url, trace: &TraceContext) -> Result<ApiResponse, UpstreamError> {
+        self.send(Request::new(Method::GET, url), "", trace, Duration::MAX, Oversize::Malformed).await
     }
 
-    /// The same, about `subject`, and of a body that is too large its beginning.
+    /// Gets `url` for `subject`. A body that is too large is truncated.
     ///
     /// # Errors
     /// As [`Upstream::post`].
@@ -190,8 +190,8 @@ impl Upstream {
         url: Url,
         subject: &str,
         trace: &TraceContext,
-    ) -> Result<Answer, UpstreamError> {
-        self.send(Request::new(Method::GET, url), subject, trace, Duration::MAX, Excess::IsLeft).await
+    ) -> Result<ApiResponse, UpstreamError> {
+        self.send(Request::new(Method::GET, url), subject, trace, Duration::MAX, Oversize::Truncate).await
     }
 
     async fn send(
@@ -200,36 +200,38 @@ impl Upstream {
         subject: &str,
         trace: &TraceContext,
         limit: Duration,
-        excess: Excess,
-    ) -> Result<Answer, UpstreamError> {
-        let asked = Instant::now();
-        if let Some(left) = self.rest.left().await {
-            return Err(self.not_called(ErrorCause::RateLimited, "asked to be left alone", Some(left)));
+        oversize: Oversize,
+    ) -> Result<ApiResponse, UpstreamError> {
+        let since = Instant::now();
+        if let Some(remaining) = self.rate_limit.remaining().await {
+            let reason = "rate limited by the API (Retry-After); call skipped";
+            return Err(self.not_called(ErrorCause::RateLimited, reason, Some(remaining)));
         }
-        let limit = limit.saturating_sub(asked.elapsed());
-        // A client with no time left may begin to send before it notices.
+        let limit = limit.saturating_sub(since.elapsed());
+        // With a timeout of zero, the client may start to send before the timeout applies.
         if limit.is_zero() {
-            return Err(self.not_called(ErrorCause::SessionOver, "has no time left to answer", None));
+            let reason = "no time left before the session deadline; call skipped";
+            return Err(self.not_called(ErrorCause::SessionOver, reason, None));
         }
         request.headers_mut().insert(AUTHORIZATION, self.authorization()?);
         *request.timeout_mut() = Some(limit.min(self.limits.timeout));
         let mut span = self.tracer.call(request.method().as_str(), request.url(), trace);
         insert(request.headers_mut(), header::TRACEPARENT, &span.context().traceparent());
         insert(request.headers_mut(), header::TRACESTATE, span.context().tracestate().unwrap_or_default());
-        let (mut call, begun_at) = (self.metrics.begin(), Instant::now());
-        let answered = self.answer(request, subject, &mut span, excess).await;
-        // A look at what was sent is served where a message to the same one is not.
-        let looks = excess == Excess::IsLeft;
-        if !looks && !matches!(&answered, Err(error) if error.cause != ErrorCause::Request) {
-            self.rest.served(subject, begun_at);
+        let (mut call, started) = (self.metrics.begin(), Instant::now());
+        let result = self.answer(request, subject, &mut span, oversize).await;
+        // A list of sent messages may succeed for a recipient whose messages are rate limited.
+        let is_list = oversize == Oversize::Truncate;
+        if !is_list && !matches!(&result, Err(error) if error.cause != ErrorCause::Request) {
+            self.rate_limit.succeeded(subject, started);
         }
-        let is_cut = limit < self.limits.timeout && begun_at.elapsed() >= limit;
-        let answered = answered.map_err(|error| if is_cut { self.session_over(error) } else { error });
-        if let Err(error) = &answered {
+        let is_cut = limit < self.limits.timeout && started.elapsed() >= limit;
+        let result = result.map_err(|error| if is_cut { self.session_over(error) } else { error });
+        if let Err(error) = &result {
             span.fail(kind(error), &error.reason);
         }
-        call.set(answered.as_ref().map_or_else(UpstreamError::called, |_| Called::Malformed));
-        answered.map(|Read { body, is_whole, tracking_id, date }| Answer {
+        call.set(result.as_ref().map_or_else(UpstreamError::called, |_| Called::Malformed));
+        result.map(|ResponseParts { body, is_whole, tracking_id, date }| ApiResponse {
             body,
             tracking_id,
             is_whole,
@@ -238,60 +240,61 @@ impl Upstream {
         })
     }
 
-    /// What is read of an answer with a status of success.
+    /// Sends the request and reads a response with a success status.
     async fn answer(
         &self,
         request: Request,
         subject: &str,
         span: &mut DeliverySpan,
-        excess: Excess,
-    ) -> Result<Read, UpstreamError> {
-        let (response, begun) =
-            self.transport.call(request).await.map_err(|broken| self.unanswered(broken))?;
+        oversize: Oversize,
+    ) -> Result<ResponseParts, UpstreamError> {
+        let (response, start) =
+            self.transport.call(request).await.map_err(|failure| self.unanswered(failure))?;
         let tracking_id = tracking_id(response.headers());
         span.set("http.response.status_code", i64::from(response.status().as_u16()));
         if let Some(id) = &tracking_id {
             span.set_list("http.response.header.trackingid", id);
         }
         if !response.status().is_success() {
-            let refused = self.refused(response, begun, tracking_id.as_deref()).await;
+            let refused = self.refused(response, start, tracking_id.as_deref()).await;
             let Some(wait) = refused.retry_after.filter(|_| refused.cause == ErrorCause::RateLimited) else {
                 return Err(refused);
             };
-            if self.rest.is_own(subject) {
-                return Err(UpstreamError { cause: ErrorCause::Passing, ..refused });
+            if self.rate_limit.is_for_subject_only(subject) {
+                return Err(UpstreamError { cause: ErrorCause::Transient, ..refused });
             }
-            self.metrics.rate_limited(self.rest.rest(wait).await);
+            self.metrics.rate_limited(self.rate_limit.set(wait).await);
             return Err(refused);
         }
         let status = response.status().as_u16();
         let date = date(response.headers());
         let bytes_max = self.limits.body_bytes_max;
-        let read = self.bounded(response, begun, bytes_max).await.and_then(|(body, is_whole)| {
-            if is_whole || excess == Excess::IsLeft {
+        let read = self.bounded(response, start, bytes_max).await.and_then(|(body, is_whole)| {
+            if is_whole || oversize == Oversize::Truncate {
                 return Ok((body, is_whole));
             }
             Err(UpstreamError::malformed(self.name, format!("more than {bytes_max} bytes")))
         });
         let (body, is_whole) = read.map_err(|error| UpstreamError { status: Some(status), ..error })?;
-        Ok(Read { body, is_whole, tracking_id, date })
+        Ok(ResponseParts { body, is_whole, tracking_id, date })
     }
 
-    /// What a failure comes to at the end of the session: a refusal stays one, and anything else is no failure of the API.
+    /// Converts a failure at the end of the session. An error response is kept; anything else is not a failure of the
+    /// API.
     fn session_over(&self, error: UpstreamError) -> UpstreamError {
         if error.status.is_some_and(|status| status >= 300) {
             return error;
         }
-        let reason = format!("{}: no answer before the session was over", self.name);
+        let reason = format!("{}: no response before the session deadline", self.name);
         UpstreamError { cause: ErrorCause::SessionOver, reason, retry_after: None, ..error }
     }
 
-    fn not_called(&self, cause: ErrorCause, why: &str, retry_after: Option<Duration>) -> UpstreamError {
+    fn not_called(&self, cause: ErrorCause, reason: &str, retry_after: Option<Duration>) -> UpstreamError {
         UpstreamError {
             cause,
             status: None,
             unknown: false,
-            reason: format!("{} {why}; not called", self.name),
+            reason: format!("{}: {reason}", self.name),
             retry_after,
         }
     }
@@ -309,90 +312,96 @@ impl Upstream {
             .then(|| HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())).ok())
             .flatten();
         let mut value = value.ok_or_else(|| {
-            refused(format!("{}: the token is empty or no HTTP header can carry it", self.name))
+            refused(format!(
+                "{}: the token is empty, or has characters that an HTTP header cannot carry",
+                self.name
+            ))
         })?;
         value.set_sensitive(true);
         Ok(value)
     }
 
-    /// The body, `bytes_max` of it at most, and whether that is all.
+    /// Reads at most `bytes_max` bytes of the body; the flag is true if that is the whole body.
     async fn bounded(
         &self,
         mut response: Response,
-        begun: Begun,
+        start: CallStart,
         bytes_max: usize,
     ) -> Result<(Vec<u8>, bool), UpstreamError> {
         let (mut body, mut is_whole) = (Vec::new(), true);
         while is_whole {
             let chunk = response.chunk().await.map_err(|error| {
-                let broken = Broken::from(error);
-                self.transport.broke(begun, broken);
-                self.unanswered(broken)
+                let failure = CallFailure::from(error);
+                self.transport.failed(start, failure);
+                self.unanswered(failure)
             })?;
             let Some(chunk) = chunk else { break };
             let fits = chunk.len().min(bytes_max - body.len());
             body.extend_from_slice(&chunk[..fits]);
             is_whole = fits == chunk.len();
         }
-        self.transport.worked(begun);
+        self.transport.succeeded(start);
         Ok((body, is_whole))
     }
 
-    /// No whole answer: says at which step, not where to (a query may name a person).
-    fn unanswered(&self, broken: Broken) -> UpstreamError {
-        let step = match broken {
-            Broken::NoConnection(obstacle) => format!("no connection: {obstacle}"),
-            Broken::TimedOut => "no answer within the time limit".to_owned(),
-            Broken::CutOff => "the answer broke off".to_owned(),
-            Broken::OnTheWay => "the call failed on the way".to_owned(),
+    /// Error for a call without a complete response. Names the failed step, not the URL, whose query may name a person.
+    fn unanswered(&self, failure: CallFailure) -> UpstreamError {
+        let step = match failure {
+            CallFailure::NoConnection(obstacle) => format!("no connection: {obstacle}"),
+            CallFailure::TimedOut => "no response within the time limit".to_owned(),
+            CallFailure::CutOff => "the response was cut off".to_owned(),
+            CallFailure::Other => "the connection failed during the call".to_owned(),
         };
-        let by = self
-            .transport
-            .proxy()
-            .map_or_else(String::new, |proxy| format!(" (by way of the proxy {proxy})"));
+        let via =
+            self.transport.proxy().map_or_else(String::new, |proxy| format!(" (through the proxy {proxy})"));
         UpstreamError {
-            cause: ErrorCause::Passing,
+            cause: ErrorCause::Transient,
             status: None,
-            unknown: !matches!(broken, Broken::NoConnection(_)),
-            reason: format!("{}: {step}{by}", self.name),
+            unknown: !matches!(failure, CallFailure::NoConnection(_)),
+            reason: format!("{}: {step}{via}", self.name),
             retry_after: None,
         }
     }
 
-    /// A status other than success. One of 4xx counts as Webex's own word only if the answer looks like Webex's.
-    async fn refused(&self, response: Response, begun: Begun, tracking_id: Option<&str>) -> UpstreamError {
+    /// Error for a status other than success. A 4xx counts as Webex's decision only if the response is from Webex.
+    async fn refused(
+        &self,
+        response: Response,
+        start: CallStart,
+        tracking_id: Option<&str>,
+    ) -> UpstreamError {
         let (status, headers) = (response.status(), response.headers().clone());
         let webex = if status.is_client_error() && tracking_id.is_none() {
-            let read = self.bounded(response, begun, REFUSAL_BYTES_MAX).await;
+            let read = self.bounded(response, start, REFUSAL_BYTES_MAX).await;
             read.is_ok_and(|(body, is_whole)| is_whole && is_webex(&body))
         } else {
-            self.transport.worked(begun);
+            self.transport.succeeded(start);
             tracking_id.is_some()
         };
-        // The server is not the one for this name, though it shares its certificate and so the connection.
+        // The connection was reused for another name of the same certificate, but this server does not serve that name.
         if status == StatusCode::MISDIRECTED_REQUEST {
-            self.transport.reconnect(begun);
+            self.transport.reconnect(start);
         }
         let cause = match status.as_u16() {
-            407 | 408 | 421 | 423 | 425 | 429 | 500..=599 => ErrorCause::Passing,
-            400..=499 if !webex => ErrorCause::Passing,
+            407 | 408 | 421 | 423 | 425 | 429 | 500..=599 => ErrorCause::Transient,
+            400..=499 if !webex => ErrorCause::Transient,
             401 => ErrorCause::Token,
             400..=499 => ErrorCause::Request,
             _ => ErrorCause::Malformed,
         };
-        let asked = asked_wait(&headers, self.limits.rate_limit_wait);
-        let asked = asked
-            .or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
-        let retry_after = asked
+        let wait = requested_wait(&headers, self.limits.rate_limit_wait);
+        let wait =
+            wait.or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
+        let retry_after = wait
             .map(|wait| wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
-            .filter(|_| cause == ErrorCause::Passing);
-        // Any other 4xx is about what is asked for: a room that is locked, a request that is too early.
+            .filter(|_| cause == ErrorCause::Transient);
+        // Any other 4xx is about this request, such as a locked room or a request that is too early.
         let for_all = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
         let cause = if for_all && retry_after.is_some() { ErrorCause::RateLimited } else { cause };
-        let by = match tracking_id {
+        let origin = match tracking_id {
             Some(id) => format!(", tracking id {id}"),
             None if status.is_client_error() && !webex => {
-                "; it is not Webex's answer (no tracking id, no error of its form) but that of a proxy or load balancer"
+                "; not a Webex response (no tracking id, no Webex error body): a proxy or load balancer answered"
                     .to_owned()
             }
             None if status.is_redirection() => "; redirects are not followed".to_owned(),
@@ -401,15 +410,15 @@ impl Upstream {
         UpstreamError {
             cause,
             status: Some(status.as_u16()),
-            // Only Webex itself knows that it did nothing: a gateway's answer says nothing of what lies behind it.
+            // Only a Webex response proves that nothing was done; behind a gateway, Webex may have acted.
             unknown: !(webex && status.is_client_error()),
-            reason: format!("{} answered {}{by}", self.name, status.as_u16()),
+            reason: format!("{} answered {}{origin}", self.name, status.as_u16()),
             retry_after,
         }
     }
 }
 
-/// What failed, for spans: one of a few.
+/// Error type for spans, from a small set.
 fn kind(error: &UpstreamError) -> Cow<'static, str> {
     match (error.cause, error.status) {
         (_, Some(status)) if status >= 400 => status.to_string().into(),
@@ -419,18 +428,18 @@ fn kind(error: &UpstreamError) -> Cow<'static, str> {
     }
 }
 
-/// The longest wait that any Retry-After asks for, `unreadable` where one can't be read. A date counts from the answer's own: our
-/// clock may be another.
-fn asked_wait(headers: &HeaderMap, unreadable: Duration) -> Option<Duration> {
+/// The longest wait of all Retry-After headers; `unreadable` for a header that cannot be parsed. A date is relative to
+/// the Date header of the response, because our clock may differ.
+fn requested_wait(headers: &HeaderMap, unreadable: Duration) -> Option<Duration> {
     let now = date(headers).unwrap_or_else(clock::now);
     let values = headers.get_all(RETRY_AFTER).iter();
     values.map(|value| value.to_str().ok().and_then(|value| longest(value, now)).unwrap_or(unreadable)).max()
 }
 
-/// The longest wait that a value names. Two headers may have become one on the way, with a comma between them.
+/// The longest wait in a header value. A proxy may have joined two headers with a comma.
 fn longest(value: &str, now: Timestamp) -> Option<Duration> {
     let parts: Vec<_> = value.split(',').map(str::trim).collect();
-    // A date has a comma of its own.
+    // A date also contains a comma.
     let dates = parts.windows(2).map(|pair| pair.join(", "));
     let waits = parts.iter().map(|part| (*part).to_owned()).chain(dates);
     waits.filter_map(|wait| parse_retry_after(&wait, now)).max()
@@ -452,36 +461,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_to_wait_for_counts_from_the_answers_own() {
+    fn retry_after_date_is_relative_to_the_response_date() {
         let minute = Duration::from_secs(60);
-        let asked = |headers: &[(&'static str, String)]| {
+        let wait = |headers: &[(&'static str, String)]| {
             let headers = headers.iter().map(|(name, value)| {
                 (reqwest::header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
             });
-            asked_wait(&headers.collect(), minute)
+            requested_wait(&headers.collect(), minute)
         };
         let date = |seconds: i64| {
             let at = Timestamp::from_second(clock::now().as_second() + seconds).unwrap();
             httpdate::fmt_http_date(at.into())
         };
-        // Clocks that are an hour late and an hour ahead.
+        // Clocks that are an hour slow and an hour fast.
         for wrong in [-3600, 3600] {
             let headers = [("date", date(wrong)), ("retry-after", date(wrong + 30))];
-            assert_eq!(asked(&headers), Some(Duration::from_secs(30)));
+            assert_eq!(wait(&headers), Some(Duration::from_secs(30)));
         }
-        let without = asked(&[("retry-after", date(30))]).unwrap();
+        let without = wait(&[("retry-after", date(30))]).unwrap();
         assert!((28..=30).contains(&without.as_secs()), "{without:?}");
-        assert_eq!(
-            asked(&[("date", date(0)), ("retry-after", "7".to_owned())]),
-            Some(Duration::from_secs(7))
-        );
-        assert_eq!(asked(&[("retry-after", "soon".to_owned())]), Some(minute));
-        assert_eq!(asked(&[("date", date(0))]), None);
-        assert_eq!(asked(&[("retry-after", String::new())]), Some(minute));
+        assert_eq!(wait(&[("date", date(0)), ("retry-after", "7".to_owned())]), Some(Duration::from_secs(7)));
+        assert_eq!(wait(&[("retry-after", "soon".to_owned())]), Some(minute));
+        assert_eq!(wait(&[("date", date(0))]), None);
+        assert_eq!(wait(&[("retry-after", String::new())]), Some(minute));
     }
 
     #[test]
-    fn longest_of_several_waits_counts() {
+    fn longest_of_several_waits_applies() {
         let minute = Duration::from_secs(60);
         let in_90 = "Sat, 21 Nov 2026 12:01:30 GMT";
         for (values, seconds) in [
@@ -498,7 +504,7 @@ mod tests {
             for value in &values {
                 headers.append(RETRY_AFTER, HeaderValue::from_str(value).unwrap());
             }
-            assert_eq!(asked_wait(&headers, minute), Some(Duration::from_secs(seconds)), "{values:?}");
+            assert_eq!(requested_wait(&headers, minute), Some(Duration::from_secs(seconds)), "{values:?}");
         }
     }
 }

@@ -1,22 +1,22 @@
-//! What the two Webex APIs have in common: one HTTP client each, a bearer token that may rotate, answers of
-//! bounded size within bounded time, and failures sorted by what can be done about them.
+//! Common parts of the two Webex API clients: one HTTP client each, a bearer token that can rotate, size and time
+//! limits for responses, and failures classified by the possible reaction.
 
 mod http;
-mod limited;
+mod limited_subjects;
 mod origin;
 mod proxy;
-mod rest;
+mod rate_limit;
 mod token;
 mod transport;
 
 use std::{fmt, time::Duration};
 
-pub use http::{Answer, Upstream, UpstreamLimits};
+pub use http::{ApiResponse, Upstream, UpstreamLimits};
 pub use proxy::{Proxies, Proxy, ProxyError};
 pub use token::{TokenError, TokenSource};
 #[cfg(test)]
-pub(crate) use transport::Broken;
-pub use transport::{Network, NoClient};
+pub(crate) use transport::CallFailure;
+pub use transport::{ClientError, Network};
 
 use crate::{
     contract::time::WireTime,
@@ -24,57 +24,56 @@ use crate::{
     telemetry::metrics::labels::Called,
 };
 
-/// What can be done about a failure of an API.
+/// Class of an API failure, by the possible reaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCause {
-    /// It may pass: no connection, a time limit, 408, 421, 423, 425, 429, 5xx, and what somebody in between refuses. With a wait, if
-    /// this request is to wait, and others are not.
-    Passing,
-    /// The API asks for a wait before any call: 429, or 5xx with a Retry-After.
+    /// Transient failure: no connection, a timeout, 408, 421, 423, 425, 429, 5xx, or a refusal by a proxy. If it has a
+    /// wait, only this request must wait.
+    Transient,
+    /// The API requires a wait before every call: 429, or 5xx with a Retry-After.
     RateLimited,
-    /// Our token is refused: nothing will work until somebody acts.
+    /// The API rejected our token; no call succeeds until the token is replaced.
     Token,
-    /// This request is refused, and always will be.
+    /// The API rejects this request permanently.
     Request,
-    /// The answer is not what the API's guide says.
+    /// The response does not match the API's documentation.
     Malformed,
-    /// The session ended before the API had its usual time to answer: that is not the API's failure.
+    /// The session ended before the API had its usual time to respond, which is not a failure of the API.
     SessionOver,
 }
 
-/// Why a call brought no result. Shows nothing of the request, and of the answer only its status and tracking id.
+/// A failed call. Contains no part of the request, and of the response only the status and the tracking id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamError {
-    /// What can be done.
     pub cause: ErrorCause,
-    /// The answer's status, where there was one: also a status of success, whose body then could not be read.
+    /// HTTP status of the response, if there was one. A success status means that the body could not be read.
     pub status: Option<u16>,
-    /// Whether the request may have had its effect all the same.
+    /// True if the request may have had its effect.
     pub unknown: bool,
-    /// What happened, for a person.
+    /// Error text for a person.
     pub reason: String,
-    /// The wait that was asked for.
+    /// The wait that the API requires.
     pub retry_after: Option<Duration>,
 }
 
 impl UpstreamError {
-    /// An answer that can't be believed; `problem` says why and shows nothing of it.
+    /// An unusable response; `problem` describes the defect and contains no part of the response.
     pub(crate) fn malformed(api: &str, problem: impl fmt::Display) -> Self {
         Self {
             cause: ErrorCause::Malformed,
             status: None,
             unknown: true,
-            reason: format!("{api}: malformed answer: {problem}"),
+            reason: format!("{api}: malformed response: {problem}"),
             retry_after: None,
         }
     }
 
-    /// As the metrics have it.
+    /// The metric label of this failure.
     pub(crate) fn called(&self) -> Called {
         match self.cause {
             ErrorCause::RateLimited => Called::RateLimited,
-            ErrorCause::Passing if self.retry_after.is_some() => Called::RateLimited,
-            ErrorCause::Passing => Called::Unavailable,
+            ErrorCause::Transient if self.retry_after.is_some() => Called::RateLimited,
+            ErrorCause::Transient => Called::Unavailable,
             ErrorCause::Token => Called::Token,
             ErrorCause::Request => Called::Rejected,
             ErrorCause::Malformed => Called::Malformed,
@@ -82,7 +81,7 @@ impl UpstreamError {
         }
     }
 
-    /// What becomes of the message that the call was made for, whose session ends at `deadline`.
+    /// Outcome of the message for which the call was made, whose session ends at `deadline`.
     #[must_use]
     pub fn into_outcome(self, deadline: WireTime) -> Outcome {
         let cause = match self.cause {
@@ -93,7 +92,7 @@ impl UpstreamError {
         };
         let failure = Failure { cause, reason: self.reason, retry_after: self.retry_after, deadline };
         match self.cause {
-            ErrorCause::Passing | ErrorCause::RateLimited | ErrorCause::Malformed => {
+            ErrorCause::Transient | ErrorCause::RateLimited | ErrorCause::Malformed => {
                 Outcome::TryAgain(failure)
             }
             ErrorCause::Token => Outcome::Wait(failure),

@@ -1,14 +1,14 @@
-//! Tells an answer of Webex from one of somebody in between: a proxy, a load balancer, a captive portal.
+//! Tells responses of Webex from responses of a proxy, a load balancer or a captive portal.
 
 use reqwest::header::HeaderMap;
 use serde_json::{Map, Value};
 
 use crate::contract::decode;
 
-/// Largest refusal that is read, in bytes; Webex's have a few hundred.
+/// Maximum size of an error body that is read, in bytes; those of Webex have a few hundred bytes.
 pub(super) const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 
-/// The `Trackingid` of an answer, if it is plainly an id. Only Webex writes one.
+/// The `Trackingid` header of a response, if its value has the form of an id. Only Webex sets this header.
 pub(super) fn tracking_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get("trackingid")?.to_str().ok()?;
     let plain = !id.is_empty()
@@ -17,8 +17,9 @@ pub(super) fn tracking_id(headers: &HeaderMap) -> Option<String> {
     plain.then(|| id.to_owned())
 }
 
-/// Whether a refusal with this body, whose headers have no tracking id, can be Webex's: it has one of the fields that only
-/// Webex's errors have (`errors` or `trackingId` of its APIs, `error_description` of a refused token). Gateways answer in JSON, too.
+/// True if this body of an error response without a tracking id can be from Webex. Such a body has a field that only
+/// Webex errors have: `errors` or `trackingId` from the APIs, or `error_description` for a rejected token. Other JSON
+/// bodies may be from gateways.
 pub(super) fn is_webex(body: &[u8]) -> bool {
     decode::from_json::<Map<String, Value>>(body).is_ok_and(|fields| {
         let is = |name, holds: fn(&Value) -> bool| fields.get(name).is_some_and(holds);
@@ -33,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_json_object_with_fields_of_its_own_is_webexs_refusal() {
+    fn only_json_object_with_webex_fields_is_a_webex_error() {
         for body in [r#"{"message":"no","errors":[],"trackingId":"x"}"#, r#"{"error_description":"expired"}"#]
         {
             assert!(is_webex(body.as_bytes()), "{body}");

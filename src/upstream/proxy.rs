@@ -1,5 +1,5 @@
-//! The proxy of HTTPS calls, by the usual variables of the environment. Calls without TLS use none: a proxy would read the
-//! token.
+//! The proxy for HTTPS calls, from the usual environment variables. Calls without TLS use no proxy, because a proxy
+//! could read the token.
 
 use axum::http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
@@ -8,18 +8,18 @@ use url::Url;
 
 use crate::masking;
 
-/// The variables for each kind of URL; of two spellings the first that is set decides.
+/// The variables for each kind of URL. The first spelling that is set applies.
 const HTTPS: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
 const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 const NONE: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// What the environment says of proxies.
+/// Proxy settings of the environment.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     https: Option<Proxy>,
-    /// `NO_PROXY`, entry by entry.
-    without: Vec<String>,
+    /// The entries of `NO_PROXY`.
+    exceptions: Vec<String>,
 }
 
 /// A proxy; its URL may hold a password.
@@ -30,7 +30,7 @@ pub struct Proxy {
     pub(super) shown: String,
 }
 
-/// A variable of the environment that can't be used. Shows nothing of its value.
+/// An unusable environment variable. The text contains no part of its value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("environment {variable}: {problem}")]
 pub struct ProxyError {
@@ -49,38 +49,38 @@ fn first<'a>(environment: &'a ProxyVariables, names: [&'static str; 2]) -> Optio
 }
 
 impl Proxies {
-    /// Reads `environment`.
+    /// Reads the proxy settings from `environment`.
     ///
     /// # Errors
-    /// [`ProxyError`] for a proxy that can't be used: to call directly instead is not what was meant.
+    /// [`ProxyError`] if a proxy can't be used. A direct call instead would not be what the operator wants.
     pub fn of(environment: &ProxyVariables) -> Result<Self, ProxyError> {
         let read = |names| {
             let given = first(environment, names);
             given
                 .map(|(variable, text)| Proxy::read(text).map_err(|problem| ProxyError { variable, problem }))
         };
-        // Of no use here, and as wrong as the others.
+        // Not used, but checked like the others.
         read(HTTP).transpose()?;
         let https = read(HTTPS).or_else(|| read(ALL)).transpose()?;
-        let without = first(environment, NONE).map_or("", |(_, list)| list);
-        let without =
-            without.split(|c: char| c == ',' || c.is_whitespace()).filter(|entry| !entry.is_empty());
-        Ok(Self { https, without: without.map(str::to_owned).collect() })
+        let list = first(environment, NONE).map_or("", |(_, list)| list);
+        let exceptions =
+            list.split(|c: char| c == ',' || c.is_whitespace()).filter(|entry| !entry.is_empty());
+        Ok(Self { https, exceptions: exceptions.map(str::to_owned).collect() })
     }
 
-    /// The proxy of calls to `url`.
+    /// The proxy for calls to `url`.
     #[must_use]
     pub fn of_url(&self, url: &Url) -> Option<&Proxy> {
         let proxy = self.https.as_ref().filter(|_| url.scheme() == "https")?;
         let port = url.port_or_known_default();
-        let without: Vec<_> = self.without.iter().filter_map(|entry| host_of(entry, port)).collect();
+        let exceptions: Vec<_> = self.exceptions.iter().filter_map(|entry| host_of(entry, port)).collect();
         let uri: Uri = url.as_str().parse().ok()?;
-        let matcher = Matcher::builder().https("http://proxy.invalid").no(without.join(",")).build();
+        let matcher = Matcher::builder().https("http://proxy.invalid").no(exceptions.join(",")).build();
         matcher.intercept(&uri).map(|_| proxy)
     }
 }
 
-/// The host of an entry of `NO_PROXY`, unless it is for another port.
+/// The host of a `NO_PROXY` entry, unless the entry is for another port.
 fn host_of(entry: &str, port: Option<u16>) -> Option<&str> {
     let (host, entry_port) = match entry.rsplit_once(':') {
         // An IPv6 address has more than one colon.
@@ -91,7 +91,7 @@ fn host_of(entry: &str, port: Option<u16>) -> Option<&str> {
         _ => (entry, None),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    // Curl knows no other wildcard than `*`; many other programs write it so.
+    // curl supports only the wildcard `*`; many other programs accept `*.example.com`.
     let host = host.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(host);
     (entry_port.is_none() || entry_port == port).then_some(host)
 }
@@ -101,7 +101,7 @@ impl Proxy {
         const EXPECTED: &str = "expected http://HOST:PORT or https://HOST:PORT, with USER:PASSWORD@ before the host if the \
                                 proxy requires them (special characters percent-encoded)";
         if text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'`<>".contains(c)) {
-            return Err("expected a URL without quotes, spaces and line breaks");
+            return Err("expected a URL without quotes, spaces or line breaks");
         }
         let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let url = Url::parse(&text).map_err(|_| EXPECTED)?;
@@ -135,19 +135,19 @@ mod tests {
     }
 
     #[test]
-    fn proxy_is_that_of_the_first_variable_and_only_for_https() {
+    fn first_proxy_variable_applies_to_https_only() {
         let (https, all) = (("HTTPS_PROXY", "http://u:s3cret@one:3128/"), ("all_proxy", "two:8080"));
         let webex = "https://webexapis.com/v1";
         assert_eq!(proxy_of(webex, &[]), None);
         assert_eq!(proxy_of(webex, &[https, all]).unwrap(), "one:3128");
         assert_eq!(proxy_of(webex, &[all]).unwrap(), "two:8080");
-        assert_eq!(proxy_of(webex, &[("HTTPS_PROXY", ""), https]), None, "the first that is set");
+        assert_eq!(proxy_of(webex, &[("HTTPS_PROXY", ""), https]), None, "the first set variable applies");
         assert_eq!(proxy_of("http://127.0.0.1:1/", &[https, all]), None);
         assert!(!format!("{:?}", proxies(&[https])).contains("s3cret"));
     }
 
     #[test]
-    fn no_proxy_entry_with_a_port_holds_for_that_port_only() {
+    fn no_proxy_entry_with_a_port_applies_to_that_port_only() {
         let proxy = ("HTTPS_PROXY", "http://one:3128");
         for (url, list, direct) in [
             ("https://a.example.com:8443/", "a.example.com:8443", true),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn proxy_that_cannot_be_used_is_an_error_without_its_password() {
+    fn unusable_proxy_is_an_error_without_its_password() {
         for (value, expected) in [
             ("\"http://u:s3cret@one:3128\"", "without quotes"),
             ("http://u:s3cret@one:3128\n", "line breaks"),
@@ -188,7 +188,7 @@ mod tests {
                 assert!(error.contains(expected) && !error.contains("s3c"), "{value}: {error}");
             }
         }
-        // Not in force, and usual on desktops.
+        // Not used, because HTTPS_PROXY is set; common on desktops.
         assert!(proxies(&[("HTTPS_PROXY", "one:3128"), ("ALL_PROXY", "socks5://two")]).is_ok());
     }
 }

@@ -1,17 +1,17 @@
-//! A bearer token, given as a value or as a file that is read again when it changes, so that a token rotates
-//! without a restart.
+//! A bearer token, given as a value or as a file. The file is read again regularly, so the token can rotate without a
+//! restart.
 
 use std::{path::PathBuf, sync::Mutex, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-/// How old a file's token may be before the file is looked at again.
+/// Maximum age of a token before its file is read again.
 const FRESH: Duration = Duration::from_secs(1);
-/// Largest token file that is read, in bytes; a token has a few hundred.
+/// Maximum number of bytes that are read from a token file; a token has a few hundred bytes.
 const BYTES_MAX: u64 = 16 * 1024;
 
-/// Where a token comes from.
+/// Source of a token.
 #[derive(Debug)]
 pub enum TokenSource {
     /// Given in the configuration.
@@ -20,41 +20,35 @@ pub enum TokenSource {
     File(TokenFile),
 }
 
-/// A file that holds a token, and what was read from it last.
+/// A token file, and the token that was last read from it.
 #[derive(Debug)]
 pub struct TokenFile {
     path: PathBuf,
     last: Mutex<Option<(Instant, SecretString)>>,
 }
 
-/// Why there is no token.
+/// Reason that there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file can't be read.
     #[error("token file {}: {source}", path.display())]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// What is given can't be a token.
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// The text is not a token. The value names its source.
     #[error("{0}: expected one line of printable characters without spaces, as an HTTP header can carry")]
     NotAToken(String),
 }
 
 impl TokenSource {
-    /// The token in the file at `path`, read now and again as it changes.
+    /// The token in the file at `path`, read when it is needed.
     #[must_use]
     pub fn file(path: PathBuf) -> Self {
         Self::File(TokenFile { path, last: Mutex::new(None) })
     }
 
-    /// The token as it is now.
+    /// The current token. A failed read, for example while the file is replaced, keeps the last token.
     ///
     /// # Errors
-    /// [`TokenError`] where the file is gone and none was read before, or holds no token. A file that is gone for a
-    /// moment (while it is replaced) leaves the last token in force.
+    /// [`TokenError`] if the file cannot be read or holds no token, and no token was read before.
     pub fn current(&self) -> Result<SecretString, TokenError> {
         match self {
             Self::Value(token) => Ok(token.clone()),
@@ -100,7 +94,7 @@ impl TokenFile {
     }
 }
 
-/// Whether `token` can stand in an Authorization header (RFC 6750's `b64token`, read generously).
+/// True if an Authorization header can carry `token` (a lenient reading of `b64token` in RFC 6750).
 pub(super) fn is_token(token: &SecretString) -> bool {
     let text = token.expose_secret();
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())
@@ -111,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_a_token_is_an_error_that_names_it() {
+    fn file_without_a_token_is_an_error_with_its_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let missing = TokenSource::file(path.clone()).current().unwrap_err().to_string();
@@ -122,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_for_a_moment_leaves_the_last_token_in_force() {
+    fn missing_file_keeps_the_last_token() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "first\n").unwrap();

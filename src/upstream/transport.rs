@@ -1,4 +1,4 @@
-//! The HTTP call itself, below every rule of [`super::Upstream`].
+//! The HTTP call itself, without the rules of [`super::Upstream`].
 
 use std::{
     path::PathBuf,
@@ -21,21 +21,20 @@ use crate::{endpoint::Obstacle, tls};
 #[cfg(test)]
 use crate::simulation::network as simulated;
 
-/// How often an HTTP/2 connection is asked whether it still works, and how long it may take to say so.
+/// Interval and timeout of HTTP/2 keep-alive pings.
 const PING: Duration = Duration::from_secs(5);
 
-/// How an API is reached.
+/// Network settings for reaching an API.
 #[derive(Clone, Debug, Default)]
 pub struct Network {
-    /// `tls.ca_file`: trusted beside the system's.
+    /// `tls.ca_file`: CAs that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// What the environment says of proxies.
     pub proxies: Proxies,
 }
 
-/// Why there is no client.
+/// Reason that no HTTP client can be built.
 #[derive(Debug, thiserror::Error)]
-pub enum NoClient {
+pub enum ClientError {
     /// TLS can't be set up.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -44,7 +43,7 @@ pub enum NoClient {
     Http(#[from] reqwest::Error),
 }
 
-/// Carries requests out.
+/// Sends requests.
 #[derive(Debug)]
 pub(super) enum Transport {
     Http(Box<Http>),
@@ -52,7 +51,7 @@ pub(super) enum Transport {
     Simulated(simulated::Api),
 }
 
-/// A client with its connections, and how to make another.
+/// A client with its connections, and the parts to build another one.
 #[derive(Debug)]
 pub(super) struct Http {
     tls: ClientConfig,
@@ -65,43 +64,43 @@ pub(super) struct Http {
 #[derive(Debug)]
 struct CurrentClient {
     client: Client,
-    /// How many there were before it.
+    /// Number of earlier clients.
     number: u64,
-    /// When it last brought a whole answer.
-    worked_at: Option<Instant>,
+    /// Time of the last complete response.
+    succeeded_at: Option<Instant>,
 }
 
-/// A call that was begun.
+/// Client number and start time of a call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Begun {
+pub(super) struct CallStart {
     client: u64,
     at: Instant,
 }
 
-/// At which step a call ended without a whole answer.
+/// Step at which a call failed without a complete response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
+pub(crate) enum CallFailure {
     /// Before anything was sent.
     NoConnection(Obstacle),
-    /// At its time limit.
+    /// At the time limit.
     TimedOut,
-    /// Within the answer's body.
+    /// Within the response body.
     CutOff,
-    /// Anywhere else.
-    OnTheWay,
+    /// At any other step.
+    Other,
 }
 
 impl Transport {
-    /// Calls to `url`'s host.
-    pub(super) fn new(url: &Url, limits: &UpstreamLimits, network: &Network) -> Result<Self, NoClient> {
+    /// A transport for calls to the host of `url`.
+    pub(super) fn new(url: &Url, limits: &UpstreamLimits, network: &Network) -> Result<Self, ClientError> {
         let tls = tls::https(network.ca_file.as_deref())?;
         let proxy = network.proxies.of_url(url).cloned();
         let client = client(&tls, proxy.as_ref(), limits)?;
-        let current = Mutex::new(CurrentClient { client, number: 0, worked_at: None });
+        let current = Mutex::new(CurrentClient { client, number: 0, succeeded_at: None });
         Ok(Self::Http(Box::new(Http { tls, proxy, limits: *limits, current })))
     }
 
-    /// The host and port of the proxy that calls go through.
+    /// Host and port of the proxy, if calls use one.
     pub(super) fn proxy(&self) -> Option<&str> {
         match self {
             Self::Http(http) => http.proxy.as_ref().map(|proxy| proxy.shown.as_str()),
@@ -110,43 +109,45 @@ impl Transport {
         }
     }
 
-    /// The answer's head, its body to be read; within the request's own time limit. Who reads the body says then what
-    /// came of the call: that it [worked](Self::worked), or [broke](Self::broke).
-    pub(super) async fn call(&self, request: Request) -> Result<(Response, Begun), Broken> {
+    /// Sends a request within its own time limit, and returns the response head with an unread body. The reader of the
+    /// body must report the end of the call with [`succeeded`](Self::succeeded) or [`failed`](Self::failed).
+    pub(super) async fn call(&self, request: Request) -> Result<(Response, CallStart), CallFailure> {
         match self {
             Self::Http(http) => {
-                let (client, begun) = http.begin();
-                let answer = client.execute(request).await.map_err(Broken::from);
-                let answer = answer.inspect_err(|broken| http.broke(begun, *broken))?;
-                Ok((answer, begun))
+                let (client, start) = http.begin();
+                let response = client.execute(request).await.map_err(CallFailure::from);
+                let response = response.inspect_err(|failure| http.failed(start, *failure))?;
+                Ok((response, start))
             }
             #[cfg(test)]
-            Self::Simulated(api) => Ok((api.call(request).await?, Begun { client: 0, at: Instant::now() })),
+            Self::Simulated(api) => {
+                Ok((api.call(request).await?, CallStart { client: 0, at: Instant::now() }))
+            }
         }
     }
 
-    /// The connection of this call works.
-    pub(super) fn worked(&self, begun: Begun) {
+    /// Reports that the connection of this call works.
+    pub(super) fn succeeded(&self, start: CallStart) {
         match self {
-            Self::Http(http) => http.worked(begun),
+            Self::Http(http) => http.succeeded(start),
             #[cfg(test)]
             Self::Simulated(_) => {}
         }
     }
 
-    /// The call ended without a whole answer.
-    pub(super) fn broke(&self, begun: Begun, broken: Broken) {
+    /// Reports that the call ended without a complete response.
+    pub(super) fn failed(&self, start: CallStart, failure: CallFailure) {
         match self {
-            Self::Http(http) => http.broke(begun, broken),
+            Self::Http(http) => http.failed(start, failure),
             #[cfg(test)]
             Self::Simulated(_) => {}
         }
     }
 
-    /// The next call gets a connection of its own.
-    pub(super) fn reconnect(&self, begun: Begun) {
+    /// Makes the next call use a new connection.
+    pub(super) fn reconnect(&self, start: CallStart) {
         match self {
-            Self::Http(http) => http.renew(&mut http.current(), begun),
+            Self::Http(http) => http.renew(&mut http.current(), start),
             #[cfg(test)]
             Self::Simulated(_) => {}
         }
@@ -158,35 +159,35 @@ impl Http {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self) -> (Client, Begun) {
+    fn begin(&self) -> (Client, CallStart) {
         let current = self.current();
-        (current.client.clone(), Begun { client: current.number, at: Instant::now() })
+        (current.client.clone(), CallStart { client: current.number, at: Instant::now() })
     }
 
-    fn worked(&self, begun: Begun) {
+    fn succeeded(&self, start: CallStart) {
         let mut current = self.current();
-        if current.number == begun.client {
-            current.worked_at = Some(Instant::now());
+        if current.number == start.client {
+            current.succeeded_at = Some(Instant::now());
         }
     }
 
-    /// A call that broke may have met a connection that hangs, which would be used for the next one as well, and for
-    /// each after. Unless others got their answers meanwhile, the next call uses new connections.
-    fn broke(&self, begun: Begun, broken: Broken) {
+    /// Replaces the client after a failed call, because later calls would reuse a connection that hangs. Keeps the client
+    /// if another call has got a complete response since the failed call started.
+    fn failed(&self, start: CallStart, failure: CallFailure) {
         let mut current = self.current();
-        let others_work = current.worked_at.is_some_and(|worked_at| worked_at >= begun.at);
-        if !others_work && !matches!(broken, Broken::NoConnection(_)) {
-            self.renew(&mut current, begun);
+        let others_work = current.succeeded_at.is_some_and(|succeeded_at| succeeded_at >= start.at);
+        if !others_work && !matches!(failure, CallFailure::NoConnection(_)) {
+            self.renew(&mut current, start);
         }
     }
 
-    fn renew(&self, current: &mut CurrentClient, begun: Begun) {
-        if current.number != begun.client {
+    fn renew(&self, current: &mut CurrentClient, start: CallStart) {
+        if current.number != start.client {
             return;
         }
-        // It was made of the same parts before. Calls that are under way keep the old one until they end.
+        // The same parts built a client before, so this succeeds. Calls in progress keep the old client until they end.
         if let Ok(client) = client(&self.tls, self.proxy.as_ref(), &self.limits) {
-            *current = CurrentClient { client, number: current.number + 1, worked_at: None };
+            *current = CurrentClient { client, number: current.number + 1, succeeded_at: None };
         }
     }
 }
@@ -208,7 +209,7 @@ fn client(
         .tls_backend_preconfigured(tls.clone())
         // A redirect could take the token to another host.
         .redirect(redirect::Policy::none())
-        // Ours alone decides: the client would pass over a proxy that it can't read.
+        // Only `proxy` applies: the client itself would silently ignore a proxy variable that it cannot parse.
         .no_proxy();
     let builder = match proxy {
         Some(proxy) => builder.proxy(reqwest::Proxy::https(proxy.url.expose_secret())?),
@@ -217,13 +218,13 @@ fn client(
     builder.build()
 }
 
-impl From<reqwest::Error> for Broken {
+impl From<reqwest::Error> for CallFailure {
     fn from(error: reqwest::Error) -> Self {
         match error {
             error if error.is_connect() => Self::NoConnection(Obstacle::of(&error)),
             error if error.is_timeout() => Self::TimedOut,
             error if error.is_body() || error.is_decode() => Self::CutOff,
-            _ => Self::OnTheWay,
+            _ => Self::Other,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The message to an expert: an Adaptive Card with a button, and Markdown for clients that show no cards.
+//! The message to an expert: an Adaptive Card with a button, and Markdown for clients that do not show cards.
 
 use std::fmt::Write;
 
@@ -11,11 +11,11 @@ use crate::contract::{
     private::Private,
 };
 
-/// Most bytes that `markdown` may have (Webex's reference of `POST /v1/messages`).
+/// Maximum size of `markdown`, in bytes (Webex's reference of `POST /v1/messages`).
 pub const MARKDOWN_BYTES_MAX: usize = 7439;
-/// Most bytes of guests' names that are shown; the rest are counted.
+/// Maximum size of the shown guest names, in bytes; the other names are only counted.
 const NAMES_BYTES_MAX: usize = 1000;
-/// Most characters of one name.
+/// Maximum number of characters of one name.
 const NAME_CHARS_MAX: usize = 100;
 
 /// The body of `POST /v1/messages`.
@@ -33,11 +33,11 @@ pub struct MessageRequest<'a> {
 }
 
 impl<'a> MessageRequest<'a> {
-    /// Tells the expert at `address` of `link`.
+    /// The message with `link` for the expert at `destination`.
     #[must_use]
-    pub fn new(address: &ExpertDestination<'a>, link: &HostLink) -> Self {
+    pub fn new(destination: &ExpertDestination<'a>, link: &HostLink) -> Self {
         let lines = Lines::of(link);
-        let (to_person_email, to_person_id, room_id) = match *address {
+        let (to_person_email, to_person_id, room_id) = match *destination {
             ExpertDestination::Email(email) => (Some(email), None, None),
             ExpertDestination::Person(id) => (None, Some(id), None),
             ExpertDestination::Room(id) => (None, None, Some(id)),
@@ -52,7 +52,7 @@ impl<'a> MessageRequest<'a> {
     }
 }
 
-/// What is said, already safe to stand in Markdown, which card texts are too.
+/// The texts of the message, escaped for Markdown. Card texts are Markdown too.
 struct Lines {
     greeting: String,
     facts: Vec<(&'static str, String)>,
@@ -84,7 +84,7 @@ impl Lines {
             _ = writeln!(text, "- {name}: {value}");
         }
         let link = format!("\n[Join session]({url})");
-        // A long link with a large salt and many devices may be too long for a message. The button has it too.
+        // A long link with a large salt and many devices may be too long for a message. The button also has the link.
         let link = if text.len() + link.len() <= MARKDOWN_BYTES_MAX {
             link
         } else {
@@ -112,7 +112,7 @@ impl Lines {
     }
 }
 
-/// As many names as fit, and the number of the others.
+/// As many names as fit, and the number of the other names.
 fn names(guests: &[Private<String>]) -> String {
     let mut shown = String::new();
     for (position, name) in guests.iter().enumerate() {
@@ -127,15 +127,15 @@ fn names(guests: &[Private<String>]) -> String {
     shown
 }
 
-/// `text` on one line, shortened, and with what Markdown or HTML would act on escaped: a guest called
-/// `[Join](https://evil.example)` must not put a link of their own before the expert.
+/// `text` on one line, shortened, with Markdown and HTML escaped: a guest with the name `[Join](https://evil.example)`
+/// must not be able to show a link to the expert.
 fn plain(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     let mut characters = text.trim().chars();
     for c in characters.by_ref().take(NAME_CHARS_MAX) {
         match c {
             c if c.is_control() || c.is_whitespace() => safe.push(' '),
-            // Marks that turn the direction of writing could make one link look like another.
+            // Direction marks could make one link look like another.
             '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
@@ -144,7 +144,7 @@ fn plain(text: &str) -> String {
                 safe.push('\\');
                 safe.push(c);
             }
-            // Clients turn bare addresses into links; a space nobody sees keeps them from it.
+            // Clients turn plain addresses into links; an invisible space prevents this.
             '@' | ':' => {
                 safe.push(c);
                 safe.push('\u{200b}');
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_expert_sees_who_waits_and_one_button() {
+    fn message_shows_the_guests_and_one_button() {
         let body = body(&link(&["Ana", "Luis"], "https://instant.webex.com/visit/oCVp2LD"));
         assert_eq!(body["toPersonEmail"], "expert@example.com");
         assert_eq!(body.get("roomId"), None);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_bring_a_link_of_its_own() {
+    fn name_cannot_contain_a_link() {
         let body = body(&link(
             &["[Join](https://evil.example)<img src=x>\n\n# www.evil.example"],
             "https://instant.webex.com/visit/a",
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_does_not_fit_is_on_the_button_alone() {
+    fn link_that_does_not_fit_is_on_the_button_only() {
         let url = format!("https://instant.webex.com/hc/v1/login?int=jose&v=1&data={}", "x".repeat(8000));
         let body = body(&link(&["Ana"], &url));
         assert!(body["markdown"].as_str().unwrap().ends_with("The card has the link."));
@@ -218,7 +218,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn markdown_always_fits(names in prop::collection::vec("\\PC{0,300}", 0..200), url in "https://[a-z]{1,9000}") {
+        fn markdown_never_exceeds_the_limit(names in prop::collection::vec("\\PC{0,300}", 0..200), url in "https://[a-z]{1,9000}") {
             let names: Vec<_> = names.iter().map(String::as_str).collect();
             let body = body(&link(&names, &url));
             prop_assert!(body["markdown"].as_str().unwrap().len() <= MARKDOWN_BYTES_MAX);

@@ -1,4 +1,4 @@
-//! Gives an expert a host's link.
+//! Client that sends host links to experts.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::{
     upstream::{ErrorCause, Upstream, UpstreamError},
 };
 
-/// The Messages API, as configured.
+/// Configured client for the Messages API.
 #[derive(Debug)]
 pub struct WebexClient {
     upstream: Upstream,
     messages: Url,
 }
 
-/// What proves that a message was created: Webex names it and where it is.
+/// Proof that a message was created: the ids of the message and its room.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Created {
@@ -26,73 +26,73 @@ struct Created {
     room_id: String,
 }
 
-/// A message that Webex took.
+/// A message that Webex accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sent {
     /// Webex's id of the message.
     pub message_id: String,
-    /// What Cisco's support asks for.
+    /// Tracking id for Cisco's support.
     pub tracking_id: Option<String>,
 }
 
 impl WebexClient {
-    /// A client that posts to `messages`, the whole endpoint.
+    /// A client that posts to `messages`, the complete URL of the endpoint.
     #[must_use]
     pub const fn new(upstream: Upstream, messages: Url) -> Self {
         Self { upstream, messages }
     }
 
-    /// Whether a message with `link` was sent to the person at `address` before, among the latest that were. `None` where
-    /// that can't be known: in a space a bot sees only messages that mention it, and a token may not be allowed to read.
+    /// Checks if one of the latest messages to the person at `destination` contains `link`. `None` if that cannot be
+    /// known: in a space a bot sees only messages that mention it, and the token may not be allowed to read messages.
     ///
     /// # Errors
     /// As [`WebexClient::send`].
     pub async fn was_sent(
         &self,
-        address: &ExpertDestination<'_>,
+        destination: &ExpertDestination<'_>,
         link: &HostLink,
         trace: &TraceContext,
     ) -> Result<Option<bool>, UpstreamError> {
         let mut direct = self.messages.clone();
         direct.set_path(&format!("{}/direct", self.messages.path()));
-        match *address {
+        match *destination {
             ExpertDestination::Email(email) => {
                 direct.query_pairs_mut().append_pair("personEmail", email.reveal())
             }
             ExpertDestination::Person(id) => direct.query_pairs_mut().append_pair("personId", id),
             ExpertDestination::Room(_) => return Ok(None),
         };
-        let mut answer = match self.upstream.get_beginning(direct, subject(address), trace).await {
-            // No direct messages with that person yet. A page of something in between is no such answer.
+        let mut answer = match self.upstream.get_beginning(direct, subject(destination), trace).await {
+            // No direct messages with that person yet. A 404 page of a proxy does not have this cause.
             Err(error) if error.cause == ErrorCause::Request && error.status == Some(404) => {
                 return Ok(Some(false));
             }
-            // This refuses the look alone.
+            // Webex refuses only the reading of messages.
             Err(error) if error.cause == ErrorCause::Request => return Ok(None),
             answer => answer?,
         };
-        // Newest first, so that the beginning of a long list is enough. A link is for one expert alone, so a message that
-        // holds it is the one.
+        // The newest message is first, so the beginning of a long list is sufficient. Each link is for one expert, so a
+        // message that contains the link is the message to look for.
         let sent = listed::holds(&answer.body, answer.is_whole, link.address.reveal())
             .map_err(|invalid| UpstreamError::malformed(self.upstream.name(), invalid))?;
         answer.mark_ok();
         Ok(Some(sent))
     }
 
-    /// Sends `link` to the expert at `address`, within `limit`. There is no idempotency key: after a time limit, or a
-    /// success without the message in it, the message may have been sent all the same.
+    /// Sends `link` to the expert at `destination`, within `limit`. Webex has no idempotency key: after a timeout, or a
+    /// success without message ids, the message may have been sent.
     ///
     /// # Errors
-    /// [`UpstreamError`], sorted by what can be done.
+    /// [`UpstreamError`], classified by the possible reaction.
     pub async fn send(
         &self,
-        address: &ExpertDestination<'_>,
+        destination: &ExpertDestination<'_>,
         link: &HostLink,
         trace: &TraceContext,
         limit: Duration,
     ) -> Result<Sent, UpstreamError> {
-        let request = MessageRequest::new(address, link);
-        let (url, subject) = (self.messages.clone(), subject(address));
+        let request = MessageRequest::new(destination, link);
+        let (url, subject) = (self.messages.clone(), subject(destination));
         let mut answer = self.upstream.post(url, &request, subject, trace, limit).await?;
         let name = self.upstream.name();
         let created: Created =
@@ -105,9 +105,9 @@ impl WebexClient {
     }
 }
 
-/// The person or the space that a call is about.
-fn subject<'a>(address: &ExpertDestination<'a>) -> &'a str {
-    match *address {
+/// The id of the person or the space that gets the message.
+fn subject<'a>(destination: &ExpertDestination<'a>) -> &'a str {
+    match *destination {
         ExpertDestination::Email(email) => email.reveal(),
         ExpertDestination::Person(id) | ExpertDestination::Room(id) => id,
     }

@@ -1,4 +1,4 @@
-//! A list of messages, of which only the first may have been read.
+//! Search in a list of messages, of which only the beginning may have been read.
 
 use std::fmt;
 
@@ -21,11 +21,11 @@ struct Listed {
 
 type ListFields = serde_json::Map<String, Value>;
 
-/// Whether `text` is in one of the messages in `body`. Where `body` is only the beginning of the list, in one of those
-/// that are whole.
+/// True if one of the messages in `body` contains `text`. If `body` is only the beginning of the list, only complete
+/// messages count.
 ///
 /// # Errors
-/// [`Invalid`] if it is no list of messages, or no message is whole.
+/// [`Invalid`] if `body` is not a list of messages, or contains no complete message.
 pub(super) fn holds(body: &[u8], is_whole: bool, text: &str) -> Result<bool, Invalid> {
     if is_whole {
         let Listed { items } = decode::from_json(body)?;
@@ -34,7 +34,7 @@ pub(super) fn holds(body: &[u8], is_whole: bool, text: &str) -> Result<bool, Inv
     let mut first = First { text, items: 0, found: false };
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let mut json = serde_json::Deserializer::from_slice(body);
-    // Ends where the beginning does.
+    // Fails at the end of the truncated body.
     _ = List(&mut first).deserialize(&mut json);
     match first.items {
         0 => Err(Invalid::new("", "expected a list of messages")),
@@ -42,7 +42,7 @@ pub(super) fn holds(body: &[u8], is_whole: bool, text: &str) -> Result<bool, Inv
     }
 }
 
-/// Whether `text` stands anywhere in `message`.
+/// True if any string in `message` contains `text`.
 fn is_in(message: &Value, text: &str) -> bool {
     let mut left = vec![message];
     while let Some(value) = left.pop() {
@@ -56,7 +56,7 @@ fn is_in(message: &Value, text: &str) -> bool {
     false
 }
 
-/// What was read so far.
+/// Result of the messages read so far.
 struct First<'a> {
     text: &'a str,
     items: usize,
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_messages_is_an_error() {
+    fn body_without_a_message_list_is_an_error() {
         for body in
             ["", "{}", "[]", "null", r#"{"items":null}"#, r#"{"items":[1]}"#, r#"{"items":{}}"#, "<html>"]
         {

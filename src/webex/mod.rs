@@ -1,7 +1,7 @@
-//! The Webex Messages API: the expert's side.
+//! The Webex Messages API, which delivers host links to experts.
 //!
-//! - [`card`]: what the expert sees
-//! - [`client`]: the call
+//! - [`card`]: the message that the expert sees
+//! - [`client`]: the calls
 
 pub mod card;
 pub mod client;

@@ -63,7 +63,7 @@ async fn a_second_opening_is_refused_and_the_first_goes_on() {
     let ledger = place.open().await;
     let error = Ledger::open(place.kind()).await.unwrap_err();
     assert_eq!(error, LedgerError::InUse { path: place.path() });
-    assert!(error.to_string().contains("hint: give each worker a ledger.path of its own"), "{error}");
+    assert!(error.to_string().contains("hint: give each worker its own ledger.path"), "{error}");
     record(&ledger, "k", b"r").await;
 }
 
@@ -118,7 +118,7 @@ async fn a_damaged_file_is_refused_at_every_start() {
         fs::write(place.path(), damaged).unwrap();
         let error = Ledger::open(place.kind()).await.expect_err(&format!("damage {case}"));
         assert!(matches!(error, LedgerError::Damaged { .. }), "damage {case}: {error}");
-        assert!(error.to_string().contains("hint: put a copy of it back"), "{error}");
+        assert!(error.to_string().contains("hint: restore a copy"), "{error}");
         let again = Ledger::open(place.kind()).await.expect_err(&format!("damage {case}, at the next start"));
         assert!(matches!(again, LedgerError::Damaged { .. }), "damage {case}: {again}");
     }

@@ -236,7 +236,7 @@ async fn keys_and_values_have_limits(place: &Place) {
     let ledger = place.open().await;
     record(&ledger, &"k".repeat(300), b"r").await;
     let refused = ledger.claim(&"k".repeat(301), BODY, LONG).await.unwrap_err();
-    assert!(refused.to_string().contains("a key of 301 bytes, at most 300"), "{refused}");
+    assert!(refused.to_string().contains("a key has 301 bytes; the limit is 300"), "{refused}");
     let mut huge = vec![0; 4 * 1024 * 1024];
     record(&ledger, "huge", &huge).await;
     huge.push(0);

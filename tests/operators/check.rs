@@ -243,7 +243,7 @@ async fn a_ledger_is_tried_as_the_worker_would_use_it() {
     check(&rig, &redis).await.is("ledger, Redis's eviction", "warn", &["allkeys-lru"]);
     server.kill();
     let found = check(&rig, &redis).await;
-    found.is("ledger", "fail", &["can't be reached"]);
+    found.is("ledger", "fail", &["cannot reach Redis"]);
     found.ends_with(1);
 }
 

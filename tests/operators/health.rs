@@ -248,7 +248,7 @@ async fn log_command_changes_the_level_of_a_running_worker() {
     let told = rig.command(&["log", "debug", "--pid", &pid], &[]).await;
     assert_eq!(told.status, Some(0), "{told:?}");
     rig.publish(1).await;
-    worker.output.until("start event taken", 1).await;
+    worker.output.until("processing start event", 1).await;
     assert_eq!(rig.command(&["log", "configured", "--pid", &pid], &[]).await.status, Some(0));
     // This test catches no such signal: it would be its end.
     let other = rig.command(&["log", "debug", "--pid", &std::process::id().to_string()], &[]).await;

@@ -50,7 +50,7 @@ async fn a_page_with_a_refusal_passes_and_kills_no_event() {
         rig.publish(n).await;
         guests.next().await;
         rig.until_experts_have(n as u64 + 1).await;
-        worker.output.until(&format!("answered {status}; it is not Webex's answer"), 2).await;
+        worker.output.until(&format!("answered {status}; not a Webex response"), 2).await;
     }
     const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
     assert!(worker.output.saying(OPENED).is_empty(), "no token was refused");

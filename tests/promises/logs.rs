@@ -61,7 +61,7 @@ async fn each_outcome_is_one_line_that_says_of_which_event_and_why() {
     // Nothing that is under way when the grace is over is forgotten in silence.
     rig.sandbox.fault("joseencrypt:delay=60s".parse().unwrap());
     rig.publish(3).await;
-    worker.output.until("start event taken", 3).await;
+    worker.output.until("processing start event", 3).await;
     let output = Arc::clone(&worker.output);
     let of_first = decisions(&worker, "event-1");
     let of_second = decisions(&worker, "event-2");

@@ -84,7 +84,7 @@ async fn a_retry_after_in_the_form_of_a_date_is_never_undercut() {
     // The written form has no commas, so the rule is made by hand.
     let code = 429;
     let fault = instant_connect_worker::sandbox::Fault::Status { code, retry_after: Some(date) };
-    let times = instant_connect_worker::sandbox::How::Times(1);
+    let times = instant_connect_worker::sandbox::Frequency::Times(1);
     let endpoint = Endpoint::JoseEncrypt;
     rig.sandbox.fault(instant_connect_worker::sandbox::FaultRule { endpoint, fault, times });
     rig.publish(1).await;
@@ -154,17 +154,17 @@ async fn no_malformed_answer_is_believed_and_each_is_asked_for_again() {
     let worker = rig.start(&quick(&[])).await;
     let mut guests = rig.guest_links().await;
     let faults = [
-        ("garbage", "malformed answer: body: invalid JSON"),
-        ("empty", "malformed answer: body: invalid JSON"),
-        ("huge=2", "malformed answer: more than 1048576 bytes"),
-        ("cut=body", "the answer broke off"),
-        ("cut=before", "the call failed on the way"),
+        ("garbage", "malformed response: body: invalid JSON"),
+        ("empty", "malformed response: body: invalid JSON"),
+        ("huge=2", "malformed response: more than 1048576 bytes"),
+        ("cut=body", "the response was cut off"),
+        ("cut=before", "the connection failed during the call"),
         ("status=302", "answered 302"),
-        ("wrong-shape=fewer-guests", "0 guest links, and 1 were asked for"),
-        ("wrong-shape=http-base", "a baseUrl that instant_connect.allowed_base_urls does not list"),
-        ("wrong-shape=foreign-base", "a baseUrl that instant_connect.allowed_base_urls does not list"),
-        ("wrong-shape=host-as-guest", "the same link twice"),
-        ("wrong-shape=missing-short", "a baseUrl, and a link without short"),
+        ("wrong-shape=fewer-guests", "0 guest links, but 1 requested"),
+        ("wrong-shape=http-base", "baseUrl is not in instant_connect.allowed_base_urls"),
+        ("wrong-shape=foreign-base", "baseUrl is not in instant_connect.allowed_base_urls"),
+        ("wrong-shape=host-as-guest", "duplicate link"),
+        ("wrong-shape=missing-short", "baseUrl is present, but a link has no short"),
     ];
     for (n, (name, reason)) in faults.into_iter().enumerate() {
         let before = rig.sandbox.requests(Endpoint::JoseEncrypt);
@@ -195,7 +195,7 @@ async fn a_call_that_hangs_is_given_up_and_made_again() {
     let counts = rig.sandbox.counts();
     // Sent, looked for, sent again.
     assert_eq!((counts.joseencrypt, counts.message_requests), (2, 3));
-    worker.output.until("no answer within the time limit", 2).await;
+    worker.output.until("no response within the time limit", 2).await;
     worker.stop().await;
 }
 
@@ -347,7 +347,7 @@ async fn a_call_that_the_sessions_end_cuts_off_is_no_failure_of_the_api() {
         .await;
     let letter = rig.dead_letters("sessions").await.next().await;
     assert_eq!(letter.header("x-dead-class"), "expired", "{}", letter.header("x-dead-reason"));
-    assert!(letter.header("x-dead-reason").contains("no answer before the session was over"));
+    assert!(letter.header("x-dead-reason").contains("no response before the session deadline"));
     assert!(worker.output.saying(OPENED).is_empty(), "the breaker stays closed");
     let metrics = Arc::clone(&worker.metrics);
     worker.stop().await;

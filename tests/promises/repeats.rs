@@ -43,7 +43,7 @@ async fn a_new_worker_knows_what_the_killed_one_did() {
     let worker = rig.start(&[]).await;
     rig.publish_event(with_id("event-1"), &event(1)).await;
     rig.until_experts_have(1).await;
-    worker.output.until("the expert has the host link", 1).await;
+    worker.output.until("host link sent to expert", 1).await;
     // The messages are out; what the ledger says of them is on disk once their deliveries are settled.
     worker.output.until(LINK_DONE, 1).await;
     worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
@@ -136,7 +136,7 @@ async fn the_same_id_with_other_content_is_refused() {
     rig.publish_event(with_id("event-1"), &event_with(1, &json!({"sessionId": "visit-other"}))).await;
     let letter = rig.dead_letters("sessions").await.next().await;
     assert_eq!(letter.header("x-dead-class"), "invalid");
-    assert_eq!(letter.header("x-dead-reason"), "the event's id was used before, with other content");
+    assert_eq!(letter.header("x-dead-reason"), "the event id was already used with different content");
     worker.stop().await;
     assert_eq!(rig.sandbox.counts().calls, 1);
 }
@@ -148,7 +148,7 @@ async fn a_message_whose_answer_was_lost_is_looked_for_and_not_sent_again() {
     // The message is posted, and its answer comes too late.
     rig.sandbox.fault("messages:delay=2s,times=1".parse().unwrap());
     rig.publish(1).await;
-    worker.output.until("no answer within the time limit", 1).await;
+    worker.output.until("no response within the time limit", 1).await;
     worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
     rig.until_experts_have(1).await;
     worker.stop().await;

@@ -22,7 +22,7 @@ use crate::{
 
 const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
 const LINK_DONE: &str = "\"stage\":\"link\",\"outcome\":\"done\"";
-const WITHOUT: &str = "going on without the ledger: an event that comes again is served again";
+const WITHOUT: &str = "ledger unavailable; continuing without deduplication (ledger.on_failure=continue)";
 
 /// With one attempt, an event of which any was counted would be dead.
 fn settings<'a>(url: &'a str, on_failure: &'a str) -> Vec<(&'a str, &'a str)> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use instant_connect_worker::sandbox::{Endpoint, Fault, FaultRule, How};
+use instant_connect_worker::sandbox::{Endpoint, Fault, FaultRule, Frequency};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::{
@@ -150,7 +150,7 @@ async fn a_fault_that_is_not_understood_is_refused_with_what_would_be() {
     let served = serve().await;
     for (hint, rule) in [
         ("expected one of", json!({"endpoint": "messages", "statsu": 503})),
-        ("give one of status", json!({"endpoint": "messages"})),
+        ("expected one of status", json!({"endpoint": "messages"})),
         ("from 0 to 1", json!({"endpoint": "any", "hang": true, "share": 3})),
     ] {
         let response = served.send("/sandbox/faults", &rule).await.unwrap();
@@ -164,7 +164,7 @@ async fn faults_come_before_authorisation() {
     let served = serve().await;
     served.handle.set_token("another".into());
     let fault = Fault::Status { code: 500, retry_after: None };
-    served.handle.fault(FaultRule { endpoint: Endpoint::Any, fault, times: How::Times(1) });
+    served.handle.fault(FaultRule { endpoint: Endpoint::Any, fault, times: Frequency::Times(1) });
     refusal(served.message(&note()).await, StatusCode::INTERNAL_SERVER_ERROR).await;
     refusal(served.message(&note()).await, StatusCode::UNAUTHORIZED).await;
 }

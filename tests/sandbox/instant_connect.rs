@@ -100,7 +100,7 @@ async fn what_the_guide_does_not_allow_is_refused_by_name_and_makes_nothing() {
         ("jwt.flow.data.uri", flow(json!({"id": "sip-no-knock", "data": [{"uri": "a"}]}))),
         ("numHost", json!({"numHost": 26})),
         ("numGuest", json!({"numGuest": -1})),
-        ("together 25", json!({"numHost": 13, "numGuest": 13})),
+        ("25 together", json!({"numHost": 13, "numGuest": 13})),
         ("provideShortUrls", json!({"provideShortUrls": "true"})),
         ("verticalType", json!({"verticalType": "HC"})),
         ("loginUrlForHost", json!({"loginUrlForHost": 0})),

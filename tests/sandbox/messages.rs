@@ -86,9 +86,9 @@ async fn what_webex_refuses_is_refused_and_not_posted() {
         ("email address", json!({"toPersonEmail": "nobody", "text": "x"})),
         ("one of text", json!({"toPersonEmail": "a@b.example"})),
         ("7439 bytes", json!({"toPersonEmail": "a@b.example", "markdown": "é".repeat(3720)})),
-        ("no cards", json!({"toPersonEmail": "a@b.example", "attachments": card("1.3")})),
-        ("1.3 at most", json!({"toPersonEmail": "a@b.example", "text": "x", "attachments": card("1.4")})),
-        ("one at most", json!({"toPersonEmail": "a@b.example", "text": "x", "attachments": two})),
+        ("not show cards", json!({"toPersonEmail": "a@b.example", "attachments": card("1.3")})),
+        ("at most 1.3", json!({"toPersonEmail": "a@b.example", "text": "x", "attachments": card("1.4")})),
+        ("the limit is one", json!({"toPersonEmail": "a@b.example", "text": "x", "attachments": two})),
         (
             "contentType",
             json!({"toPersonEmail": "a@b.example", "text": "x", "attachments": [{"contentType": "text/plain", "content": {}}]}),

@@ -1,4 +1,4 @@
-//! What is in the file: entries by key, and keys in the order in which they end.
+//! Tables of the ledger file: entries by key, and keys by expiry time.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
@@ -20,24 +20,27 @@ use crate::ledger::{
     entry::{Entry, EntryState},
 };
 
-/// Until when (in milliseconds since the epoch), whether it is a result (else a note), fingerprint, bytes.
+/// Expiry (milliseconds since the epoch), true for a result or false for a note, fingerprint, bytes.
 type LedgerRow = (i64, bool, &'static [u8; 32], &'static [u8]);
 
 pub(super) const ENTRIES: TableDefinition<'_, &str, LedgerRow> = TableDefinition::new("entries.1");
 const ENDS: TableDefinition<'_, (i64, &str), ()> = TableDefinition::new("ends.1");
-/// Memory for pages, in bytes. The system caches the file besides.
+/// Page cache of the database, in bytes. The operating system also caches the file.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
-/// Opens the database at `path`: for the `first` time in this process, or again after an I/O error. At first an absent one
-/// is made, and the whole file is checked. Again it is not: a large file would be read whole at each try while its disk
-/// fails, and redb itself repairs what a failed commit left.
+/// Opens the database at `path`, for the `first` time in this process or again after an I/O error. The first time, a
+/// missing file is created and the whole file is checked. After an I/O error there is no full check: it would read a
+/// large file at each attempt while the disk fails, and redb repairs an unfinished commit itself.
 pub(super) fn open(path: &Path, first: bool) -> Result<Database, LedgerError> {
     let file = open_file(path, first).map_err(|error| io_error(path, &error))?;
     guard(path, || {
         let mut database = Builder::new().set_cache_size(CACHE_BYTES).create_file(file)?;
-        // redb verifies its checksums after a crash only; a damaged page would else be found in the middle of work.
+        // redb verifies its checksums only after a crash; without this check, a damaged page would be found later.
         if first && !database.check_integrity()? {
-            warn!(path = %path.display(), "the ledger was damaged and is repaired; its last records may be lost");
+            warn!(
+                path = %path.display(),
+                "ledger file was damaged and has been repaired; the latest records may be missing"
+            );
         }
         let transaction = database.begin_write()?;
         transaction.open_table(ENTRIES)?;
@@ -57,7 +60,7 @@ fn open_file(path: &Path, create: bool) -> io::Result<File> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let file = options.create(true).open(path)?;
-    // Else a power cut could take the file's name, and with it all that was committed.
+    // Without this, a power cut could remove the directory entry, and with it all commits.
     File::open(folder)?.sync_all()?;
     Ok(file)
 }
@@ -80,13 +83,13 @@ pub(super) fn len(database: &Database) -> Result<u64, Error> {
     Ok(database.begin_read()?.open_table(ENTRIES)?.len()?)
 }
 
-/// Whether an entry has ended by `now`.
-pub(super) fn has_ended(database: &Database, now: Timestamp) -> Result<bool, Error> {
+/// True if at least one entry has expired at `now`.
+pub(super) fn has_expired(database: &Database, now: Timestamp) -> Result<bool, Error> {
     let ends = database.begin_read()?.open_table(ENDS)?;
     Ok(ends.first()?.is_some_and(|(end, _)| end.value().0 <= now.as_millisecond()))
 }
 
-/// Makes `writes` and removes `sweep_max` entries that ended by `now`, at most, in one commit.
+/// Applies `writes` and removes at most `sweep_max` entries that have expired at `now`, in one commit.
 pub(super) fn apply(
     database: &Database,
     writes: &[Write],
@@ -115,8 +118,8 @@ pub(super) fn apply(
                 ends.insert((end, key), ())?;
             }
         }
-        let ended = ends.extract_from_if(..(now.as_millisecond() + 1, ""), |_, ()| true)?;
-        for end in ended.take(sweep_max) {
+        let expired = ends.extract_from_if(..(now.as_millisecond() + 1, ""), |_, ()| true)?;
+        for end in expired.take(sweep_max) {
             entries.remove(end?.0.value().1)?;
         }
     }
@@ -124,19 +127,19 @@ pub(super) fn apply(
     Ok(())
 }
 
-/// Runs `work` on the database at `path`. redb panics on some kinds of damage.
+/// Runs `work` on the database at `path`. A panic counts as damage, because redb panics on some kinds of damage.
 pub(super) fn guard<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, LedgerError> {
     let damaged = |reason: String| LedgerError::Damaged { path: path.to_owned(), reason };
     let Ok(result) = catch_unwind(AssertUnwindSafe(work)) else {
-        return Err(damaged("reading it fails".to_owned()));
+        return Err(damaged("the file cannot be read".to_owned()));
     };
     result.map_err(|error| match error {
         Error::DatabaseAlreadyOpen => LedgerError::InUse { path: path.to_owned() },
         Error::Io(error) => io_error(path, &error),
         Error::Corrupted(reason) => damaged(reason),
-        Error::UpgradeRequired(version) => damaged(format!("its format is version {version}")),
+        Error::UpgradeRequired(version) => damaged(format!("unsupported file format version {version}")),
         Error::TableTypeMismatch { .. } | Error::TypeDefinitionChanged { .. } => {
-            damaged("another program wrote it".to_owned())
+            damaged("written by another program".to_owned())
         }
         error => LedgerError::File { path: path.to_owned(), reason: error.to_string() },
     })
@@ -146,9 +149,9 @@ pub(super) fn io_error(path: &Path, error: &io::Error) -> LedgerError {
     let path = path.to_owned();
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => LedgerError::Full { path },
-        // What redb says of a file that does not begin like one of its own, or ends too early.
+        // redb returns these kinds for a file that has another header or is too short.
         ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
-            LedgerError::Damaged { path, reason: "it is not one of this program, or is cut off".to_owned() }
+            LedgerError::Damaged { path, reason: "not written by this program, or truncated".to_owned() }
         }
         _ => LedgerError::File { path, reason: error.to_string() },
     }

@@ -1,8 +1,8 @@
-//! A ledger in a file. Reads see the last commit and wait for nobody; all writes go through one thread, which
-//! commits those that wait together.
+//! A ledger in a file. Reads see the last commit and never wait for a write. All writes go through one thread, which
+//! commits waiting writes together.
 
 mod database;
-pub(super) mod look;
+pub(super) mod inspect;
 mod writer;
 
 use std::{
@@ -26,12 +26,12 @@ use super::{LedgerError, claims::KeyGuard, entry::Entry};
 use crate::fault;
 use writer::{Write, WriteJob, Writer};
 
-/// How many writes may wait; more wait for a place.
+/// Capacity of the write queue; further writes wait until there is space.
 const QUEUE_MAX: usize = 1024;
-/// How often expired entries are looked for where no write does it.
+/// Interval of the removal of expired entries, if no write removes them.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// What becomes of a key.
+/// A change of a key.
 pub(crate) enum Change {
     Put(Entry),
     Remove,
@@ -40,22 +40,22 @@ pub(crate) enum Change {
 /// An open file.
 pub(super) struct File {
     shared: Arc<SharedFile>,
-    /// `None` once it is closed.
+    /// `None` after the file is closed.
     jobs: Mutex<Option<mpsc::Sender<WriteJob>>>,
-    /// Whether the writer is through with everything.
+    /// True when the writer thread has ended.
     finished: watch::Receiver<bool>,
 }
 
-/// What readers and the writer share.
+/// State that readers and the writer share.
 struct SharedFile {
     path: PathBuf,
     opener: Opener,
-    /// The database, or why there is none. After an I/O error it has to be opened anew, which the writer does.
+    /// The database, or the error that made it unusable. After an I/O error, the writer opens the database again.
     database: RwLock<Result<Arc<Database>, LedgerError>>,
     commits: AtomicU64,
 }
 
-/// Opens the database again, which must be there.
+/// Opens the database again; the file must exist.
 type Opener = Box<dyn Fn() -> Result<Database, LedgerError> + Send + Sync>;
 
 impl fmt::Debug for File {
@@ -110,17 +110,17 @@ impl File {
         self.shared.commits.load(Ordering::Relaxed)
     }
 
-    /// Changes what is kept for `key`. Returns once that is on the disk; `turn` does not end before, whether or not
-    /// somebody still waits for this.
+    /// Changes the entry of `key` and returns when the change is on the disk. `guard` is held until then, even if the
+    /// caller is cancelled.
     pub(super) async fn write(
         &self,
         key: String,
         change: Change,
-        turn: Option<Arc<KeyGuard>>,
+        guard: Option<Arc<KeyGuard>>,
     ) -> Result<(), LedgerError> {
         let jobs = self.jobs().ok_or(LedgerError::Closed)?;
         let (done, answer) = oneshot::channel();
-        jobs.send(WriteJob::Write(Write { key, change, turn, done }))
+        jobs.send(WriteJob::Write(Write { key, change, guard, done }))
             .await
             .map_err(|_| LedgerError::Closed)?;
         drop(jobs);
@@ -129,7 +129,7 @@ impl File {
 
     pub(super) async fn close(&self) {
         drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // Without a sender the writer is gone, which is as good.
+        // An error means that the writer thread has ended, which is the goal.
         _ = self.finished.clone().wait_for(|finished| *finished).await;
     }
 
@@ -137,7 +137,7 @@ impl File {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads on a thread where waiting for the disk holds nobody up.
+    /// Reads on a blocking thread, so that a slow disk does not block the runtime.
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Database) -> Result<T, ::redb::Error> + Send + 'static,
@@ -161,8 +161,8 @@ impl SharedFile {
     }
 }
 
-/// Has the writer look for expired entries, as long as there is a file. A full queue needs no reminder: each write
-/// sweeps, too.
+/// Tells the writer regularly to remove expired entries, while the file is open. If the queue is full, this is not
+/// needed: each write also removes expired entries.
 async fn sweep(file: Weak<File>) {
     let mut tick = interval(SWEEP_EVERY);
     loop {

@@ -1,4 +1,4 @@
-//! What can only be tried from inside: a disk that is full for a while.
+//! Tests that need access to internals, such as a disk that is full for some time.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use redb::{Builder, StorageBackend, backends::FileBackend};
 use super::*;
 use crate::ledger::entry::EntryState;
 
-/// A file on a disk that is full while it is told so.
+/// A file on a disk that is full while `full` is set.
 #[derive(Debug)]
 struct FaultyDisk {
     file: FileBackend,
@@ -19,7 +19,7 @@ struct FaultyDisk {
 }
 
 impl FaultyDisk {
-    fn room(&self) -> io::Result<()> {
+    fn check_space(&self) -> io::Result<()> {
         if self.full.load(SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
@@ -32,13 +32,13 @@ impl StorageBackend for FaultyDisk {
         self.file.read(offset, out)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.room().and_then(|()| self.file.set_len(len))
+        self.check_space().and_then(|()| self.file.set_len(len))
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.room().and_then(|()| self.file.sync_data())
+        self.check_space().and_then(|()| self.file.sync_data())
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.room().and_then(|()| self.file.write(offset, data))
+        self.check_space().and_then(|()| self.file.write(offset, data))
     }
 }
 
@@ -48,7 +48,7 @@ fn entry(byte: u8) -> Change {
 }
 
 #[tokio::test]
-async fn a_disk_that_has_room_again_is_used_again_and_nothing_is_forgotten() {
+async fn full_disk_that_has_space_again_recovers_without_loss() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
     drop(database::open(&path, true).unwrap());
@@ -78,7 +78,7 @@ async fn a_disk_that_has_room_again_is_used_again_and_nothing_is_forgotten() {
 }
 
 #[test]
-fn what_has_ended_is_removed_at_its_end_and_no_more_of_it_than_asked_for() {
+fn expired_entries_are_removed_up_to_the_given_number() {
     let folder = tempfile::tempdir().unwrap();
     let database = database::open(&folder.path().join("ledger"), true).unwrap();
     let at = |ms| Timestamp::from_millisecond(ms).unwrap();
@@ -89,11 +89,11 @@ fn what_has_ended_is_removed_at_its_end_and_no_more_of_it_than_asked_for() {
             bytes: key.into(),
             until: at(until),
         });
-        Write { key: key.to_owned(), change, turn: None, done: oneshot::channel().0 }
+        Write { key: key.to_owned(), change, guard: None, done: oneshot::channel().0 }
     });
     database::apply(&database, &writes, at(999), 10).unwrap();
-    let ended = [999, 1000].map(|ms| database::has_ended(&database, at(ms)).unwrap());
-    assert_eq!(ended, [false, true]);
+    let expired = [999, 1000].map(|ms| database::has_expired(&database, at(ms)).unwrap());
+    assert_eq!(expired, [false, true]);
     let left = [(999, 10), (1000, 1), (1000, 10), (1001, 10)].map(|(now, sweep_max)| {
         database::apply(&database, &[], at(now), sweep_max).unwrap();
         database::len(&database).unwrap()
@@ -102,7 +102,7 @@ fn what_has_ended_is_removed_at_its_end_and_no_more_of_it_than_asked_for() {
 }
 
 #[test]
-fn a_file_that_was_there_and_is_gone_is_not_made_anew() {
+fn file_that_disappeared_is_not_created_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
     assert!(matches!(database::open(&path, false), Err(LedgerError::File { .. })));
@@ -110,11 +110,11 @@ fn a_file_that_was_there_and_is_gone_is_not_made_anew() {
 }
 
 #[test]
-fn a_file_is_checked_whole_at_first_and_not_when_it_is_opened_again() {
+fn file_is_checked_completely_only_at_the_first_open() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
     let database = database::open(&path, true).unwrap();
-    let bytes = b"a result that stands nowhere else in the file";
+    let bytes = b"a result that occurs nowhere else in the file";
     let entry = Entry {
         fingerprint: [7; 32],
         state: EntryState::Recorded,
@@ -122,7 +122,7 @@ fn a_file_is_checked_whole_at_first_and_not_when_it_is_opened_again() {
         until: Timestamp::MAX,
     };
     let write =
-        Write { key: "k".to_owned(), change: Change::Put(entry), turn: None, done: oneshot::channel().0 };
+        Write { key: "k".to_owned(), change: Change::Put(entry), guard: None, done: oneshot::channel().0 };
     database::apply(&database, &[write], Timestamp::UNIX_EPOCH, 0).unwrap();
     drop(database);
     let mut file = std::fs::read(&path).unwrap();
@@ -138,24 +138,24 @@ fn a_file_is_checked_whole_at_first_and_not_when_it_is_opened_again() {
 }
 
 #[test]
-fn a_look_does_not_take_a_folder_for_a_file_that_can_be_made() {
+fn inspection_of_a_folder_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    let looked = look::look(folder.path());
-    assert!(matches!(looked, Err(LedgerError::File { .. })), "{looked:?}");
+    let inspected = inspect::inspect(folder.path());
+    assert!(matches!(inspected, Err(LedgerError::File { .. })), "{inspected:?}");
 }
 
 #[test]
-fn what_the_system_says_of_the_file_is_told_apart() {
+fn io_errors_are_mapped_to_ledger_errors() {
     let path = std::path::Path::new("ledger");
-    let told = |kind: io::ErrorKind| {
+    let mapped = |kind: io::ErrorKind| {
         let error = || -> Result<(), ::redb::Error> { Err(::redb::Error::Io(kind.into())) };
         database::guard(path, error).unwrap_err()
     };
     for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
-        assert_eq!(told(kind), LedgerError::Full { path: path.to_owned() });
+        assert_eq!(mapped(kind), LedgerError::Full { path: path.to_owned() });
     }
     for kind in [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof] {
-        assert!(matches!(told(kind), LedgerError::Damaged { .. }), "{kind}");
+        assert!(matches!(mapped(kind), LedgerError::Damaged { .. }), "{kind}");
     }
-    assert!(matches!(told(io::ErrorKind::PermissionDenied), LedgerError::File { .. }));
+    assert!(matches!(mapped(io::ErrorKind::PermissionDenied), LedgerError::File { .. }));
 }

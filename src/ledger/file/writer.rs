@@ -1,4 +1,4 @@
-//! The thread that writes. While one commit is on its way to the disk, others wait; the next takes them all.
+//! The writer thread. Writes that arrive during a commit wait, and the next commit contains all of them.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -12,25 +12,25 @@ use crate::{
     ledger::{LedgerError, claims::KeyGuard},
 };
 
-/// Most writes in one commit.
+/// Maximum number of writes in one commit.
 const BATCH_MAX: usize = 512;
-/// No further write joins a commit that has this many bytes.
+/// Size in bytes from which a commit accepts no further write.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Most expired entries that one commit removes where nothing is written.
+/// Maximum number of expired entries that one commit removes if there are no writes.
 const SWEEP_MAX: usize = 1024;
 
-/// What the writer is asked for.
+/// A request to the writer.
 pub(super) enum WriteJob {
     Write(Write),
     Sweep,
 }
 
-/// A change, and who waits for it.
+/// A change, and the channel for its result.
 pub(super) struct Write {
     pub(super) key: String,
     pub(super) change: Change,
-    /// Does not end before the change is made; tests have none.
-    pub(super) turn: Option<Arc<KeyGuard>>,
+    /// Held until the change is made; `None` in tests and for rate limits.
+    pub(super) guard: Option<Arc<KeyGuard>>,
     pub(super) done: oneshot::Sender<Result<(), LedgerError>>,
 }
 
@@ -44,7 +44,7 @@ impl Writer {
         Self { jobs, shared }
     }
 
-    /// Writes until nobody can ask for more, then closes the database.
+    /// Writes until all senders are dropped, then closes the database.
     pub(super) fn run(mut self) {
         while let Some(job) = self.jobs.blocking_recv() {
             let writes = self.gather(job);
@@ -56,15 +56,15 @@ impl Writer {
             let result = self.commit(&writes, sweep_max(writes.len()));
             fault::point("ledger", "written");
             for write in writes {
-                // In this order, so that with the lease of one who was told the claim ends.
-                drop(write.turn);
+                // In this order: after the caller has its result, only its lease still holds the claim.
+                drop(write.guard);
                 _ = write.done.send(result.clone());
             }
         }
         self.shared.set_database(Err(LedgerError::Closed));
     }
 
-    /// `first`, and what else waits.
+    /// Collects `first` and the other waiting writes, up to the limits of a commit.
     fn gather(&mut self, first: WriteJob) -> Vec<Write> {
         let (mut writes, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
@@ -82,13 +82,13 @@ impl Writer {
         writes
     }
 
-    /// Removes expired entries, until none is left or there is something to write.
+    /// Removes expired entries until none is left or a job is waiting.
     fn sweep(&self) {
         loop {
-            let ended = self.database().and_then(|database| {
-                database::guard(&self.shared.path, || database::has_ended(&database, clock::steady()))
+            let expired = self.database().and_then(|database| {
+                database::guard(&self.shared.path, || database::has_expired(&database, clock::steady()))
             });
-            match ended {
+            match expired {
                 Ok(true) if self.commit(&[], SWEEP_MAX).is_ok() && self.jobs.is_empty() => {}
                 Ok(_) => return,
                 Err(error) => return self.fail(error),
@@ -109,33 +109,33 @@ impl Writer {
         result
     }
 
-    /// The database; after a failure it is opened anew, as redb wants it (`StorageError::PreviousIo`).
+    /// The database. After a failure the database is opened again, as redb requires (`StorageError::PreviousIo`).
     fn database(&self) -> Result<Arc<Database>, LedgerError> {
         let failure = match self.shared.database() {
             Ok(database) => return Ok(database),
             Err(failure) => failure,
         };
         let database = (self.shared.opener)().map_err(|error| match error {
-            // A reader of ours has not let go of it yet.
+            // A reader of this process still holds the file.
             LedgerError::InUse { .. } => failure,
             error => error,
         })?;
         let database = Arc::new(database);
         self.shared.set_database(Ok(database.clone()));
-        info!("the ledger can be used again");
+        info!("ledger writes recovered");
         Ok(database)
     }
 
     fn fail(&self, error: LedgerError) {
         if self.shared.database().is_ok() {
-            warn!(%error, "the ledger can't be used");
+            warn!(%error, "ledger unavailable; retrying");
         }
         self.shared.set_database(Err(error));
     }
 }
 
-/// Most expired entries that a commit of `writes` removes: more than comes in, so that the file stays bounded while there
-/// is no quiet moment.
+/// Maximum number of expired entries that a commit of `writes` removes. More than it adds, so that the file stays
+/// bounded under constant load.
 const fn sweep_max(writes: usize) -> usize {
     64 + 2 * writes
 }
@@ -151,7 +151,7 @@ mod tests {
 
     const LATER: Timestamp = Timestamp::MAX;
 
-    /// A writer for whom `jobs` wait.
+    /// A writer with `jobs` in its queue.
     fn writer(
         jobs: impl IntoIterator<Item = WriteJob>,
         database: Result<Arc<Database>, LedgerError>,
@@ -167,7 +167,7 @@ mod tests {
         Writer::new(receiver, Arc::new(shared))
     }
 
-    /// How many of the waiting `jobs` each commit takes.
+    /// Number of writes in each commit, for these waiting `jobs`.
     fn batches(jobs: impl IntoIterator<Item = WriteJob>) -> Vec<usize> {
         let mut writer = writer(jobs, Err(LedgerError::Closed));
         let mut batches = Vec::new();
@@ -183,11 +183,11 @@ mod tests {
     }
 
     fn write(change: Change) -> WriteJob {
-        WriteJob::Write(Write { key: "k".to_owned(), change, turn: None, done: oneshot::channel().0 })
+        WriteJob::Write(Write { key: "k".to_owned(), change, guard: None, done: oneshot::channel().0 })
     }
 
     #[test]
-    fn what_waits_is_committed_at_once_up_to_limits() {
+    fn waiting_writes_share_a_commit_up_to_the_limits() {
         assert_eq!(batches([put(LATER, 1), WriteJob::Sweep, write(Change::Remove), put(LATER, 0)]), [3]);
         assert_eq!(batches([WriteJob::Sweep]), [0]);
         assert_eq!(batches((0..1000).map(|_| put(LATER, 1))), [512, 488]);
@@ -195,13 +195,13 @@ mod tests {
         assert_eq!(
             batches((0..6).map(|_| put(LATER, quarter))),
             [4, 2],
-            "no more than the bytes of the largest value"
+            "at most the bytes of the largest value"
         );
         assert_eq!(batches([put(LATER, 4 * quarter - 1), put(LATER, 4 * quarter), put(LATER, 0)]), [2, 1]);
         assert_eq!(BATCH_BYTES, crate::ledger::VALUE_BYTES_MAX);
     }
 
-    /// A sweep of a file with 1100 expired entries while `jobs` wait: its commits, and what is left.
+    /// Sweeps a file with 1100 expired entries while `jobs` wait. Returns the commits and the remaining entries.
     fn sweep(jobs: impl IntoIterator<Item = WriteJob>) -> (u64, u64) {
         let folder = tempfile::tempdir().unwrap();
         let database = database::open(&folder.path().join("ledger"), true).unwrap();
@@ -219,13 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_goes_on_until_nothing_is_left_or_something_waits() {
+    fn sweep_stops_when_nothing_is_left_or_a_job_waits() {
         assert_eq!(sweep([]), (2, 0));
         assert_eq!(sweep([WriteJob::Sweep]), (1, 76));
     }
 
     #[test]
-    fn a_commit_removes_more_than_it_adds() {
+    fn commit_removes_more_entries_than_it_adds() {
         assert_eq!([sweep_max(0), sweep_max(1), sweep_max(512)], [64, 66, 1088]);
     }
 }

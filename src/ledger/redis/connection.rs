@@ -1,5 +1,5 @@
-//! One connection, shared by all claims and made anew when it fails. The client's own manager would do that, too, but
-//! keeps a connection on which nothing is answered any more.
+//! One connection, shared by all claims and made again when it fails. The client library has a connection manager,
+//! but that manager keeps a connection that no longer responds.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     tls::{Connections, Files},
 };
 
-/// How long Redis has for an answer, the time to connect included.
+/// Time limit for a response from Redis, including the time to connect.
 const LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct RedisConnection {
@@ -33,14 +33,14 @@ pub(super) struct RedisConnection {
     current: Mutex<CurrentConnection>,
 }
 
-/// The connection there is, and which one it is.
+/// The current connection and its number.
 #[derive(Default)]
 struct CurrentConnection {
     number: u64,
     connection: Option<MultiplexedConnection>,
 }
 
-/// What the script takes.
+/// Arguments of the script.
 pub(super) struct Arguments<'a> {
     pub(super) key: &'a str,
     pub(super) op: &'static str,
@@ -65,7 +65,7 @@ impl RedisConnection {
         Ok(Self { url, tls, script, current: Mutex::default() })
     }
 
-    /// Runs the script. It may run twice for one call, and answers the second time as the first.
+    /// Runs the script. The script may run twice for one call; it then returns the same result.
     pub(super) async fn call(&self, arguments: &Arguments<'_>) -> Result<Vec<Vec<u8>>, LedgerError> {
         let mut call = self.script.key(arguments.key);
         call.arg(arguments.op)
@@ -82,8 +82,8 @@ impl RedisConnection {
             let (number, mut connection) = connected?;
             match timeout_at(deadline, call.invoke_async(&mut connection)).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                // A connection that was lost while nobody used it is worth another try; so is one to a server that became a
-                // replica meanwhile, as the name may lead to the new primary by now.
+                // Try once more if an idle connection was lost, or if the server has become a replica: the name may
+                // now resolve to the new primary.
                 Ok(Err(error)) if error.is_unrecoverable_error() || is_replica(&error) => {
                     self.forget(number).await;
                     if !first {
@@ -100,13 +100,13 @@ impl RedisConnection {
         }
     }
 
-    /// What the server says of itself.
+    /// Output of the `INFO` command.
     pub(super) async fn info(&self) -> Result<String, LedgerError> {
-        let asked = async {
+        let info = async {
             let (_, mut connection) = self.connect().await?;
             redis::cmd("INFO").query_async(&mut connection).await.map_err(|error| shown(&error))
         };
-        tokio::time::timeout(LIMIT, asked).await.map_err(|_| LedgerError::Slow { limit: LIMIT })?
+        tokio::time::timeout(LIMIT, info).await.map_err(|_| LedgerError::Slow { limit: LIMIT })?
     }
 
     async fn connect(&self) -> Result<(u64, MultiplexedConnection), LedgerError> {
@@ -116,7 +116,7 @@ impl RedisConnection {
         }
         let node = node(&self.url)?;
         let begin = async |stream| self.begin(&node, stream).await;
-        // Any address of the name would refuse the same login.
+        // Every address of the name would refuse the same login.
         let is_final = |error: &LedgerError| matches!(error, LedgerError::Refused { .. });
         let connection = dial(&node.host, node.port, LIMIT, unreachable, begin, is_final).await?;
         current.number += 1;
@@ -124,7 +124,7 @@ impl RedisConnection {
         Ok((current.number, connection))
     }
 
-    /// TLS, and the login.
+    /// Sets up TLS and logs in.
     async fn begin(&self, node: &RedisNode, stream: TcpStream) -> Result<MultiplexedConnection, LedgerError> {
         let mut info = RedisConnectionInfo::default().set_db(node.database);
         if let Some(user) = &node.user {
@@ -133,21 +133,21 @@ impl RedisConnection {
         if let Some(password) = &node.password {
             info = info.set_password(password.expose_secret());
         }
-        // `call` has the limits.
+        // `call` has its own time limits.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let (connecting, name) = (node.tls, node.host.clone());
-        if !connecting {
+        let (tls, name) = (node.tls, node.host.clone());
+        if !tls {
             return driven(MultiplexedConnection::new_with_config(&info, stream, config).await);
         }
         let name = ServerName::try_from(name).map_err(|_| unreachable(Obstacle::WrongName))?;
-        let config_of_tls =
+        let tls_config =
             self.tls.config().map_err(|error| LedgerError::Unreachable { reason: error.to_string() })?;
-        let stream = TlsConnector::from(config_of_tls).connect(name, stream).await;
+        let stream = TlsConnector::from(tls_config).connect(name, stream).await;
         let stream = stream.map_err(|error| unreachable(Obstacle::of(&error)))?;
         driven(MultiplexedConnection::new_with_config(&info, stream, config).await)
     }
 
-    /// Has the next call connect, unless another one has done so already.
+    /// Drops connection `number`, so that the next call connects again.
     async fn forget(&self, number: u64) {
         let mut current = self.current.lock().await;
         if current.number == number {
@@ -156,12 +156,12 @@ impl RedisConnection {
     }
 }
 
-/// Whether the server takes no writes, as a replica. Some versions say it within a script's own error.
+/// True if the server is a read-only replica. Some versions report this inside the error of a script.
 fn is_replica(error: &RedisError) -> bool {
     error.code() == Some("READONLY") || error.detail().is_some_and(|detail| detail.contains("READONLY"))
 }
 
-/// The connection, its driver running for as long as it lasts.
+/// Starts the driver task of a new connection.
 fn driven(
     made: Result<(MultiplexedConnection, impl Future<Output = ()> + Send + 'static), RedisError>,
 ) -> Result<MultiplexedConnection, LedgerError> {
@@ -170,34 +170,35 @@ fn driven(
     Ok(connection)
 }
 
-/// What `url` names, as it is now.
+/// Parses `url`; a file is read again.
 fn node(url: &RedisUrl) -> Result<RedisNode, LedgerError> {
     let (path, allow_insecure) = match url {
-        // Checked with the configuration.
+        // TLS was already checked with the configuration.
         RedisUrl::Given(url) => return redis_node(url, true).map_err(|problem| LedgerError::Url { problem }),
         RedisUrl::File { path, allow_insecure } => (path, allow_insecure),
     };
-    let unfit = |reason: String| LedgerError::UrlFile { path: path.clone(), reason };
-    let url = read_url_file(path).map_err(|error| unfit(error.to_string()))?;
-    redis_node(&url, *allow_insecure).map_err(unfit)
+    let unusable = |reason: String| LedgerError::UrlFile { path: path.clone(), reason };
+    let url = read_url_file(path).map_err(|error| unusable(error.to_string()))?;
+    redis_node(&url, *allow_insecure).map_err(unusable)
 }
 
 fn unreachable(obstacle: Obstacle) -> LedgerError {
     match obstacle {
         Obstacle::TimedOut => LedgerError::Slow { limit: LIMIT },
-        obstacle => LedgerError::Unreachable { reason: obstacle.words().to_owned() },
+        obstacle => LedgerError::Unreachable { reason: obstacle.as_str().to_owned() },
     }
 }
 
-/// Without the server's own words, which may repeat what it was sent, or the client's, which may show the URL.
+/// Converts an error. Leaves out the text of the server, which may repeat what was sent, and the text of the client,
+/// which may show the URL.
 fn shown(error: &RedisError) -> LedgerError {
     if error.is_io_error() {
         let obstacle = Obstacle::of(error);
         let other = obstacle == Obstacle::Other;
-        let reason = if other { error.category() } else { obstacle.words() };
+        let reason = if other { error.category() } else { obstacle.as_str() };
         return LedgerError::Unreachable { reason: reason.to_owned() };
     }
-    // A code is one word in capitals. What is none was not said by Redis.
+    // An error code of Redis is one word in capitals.
     let plain = |code: &&str| code.len() <= 32 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
     let reason = match error.code().filter(plain) {
         Some(code) => format!("{} {code}", error.category()),

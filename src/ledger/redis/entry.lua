@@ -1,9 +1,9 @@
--- What the ledger does to one entry, at once. KEYS[1]: the entry, a hash.
+-- One atomic operation of the ledger on one entry. KEYS[1]: the entry, a hash.
 -- ARGV: operation, token of the claim, fingerprint, milliseconds of a lease, until (ms since the epoch), bytes.
 local key, op, token, fingerprint = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 if op == 'ping' then return {'ok'} end
 local lease_ms, until_ms, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
--- What is to rest does so as long as its key lives: the longest of all waits that were asked for. Here `until` is a wait.
+-- A rate limit lasts as long as its key lives: the longest wait that was set. For this operation `until` is a duration.
 if op == 'rest' then
   if redis.call('PTTL', key) < until_ms then
     redis.call('HSET', key, 'rests', '1')
@@ -16,7 +16,7 @@ if op == 'rests' then
   if left > 0 then return {'rests', string.format('%.0f', left)} end
   return {'free'}
 end
--- The server's clock alone says whether a lease has ended: workers' clocks differ.
+-- Only the server's clock decides if a lease has expired, because the clocks of workers differ.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -27,7 +27,7 @@ local note = note_until > 0 and e[4]
 local result = e[6]
 local other_body = (holder or note or result) and e[1] ~= fingerprint
 
--- An entry lives as long as the last thing that it says.
+-- An entry lives until the latest expiry time of its contents.
 local function expire(at)
   redis.call('PEXPIREAT', key, string.format('%.0f', at))
 end
@@ -60,21 +60,22 @@ if op == 'release' or op == 'abandon' then
   return {'ok'}
 end
 
--- One that came late renews no claim that has ended.
+-- A late renewal does not restore a claim that has ended.
 if op == 'renew' then
   if e[2] ~= token then return {'lost'} end
   hold()
   return {'ok'}
 end
 
--- The rest needs the claim; one that ended may go on where nobody else began, also after Redis forgot everything.
+-- The operations below need the claim. An expired claim may continue if no other claim has started since, also after
+-- Redis lost all data.
 if result then
-  -- The same record again: its answer was lost.
+  -- The same record again: the first response was lost.
   if op == 'record' and not other_body and result == bytes then return {'ok'} end
   return {'lost'}
 end
 if other_body or (holder and holder ~= token) then return {'lost'} end
--- What another claim noted may be of other links than ours, whether that one has ended or not.
+-- A note of another claim may be about other links, even if that claim has ended.
 if op == 'note' and note and e[2] ~= token then return {'lost'} end
 
 if op == 'record' then

@@ -1,5 +1,5 @@
-//! A ledger in Redis, for several workers. Each entry is one hash, which one script changes; a claim is a lease with
-//! a token of its own, so that one whose lease ended can't overwrite what another did since.
+//! A ledger in Redis, for several workers. Each entry is one hash, changed by one script. A claim is a lease with its
+//! own token: a holder with an expired lease cannot overwrite the result of a later holder.
 
 mod connection;
 
@@ -16,11 +16,11 @@ use super::{
 };
 use connection::{Arguments, RedisConnection};
 
-/// How long a claim lasts without being renewed, as when its worker was killed.
+/// Lifetime of a claim that is not renewed, for example because its worker was killed.
 const LEASE: Duration = Duration::from_secs(30);
-/// How often a claim is renewed. Two renewals may fail, each by its time limit, before the lease ends.
+/// Interval of lease renewals. Two renewals may time out before the lease expires.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
-/// How long the first wait for another worker's result lasts, and how long later ones do at most.
+/// First and longest wait between two checks for the result of another worker.
 const POLL_FIRST: Duration = Duration::from_millis(25);
 const POLL_LAST: Duration = Duration::from_millis(400);
 
@@ -31,16 +31,16 @@ pub(super) struct Redis {
     prefix: String,
 }
 
-/// A claim in Redis. Dropping it tells Redis that it has ended, and keeps a note; the turn in this process ends when
-/// Redis knows.
+/// A claim in Redis. Dropping it tells Redis that the claim has ended, and keeps a note. The guard of this process is
+/// released when Redis has answered.
 pub(super) struct HeldLease {
     redis: Arc<Redis>,
     key: String,
     token: String,
     fingerprint: Fingerprint,
-    turn: Option<KeyGuard>,
+    guard: Option<KeyGuard>,
     renewal: Option<AbortHandle>,
-    /// Whether Redis knows that it has ended.
+    /// True if there is nothing to tell Redis when this claim is dropped.
     ended: bool,
 }
 
@@ -49,20 +49,27 @@ impl Redis {
         Ok(Self { connection: RedisConnection::new(url, ca_file)?, prefix })
     }
 
-    /// Whether the script can run.
+    /// Checks that the script can run.
     pub(super) async fn ping(self: &Arc<Self>) -> Result<(), LedgerError> {
-        done(&self.ended("").call("ping", 0, b"").await?)
+        done(&self.without_claim("").call("ping", 0, b"").await?)
     }
 
-    /// Keeps for `wait` that what `key` names is to rest, by the server's clock.
-    pub(super) async fn rest(self: &Arc<Self>, key: &str, wait: Duration) -> Result<(), LedgerError> {
+    /// Stores that `key` is rate limited for `wait`, by the clock of the server.
+    pub(super) async fn set_rate_limit(
+        self: &Arc<Self>,
+        key: &str,
+        wait: Duration,
+    ) -> Result<(), LedgerError> {
         let milliseconds = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-        done(&self.ended(key).call("rest", milliseconds, b"").await?)
+        done(&self.without_claim(key).call("rest", milliseconds, b"").await?)
     }
 
-    /// How long what `key` names is still to rest.
-    pub(super) async fn rests(self: &Arc<Self>, key: &str) -> Result<Option<Duration>, LedgerError> {
-        match &self.ended(key).call("rests", 0, b"").await?[..] {
+    /// Remaining time for which `key` is rate limited.
+    pub(super) async fn rate_limited_for(
+        self: &Arc<Self>,
+        key: &str,
+    ) -> Result<Option<Duration>, LedgerError> {
+        match &self.without_claim(key).call("rests", 0, b"").await?[..] {
             [state] if state == b"free" => Ok(None),
             [state, left] if state == b"rests" => {
                 let left = std::str::from_utf8(left).ok().and_then(|left| left.parse().ok());
@@ -72,42 +79,42 @@ impl Redis {
         }
     }
 
-    /// For an operation without a claim.
-    fn ended(self: &Arc<Self>, key: &str) -> HeldLease {
+    /// A handle for an operation that needs no claim.
+    fn without_claim(self: &Arc<Self>, key: &str) -> HeldLease {
         let mut held = self.held(key, [0; 32], None);
         held.ended = true;
         held
     }
 
-    /// What the server says of itself.
+    /// Output of the `INFO` command.
     pub(super) async fn info(&self) -> Result<String, LedgerError> {
         self.connection.info().await
     }
 
-    fn held(self: &Arc<Self>, key: &str, fingerprint: Fingerprint, turn: Option<KeyGuard>) -> HeldLease {
+    fn held(self: &Arc<Self>, key: &str, fingerprint: Fingerprint, guard: Option<KeyGuard>) -> HeldLease {
         HeldLease {
             redis: self.clone(),
             key: format!("{}{key}", self.prefix),
             token: Uuid::new_v4().to_string(),
             fingerprint,
-            turn,
+            guard,
             renewal: None,
             ended: false,
         }
     }
 
-    /// Claims `key`; waits for another worker to end, `patience` at most.
+    /// Claims `key`. If another worker holds the claim, waits for at most `patience`.
     pub(super) async fn claim(
         self: &Arc<Self>,
         key: &str,
         fingerprint: Fingerprint,
         patience: Duration,
-        turn: KeyGuard,
+        guard: KeyGuard,
     ) -> Result<(Found, HeldLease), LedgerError> {
-        // Made before it is asked for, so that a claim that is cancelled meanwhile ends.
-        let mut held = self.held(key, fingerprint, Some(turn));
-        let over = sleep(patience);
-        tokio::pin!(over);
+        // Created before the request, so that cancelling this call ends the claim in Redis.
+        let mut held = self.held(key, fingerprint, Some(guard));
+        let timeout = sleep(patience);
+        tokio::pin!(timeout);
         let mut wait = POLL_FIRST;
         loop {
             match claimed(&held.call("claim", 0, b"").await?) {
@@ -120,7 +127,7 @@ impl Redis {
             }
             let pause = sleep(pause(wait, fastrand::f64()));
             tokio::pin!(pause);
-            if let Either::Left(_) = futures_util::future::select(over.as_mut(), pause).await {
+            if let Either::Left(_) = futures_util::future::select(timeout.as_mut(), pause).await {
                 held.ended = true;
                 return Ok((Found::Busy, held));
             }
@@ -130,8 +137,8 @@ impl Redis {
 }
 
 impl HeldLease {
-    pub(super) const fn turn(&self) -> Option<&KeyGuard> {
-        self.turn.as_ref()
+    pub(super) const fn guard(&self) -> Option<&KeyGuard> {
+        self.guard.as_ref()
     }
 
     pub(super) async fn note(&self, entry: &Entry) -> Result<(), LedgerError> {
@@ -163,13 +170,13 @@ impl HeldLease {
         self.redis.connection.call(&arguments).await
     }
 
-    /// This claim, renewed in the background from now on.
+    /// Starts to renew this claim in the background.
     fn renewed(mut self) -> Self {
-        let same = self.twin();
+        let same = self.detached_copy();
         let renewal = tokio::spawn(async move {
             loop {
                 sleep(RENEW_EVERY).await;
-                // What fails now may succeed next time; a claim that is lost is found out when it is used.
+                // A failed renewal may succeed next time; the next use of the lease detects a lost claim.
                 _ = same.call("renew", 0, b"").await;
             }
         });
@@ -177,14 +184,14 @@ impl HeldLease {
         self
     }
 
-    /// The same claim, for a task of its own; dropping it does nothing.
-    fn twin(&self) -> Self {
+    /// The same claim for a background task; dropping this copy does nothing.
+    fn detached_copy(&self) -> Self {
         Self {
             redis: self.redis.clone(),
             key: self.key.clone(),
             token: self.token.clone(),
             fingerprint: self.fingerprint,
-            turn: None,
+            guard: None,
             renewal: None,
             ended: true,
         }
@@ -199,20 +206,20 @@ impl Drop for HeldLease {
         if !self.ended
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (same, turn) = (self.twin(), self.turn.take());
-            if let Some(turn) = &turn {
-                turn.rest();
+            let (same, guard) = (self.detached_copy(), self.guard.take());
+            if let Some(guard) = &guard {
+                guard.stop_acting();
             }
             runtime.spawn(async move {
-                // Should this fail, the lease ends by itself.
+                // If this fails, the lease expires.
                 _ = same.call("abandon", 0, b"").await;
-                drop(turn);
+                drop(guard);
             });
         }
     }
 }
 
-/// Half of `wait` to all of it, so that workers that wait for the same do not ask at the same time.
+/// Half of `wait` to all of `wait`, so that workers that wait for the same key do not send requests at the same time.
 fn pause(wait: Duration, random: f64) -> Duration {
     wait.mul_f64(0.5 + 0.5 * random)
 }
@@ -221,7 +228,7 @@ fn next_wait(wait: Duration) -> Duration {
     (wait * 2).min(POLL_LAST)
 }
 
-/// What the script answers to a claim.
+/// Reads the script's response to a claim.
 fn claimed(answer: &[Vec<u8>]) -> Result<Found, LedgerError> {
     match answer {
         [state] if state == b"free" => Ok(Found::Free(None)),
@@ -242,7 +249,7 @@ fn done(answer: &[Vec<u8>]) -> Result<(), LedgerError> {
 }
 
 fn unknown() -> LedgerError {
-    LedgerError::Refused { reason: "an answer that is not the script's".to_owned() }
+    LedgerError::Refused { reason: "unexpected response to the ledger script".to_owned() }
 }
 
 #[cfg(test)]
@@ -254,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_scripts_answers_are_understood() {
+    fn unknown_script_response_is_an_error() {
         let claimed = |parts: &[&str]| claimed(&answer(parts)).map(|found| format!("{found:?}"));
         assert_eq!(claimed(&["free"]).unwrap(), "Free(None)");
         assert_eq!(claimed(&["free", "n"]).unwrap(), "Free(Some([110]))");
@@ -270,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_for_anothers_result_come_apart_and_ever_more_seldom() {
+    fn waits_between_checks_vary_and_grow_up_to_the_limit() {
         let wait = Duration::from_millis(100);
         assert_eq!([0.0, 0.5, 1.0].map(|random| pause(wait, random).as_millis()), [50, 75, 100]);
         let waits = std::iter::successors(Some(POLL_FIRST), |wait| Some(next_wait(*wait))).take(6);

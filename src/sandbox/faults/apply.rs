@@ -1,4 +1,4 @@
-//! Carrying a fault out: on the way in, or on the response that the work has made.
+//! Execution of faults, before the request is processed or on its response.
 
 use std::{convert::Infallible, io, time::Duration};
 
@@ -14,13 +14,13 @@ use serde_json::Value;
 use super::{Fault, WrongShape};
 use crate::sandbox::{api::ApiError, state::Handle};
 
-/// Longer than any client should wait, short enough for a forgotten sandbox to let go.
+/// Longer than any client should wait, but short enough for a forgotten sandbox to free the request.
 const HANG: Duration = Duration::from_secs(600);
-/// Larger than any real answer, as the answers are the sandbox's own.
+/// Larger than any response of the sandbox.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 const MIB: usize = 1024 * 1024;
 
-/// What happens before the work: a response if the fault replaces the work.
+/// Applies `fault` before the request is processed. Returns a response if the fault replaces the processing.
 pub(in crate::sandbox) async fn before(fault: &Fault, handle: &Handle) -> Option<Response> {
     match fault {
         Fault::Status { code, retry_after } => Some(status(*code, retry_after.as_deref())),
@@ -38,7 +38,7 @@ pub(in crate::sandbox) async fn before(fault: &Fault, handle: &Handle) -> Option
     }
 }
 
-/// What happens to the response of the work; one that refuses is left alone.
+/// Applies `fault` to the response of a processed request; error responses are not changed.
 pub(in crate::sandbox) async fn after(fault: Fault, response: Response) -> Response {
     if !response.status().is_success() {
         return response;
@@ -53,7 +53,7 @@ pub(in crate::sandbox) async fn after(fault: Fault, response: Response) -> Respo
         }
         Fault::Huge { mib } => huge(mib),
         Fault::Empty => StatusCode::OK.into_response(),
-        Fault::WrongShape(shape) => misshape(shape, response).await,
+        Fault::WrongShape(shape) => distort(shape, response).await,
         Fault::Status { .. }
         | Fault::Page { .. }
         | Fault::Delay(_)
@@ -62,28 +62,28 @@ pub(in crate::sandbox) async fn after(fault: Fault, response: Response) -> Respo
     }
 }
 
-/// Marks an answer of something in between, which knows no tracking ids.
+/// Marks a response of a proxy or load balancer, which has no tracking id.
 #[derive(Clone, Copy)]
 pub(in crate::sandbox) struct InBetween;
 
 fn page(code: u16) -> Response {
     let code = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
-    let text = format!("<html><body><h1>{code}</h1><p>A page of the proxy.</p></body></html>");
+    let text = format!("<html><body><h1>{code}</h1><p>Response of a proxy.</p></body></html>");
     (code, Extension(InBetween), [(header::CONTENT_TYPE, "text/html")], text).into_response()
 }
 
 fn status(code: u16, retry_after: Option<&str>) -> Response {
     let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response =
-        ApiError::new(code, code.canonical_reason().unwrap_or("A fault of the sandbox")).into_response();
+        ApiError::new(code, code.canonical_reason().unwrap_or("Fault of the sandbox")).into_response();
     if let Some(value) = retry_after.and_then(|text| HeaderValue::from_str(text).ok()) {
         response.headers_mut().insert(header::RETRY_AFTER, value);
     }
     response
 }
 
-/// A body that fails makes hyper close the connection. Failing at once, it does so before the head is
-/// flushed; with half of a body, one turn of the runtime in between lets head and half go out first.
+/// A response with a failing body, for which hyper closes the connection. If the body fails immediately, this happens
+/// before the head is flushed. With half of a body, yielding once lets head and half go out first.
 fn cut(body: Option<&Bytes>) -> Response {
     let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
     let Some(whole) = body else {
@@ -107,16 +107,16 @@ fn huge(mib: u32) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(chunks)).into_response()
 }
 
-async fn misshape(shape: WrongShape, response: Response) -> Response {
+async fn distort(shape: WrongShape, response: Response) -> Response {
     let (mut head, body) = response.into_parts();
     let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default();
     let mut json: Value = serde_json::from_slice(&body).unwrap_or_default();
-    bend(shape, &mut json);
+    distort_json(shape, &mut json);
     head.headers.remove(header::CONTENT_LENGTH);
     (head, json.to_string()).into_response()
 }
 
-fn bend(shape: WrongShape, json: &mut Value) {
+fn distort_json(shape: WrongShape, json: &mut Value) {
     let host_short = json.pointer("/host/0/short").cloned();
     match shape {
         WrongShape::HttpBase => json["baseUrl"] = "http://instant.webex.com/visit/".into(),

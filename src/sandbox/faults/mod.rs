@@ -1,30 +1,30 @@
-//! Faults on demand: what goes wrong, where, and how often.
+//! Fault injection: the kind of fault, its endpoint and its frequency.
 //!
-//! A rule is looked at for every request to its endpoint, **before** authorisation: an outage doesn't read
-//! tokens. The first rule that fires decides. What happens then depends on the fault:
+//! Rules are checked for every request to their endpoint, **before** authorisation, because an outage does not depend on
+//! tokens. The first rule that fires applies. The effect depends on the fault:
 //!
-//! - [`Fault::Status`], [`Fault::Page`], [`Fault::Hang`] and [`Fault::CutBeforeEffect`] come before anything is done:
-//!   no links are made, no message is posted.
-//! - All others come after the work. A response that was refused anyway (401, 400 …) is left as it is, except
-//!   for [`Fault::Delay`], which delays every response.
+//! - [`Fault::Status`], [`Fault::Page`], [`Fault::Hang`] and [`Fault::CutBeforeEffect`] replace the processing: no links
+//!   are made, and no message is posted.
+//! - [`Fault::Delay`] delays every response.
+//! - All other faults change the response after the processing. Error responses (401, 400 …) are not changed.
 //!
-//! The written form, for the command line (the same keys make the JSON of `POST /sandbox/faults`):
+//! The text form, for the command line (the JSON of `POST /sandbox/faults` has the same keys):
 //!
 //! ```text
 //! ENDPOINT:FAULT[,times=N | ,share=0.1[,seed=N]]
 //! ENDPOINT  joseencrypt | messages | people | any
-//! FAULT     status=429[,retry-after=7]   answers so, with Retry-After as written (the string form has no commas)
-//!           delay=2s                     answers as usual, but later (ms, s, m)
-//!           hang                         never answers (10 minutes, or until the client goes away)
-//!           cut=before | cut=body        closes the connection: nothing done | done, half the answer sent
-//!           garbage | empty              200 and no JSON | 200 and no body
-//!           page=404                     nothing done; the HTML page of a proxy in between, with this status
-//!           huge=64                      200 and a body of so many MiB
+//! FAULT     status=429[,retry-after=7]   this status, with Retry-After as written (no commas in the text form)
+//!           delay=2s                     the usual response, but later (ms, s, m)
+//!           hang                         no response (for 10 minutes, or until the client disconnects)
+//!           cut=before | cut=body        closes the connection: nothing done | done, half the response sent
+//!           garbage | empty              200 without JSON | 200 without a body
+//!           page=404                     nothing done; the HTML page of a proxy, with this status
+//!           huge=64                      200 and a body of this size in MiB
 //!           wrong-shape=SHAPE            joseencrypt only: fewer-guests | http-base | foreign-base |
 //!                                        host-as-guest | missing-short
 //! ```
 //!
-//! Without `times` and `share` a rule stays until it is cleared.
+//! Without `times` and `share`, a rule applies until it is cleared.
 
 mod apply;
 mod written;
@@ -36,25 +36,25 @@ use serde::{Deserialize, Serialize};
 pub(super) use apply::{InBetween, after, before};
 pub use written::ParseError;
 
-/// The rules at one time; more are refused over HTTP.
+/// Maximum number of active rules; HTTP requests for more are refused.
 pub(super) const RULES_MAX: usize = 100;
 
-/// Which requests a rule or a count is about.
+/// The requests of a rule or a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Endpoint {
     /// `/api/v2/joseencrypt`
     JoseEncrypt,
-    /// `/v1/messages` and all below it, posting and reading
+    /// `/v1/messages` and all paths below it, for posting and reading
     Messages,
     /// `/v1/people/me`
     People,
-    /// All of them.
+    /// All endpoints.
     Any,
 }
 
 impl Endpoint {
-    /// The endpoint of a request's path; the sandbox's own pages have none and never fail.
+    /// The endpoint of a request path; `None` for the sandbox's own pages, which never fail.
     pub(super) fn of(path: &str) -> Option<Self> {
         match path {
             "/api/v2/joseencrypt" => Some(Self::JoseEncrypt),
@@ -70,106 +70,106 @@ impl Endpoint {
     }
 }
 
-/// What goes wrong.
+/// A kind of fault.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
-    /// This status, Cisco-shaped, with `Retry-After` as written (also a malformed one). Nothing is done.
+    /// This status, in Cisco's form, with `Retry-After` as written (even if malformed). Nothing is done.
     Status {
-        /// 100 to 999; what the client gets is what is written here.
+        /// HTTP status; the text form accepts 200 to 599.
         code: u16,
-        /// Seconds, a date, or nonsense.
+        /// Seconds, a date, or an invalid value.
         #[serde(rename = "retryAfter")]
         retry_after: Option<String>,
     },
-    /// An HTML page with this status, without a tracking id: a proxy or a load balancer in between. Nothing is done.
+    /// An HTML page with this status and without a tracking id, as of a proxy or a load balancer. Nothing is done.
     Page {
         /// 200 to 599.
         code: u16,
     },
-    /// The usual answer, so much later.
+    /// The usual response, later by this duration.
     Delay(Duration),
-    /// No answer, for ten minutes or until the client goes away. Nothing is done.
+    /// No response for ten minutes, or until the client disconnects. Nothing is done.
     Hang,
-    /// The connection is closed without a byte of an answer. Nothing is done.
+    /// The connection is closed without a byte of a response. Nothing is done.
     CutBeforeEffect,
-    /// The work is done; half of the answer is sent, then the connection is closed.
+    /// The request is processed; half of the response is sent, then the connection is closed.
     CutBody,
-    /// The work is done; the answer is 200 and not JSON.
+    /// The request is processed; the response is 200 but not JSON.
     Garbage,
-    /// The work is done; the answer is 200 and JSON, but not what was asked for.
+    /// The request is processed; the response is 200 and JSON, but does not match the request.
     WrongShape(WrongShape),
-    /// The work is done; the answer is 200 and a body of this size, without a `Content-Length`.
+    /// The request is processed; the response is 200 with a body of this size, without a `Content-Length`.
     Huge {
         /// In MiB (1,048,576 bytes).
         mib: u32,
     },
-    /// The work is done; the answer is 200 and has no body.
+    /// The request is processed; the response is 200 without a body.
     Empty,
 }
 
-/// How a `joseencrypt` answer can be wrong and still be JSON.
+/// A wrong `joseencrypt` response that is valid JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WrongShape {
-    /// One guest fewer than asked for.
+    /// One guest link fewer than requested.
     FewerGuests,
     /// `baseUrl` is `http://instant.webex.com/visit/`.
     HttpBase,
     /// `baseUrl` is `https://instant.example.net/visit/`.
     ForeignBase,
-    /// The first guest's `short` is the first host's: the swap that must never reach a guest.
+    /// The first guest has the `short` of the first host, which must never reach a guest.
     HostAsGuest,
     /// The first guest has no `short`.
     MissingShort,
 }
 
-/// How often a rule fires.
+/// Frequency of a rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum How {
-    /// So many times, then the rule is gone.
+pub enum Frequency {
+    /// The rule fires this many times and is then removed.
     Times(u32),
-    /// With this probability, drawn from a generator that starts with `seed`.
+    /// The rule fires with this probability, from a random generator with this seed.
     Share {
         /// 0 (never) to 1 (always).
         share: f64,
         /// The same seed gives the same sequence.
         seed: u64,
     },
-    /// Until it is cleared.
+    /// The rule fires until it is cleared.
     Always,
 }
 
-/// What goes wrong, where, and how often. The module says how it is written.
+/// A rule: a fault, its endpoint and its frequency. The module documentation describes the text form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "written::Written", into = "written::Written")]
+#[serde(try_from = "written::RuleFields", into = "written::RuleFields")]
 pub struct FaultRule {
-    /// Which requests it falls on.
+    /// The affected requests.
     pub endpoint: Endpoint,
-    /// What happens to them.
+    /// The effect on these requests.
     pub fault: Fault,
-    /// How often.
-    pub times: How,
+    /// The frequency.
+    pub times: Frequency,
 }
 
 impl FaultRule {
-    fn falls_on(&self, endpoint: Endpoint) -> bool {
-        let suits = endpoint == Endpoint::JoseEncrypt || !matches!(self.fault, Fault::WrongShape(_));
-        suits && self.endpoint.covers(endpoint)
+    fn applies_to(&self, endpoint: Endpoint) -> bool {
+        let supported = endpoint == Endpoint::JoseEncrypt || !matches!(self.fault, Fault::WrongShape(_));
+        supported && self.endpoint.covers(endpoint)
     }
 }
 
-/// The rules in force, in the order in which they were added.
+/// The active rules, in the order in which they were added.
 #[derive(Default)]
-pub(super) struct Faults(Vec<Active>);
+pub(super) struct Faults(Vec<ActiveRule>);
 
-struct Active {
+struct ActiveRule {
     rule: FaultRule,
     random: fastrand::Rng,
     fired: u64,
 }
 
-/// A rule and how often it fired, as `GET /sandbox/faults` shows it.
+/// A rule and the number of times it fired, for `GET /sandbox/faults`.
 #[derive(Serialize)]
 pub(super) struct ShownFault {
     #[serde(flatten)]
@@ -181,8 +181,8 @@ pub(super) struct ShownFault {
 
 impl Faults {
     pub(super) fn add(&mut self, rule: FaultRule) {
-        let seed = if let How::Share { seed, .. } = rule.times { seed } else { 0 };
-        self.0.push(Active { rule, random: fastrand::Rng::with_seed(seed), fired: 0 });
+        let seed = if let Frequency::Share { seed, .. } = rule.times { seed } else { 0 };
+        self.0.push(ActiveRule { rule, random: fastrand::Rng::with_seed(seed), fired: 0 });
     }
 
     pub(super) fn clear(&mut self) {
@@ -194,7 +194,7 @@ impl Faults {
     }
 
     pub(super) fn shown(&self) -> Vec<ShownFault> {
-        let show = |active: &Active| ShownFault {
+        let show = |active: &ActiveRule| ShownFault {
             rule: active.rule.clone(),
             text: active.rule.to_string(),
             fired: active.fired,
@@ -202,21 +202,21 @@ impl Faults {
         self.0.iter().map(show).collect()
     }
 
-    /// The fault of this request, if one falls on it. A rule that is used up is gone afterwards.
+    /// The fault for this request, if a rule fires. A rule that has fired for the last time is removed.
     pub(super) fn pick(&mut self, endpoint: Endpoint) -> Option<Fault> {
-        let fires = |active: &mut Active| {
-            active.rule.falls_on(endpoint)
+        let fires = |active: &mut ActiveRule| {
+            active.rule.applies_to(endpoint)
                 && match active.rule.times {
-                    How::Times(times) => active.fired < u64::from(times),
-                    How::Share { share, .. } => active.random.f64() < share,
-                    How::Always => true,
+                    Frequency::Times(times) => active.fired < u64::from(times),
+                    Frequency::Share { share, .. } => active.random.f64() < share,
+                    Frequency::Always => true,
                 }
         };
         let active = self.0.iter_mut().find_map(|active| fires(active).then_some(active))?;
         active.fired += 1;
         let fault = active.rule.fault.clone();
         self.0.retain(
-            |active| !matches!(active.rule.times, How::Times(times) if active.fired >= u64::from(times)),
+            |active| !matches!(active.rule.times, Frequency::Times(times) if active.fired >= u64::from(times)),
         );
         Some(fault)
     }
@@ -236,14 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn a_counted_rule_fires_so_often_and_is_gone() {
+    fn counted_rule_fires_the_given_times_and_is_removed() {
         let mut faults = faults(&["messages:status=429,times=2"]);
         let fired = (0..5).filter(|_| faults.pick(Endpoint::Messages).is_some()).count();
         assert_eq!((fired, faults.len()), (2, 0));
     }
 
     #[test]
-    fn a_rule_falls_on_its_own_endpoint_only() {
+    fn rule_applies_to_its_own_endpoint_only() {
         let mut faults = faults(&["messages:hang", "any:empty,times=1"]);
         assert_eq!(faults.pick(Endpoint::JoseEncrypt), Some(Fault::Empty));
         assert_eq!(faults.pick(Endpoint::JoseEncrypt), None);
@@ -251,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_shape_falls_on_joseencrypt_even_if_the_rule_says_any() {
+    fn wrong_shape_applies_to_joseencrypt_only() {
         let mut faults = faults(&["any:wrong-shape=http-base"]);
         assert_eq!(faults.pick(Endpoint::Messages), None);
         assert_eq!(faults.pick(Endpoint::JoseEncrypt), Some(Fault::WrongShape(WrongShape::HttpBase)));
     }
 
     #[test]
-    fn a_share_fires_about_as_often_and_the_same_way_for_the_same_seed() {
+    fn share_fires_with_its_probability_and_repeats_with_the_seed() {
         let draw = |rule: &str| {
             let mut faults = faults(&[rule]);
             (0..10_000).map(|_| faults.pick(Endpoint::Messages).is_some()).collect::<Vec<_>>()

@@ -1,19 +1,19 @@
-//! The written form of a rule, one definition for the command line and for JSON.
+//! Text and JSON form of a rule, with one definition of the fields.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Endpoint, Fault, FaultRule, How, WrongShape};
+use super::{Endpoint, Fault, FaultRule, Frequency, WrongShape};
 
-/// A body of the size of a disk helps nobody.
+/// Maximum size of a huge body, in MiB.
 const HUGE_MIB_MAX: u32 = 4096;
 
-/// The keys that are written behind the fault itself, in this order.
+/// The keys that follow the fault in the text form, in this order.
 const MODIFIERS: [&str; 4] = ["retry-after", "times", "share", "seed"];
 
-/// Why a rule is not understood; the message says what would be.
+/// An invalid rule; the text describes the valid form.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// No `ENDPOINT:` at the beginning.
@@ -21,11 +21,11 @@ pub enum ParseError {
         "a fault starts with joseencrypt:, messages:, people: or any:, as in messages:status=429,times=3"
     )]
     NoEndpoint,
-    /// An unknown key, or a value that its key has no use for.
+    /// An unknown key, or a value of the wrong type.
     #[error("{0}")]
     Field(String),
     /// Not exactly one of the fault keys.
-    #[error("give one of status, page, delay, hang, cut, garbage, empty, huge, wrong-shape; got {0}")]
+    #[error("expected one of status, page, delay, hang, cut, garbage, empty, huge, wrong-shape; got {0}")]
     NotOneFault(String),
     /// A value outside its range, or two keys that exclude each other.
     #[error("{0}")]
@@ -34,7 +34,7 @@ pub enum ParseError {
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct Written {
+pub(super) struct RuleFields {
     endpoint: Option<Endpoint>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
@@ -71,7 +71,7 @@ enum Cut {
     Body,
 }
 
-impl Written {
+impl RuleFields {
     fn fault(&self) -> Result<Fault, ParseError> {
         let delay = self.delay.as_deref().map(duration).transpose()?;
         let given = [
@@ -101,71 +101,73 @@ impl Written {
         }
     }
 
-    fn how(&self) -> Result<How, ParseError> {
+    fn frequency(&self) -> Result<Frequency, ParseError> {
         match (self.times, self.share) {
-            (Some(_), Some(_)) => Err(ParseError::Value("give times or share, not both")),
-            (None, None) => Ok(How::Always),
-            (Some(0), None) => Err(ParseError::Value("times is 1 at least")),
-            (Some(times), None) => Ok(How::Times(times)),
+            (Some(_), Some(_)) => Err(ParseError::Value("expected times or share, not both")),
+            (None, None) => Ok(Frequency::Always),
+            (Some(0), None) => Err(ParseError::Value("times must be at least 1")),
+            (Some(times), None) => Ok(Frequency::Times(times)),
             (None, Some(share)) if (0.0..=1.0).contains(&share) => {
-                Ok(How::Share { share, seed: self.seed.unwrap_or(0) })
+                Ok(Frequency::Share { share, seed: self.seed.unwrap_or(0) })
             }
-            (None, Some(_)) => Err(ParseError::Value("share is a number from 0 to 1")),
+            (None, Some(_)) => Err(ParseError::Value("share must be a number from 0 to 1")),
         }
     }
 }
 
-impl TryFrom<Written> for FaultRule {
+impl TryFrom<RuleFields> for FaultRule {
     type Error = ParseError;
 
-    fn try_from(written: Written) -> Result<Self, ParseError> {
-        let endpoint = written.endpoint.ok_or(ParseError::NoEndpoint)?;
-        let (fault, times) = (written.fault()?, written.how()?);
+    fn try_from(fields: RuleFields) -> Result<Self, ParseError> {
+        let endpoint = fields.endpoint.ok_or(ParseError::NoEndpoint)?;
+        let (fault, times) = (fields.fault()?, fields.frequency()?);
         let problem = match fault {
-            // 1xx are no answers, and hyper can't send codes of other lengths.
-            Fault::Status { code, .. } if !(200..=599).contains(&code) => Some("status is from 200 to 599"),
-            Fault::Page { code } if !(200..=599).contains(&code) => Some("page is from 200 to 599"),
-            Fault::Huge { mib } if mib > HUGE_MIB_MAX => Some("huge is 4096 MiB at most"),
+            // 1xx codes do not end a request, and hyper can't send codes of other lengths.
+            Fault::Status { code, .. } if !(200..=599).contains(&code) => {
+                Some("status must be from 200 to 599")
+            }
+            Fault::Page { code } if !(200..=599).contains(&code) => Some("page must be from 200 to 599"),
+            Fault::Huge { mib } if mib > HUGE_MIB_MAX => Some("huge must be at most 4096 MiB"),
             Fault::WrongShape(_) if !endpoint.covers(Endpoint::JoseEncrypt) => {
-                Some("wrong-shape is for joseencrypt only")
+                Some("wrong-shape is supported for joseencrypt only")
             }
             Fault::Status { .. } => None,
-            _ if written.retry_after.is_some() => Some("retry-after goes with status only"),
+            _ if fields.retry_after.is_some() => Some("retry-after is supported with status only"),
             _ => None,
         };
         if let Some(problem) = problem {
             return Err(ParseError::Value(problem));
         }
-        if written.seed.is_some() && written.share.is_none() {
-            return Err(ParseError::Value("seed goes with share only"));
+        if fields.seed.is_some() && fields.share.is_none() {
+            return Err(ParseError::Value("seed is supported with share only"));
         }
         Ok(Self { endpoint, fault, times })
     }
 }
 
-impl From<FaultRule> for Written {
+impl From<FaultRule> for RuleFields {
     fn from(rule: FaultRule) -> Self {
-        let mut written = Self { endpoint: Some(rule.endpoint), ..Self::default() };
+        let mut fields = Self { endpoint: Some(rule.endpoint), ..Self::default() };
         match rule.fault {
             Fault::Status { code, retry_after } => {
-                (written.status, written.retry_after) = (Some(code), retry_after);
+                (fields.status, fields.retry_after) = (Some(code), retry_after);
             }
-            Fault::Page { code } => written.page = Some(code),
-            Fault::Delay(delay) => written.delay = Some(format!("{}ms", delay.as_millis())),
-            Fault::Hang => written.hang = true,
-            Fault::CutBeforeEffect => written.cut = Some(Cut::Before),
-            Fault::CutBody => written.cut = Some(Cut::Body),
-            Fault::Garbage => written.garbage = true,
-            Fault::WrongShape(shape) => written.wrong_shape = Some(shape),
-            Fault::Huge { mib } => written.huge = Some(mib),
-            Fault::Empty => written.empty = true,
+            Fault::Page { code } => fields.page = Some(code),
+            Fault::Delay(delay) => fields.delay = Some(format!("{}ms", delay.as_millis())),
+            Fault::Hang => fields.hang = true,
+            Fault::CutBeforeEffect => fields.cut = Some(Cut::Before),
+            Fault::CutBody => fields.cut = Some(Cut::Body),
+            Fault::Garbage => fields.garbage = true,
+            Fault::WrongShape(shape) => fields.wrong_shape = Some(shape),
+            Fault::Huge { mib } => fields.huge = Some(mib),
+            Fault::Empty => fields.empty = true,
         }
         match rule.times {
-            How::Times(times) => written.times = Some(times),
-            How::Share { share, seed } => (written.share, written.seed) = (Some(share), Some(seed)),
-            How::Always => {}
+            Frequency::Times(times) => fields.times = Some(times),
+            Frequency::Share { share, seed } => (fields.share, fields.seed) = (Some(share), Some(seed)),
+            Frequency::Always => {}
         }
-        written
+        fields
     }
 }
 
@@ -180,12 +182,12 @@ impl FromStr for FaultRule {
             let (key, value) =
                 part.split_once('=').map_or((part, Value::Bool(true)), |(k, v)| (k, scalar(v)));
             if fields.insert(key.to_owned(), value).is_some() {
-                return Err(ParseError::Field(format!("{key} is given twice")));
+                return Err(ParseError::Field(format!("duplicate key {key}")));
             }
         }
-        let written: Written = serde_path_to_error::deserialize(Value::Object(fields))
+        let rule: RuleFields = serde_path_to_error::deserialize(Value::Object(fields))
             .map_err(|error| ParseError::Field(error.to_string()))?;
-        written.try_into()
+        rule.try_into()
     }
 }
 
@@ -229,11 +231,11 @@ fn duration(text: &str) -> Result<Duration, ParseError> {
     };
     match number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds)) {
         Some(total) if milliseconds > 0 => Ok(Duration::from_millis(total)),
-        _ => Err(ParseError::Value("delay is a whole number with its unit: 500ms, 2s or 1m")),
+        _ => Err(ParseError::Value("delay must be a whole number with a unit: 500ms, 2s or 1m")),
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde requires this signature")]
 fn is_false(flag: &bool) -> bool {
     !flag
 }
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_reads_back_as_it_was_written() {
+    fn every_form_is_parsed_and_printed_unchanged() {
         for text in [
             "messages:status=429,retry-after=7,times=3",
             "joseencrypt:delay=2000ms,share=0.1,seed=0",
@@ -282,26 +284,26 @@ mod tests {
     }
 
     #[test]
-    fn seconds_and_minutes_are_read_too() {
+    fn delay_accepts_seconds_and_minutes() {
         let delay = |text: &str| text.parse::<FaultRule>().unwrap().fault;
         assert_eq!(delay("any:delay=2s"), Fault::Delay(Duration::from_secs(2)));
         assert_eq!(delay("any:delay=1m"), Fault::Delay(Duration::from_secs(60)));
     }
 
     #[test]
-    fn a_mistake_is_answered_with_what_would_be_right() {
+    fn invalid_rule_is_refused_with_the_valid_form() {
         assert!(error("status=429").contains("starts with joseencrypt:"));
         assert!(error("everything:hang").contains("`joseencrypt`"));
         assert!(error("any:statis=429").contains("unknown field `statis`, expected one of"));
-        assert!(error("any:").contains("give one of status, page, delay"));
+        assert!(error("any:").contains("expected one of status, page, delay"));
         assert!(error("any:hang,empty").contains("got hang and empty"));
         assert!(error("any:hang,times=1,share=0.5").contains("not both"));
         assert!(error("any:hang,share=2").contains("from 0 to 1"));
         assert!(error("any:delay=2").contains("2s"));
         assert!(error("any:status=42").contains("200 to 599"));
         assert!(error("any:page=99").contains("200 to 599"));
-        assert!(error("any:hang,retry-after=3").contains("goes with status"));
-        assert!(error("any:hang,hang").contains("twice"));
+        assert!(error("any:hang,retry-after=3").contains("with status only"));
+        assert!(error("any:hang,hang").contains("duplicate key hang"));
         assert!(error("messages:wrong-shape=http-base").contains("joseencrypt only"));
     }
 }

@@ -1,8 +1,8 @@
-//! The Guide's value lists of `jweAlg`, `enc` and `jwsAlg`, with the sizes that RFC 7518 gives them.
+//! The Guide's values of `jweAlg`, `enc` and `jwsAlg`, with the sizes of RFC 7518.
 
 use serde::{Deserialize, Serialize};
 
-/// How the content key is wrapped: PBES2 with HMAC-SHA-2 and AES key wrap (RFC 7518, section 4.8).
+/// Wrapping of the content key: PBES2 with HMAC-SHA-2 and AES key wrap (RFC 7518, section 4.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyEncryption {
     /// `PBES2-HS256+A128KW`
@@ -21,7 +21,7 @@ impl KeyEncryption {
     /// All of the Guide's values.
     pub const ALL: [Self; 3] = [Self::Pbes2Hs256A128Kw, Self::Pbes2Hs384A192Kw, Self::Pbes2Hs512A256Kw];
 
-    /// The name on the wire, which is also a part of the salt.
+    /// The wire name, which is also a part of the salt.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl KeyEncryption {
     }
 }
 
-/// How the signed claims are encrypted (RFC 7518, section 5).
+/// Encryption of the signed claims (RFC 7518, section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContentEncryption {
     /// `A128CBC-HS256`
@@ -75,7 +75,7 @@ impl ContentEncryption {
         Self::A256Gcm,
     ];
 
-    /// The CBC ones take two keys in one, for the MAC and for the cipher.
+    /// Key size. The CBC algorithms combine two keys, for the MAC and for the cipher.
     pub(super) const fn key_bytes(self) -> usize {
         match self {
             Self::A128Gcm => 16,
@@ -94,7 +94,7 @@ impl ContentEncryption {
     }
 }
 
-/// How the claims are signed (RFC 7518, section 3.2).
+/// Signature of the claims (RFC 7518, section 3.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Signature {
     /// `HS256`

@@ -1,4 +1,4 @@
-//! Content encryption (RFC 7518, section 5) and the HMACs that it shares with signing.
+//! Content encryption (RFC 7518, section 5), and the HMACs that encryption and signing use.
 
 use aes::{Aes128, Aes192, Aes256};
 use aes_gcm::{
@@ -19,7 +19,7 @@ const GCM_TAG_BYTES: usize = 16;
 
 type Aes192Gcm = AesGcm<Aes192, U12>;
 
-/// Gives back the ciphertext and its authentication tag.
+/// Returns the ciphertext and its authentication tag.
 pub(super) fn encrypt(
     enc: ContentEncryption,
     cek: &[u8],
@@ -41,7 +41,7 @@ pub(super) fn encrypt(
     Ok((ciphertext, tag))
 }
 
-/// The inverse of [`encrypt`]; whatever doesn't fit is [`JoseError::Refused`], without saying which part.
+/// The inverse of [`encrypt`]. Any mismatch is [`JoseError::Refused`], without the failed part.
 pub(super) fn decrypt(
     enc: ContentEncryption,
     cek: &[u8],
@@ -62,7 +62,7 @@ pub(super) fn decrypt(
         | ContentEncryption::A192CbcHs384
         | ContentEncryption::A256CbcHs512 => {}
     }
-    // A shorter tag would be compared on fewer bytes, and an empty one on none.
+    // Only the bytes of the tag are compared, so a shorter tag would be weaker and an empty tag would always match.
     if tag.len() != mac_key.len() {
         return Err(JoseError::Refused);
     }
@@ -74,7 +74,7 @@ pub(super) fn decrypt(
     }
 }
 
-/// HMAC over the parts, one after the other.
+/// HMAC over the concatenated parts.
 pub(super) fn mac(alg: Signature, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, JoseError> {
     match alg {
         Signature::Hs256 => Ok(hmac::<Hmac<Sha256>>(key, parts)?.finalize().into_bytes().to_vec()),
@@ -83,7 +83,7 @@ pub(super) fn mac(alg: Signature, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>
     }
 }
 
-/// Compares with the leftmost bytes of the HMAC, in constant time; an empty tag is refused.
+/// Compares `tag` with the leftmost bytes of the HMAC, in constant time; an empty tag is refused.
 pub(super) fn verify_mac(alg: Signature, key: &[u8], parts: &[&[u8]], tag: &[u8]) -> Result<(), JoseError> {
     match alg {
         Signature::Hs256 => hmac::<Hmac<Sha256>>(key, parts)?.verify_truncated_left(tag),

@@ -1,14 +1,14 @@
-//! The ciphers: claims signed (JWS), then encrypted with a password (JWE). Pure, no clock and no state.
+//! The ciphers: claims that are signed (JWS) and then encrypted with a password (JWE). No clock, no state.
 //!
-//! A cipher is a compact JWE (RFC 7516) whose key is wrapped by PBES2 (RFC 7518, section 4.8) and whose
-//! content is a compact JWS (RFC 7515), marked by `"cty":"JWT"` as RFC 7519, section 5.2, asks for nested
-//! tokens. A reader needs two things, both made of the sandbox's password:
+//! A cipher is a compact JWE (RFC 7516) with a key that is wrapped by PBES2 (RFC 7518, section 4.8). Its content is a
+//! compact JWS (RFC 7515), with `"cty":"JWT"` as RFC 7519, section 5.2, requires for nested tokens. A reader needs two
+//! values, both derived from the sandbox's password:
 //!
-//! - the JWE's password is the password's UTF-8 bytes;
-//! - the JWS's key is [`signing_key`] of it, the 64 bytes of its SHA-512, because RFC 7518, section 3.2, asks
-//!   for a key that is as long as the hash, and strict libraries refuse a shorter one.
+//! - the password of the JWE: the UTF-8 bytes of the sandbox's password;
+//! - the key of the JWS: [`signing_key`], the 64 bytes of the SHA-512 of the password. RFC 7518, section 3.2, requires
+//!   a key that is as long as the hash, and strict libraries refuse a shorter key.
 //!
-//! Readers that bound PBES2's work must allow the Guide's 32,767 iterations: Python's `jwcrypto`, for one, stops at
+//! Readers that limit the iterations of PBES2 must allow the Guide's 32,767. For example, Python's `jwcrypto` stops at
 //! 16,384 unless `jwcrypto.jwa.default_max_pbkdf2_iterations` is raised.
 //!
 //! ```
@@ -16,7 +16,7 @@
 //! let wrap = WrapKey::derive(b"secret", KeyEncryption::Pbes2Hs512A256Kw, b"8 to 128 octets".to_vec(), 1000);
 //! let cipher = jose::seal(br#"{"sub":"visit-1"}"#, &jose::signing_key(b"secret"), Signature::Hs512, &wrap, ContentEncryption::A256Gcm)?;
 //! assert_eq!(jose::open(&cipher, b"secret")?, br#"{"sub":"visit-1"}"#);
-//! # Ok::<(), jose::Error>(())
+//! # Ok::<(), jose::JoseError>(())
 //! ```
 
 mod algorithms;
@@ -36,16 +36,16 @@ pub const SALT_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
 /// The Guide's range of `iterations`.
 pub const ITERATIONS: std::ops::RangeInclusive<u32> = 1000..=32767;
 
-/// Why a cipher could not be made or opened.
+/// A cipher could not be created or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum JoseError {
-    /// Not the parts, the base64url or the header that RFC 7515 and RFC 7516 ask for.
+    /// The parts, the base64url or the header do not match RFC 7515 and RFC 7516.
     #[error("not a nested compact JWE: {0}")]
     Malformed(&'static str),
-    /// The password is another one, or the cipher was changed on its way.
-    #[error("the cipher does not open: another password, or it was changed")]
+    /// The password is wrong, or the ciphertext was changed.
+    #[error("decryption failed: wrong password or tampered ciphertext")]
     Refused,
-    /// A key or a buffer of a length that an algorithm has no use for.
+    /// The length of a key or a buffer does not match the algorithm.
     #[error("a key or a buffer has the wrong length")]
     Length,
 }
@@ -56,7 +56,7 @@ pub fn signing_key(password: &[u8]) -> [u8; 64] {
     Sha512::digest(password).into()
 }
 
-/// A key-encryption key, derived from a password by PBES2, with what a reader needs to derive it again.
+/// A key-encryption key, derived from a password by PBES2, with the parameters to derive it again.
 #[derive(Clone)]
 pub struct WrapKey {
     alg: KeyEncryption,
@@ -66,9 +66,9 @@ pub struct WrapKey {
 }
 
 impl WrapKey {
-    /// Derives the key; its cost grows with `iterations` (about 0.5 µs each in a release build).
+    /// Derives the key; the cost grows with `iterations` (about 0.5 µs each in a release build).
     ///
-    /// `salt` is the `p2s` of the header: what PBKDF2 gets is `alg || 0x00 || salt` (RFC 7518, 4.8.1.1).
+    /// `salt` is the `p2s` of the header; the input of PBKDF2 is `alg || 0x00 || salt` (RFC 7518, 4.8.1.1).
     #[must_use]
     pub fn derive(password: &[u8], alg: KeyEncryption, salt: Vec<u8>, iterations: u32) -> Self {
         let input = [alg.name().as_bytes(), &[0], &salt].concat();
@@ -118,7 +118,7 @@ impl WrapKey {
     }
 }
 
-/// The protected header of the JWE. `p2s` comes first, as in every cipher that the Guide shows.
+/// The protected header of the JWE. `p2s` comes first, as in all ciphers in the Guide.
 #[derive(Serialize, Deserialize)]
 struct JweHeader {
     p2s: String,
@@ -135,7 +135,7 @@ struct JwsHeader {
     typ: String,
 }
 
-/// Signs the claims and encrypts the result; every call takes a fresh content key and initialisation vector.
+/// Signs the claims and encrypts the result; every call uses a new content key and initialisation vector.
 pub fn seal(
     claims: &[u8],
     signing_key: &[u8],
@@ -158,9 +158,9 @@ pub fn seal(
     Ok(format!("{header}.{}", parts.join(".")))
 }
 
-/// Opens what [`seal`] made and gives back the claims, their signature verified.
+/// Opens a cipher of [`seal`] and returns the claims, with their signature verified.
 ///
-/// Salts and iterations outside the Guide's ranges are refused before any work is spent on them.
+/// Salts and iterations outside the Guide's ranges are refused before the key is derived.
 pub fn open(cipher: &str, password: &[u8]) -> Result<Vec<u8>, JoseError> {
     let parts: Vec<&str> = cipher.split('.').collect();
     let [protected, wrapped, iv, ciphertext, tag] = parts[..] else {
@@ -181,7 +181,7 @@ pub fn open(cipher: &str, password: &[u8]) -> Result<Vec<u8>, JoseError> {
         &decode(ciphertext)?,
         &decode(tag)?,
     )?;
-    let signed = std::str::from_utf8(&signed).map_err(|_| JoseError::Malformed("the JWS is not text"))?;
+    let signed = std::str::from_utf8(&signed).map_err(|_| JoseError::Malformed("the JWS is not UTF-8"))?;
     verify(signed, &signing_key(password))
 }
 
@@ -212,14 +212,14 @@ fn encode_header<T: Serialize>(header: &T) -> Result<String, JoseError> {
 
 fn decode_header<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, JoseError> {
     serde_json::from_slice(&decode(part)?)
-        .map_err(|_| JoseError::Malformed("a header is not one of the Guide's"))
+        .map_err(|_| JoseError::Malformed("a header is invalid or unsupported"))
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, JoseError> {
     BASE64URL.decode(part).map_err(|_| JoseError::Malformed("a part is not base64url"))
 }
 
-/// Good enough for a sandbox, whose password its user knows anyway; not a generator for real keys.
+/// Random bytes for the sandbox, whose password is not secret to its user. Not suitable for real keys.
 pub(super) fn random_bytes(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::fill(&mut bytes);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn every_combination_of_the_guides_values_opens_again() {
+    fn every_combination_of_algorithms_can_be_opened() {
         for jwe in KeyEncryption::ALL {
             for jws in Signature::ALL {
                 for enc in ContentEncryption::ALL {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn another_password_opens_nothing() {
+    fn wrong_password_is_refused() {
         for enc in ContentEncryption::ALL {
             let sealed = cipher(KeyEncryption::Pbes2Hs256A128Kw, Signature::Hs256, enc);
             assert!(matches!(open(&sealed, b"wrong"), Err(JoseError::Refused)));
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_in_any_part_is_noticed() {
+    fn change_in_any_part_is_refused() {
         for enc in ContentEncryption::ALL {
             let sealed = cipher(KeyEncryption::Pbes2Hs512A256Kw, Signature::Hs384, enc);
             let starts = std::iter::once(0).chain(sealed.match_indices('.').map(|(at, _)| at + 1));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_asks_for_too_much_work_is_refused_unopened() {
+    fn header_outside_the_guides_range_is_refused() {
         let wrap = WrapKey::derive(PASSWORD, KeyEncryption::Pbes2Hs256A128Kw, random_bytes(8), 999);
         let sealed =
             seal(b"{}", &signing_key(PASSWORD), Signature::Hs256, &wrap, ContentEncryption::A128Gcm).unwrap();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cipher_starts_like_the_guides_examples() {
+    fn cipher_starts_like_the_guides_examples() {
         assert!(
             cipher(KeyEncryption::Pbes2Hs512A256Kw, Signature::Hs512, ContentEncryption::A256Gcm)
                 .starts_with("eyJwMnMiOi")
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error_and_never_a_panic() {
+    fn invalid_text_is_an_error_without_a_panic() {
         for text in ["", ".", "....", "a.b.c.d.e", "eyJ9.....", "é.é.é.é.é"] {
             assert!(open(text, PASSWORD).is_err());
         }

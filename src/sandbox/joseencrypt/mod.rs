@@ -1,8 +1,8 @@
-//! `POST /api/v2/joseencrypt`: the Guide's types and ranges, and links as it describes them.
+//! `POST /api/v2/joseencrypt`: the Guide's types and ranges, and links as described there.
 //!
-//! Where the Guide is silent the sandbox is strict, because a mistake should show here and not in production:
-//! `nbf` and `exp` that can only be milliseconds are refused, and so are device URIs with a scheme. It is lax
-//! where strictness could hide a mistake: unknown fields, `Nbf` and `Exp` in capitals among them, are ignored.
+//! If the Guide defines no rule, the sandbox is strict, so that a mistake shows here and not in production: it refuses
+//! `nbf` and `exp` in milliseconds, and device URIs with a scheme. The sandbox ignores unknown fields, such as `Nbf` and
+//! `Exp` in capitals, because strictness could hide a mistake there.
 
 mod request;
 
@@ -22,12 +22,12 @@ use super::{
     records::{RecordedCall, RecordedLink, RecordedRole, RecordedVertical},
     state::Handle,
 };
-use request::{AskedLinks, Flow};
+use request::{Flow, LinksRequest};
 
 /// The Guide: "set for 15 minutes later than the time when the request was made".
 const DEFAULT_LIFETIME_S: i64 = 15 * 60;
 
-/// What is inside a cipher. `role` is the sandbox's own: the Guide doesn't say how a cipher knows.
+/// Content of a cipher. `role` exists only in the sandbox: the Guide does not document how a cipher holds the role.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct JwtClaims {
     pub(super) sub: String,
@@ -44,15 +44,15 @@ pub(super) struct JwtClaims {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct LinksAnswer {
-    host: Vec<MadeLinks>,
-    guest: Vec<MadeLinks>,
+pub(super) struct LinksResponse {
+    host: Vec<MadeLink>,
+    guest: Vec<MadeLink>,
     #[serde(skip_serializing_if = "Option::is_none")]
     base_url: Option<String>,
 }
 
 #[derive(Serialize)]
-struct MadeLinks {
+struct MadeLink {
     cipher: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     short: Option<String>,
@@ -63,13 +63,13 @@ pub(super) async fn post(
     Extension(context): Extension<Context>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<LinksAnswer>, ApiError> {
-    let asked = AskedLinks::check(api::parse(&headers, body)?)?;
+) -> Result<Json<LinksResponse>, ApiError> {
+    let request = LinksRequest::check(api::parse(&headers, body)?)?;
     let now = Timestamp::now();
-    // PBKDF2 takes milliseconds, and the runtime's threads have connections to serve.
+    // PBKDF2 takes milliseconds and must not block the runtime.
     let made = tokio::task::spawn_blocking(move || {
-        let answer = make(&handle, &asked, now.as_second(), &context.tracking_id)?;
-        handle.add_call(call(asked, now, context));
+        let answer = make(&handle, &request, now.as_second(), &context.tracking_id)?;
+        handle.add_call(call(request, now, context));
         Ok::<_, jose::JoseError>(answer)
     });
     match made.await {
@@ -82,81 +82,81 @@ pub(super) async fn post(
 
 fn make(
     handle: &Handle,
-    asked: &AskedLinks,
+    request: &LinksRequest,
     now: i64,
     tracking_id: &str,
-) -> Result<LinksAnswer, jose::JoseError> {
-    let links = |role, count| -> Result<Vec<MadeLinks>, jose::JoseError> {
-        (0..count).map(|_| make_one(handle, asked, role, now, tracking_id)).collect()
+) -> Result<LinksResponse, jose::JoseError> {
+    let links = |role, count| -> Result<Vec<MadeLink>, jose::JoseError> {
+        (0..count).map(|_| make_one(handle, request, role, now, tracking_id)).collect()
     };
-    Ok(LinksAnswer {
-        host: links(RecordedRole::Host, asked.hosts)?,
-        guest: links(RecordedRole::Guest, asked.guests)?,
-        base_url: asked.short_urls.then(|| handle.base_url().to_string()),
+    Ok(LinksResponse {
+        host: links(RecordedRole::Host, request.hosts)?,
+        guest: links(RecordedRole::Guest, request.guests)?,
+        base_url: request.short_urls.then(|| handle.base_url().to_string()),
     })
 }
 
 fn make_one(
     handle: &Handle,
-    asked: &AskedLinks,
+    request: &LinksRequest,
     role: RecordedRole,
     now: i64,
     tracking_id: &str,
-) -> Result<MadeLinks, jose::JoseError> {
-    let exp = asked.exp.unwrap_or(now + DEFAULT_LIFETIME_S);
+) -> Result<MadeLink, jose::JoseError> {
+    let exp = request.exp.unwrap_or(now + DEFAULT_LIFETIME_S);
     let claims = JwtClaims {
-        sub: asked.sub.clone(),
-        aud: asked.aud,
+        sub: request.sub.clone(),
+        aud: request.aud,
         iat: now,
-        nbf: asked.nbf,
+        nbf: request.nbf,
         exp,
         jti: Uuid::new_v4(),
         role,
-        flow: asked.flow.clone(),
+        flow: request.flow.clone(),
     };
     let claims = serde_json::to_vec(&claims).map_err(|_| jose::JoseError::Malformed("claims"))?;
     let keys = handle.keys();
-    let cipher = keys.with_wrap(asked.jwe_alg, asked.salt_length, asked.iterations, |wrap| {
-        jose::seal(&claims, keys.signing(), asked.jws_alg, wrap, asked.enc)
+    let cipher = keys.with_wrap(request.jwe_alg, request.salt_length, request.iterations, |wrap| {
+        jose::seal(&claims, keys.signing(), request.jws_alg, wrap, request.enc)
     })?;
-    let short = asked.short_urls.then(|| {
+    let short = request.short_urls.then(|| {
         handle.add_link(RecordedLink {
             code: String::new(),
             role,
-            sub: asked.sub.clone(),
-            devices: asked.devices(),
-            nbf: asked.nbf,
+            sub: request.sub.clone(),
+            devices: request.devices(),
+            nbf: request.nbf,
             exp,
             tracking_id: tracking_id.to_owned(),
             target: long_path(
-                asked.vertical,
-                role == RecordedRole::Host && asked.login_url_for_host,
+                request.vertical,
+                role == RecordedRole::Host && request.login_url_for_host,
                 &cipher,
             ),
         })
     });
-    Ok(MadeLinks { cipher, short })
+    Ok(MadeLink { cipher, short })
 }
 
-/// The Guide's long URL without its origin: whoever tries a link must not end up on the internet.
+/// The Guide's long URL without its origin, so that a link of the sandbox does not lead to the internet.
 fn long_path(vertical: RecordedVertical, login: bool, cipher: &str) -> String {
     let page = if login { "login" } else { "talk" };
     format!("/{}/v1/{page}?int=jose&v=1&data={cipher}", vertical.name())
 }
 
-fn call(asked: AskedLinks, at: Timestamp, context: Context) -> RecordedCall {
+fn call(request: LinksRequest, at: Timestamp, context: Context) -> RecordedCall {
     RecordedCall {
         at,
         tracking_id: context.tracking_id,
-        devices: asked.devices(),
-        sub: asked.sub,
-        nbf: asked.nbf,
-        exp: asked.exp,
-        hosts: asked.hosts,
-        guests: asked.guests,
-        short_urls: asked.short_urls,
-        vertical: asked.vertical,
-        login_url_for_host: asked.login_url_for_host,
+        devices: request.devices(),
+        sub: request.sub,
+        nbf: request.nbf,
+        exp: request.exp,
+        hosts: request.hosts,
+        guests: request.guests,
+        short_urls: request.short_urls,
+        vertical: request.vertical,
+        login_url_for_host: request.login_url_for_host,
         fault: context.fault,
     }
 }

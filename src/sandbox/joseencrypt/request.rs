@@ -1,4 +1,4 @@
-//! What may be asked for: the Guide's table of body parameters, with its types, ranges and defaults.
+//! The request body: the Guide's table of parameters, with types, ranges and defaults.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -9,9 +9,9 @@ use crate::sandbox::{
     records::RecordedVertical,
 };
 
-/// Links in one call, hosts and guests together, and each of them.
+/// Maximum number of links in one call: of hosts, of guests, and of both together.
 const LINKS_MAX: u64 = 25;
-/// In the year 5138. Seconds stay below for longer than any link lives; milliseconds passed it in 1973.
+/// The year 5138 in seconds. As milliseconds, this value is a time in 1973.
 const SECONDS_MAX: i64 = 100_000_000_000;
 
 #[derive(Deserialize)]
@@ -57,8 +57,8 @@ pub(in crate::sandbox) struct Device {
     pub(in crate::sandbox) uri: String,
 }
 
-/// A request that holds to the Guide, defaults filled in.
-pub(super) struct AskedLinks {
+/// A request that conforms to the Guide, with defaults filled in.
+pub(super) struct LinksRequest {
     pub(super) aud: Uuid,
     pub(super) sub: String,
     pub(super) nbf: Option<i64>,
@@ -76,12 +76,12 @@ pub(super) struct AskedLinks {
     pub(super) jws_alg: Signature,
 }
 
-impl AskedLinks {
-    /// Types are checked by then; this checks ranges and fills in the Guide's defaults.
+impl LinksRequest {
+    /// Checks the ranges of `body`, whose types are already checked, and fills in the Guide's defaults.
     pub(super) fn check(body: EncryptBody) -> Result<Self, ApiError> {
         let JwtRequest { sub, nbf, exp, flow } = body.jwt;
         if sub.is_empty() {
-            return Err(invalid("jwt.sub: expected a string that is not empty"));
+            return Err(invalid("jwt.sub: expected a non-empty string"));
         }
         for (name, value) in [("nbf", nbf), ("exp", exp)] {
             if value.is_some_and(|value| !(0..SECONDS_MAX).contains(&value)) {
@@ -95,7 +95,7 @@ impl AskedLinks {
         let hosts = count("numHost", body.num_host)?;
         let guests = count("numGuest", body.num_guest)?;
         if hosts + guests > LINKS_MAX {
-            return Err(invalid("numHost, numGuest: together 25 at most"));
+            return Err(invalid("numHost, numGuest: the limit is 25 together"));
         }
         within("saltLength", body.salt_length, &SALT_BYTES)?;
         within("iterations", body.iterations, &ITERATIONS)?;

@@ -1,4 +1,4 @@
-//! Webex ids, made from what they stand for, so that they are the same in every sandbox.
+//! Webex ids, derived from their objects, so that they are the same in every sandbox.
 
 use base64::{
     Engine as _,
@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use crate::sandbox::api::ApiError;
 
-/// A person by address; addresses that differ in case only are one person.
+/// The id of a person by email address, ignoring case.
 pub(super) fn person(email: &str) -> String {
     encode("PEOPLE", derived("person", &email.to_lowercase()))
 }
 
-/// The 1:1 room that the bot shares with a person.
+/// The id of the 1:1 room of the bot and a person.
 pub(super) fn direct_room(person_id: &str) -> String {
     encode("ROOM", derived("room", person_id))
 }
@@ -26,7 +26,7 @@ pub(super) fn new_message() -> String {
     encode("MESSAGE", Uuid::new_v4())
 }
 
-/// Refuses what no Webex id looks like; the real service doesn't find it either.
+/// Refuses ids without the form of a Webex id; the real service returns 404 for these too.
 pub(super) fn check(kind: &str, id: &str) -> Result<(), ApiError> {
     let text = URL_SAFE_NO_PAD.decode(id.trim_end_matches('=')).ok();
     let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_ids_are_known_and_others_are_not() {
+    fn only_ids_of_the_right_kind_are_accepted() {
         assert!(check("PEOPLE", &person("a@example.com")).is_ok());
         assert!(check("ROOM", &direct_room(&person("a@example.com"))).is_ok());
         assert!(check("ROOM", &person("a@example.com")).is_err());
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_same_person_in_any_case() {
+    fn email_address_is_the_same_person_in_any_case() {
         assert_eq!(person("Expert@Example.com"), person("expert@example.com"));
     }
 }

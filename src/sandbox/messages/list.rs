@@ -14,7 +14,7 @@ use url::Url;
 use super::ids;
 use crate::sandbox::{api::ApiError, records::RecordedMessage, state::Handle};
 
-/// Items of a page where `max` is not given, and where it may not be passed.
+/// Default and maximum number of items on a page.
 const PAGE: usize = 50;
 const PAGE_MAX: usize = 1000;
 
@@ -34,7 +34,7 @@ pub(in crate::sandbox) struct PersonQuery {
     person_email: Option<String>,
 }
 
-/// Newest first, in pages: the `Link` header leads to the next one (RFC 8288).
+/// Messages of a room, newest first, in pages; the `Link` header has the URL of the next page (RFC 8288).
 pub(in crate::sandbox) async fn list(
     State(handle): State<Handle>,
     headers: HeaderMap,
@@ -70,7 +70,7 @@ fn page(handle: &Handle, query: &RoomQuery, max: usize) -> Vec<RecordedMessage> 
     })
 }
 
-/// Under the name by which the client reached the sandbox, which a port mapping makes another than its own.
+/// URL of the next page. The host is the one that the client used, which may differ because of a port mapping.
 fn next_page(handle: &Handle, headers: &HeaderMap, room: &str, max: usize, last: &str) -> Url {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let base = host.and_then(|host| Url::parse(&format!("http://{host}/")).ok());
@@ -95,7 +95,7 @@ pub(in crate::sandbox) async fn direct(
         (None, Some(email)) => ids::person(&email),
         _ => {
             return Err(
-                ApiError::bad("Invalid query").describe("give exactly one of personId and personEmail")
+                ApiError::bad("Invalid query").describe("expected exactly one of personId and personEmail")
             );
         }
     };

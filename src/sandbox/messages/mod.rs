@@ -1,8 +1,8 @@
-//! `/v1/messages` and `/v1/people/me`: the part of the Webex API that an expert's message takes.
+//! `/v1/messages` and `/v1/people/me`: the part of the Webex API that messages to experts need.
 //!
-//! Ids are the real ones' form, `ciscospark://us/KIND/<uuid>` in base64. A 1:1 room is derived from its person
-//! and a person from its address, so that `toPersonEmail` and `toPersonId` lead to the same room. The sandbox
-//! has every person and every room that is asked for; an id of another form it doesn't know (404).
+//! Ids have the form of real ids, `ciscospark://us/KIND/<uuid>` in base64. The id of a 1:1 room is derived from its
+//! person, and the id of a person from the email address. Therefore `toPersonEmail` and `toPersonId` lead to the same
+//! room. In the sandbox every person and every room exists; an id of another form returns 404.
 
 mod ids;
 mod list;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// The sandbox's bot.
 const BOT_EMAIL: &str = "instant-connect-sandbox@webex.bot";
 
-/// `GET /v1/people/me`: whom the token belongs to.
+/// `GET /v1/people/me`: the owner of the token.
 pub(super) async fn me() -> Json<Value> {
     Json(json!({
         "id": ids::person(BOT_EMAIL),

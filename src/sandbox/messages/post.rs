@@ -20,13 +20,13 @@ use crate::sandbox::{
 
 /// Webex's limit of `text` and of `markdown`, in bytes.
 const TEXT_BYTES_MAX: usize = 7439;
-/// Webex shows cards up to this version of Adaptive Cards.
+/// Latest version of Adaptive Cards that Webex supports.
 const CARD_VERSION_MAX: (u32, u32) = (1, 3);
 /// "Cards may include up to five buttons (actions)": developer.webex.com, Buttons and Cards.
 const CARD_ACTIONS_MAX: usize = 5;
 const CARD_TYPE: &str = "application/vnd.microsoft.card.adaptive";
 
-/// Unknown fields are ignored, as by the real service.
+/// The request body. Unknown fields are ignored, as in the real service.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct MessageBody {
@@ -74,7 +74,7 @@ pub(in crate::sandbox) async fn post(
         attachments: body.attachments.into_iter().map(Attachment::into_value).collect(),
         fault: context.fault,
     };
-    // Three of the fields are made of the same markdown.
+    // Three fields contain the same markdown.
     handle.add_message(message.clone(), 3 * bytes);
     Ok(Json(message))
 }
@@ -93,11 +93,11 @@ impl Attachment {
         }
         let version = self.content.get("version").and_then(Value::as_str).and_then(version);
         if version.is_none_or(|version| version > CARD_VERSION_MAX) {
-            return Err(refused("attachments[0].content.version: expected a string, 1.3 at most"));
+            return Err(refused("attachments[0].content.version: expected a string, at most 1.3"));
         }
         let actions = self.content.get("actions").and_then(Value::as_array).map_or(0, Vec::len);
         if actions > CARD_ACTIONS_MAX {
-            return Err(refused("attachments[0].content.actions: 5 at most"));
+            return Err(refused("attachments[0].content.actions: the limit is 5"));
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ fn check_content(body: &MessageBody) -> Result<(), ApiError> {
     let readable = given(&body.text) || given(&body.markdown);
     if !readable && !body.attachments.is_empty() {
         return Err(refused(
-            "text or markdown is required with an attachment, for clients that show no cards",
+            "text or markdown is required with an attachment, for clients that do not show cards",
         ));
     }
     if !readable && body.files.is_empty() {
@@ -116,16 +116,16 @@ fn check_content(body: &MessageBody) -> Result<(), ApiError> {
     }
     for (name, text) in [("text", &body.text), ("markdown", &body.markdown)] {
         if text.as_ref().is_some_and(|text| text.len() > TEXT_BYTES_MAX) {
-            return Err(refused(format!("{name}: {TEXT_BYTES_MAX} bytes at most")));
+            return Err(refused(format!("{name}: the limit is {TEXT_BYTES_MAX} bytes")));
         }
     }
     if body.files.len() > 1 || body.attachments.len() > 1 {
-        return Err(refused("files, attachments: one at most"));
+        return Err(refused("files, attachments: the limit is one"));
     }
     body.attachments.iter().try_for_each(Attachment::check)
 }
 
-/// The room that a message goes to, and its type.
+/// The room of the message, and its type.
 fn room(handle: &Handle, body: &MessageBody) -> Result<(String, &'static str), ApiError> {
     match (&body.room_id, &body.to_person_id, &body.to_person_email) {
         (Some(room), None, None) => {

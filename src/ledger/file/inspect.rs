@@ -1,4 +1,4 @@
-//! A look at a ledger's file from outside, for `check`: it is neither made nor changed, nor kept from the worker that has it.
+//! Inspection of a ledger file for `check`. The file is not created, changed or locked.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,24 +12,24 @@ use uuid::Uuid;
 use super::database::{ENTRIES, guard, io_error};
 use crate::ledger::LedgerError;
 
-/// What there is of a ledger's file.
+/// State of a ledger file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// It can be opened, and has this many entries.
+pub enum FileStatus {
+    /// The file can be opened and has this many entries.
     Ready(u64),
-    /// It can be opened, after the repair that follows a crash.
+    /// The file can be opened after the repair that follows a crash.
     Repair,
-    /// A process has it open.
+    /// A process has the file open.
     InUse,
-    /// It is not there, and can be made in this folder, or in one that is made below it.
+    /// The file is missing. It can be created in this folder, or in a new folder below it.
     Absent(PathBuf),
 }
 
-/// Looks at the file at `path`. Where it is not there, the folder is tried with a file that is gone again at once.
+/// Inspects the file at `path`. If the file is missing, a temporary file tests that the folder is writable.
 ///
 /// # Errors
-/// [`LedgerError`] where a worker could not open the file or make it.
-pub(in crate::ledger) fn look(path: &Path) -> Result<Look, LedgerError> {
+/// [`LedgerError`] if a worker could not open or create the file.
+pub(in crate::ledger) fn inspect(path: &Path) -> Result<FileStatus, LedgerError> {
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => opened(path, &file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -39,28 +39,28 @@ pub(in crate::ledger) fn look(path: &Path) -> Result<Look, LedgerError> {
     }
 }
 
-fn opened(path: &Path, file: &File) -> Result<Look, LedgerError> {
+fn opened(path: &Path, file: &File) -> Result<FileStatus, LedgerError> {
     let size = file.metadata().map_err(|error| io_error(path, &error))?.len();
-    // Left by a worker that was killed as it made it.
+    // Left by a worker that was killed while it created the file.
     if size == 0 {
-        return Ok(Look::Ready(0));
+        return Ok(FileStatus::Ready(0));
     }
-    let looked = guard(path, || match ReadOnlyDatabase::open(path) {
+    let inspected = guard(path, || match ReadOnlyDatabase::open(path) {
         Ok(database) => match database.begin_read()?.open_table(ENTRIES) {
-            Ok(entries) => Ok(Look::Ready(entries.len()?)),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(Look::Ready(0)),
+            Ok(entries) => Ok(FileStatus::Ready(entries.len()?)),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(FileStatus::Ready(0)),
             Err(error) => Err(error.into()),
         },
-        Err(DatabaseError::RepairAborted) => Ok(Look::Repair),
+        Err(DatabaseError::RepairAborted) => Ok(FileStatus::Repair),
         Err(error) => Err(Error::from(error)),
     });
-    match looked {
-        Err(LedgerError::InUse { .. }) => Ok(Look::InUse),
-        looked => looked,
+    match inspected {
+        Err(LedgerError::InUse { .. }) => Ok(FileStatus::InUse),
+        inspected => inspected,
     }
 }
 
-fn absent(path: &Path) -> io::Result<Look> {
+fn absent(path: &Path) -> io::Result<FileStatus> {
     let mut folder = path.parent().unwrap_or(Path::new("."));
     if folder.as_os_str().is_empty() {
         folder = Path::new(".");
@@ -71,7 +71,7 @@ fn absent(path: &Path) -> io::Result<Look> {
     let tried = folder.join(format!(".instant-connect-worker-check-{}", Uuid::new_v4()));
     OpenOptions::new().write(true).create_new(true).open(&tried)?;
     fs::remove_file(&tried)?;
-    Ok(Look::Absent(folder.to_owned()))
+    Ok(FileStatus::Absent(folder.to_owned()))
 }
 
 #[cfg(test)]
@@ -80,22 +80,23 @@ mod tests {
     use crate::ledger::{Ledger, LedgerKind};
 
     #[tokio::test]
-    async fn a_file_is_looked_at_as_it_is_and_stays_so() {
+    async fn inspection_reports_the_state_and_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("below/one.ledger");
-        assert_eq!(look(&path).unwrap(), Look::Absent(folder.path().to_owned()));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+        assert_eq!(inspect(&path).unwrap(), FileStatus::Absent(folder.path().to_owned()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no file is left behind");
         let ledger = Ledger::open(LedgerKind::File { path: path.clone() }).await.unwrap();
-        assert_eq!(look(&path).unwrap(), Look::InUse);
+        assert_eq!(inspect(&path).unwrap(), FileStatus::InUse);
         ledger.ping().await.unwrap();
         ledger.close().await;
         drop(ledger);
         let before = fs::read(&path).unwrap();
-        assert!(matches!(look(&path).unwrap(), Look::Ready(0) | Look::Repair));
+        assert!(matches!(inspect(&path).unwrap(), FileStatus::Ready(0) | FileStatus::Repair));
         assert_eq!(fs::read(&path).unwrap(), before);
-        fs::write(&path, "this is no ledger, and much longer than a header would be".repeat(99)).unwrap();
-        assert!(matches!(look(&path).unwrap_err(), LedgerError::Damaged { .. }));
+        fs::write(&path, "this text is not a ledger, and it is much longer than a header".repeat(99))
+            .unwrap();
+        assert!(matches!(inspect(&path).unwrap_err(), LedgerError::Damaged { .. }));
         let nowhere = Path::new("/dev/null/one.ledger");
-        assert!(matches!(look(nowhere).unwrap_err(), LedgerError::File { .. }));
+        assert!(matches!(inspect(nowhere).unwrap_err(), LedgerError::File { .. }));
     }
 }
