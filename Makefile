@@ -98,7 +98,7 @@ bench: ## measure CPU per event against a plain baseline, BENCH_ROUNDS (5) of BE
 dead-replay: ## test `dead replay` with DEAD_LETTERS (100000), killed twice and run again
 	@scripts/broker ensure
 	export DEAD_LETTERS=$(DEAD_LETTERS)
-	$(CARGO) test --locked --test main many_letters_killed_half_way -- --nocapture
+	$(CARGO) test --locked --test main replay_killed_half_way -- --nocapture
 
 lint: ## check formatting, clippy and documentation; a warning is an error
 	@$(CARGO) fmt --check

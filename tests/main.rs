@@ -1,4 +1,4 @@
-//! The promises, tested on real parts.
+//! Tests of the promises with real parts.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -7,7 +7,7 @@
     clippy::print_stdout,
     clippy::print_stderr,
     missing_docs,
-    reason = "a test fails by panicking, and its output is for a person"
+    reason = "a test fails by panicking, and people read its output"
 )]
 
 mod chaos;

@@ -1,11 +1,11 @@
-//! What an event costs in CPU, against a plain baseline in the same run: `make bench`.
+//! CPU time per event, compared with a plain baseline in the same run: `make bench`.
 //!
-//! Every round serves the same number of events with each contender in turn, each a process of its own that finds its queue
-//! full: the baseline ([`plain`]: the same calls and messages without any of the promises), then the worker with
-//! telemetry off, with its defaults and a scrape each second, and with traces on top. Ratios of CPU time are what to compare: machines are
-//! noisy, and how long a round took says more of the broker than of the worker.
+//! Each round processes the same number of events with each contender in turn. Each contender is a separate process
+//! that starts with a full queue: the baseline ([`plain`]: the same calls and messages without any of the promises),
+//! then the worker with telemetry off, with its defaults and a scrape each second, and with traces. Compare the
+//! ratios of CPU time: machines differ, and the duration of a round depends more on the broker than on the worker.
 //!
-//! `BENCH_EVENTS` (5,000) and `BENCH_ROUNDS` (5) set the size; `ICW_AMQP__URL` the broker.
+//! `BENCH_EVENTS` (5,000) and `BENCH_ROUNDS` (5) set the size; `ICW_AMQP__URL` sets the broker.
 
 #![allow(
     clippy::expect_used,
@@ -17,14 +17,14 @@
     reason = "a benchmark, run by hand"
 )]
 
-mod field;
 mod plain;
+mod testbed;
 
 use std::env;
 
-use field::{Cost, Field};
+use testbed::{Cost, Testbed};
 
-/// Who serves the events.
+/// The program that processes the events.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Contender {
     Plain,
@@ -45,7 +45,7 @@ impl Contender {
         }
     }
 
-    /// Settings over the five.
+    /// Settings besides the required ones.
     fn settings(self, collector: &str) -> Vec<(&'static str, String)> {
         match self {
             Self::Plain => Vec::new(),
@@ -55,9 +55,9 @@ impl Contender {
                     ("ICW_ADMIN__LISTEN", "off".to_owned()),
                 ]
             }
-            Self::Defaults => vec![("ICW_ADMIN__LISTEN", field::ADMIN.to_owned())],
+            Self::Defaults => vec![("ICW_ADMIN__LISTEN", testbed::ADMIN.to_owned())],
             Self::Traces => vec![
-                ("ICW_ADMIN__LISTEN", field::ADMIN.to_owned()),
+                ("ICW_ADMIN__LISTEN", testbed::ADMIN.to_owned()),
                 ("ICW_TELEMETRY__OTLP_ENDPOINT", collector.to_owned()),
             ],
         }
@@ -73,7 +73,7 @@ fn main() {
     } else if asked("--bench") {
         runtime.block_on(compare());
     } else {
-        println!("`make bench` runs this; as a test it only has to compile");
+        println!("`make bench` runs this; as a test it only needs to compile");
     }
 }
 
@@ -87,8 +87,8 @@ async fn compare() {
     let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); Contender::ALL.len()];
     for round in 1..=rounds {
         for (contender, costs) in Contender::ALL.into_iter().zip(&mut costs) {
-            let field = Field::new().await;
-            let cost = field.serve(contender, events).await;
+            let testbed = Testbed::new().await;
+            let cost = testbed.serve(contender, events).await;
             eprintln!(
                 "round {round} of {rounds}: {:<34} {:6.3} ms CPU per event, {:6.0} events/s, {} MiB",
                 contender.name(),
@@ -97,7 +97,7 @@ async fn compare() {
                 cost.peak_mib
             );
             costs.push(cost);
-            field.clean_up().await;
+            testbed.clean_up().await;
         }
     }
     let medians: Vec<f64> = costs.iter().map(|costs| median(costs.iter().map(|cost| cost.cpu_ms))).collect();

@@ -1,5 +1,5 @@
-//! The baseline: what somebody would write in an afternoon with the same libraries. It makes the same calls and
-//! publishes the same number of messages with confirms, and checks, retries, remembers and measures nothing.
+//! The baseline: a quick implementation with the same libraries. It makes the same calls and publishes the same
+//! number of messages with confirms, but it has no checks, retries, deduplication or metrics.
 
 use std::{env, sync::Arc};
 
@@ -15,19 +15,19 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-/// The argument that turns the benchmark into the baseline.
+/// The argument that starts the baseline instead of the benchmark.
 pub(crate) const FLAG: &str = "--serve-plainly";
 
 struct Plain {
     http: Client,
-    /// lapin matches confirms wrongly where several tasks publish on one channel.
+    /// Locked for each publish, because lapin mismatches confirms if several tasks publish on one channel.
     channel: Mutex<Channel>,
     prefix: String,
     url: String,
     token: String,
 }
 
-/// Serves events until it is killed.
+/// Processes events until it is killed.
 pub(crate) async fn run() {
     let setting = |name: &str| env::var(name).unwrap();
     let connection =

@@ -1,4 +1,4 @@
-//! Any Retry-After header becomes a wait or nothing, never a panic, whatever the clock says.
+//! Any Retry-After header gives a delay or nothing, and never a panic, at any time of the clock.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Any bytes from the queue, plain or as a CloudEvent, become a session or a dead letter's reason, never a panic.
+//! Any bytes from the queue, plain or as a CloudEvent, give a session or the reason of a dead letter, and never a
+//! panic.
 #![no_main]
 
 use instant_connect_worker::contract::{
@@ -19,7 +20,7 @@ libfuzzer_sys::fuzz_target!(|body: &[u8]| {
     for content_type in [None, Some("application/cloudevents+json".to_owned())] {
         let message = Message { body: body.to_vec(), content_type, ..Message::default() };
         if let Err(refusal) = Session::read(&message, &rules, now) {
-            assert!(refusal.to_string().len() < 1000, "a reason fits into a header and a log line");
+            assert!(refusal.to_string().len() < 1000, "the reason must fit into a header and a log line");
         }
     }
 });

@@ -1,4 +1,4 @@
-//! What the two APIs do for a call, and what they say of it.
+//! Effects and response bodies of the two simulated APIs.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use super::{network::SimulatedApi, world::WorldState};
 use crate::contract::ids::Role;
 
-/// What short links begin with.
+/// The base URL of short links.
 pub(super) const BASE_URL: &str = "https://instant.webex.com/visit/";
 
-/// What a call asks for, as the API reads it.
+/// A request as the API reads it.
 pub(super) enum SimulatedRequest {
-    /// Links of a session.
+    /// Create the links of a session.
     Links {
         session: String,
         hosts: usize,
@@ -22,15 +22,15 @@ pub(super) enum SimulatedRequest {
         /// Seconds since the epoch.
         until: i64,
     },
-    /// That a message is sent to an expert.
+    /// Send a message to an expert.
     Send { to: String, text: String },
-    /// What was sent to an expert.
+    /// List the messages that were sent to an expert.
     List { to: String },
-    /// Something that is no call of the API.
+    /// A request that the API does not define.
     Nonsense,
 }
 
-/// A link that was made.
+/// A link that the API created.
 #[derive(Clone, Debug)]
 pub(super) struct SimulatedLinks {
     pub(super) session: String,
@@ -43,10 +43,14 @@ impl fmt::Debug for SimulatedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Links { session, hosts, guests, devices, .. } => {
-                write!(f, "{session} wants {hosts} and {guests} links, calls {} devices", devices.len())
+                write!(
+                    f,
+                    "{session} requests {hosts} host and {guests} guest links, dials {} devices",
+                    devices.len()
+                )
             }
             Self::Send { to, .. } => write!(f, "message to {to}"),
-            Self::List { to } => write!(f, "what was sent to {to}?"),
+            Self::List { to } => write!(f, "list the messages sent to {to}"),
             Self::Nonsense => f.write_str("nonsense"),
         }
     }
@@ -85,7 +89,7 @@ impl SimulatedRequest {
         asked.unwrap_or(Self::Nonsense)
     }
 
-    /// The session or the expert that it is about.
+    /// The session or the expert of the request.
     pub(super) fn key(&self) -> &str {
         match self {
             Self::Links { session, .. } => session,
@@ -95,7 +99,7 @@ impl SimulatedRequest {
     }
 }
 
-/// Does what is asked; the body of the answer.
+/// Carries out the request. Returns the response body, and an error if the request broke a rule.
 pub(super) fn act(state: &mut WorldState, asked: &SimulatedRequest) -> (String, Result<(), String>) {
     match asked {
         SimulatedRequest::Links { session, hosts, guests, devices, until } => {
@@ -129,7 +133,9 @@ pub(super) fn act(state: &mut WorldState, asked: &SimulatedRequest) -> (String, 
             let items: Vec<Value> = sent.map(|(_, text)| json!({"markdown": text})).collect();
             (json!({"items": items}).to_string(), Ok(()))
         }
-        SimulatedRequest::Nonsense => (String::new(), Err("a call that no API knows".to_owned())),
+        SimulatedRequest::Nonsense => {
+            (String::new(), Err("a request that the API does not define".to_owned()))
+        }
     }
 }
 
@@ -137,7 +143,7 @@ fn len(list: &Value) -> usize {
     list.as_array().map_or(0, Vec::len)
 }
 
-/// An answer to another question: hosts for guests, a link twice, another base, or nothing at all.
+/// A response that does not fit the request: roles swapped, a link repeated, another base URL, or no links.
 pub(super) fn wrong(answer: &str) -> String {
     let Ok(mut answer) = serde_json::from_str::<Value>(answer) else { return answer.to_owned() };
     let Some(fields) = answer.as_object_mut() else { return answer.to_string() };
@@ -145,7 +151,7 @@ pub(super) fn wrong(answer: &str) -> String {
     let guest = fields.get("guest").cloned();
     match (host, guest) {
         (Some(host), Some(guest)) => match fastrand::u32(..4) {
-            // As many hosts as guests, in each other's place, nobody could tell.
+            // With equal counts, swapped lists could not be detected.
             0 if len(&host) != len(&guest) => {
                 fields.extend([("host".to_owned(), guest), ("guest".to_owned(), host)]);
             }

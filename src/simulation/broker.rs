@@ -1,5 +1,5 @@
-//! A broker in memory: quorum queues with redelivery counts and prefetch, hold queues that give back, connections that
-//! break, first for the broker and later for the worker.
+//! An in-memory broker: quorum queues with delivery counts and prefetch, delay queues, and connections that break for
+//! the broker first and for the worker later.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,11 +23,11 @@ use crate::{
     contract::header,
 };
 
-/// The names of the queues, with the prefix of the simulation's topology.
+/// Queue names, with the topology prefix of the simulation.
 pub(super) const SESSIONS: &str = "sim.sessions";
 pub(super) const HOSTS: &str = "sim.hosts";
 pub(super) const GUESTS: &str = "sim.guests";
-/// The exchange of links.
+/// The exchange for links.
 pub(super) const LINKS: &str = "sim.links";
 
 /// A message in a queue.
@@ -35,25 +35,25 @@ pub(super) const LINKS: &str = "sim.links";
 pub(super) struct Stored {
     pub(super) properties: BasicProperties,
     pub(super) body: Arc<[u8]>,
-    /// Deliveries that ended without an acknowledgement.
+    /// Deliveries that ended without an ack.
     deliveries: u32,
-    /// When it came into its queue.
+    /// The time at which the message entered its queue.
     since: Instant,
 }
 
-/// All queues, and who takes from them.
+/// All queues and their consumers.
 pub(super) struct SimulatedQueues {
     ready: BTreeMap<String, VecDeque<Stored>>,
     holds: BTreeMap<String, (Duration, &'static str)>,
     subscribers: BTreeMap<u64, Subscriber>,
     unsettled: BTreeMap<u64, Unsettled>,
     connections: Vec<Arc<Wire>>,
-    /// How many messages wait in hold queues.
+    /// Number of messages in the delay queues.
     held: usize,
     pub(super) up: bool,
-    /// Whether a nack counts as a delivery, as it does before RabbitMQ 4.3.
+    /// True if a nack increases the delivery count, as in RabbitMQ before 4.3.
     pub(super) counts_nacks: bool,
-    /// A routing key that no queue is bound for at the moment.
+    /// A routing key whose binding is missing at present.
     pub(super) unbound: Option<&'static str>,
     next: u64,
 }
@@ -66,7 +66,7 @@ struct Subscriber {
     deliver: mpsc::UnboundedSender<Delivery>,
 }
 
-/// What was delivered and is not settled.
+/// A delivery that is not settled yet.
 struct Unsettled {
     message: Stored,
     subscriber: u64,
@@ -76,9 +76,9 @@ struct Unsettled {
 /// A connection of the worker.
 pub(super) struct Wire {
     pub(super) life: Life,
-    /// The broker's end is gone.
+    /// True if the broker's end is closed.
     cut: AtomicBool,
-    /// Closed when the worker's end is, too.
+    /// Closed when the worker's end is closed too.
     gone: Semaphore,
 }
 
@@ -129,24 +129,24 @@ impl SimulatedQueues {
         self.next
     }
 
-    /// Whether nothing is left to be done.
+    /// Returns true if no message is ready, unsettled or delayed.
     pub(super) fn idle(&self) -> bool {
         self.held == 0 && self.unsettled.is_empty() && self.ready.values().all(VecDeque::is_empty)
     }
 
-    /// What is left, for people.
+    /// Describes the messages that are left, for a report.
     pub(super) fn left(&self) -> String {
         let ready: Vec<_> = self.ready.iter().map(|(name, ready)| (name, ready.len())).collect();
-        format!("ready {ready:?}, unsettled {}, held {}", self.unsettled.len(), self.held)
+        format!("ready {ready:?}, unsettled {}, delayed {}", self.unsettled.len(), self.held)
     }
 
-    /// The delay of the hold queue called `name`.
+    /// The delay of the delay queue `name`.
     pub(super) fn delay(&self, name: &str) -> Option<Duration> {
         self.holds.get(name).map(|(delay, _)| *delay)
     }
 }
 
-/// Where a message goes, as the topology has it.
+/// The queue to which the topology routes a message.
 pub(super) fn route<'a>(queues: &SimulatedQueues, exchange: &str, key: &'a str) -> Option<&'a str> {
     match (exchange, key) {
         _ if queues.unbound == Some(key) => None,
@@ -158,7 +158,7 @@ pub(super) fn route<'a>(queues: &SimulatedQueues, exchange: &str, key: &'a str) 
     }
 }
 
-/// Puts a message into a queue.
+/// Stores a message in a queue.
 pub(super) fn store(world: &World, state: &mut WorldState, queue: &str, message: Stored) {
     if let Some((delay, target)) = state.broker.holds.get(queue).copied() {
         state.broker.held += 1;
@@ -181,7 +181,7 @@ impl Stored {
         Self { properties, body, deliveries: 0, since: Instant::now() }
     }
 
-    /// As it is delivered.
+    /// The properties as the broker delivers them.
     fn properties(&self) -> BasicProperties {
         let mut headers = self.properties.headers().clone().unwrap_or_default();
         if self.deliveries > 0 {
@@ -191,7 +191,7 @@ impl Stored {
     }
 }
 
-/// Hands out what is ready in `queue`, as far as the prefetches go.
+/// Delivers the ready messages of `queue` within each consumer's prefetch.
 fn deliver(state: &mut WorldState, queue: &str) {
     loop {
         let open = |(_, to): &(&u64, &Subscriber)| {
@@ -211,7 +211,7 @@ fn deliver(state: &mut WorldState, queue: &str) {
             redelivered: message.deliveries > 0,
             receipt: receipt.into(),
         };
-        // A receiver that is gone has lost its connection too.
+        // A closed receiver means that its connection is gone too.
         _ = to.deliver.send(delivery);
         let name = state.checker.name(&message.body).to_owned();
         state.log(format_args!("{queue}: {tag} delivered, {} times before: {name}", message.deliveries));
@@ -226,7 +226,7 @@ fn deliver(state: &mut WorldState, queue: &str) {
     }
 }
 
-/// Takes `tag` out of what is unsettled, if it is still the worker's.
+/// Removes `tag` from the unsettled deliveries, if the worker still holds it.
 fn settled(state: &mut WorldState, tag: u64) -> Option<Unsettled> {
     let unsettled = state.broker.unsettled.remove(&tag)?;
     if let Some(subscriber) = state.broker.subscribers.get_mut(&unsettled.subscriber) {
@@ -235,7 +235,7 @@ fn settled(state: &mut WorldState, tag: u64) -> Option<Unsettled> {
     Some(unsettled)
 }
 
-/// Puts a message back, to be delivered again.
+/// Returns a message to its queue.
 fn requeue(state: &mut WorldState, mut unsettled: Unsettled, counted: bool) {
     unsettled.message.deliveries += u32::from(counted);
     unsettled.message.since = Instant::now();
@@ -244,7 +244,7 @@ fn requeue(state: &mut WorldState, mut unsettled: Unsettled, counted: bool) {
     if front { ready.push_front(unsettled.message) } else { ready.push_back(unsettled.message) }
 }
 
-/// Ends the broker's end of `wire` now, and the worker's end soon.
+/// Closes the broker's end of `wire` now, and the worker's end soon after.
 pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
     if wire.cut.swap(true, Ordering::Relaxed) {
         return;
@@ -283,7 +283,7 @@ pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
     });
 }
 
-/// Breaks all connections.
+/// Closes all connections.
 pub(super) fn cut_all(world: &World, why: &str) {
     let connections = world.lock().broker.connections.clone();
     for wire in &connections {
@@ -291,7 +291,7 @@ pub(super) fn cut_all(world: &World, why: &str) {
     }
 }
 
-/// Breaks one connection at random.
+/// Closes one random connection.
 pub(super) fn cut_one(world: &World) {
     let wire = {
         let mut state = world.lock();
@@ -314,20 +314,20 @@ impl Wire {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// Whether the worker knows that it is gone.
+    /// Returns true if the worker knows that the connection is gone.
     fn is_gone(&self) -> bool {
         self.gone.is_closed()
     }
 
     /// Resolves when the worker knows that the connection is gone.
     pub(super) async fn gone(&self) {
-        // Closed, never given.
+        // The semaphore has no permits; it is only closed.
         _ = self.gone.acquire().await;
     }
 }
 
 impl SimulatedConnection {
-    /// One try to connect.
+    /// Makes one attempt to connect.
     pub(super) async fn open(life: &Life) -> Result<Self, BrokerError> {
         life.pass("connecting").await;
         let mut state = life.world.lock();
@@ -345,12 +345,12 @@ impl SimulatedConnection {
         !self.0.is_gone()
     }
 
-    /// Settles a delivery over it of which the broker knows nothing.
+    /// A receipt on this connection for a delivery that the broker does not know.
     pub(crate) fn receipt(&self) -> SimulatedReceipt {
         SimulatedReceipt { wire: Arc::clone(&self.0), tag: 0, used: Arc::default() }
     }
 
-    /// Both of its ends are gone.
+    /// Closes both ends.
     pub(crate) fn break_off(&self) {
         self.0.cut.store(true, Ordering::Relaxed);
         self.0.gone.close();
@@ -378,7 +378,7 @@ impl SimulatedConnection {
             deliver: deliver_to,
         };
         state.broker.subscribers.insert(number, subscriber);
-        state.log(format_args!("{queue}: subscribed, {prefetch} at once"));
+        state.log(format_args!("{queue}: subscribed with prefetch {prefetch}"));
         let rule = state.checker.subscribed(queue, prefetch);
         state.must(rule);
         deliver(&mut state, queue);
@@ -425,7 +425,7 @@ impl SimulatedReceipt {
         !self.wire.is_gone() && !self.used.load(Ordering::Relaxed)
     }
 
-    /// Written at once; done later, unless the connection breaks before.
+    /// Sends the ack at once. The broker handles it later, unless the connection breaks first.
     pub(crate) async fn ack(&self) -> bool {
         let life = self.wire.life.clone();
         life.point("before the ack").await;
@@ -452,14 +452,14 @@ impl SimulatedReceipt {
 
     pub(crate) async fn requeue(&self) -> bool {
         let counted = self.wire.life.world.lock().broker.counts_nacks;
-        self.put_back(counted).await
+        self.nack(counted).await
     }
 
     pub(crate) async fn requeue_counted(&self) -> bool {
-        self.put_back(true).await
+        self.nack(true).await
     }
 
-    async fn put_back(&self, counted: bool) -> bool {
+    async fn nack(&self, counted: bool) -> bool {
         let life = &self.wire.life;
         life.point("before the nack").await;
         if !self.usable() || self.used.swap(true, Ordering::Relaxed) {
@@ -469,7 +469,7 @@ impl SimulatedReceipt {
             let mut state = life.world.lock();
             let unsettled = if self.wire.is_cut() { None } else { settled(&mut state, self.tag) };
             if let Some(unsettled) = unsettled {
-                state.log(format_args!("{}: {} given back", unsettled.queue, self.tag));
+                state.log(format_args!("{}: {} requeued", unsettled.queue, self.tag));
                 let rule = state.checker.requeued(self.tag);
                 state.must(rule);
                 let queue = unsettled.queue.clone();
@@ -486,7 +486,7 @@ fn acknowledge(world: &World, wire: &Wire, tag: u64) {
     let mut state = world.lock();
     let unsettled = if wire.is_cut() { None } else { settled(&mut state, tag) };
     let Some(unsettled) = unsettled else {
-        return state.log(format_args!("{tag} acknowledged in vain"));
+        return state.log(format_args!("{tag} ack had no effect"));
     };
     let queue = unsettled.queue;
     state.log(format_args!("{queue}: {tag} acknowledged"));

@@ -1,4 +1,4 @@
-//! What must hold, looked at with every step. The rules on messages are in [`super::rules`].
+//! The rules that are checked with every step. The rules on messages are in [`super::rules`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use super::{
     answers::SimulatedRequest,
     broker::{HOSTS, SESSIONS, Stored},
     events::{self, Event},
-    network::{Learnt, SimulatedApi},
+    network::{CallResult, SimulatedApi},
 };
 use crate::{
     broker::publisher::{Publication, PublishError},
@@ -23,68 +23,68 @@ use crate::{
     outcome::Class,
 };
 
-/// More of these in a minute, for each copy of a message and for one message, are a worker that spins.
+/// Limits per minute, for each copy of a message and for one message; a worker that exceeds a limit loops.
 const DELIVERIES_PER_MINUTE_MAX: usize = 90;
 const CALLS_PER_MINUTE_MAX: usize = 60;
 
-/// Longest that an event waits in its queue while only others have trouble.
+/// Longest wait of an event in its queue while only other events fail.
 const FAIR_WAIT_MAX: Duration = Duration::from_secs(8);
-/// Longest that the ledger is out, and a worker tries again after that.
+/// Longest outage of the ledger after which the worker still retries a write.
 const LEDGER_OUT_MAX: Duration = Duration::from_secs(120);
-/// Fewer events that fail may stop the taking after this long.
+/// After this time, failures of fewer events may open the breaker.
 const FEW_AFTER: SignedDuration = SignedDuration::from_secs(120);
-/// By then the worker has made use of what it learnt of a call.
+/// Time after which the worker has used the result of a call.
 const UNOBSERVED_MAX: SignedDuration = SignedDuration::from_secs(40);
-/// Longest time from the end of a call to its outcome: the ledger is slow in between.
+/// Maximum time from the end of a call to its outcome: the ledger may be slow in between.
 const SLOW_LEDGER: SignedDuration = SignedDuration::from_secs(5);
-/// By then a Retry-After is in the ledger.
+/// Time after which a Retry-After is in the ledger.
 const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
-/// The wait after a 429 that names none.
+/// Delay after a 429 without Retry-After.
 pub(super) const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
 
-/// What was seen, and the first rule that was broken.
+/// The observed steps, and the first broken rule.
 pub(super) struct Checker {
     pub(super) violation: Option<String>,
     pub(super) rules: CheckedRules,
     pub(super) events: Vec<Event>,
-    /// What happened to each message that a stage takes: by the event's body, or by the host link's `message_id`.
+    /// State of each message that a stage consumes, by the event's body or the host link's `message_id`.
     pub(super) seen: BTreeMap<Uuid, SeenLinks>,
-    /// Which link each link message carried, and which message carried each link.
+    /// The link of each link message, and the message of each link.
     pub(super) urls: BTreeMap<Uuid, String>,
     pub(super) carried_by: BTreeMap<String, Uuid>,
-    /// How often each link message was stored.
+    /// Number of times that each link message was stored.
     pub(super) times: BTreeMap<Uuid, u32>,
     open: BTreeMap<u64, Open>,
     names: BTreeMap<Uuid, String>,
-    /// Until when each API asked to be left alone, and when it did.
-    asked_until: [Option<Timestamp>; 2],
-    asked_at: [Option<Timestamp>; 2],
-    /// The same, whether or not the worker that was asked wrote it down.
-    ever_asked_until: [Option<Timestamp>; 2],
-    /// Tries of messages that the ledger may have wrong: it failed.
+    /// The end of each API's rate limit, and the time at which the API sent it.
+    rate_limited_until: [Option<Timestamp>; 2],
+    rate_limited_at: [Option<Timestamp>; 2],
+    /// The same, including rate limits that a stopped worker may not have recorded.
+    ever_rate_limited_until: [Option<Timestamp>; 2],
+    /// Delivery counts that may be wrong because the ledger failed.
     pub(super) tries_in_doubt: u32,
-    /// When the present life of the worker learnt of it last.
-    learnt_at: [Option<Timestamp>; 2],
-    /// What the present life of the worker learnt of each API.
-    learnt: [OfApi; 2],
-    /// Different events whose calls fail before the worker takes no more.
+    /// The time at which the current worker last received a rate limit.
+    rate_limit_learnt_at: [Option<Timestamp>; 2],
+    /// The state of each API as the current worker knows it.
+    learnt: [ApiState; 2],
+    /// Number of different events whose calls must fail before the breaker opens.
     pub(super) breaker_failures: usize,
-    /// Events that must not wait for the troubles of others.
+    /// Events that must not be delayed by the failures of others.
     pub(super) fair: BTreeSet<String>,
-    /// The ledger may not keep that.
+    /// True if ledger writes may fail in this history.
     pub(super) ledger_fails: bool,
-    /// Calls of each API by the present life of the worker since everything failed there, and how many may be.
+    /// Calls of each API by the current worker since the total outage began, and their limit.
     outage_calls: [usize; 2],
     pub(super) outage_calls_max: usize,
-    /// How often the way to the broker was disturbed.
+    /// Number of disturbances of the connection to the broker.
     pub(super) disturbances: u64,
-    /// The longest wait that anybody asked for.
+    /// The longest delay that an API imposed.
     pub(super) longest_wait: Duration,
     pub(super) counts: BTreeMap<&'static str, u64>,
 }
 
-/// The settings that rules speak of.
+/// The settings that the rules use.
 #[derive(Clone, Debug)]
 pub(super) struct CheckedRules {
     pub(super) begin: Timestamp,
@@ -96,81 +96,81 @@ pub(super) struct CheckedRules {
     pub(super) delivery_timeout: Duration,
 }
 
-/// What happened to one message that a stage takes.
+/// State of one message that a stage consumes.
 #[derive(Debug, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each is one thing that happened")]
+#[allow(clippy::struct_excessive_bools, reason = "each field is one observation")]
 pub(super) struct SeenLinks {
     pub(super) name: String,
     pub(super) queue: &'static str,
-    /// What the stage calls for it: a session, an expert.
+    /// The subject of the stage's calls: a session or an expert.
     pub(super) key: String,
     pub(super) event: usize,
     pub(super) room: bool,
     pub(super) deadline: Option<Timestamp>,
-    /// How often it was put into its queue by others.
+    /// Number of times that others stored the message in its queue.
     pub(super) inputs: u32,
-    /// How often an acknowledgement or a confirm may have been lost.
+    /// Number of acks or confirms that may have been lost.
     pub(super) excuses: u32,
     pub(super) acks: u32,
     pub(super) open: u32,
-    /// Its copies in hold queues and the dead queue, and how many of them were needed for an acknowledgement.
+    /// Copies in delay queues and the dead queue, and how many of them an ack has used.
     pub(super) copies: u32,
     pub(super) spent: u32,
     pub(super) dead: Vec<Class>,
-    /// When its last copy in a hold queue may be tried.
+    /// The time before which the last copy in a delay queue must not be tried.
     pub(super) not_before: Option<Timestamp>,
     /// Calls that failed.
     pub(super) failures: u32,
-    /// Those before which another event was served since the last that failed, or at the same time: an attempt may be counted.
-    pub(super) own: u32,
-    /// Likewise, those whose token was refused. The second in a row may be the event's own.
+    /// Failures between which another event was processed, so that an attempt may be counted.
+    pub(super) own_failures: u32,
+    /// The same for refused tokens. The second in a row may be caused by the event itself.
     pub(super) own_refusals: u32,
-    /// A call failed in this life of the worker, and another event was served since.
+    /// A call failed in this life of the worker; another event was processed after it.
     pub(super) failed: bool,
-    pub(super) served_since: bool,
-    /// The last failure, not settled yet, of which nothing proves that it is the event's own: whether its token was refused.
+    pub(super) processed_since: bool,
+    /// The last unsettled failure that may be the API's: true if the token was refused.
     pub(super) unclear: Option<bool>,
-    /// The API asked for no call before then, with an answer that is not settled yet.
+    /// The end of a rate limit from a response that is not settled yet.
     pub(super) no_call_until: Option<Timestamp>,
     pub(super) refused: bool,
-    /// The last look at what was sent to its expert was refused.
-    pub(super) look_refused: bool,
+    /// The last request for the messages sent to its expert was refused.
+    pub(super) list_refused: bool,
     pub(super) unroutable: bool,
-    /// Workers that died while they had it.
+    /// Workers that died while they processed the message.
     pub(super) deaths: u32,
-    /// Since its last delivery: what the worker knows to be published.
+    /// The link messages whose confirm the worker received since the last delivery.
     pub(super) confirmed: BTreeSet<Uuid>,
-    /// A delivery of this life was taken back, and what was done for it may still be published.
-    pub(super) haunted: bool,
+    /// A delivery of this life was taken back, and its work may still publish.
+    pub(super) may_publish_late: bool,
     pub(super) copy_confirmed: bool,
-    /// The effects at the API, and whether the worker may not know of the last.
+    /// Effects at the API, and true if the worker may not know of the last one.
     pub(super) effects: u32,
-    /// Until when the links are, with the first of which its devices were called; seconds since the epoch.
+    /// The end of the first links for which devices were called, in seconds since the epoch.
     pub(super) devices_until: Option<i64>,
-    /// The worker knows of that call; the ledger has a note of it.
+    /// The worker knows of that call; the ledger has a note of the call.
     pub(super) devices_known: bool,
     pub(super) noted: bool,
     pub(super) unknown_effect: bool,
-    /// The ledger has its result: that all links are published, or that the expert has the message.
+    /// The ledger has the result: all links are published, or the expert has the message.
     pub(super) recorded: bool,
-    /// How often the worker may not have recorded that all links are published: its ledger failed, or it died.
+    /// Number of times that the result may not be recorded because the ledger failed or the worker died.
     pub(super) unrecorded: u32,
     pub(super) delivered_at: Vec<Timestamp>,
-    /// How many copies there were of it, with each delivery.
+    /// The number of copies at each delivery.
     pub(super) alike: Vec<(Timestamp, usize)>,
     pub(super) called_at: Vec<Timestamp>,
 }
 
-/// What a life of the worker learnt of an API.
+/// The state of an API as one life of the worker knows it.
 #[derive(Debug, Default)]
-struct OfApi {
-    /// Calls that failed, and for whom, since the last that was served or shortly before.
+struct ApiState {
+    /// Failed calls and their subjects, since shortly before the last success.
     failed: Vec<(Timestamp, String)>,
-    /// When something else that stops the taking was met, unless something was served some time after.
+    /// The time of another reason to open the breaker, unless a later call succeeded.
     stops: Option<Timestamp>,
-    /// Until when it asked for no call, as far as the worker is known to have taken it in.
+    /// The end of the rate limit that the worker is known to have received.
     no_call_until: Option<Timestamp>,
-    /// Who was answered with a Retry-After and not served since: whether others were since the last time, and how often in a row.
+    /// Subjects that were rate limited and not processed since: if others were processed, and the count in a row.
     limited: BTreeMap<String, (bool, u32)>,
 }
 
@@ -180,7 +180,7 @@ struct Open {
     disturbances_before: u64,
 }
 
-/// Notes a moment, and whether there were more than `max` in a minute.
+/// Records the current time. Returns true if `max` per minute is exceeded.
 fn too_often(moments: &mut Vec<Timestamp>, max: usize) -> bool {
     let now = clock::now();
     moments.retain(|at| now.duration_since(*at) < SignedDuration::from_secs(60));
@@ -189,31 +189,31 @@ fn too_often(moments: &mut Vec<Timestamp>, max: usize) -> bool {
 }
 
 impl SeenLinks {
-    /// Most attempts that may be counted.
-    pub(super) const fn countable(&self) -> u32 {
-        self.own + self.own_refusals.saturating_sub(1)
+    /// The highest number of attempts that may be counted.
+    pub(super) const fn attempts_max(&self) -> u32 {
+        self.own_failures + self.own_refusals.saturating_sub(1)
     }
 
-    /// A call for it failed.
-    const fn fails(&mut self, refused: bool) {
-        if self.failed && self.served_since {
-            self.is_own(refused);
+    /// Records a failed call for the message.
+    const fn record_failure(&mut self, refused: bool) {
+        if self.failed && self.processed_since {
+            self.count_own_failure(refused);
         } else if self.failed {
             self.unclear = Some(refused);
         }
-        (self.failed, self.served_since) = (true, false);
+        (self.failed, self.processed_since) = (true, false);
     }
 
-    /// A call for another one is served.
-    const fn other_is_served(&mut self) {
-        self.served_since = true;
+    /// Records a processed call for another message.
+    const fn record_other_processed(&mut self) {
+        self.processed_since = true;
         if let Some(refused) = self.unclear.take() {
-            self.is_own(refused);
+            self.count_own_failure(refused);
         }
     }
 
-    const fn is_own(&mut self, refused: bool) {
-        if refused { self.own_refusals += 1 } else { self.own += 1 }
+    const fn count_own_failure(&mut self, refused: bool) {
+        if refused { self.own_refusals += 1 } else { self.own_failures += 1 }
     }
 }
 
@@ -229,12 +229,12 @@ impl Checker {
             times: BTreeMap::new(),
             open: BTreeMap::new(),
             names: BTreeMap::new(),
-            asked_until: [None; 2],
-            asked_at: [None; 2],
-            ever_asked_until: [None; 2],
+            rate_limited_until: [None; 2],
+            rate_limited_at: [None; 2],
+            ever_rate_limited_until: [None; 2],
             tries_in_doubt: 0,
-            learnt_at: [None; 2],
-            learnt: <[OfApi; 2]>::default(),
+            rate_limit_learnt_at: [None; 2],
+            learnt: <[ApiState; 2]>::default(),
             breaker_failures: 0,
             fair: BTreeSet::new(),
             ledger_fails: true,
@@ -250,7 +250,7 @@ impl Checker {
         checker
     }
 
-    /// One more event is going to be sent.
+    /// Registers an event that is about to be sent.
     pub(super) fn expect(&mut self, event: Event) {
         let key = events::fingerprint(&event.body);
         let seen = SeenLinks {
@@ -266,24 +266,24 @@ impl Checker {
         self.events.push(event);
     }
 
-    /// A consumer is to be delivered `prefetch` messages at once.
+    /// Checks a new subscription with `prefetch`.
     pub(super) fn subscribed(&mut self, queue: &str, prefetch: u16) -> Result<(), String> {
         let which = usize::from(queue == HOSTS);
         let now = clock::now();
-        let asked = self.asked_until[which].is_some_and(|until| now < until);
-        // What was under way when that was learnt is over by then.
-        let known = self.learnt_at[which].is_some_and(|at| now.duration_since(at) > KEPT_AFTER);
+        let asked = self.rate_limited_until[which].is_some_and(|until| now < until);
+        // Work that was in progress when the rate limit arrived is done by then.
+        let known = self.rate_limit_learnt_at[which].is_some_and(|at| now.duration_since(at) > KEPT_AFTER);
         if prefetch > 1 && asked && known {
-            return Err(format!("{queue}: messages are taken, and its API asked for no call"));
+            return Err(format!("{queue}: subscribed with a prefetch above 1 while its API is rate limited"));
         }
         Ok(())
     }
 
-    /// A message is delivered that has waited in its queue.
+    /// Checks how long a delivered message waited in its queue.
     pub(super) fn waited(&self, queue: &str, body: &[u8], wait: Duration) -> Result<(), String> {
         let name = self.name(body);
         if queue == SESSIONS && wait > FAIR_WAIT_MAX && self.fair.contains(name) {
-            return Err(format!("unfair: {name} waited {wait:?} in its queue, and only others have trouble"));
+            return Err(format!("unfair: {name} waited {wait:?} in its queue while only other events fail"));
         }
         Ok(())
     }
@@ -292,7 +292,7 @@ impl Checker {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    /// What a body is called in the journal.
+    /// The name of a body in the journal.
     pub(super) fn name(&self, body: &[u8]) -> &str {
         self.names.get(&events::fingerprint(body)).map_or("something", String::as_str)
     }
@@ -301,7 +301,7 @@ impl Checker {
         self.names.insert(events::fingerprint(body), name);
     }
 
-    /// What is known of the message that a stage takes.
+    /// The key of the message in [`Checker::seen`].
     pub(super) fn id_of(queue: &str, publication_id: Option<&str>, body: &[u8]) -> Uuid {
         let host = publication_id.filter(|_| queue == HOSTS).and_then(|id| Uuid::try_parse(id).ok());
         host.unwrap_or_else(|| events::fingerprint(body))
@@ -323,11 +323,12 @@ impl Checker {
     pub(super) fn delivered(&mut self, tag: u64, queue: &str, message: &Stored) -> Result<(), String> {
         self.count("deliveries");
         let (of, seen) = self.of_stored(queue, message);
-        let seen = seen.ok_or_else(|| format!("unexpected: {queue} delivers what nobody sent"))?;
+        let seen =
+            seen.ok_or_else(|| format!("unexpected: {queue} delivered a message that was never sent"))?;
         seen.open += 1;
         seen.confirmed.clear();
         seen.copy_confirmed = false;
-        // Each worker that dies between a confirm and its ack leaves a copy more, and each is delivered.
+        // Each worker that dies between a confirm and its ack leaves one more copy, and each copy is delivered.
         let alike = (seen.inputs + seen.copies).saturating_sub(seen.acks).max(1) as usize;
         let now = clock::now();
         seen.alike.retain(|(at, _)| now.duration_since(*at) < SignedDuration::from_secs(60));
@@ -339,23 +340,23 @@ impl Checker {
         if spins { Err(format!("{name} is delivered too often")) } else { Ok(()) }
     }
 
-    /// The broker took a delivery back: its connection is gone.
-    /// What was done for it may go on (`lives`) beside its next delivery.
+    /// Records that the broker took a delivery back because its connection is gone. If the worker `lives`, its work
+    /// may continue beside the next delivery.
     pub(super) fn taken_back(&mut self, tag: u64, lives: bool) {
         self.count("redeliveries");
         if let Some(seen) = self.open.remove(&tag).and_then(|open| self.seen.get_mut(&open.of)) {
             seen.open -= 1;
             seen.excuses += 1;
-            seen.haunted |= lives;
+            seen.may_publish_late |= lives;
             seen.deaths += u32::from(!lives);
-            // A worker that dies often is delivered to often; it does not spin.
+            // Many deliveries to workers that die are no loop.
             seen.delivered_at.pop();
         }
     }
 
-    /// The worker gave a delivery back.
+    /// Records that the worker requeued a delivery.
     pub(super) fn requeued(&mut self, tag: u64) -> Result<(), String> {
-        self.count("given back");
+        self.count("requeues");
         let Some(open) = self.open.remove(&tag) else { return Ok(()) };
         let done = self.confirmed_all(&open.of);
         let Some(seen) = self.seen.get_mut(&open.of) else { return Ok(()) };
@@ -363,18 +364,21 @@ impl Checker {
         seen.open -= 1;
         seen.excuses += 1;
         if alone && (done || seen.copy_confirmed) {
-            return Err(format!("{} was given back, and all was published and confirmed", seen.name));
+            return Err(format!(
+                "{} was requeued after all its messages were published and confirmed",
+                seen.name
+            ));
         }
         Ok(())
     }
 
-    /// Whether nothing disturbed the way to the broker since `of` was delivered.
+    /// Returns true if the broker connection was not disturbed since `of` was delivered.
     pub(super) fn undisturbed(&self, of: &Uuid) -> bool {
         let before = self.open.values().filter(|open| open.of == *of).map(|open| open.disturbances_before);
         before.min().is_some_and(|before| before == self.disturbances)
     }
 
-    /// Whether the worker knows that all links of an event are published.
+    /// Returns true if the worker knows that all links of an event are published.
     pub(super) fn confirmed_all(&self, of: &Uuid) -> bool {
         let Some(seen) = self.seen.get(of) else { return false };
         let links = &self.events[seen.event].links;
@@ -383,7 +387,7 @@ impl Checker {
             && links.iter().all(|link| seen.confirmed.contains(&link.message_id))
     }
 
-    /// Nothing may be acknowledged whose result is not safe.
+    /// Checks that an acknowledged message has a safe result.
     pub(super) fn acknowledged(&mut self, tag: u64, queue: &str, message: &Stored) -> Result<(), String> {
         self.count("acks");
         let Some(Open { of, copies_before, .. }) = self.open.remove(&tag) else { return Ok(()) };
@@ -395,10 +399,10 @@ impl Checker {
             seen.spent += 1;
             return Ok(());
         }
-        if done { Ok(()) } else { Err(format!("lost: {} is acknowledged without a result", seen.name)) }
+        if done { Ok(()) } else { Err(format!("lost: {} was acknowledged without a result", seen.name)) }
     }
 
-    /// Whether a message has had all its results.
+    /// Returns true if a message has all its results.
     pub(super) fn is_done(&self, of: &Uuid) -> bool {
         let Some(seen) = self.seen.get(of) else { return false };
         let links = &self.events[seen.event].links;
@@ -411,18 +415,18 @@ impl Checker {
 
     pub(super) fn worker_ended(&mut self) {
         self.count("worker ends");
-        for (until, at) in self.asked_until.iter_mut().zip(self.asked_at) {
-            // What the worker just learnt it may not have written down.
+        for (until, at) in self.rate_limited_until.iter_mut().zip(self.rate_limited_at) {
+            // The worker may not have recorded a rate limit that it received just now.
             let kept = at.is_some_and(|at| clock::now().duration_since(at) > KEPT_AFTER);
             *until = until.filter(|_| kept && !self.ledger_fails);
         }
         self.outage_calls = [0; 2];
-        self.learnt_at = [None; 2];
+        self.rate_limit_learnt_at = [None; 2];
         self.learnt = Default::default();
         for seen in self.seen.values_mut() {
             seen.unknown_effect |= seen.effects > 0;
             seen.devices_known = false;
-            seen.haunted = false;
+            seen.may_publish_late = false;
             (seen.failed, seen.unclear, seen.no_call_until) = (false, None, None);
             seen.unrecorded += u32::from(!seen.recorded);
         }
@@ -439,12 +443,12 @@ impl Checker {
         })
     }
 
-    /// The ledger does not do what is asked of it, which stops the taking.
+    /// Records a ledger failure, which opens the breakers.
     pub(super) fn ledger_stops(&mut self) {
         self.learnt.iter_mut().for_each(|of_api| of_api.stops = Some(clock::now()));
     }
 
-    /// The ledger did not take what it was to keep. A worker that lives tries again while it may keep the delivery.
+    /// Records a failed ledger write. A running worker retries the write while it may hold the delivery.
     pub(super) fn ledger_failed(&mut self, key: &str) {
         self.count("ledger failures");
         self.tries_in_doubt += u32::from(key.starts_with("tried:"));
@@ -458,10 +462,10 @@ impl Checker {
         });
     }
 
-    /// The ledger has this for `key`, or nothing.
+    /// Records the ledger entry for `key`, or its absence.
     pub(super) fn ledger_has(&mut self, key: &str, entry: Option<&Entry>) {
         let recorded = entry.is_some_and(Entry::is_recorded);
-        // A note before the first call has no links.
+        // A note before the first call contains no links.
         let without_links =
             |entry: &Entry| str::from_utf8(entry.bytes()).is_ok_and(|note| note.contains(r#""hosts":[]"#));
         let noted = !recorded && entry.is_some_and(|entry| !without_links(entry));
@@ -476,7 +480,7 @@ impl Checker {
         self.seen.values_mut().find(|seen| seen.queue == queue && seen.key == key)
     }
 
-    /// Before anything is sent to an API.
+    /// Checks a call before the API receives it.
     pub(super) fn called(
         &mut self,
         which: SimulatedApi,
@@ -487,118 +491,118 @@ impl Checker {
         let calls = &mut self.outage_calls[which as usize];
         *calls = if out { *calls + 1 } else { 0 };
         if *calls > self.outage_calls_max {
-            return Err(format!("{which:?} is down, and called for the {calls}th time"));
+            return Err(format!("{which:?} is down, but received {calls} calls"));
         }
         let now = clock::now();
-        if let Some(until) = self.asked_until[which as usize].filter(|until| now < *until) {
-            return Err(format!("early: {which:?} asked to be left alone until {until}"));
+        if let Some(until) = self.rate_limited_until[which as usize].filter(|until| now < *until) {
+            return Err(format!("early: a call to {which:?}, which is rate limited until {until}"));
         }
         let seen = self.by_key(which, asked.key());
         let seen = seen.ok_or_else(|| format!("unexpected: a call for {}", asked.key()))?;
-        // To look at what was sent is to send nothing.
+        // Listing the sent messages sends nothing.
         let sends = !matches!(asked, SimulatedRequest::List { .. });
         if sends && seen.deadline.is_some_and(|deadline| now >= deadline) {
-            return Err(format!("late: a call for {}, whose session is over", seen.name));
+            return Err(format!("late: a call for {}, whose session has ended", seen.name));
         }
-        // Of one that came twice, or may have, another copy may be meant.
+        // If the message may have several copies, the call may belong to another copy.
         let one = seen.inputs == 1 && seen.excuses == 0;
         if one && seen.not_before.is_some_and(|at| now < at) {
-            return Err(format!("early: a call for {}, which was held for longer", seen.name));
+            return Err(format!("early: a call for {}, which is not due yet", seen.name));
         }
         if too_often(&mut seen.called_at, CALLS_PER_MINUTE_MAX) {
-            return Err(format!("{} is called for too often", seen.name));
+            return Err(format!("too many calls for {}", seen.name));
         }
         let (name, number) = (seen.name.clone(), seen.event);
         let event = &self.events[number];
         if let SimulatedRequest::Links { devices, until, .. } = asked {
             if event.links.is_empty() {
-                return Err(format!("unexpected: links for {name}, which calls for none"));
+                return Err(format!("unexpected: links for {name}, which must not get any"));
             }
             if !devices.is_empty() && *devices != event.devices {
-                return Err(format!("{name} has other devices called than it names"));
+                return Err(format!("the called devices differ from those of {name}"));
             }
             let said = event.expires_at.map(Timestamp::as_second);
             if *until <= now.as_second() || said.is_some_and(|said| said != *until) {
-                return Err(format!("{name} gets links that open until another time"));
+                return Err(format!("the links of {name} have the wrong expiry time"));
             }
         }
         Ok(())
     }
 
-    /// What the worker learns of a call.
-    pub(super) fn call_ended(&mut self, which: SimulatedApi, asked: &SimulatedRequest, learnt: Learnt) {
-        let own = self.learn(which, asked.key(), learnt);
-        if let Learnt::Wait(until) = learnt {
+    /// Records the result of a call as the worker received it.
+    pub(super) fn call_ended(&mut self, which: SimulatedApi, asked: &SimulatedRequest, learnt: CallResult) {
+        let this_call_only = self.learn(which, asked.key(), learnt);
+        if let CallResult::Wait(until) = learnt {
             let unnamed = || clock::now().checked_add(SignedDuration::try_from(RATE_LIMIT_WAIT).ok()?).ok();
-            let ever = &mut self.ever_asked_until[which as usize];
+            let ever = &mut self.ever_rate_limited_until[which as usize];
             *ever = (*ever).max(until.or_else(unnamed));
         }
-        if let (Learnt::Wait(Some(until)), false) = (learnt, own) {
-            let asked_until = &mut self.asked_until[which as usize];
-            if *asked_until < Some(until) {
-                *asked_until = Some(until);
-                self.learnt_at[which as usize] = Some(clock::now());
-                self.asked_at[which as usize] = Some(clock::now());
+        if let (CallResult::Wait(Some(until)), false) = (learnt, this_call_only) {
+            let rate_limited_until = &mut self.rate_limited_until[which as usize];
+            if *rate_limited_until < Some(until) {
+                *rate_limited_until = Some(until);
+                self.rate_limit_learnt_at[which as usize] = Some(clock::now());
+                self.rate_limited_at[which as usize] = Some(clock::now());
             }
             let wait = Duration::try_from(until.duration_since(clock::now())).unwrap_or_default();
             self.longest_wait = self.longest_wait.max(wait);
         }
         self.count(match learnt {
-            Learnt::Worked => "good answers",
-            Learnt::Failed => "failed calls",
-            Learnt::CutOff => "calls cut off",
-            Learnt::Later => "calls for later",
-            Learnt::Wait(_) => "rate limits",
-            Learnt::Token => "refused tokens",
-            Learnt::Refused => "refused requests",
+            CallResult::Worked => "successful calls",
+            CallResult::Failed => "failed calls",
+            CallResult::CutOff => "calls cut off by the session's end",
+            CallResult::Later => "deferred calls",
+            CallResult::Wait(_) => "rate limits",
+            CallResult::Token => "refused tokens",
+            CallResult::Refused => "refused requests",
         });
         let looks = matches!(asked, SimulatedRequest::List { .. });
-        if looks && learnt == Learnt::Failed {
-            // The beginning of its answer may have been enough.
-            self.others_are_served(which, asked.key());
+        if looks && learnt == CallResult::Failed {
+            // The first part of the response may have been enough.
+            self.record_others_processed(which, asked.key());
         }
         let Some(seen) = self.by_key(which, asked.key()) else { return };
-        if let (Learnt::Wait(until), false) = (learnt, own) {
+        if let (CallResult::Wait(until), false) = (learnt, this_call_only) {
             seen.no_call_until = until;
         }
-        seen.unknown_effect = learnt != Learnt::Worked;
+        seen.unknown_effect = learnt != CallResult::Worked;
         let called = matches!(asked, SimulatedRequest::Links { devices, .. } if !devices.is_empty());
-        seen.devices_known |= called && learnt == Learnt::Worked;
+        seen.devices_known |= called && learnt == CallResult::Worked;
         if looks {
-            seen.look_refused = learnt == Learnt::Refused;
+            seen.list_refused = learnt == CallResult::Refused;
         }
         match learnt {
-            Learnt::Failed => {
+            CallResult::Failed => {
                 seen.failures += 1;
-                seen.fails(false);
+                seen.record_failure(false);
             }
-            Learnt::Token => seen.fails(true),
-            Learnt::Later | Learnt::Wait(_) => (seen.failed, seen.served_since) = (true, false),
-            Learnt::Refused if !looks => seen.refused = true,
+            CallResult::Token => seen.record_failure(true),
+            CallResult::Later | CallResult::Wait(_) => (seen.failed, seen.processed_since) = (true, false),
+            CallResult::Refused if !looks => seen.refused = true,
             _ => {}
         }
         let (event, failed) = (seen.event, seen.failed && which == SimulatedApi::InstantConnect);
         let id = self.events[event].id.clone();
-        // The worker takes events of one id for one.
+        // The worker deduplicates events by their id.
         let alike =
             self.seen.values_mut().filter(|seen| seen.queue == SESSIONS && self.events[seen.event].id == id);
         alike.for_each(|seen| seen.failed |= failed);
     }
 
-    /// Takes in what the worker learns of a call; whether it is a Retry-After that may be for this call alone.
-    fn learn(&mut self, which: SimulatedApi, key: &str, learnt: Learnt) -> bool {
+    /// Records the result of a call. Returns true for a Retry-After that may apply to this call only.
+    fn learn(&mut self, which: SimulatedApi, key: &str, learnt: CallResult) -> bool {
         let (now, of_api) = (clock::now(), &mut self.learnt[which as usize]);
         match learnt {
-            Learnt::Worked | Learnt::Refused => {
+            CallResult::Worked | CallResult::Refused => {
                 of_api.failed.retain(|(at, _)| now.duration_since(*at) < UNOBSERVED_MAX);
                 of_api.stops = of_api.stops.filter(|at| now.duration_since(*at) < UNOBSERVED_MAX);
                 of_api.limited.remove(key);
                 of_api.limited.values_mut().for_each(|(served, _)| *served = true);
-                self.others_are_served(which, key);
+                self.record_others_processed(which, key);
             }
-            Learnt::Failed | Learnt::Later => of_api.failed.push((now, key.to_owned())),
-            Learnt::Token => of_api.stops = Some(now),
-            Learnt::Wait(_) => {
+            CallResult::Failed | CallResult::Later => of_api.failed.push((now, key.to_owned())),
+            CallResult::Token => of_api.stops = Some(now),
+            CallResult::Wait(_) => {
                 of_api.stops = Some(now);
                 if let Some((served, times)) = of_api.limited.get_mut(key) {
                     *times += u32::from(std::mem::take(served));
@@ -607,12 +611,12 @@ impl Checker {
                 of_api.limited.values_mut().for_each(|(_, times)| *times = 0);
                 of_api.limited.insert(key.to_owned(), (false, 0));
             }
-            Learnt::CutOff => {}
+            CallResult::CutOff => {}
         }
         false
     }
 
-    /// The worker decided what becomes of the only delivery of a message.
+    /// Records that the worker decided the outcome of a message's only delivery.
     pub(super) fn decided(&mut self, id: &Uuid) {
         let Some(seen) = self.seen.get_mut(id).filter(|seen| seen.open <= 1) else { return };
         seen.unclear = None;
@@ -620,18 +624,18 @@ impl Checker {
         of_api.no_call_until = of_api.no_call_until.max(seen.no_call_until.take());
     }
 
-    fn others_are_served(&mut self, which: SimulatedApi, key: &str) {
+    fn record_others_processed(&mut self, which: SimulatedApi, key: &str) {
         let queue = if which == SimulatedApi::InstantConnect { SESSIONS } else { HOSTS };
         let others = self.seen.values_mut().filter(|seen| seen.queue == queue && seen.key != key);
-        others.for_each(SeenLinks::other_is_served);
+        others.for_each(SeenLinks::record_other_processed);
     }
 
-    /// The worker takes no more, as an API fails.
+    /// Checks that there was a reason to open the breaker.
     pub(super) fn breaker_opened(&mut self, which: SimulatedApi) -> Result<(), String> {
         self.count("breakers opened");
         let of_api = &self.learnt[which as usize];
         // A call that was refused during the wait may end its claim in a slow ledger before the breaker learns of it.
-        let asked = self.ever_asked_until[which as usize]
+        let asked = self.ever_rate_limited_until[which as usize]
             .is_some_and(|until| clock::now().duration_since(until) < SLOW_LEDGER);
         let stops = of_api.stops.is_some() || asked;
         let events: BTreeSet<_> = of_api.failed.iter().map(|(_, key)| key).collect();
@@ -640,18 +644,18 @@ impl Checker {
         if stops || few || events.len() >= self.breaker_failures {
             return Ok(());
         }
-        Err(format!("{which:?}: nothing is taken after failures of {} events", events.len()))
+        Err(format!("{which:?}: breaker opened after failures of only {} events", events.len()))
     }
 
-    /// The worker says that it takes messages again.
+    /// Checks that the breaker does not close during a rate limit.
     pub(super) fn breaker_closed(&self, which: SimulatedApi) -> Result<(), String> {
         if self.learnt[which as usize].no_call_until.is_some_and(|until| clock::now() < until) {
-            return Err(format!("{which:?}: messages are said to be taken, and it asked for no call"));
+            return Err(format!("{which:?}: breaker closed during a rate limit"));
         }
         Ok(())
     }
 
-    /// The links of a session are made, its devices called.
+    /// Records new links of a session and checks that neither links nor device calls are repeated.
     pub(super) fn links_made(&mut self, session: &str, devices: &[String], until: i64) -> Result<(), String> {
         self.count("links made");
         let Some(seen) = self.seen.values_mut().find(|seen| seen.queue == SESSIONS && seen.key == session)
@@ -662,20 +666,20 @@ impl Checker {
         seen.unknown_effect = true;
         let all_noted = seen.noted && self.events[seen.event].links.len() <= LINKS_MAX;
         if seen.recorded || all_noted {
-            return Err(format!("repeated: {session} gets links again, and the ledger has them"));
+            return Err(format!("repeated: {session} gets links again although the ledger has them"));
         }
         if devices.is_empty() {
             return Ok(());
         }
-        // Those of links that have ended are called again, with new links.
+        // Devices of links that have ended are called again, with new links.
         let last = seen.devices_until.replace(until).filter(|last| *last > clock::now().as_second());
         if last.is_some() && (seen.devices_known || seen.noted) {
-            return Err(format!("repeated: {session} has its devices called again"));
+            return Err(format!("repeated: the devices of {session} are called again"));
         }
         Ok(())
     }
 
-    /// An expert gets a message.
+    /// Records a message to an expert and checks that it is right and not repeated.
     pub(super) fn message_sent(&mut self, to: &str, text: &str) -> Result<(), String> {
         self.count("messages to experts");
         let ids: Vec<Uuid> = (self.seen.iter())
@@ -688,15 +692,15 @@ impl Checker {
         seen.effects += 1;
         let known = !std::mem::replace(&mut seen.unknown_effect, true);
         if url.is_empty() || !text.contains(&url) {
-            return Err(format!("{to} gets a message with another link"));
+            return Err(format!("{to} gets a message with a wrong link"));
         }
-        if seen.effects > 1 && (seen.recorded || known || !(seen.room || seen.look_refused)) {
+        if seen.effects > 1 && (seen.recorded || known || !(seen.room || seen.list_refused)) {
             return Err(format!("repeated: {to} gets a second message"));
         }
         Ok(())
     }
 
-    /// What the worker learns of a publish.
+    /// Records the result of a publish as the worker received it.
     pub(super) fn answered(&mut self, publication: &Publication, result: Result<(), PublishError>) {
         let message_id = publication.properties.message_id().as_ref().map(ShortString::as_str);
         let link = message_id.and_then(|id| Uuid::try_parse(id).ok());
@@ -717,8 +721,8 @@ impl Checker {
                     seen.excuses += 1;
                     self.disturbances += 1;
                 }
-                // Of two deliveries it may be either's, also where the connection of one is gone.
-                Ok(()) if seen.open != 1 || seen.haunted => {}
+                // With two deliveries the publish may belong to either, even if the connection of one is gone.
+                Ok(()) if seen.open != 1 || seen.may_publish_late => {}
                 Ok(()) if copy => seen.copy_confirmed = true,
                 Ok(()) => seen.confirmed.extend(link),
             }
@@ -735,11 +739,11 @@ impl Checker {
         }
     }
 
-    /// At the end, when nothing is left to be done.
+    /// Checks at the end that every message has a result or a dead letter.
     pub(super) fn end(&mut self) -> Result<(), String> {
         for (id, seen) in &self.seen {
             if seen.inputs > 0 && !self.is_done(id) && seen.dead.is_empty() {
-                return Err(format!("lost: {} has neither its result nor a dead letter", seen.name));
+                return Err(format!("lost: {} has neither a result nor a dead letter", seen.name));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The start events of a simulation, and what each calls for.
+//! The start events of a simulation and their expected results.
 
 use std::time::Duration;
 
@@ -9,44 +9,44 @@ use uuid::Uuid;
 
 use crate::contract::ids::{self, EventId, Role};
 
-/// The device that may be called.
+/// The devices that may be called.
 pub(super) const ALLOWED: &str = "room-*@sim.example.com";
 
-/// One start event: one body.
+/// One start event with one body.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
-    /// Names its session: `s1`, `s2`, …
+    /// The session id: `s1`, `s2`, …
     pub(super) session: String,
     pub(super) id: EventId,
     pub(super) message_id: Option<String>,
     pub(super) content_type: &'static str,
     pub(super) body: Vec<u8>,
-    pub(super) calls_for: CallsFor,
-    /// The links that it calls for.
-    pub(super) links: Vec<Wanted>,
+    pub(super) expected: ExpectedResult,
+    /// The expected links.
+    pub(super) links: Vec<ExpectedLink>,
     pub(super) devices: Vec<String>,
-    /// When its session is over, where it says so.
+    /// The end of the session, if the event names one.
     pub(super) expires_at: Option<Timestamp>,
-    /// When it is sent, each time that it is.
+    /// All times at which the event is sent.
     pub(super) sent: Vec<Duration>,
 }
 
-/// A link that an event calls for.
+/// A link that an event must lead to.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct ExpectedLink {
     pub(super) message_id: Uuid,
     pub(super) role: Role,
-    /// Whom it is for: a number, an address, a person's or a room's id.
+    /// The recipient: a phone number, an e-mail address, or the id of a person or a room.
     pub(super) to: String,
     /// The routing key.
     pub(super) key: &'static str,
-    /// Whether the list of what was sent can't be asked for.
+    /// True if the messages sent to the recipient can't be listed.
     pub(super) room: bool,
 }
 
-/// What an event calls for.
+/// The result that an event must lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CallsFor {
+pub(super) enum ExpectedResult {
     Links,
     /// A dead letter of class `invalid`.
     Invalid,
@@ -54,7 +54,7 @@ pub(super) enum CallsFor {
     DeviceNotAllowed,
 }
 
-/// `count` events that come within `spread`, some twice, some with an id that another one has.
+/// Creates `count` events within `spread`. Some are sent twice; some share an id.
 pub(super) fn events(random: &mut Rng, count: usize, spread: Duration, begin: Timestamp) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     for number in 1..=count {
@@ -74,22 +74,23 @@ pub(super) fn events(random: &mut Rng, count: usize, spread: Duration, begin: Ti
     events
 }
 
-/// An event that calls for links and is not over soon, sent `at` a time from `begin` on.
+/// A valid event without an early end, sent `at` after `begin`.
 pub(super) fn plain(random: &mut Rng, number: usize, at: Duration, begin: Timestamp) -> Event {
     loop {
         let event = event(random, number, at, begin, None);
-        if event.calls_for == CallsFor::Links && event.expires_at.is_none() && event.message_id.is_some() {
+        if event.expected == ExpectedResult::Links && event.expires_at.is_none() && event.message_id.is_some()
+        {
             return event;
         }
     }
 }
 
-/// An event that calls for links and is over some seconds after `begin`, when it is sent.
+/// A valid event whose session ends some seconds after `begin`, when the event is sent.
 pub(super) fn short(random: &mut Rng, number: usize, begin: Timestamp) -> Event {
     let soon = begin + SignedDuration::from_secs(4);
     loop {
         let event = event(random, number, Duration::ZERO, begin, None);
-        if event.calls_for == CallsFor::Links && event.expires_at.is_some_and(|at| at < soon) {
+        if event.expected == ExpectedResult::Links && event.expires_at.is_some_and(|at| at < soon) {
             return event;
         }
     }
@@ -103,7 +104,7 @@ fn event(
     id_of_another: Option<String>,
 ) -> Event {
     let sent_at = begin + SignedDuration::try_from(at).unwrap_or_default();
-    let Draft { start, calls_for, devices, expires_at } = draft(random, number, sent_at, begin);
+    let Draft { start, expected, devices, expires_at } = draft(random, number, sent_at, begin);
     let wrapped = random.u32(..6) == 0;
     let cloud_id = format!("c{number}");
     let (content_type, body) = if wrapped {
@@ -116,14 +117,14 @@ fn event(
     let message_id = id_of_another.or_else(|| (random.u32(..4) > 0).then(|| format!("m{number}")));
     let cloud_event = wrapped.then(|| ids::cloud_event(Some("/sim"), &cloud_id));
     let id = EventId::of(message_id.as_deref(), cloud_event.as_deref(), body.as_bytes());
-    let links = if calls_for == CallsFor::Links { wanted(&id, &start) } else { Vec::new() };
+    let links = if expected == ExpectedResult::Links { wanted(&id, &start) } else { Vec::new() };
     Event {
         session: format!("s{number}"),
         id,
         message_id,
         content_type,
         body: body.into_bytes(),
-        calls_for,
+        expected,
         links,
         devices,
         expires_at,
@@ -131,10 +132,10 @@ fn event(
     }
 }
 
-/// What an event says.
+/// The content of an event.
 struct Draft {
     start: Value,
-    calls_for: CallsFor,
+    expected: ExpectedResult,
     devices: Vec<String>,
     expires_at: Option<Timestamp>,
 }
@@ -147,14 +148,14 @@ fn draft(random: &mut Rng, number: usize, sent_at: Timestamp, begin: Timestamp) 
         "guests": (0..guests).map(|position| guest(random, number, position)).collect::<Vec<_>>(),
         "experts": (0..random.usize(1..=2)).map(|position| expert(random, number, position)).collect::<Vec<_>>(),
     });
-    let mut calls_for = CallsFor::Links;
+    let mut expected = ExpectedResult::Links;
     let mut devices = Vec::new();
     if random.u32(..3) == 0 {
         devices = (0..random.usize(1..=3)).map(|n| format!("room-{number}-{n}@sim.example.com")).collect();
         let mut named = devices.clone();
         if random.u32(..3) == 0 {
             named.push(format!("office-{number}@sim.example.com"));
-            calls_for = CallsFor::DeviceNotAllowed;
+            expected = ExpectedResult::DeviceNotAllowed;
         }
         start["devices"] = json!(named);
     }
@@ -167,7 +168,7 @@ fn draft(random: &mut Rng, number: usize, sent_at: Timestamp, begin: Timestamp) 
         start["expiresAt"] = json!(expires_at.to_string());
     }
     if random.u32(..10) == 0 {
-        calls_for = CallsFor::Invalid;
+        expected = ExpectedResult::Invalid;
         match random.u32(..4) {
             0 => start["guests"] = json!([]),
             1 => start["device"] = json!(["room-1@sim.example.com"]),
@@ -175,7 +176,7 @@ fn draft(random: &mut Rng, number: usize, sent_at: Timestamp, begin: Timestamp) 
             _ => start["guests"][0]["address"] = json!("12"),
         }
     }
-    Draft { start, calls_for, devices, expires_at }
+    Draft { start, expected, devices, expires_at }
 }
 
 fn guest(random: &mut Rng, number: usize, position: usize) -> Value {
@@ -191,17 +192,17 @@ fn expert(random: &mut Rng, number: usize, position: usize) -> Value {
     }
 }
 
-fn wanted(id: &EventId, start: &Value) -> Vec<Wanted> {
+fn wanted(id: &EventId, start: &Value) -> Vec<ExpectedLink> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let list = |name: &str| start[name].as_array().cloned().unwrap_or_default();
-    let guests = list("guests").into_iter().enumerate().map(|(position, guest)| Wanted {
+    let guests = list("guests").into_iter().enumerate().map(|(position, guest)| ExpectedLink {
         message_id: id.link_id(Role::Guest, position),
         role: Role::Guest,
         to: text(&guest["address"]),
         key: if guest["channel"] == "sms" { "guest.sms" } else { "guest.whatsapp" },
         room: false,
     });
-    let hosts = list("experts").into_iter().enumerate().map(|(position, expert)| Wanted {
+    let hosts = list("experts").into_iter().enumerate().map(|(position, expert)| ExpectedLink {
         message_id: id.link_id(Role::Host, position),
         role: Role::Host,
         to: ["email", "personId", "roomId"].iter().map(|name| text(&expert[*name])).collect(),
@@ -211,7 +212,7 @@ fn wanted(id: &EventId, start: &Value) -> Vec<Wanted> {
     guests.chain(hosts).collect()
 }
 
-/// What tells bodies apart.
+/// An id that is different for each body.
 pub(super) fn fingerprint(body: &[u8]) -> Uuid {
     ids::hash(body)
 }

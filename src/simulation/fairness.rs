@@ -1,4 +1,5 @@
-//! After all troubles: one event always fails, another one is slow and comes many times, and the others must not notice.
+//! Events with faults of their own after all general faults: one always fails, one is slow and sent many times. The
+//! others must not be delayed.
 
 use std::time::Duration;
 
@@ -8,44 +9,44 @@ use tokio::time::sleep;
 use super::{events, network::Outage, plan::WorldPlan, send, world::World};
 use crate::clock;
 
-/// The number of the event that always fails; the slow one and the others follow.
-const CURSED: usize = 900;
+/// The number of the event that always fails. The slow event and the others follow it.
+const FAILING: usize = 900;
 const SLOW: usize = 901;
 const OTHERS: usize = 6;
-/// Some that come before.
+/// Events that are sent before the others.
 const FIRST: usize = 910;
 const FIRST_OTHERS: usize = 8;
-/// Longer than the others may wait, in seconds.
+/// In seconds; longer than the others may wait.
 const RETRY_AFTER: i64 = 20;
-/// Longest that a trouble goes on, and a Retry-After of its.
+/// Longest remaining time of a general fault and its Retry-After.
 const SETTLED: Duration = Duration::from_secs(220);
-/// More than it takes for an outage.
+/// More failures than open the breaker.
 const CUT_OFF: usize = 8;
-/// How often the slow one comes.
+/// Number of copies of the slow event.
 const COPIES: usize = 12;
 
-/// Sends them.
+/// Sends the events.
 pub(super) async fn act(world: &World, plan: &WorldPlan, seed: u64) {
-    // An outage or a new token may still be on its way, and what it opened is to be closed: only then are the others alone.
+    // A remaining outage or a late token may still have opened a breaker. Wait until it closes.
     sleep(SETTLED).await;
-    one(world, &mut Rng::with_seed(seed), CURSED - 1, 1);
+    one(world, &mut Rng::with_seed(seed), FAILING - 1, 1);
     sleep(SETTLED).await;
-    // By itself, so that the story before is the same with or without it.
+    // A generator of its own, so that the history before stays the same without this part.
     let mut random = Rng::with_seed(!seed);
     let troubles = [(500, None), (403, None), (423, Some(RETRY_AFTER)), (429, Some(RETRY_AFTER))];
     let (status, retry_after) = troubles[random.usize(..troubles.len())];
-    world.lock().servers.cursed = Some((format!("s{CURSED}"), status, retry_after));
-    world.lock().log(format_args!("s{CURSED} always meets {status}"));
-    one(world, &mut random, CURSED, 1);
+    world.lock().servers.failing = Some((format!("s{FAILING}"), status, retry_after));
+    world.lock().log(format_args!("s{FAILING} always gets status {status}"));
+    one(world, &mut random, FAILING, 1);
     sleep(Duration::from_secs(random.u64(1..200))).await;
-    // The first Retry-Afters are for all.
+    // The first Retry-After responses apply to all events.
     if status == 429 {
         for number in FIRST..FIRST + FIRST_OTHERS {
             one(world, &mut random, number, 1);
             sleep(Duration::from_secs(30)).await;
         }
     }
-    // What only a refused token explains stops the others until one of them shows that the token is good.
+    // A refused token stops the other events until one of them shows that the token is good.
     if status != 403 {
         world.lock().checker.fair.extend((SLOW + 1..=SLOW + OTHERS).map(|number| format!("s{number}")));
     }
@@ -61,16 +62,17 @@ pub(super) async fn act(world: &World, plan: &WorldPlan, seed: u64) {
     }
 }
 
-/// Instant Connect hangs for sessions that end before it has had its usual time to answer: that is no failure of its.
+/// Instant Connect hangs for sessions that end before the API's usual response time. That is not a failure of the
+/// API.
 pub(super) async fn cut_off(world: &World, seed: u64) {
     sleep(SETTLED).await;
-    // What opened the breaker is to be closed, and no failure is left that counts.
-    one(world, &mut Rng::with_seed(seed), CURSED - 1, 1);
+    // The breaker must be closed again, and no failure may be left in its count.
+    one(world, &mut Rng::with_seed(seed), FAILING - 1, 1);
     sleep(SETTLED).await;
     let mut random = Rng::with_seed(!seed);
     world.lock().servers.outage[0] = Some(Outage::Hangs);
     world.lock().log(format_args!("calls of sessions that are nearly over hang"));
-    for number in CURSED..CURSED + CUT_OFF {
+    for number in FAILING..FAILING + CUT_OFF {
         let event = events::short(&mut random, number, clock::now());
         world.lock().checker.expect(event.clone());
         send(world, &event);
@@ -80,21 +82,21 @@ pub(super) async fn cut_off(world: &World, seed: u64) {
     world.lock().servers.outage[0] = None;
 }
 
-/// A slow call is answered with a Retry-After while a probe's slow call is under way, which then works.
+/// A slow call gets a Retry-After while a probe's slow call is in progress, and the probe then succeeds.
 pub(super) async fn limited_late(world: &World, seed: u64) {
     sleep(SETTLED).await;
-    one(world, &mut Rng::with_seed(seed), CURSED - 1, 1);
+    one(world, &mut Rng::with_seed(seed), FAILING - 1, 1);
     sleep(SETTLED).await;
     let mut random = Rng::with_seed(!seed);
-    let probe = CURSED + OTHERS;
+    let probe = FAILING + OTHERS;
     {
         let mut state = world.lock();
-        state.servers.cursed = Some((format!("s{CURSED}"), 429, Some(3 * RETRY_AFTER)));
-        state.servers.slow = [CURSED, probe].map(|number| format!("s{number}")).to_vec();
+        state.servers.failing = Some((format!("s{FAILING}"), 429, Some(3 * RETRY_AFTER)));
+        state.servers.slow = [FAILING, probe].map(|number| format!("s{number}")).to_vec();
         state.servers.outage[0] = Some(Outage::Status(503));
-        state.log(format_args!("s{CURSED} and s{probe} take long"));
+        state.log(format_args!("s{FAILING} and s{probe} are slow"));
     }
-    for number in CURSED..probe {
+    for number in FAILING..probe {
         one(world, &mut random, number, 1);
         sleep(Duration::from_millis(100)).await;
     }
@@ -102,7 +104,7 @@ pub(super) async fn limited_late(world: &World, seed: u64) {
     world.lock().servers.outage[0] = None;
     one(world, &mut random, probe, 1);
     sleep(SETTLED).await;
-    world.lock().servers.cursed = None;
+    world.lock().servers.failing = None;
 }
 
 fn one(world: &World, random: &mut Rng, number: usize, copies: usize) {

@@ -1,40 +1,41 @@
-//! The worker in a world made of a seed: its stages, retry decisions, settling, breakers, clients and ledger are the real
-//! ones; the broker, the two APIs, the disk, time and chance are simulated. Messages are delivered, refused, lost and
-//! returned, answers come late, wrong or never, connections break, the worker dies at any of its steps and starts again;
-//! with every step [`checker`] looks whether what the contract promises still holds.
+//! The worker in a simulated world that a seed determines. Stages, retries, settling, breakers, clients and ledger
+//! are the real ones; the broker, the two APIs, the disk, time and randomness are simulated. Messages are delivered,
+//! refused, lost and returned. Responses come late, wrong or never. Connections break. The worker dies at any of its
+//! steps and starts again. With every step [`checker`] verifies that the contract still holds.
 //!
-//! Everything runs on one thread in paused time, so that one seed is one history. `make simulate` runs many seeds; a
-//! seed that fails prints itself and its last steps, `make simulate SEED=…` runs it again with all its steps, and once understood it becomes a test with a name in [`tests`].
+//! Everything runs on one thread in paused time, so one seed is one history. `make simulate` runs many seeds. A seed
+//! that fails prints its number and its last steps; `make simulate SEED=…` runs it again with all steps. Once
+//! understood, the seed becomes a named test in [`tests`].
 //!
-//! What is not simulated: lapin, HTTP and the ledger's file. Live brokers, the sandbox and crash tests stand for them.
+//! Not simulated: lapin, HTTP and the ledger's file. Tests with live brokers, the sandbox and crashes cover these.
 //!
 //! # Layout
-//! - [`plan`], [`events`]: what a seed decides beforehand
-//! - [`world`]: time, chance, journal, the worker's lives
+//! - [`plan`], [`events`]: choices that a seed makes in advance
+//! - [`world`]: time, randomness, journal, the worker's lives
 //! - [`broker`], [`publishing`]: queues, connections, confirms
 //! - [`network`], [`answers`]: the two APIs
 //! - [`store`]: the disk under the ledger
-//! - [`worker`]: how the real parts are put together
-//! - [`troubles`]: what comes and goes
-//! - [`fairness`]: events with trouble of their own
-//! - [`checker`], [`rules`]: what must hold
-//! - `alone`, `requeued`, `singly`, in tests: one consumer by itself
+//! - [`worker`]: the real parts, connected to the simulation
+//! - [`troubles`]: faults that come and go
+//! - [`fairness`]: events with faults of their own
+//! - [`checker`], [`rules`]: the rules
+//! - `single_consumer`, `requeued`, `one_at_a_time`, in tests: one consumer by itself
 
-#[cfg(test)]
-mod alone;
 mod answers;
 pub(crate) mod broker;
 mod checker;
 mod events;
 mod fairness;
 pub(crate) mod network;
+#[cfg(test)]
+mod one_at_a_time;
 mod plan;
 mod publishing;
 #[cfg(test)]
 mod requeued;
 mod rules;
 #[cfg(test)]
-mod singly;
+mod single_consumer;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
@@ -58,21 +59,21 @@ use self::{
 };
 use crate::{clock, ledger::Ledger};
 
-/// Longest that anything takes when all works again.
+/// Longest time to finish once all faults are over.
 const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
-/// How often it is looked at whether all is done.
-const LOOK: Duration = Duration::from_secs(5);
+/// Interval between checks that all work is done.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a seed made of the worker.
+/// The result of one seed.
 #[derive(Debug)]
 pub(super) struct SimulatedHistory {
     /// The hash of all steps.
     hash: u64,
-    /// How much of what happened.
+    /// Number of events by kind.
     counts: BTreeMap<&'static str, u64>,
 }
 
-/// A seed under which something does not hold.
+/// A seed that broke a rule.
 pub(super) struct BrokenRule {
     seed: u64,
     rule: String,
@@ -82,11 +83,11 @@ pub(super) struct BrokenRule {
 impl fmt::Debug for BrokenRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, rule, steps } = self;
-        write!(f, "seed {seed}: {rule}\n{steps}make simulate SEED={seed} shows all its steps")
+        write!(f, "seed {seed}: {rule}\n{steps}make simulate SEED={seed} prints all its steps")
     }
 }
 
-/// Lives through `seed`, with the token file in `folder`.
+/// Runs the history of `seed`, with the token file in `folder`.
 fn run(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| failure(seed, &error))?;
@@ -94,7 +95,7 @@ fn run(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, Broken
     runtime.block_on(live(seed, folder, print))
 }
 
-/// A connection in a world where nothing goes wrong, for tests of single parts.
+/// A connection in a world without faults, for tests of single parts.
 pub(crate) async fn calm() -> broker::SimulatedConnection {
     let world = calm_world();
     broker::SimulatedConnection::open(&world.begin_life())
@@ -118,7 +119,7 @@ fn calm_world() -> World {
     World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false)
 }
 
-/// A ledger in a world where nothing goes wrong but its disk, while the switch says so.
+/// A ledger in a world without faults. The returned switch makes its disk fail.
 pub(crate) fn ledger() -> (Ledger, impl Fn(bool)) {
     let world = calm_world();
     let ledger = Ledger::simulated(store::SimulatedStore::new(world.begin_life()));
@@ -150,13 +151,13 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
     let token = folder.join("token");
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
     let mut checker = Checker::new(events.clone(), rules.clone());
-    // What was under way when the breaker opened, and its probes; or some calls for each of so few events that it does not open.
+    // Calls in progress when the breaker opens, plus its probes; or a few calls for too few events to open it.
     checker.ledger_fails = plan.ledger > 0.0 || plan.ledger_outages > 0;
     checker.outage_calls_max = 36 + 2 * plan.concurrency;
-    // A stage that has no outcome in time is a failure, too.
+    // A stage that exceeds its time limit counts as a failure too.
     checker.breaker_failures = if plan.full { 0 } else { worker::limits(&plan).breaker.failures as usize };
     let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
-    // As RabbitMQ 4.3 does it.
+    // In every third seed nacks are not counted, as in RabbitMQ 4.3.
     world.lock().broker.counts_nacks = !seed.is_multiple_of(3);
     world.lock().log(format_args!("{plan:?}"));
     for event in events {
@@ -167,9 +168,9 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
         troubles::all(&world, &plan, &rules, &token).await;
         let calm = Instant::now();
         while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
         }
-        // It takes as long as all before.
+        // As long as everything before, so only for some seeds.
         if seed % 4 == 1 && world.lock().broker.idle() {
             fairness::act(&world, &plan, seed).await;
         }
@@ -180,19 +181,19 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
             fairness::limited_late(&world, seed).await;
         }
         while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
         }
         let mut state = world.lock();
         let rule = if state.broker.idle() {
             state.checker.end()
         } else {
-            Err(format!("no end: {}", state.broker.left()))
+            Err(format!("work is left at the end: {}", state.broker.left()))
         };
         state.must(rule);
     };
     tokio::select! {
         biased;
-        // Closed, never given.
+        // The semaphore has no permits; it is only closed.
         _ = broken.acquire() => {}
         () = story => {}
     }
@@ -202,14 +203,14 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
         Some(rule) => Err(BrokenRule { seed, rule, steps: state.last_steps() }),
         None => Ok(SimulatedHistory { hash, counts: std::mem::take(&mut state.checker.counts) }),
     };
-    // What it delivers leads back to the world, which would stay for ever, and many seeds are run in one process.
+    // The queues hold references to the world. Without this, the memory of each world would leak.
     let queues = std::mem::replace(&mut state.broker, SimulatedQueues::new(&[]));
     drop(state);
     drop(queues);
     history
 }
 
-/// Puts `event` into its queue, each time that it is sent.
+/// Stores `event` in its queue, once for each time at which it is sent.
 fn send(world: &World, event: &Event) {
     for at in event.sent.clone() {
         let (world, event) = (world.clone(), event.clone());

@@ -1,4 +1,4 @@
-//! The two APIs as the worker's calls meet them: they work, refuse, ask to be left alone, hang, break off, lie.
+//! The two APIs as the worker's calls see them: they succeed, refuse, rate limit, hang, break off or answer wrongly.
 
 use std::{
     fmt, io,
@@ -25,14 +25,14 @@ use super::{
 };
 use crate::{clock, endpoint::Obstacle, upstream::CallFailure};
 
-/// How long a slow call takes, which is not too long.
+/// The duration of a slow call, which is within the limit.
 const SLOW: Duration = Duration::from_secs(11);
-/// Larger than what the worker reads.
+/// Larger than the worker's limit.
 const HUGE: usize = 40_000;
-/// The largest answer that the simulated worker reads.
+/// The largest response that the simulated worker reads.
 pub(super) const BODY_BYTES_MAX: usize = 32_000;
 
-/// Which of the two.
+/// One of the two APIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimulatedApi {
     InstantConnect,
@@ -40,7 +40,7 @@ pub(super) enum SimulatedApi {
 }
 
 impl SimulatedApi {
-    /// Names it in the ledger.
+    /// The name in the ledger.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::InstantConnect => "instant-connect",
@@ -49,52 +49,52 @@ impl SimulatedApi {
     }
 }
 
-/// An API, as one life of the worker sees it.
+/// An API as one life of the worker sees it.
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(super) life: Life,
     pub(super) which: SimulatedApi,
 }
 
-/// What both APIs keep.
+/// State of both APIs.
 pub(super) struct Servers {
     /// The token that is accepted.
     pub(super) token: String,
-    /// What goes wrong with all calls at the moment, of either API.
+    /// The present fault of each API that affects all calls.
     pub(super) outage: [Option<Outage>; 2],
-    /// The session for which each call fails, its status and its Retry-After; those for which each takes long.
-    pub(super) cursed: Option<(String, u16, Option<i64>)>,
+    /// A session whose calls all fail, with status and Retry-After; sessions whose calls are slow.
+    pub(super) failing: Option<(String, u16, Option<i64>)>,
     pub(super) slow: Vec<String>,
-    /// The links that were made, by what they end with: whose session, for whom.
+    /// The links that were made, by their short ids.
     pub(super) links: std::collections::BTreeMap<String, answers::SimulatedLinks>,
-    /// The messages that were sent: to whom, and their text.
+    /// The messages that were sent: recipient and text.
     pub(super) messages: Vec<(String, String)>,
 }
 
-/// What goes wrong with all calls.
+/// A fault of an API that affects all calls.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outage {
     Unreachable,
     Status(u16),
     Hangs,
-    /// Asks to be left alone until then.
+    /// Rate limited until this time.
     Limited(Timestamp),
 }
 
-/// What the worker learns of a call, as far as rules speak of it.
+/// The result of a call as the worker receives it, in the terms of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Learnt {
-    /// It worked.
+pub(super) enum CallResult {
+    /// The call succeeded.
     Worked,
-    /// It failed; an attempt may be counted.
+    /// The call failed; an attempt may be counted.
     Failed,
-    /// Its session was over before the API had its usual time to answer.
+    /// The session ended before the API's usual response time.
     CutOff,
-    /// No call is to be made, until then if that was said.
+    /// The API is rate limited, until the given time if the response names one.
     Wait(Option<Timestamp>),
-    /// This call is to be made later.
+    /// This call only is to be repeated later.
     Later,
-    /// Its token is refused.
+    /// The token is refused.
     Token,
     /// The request is refused.
     Refused,
@@ -108,26 +108,26 @@ enum RetryAfter {
     Unreadable,
 }
 
-/// How an API treats one call.
+/// The way in which an API treats one call.
 #[derive(Clone, Copy, Debug)]
 enum CallFate {
     Fine,
     Unreachable,
-    /// No answer, with or without the effect.
+    /// No response, with or without the effect.
     Hangs(bool),
-    /// This status, with this Retry-After, with or without the effect.
+    /// This status and Retry-After, with or without the effect.
     Status(u16, Option<RetryAfter>, bool),
-    /// The effect, and an answer that breaks off.
+    /// The effect, and a response that breaks off.
     Cut,
-    /// The effect, and an answer that never ends.
+    /// The effect, and a response that never ends.
     Endless,
-    /// The page of something in between, with this status, with or without the effect.
+    /// A proxy's page with this status, with or without the effect.
     Page(u16, bool),
-    /// The effect, and an answer that is no JSON.
+    /// The effect, and a response that is not JSON.
     Garbage,
-    /// The effect, and an answer that is too large.
+    /// The effect, and a response that is too large.
     Huge,
-    /// The effect, and an answer that says something else.
+    /// The effect, and a response that does not fit the request.
     Wrong,
 }
 
@@ -136,7 +136,7 @@ impl Servers {
         Self {
             token,
             outage: [None; 2],
-            cursed: None,
+            failing: None,
             slow: Vec::new(),
             links: std::collections::BTreeMap::new(),
             messages: Vec::new(),
@@ -145,7 +145,7 @@ impl Servers {
 }
 
 impl Api {
-    /// One call, as `reqwest` would make it: within the request's own time limit.
+    /// Makes one call within the request's own time limit, as `reqwest` does.
     pub(crate) async fn call(&self, request: Request) -> Result<Response, CallFailure> {
         let limit = request.timeout().copied().unwrap_or(Duration::MAX);
         let until = Instant::now() + limit;
@@ -164,10 +164,10 @@ impl Api {
         self.life.point("after a call").await;
         let learnt = match (&answer, fate) {
             (Err(CallFailure::TimedOut), _) | (Ok(_), CallFate::Endless) if limit < CALL_LIMIT => {
-                Learnt::CutOff
+                CallResult::CutOff
             }
             (Ok(_), _) => fate.learnt(self.which),
-            (Err(_), _) => Learnt::Failed,
+            (Err(_), _) => CallResult::Failed,
         };
         let mut state = self.life.world.lock();
         state.log(format_args!("{:?}: {fate:?} for {}, {learnt:?}", self.which, asked.key()));
@@ -183,13 +183,13 @@ impl Api {
         if token.as_deref() != Some(accepted.as_bytes()) {
             return CallFate::Status(401, None, false);
         }
-        if let Some((session, status, seconds)) = &state.servers.cursed
+        if let Some((session, status, seconds)) = &state.servers.failing
             && asked.key() == session
         {
             return CallFate::Status(*status, seconds.map(RetryAfter::Seconds), false);
         }
         match CallFate::of(&mut state, self.which) {
-            // Of a list that says that there is none.
+            // A 404 to a list request would mean that no message was sent.
             CallFate::Status(404, ..) if matches!(asked, SimulatedRequest::List { .. }) => {
                 CallFate::Status(400, None, false)
             }
@@ -225,7 +225,7 @@ impl Api {
         Ok(fate.response(answer, until))
     }
 
-    /// The effect itself, and the body of the answer.
+    /// Applies the effect. Returns the response body.
     fn act(&self, asked: &SimulatedRequest) -> String {
         let mut state = self.life.world.lock();
         let (answer, rule) = answers::act(&mut state, asked);
@@ -286,19 +286,19 @@ impl CallFate {
         }
     }
 
-    fn learnt(self, which: SimulatedApi) -> Learnt {
+    fn learnt(self, which: SimulatedApi) -> CallResult {
         match (self, which) {
-            (Self::Fine, _) => Learnt::Worked,
+            (Self::Fine, _) => CallResult::Worked,
             (Self::Status(401, ..), _) | (Self::Status(403, ..), SimulatedApi::InstantConnect) => {
-                Learnt::Token
+                CallResult::Token
             }
-            (Self::Status(429, None, _), _) => Learnt::Wait(None),
-            (Self::Status(423, Some(_), _), _) => Learnt::Later,
-            (Self::Status(_, Some(retry_after), _), _) => Learnt::Wait(retry_after.until()),
-            (Self::Status(423, ..), _) => Learnt::Failed,
-            (Self::Status(400..=499, ..), _) => Learnt::Refused,
-            // Nothing is known after an answer that is not Webex's, nor after a success that can't be read.
-            _ => Learnt::Failed,
+            (Self::Status(429, None, _), _) => CallResult::Wait(None),
+            (Self::Status(423, Some(_), _), _) => CallResult::Later,
+            (Self::Status(_, Some(retry_after), _), _) => CallResult::Wait(retry_after.until()),
+            (Self::Status(423, ..), _) => CallResult::Failed,
+            (Self::Status(400..=499, ..), _) => CallResult::Refused,
+            // The effect is unknown after a response that is not Webex's, and after an unreadable success.
+            _ => CallResult::Failed,
         }
     }
 
@@ -336,7 +336,7 @@ impl CallFate {
     }
 }
 
-/// Half of `answer`, and then an error.
+/// Half of `answer`, followed by an error.
 fn broken_off(answer: &str, error: impl stream::Stream<Item = io::ErrorKind> + Send + 'static) -> Body {
     let half = Bytes::from(answer[..answer.len() / 2].to_owned());
     let error = error.map(|kind| Err(io::Error::from(kind)));
@@ -344,12 +344,12 @@ fn broken_off(answer: &str, error: impl stream::Stream<Item = io::ErrorKind> + S
 }
 
 fn response(head: Builder, body: Body) -> Response {
-    // Its parts are fixed and right.
+    // The status and the headers are valid constants.
     head.body(reqwest::Body::wrap(SimulatedRest(Mutex::new(body))))
         .map_or_else(|_| unreachable!(), Response::from)
 }
 
-/// A body that may be shared, as `reqwest` wants it.
+/// A body that is `Sync`, as `reqwest` demands.
 struct SimulatedRest(Mutex<Body>);
 
 impl http_body::Body for SimulatedRest {
@@ -365,7 +365,7 @@ impl http_body::Body for SimulatedRest {
     }
 }
 
-/// `seconds` from now, as seconds or as a date.
+/// A Retry-After of `seconds` from now, as seconds or as a date.
 fn retry_after(state: &mut WorldState, seconds: i64) -> RetryAfter {
     if state.random.bool() {
         return RetryAfter::Seconds(seconds);
@@ -375,7 +375,7 @@ fn retry_after(state: &mut WorldState, seconds: i64) -> RetryAfter {
 }
 
 impl RetryAfter {
-    /// Until when it asks for patience, where it is read now.
+    /// The end of the delay if the header is read now.
     fn until(self) -> Option<Timestamp> {
         match self {
             Self::Seconds(seconds) => clock::now().checked_add(SignedDuration::from_secs(seconds)).ok(),
@@ -396,12 +396,12 @@ impl fmt::Display for RetryAfter {
 }
 
 impl Outage {
-    /// Whether each call fails, without a word on when to come back.
+    /// Returns true if every call fails without a Retry-After.
     const fn is_total(self) -> bool {
         !matches!(self, Self::Limited(_))
     }
 
-    /// One of them, at random.
+    /// A random total outage.
     pub(super) fn new(random: &mut fastrand::Rng) -> Self {
         match random.u32(..4) {
             0 => Self::Unreachable,

@@ -1,37 +1,37 @@
-//! What a seed decides beforehand: how much is to be done, how the worker is set up, and how often what goes wrong. Each
-//! kind of trouble is left out by some seeds, so that none hides another.
+//! Choices that a seed makes in advance: the amount of work, the worker's settings, and the frequency of each fault.
+//! Some seeds leave out a kind of fault, so that no kind hides another.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// One seed's world.
+/// The plan of one seed's world.
 #[derive(Clone, Debug)]
 pub(super) struct WorldPlan {
-    /// Start events.
+    /// Number of start events.
     pub(super) events: usize,
-    /// They come within this time.
+    /// The time within which the events are sent.
     pub(super) spread: Duration,
-    /// Troubles come until then; after that everything works.
+    /// Faults occur during this time; after it everything works.
     pub(super) troubled: Duration,
     pub(super) prefetch: u16,
     pub(super) concurrency: usize,
     pub(super) attempts: u32,
     pub(super) delays: Vec<Duration>,
     pub(super) grace: Duration,
-    /// Shares of the places where the worker dies.
+    /// Probability that the worker dies at a given place.
     pub(super) crash: f64,
-    /// Shares of publishes.
+    /// Probabilities for a publish.
     pub(super) nacked: f64,
     pub(super) unconfirmed: f64,
     pub(super) lost: f64,
-    /// Share of acknowledgements that take effect later than they are written.
+    /// Probability that an ack takes effect later than it is sent.
     pub(super) late_ack: f64,
-    /// Share of calls that go wrong.
+    /// Probability that a call fails.
     pub(super) bad_answer: f64,
-    /// Share of what is asked of the ledger.
+    /// Probability that a ledger operation fails.
     pub(super) ledger: f64,
-    /// How many of each of the troubles that come and go.
+    /// Number of faults of each kind.
     pub(super) crashes: u32,
     pub(super) shutdowns: u32,
     pub(super) disconnects: u32,
@@ -41,10 +41,10 @@ pub(super) struct WorldPlan {
     pub(super) token_rotations: u32,
     pub(super) unbound: u32,
     pub(super) ledger_outages: u32,
-    /// Longest that a delivery is kept, and workers that may die over a message.
+    /// Maximum processing time per delivery, and deliveries before a message is set aside.
     pub(super) delivery_timeout: Duration,
     pub(super) deliveries_max: u32,
-    /// Nothing can be published for all the time of troubles.
+    /// No publish succeeds while faults occur.
     pub(super) full: bool,
 }
 
@@ -92,14 +92,14 @@ impl WorldPlan {
         }
     }
 
-    /// All queues are full for so long that each event is given back again and again.
+    /// Makes all queues full for so long that each event is requeued several times.
     pub(super) fn fill(&mut self) {
         (self.full, self.nacked) = (true, 1.0);
         (self.delivery_timeout, self.deliveries_max) = (Duration::from_secs(25), 5);
         self.troubled = Duration::from_secs(300);
     }
 
-    /// From here on everything works.
+    /// Ends all random faults.
     pub(super) fn calm(&mut self) {
         let shares = [
             &mut self.crash,

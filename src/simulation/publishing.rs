@@ -1,4 +1,4 @@
-//! The broker's side of the publisher: routes, stores, confirms, refuses, returns, loses.
+//! The broker's side of the publisher: routes, stores, confirms, refuses, returns and loses messages.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use super::{
 };
 use crate::broker::publisher::{Publication, PublishError, PublishJob};
 
-/// How long a confirm that does not come is waited for.
+/// The time limit for a confirm.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
 
-/// What becomes of one publish.
+/// The fate of one publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PublishFate {
     Confirmed,
-    /// Stored, and the worker never learns it.
+    /// Stored, but the worker never gets the confirm.
     Unconfirmed,
-    /// Neither stored nor answered.
+    /// Neither stored nor confirmed.
     Lost,
     Nacked,
 }
 
-/// Publishes for one life of the worker, over one connection after the other.
+/// Publishes for one life of the worker, over one connection after another.
 pub(super) async fn run(life: Life, mut jobs: mpsc::Receiver<PublishJob>) {
     loop {
         if let Ok(connection) = SimulatedConnection::open(&life).await {
@@ -34,7 +34,7 @@ pub(super) async fn run(life: Life, mut jobs: mpsc::Receiver<PublishJob>) {
                     () = connection.0.gone() => break,
                     job = jobs.recv() => match job {
                         None => return,
-                        // Nobody waits for it any more; its delivery is with the broker again.
+                        // The caller has given up; the broker has the delivery again.
                         Some(job) if job.reply.is_closed() => {}
                         Some(job) => drop(tokio::spawn(publish(connection.clone(), job))),
                     },
@@ -77,12 +77,12 @@ async fn publish(connection: SimulatedConnection, PublishJob { publication, repl
         PublishFate::Nacked => Err(PublishError::Nacked),
         PublishFate::Confirmed => stored,
     };
-    // What a dead worker would have learnt it never does.
+    // A dead worker does not get the result.
     life.point("at its confirm").await;
     let mut state = life.world.lock();
     let name = state.checker.name(&publication.body).to_owned();
     state.log(format_args!("publish: {name} {result:?}"));
-    // Whoever asked may have given up; then nobody learns it.
+    // If the caller has given up, the worker does not get the result.
     let learnt = if reply.send(result).is_ok() { result } else { Err(PublishError::Unknown) };
     state.checker.answered(&publication, learnt);
 }
@@ -104,7 +104,7 @@ fn store(life: &Life, publication: &Publication) -> Result<(), PublishError> {
     let mut state = life.world.lock();
     let queue = broker::route(&state.broker, &publication.exchange, &publication.routing_key);
     let Some(queue) = queue.map(str::to_owned) else {
-        state.log(format_args!("{} is bound nowhere", publication.routing_key));
+        state.log(format_args!("{} has no binding", publication.routing_key));
         state.checker.unroutable(publication);
         return Err(PublishError::Unroutable);
     };

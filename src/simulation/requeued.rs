@@ -1,4 +1,4 @@
-//! What fails each time comes to an end, also where the broker counts no nack.
+//! A message that always fails is given up in the end, even if the broker does not count nacks.
 
 use std::{
     future::pending,
@@ -8,7 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{alone::Alone, plan::WorldPlan, world::World};
+use super::{plan::WorldPlan, single_consumer::SingleConsumer, world::World};
 use crate::{
     broker::consumer::ConsumerLimits,
     clock,
@@ -21,14 +21,14 @@ use crate::{
     stages::Stage,
 };
 
-/// After as many a trouble is over that may pass.
+/// A fault that passes is over after this many deliveries.
 const PASSES_AFTER: u32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
-    /// The stage's API never answers.
+    /// The stage's API never responds.
     Hangs,
-    /// The broker takes nothing.
+    /// The broker refuses every publish.
     NothingIsPublished,
     /// The worker panics outside the stage.
     Defect,
@@ -38,7 +38,7 @@ struct Troubled {
     trouble: Trouble,
     world: World,
     begin: Timestamp,
-    /// How often the message was delivered before, at each delivery.
+    /// The previous deliveries of the message, at each delivery.
     counts: Arc<Mutex<Vec<u32>>>,
 }
 
@@ -74,12 +74,12 @@ impl Stage for Troubled {
         match (self.trouble, self.deadline(message)) {
             (Trouble::Hangs, Ok(_)) => pending().await,
             (Trouble::Hangs, Err(death)) => Outcome::Dead(death),
-            _ => Outcome::Dead(Death::new(Class::Invalid, "it is no event")),
+            _ => Outcome::Dead(Death::new(Class::Invalid, "not an event")),
         }
     }
 }
 
-/// How often the message was delivered before, at each delivery; and whether the breaker is open at the end.
+/// Returns the previous deliveries of the message at each delivery, and true if the breaker is open at the end.
 async fn delivered(trouble: Trouble) -> (Vec<u32>, bool) {
     let begin = "2026-11-21T12:00:00Z".parse().unwrap();
     let _clock = clock::simulated::begin(begin);
@@ -91,21 +91,22 @@ async fn delivered(trouble: Trouble) -> (Vec<u32>, bool) {
         }
     };
     let limits = |limits| ConsumerLimits { delivery_timeout: Duration::from_secs(1), ..limits };
-    let alone = Alone::new(begin, plan, limits, stage).await;
-    alone.world.lock().broker.counts_nacks = false;
-    alone.store();
-    let in_time = alone.settles_all().await;
+    let consumer = SingleConsumer::new(begin, plan, limits, stage).await;
+    consumer.world.lock().broker.counts_nacks = false;
+    consumer.store();
+    let in_time = consumer.settles_all().await;
     let counts = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    assert!(in_time, "{trouble:?} has no end after {} deliveries", counts.len());
-    (counts, alone.metrics.breaker.is_open())
+    assert!(in_time, "{trouble:?}: not settled after {} deliveries", counts.len());
+    (counts, consumer.metrics.breaker.is_open())
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_each_time_is_counted_until_it_ends() {
+async fn always_failing_message_is_counted_until_it_is_settled() {
     for trouble in [Trouble::NothingIsPublished, Trouble::Defect] {
         assert_eq!(delivered(trouble).await, (vec![0, 1, 2, 3], false), "{trouble:?}");
     }
-    // It ends with its session. Until then it waits between its tries, and it is shown as an outage: nothing else is served.
+    // The message dies when its session ends. Until then, retries are delayed and the breaker is open: no other
+    // message is processed.
     let (counts, open) = delivered(Trouble::Hangs).await;
     assert!((10..600).contains(&counts.len()) && open, "{counts:?}");
 }

@@ -1,4 +1,4 @@
-//! What must hold for every message that is published.
+//! The rules for every message that is published.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
     answers::{BASE_URL, SimulatedLinks},
     broker::{GUESTS, HOSTS, LINKS, SESSIONS},
     checker::{Checker, SeenLinks},
-    events::CallsFor,
+    events::ExpectedResult,
 };
 use crate::{
     broker::publisher::Publication,
@@ -24,7 +24,7 @@ use crate::{
     outcome::Class,
 };
 
-/// Longest that anything takes without a disturbance.
+/// Longest processing time without a disturbance.
 const LATENCY_MAX: Duration = Duration::from_secs(7);
 
 fn text_header(publication: &Publication, name: &str) -> Option<String> {
@@ -41,7 +41,7 @@ fn message_id(publication: &Publication) -> Option<Uuid> {
 }
 
 impl Checker {
-    /// The publisher takes a message up.
+    /// Checks a message that the publisher received.
     pub(super) fn published(&mut self, publication: &Publication) -> Result<(), String> {
         self.count("publishes");
         if publication.exchange != LINKS {
@@ -53,10 +53,10 @@ impl Checker {
             format!("{} of {}", publication.routing_key, link["sessionId"].as_str().unwrap_or("something"));
         let late = until.is_none_or(|until| clock::now() > until);
         self.set_name(&publication.body, name.clone());
-        if late { Err(format!("late: {name} is published, and its session is over")) } else { Ok(()) }
+        if late { Err(format!("late: {name} is published after its session ended")) } else { Ok(()) }
     }
 
-    /// The broker has a message; `delay` where it is to wait.
+    /// Checks a message that the broker stored. `delay` is set for a delay queue.
     pub(super) fn stored(
         &mut self,
         links: &BTreeMap<String, SimulatedLinks>,
@@ -85,17 +85,17 @@ impl Checker {
         let (session, url) = (text("sessionId"), text("url"));
         let name = format!("{} of {session}", publication.routing_key);
         let made = url.strip_prefix(BASE_URL).and_then(|short| links.get(short));
-        let made = made.ok_or_else(|| format!("{name} carries a link that was never made"))?;
+        let made = made.ok_or_else(|| format!("{name} contains a link that was never made"))?;
         if made.role != role || (role == Role::Guest && link.to_string().contains("visit/host")) {
-            return Err(format!("swapped: {name} carries a link of a {}", made.role.as_str()));
+            return Err(format!("swapped: {name} contains a {} link", made.role.as_str()));
         }
         if made.session != session {
-            return Err(format!("swapped: {name} carries a link of {}", made.session));
+            return Err(format!("swapped: {name} contains a link of {}", made.session));
         }
         let found = self.events.iter().enumerate().find(|(_, event)| event.session == session);
         let (number, event) = found.ok_or_else(|| format!("unexpected: {name}"))?;
         let wanted = event.links.iter().find(|wanted| wanted.message_id == id && wanted.role == role);
-        let wanted = wanted.cloned().ok_or_else(|| format!("unexpected: {name} has another id"))?;
+        let wanted = wanted.cloned().ok_or_else(|| format!("unexpected: {name} has a wrong id"))?;
         let to = match role {
             Role::Guest => text("to"),
             Role::Host => ["email", "personId", "roomId"]
@@ -104,14 +104,14 @@ impl Checker {
                 .collect(),
         };
         if (to.as_str(), publication.routing_key.as_str()) != (wanted.to.as_str(), wanted.key) {
-            return Err(format!("swapped: {name} goes to somebody else"));
+            return Err(format!("swapped: {name} goes to the wrong recipient"));
         }
         let until = text("expiresAt").parse::<Timestamp>().ok();
         if event.expires_at.is_some() && event.expires_at != until {
-            return Err(format!("{name} opens until another time than its event says"));
+            return Err(format!("the expiry time of {name} differs from its event's"));
         }
         if until.map(Timestamp::as_second) != Some(made.until) {
-            return Err(format!("{name} carries a link that opens until another time than it says"));
+            return Err(format!("the expiry time in {name} differs from its link's"));
         }
         let properties = &publication.properties;
         if properties.kind().as_ref().map(ShortString::as_str) != Some(kind)
@@ -119,17 +119,17 @@ impl Checker {
             || text_header(publication, header::DEDUPLICATION) != Some(id.to_string())
             || text_header(publication, header::TRACEPARENT).is_none()
         {
-            return Err(format!("{name} has other properties than the contract says"));
+            return Err(format!("the properties of {name} do not match the contract"));
         }
         if *self.urls.entry(id).or_insert_with(|| url.clone()) != url {
-            return Err(format!("repeated: {name} carries another link than before"));
+            return Err(format!("repeated: {name} contains a different link than before"));
         }
         if *self.carried_by.entry(url).or_insert(id) != id {
-            return Err(format!("swapped: {name} carries a link that somebody else has"));
+            return Err(format!("swapped: {name} contains a link of another message"));
         }
         self.repeated(id, &name)?;
         if !self.events[number].devices.is_empty() && !self.called_devices(number) {
-            return Err(format!("{name}: its devices were not called"));
+            return Err(format!("{name} is published before its devices were called"));
         }
         if role == Role::Host {
             let seen = self.seen.entry(id).or_insert_with(|| SeenLinks {
@@ -152,8 +152,8 @@ impl Checker {
             .any(|seen| seen.queue == SESSIONS && seen.event == number && seen.devices_until.is_some())
     }
 
-    /// A link message may come again only if an acknowledgement or a confirm may have been lost, or the ledger may not
-    /// know that it was published. An event that comes again is no reason.
+    /// Checks repeats: a link message may be repeated only if an ack or a confirm may have been lost, or if the
+    /// ledger may not know of the publish. An event that is sent twice is no reason.
     fn repeated(&mut self, id: Uuid, name: &str) -> Result<(), String> {
         let of: Vec<_> = (self.seen.values())
             .filter(|seen| seen.queue == SESSIONS)
@@ -166,7 +166,7 @@ impl Checker {
         if *times > 1 {
             self.count("repeated links");
         }
-        if often { Err(format!("repeated: {name} once more than anything calls for")) } else { Ok(()) }
+        if often { Err(format!("repeated: {name} is published more often than allowed")) } else { Ok(()) }
     }
 
     fn copy_stored(
@@ -175,7 +175,7 @@ impl Checker {
         delay: Option<Duration>,
         publication: &Publication,
     ) -> Result<(), String> {
-        self.count(if delay.is_some() { "held" } else { "dead" });
+        self.count(if delay.is_some() { "delayed" } else { "dead" });
         let of = if queue.starts_with(HOSTS) { HOSTS } else { SESSIONS };
         let text_id = publication.properties.message_id().as_ref().map(ShortString::as_str);
         let id = Self::id_of(of, text_id, &publication.body);
@@ -200,18 +200,21 @@ impl Checker {
         }
         seen.copies += 1;
         if seen.copies > seen.acks + seen.open + seen.excuses {
-            return Err(format!("unexpected: one copy of {} too many", seen.name));
+            return Err(format!("unexpected: too many copies of {}", seen.name));
         }
         if done && seen.open == 1 {
-            return Err(format!("{} is copied to {queue}, and all was published and confirmed", seen.name));
+            return Err(format!(
+                "{} is copied to {queue} after all its messages were published and confirmed",
+                seen.name
+            ));
         }
         let attempts = text_header(publication, header::ATTEMPTS).and_then(|text| text.parse::<u32>().ok());
-        let most = seen.countable() + u32::from(delay.is_none());
+        let most = seen.attempts_max() + u32::from(delay.is_none());
         if attempts.is_some_and(|attempts| attempts > most) {
             return Err(format!(
-                "{} has {attempts:?} attempts counted, and only {} failures can be its own",
+                "{} has {attempts:?} counted attempts, but at most {} failures of its own",
                 seen.name,
-                seen.countable()
+                seen.attempts_max()
             ));
         }
         if let Some(delay) = delay {
@@ -219,30 +222,31 @@ impl Checker {
             let slack = SignedDuration::try_from(rules.first_delay + LATENCY_MAX).unwrap_or_default();
             let not_before = text_header(publication, header::NOT_BEFORE);
             let not_before = not_before.and_then(|at| at.parse::<Timestamp>().ok());
-            // One whose time has come was decided on before, for a delivery that is gone, and waited for the broker.
+            // A copy that is already due was decided for an earlier delivery and waited for the broker.
             let prompt = undisturbed && not_before.is_none_or(|at| at > clock::now());
             let late = |deadline: Timestamp| {
                 not_before.is_some_and(|at| at >= deadline) || (prompt && back > deadline + slack)
             };
             seen.not_before = not_before;
             if seen.deadline.is_some_and(late) {
-                return Err(format!("late: {} is held until after its session", seen.name));
+                return Err(format!("late: {} is delayed beyond its session's end", seen.name));
             }
             return Ok(());
         }
         let class = text_header(publication, header::DEAD_CLASS).unwrap_or_default();
         let reason = text_header(publication, header::DEAD_REASON).unwrap_or_default();
-        let class: Class = class.parse().map_err(|_| format!("a dead letter of no class: {class}"))?;
+        let class: Class =
+            class.parse().map_err(|_| format!("a dead letter of an unknown class: {class}"))?;
         seen.dead.push(class);
         let name = seen.name.clone();
         if self.may_die(&id, class) {
             Ok(())
         } else {
-            Err(format!("{name} may not die as {class}: {reason}"))
+            Err(format!("{name} must not be dead-lettered as {class}: {reason}"))
         }
     }
 
-    /// Whether a message may be given up as `class`, after what happened to it.
+    /// Returns true if a message may be dead-lettered as `class`, given its history.
     fn may_die(&self, id: &Uuid, class: Class) -> bool {
         let Some(seen) = self.seen.get(id) else { return false };
         let event = &self.events[seen.event];
@@ -258,21 +262,21 @@ impl Checker {
         match class {
             Class::Invalid => {
                 event_of_stage
-                    && (event.calls_for == CallsFor::Invalid
+                    && (event.expected == ExpectedResult::Invalid
                         || shares_its_id
                         || seen.deadline.is_some_and(|deadline| now >= deadline))
             }
-            Class::DeviceNotAllowed => event_of_stage && event.calls_for == CallsFor::DeviceNotAllowed,
+            Class::DeviceNotAllowed => event_of_stage && event.expected == ExpectedResult::DeviceNotAllowed,
             Class::Rejected => seen.refused,
             Class::Expired => match seen.deadline {
-                _ if event.calls_for == CallsFor::Invalid => event_of_stage,
+                _ if event.expected == ExpectedResult::Invalid => event_of_stage,
                 Some(deadline) => next >= deadline,
                 None => since(first) >= rules.lifetime,
             },
-            // The waits between so few attempts come to less than `retry.total`.
-            Class::Exhausted => seen.countable() >= rules.attempts,
+            // With so few attempts, their delays stay below `retry.total`.
+            Class::Exhausted => seen.attempts_max() >= rules.attempts,
             Class::Unroutable => event_of_stage && seen.unroutable,
-            // Those of the first three deliveries are not told from connections that broke.
+            // Deaths during the first three deliveries look like broken connections.
             Class::Poison => {
                 seen.deaths + self.tries_in_doubt >= rules.deliveries_max.saturating_sub(3).max(1)
             }

@@ -1,19 +1,19 @@
-//! The disk under the ledger: it outlives the worker, keeps what was written, and fails at times.
+//! The disk under the ledger: it survives the worker, keeps written data, and sometimes fails.
 
 use std::{fmt, sync::Arc};
 
 use super::world::Life;
 use crate::ledger::{Change, Entries, Entry, KeyGuard, LedgerError};
 
-/// What was written.
+/// The data on the disk.
 #[derive(Default)]
 pub(super) struct SimulatedDisk {
     entries: Arc<Entries>,
-    /// Whether nothing can be read or written.
+    /// True if every read and write fails.
     pub(super) out: bool,
 }
 
-/// The disk, as one life of the worker sees it.
+/// The disk as one life of the worker sees it.
 pub(crate) struct SimulatedStore(Life);
 
 impl fmt::Debug for SimulatedStore {
@@ -45,26 +45,26 @@ impl SimulatedStore {
         Ok(entry)
     }
 
-    /// As the file does, this goes on where nobody waits for it any more; the `turn` ends with it.
+    /// Writes even if the caller gives up, as the file ledger does. Releases `guard` after the write.
     pub(crate) async fn write(
         &self,
         key: &str,
         change: Change,
-        turn: Option<Arc<KeyGuard>>,
+        guard: Option<Arc<KeyGuard>>,
     ) -> Result<(), LedgerError> {
         let (life, key) = (self.0.clone(), key.to_owned());
         let write = tokio::spawn(async move {
             life.pass("writing the ledger").await;
             let result = apply(&life, &key, change);
             life.pass("having written the ledger").await;
-            drop(turn);
+            drop(guard);
             result
         });
         write.await.unwrap_or_else(|_| Err(failure()))
     }
 }
 
-/// Writes, or fails; a failure may have written.
+/// Writes or fails. A failed write may still have taken effect.
 fn apply(life: &Life, key: &str, change: Change) -> Result<(), LedgerError> {
     let mut state = life.world.lock();
     let share = state.plan.ledger;

@@ -1,4 +1,4 @@
-//! Many seeds, and those with a name.
+//! Many seeds, and named tests for seeds that failed before.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 
 use super::{SimulatedHistory, run};
 
-/// How many seeds are part of all tests.
+/// Number of seeds in the normal test run.
 const SEEDS: u64 = 1000;
 
 fn setting(name: &str) -> Option<u64> {
@@ -23,9 +23,9 @@ fn one(seed: u64) -> SimulatedHistory {
     run(seed, folder.path(), false).unwrap()
 }
 
-/// `ICW_SIM_SEED` runs one seed and shows all its steps; otherwise `ICW_SIM_SEEDS` from `ICW_SIM_FIRST` on.
+/// `ICW_SIM_SEED` runs one seed and prints all its steps. Otherwise `ICW_SIM_SEEDS` seeds run, from `ICW_SIM_FIRST`.
 #[test]
-#[allow(clippy::print_stdout, reason = "what many seeds came to is their result")]
+#[allow(clippy::print_stdout, reason = "the totals are the result of the run")]
 fn simulation_of_many_seeds() {
     if let Some(seed) = setting("ICW_SIM_SEED") {
         let folder = tempfile::tempdir().unwrap();
@@ -58,84 +58,84 @@ fn simulation_of_many_seeds() {
             all
         })
     });
-    println!("{seeds} seeds from {first} on in {:?}: {all:#?}", begun.elapsed());
+    println!("{seeds} seeds from {first} in {:?}: {all:#?}", begun.elapsed());
 }
 
-/// A stage's wait for the ledger ended with its session, and the call began with no time left for it.
+/// The session ended while the stage waited for the ledger, and a call was made with no time left.
 #[test]
-fn no_call_begins_with_no_time_left() {
+fn call_is_not_started_with_no_time_left() {
     for seed in [16, 20] {
         one(seed);
     }
 }
 
-/// Hosts' messages that came twice were answered from the ledger, which closed the breaker of an API that was down.
+/// Duplicate host messages were answered from the ledger, which closed the breaker although the API was down.
 #[test]
-fn an_outage_is_not_asked_again_for_every_message_that_comes_twice() {
+fn duplicate_message_does_not_close_breaker_during_outage() {
     one(5915);
 }
 
-/// Workers that died between a confirm and its ack left so many copies that their deliveries looked like one that spins.
+/// Workers that died between a confirm and its ack left many copies. Their deliveries looked like a loop.
 #[test]
-fn copies_that_deaths_left_do_not_spin() {
+fn copies_left_by_crashes_are_not_reported_as_a_loop() {
     for seed in [2873, 6941] {
         one(seed);
     }
 }
 
-/// Where the second call of a session of many people failed or was put off, the first was made again, devices and all.
+/// If the second call for a large session failed or was deferred, the first call was repeated, including its devices.
 #[test]
-fn devices_are_not_called_again_for_more_people_than_one_call_serves() {
+fn devices_are_called_once_when_a_later_call_of_a_session_fails() {
     for seed in [25572, 43065] {
         one(seed);
     }
 }
 
-/// A copy for the next attempt waited for the broker until the session was over.
+/// A copy for the next attempt waited for the broker until the session had ended.
 #[test]
-fn a_copy_that_waited_for_the_broker_is_not_late() {
+fn retry_copy_delayed_by_the_broker_is_not_reported_as_late() {
     one(93970);
 }
 
-/// What was published for a delivery that was taken back counted for the next one.
+/// A publish for a delivery that was taken back was counted for the next delivery.
 #[test]
-fn what_is_published_for_a_delivery_that_is_gone_is_not_known_to_the_next() {
+fn publish_of_a_lost_delivery_is_unknown_to_the_next_delivery() {
     one(54334);
 }
 
-/// Of an outage that met one event again and again, or before the breaker opened, attempts were counted.
+/// Attempts were counted for an outage that affected one event several times, or before the breaker opened.
 #[test]
-fn no_attempt_is_counted_that_may_be_the_apis_failure() {
+fn possible_api_failure_is_not_counted_as_attempt() {
     for seed in [1, 5, 8] {
         one(seed);
     }
 }
 
-/// Calls that their session's end cut off opened the breaker.
+/// Calls that were cut off by their session's end opened the breaker.
 #[test]
-fn call_that_its_sessions_end_cuts_off_is_no_failure_of_the_api() {
+fn call_cut_off_by_session_end_is_not_an_api_failure() {
     for seed in [2, 6] {
         one(seed);
     }
 }
 
-/// A probe that worked closed the breaker while a Retry-After ran.
+/// A successful probe closed the breaker during a Retry-After.
 #[test]
-fn breaker_is_not_closed_while_no_call_may_be_made() {
+fn breaker_stays_open_during_retry_after() {
     one(11);
 }
 
-/// One event that always met a Retry-After stopped all others: a 423 each time, a 429 after the first ones.
+/// One event that always got a Retry-After stopped all others: with a 423 each time, with a 429 after the first ones.
 #[test]
-fn retry_after_of_one_event_stops_no_other() {
+fn retry_after_of_one_event_does_not_stop_others() {
     for seed in [5, 17, 1, 13] {
         one(seed);
     }
 }
 
-/// A look at what was sent got no answer in time, which counted as the end of the session: the expert was never told.
+/// A list request got no response in time, which counted as the end of the session: the expert got no message.
 #[test]
-fn look_without_an_answer_ends_no_session() {
+fn unanswered_list_request_does_not_end_the_session() {
     for seed in [205, 637] {
         one(seed);
     }
@@ -148,7 +148,7 @@ fn breaker_may_learn_of_a_rate_limit_after_its_end() {
 }
 
 #[test]
-fn a_seed_is_one_history() {
+fn seed_gives_the_same_history_twice() {
     for seed in 0..20 {
         assert_eq!(one(seed).hash, one(seed).hash, "seed {seed}");
     }

@@ -1,4 +1,5 @@
-//! What comes and goes: crashes, restarts, connections, outages, rate limits, tokens, bindings, the ledger's disk.
+//! Faults that come and go: crashes, restarts, connections, outages, rate limits, tokens, bindings, the ledger's
+//! disk.
 
 use std::{future::Future, path::Path, time::Duration};
 
@@ -15,14 +16,14 @@ use super::{
 };
 use crate::clock;
 
-/// What happens to the worker itself.
+/// A planned end of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     Die,
     ShutDown,
 }
 
-/// Runs the worker through all troubles; when this returns, it runs, and nothing goes wrong any more.
+/// Runs the worker through all faults. When this returns, the worker runs and no fault is left.
 pub(super) async fn all(world: &World, plan: &WorldPlan, rules: &CheckedRules, token: &Path) {
     let mut orders = Vec::new();
     {
@@ -59,20 +60,20 @@ pub(super) async fn all(world: &World, plan: &WorldPlan, rules: &CheckedRules, t
     let runs = tokio::spawn(live(world.clone(), plan.clone(), rules.clone(), token.to_owned(), orders));
     sleep(plan.troubled).await;
     let mut state = world.lock();
-    state.log(format_args!("calm"));
+    state.log(format_args!("faults end"));
     state.plan.calm();
     drop(state);
-    // The worker goes on by itself.
+    // The worker's task continues.
     drop(runs);
 }
 
-/// A moment at random, while troubles come.
+/// A random moment during the time of faults.
 fn moment(state: &mut WorldState) -> Instant {
     let share = state.random.f64();
     Instant::now() + state.plan.troubled.mul_f64(share)
 }
 
-/// Begins `trouble` at a random moment.
+/// Starts `trouble` at a random moment.
 fn later<F>(world: &World, trouble: impl FnOnce(World) -> F + Send + 'static)
 where
     F: Future<Output = ()> + Send,
@@ -85,12 +86,12 @@ where
     });
 }
 
-/// How long a trouble lasts.
+/// The duration of a fault.
 fn span(state: &mut WorldState, seconds: u64) -> Duration {
     Duration::from_millis(state.random.u64(100..seconds * 1000))
 }
 
-/// One life of the worker after the other.
+/// Runs one life of the worker after another.
 async fn live(
     world: World,
     plan: WorldPlan,
@@ -119,7 +120,7 @@ async fn live(
                     match order {
                         Order::Die => worker.life.end("killed"),
                         Order::ShutDown => {
-                            world.lock().log(format_args!("told to end"));
+                            world.lock().log(format_args!("shutdown requested"));
                             worker.shut_down().await;
                         }
                     }
@@ -134,11 +135,11 @@ async fn live(
 
 async fn broker_restart(world: World) {
     world.lock().broker.up = false;
-    broker::cut_all(&world, "the broker ends");
+    broker::cut_all(&world, "the broker stops");
     let down = span(&mut world.lock(), 20);
     sleep(down).await;
     let mut state = world.lock();
-    state.log(format_args!("the broker is back"));
+    state.log(format_args!("the broker is up again"));
     state.broker.up = true;
 }
 
@@ -155,23 +156,23 @@ async fn outage(world: World, rate_limit: bool) {
     };
     sleep(lasts).await;
     let mut state = world.lock();
-    state.log(format_args!("API {which} works again"));
+    state.log(format_args!("API {which} recovered"));
     state.servers.outage[which] = None;
 }
 
-/// The token changes first at the APIs, and in the file some time later.
+/// Changes the token at the APIs first, and in the file some time later.
 async fn rotate(world: &World, file: &Path, number: u32) {
     let token = format!("token-{number}");
     let late = {
         let mut state = world.lock();
-        state.log(format_args!("the token is {token} now"));
+        state.log(format_args!("the APIs now expect {token}"));
         state.servers.token.clone_from(&token);
         span(&mut state, 60)
     };
     sleep(late).await;
     let written = std::fs::write(file, &world.lock().servers.token);
     let mut state = world.lock();
-    state.log(format_args!("the token file has the new token"));
+    state.log(format_args!("the token file contains the new token"));
     state.must(written.map_err(|error| error.to_string()));
 }
 
@@ -179,7 +180,7 @@ async fn unbound(world: World) {
     let lasts = {
         let mut state = world.lock();
         let key = ["guest.sms", "guest.whatsapp", "host.webex"][state.random.usize(..3)];
-        state.log(format_args!("{key} is bound nowhere"));
+        state.log(format_args!("{key} has no binding"));
         state.broker.unbound = Some(key);
         span(&mut state, 30)
     };
@@ -190,12 +191,12 @@ async fn unbound(world: World) {
 async fn ledger_outage(world: World) {
     let lasts = {
         let mut state = world.lock();
-        state.log(format_args!("the ledger is out"));
+        state.log(format_args!("the ledger is down"));
         state.disk.out = true;
         span(&mut state, 60)
     };
     sleep(lasts).await;
     let mut state = world.lock();
-    state.log(format_args!("the ledger works again"));
+    state.log(format_args!("the ledger recovered"));
     state.disk.out = false;
 }

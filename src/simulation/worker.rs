@@ -1,4 +1,4 @@
-//! The worker under test: the real stages, consumers, settlers, breakers, clients and ledger, with their ends in the
+//! The worker under test: the real stages, consumers, settlers, breakers, clients and ledger, connected to the
 //! simulated world.
 
 use std::{
@@ -51,11 +51,12 @@ use crate::{
     webex,
 };
 
-/// What all simulated workers count in; nothing hangs on it.
-static METRICS: LazyLock<Metrics> =
-    LazyLock::new(|| Metrics::new(&[]).unwrap_or_else(|error| unreachable!("the worker's own: {error}")));
+/// The metrics of all simulated workers. No check depends on them.
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+    Metrics::new(&[]).unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
+});
 
-/// For a whole call.
+/// Time limit of a whole call.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(15);
 
 /// One life of the worker.
@@ -63,7 +64,7 @@ pub(super) struct Worker {
     pub(super) life: Life,
     link: Arc<Consumer<LinkStage>>,
     host: Arc<Consumer<HostStage>>,
-    /// One for each consumer: which of two that wait for one is told first is not settled by the seed.
+    /// One sender per consumer, because the seed does not determine which of two receivers wakes first.
     stops: [watch::Sender<bool>; 2],
     tasks: Vec<JoinHandle<()>>,
     tries: Tries,
@@ -122,7 +123,7 @@ impl Worker {
         Self { life, link, host, stops: [stop_link, stop_host], tasks, tries, grace: plan.grace }
     }
 
-    /// Ends it as SIGTERM does: takes no more, finishes what it can in time, gives back the rest with its connections.
+    /// Shuts down as SIGTERM does: stops consuming, finishes work within the grace, requeues the rest.
     pub(super) async fn shut_down(&self) {
         self.stops.iter().for_each(|stop| _ = stop.send_replace(true));
         let idle = async {
@@ -134,7 +135,7 @@ impl Worker {
             self.host.abort();
         }
         _ = timeout(Duration::from_secs(1), self.tries.idle()).await;
-        self.life.end("it was told to");
+        self.life.end("shutdown");
     }
 }
 
@@ -146,7 +147,7 @@ impl Drop for Worker {
     }
 }
 
-/// Keeps a connection for one consumer, as the worker's own supervisor does.
+/// Keeps one consumer connected, as the worker's supervisor does.
 async fn supervise<S: Stage>(life: Life, consumer: Arc<Consumer<S>>) {
     let mut tries = 0;
     while !consumer.is_stopped() {
@@ -172,7 +173,7 @@ async fn supervise<S: Stage>(life: Life, consumer: Arc<Consumer<S>>) {
     consumer.idle().await;
 }
 
-/// Has the rules told when a breaker opens and closes.
+/// Reports each opening and closing of a breaker to the rules.
 async fn watch<S: Stage>(life: Life, consumer: Arc<Consumer<S>>, which: SimulatedApi) {
     loop {
         consumer.breaker().opened().await;
@@ -190,7 +191,7 @@ fn rule(life: &Life, rule: impl FnOnce(&mut Checker) -> Result<(), String>) {
     }
 }
 
-/// Configuration, as a file would say it.
+/// Configuration, parsed as from a file.
 fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
     serde_json::from_value(said).unwrap_or_else(|error| unreachable!("a constant: {error}"))
 }

@@ -1,4 +1,4 @@
-//! What all parts of the simulation share: chance, time, the journal, and which of the worker's lives is the present one.
+//! State that all parts of the simulation share: randomness, time, the journal, and the worker's current life.
 
 use std::{
     collections::VecDeque,
@@ -19,16 +19,16 @@ use super::{
     broker::SimulatedQueues, checker::Checker, network::Servers, plan::WorldPlan, store::SimulatedDisk,
 };
 
-/// How many of the last steps a failure shows.
+/// Number of the last steps that a failure shows.
 const SHOWN: usize = 80;
-/// More steps than this are a worker that spins.
+/// A worker that makes more steps than this loops.
 const STEPS_MAX: u64 = 400_000;
 
-/// The world, shared by all that happens in it. Everything runs on one thread.
+/// The world, shared by all its parts. Everything runs on one thread.
 #[derive(Clone)]
 pub(crate) struct World(Arc<Mutex<WorldState>>);
 
-/// Everything that is.
+/// The world's state.
 pub(super) struct WorldState {
     pub(super) plan: WorldPlan,
     pub(super) random: Rng,
@@ -38,13 +38,13 @@ pub(super) struct WorldState {
     pub(super) checker: Checker,
     journal: Journal,
     life: u64,
-    /// Closed when the present life is over.
+    /// Closed when the current life is over.
     death: Arc<Semaphore>,
     /// Closed when a rule was broken.
     pub(super) broken: Arc<Semaphore>,
 }
 
-/// What happened: the last steps as text, all of them as a hash.
+/// The journal: the last steps as text, all steps as a hash.
 struct Journal {
     begun: Instant,
     steps: u64,
@@ -53,7 +53,7 @@ struct Journal {
     print: bool,
 }
 
-/// One life of the worker, from its start to its crash or end. What a dead one asks for never happens.
+/// One life of the worker, from its start to its crash or end. Actions of a dead worker never complete.
 #[derive(Clone)]
 pub(crate) struct Life {
     pub(super) world: World,
@@ -93,7 +93,7 @@ impl World {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The worker starts anew.
+    /// Starts a new life of the worker.
     pub(super) fn begin_life(&self) -> Life {
         let mut state = self.lock();
         state.life += 1;
@@ -104,7 +104,7 @@ impl World {
         Life { world: self.clone(), number }
     }
 
-    /// A wait as networks and disks have them: none or short, now and then long.
+    /// A delay as networks and disks cause it: mostly none or short, sometimes long.
     pub(super) async fn wait(&self) {
         let wait = {
             let random = &mut self.lock().random;
@@ -121,7 +121,7 @@ impl World {
 }
 
 impl WorldState {
-    /// Writes a step down.
+    /// Writes a step to the journal.
     pub(super) fn log(&mut self, step: fmt::Arguments<'_>) {
         let journal = &mut self.journal;
         journal.steps += 1;
@@ -135,11 +135,11 @@ impl WorldState {
             journal.last.pop_front();
         }
         if journal.steps == STEPS_MAX {
-            self.broken(format_args!("{STEPS_MAX} steps, and no end"));
+            self.broken(format_args!("{STEPS_MAX} steps without an end"));
         }
     }
 
-    /// Notes that a rule is broken: the first time is what the simulation reports.
+    /// Records a broken rule. The simulation reports the first one.
     pub(super) fn broken(&mut self, rule: fmt::Arguments<'_>) {
         if self.checker.violation.is_none() {
             self.checker.violation = Some(rule.to_string());
@@ -148,7 +148,7 @@ impl WorldState {
         }
     }
 
-    /// Carries what a rule says on to [`WorldState::broken`].
+    /// Passes the error of a rule to [`WorldState::broken`].
     pub(super) fn must(&mut self, rule: Result<(), String>) {
         if let Err(broken) = rule {
             self.broken(format_args!("{broken}"));
@@ -168,7 +168,7 @@ impl WorldState {
     }
 }
 
-#[allow(clippy::print_stderr, reason = "asked for by whoever looks for a bug")]
+#[allow(clippy::print_stderr, reason = "printed on request, to find a bug")]
 fn print(line: &str) {
     eprintln!("{line}");
 }
@@ -182,7 +182,7 @@ impl Life {
     pub(super) async fn over(&self) {
         let death = Arc::clone(&self.world.lock().death);
         if !self.is_over() {
-            // Closed, never given.
+            // The semaphore has no permits; it is only closed.
             _ = death.acquire().await;
         }
     }
@@ -200,7 +200,7 @@ impl Life {
         super::broker::cut_all(&self.world, "its worker ended");
     }
 
-    /// A place where the worker may die. For a dead one time stands still.
+    /// A place where the worker may die. A dead worker never returns from here.
     pub(super) async fn point(&self, place: &str) {
         if !self.is_over() {
             let dies = {
@@ -217,7 +217,7 @@ impl Life {
         }
     }
 
-    /// Time passes, and the worker may die before or after it.
+    /// Lets time pass. The worker may die before or after.
     pub(super) async fn pass(&self, place: &str) {
         self.point(place).await;
         self.world.wait().await;

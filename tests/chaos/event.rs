@@ -1,18 +1,18 @@
-//! Start events of a run: each is told from its number alone, so that a record of it is small.
+//! Start events of a run. Each follows from its number alone, so its record is small.
 
 use serde_json::json;
 
-/// What an event is, by its number alone.
+/// The kind of an event, derived from its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Good,
-    /// Has a field that nobody knows.
+    /// Has an unknown field.
     Invalid,
-    /// Names a device that nobody allowed.
+    /// Names a device that is not allowed.
     Forbidden,
 }
 
-/// Start event number `n`.
+/// The start event number `n`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start(pub(crate) u32);
 

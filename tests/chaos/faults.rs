@@ -1,4 +1,4 @@
-//! One kind of trouble at a time, under load, and nothing is lost.
+//! One kind of fault at a time, under load, without loss.
 
 use std::time::Duration;
 
@@ -6,49 +6,49 @@ use instant_connect_worker::sandbox::Endpoint;
 use tokio::time::sleep;
 
 use super::{
-    field::{Field, Plan},
     relay::Flow,
     storm::{random, setting},
+    testbed::{Plan, Testbed},
 };
 
-/// So long an outage goes on at least: `CHAOS_OUTAGE_S`, for the two-minute one, which no test needs.
+/// Minimum duration of an outage. `CHAOS_OUTAGE_S` sets a longer one than the tests need.
 async fn outlast() {
     sleep(Duration::from_secs(setting("CHAOS_OUTAGE_S").unwrap_or(0))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_a_worker_killed_at_random_under_load() {
+async fn chaos_workers_killed_at_random_under_load_lose_nothing() {
     let mut random = random();
-    let mut field = Field::start(Plan::default()).await;
-    field.publish();
+    let mut testbed = Testbed::start(Plan::default()).await;
+    testbed.publish();
     for part in 1..=6 {
-        field.history.until_finished(part * 140 + random.u32(0..40)).await;
-        field.kill_worker(0).await;
+        testbed.history.until_finished(part * 140 + random.u32(0..40)).await;
+        testbed.kill_worker(0).await;
     }
-    let report = field.finish().await;
+    let report = testbed.finish().await;
     report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_a_broker_restarted_and_killed_under_load() {
+async fn chaos_broker_restarts_and_kills_under_load_lose_nothing() {
     let plan = Plan { events: 1200, workers: 2, nodes: 1, ..Plan::default() };
-    let mut field = Field::start(plan).await;
-    field.let_queues_settle().await;
-    field.publish();
+    let mut testbed = Testbed::start(plan).await;
+    testbed.let_queues_settle().await;
+    testbed.publish();
     for (finished, crash) in [(200, false), (450, true), (700, false)] {
-        field.history.until_finished(finished).await;
-        field.restart_broker(crash).await;
+        testbed.history.until_finished(finished).await;
+        testbed.restart_broker(crash).await;
     }
-    let report = field.finish().await;
+    let report = testbed.finish().await;
     report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_a_network_that_stalls_drops_one_way_and_cuts() {
-    let mut field = Field::start(Plan::default()).await;
-    field.publish();
+async fn chaos_network_stalls_drops_and_cuts_lose_nothing() {
+    let mut testbed = Testbed::start(Plan::default()).await;
+    testbed.publish();
     let slow = Flow::Delay(Duration::from_millis(100));
-    let troubles = [
+    let faults = [
         ("stall", Flow::Stall, Flow::Stall),
         ("drop to the broker", Flow::Drop, Flow::Pass),
         ("drop to the worker", Flow::Pass, Flow::Drop),
@@ -57,97 +57,97 @@ async fn chaos_a_network_that_stalls_drops_one_way_and_cuts() {
         ("delay", slow, slow),
     ];
     let mut finished = 0;
-    for (what, up, down) in troubles {
+    for (what, up, down) in faults {
         finished += 130;
-        field.history.until_finished(finished).await;
-        field.history.disturbed(what);
-        let connections = field.relay.accepted();
-        field.relay.set(up, down);
+        testbed.history.until_finished(finished).await;
+        testbed.history.disturbed(what);
+        let connections = testbed.relay.accepted();
+        testbed.relay.set(up, down);
         if what == "delay" {
-            field.history.until_finished(finished + 20).await;
+            testbed.history.until_finished(finished + 20).await;
         } else {
-            // The worker gives such a connection up by itself.
-            field.relay.until_accepted(connections + 1).await;
+            // The worker closes such a connection by itself.
+            testbed.relay.until_accepted(connections + 1).await;
         }
-        field.relay.heal();
-        field.history.healed(what);
+        testbed.relay.heal();
+        testbed.history.healed(what);
     }
     for _ in 0..3 {
         finished += 20;
-        field.history.until_finished(finished).await;
-        field.history.disturbed("cut");
-        field.relay.cut();
-        field.history.healed("cut");
+        testbed.history.until_finished(finished).await;
+        testbed.history.disturbed("cut");
+        testbed.relay.cut();
+        testbed.history.healed("cut");
     }
-    let report = field.finish().await;
+    let report = testbed.finish().await;
     report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_queues_deleted_under_their_consumers() {
-    // Between the end of a queue and its new beginning, links may have nowhere to go.
-    let plan = Plan { events: 600, window: 100, explained: vec!["unroutable"], ..Plan::default() };
-    let mut field = Field::start(plan).await;
+async fn chaos_deleted_queues_are_redeclared_and_consumed_again() {
+    // While a queue is missing, links may be unroutable.
+    let plan = Plan { events: 600, window: 100, explained_classes: vec!["unroutable"], ..Plan::default() };
+    let mut testbed = Testbed::start(plan).await;
     for name in ["sessions", "hosts"] {
-        let queue = field.name(name);
-        // What is in it when somebody deletes it is gone, and nobody could bring it back: so it is empty.
-        field.history.disturbed("queue deleted");
-        field.delete_queue(&queue).await;
-        field.history.healed("queue deleted");
+        let queue = testbed.name(name);
+        // The messages of a deleted queue can't be recovered, so the queue is empty.
+        testbed.history.disturbed("queue deleted");
+        testbed.delete_queue(&queue).await;
+        testbed.history.healed("queue deleted");
         if name == "sessions" {
-            // Events are refused meanwhile, and published again by whoever did.
-            field.publish();
+            // Publishes fail meanwhile, and the publisher repeats them.
+            testbed.publish();
         }
-        field.until_taken_from(&queue).await;
-        field.history.until_finished(600).await;
+        testbed.until_consumed(&queue).await;
+        testbed.history.until_finished(600).await;
     }
-    let report = field.finish().await;
+    let report = testbed.finish().await;
     report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_a_disk_alarm_blocks_publishing_and_passes() {
-    let mut field = Field::start(Plan { nodes: 1, ..Plan::default() }).await;
-    field.publish();
+async fn chaos_disk_alarm_blocks_publishing_and_loses_nothing() {
+    let mut testbed = Testbed::start(Plan { nodes: 1, ..Plan::default() }).await;
+    testbed.publish();
     for (alarm, events) in [(1, 250), (2, 500)] {
-        field.history.until_finished(events).await;
-        // Events wait while the API is down, so that there is something to publish when the disk is full.
-        field.sandbox.fault("joseencrypt:status=503".parse().unwrap());
-        field.history.until_confirmed(events + 100).await;
-        field.history.disturbed("disk alarm");
-        let worker = field.workers[0].as_ref().unwrap();
-        field.nodes().disk_is_full(true).await;
-        field.sandbox.clear_faults();
-        worker.until_it_says("broker blocked publishing", alarm).await;
-        field.nodes().disk_is_full(false).await;
-        worker.until_it_says("broker unblocked publishing", alarm).await;
-        field.history.healed("disk alarm");
+        testbed.history.until_finished(events).await;
+        // Events wait while the API is down, so there is something to publish when the disk is full.
+        testbed.sandbox.fault("joseencrypt:status=503".parse().unwrap());
+        testbed.history.until_confirmed(events + 100).await;
+        testbed.history.disturbed("disk alarm");
+        let worker = testbed.workers[0].as_ref().unwrap();
+        testbed.nodes().disk_is_full(true).await;
+        testbed.sandbox.clear_faults();
+        worker.until_logged("broker blocked publishing", alarm).await;
+        testbed.nodes().disk_is_full(false).await;
+        worker.until_logged("broker unblocked publishing", alarm).await;
+        testbed.history.healed("disk alarm");
     }
-    let report = field.finish().await;
+    let report = testbed.finish().await;
     report.assert();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_an_upstream_that_is_down_is_waited_out_without_a_storm_at_its_return() {
+async fn chaos_upstream_outage_ends_without_a_burst_of_calls() {
     const CONCURRENCY: usize = 8;
-    /// At its return each answer takes so long.
+    /// The duration of each call after the outage.
     const ANSWER: Duration = Duration::from_millis(200);
     let settings = vec![("amqp.concurrency", "8"), ("amqp.prefetch", "16")];
-    let mut field = Field::start(Plan { events: 500, window: 500, settings, ..Plan::default() }).await;
+    let mut testbed = Testbed::start(Plan { events: 500, window: 500, settings, ..Plan::default() }).await;
     for endpoint in ["joseencrypt", "messages"] {
-        field.sandbox.fault(format!("{endpoint}:status=503").parse().unwrap());
+        testbed.sandbox.fault(format!("{endpoint}:status=503").parse().unwrap());
     }
-    field.publish();
-    field.history.until_confirmed(500).await;
-    let down = field.sandbox.requests(Endpoint::JoseEncrypt);
-    // Probes go on one at a time: so many take a while.
-    field.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= down + 12).await;
+    testbed.publish();
+    testbed.history.until_confirmed(500).await;
+    let down = testbed.sandbox.requests(Endpoint::JoseEncrypt);
+    // Probes run one at a time, so this many take a while.
+    testbed.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= down + 12).await;
     outlast().await;
-    let during = field.sandbox.requests(Endpoint::JoseEncrypt);
-    field.sandbox.clear_faults();
-    field.sandbox.fault(format!("joseencrypt:delay={}ms", ANSWER.as_millis()).parse().unwrap());
-    field.history.until_finished(250).await;
-    let arrivals: Vec<_> = field
+    let during = testbed.sandbox.requests(Endpoint::JoseEncrypt);
+    testbed.sandbox.clear_faults();
+    testbed.sandbox.fault(format!("joseencrypt:delay={}ms", ANSWER.as_millis()).parse().unwrap());
+    testbed.history.until_finished(250).await;
+    let arrivals: Vec<_> = testbed
         .sandbox
         .arrivals(Endpoint::JoseEncrypt)
         .into_iter()
@@ -162,35 +162,36 @@ async fn chaos_an_upstream_that_is_down_is_waited_out_without_a_storm_at_its_ret
         })
         .max()
         .unwrap();
-    let report = field.finish().await;
-    eprintln!("{during} requests while it was down; at most {busiest} within a second of its return");
-    // Each place asks again only after its answer: five times a second, and once at the edge.
+    let report = testbed.finish().await;
+    eprintln!("{during} requests during the outage; at most {busiest} in one second after it");
+    // Each of the concurrent deliveries makes its next call after its response: five per second, plus one at the
+    // edge.
     assert!(busiest <= CONCURRENCY * 6, "{busiest} requests within a second");
     report.assert();
     assert_eq!(report.json["callsRepeated"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_a_retry_after_for_everything_is_obeyed_by_all_tasks_and_counted_by_none() {
+async fn chaos_retry_after_is_honoured_by_all_tasks_and_never_counted() {
     let seconds = if setting("CHAOS_OUTAGE_S").is_some() { 7 } else { 2 };
     let asked = Duration::from_secs(seconds);
-    // With one attempt, one that was counted would be the end.
+    // With one attempt, a counted failure would dead-letter the event.
     let settings = vec![("retry.attempts", "1"), ("amqp.concurrency", "8"), ("amqp.prefetch", "16")];
-    let mut field = Field::start(Plan { events: 300, window: 300, settings, ..Plan::default() }).await;
-    field.sandbox.fault(format!("joseencrypt:status=429,retry-after={seconds}").parse().unwrap());
-    field.publish();
-    // The first may come with its neighbours; those after it come one at a time.
-    field.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= 8 + 4).await;
+    let mut testbed = Testbed::start(Plan { events: 300, window: 300, settings, ..Plan::default() }).await;
+    testbed.sandbox.fault(format!("joseencrypt:status=429,retry-after={seconds}").parse().unwrap());
+    testbed.publish();
+    // The first calls may run concurrently; the later ones are probes, one at a time.
+    testbed.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= 8 + 4).await;
     outlast().await;
-    field.sandbox.clear_faults();
-    field.history.until_finished(200).await;
-    let arrivals = field.sandbox.arrivals(Endpoint::JoseEncrypt);
-    let report = field.finish().await;
+    testbed.sandbox.clear_faults();
+    testbed.history.until_finished(200).await;
+    let arrivals = testbed.sandbox.arrivals(Endpoint::JoseEncrypt);
+    let report = testbed.finish().await;
     let refused: Vec<_> = arrivals.iter().filter(|arrival| arrival.fault.is_some()).collect();
     let first = refused[0].at;
     let in_flight = refused.iter().filter(|arrival| arrival.at - first < asked).count();
-    assert!(in_flight <= 8, "{in_flight} requests, and 8 can be on their way");
-    // From the last of those on, nothing comes before it may.
+    assert!(in_flight <= 8, "{in_flight} requests, but only 8 can be in progress");
+    // After the last of these, no call may come early.
     for pair in arrivals[in_flight - 1..=refused.len()].windows(2) {
         let wait = pair[1].at - pair[0].at;
         assert!(wait >= asked, "{wait:?} after a Retry-After of {asked:?}");
@@ -199,14 +200,14 @@ async fn chaos_a_retry_after_for_everything_is_obeyed_by_all_tasks_and_counted_b
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chaos_a_worker_terminated_under_load_loses_and_repeats_nothing() {
-    let mut field = Field::start(Plan { workers: 2, ..Plan::default() }).await;
-    field.publish();
+async fn chaos_worker_terminated_under_load_loses_and_repeats_nothing() {
+    let mut testbed = Testbed::start(Plan { workers: 2, ..Plan::default() }).await;
+    testbed.publish();
     for (finished, worker) in [(180, 0), (360, 1), (540, 0), (720, 1)] {
-        field.history.until_finished(finished).await;
-        field.terminate_worker(worker).await;
+        testbed.history.until_finished(finished).await;
+        testbed.terminate_worker(worker).await;
     }
-    let report = field.finish().await;
+    let report = testbed.finish().await;
     report.assert();
     assert_eq!((&report.json["repeatedSameId"], &report.json["callsRepeated"]), (&0.into(), &0.into()));
 }

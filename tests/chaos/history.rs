@@ -1,4 +1,4 @@
-//! What was sent and what came of it: a compact record of every event.
+//! A compact record of every event: its publishes and its results.
 
 use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
@@ -12,14 +12,14 @@ use serde_json::Value;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    BASE_URL, PATIENCE,
+    BASE_URL, PROGRESS_TIMEOUT,
     event::{Kind, Start},
 };
 
-/// Examples of what must not be that are kept.
+/// Number of examples that are kept of each failure.
 pub(super) const EXAMPLES: usize = 20;
 
-/// What came for one person.
+/// Messages for one person.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     times: u32,
@@ -29,25 +29,25 @@ struct Seen {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Record {
-    /// Publishes; more than one where a confirm was lost.
+    /// Number of publishes; more than one if a confirm was lost.
     published: u32,
     confirmed: bool,
     pub(super) finished: bool,
     calls: u32,
     guests: [Seen; 2],
     host: Seen,
-    /// When Instant Connect was first asked for its links.
+    /// Time of the first call of Instant Connect for its links.
     called: Option<Instant>,
-    /// A Webex answer did not arrive whole: the next message is nobody's fault.
+    /// A response of Webex was cut, so a repeated message is legitimate.
     host_cut: bool,
     pub(super) dead: u32,
 }
 
-/// What one kind of trouble did.
+/// The effect of one kind of fault.
 #[derive(Default)]
 pub(super) struct Fault {
     pub(super) times: u32,
-    /// From its end to the first event that was begun after it and served, in seconds.
+    /// Seconds from each end of the fault to the first event that started after it and was processed.
     pub(super) recovered: Vec<f64>,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Inner {
     pub(super) calls_repeated: u64,
     pub(super) links: u64,
     pub(super) messages: u64,
-    /// Our own consumer got the same message again.
+    /// Redeliveries to the test's own consumer.
     pub(super) redelivered: u64,
     pub(super) repeated_same_id: u64,
     pub(super) repeated_other_id: u64,
@@ -77,23 +77,23 @@ pub(super) struct Inner {
     pub(super) recovering: Option<(&'static str, Instant)>,
 }
 
-/// The record of a run.
+/// The history of a run.
 pub(crate) struct History {
     inner: Mutex<Inner>,
     version: watch::Sender<u64>,
     pub(super) begun: Instant,
-    /// Classes of dead letters that the run's faults explain.
-    explained: Vec<&'static str>,
+    /// Classes of dead letters that the faults explain.
+    explained_classes: Vec<&'static str>,
 }
 
 impl History {
-    pub(crate) fn new(events: u32, explained: &[&'static str]) -> Self {
+    pub(crate) fn new(events: u32, explained_classes: &[&'static str]) -> Self {
         let records = vec![Record::default(); events as usize];
         Self {
             inner: Mutex::new(Inner { records, ..Inner::default() }),
             version: watch::Sender::new(0),
             begun: Instant::now(),
-            explained: explained.to_vec(),
+            explained_classes: explained_classes.to_vec(),
         }
     }
 
@@ -120,7 +120,7 @@ impl History {
         });
     }
 
-    /// A link for a guest came.
+    /// Records a guest link.
     pub(crate) fn guest_link(&self, message_id: &str, redelivered: bool, body: &[u8], sandbox: &Handle) {
         self.change(|inner| {
             inner.links += 1;
@@ -130,7 +130,7 @@ impl History {
         });
     }
 
-    /// The sandbox has an expert's message.
+    /// Records a message to an expert.
     pub(crate) fn host_message(&self, message: &RecordedMessage, sandbox: &Handle) {
         self.change(|inner| {
             inner.messages += 1;
@@ -140,7 +140,7 @@ impl History {
         });
     }
 
-    /// Instant Connect was asked for links.
+    /// Records a call of Instant Connect.
     pub(crate) fn call(&self, call: &RecordedCall) {
         self.change(|inner| {
             inner.calls += 1;
@@ -159,7 +159,7 @@ impl History {
         });
     }
 
-    /// A dead letter came from the queue called so.
+    /// Records a dead letter from the given queue.
     pub(crate) fn dead_letter(&self, queue: &str, message_id: &str, class: &str, reason: &str, body: &[u8]) {
         self.change(|inner| {
             let by_id = Start::of(Some(message_id), "event-");
@@ -172,7 +172,7 @@ impl History {
                 return inner.unexpected(format!("a dead letter {message_id}"));
             };
             let expected = match start.kind() {
-                Kind::Good => self.explained.contains(&class),
+                Kind::Good => self.explained_classes.contains(&class),
                 Kind::Invalid => class == "invalid",
                 Kind::Forbidden => class == "device-not-allowed",
             };
@@ -186,17 +186,18 @@ impl History {
         });
     }
 
-    /// Something is broken.
+    /// Records the start of a fault.
     pub(crate) fn disturbed(&self, what: &'static str) {
         self.say(what);
         self.change(|inner| {
             inner.faults.entry(what).or_default().times += 1;
-            // What did not come to an event before the next trouble is not measured.
+            // A recovery that did not finish before the next fault is not measured.
             inner.recovering = None;
         });
     }
 
-    /// It is whole again. The first event that is begun from here on and told to its expert ends the recovery.
+    /// Records the end of a fault. The recovery ends with the first event that starts after it and reaches its
+    /// expert.
     pub(crate) fn healed(&self, what: &'static str) {
         self.say(&format!("{what}: over"));
         self.change(|inner| inner.recovering = Some((what, Instant::now())));
@@ -207,28 +208,28 @@ impl History {
         eprintln!("{since:7.1} s, {finished:6} finished: {what}");
     }
 
-    /// Waits until that is over, or nothing is left to serve.
+    /// Waits until the recovery ended, or all events are finished.
     pub(crate) async fn until_recovered(&self) {
         let events = u32::try_from(self.inner().records.len()).unwrap();
         self.until(|inner| inner.recovering.is_none() || inner.finished == events).await;
     }
 
-    /// Waits until so many events were confirmed by the broker.
+    /// Waits until the broker confirmed this many events.
     pub(crate) async fn until_confirmed(&self, count: u32) {
         self.until(|inner| inner.confirmed >= count).await;
     }
 
-    /// Waits until so many events came to an end.
+    /// Waits until this many events are finished.
     pub(crate) async fn until_finished(&self, count: u32) {
         self.until(|inner| inner.finished >= count).await;
     }
 
-    /// Waits until fewer than `window` events are on their way.
+    /// Waits until fewer than `window` events are unfinished.
     pub(crate) async fn until_fewer_than(&self, window: u32) {
         self.until(|inner| inner.confirmed.saturating_sub(inner.finished) < window).await;
     }
 
-    /// Waits; gives up when nothing at all has happened for [`PATIENCE`]. The verdict then says what is missing.
+    /// Waits for a condition. Panics if nothing happens for [`PROGRESS_TIMEOUT`].
     async fn until(&self, mut condition: impl FnMut(&Inner) -> bool) {
         let mut version = self.version.subscribe();
         loop {
@@ -236,10 +237,10 @@ impl History {
             if condition(&self.inner()) {
                 return;
             }
-            if timeout(PATIENCE, version.changed()).await.is_err() {
+            if timeout(PROGRESS_TIMEOUT, version.changed()).await.is_err() {
                 let inner = self.inner();
                 panic!(
-                    "nothing has happened for {PATIENCE:?}: {} confirmed, {} finished, missing such as {:?}",
+                    "no progress for {PROGRESS_TIMEOUT:?}: {} confirmed, {} finished, missing events: {:?}",
                     inner.confirmed,
                     inner.finished,
                     inner.lost()
@@ -290,7 +291,8 @@ fn guest_link(
     let guest = (0..start.guests()).find(|guest| body["to"] == start.number(*guest));
     let guest = guest.ok_or_else(|| format!("{} has a link for {}", start.id(), body["to"]))?;
     let short = body["short"].as_str().unwrap_or_default();
-    let link = sandbox.link(short).ok_or_else(|| format!("{}: nobody gave out {short}", start.id()))?;
+    let link =
+        sandbox.link(short).ok_or_else(|| format!("{}: the API never made link {short}", start.id()))?;
     let right = start.kind() == Kind::Good
         && body["eventId"] == start.id()
         && body["channel"] == Start::channel(guest)
@@ -322,9 +324,9 @@ fn host_message(inner: &mut Inner, message: &RecordedMessage, sandbox: &Handle) 
     let start = start.filter(|start| inner.sent(*start)).ok_or_else(|| format!("a message to {email}"))?;
     let url = message.attachments.first().and_then(|card| card["content"]["actions"][0]["url"].as_str());
     let short = url.and_then(|url| url.strip_prefix(BASE_URL)).unwrap_or_default();
-    let link = sandbox.link(short).ok_or_else(|| format!("{email}: nobody gave out {short}"))?;
+    let link = sandbox.link(short).ok_or_else(|| format!("{email}: the API never made link {short}"))?;
     if start.kind() != Kind::Good || (link.role, &link.sub) != (RecordedRole::Host, &start.session()) {
-        return Err(format!("{email} was told a {:?} link of {}", link.role, link.sub));
+        return Err(format!("{email} got a {:?} link of {}", link.role, link.sub));
     }
     let record = &mut inner.records[start.0 as usize];
     let (cut, url) = (record.host_cut, hash(short));

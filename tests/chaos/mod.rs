@@ -1,32 +1,33 @@
-//! Chaos on real parts: everything that can break is broken under load, and a checker says what became of every event.
+//! Chaos tests on real parts: everything that can break breaks under load, and a checker records the result of every
+//! event.
 //!
 //! - [`event`]: the events of a run
-//! - [`history`], [`verdict`]: what was sent and what came of it
-//! - [`field`]: broker, relay, sandbox, workers, a publisher, and consumers of links and dead letters
-//! - [`node`], [`relay`], [`worker`]: what can be broken
-//! - [`faults`], [`cluster`]: one kind of trouble at a time
-//! - [`storm`]: all of it at once, from a seed; `make chaos` runs it for long
+//! - [`history`], [`verdict`]: the record of a run and its evaluation
+//! - [`testbed`]: broker, relay, sandbox, workers, a publisher, and consumers of links and dead letters
+//! - [`node`], [`relay`], [`worker`]: parts that can break
+//! - [`faults`], [`cluster`]: one kind of fault at a time
+//! - [`storm`]: all faults together, from a seed; `make chaos` makes it long
 
 mod cluster;
 mod event;
 mod faults;
-mod field;
 mod history;
 mod node;
 pub(crate) mod relay;
 mod storm;
+mod testbed;
 mod verdict;
 mod worker;
 
 use std::time::Duration;
 
-/// What short links begin with, as at Webex.
+/// The base URL of short links, as Webex has it.
 const BASE_URL: &str = "https://instant.webex.com/visit/";
 
-/// How long a run goes on although nothing happens. Nothing is measured by it.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Time limit without any progress. No measurement depends on it.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Looks at a state that nobody tells of, again and again, until `ask` has an answer.
+/// Polls a state until `ask` returns a value.
 async fn poll<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let look = async {
         loop {
@@ -36,6 +37,6 @@ async fn poll<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let waited = tokio::time::timeout(PATIENCE, look).await;
-    waited.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain for {what}"))
+    let waited = tokio::time::timeout(PROGRESS_TIMEOUT, look).await;
+    waited.unwrap_or_else(|_| panic!("timed out after {PROGRESS_TIMEOUT:?} waiting for {what}"))
 }

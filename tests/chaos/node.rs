@@ -1,10 +1,10 @@
-//! Brokers of `scripts/broker` of a run's own, which may be stopped, killed and made to stand still.
+//! Own brokers of a run from `scripts/broker`, which can be stopped, killed and paused.
 
 use std::{path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
-/// A node, or the nodes of a cluster, in a folder of their own, gone with the value.
+/// A single node or a cluster in a temporary folder. Dropping it removes the nodes.
 pub(crate) struct Nodes {
     folder: TempDir,
     count: usize,
@@ -12,7 +12,7 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// Starts so many, of one cluster.
+    /// Starts a single node, or a cluster of `count` nodes.
     pub(crate) async fn start(count: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("node");
@@ -25,52 +25,52 @@ impl Nodes {
         Self { folder, count, urls }
     }
 
-    /// Of all nodes.
+    /// The URLs of all nodes.
     pub(crate) fn urls(&self) -> &[String] {
         &self.urls
     }
 
-    /// Stops one in good order; its state stays.
+    /// Stops a node cleanly and keeps its data.
     pub(crate) async fn stop(&self, node: usize) {
         self.ask("stop", node).await;
     }
 
-    /// Ends one as a power cut would.
+    /// Kills a node, as a power failure does.
     pub(crate) async fn kill(&self, node: usize) {
         self.ask("kill", node).await;
     }
 
-    /// Starts one again; it takes logins when this is over.
+    /// Starts a node again and waits until it accepts logins.
     pub(crate) async fn start_again(&self, node: usize) {
         self.ask("start", node).await;
     }
 
-    /// Has one stand still: to the others, and to its clients, it is a network that is cut off.
+    /// Pauses a node. For the others and for clients, it is like a network that is cut off.
     pub(crate) async fn pause(&self, node: usize) {
         self.ask("pause", node).await;
     }
 
-    /// Has it go on.
+    /// Resumes a paused node.
     pub(crate) async fn resume(&self, node: usize) {
         self.ask("resume", node).await;
     }
 
-    /// Has nodes give one up of which they have heard nothing for so long; it is a minute where nothing is set.
-    pub(crate) async fn give_a_silent_one_up_after(&self, seconds: u32) {
+    /// Sets the time after which nodes drop a node that does not respond. The default is a minute.
+    pub(crate) async fn set_net_ticktime(&self, seconds: u32) {
         for node in 0..self.count {
             self.eval(node, format!("net_kernel:set_net_ticktime({seconds}, 0).")).await;
         }
     }
 
-    /// Has the broker believe that its disk is full, or not any more.
+    /// Sets or clears the broker's disk alarm.
     pub(crate) async fn disk_is_full(&self, full: bool) {
         let limit = if full { "1000000GB" } else { "1MB" };
         self.ctl(0, vec!["set_disk_free_limit".to_owned(), limit.to_owned()]).await;
     }
 
-    /// The number of the node that leads a queue, asked of node `asked`; it has a copy on each.
+    /// The number of the node that leads a queue, as node `asked` sees it. The queue must have a copy on each node.
     pub(crate) async fn leader_of(&self, queue: &str, asked: usize) -> usize {
-        let told = self
+        let output = self
             .eval(
                 asked,
                 format!(
@@ -80,13 +80,13 @@ impl Nodes {
                 ),
             )
             .await;
-        assert!(told.starts_with(&format!("{{{},", self.count)), "{queue}: {told}");
-        self.number_in(&told)
+        assert!(output.starts_with(&format!("{{{},", self.count)), "{queue}: {output}");
+        self.number_in(&output)
     }
 
-    /// The number of the node that a worker's connection for `purpose` is with, asked of node `asked`.
+    /// The number of the node to which the worker's connection for `purpose` leads, as node `asked` sees it.
     pub(crate) async fn of_connection(&self, purpose: &str, asked: usize) -> usize {
-        let told = self
+        let output = self
             .eval(
                 asked,
                 format!(
@@ -97,18 +97,18 @@ impl Nodes {
                 ),
             )
             .await;
-        self.number_in(&told)
+        self.number_in(&output)
     }
 
-    /// Of the one node that `told` names, as `rabbit@127.0.0.{number + 1}`.
-    fn number_in(&self, told: &str) -> usize {
-        let (_, name) = told.split_once("rabbit@127.0.0.").unwrap();
+    /// The number of the only node in `output`, which is named `rabbit@127.0.0.{number + 1}`.
+    fn number_in(&self, output: &str) -> usize {
+        let (_, name) = output.split_once("rabbit@127.0.0.").unwrap();
         let number: usize = name.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
-        assert!((1..=self.count).contains(&number), "{told}");
+        assert!((1..=self.count).contains(&number), "{output}");
         number - 1
     }
 
-    /// What Erlang on a node says. Of rabbitmqctl's own listings a node without epmd has only its own part.
+    /// Evaluates an Erlang expression on a node. Without epmd, rabbitmqctl's own listings cover only one node.
     async fn eval(&self, node: usize, expression: String) -> String {
         self.ctl(node, vec!["--quiet".to_owned(), "eval".to_owned(), expression]).await
     }
@@ -145,7 +145,7 @@ fn script(action: &str, node: PathBuf, more: &[String]) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success() || std::thread::panicking(),
-        "`scripts/broker {action}` failed; is there no RabbitMQ here? Run `make test`.\n{errors}"
+        "`scripts/broker {action}` failed; if RabbitMQ is missing, run `make test`\n{errors}"
     );
     String::from_utf8(output.stdout).unwrap()
 }

@@ -1,4 +1,4 @@
-//! A TCP relay between worker and broker that misbehaves.
+//! A TCP relay between worker and broker with faults.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,17 +13,17 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::PATIENCE;
+use super::PROGRESS_TIMEOUT;
 
-/// What happens to bytes of one direction.
+/// The treatment of bytes in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
     Pass,
-    /// Each piece comes so much later.
+    /// Each chunk is delayed by this time.
     Delay(Duration),
-    /// Nothing gets through, and nothing is closed; it gets through later.
+    /// Nothing passes and nothing is closed; the bytes pass later.
     Stall,
-    /// What is sent is gone. A connection that lost bytes gets none through any more, healed or not.
+    /// Bytes are lost. A connection that lost bytes passes none afterwards, even if the relay heals.
     Drop,
 }
 
@@ -33,11 +33,11 @@ struct Mode {
     up: Flow,
     /// From the broker to the worker.
     down: Flow,
-    /// Goes up when all connections are cut.
+    /// Increases when all connections are cut.
     cuts: u64,
 }
 
-/// The relay. Its connections and itself end with the value.
+/// The relay. Dropping it ends it and its connections.
 pub(crate) struct Relay {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
@@ -46,7 +46,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Relays to `target`.
+    /// Starts a relay to `target`.
     pub(crate) async fn start(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -65,8 +65,8 @@ impl Relay {
         Self { address, mode, accepted, accepting: accepting.abort_handle() }
     }
 
-    /// Relays to the broker of `url`; and the URL that leads to it through the relay.
-    pub(crate) async fn before(url: &str) -> (Self, String) {
+    /// Starts a relay to the broker of `url`. Returns the relay and the URL through it.
+    pub(crate) async fn in_front_of(url: &str) -> (Self, String) {
         let address = url.split(['@', '/']).nth(3).unwrap();
         let relay = Self::start(address.to_owned()).await;
         let through = url.replace(address, &relay.address().to_string());
@@ -77,7 +77,7 @@ impl Relay {
         self.address
     }
 
-    /// From here on, for all connections.
+    /// Changes the treatment of all connections from now on.
     pub(crate) fn set(&self, up: Flow, down: Flow) {
         self.mode.send_modify(|mode| (mode.up, mode.down) = (up, down));
     }
@@ -86,19 +86,19 @@ impl Relay {
         self.set(Flow::Pass, Flow::Pass);
     }
 
-    /// How many connections there were.
+    /// Number of connections so far.
     pub(crate) fn accepted(&self) -> usize {
         *self.accepted.borrow()
     }
 
-    /// Waits until there were so many connections.
+    /// Waits until there were this many connections.
     pub(crate) async fn until_accepted(&self, count: usize) {
         let mut accepted = self.accepted.clone();
         let enough = accepted.wait_for(|accepted| *accepted >= count);
-        _ = timeout(PATIENCE, enough).await.expect("nobody connects again");
+        _ = timeout(PROGRESS_TIMEOUT, enough).await.expect("no new connection");
     }
 
-    /// Ends all connections, with what is on its way.
+    /// Cuts all connections; bytes in transit are lost.
     pub(crate) fn cut(&self) {
         self.mode.send_modify(|mode| mode.cuts += 1);
     }
@@ -134,7 +134,7 @@ async fn pump(
     let mut doomed = false;
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
-        // It fails only when the relay is gone.
+        // The wait fails only when the relay is gone.
         let Ok(mode) = modes.wait_for(|mode| flow(mode) != Flow::Stall).await.map(|mode| *mode) else {
             return;
         };

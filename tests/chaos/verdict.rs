@@ -1,4 +1,4 @@
-//! The verdict over a run, in Jepsen's terms.
+//! The evaluation of a run, in Jepsen's terms.
 
 use std::fmt::Write as _;
 
@@ -6,15 +6,15 @@ use serde_json::{Map, Value, json};
 
 use super::history::{EXAMPLES, Fault, History};
 
-/// The verdict.
+/// The report of a run.
 pub(crate) struct Report {
     pub(crate) json: Value,
-    /// What must never be.
+    /// Violations of the promises.
     failures: Vec<String>,
 }
 
 impl History {
-    /// The verdict so far.
+    /// The report so far.
     pub(crate) fn report(&self) -> Report {
         let inner = self.inner();
         let lost = inner.lost();
@@ -44,12 +44,12 @@ impl History {
             failures.push(format!("unexpected: {:#?}", inner.examples));
         }
         if !inner.dead_unexplained.is_empty() {
-            failures.push(format!("dead for no reason: {:#?}", inner.dead_unexplained));
+            failures.push(format!("unexplained dead letters: {:#?}", inner.dead_unexplained));
         }
         for (count, what) in [
             (inner.repeated_other_id, "repeats with another message_id"),
             (inner.other_link, "repeats with another link"),
-            (inner.hosts_repeated, "host messages repeated although no answer was cut"),
+            (inner.hosts_repeated, "host messages repeated although no response was cut"),
         ] {
             if count > 0 {
                 failures.push(format!("{count} {what}"));
@@ -71,26 +71,26 @@ fn summary(fault: &Fault) -> Value {
 }
 
 impl Report {
-    /// As Markdown, for a person.
+    /// The report as Markdown tables.
     pub(crate) fn table(&self) -> String {
         let json = &self.json;
         let hosts = &json["hostMessagesRepeated"];
         let mut table = "| events | |\n|---|--:|\n".to_owned();
         for (what, count) in [
-            ("sent, and confirmed by the broker", &json["sent"]),
-            ("done: every guest's link published, the expert told", &json["done"]),
-            ("dead letters: invalid, or a device that nobody allowed", &json["deadEvents"]),
+            ("sent and confirmed by the broker", &json["sent"]),
+            ("done: each guest link published, the expert's message sent", &json["done"]),
+            ("dead letters: invalid, or a device that is not allowed", &json["deadEvents"]),
             ("**lost**", &json["lost"]),
-            ("**unexpected**: swapped, not asked for, dead for no reason", &json["unexpected"]),
-            ("guests' links published again, with the same `message_id`", &json["repeatedSameId"]),
-            ("… with another `message_id`", &json["repeatedOtherId"]),
-            ("different links for one effect", &json["repeatedOtherLink"]),
-            ("experts told again after Webex's answer was cut", &hosts["answerCut"]),
-            ("experts told again otherwise", &hosts["unexplained"]),
+            ("**unexpected**: swapped, not requested, dead without a reason", &json["unexpected"]),
+            ("guest links repeated with the same `message_id`", &json["repeatedSameId"]),
+            ("guest links repeated with another `message_id`", &json["repeatedOtherId"]),
+            ("different links for one person", &json["repeatedOtherLink"]),
+            ("messages to experts repeated after a cut response of Webex", &hosts["answerCut"]),
+            ("messages to experts repeated for other reasons", &hosts["unexplained"]),
         ] {
             _ = writeln!(table, "| {what} | {count} |");
         }
-        table += "\n| trouble | times | served again after, median | at most |\n|---|--:|--:|--:|\n";
+        table += "\n| fault | times | recovery time, median | maximum |\n|---|--:|--:|--:|\n";
         for (what, fault) in json["faults"].as_object().unwrap().iter().filter(|(what, _)| *what != "all") {
             let times = &fault["recoverySeconds"];
             let seconds =
@@ -98,11 +98,11 @@ impl Report {
             let (median, max) = (seconds(&times["median"]), seconds(&times["max"]));
             _ = writeln!(table, "| {what} | {} | {median} | {max} |", fault["times"]);
         }
-        _ = writeln!(table, "\n{} s in all.", json["seconds"]);
+        _ = writeln!(table, "\n{} s in total.", json["seconds"]);
         table
     }
 
-    /// Fails on what must not be.
+    /// Prints the report and panics if a promise is broken.
     pub(crate) fn assert(&self) {
         eprintln!("{}", self.table());
         assert!(self.failures.is_empty(), "{}\n{:#}", self.failures.join("\n"), self.json);

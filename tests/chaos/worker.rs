@@ -10,14 +10,14 @@ use std::{
 use super::poll;
 use crate::support::program;
 
-/// A running worker, whose log goes to a file. Killed when it is dropped.
+/// A running worker with its log in a file. Dropping it kills it.
 pub(crate) struct Worker {
     child: Child,
     log: PathBuf,
 }
 
 impl Worker {
-    /// Starts it with nothing but `environment`.
+    /// Starts the worker with only `environment`.
     pub(crate) fn start(environment: &[(String, String)], log: PathBuf) -> Self {
         let file = File::create(&log).unwrap();
         let child = Command::new(program::executable())
@@ -32,31 +32,31 @@ impl Worker {
         Self { child, log }
     }
 
-    /// SIGKILL: no line of its code runs after it.
+    /// Kills the worker with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.end();
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM and returns the exit status.
     pub(crate) async fn stop(mut self) -> ExitStatus {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", "TERM", &id]).status().unwrap().success());
         poll("the worker's end", async || self.child.try_wait().unwrap()).await
     }
 
-    /// How many lines of its log have `text`.
-    pub(crate) fn says(&self, text: &str) -> usize {
+    /// Number of log lines that contain `text`.
+    pub(crate) fn count_lines(&self, text: &str) -> usize {
         lines(&self.log).filter(|line| line.contains(text)).count()
     }
 
-    /// Waits until so many lines of its log have `text`.
-    pub(crate) async fn until_it_says(&self, text: &str, times: usize) {
-        let what = format!("the worker to say `{text}` {times} times");
-        poll(&what, async || (self.says(text) >= times).then_some(())).await;
+    /// Waits until this many log lines contain `text`.
+    pub(crate) async fn until_logged(&self, text: &str, times: usize) {
+        let what = format!("the worker to log `{text}` {times} times");
+        poll(&what, async || (self.count_lines(text) >= times).then_some(())).await;
     }
 
     fn end(&mut self) {
-        // It fails only where it has ended already.
+        // This fails only if the worker has ended already.
         _ = self.child.kill();
         _ = self.child.wait();
     }

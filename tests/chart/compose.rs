@@ -1,5 +1,5 @@
-//! compose.yaml and the files in `compose/`: locked down, waiting for each other, with nothing that the chart has otherwise.
-//! `operators::compose` runs its services.
+//! compose.yaml and the files in `compose/`: locked down, started in order, and equal to the chart where both define
+//! something. `operators::compose` runs the services.
 
 use regex::Regex;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ fn compose_file_is_valid() {
 }
 
 #[test]
-fn every_service_is_locked_down_and_reached_from_this_machine_alone() {
+fn services_are_locked_down_and_reachable_from_loopback_only() {
     let compose = compose();
     for (name, service) in services(&compose) {
         assert_eq!(service["read_only"], true, "{name}");
@@ -55,7 +55,7 @@ fn every_service_is_locked_down_and_reached_from_this_machine_alone() {
 }
 
 #[test]
-fn every_service_that_stays_has_a_health_check_which_those_after_it_wait_for() {
+fn long_running_services_have_health_checks_that_others_wait_for() {
     let compose = compose();
     for (name, service) in services(&compose) {
         if service["profiles"].is_null() {
@@ -69,9 +69,9 @@ fn every_service_that_stays_has_a_health_check_which_those_after_it_wait_for() {
     }
 }
 
-/// The image of the program is made here; all others have a full version.
+/// The program's image is built from this checkout. All other images have a full version.
 #[test]
-fn images_of_others_are_named_by_full_version() {
+fn third_party_images_have_a_full_version() {
     let version = Regex::new(r"^[a-z0-9./-]+:v?[0-9]+\.[0-9]+\.[0-9]+(-[a-z-]+)?$").unwrap();
     for (name, service) in services(&compose()) {
         let image = service["image"].as_str().unwrap();
@@ -83,9 +83,10 @@ fn images_of_others_are_named_by_full_version() {
     }
 }
 
-/// Prometheus has the chart's rules, and names each target's namespace, by which rules and dashboard tell installations apart.
+/// Prometheus loads the chart's rules and sets each target's namespace, by which rules and dashboard separate
+/// installations.
 #[test]
-fn prometheus_takes_its_configuration_and_grafana_the_dashboard_s_data_source() {
+fn prometheus_configuration_and_grafana_data_source_are_valid() {
     let folder = tempfile::tempdir().unwrap();
     let rules = root().join(CHART).join("files/alerts.yaml");
     let configuration = read("compose/prometheus.yml");

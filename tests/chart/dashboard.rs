@@ -1,4 +1,4 @@
-//! The dashboard, judged by Grafana's own types and by the rules of its linter.
+//! The dashboard, checked with Grafana's own types and the rules of its linter.
 
 use super::helm::{CHART, printed, python, read, run};
 
@@ -7,22 +7,22 @@ fn judged(chart: &str) -> std::process::Output {
 }
 
 #[test]
-fn grafana_reads_the_dashboard_and_its_linter_s_rules_hold() {
+fn dashboard_passes_grafana_types_and_linter_rules() {
     printed(&judged(CHART), "dashboard_check.py");
 }
 
-/// The judge does refuse.
+/// The check itself must detect errors.
 #[test]
-fn dashboard_check_refuses_what_its_rules_forbid() {
+fn dashboard_check_reports_each_kind_of_error() {
     let dashboard = read(&format!("{CHART}/files/dashboard.json"));
     let runbook = read(&format!("{CHART}/RUNBOOK.md"));
     for (right, wrong, said) in [
         (
             "\"title\": \"Webex call duration\"",
             "\"title\": \"Webex calls\"",
-            "two panels are called Webex calls",
+            "two panels have the title Webex calls",
         ),
-        ("[$__rate_interval]", "[5m]", "in place of $__rate_interval"),
+        ("[$__rate_interval]", "[5m]", "instead of $__rate_interval"),
         (",instance=~\\\"$instance\\\"", "", "has no instance"),
         ("job=~\\\"$job\\\"", "job=~\\\"icw\\\"", "has no job"),
         (
@@ -30,8 +30,8 @@ fn dashboard_check_refuses_what_its_rules_forbid() {
             "\"description\": \"\"",
             "Dead letters: no description",
         ),
-        ("\"editable\": false", "\"editable\": true", "it can be edited"),
-        ("\"displayMode\": \"table\"", "\"displayMode\": \"list\"", "is no table"),
+        ("\"editable\": false", "\"editable\": true", "the dashboard is editable"),
+        ("\"displayMode\": \"table\"", "\"displayMode\": \"list\"", "is not a table"),
         ("\"legendFormat\"", "\"legendFromat\"", "is unknown to Grafana's types"),
         ("\"title\": \"In progress\"", "\"title\": \"Busy\"", "the runbook names In progress"),
     ] {

@@ -1,4 +1,4 @@
-//! What the chart reads from the program's settings.
+//! Values that the chart derives from the program's settings.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ fn deployment(arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn rollout_replaces_a_worker_at_once_only_if_the_ledger_is_shared() {
+fn rollout_uses_rolling_update_only_if_the_ledger_is_shared() {
     let recreate = json!({"type": "Recreate", "rollingUpdate": null});
     assert_eq!(deployment(&[])["strategy"], recreate);
     assert_eq!(deployment(&["--set=config.ledger.kind=memory"])["strategy"], recreate);
@@ -26,7 +26,7 @@ fn rollout_replaces_a_worker_at_once_only_if_the_ledger_is_shared() {
 }
 
 #[test]
-fn grace_is_the_program_s_and_ten_seconds_more() {
+fn termination_grace_is_the_programs_grace_plus_ten_seconds() {
     for (grace, seconds) in
         [("25s", 35), ("1m", 70), ("1m30s", 100), ("1m 30s", 100), ("500ms", 11), ("1h", 3610), ("008s", 18)]
     {
@@ -38,7 +38,7 @@ fn grace_is_the_program_s_and_ten_seconds_more() {
 }
 
 #[test]
-fn volume_is_there_for_a_file_ledger_alone_and_is_kept() {
+fn volume_exists_only_for_a_file_ledger_and_is_kept() {
     for (name, claims) in [
         ("least-values.yaml", 1),
         ("production-values.yaml", 0),
@@ -56,7 +56,7 @@ fn volume_is_there_for_a_file_ledger_alone_and_is_kept() {
     let volumes = &only(&objects, "Deployment")["spec"]["template"]["spec"]["volumes"];
     let ledger = volumes.as_array().unwrap().iter().find(|volume| volume["name"] == "ledger").unwrap();
     assert_eq!(ledger["persistentVolumeClaim"]["claimName"], "icw-ledger");
-    // Whatever the values say of it, an uninstall keeps the claim.
+    // An uninstall keeps the claim, regardless of the values.
     let kept = rendered(&[
         LEAST[0],
         LEAST[1],
@@ -69,7 +69,7 @@ fn volume_is_there_for_a_file_ledger_alone_and_is_kept() {
 }
 
 #[test]
-fn storage_class_is_left_out_empty_or_named_as_given() {
+fn storage_class_is_omitted_empty_or_named_as_given() {
     let class = |argument: &str| {
         let objects = rendered(&[LEAST[0], LEAST[1], argument]);
         only(&objects, "PersistentVolumeClaim")["spec"].as_object().unwrap().get("storageClassName").cloned()
@@ -80,7 +80,7 @@ fn storage_class_is_left_out_empty_or_named_as_given() {
 }
 
 #[test]
-fn disruption_budget_and_spread_begin_with_two_workers() {
+fn disruption_budget_and_spread_exist_from_two_workers_on() {
     let one = case("least-values.yaml");
     assert!(of_kind(&one, "PodDisruptionBudget").is_empty());
     assert!(only(&one, "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"].is_null());
@@ -105,7 +105,7 @@ fn disruption_budget_and_spread_begin_with_two_workers() {
 }
 
 #[test]
-fn autoscaling_takes_the_place_of_replicas_and_scales_by_the_queues_of_the_worker() {
+fn autoscaling_replaces_replicas_and_scales_by_the_work_queues() {
     assert_eq!(only(&case("production-values.yaml"), "Deployment")["spec"]["replicas"], 3);
     for (name, queues, value) in [
         ("autoscaling-values.yaml", vec!["instant-connect.sessions"], "16"),
@@ -135,7 +135,7 @@ fn autoscaling_takes_the_place_of_replicas_and_scales_by_the_queues_of_the_worke
 }
 
 #[test]
-fn admin_address_and_settings_file_are_always_named_by_variables() {
+fn admin_address_and_settings_file_are_set_by_variables() {
     for name in cases() {
         let objects = case(&name);
         for pod in pods(&objects) {
@@ -184,7 +184,7 @@ fn image_is_named_by_registry_version_and_digest() {
 }
 
 #[test]
-fn new_settings_make_new_pods_and_equal_ones_do_not() {
+fn changed_settings_restart_pods_and_equal_ones_do_not() {
     let checksum = |arguments: &[&str]| {
         deployment(arguments)["template"]["metadata"]["annotations"]["checksum/settings"].clone()
     };

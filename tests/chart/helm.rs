@@ -1,4 +1,4 @@
-//! Helm, and what it renders of the matrix in `ci/`.
+//! Helm, and the objects that it renders from the matrix in `ci/`.
 
 use std::{
     collections::HashMap,
@@ -10,13 +10,13 @@ use std::{
 
 use serde_json::Value;
 
-/// The newest Helm that the chart knows, and the oldest.
+/// The newest and the oldest Helm version that the tests use.
 pub(crate) const HELMS: [&str; 2] = ["4.3", "3.17"];
 pub(crate) const CHART: &str = "charts/instant-connect-worker";
-/// The release of every rendering, and its namespace.
+/// Release name and namespace of every rendering.
 pub(crate) const RELEASE: &str = "icw";
 pub(crate) const NAMESPACE: &str = "video";
-/// What must be given.
+/// The required values.
 pub(crate) const LEAST: [&str; 2] = ["--set=amqp.existingSecret=a", "--set=webex.existingSecret=b"];
 
 pub(crate) type Objects = Arc<Vec<Value>>;
@@ -29,12 +29,12 @@ pub(crate) fn read(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The Python of `scripts/python-env`.
+/// The Python interpreter of `scripts/python-env`.
 pub(crate) fn python() -> PathBuf {
     std::env::var_os("ICW_TEST_PYTHON").map_or_else(|| root().join(".venv/bin/python"), PathBuf::from)
 }
 
-/// Runs a program in the repository with `input`.
+/// Runs a program in the repository with `input` on standard input.
 pub(crate) fn run(program: impl AsRef<Path>, arguments: &[&str], input: &str, helm: &str) -> Output {
     let program = program.as_ref();
     let mut child = Command::new(program)
@@ -49,7 +49,7 @@ pub(crate) fn run(program: impl AsRef<Path>, arguments: &[&str], input: &str, he
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
     let writer = std::thread::spawn(move || {
-        // A program that ended early says why itself.
+        // A program that ended early reports the reason itself.
         _ = stdin.write_all(input.as_bytes());
     });
     let output = child.wait_with_output().unwrap();
@@ -57,32 +57,32 @@ pub(crate) fn run(program: impl AsRef<Path>, arguments: &[&str], input: &str, he
     output
 }
 
-/// What a program that must end well printed.
+/// The output of a program that must succeed.
 pub(crate) fn printed(output: &Output, what: &str) -> String {
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{what}:\n{said}\n{errors}");
     said.into_owned()
 }
 
-/// `helm template` of the release, with more arguments.
+/// Runs `helm template` for the release with more arguments.
 pub(crate) fn template(helm: &str, arguments: &[&str]) -> Output {
     let mut all = vec!["template", RELEASE, CHART, "--namespace", NAMESPACE];
     all.extend_from_slice(arguments);
     run(root().join("scripts/helm"), &all, "", helm)
 }
 
-/// Rendered YAML as objects.
+/// Parses rendered YAML into objects.
 pub(crate) fn objects(yaml: &str) -> Objects {
     let output = run(python(), &["tests/python/chart_objects.py", "json"], yaml, "");
     Arc::new(serde_json::from_str(&printed(&output, "chart_objects.py json")).unwrap())
 }
 
-/// The objects of the chart with these arguments.
+/// Renders the chart with these arguments.
 pub(crate) fn rendered(arguments: &[&str]) -> Objects {
     objects(&printed(&template(HELMS[0], arguments), &format!("{arguments:?}")))
 }
 
-/// The values files of the matrix, by name.
+/// The names of the values files in the matrix.
 pub(crate) fn cases() -> Vec<String> {
     let folder = std::fs::read_dir(root().join(CHART).join("ci")).unwrap();
     let mut names: Vec<_> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -91,7 +91,7 @@ pub(crate) fn cases() -> Vec<String> {
     names
 }
 
-/// A case of the matrix, as YAML; rendered once.
+/// A case of the matrix as YAML, rendered once.
 pub(crate) fn case_yaml(helm: &'static str, case: &str) -> String {
     type Rendered = HashMap<(&'static str, String), String>;
     static RENDERED: LazyLock<Mutex<Rendered>> = LazyLock::new(Mutex::default);
@@ -116,7 +116,7 @@ pub(crate) fn case(case: &str) -> Objects {
     objects
 }
 
-/// The objects of a kind.
+/// All objects of a kind.
 pub(crate) fn of_kind<'a>(objects: &'a Objects, kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
@@ -128,7 +128,7 @@ pub(crate) fn only<'a>(objects: &'a Objects, kind: &str) -> &'a Value {
     found[0]
 }
 
-/// Every pod: the Deployment's template and those of tests, each with its labels and its spec.
+/// The pod templates of the Deployment and the Helm test, with labels and spec.
 pub(crate) fn pods(objects: &Objects) -> Vec<&Value> {
     let pods: Vec<_> = objects
         .iter()
@@ -138,7 +138,7 @@ pub(crate) fn pods(objects: &Objects) -> Vec<&Value> {
             _ => None,
         })
         .collect();
-    assert_eq!(pods.len(), 2, "the worker's and the test's");
+    assert_eq!(pods.len(), 2, "expected the worker's pod and the test's pod");
     pods
 }
 

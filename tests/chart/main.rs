@@ -1,12 +1,12 @@
-//! The Helm chart: what it renders, refuses and derives, with both Helms that the tests know, against the schemas of others and
-//! against the program itself; and the other files that an installation or a release is made of: compose.yaml, workflows.
-//! `make chart` runs these tests alone; they need no cluster.
+//! The Helm chart: its rendered objects, refusals and derived values, with both Helm versions, checked against
+//! third-party schemas and the program itself. Also the other files of an installation or release: compose.yaml and
+//! the workflows. `make chart` runs only these tests; they need no cluster.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     missing_docs,
-    reason = "a test fails by panicking, and its output is for a person"
+    reason = "a test fails by panicking, and people read its output"
 )]
 
 mod compose;

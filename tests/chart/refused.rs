@@ -1,4 +1,4 @@
-//! Combinations of values that would break a promise.
+//! Combinations of values that the chart must refuse.
 
 use std::process::Output;
 
@@ -8,7 +8,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Arguments over those that must be given, and words of the refusal.
+/// Arguments besides the required values, and words of the refusal.
 type Refused = (&'static [&'static str], &'static [&'static str]);
 
 const REDIS: &str = "--set=config.ledger.kind=redis,redis.existingSecret=r";
@@ -134,22 +134,22 @@ fn refused(helm: &str, more: &[&str]) {
 }
 
 #[test]
-fn each_bad_combination_is_refused_and_says_what_to_do() {
+fn bad_combinations_are_refused_with_advice() {
     refused(HELMS[0], &[]);
 }
 
 #[test]
-fn each_bad_combination_is_refused_without_the_schema_too() {
+fn bad_combinations_are_refused_without_the_schema() {
     refused(HELMS[0], &["--skip-schema-validation"]);
 }
 
 #[test]
-fn each_bad_combination_is_refused_by_the_oldest_helm_too() {
+fn bad_combinations_are_refused_by_the_oldest_helm() {
     refused(HELMS[1], &["--skip-schema-validation"]);
 }
 
 #[test]
-fn all_that_is_wrong_is_said_at_once() {
+fn all_errors_are_reported_together() {
     let wrong = with_least(&[
         "--set=replicas=2,image.tag=latest,redis.existingSecret=r,config.admin.listen=off,terminationGracePeriodSeconds=1",
     ]);
@@ -157,9 +157,9 @@ fn all_that_is_wrong_is_said_at_once() {
     assert_eq!(said.matches("\n- ").count(), 5, "{said}");
 }
 
-/// A value that no schema has looked at must not end in an error that nobody understands.
+/// A duration that bypasses the schema must still lead to a clear error.
 #[test]
-fn durations_that_the_chart_cannot_read_are_refused_with_and_without_the_schema() {
+fn unreadable_duration_is_refused_with_and_without_the_schema() {
     for (argument, word) in [
         ("--set=config.shutdown.grace=PT25S", "grace"),
         ("--set=config.shutdown.grace=25", "grace"),
@@ -218,7 +218,7 @@ fn schema_refuses_unknown_keys_wrong_types_and_wrong_values() {
     }
 }
 
-/// A parent chart's values may have a section for all.
+/// A parent chart's values may contain a `global` section.
 #[test]
 fn global_values_of_a_parent_chart_are_accepted() {
     let output = template(HELMS[0], &with_least(&["--set=global.anything=1"]));

@@ -1,4 +1,4 @@
-//! What is rendered, judged by others: Helm's linter, Kubernetes' schemas, those of custom resources.
+//! The rendered objects, checked with Helm's linter and the schemas of Kubernetes and of custom resources.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::helm::{
 };
 
 #[test]
-fn lint_of_every_case_finds_nothing_with_either_helm() {
+fn cases_pass_helm_lint_with_both_helms() {
     for helm in HELMS {
         for case in cases() {
             let file = format!("{CHART}/ci/{case}");
@@ -23,14 +23,14 @@ fn lint_of_every_case_finds_nothing_with_either_helm() {
 }
 
 #[test]
-fn both_helms_render_the_same_objects_of_every_case() {
+fn both_helms_render_the_same_objects_for_each_case() {
     for name in cases() {
         assert!(*case(&name) == *objects(&case_yaml(HELMS[1], &name)), "{name}");
     }
 }
 
 #[test]
-fn package_holds_the_chart_and_not_its_test_matrix() {
+fn package_contains_the_chart_without_its_test_matrix() {
     for helm in HELMS {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().to_str().unwrap();
@@ -64,13 +64,13 @@ fn validated(yaml: &str) -> std::process::Output {
 }
 
 #[test]
-fn every_object_is_valid_on_the_oldest_and_the_newest_kubernetes() {
+fn objects_are_valid_on_the_oldest_and_newest_kubernetes() {
     for case in cases() {
         printed(&validated(&case_yaml(HELMS[0], &case)), &case);
     }
 }
 
-/// The judges do refuse: a misspelt key of a built-in and of a custom resource, and a kind that no schema knows.
+/// The check must detect a misspelt key of a built-in and of a custom resource, and an unknown kind.
 #[test]
 fn validation_refuses_unknown_keys_and_unknown_kinds() {
     let yaml = case_yaml(HELMS[0], "everything-values.yaml");
@@ -88,7 +88,7 @@ fn validation_refuses_unknown_keys_and_unknown_kinds() {
 }
 
 #[test]
-fn names_and_labels_are_what_kubernetes_accepts_and_no_object_is_there_twice() {
+fn names_and_labels_are_valid_and_objects_are_unique() {
     let name = Regex::new(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$").unwrap();
     let label = Regex::new(r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$").unwrap();
     let long =
@@ -102,7 +102,7 @@ fn names_and_labels_are_what_kubernetes_accepts_and_no_object_is_there_twice() {
             let named = metadata["name"].as_str().unwrap();
             assert!(name.is_match(named) && named.len() <= 253, "{named}");
             let key = [&object["kind"], &metadata["namespace"], &metadata["name"]].map(Value::to_string);
-            assert!(seen.insert(key.clone()), "twice: {key:?}");
+            assert!(seen.insert(key.clone()), "duplicate object: {key:?}");
             for (key, value) in metadata["labels"].as_object().into_iter().flatten() {
                 assert!(label.is_match(value.as_str().unwrap()), "{named}: {key}: {value}");
             }
@@ -111,7 +111,7 @@ fn names_and_labels_are_what_kubernetes_accepts_and_no_object_is_there_twice() {
 }
 
 #[test]
-fn notes_say_what_was_derived_and_what_needs_care() {
+fn notes_show_derived_values_and_warnings() {
     let notes = |arguments: &[&str]| {
         let mut all = vec!["install", "icw", CHART, "--namespace", NAMESPACE, "--dry-run=client"];
         all.extend_from_slice(arguments);
@@ -140,9 +140,9 @@ fn notes_say_what_was_derived_and_what_needs_care() {
     assert!(scaled.contains("outage") && scaled.contains("2 to 6") && scaled.contains("per 16"), "{scaled}");
 }
 
-/// The commands of "Done when".
+/// Renders with only the required values.
 #[test]
-fn two_values_are_enough_and_give_one_worker_with_its_own_volume() {
+fn two_values_give_one_worker_with_its_own_volume() {
     let objects = objects(&printed(&template(HELMS[1], &super::helm::LEAST), "least"));
     let kinds: Vec<_> = objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
     assert!(!kinds.contains(&"Secret") && !kinds.contains(&"Service"), "{kinds:?}");

@@ -1,4 +1,4 @@
-//! The chart's rules: the file as it is, for one release's workers alone.
+//! The alert rules in the chart: the unchanged file, limited to the workers of one release.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::helm::{
 
 const TESTS: &str = "tests/operators/alerts.test.yaml";
 
-/// The rules of a release of that name in that namespace, with more values.
+/// The rules of this release in this namespace, with more values.
 fn rules(release: &str, namespace: &str, values: &[&str]) -> Objects {
     let mut arguments = vec!["template", release, CHART, "--namespace", namespace, LEAST[0], LEAST[1]];
     arguments.extend(["--set=prometheusRule.enabled=true,podMonitor.enabled=true"]);
@@ -18,7 +18,7 @@ fn rules(release: &str, namespace: &str, values: &[&str]) -> Objects {
     objects(&printed(&run("scripts/helm", &arguments, "", "4.3"), release))
 }
 
-/// The groups of a `PrometheusRule` as a file of rules (JSON is YAML).
+/// Writes the groups of a `PrometheusRule` as a rules file (JSON is YAML).
 fn write(objects: &Objects, path: &Path) {
     std::fs::write(path, only(objects, "PrometheusRule")["spec"].to_string()).unwrap();
 }
@@ -35,7 +35,7 @@ fn alerts(objects: &Objects) -> Vec<Value> {
 }
 
 #[test]
-fn rules_of_every_case_pass_promtool_s_check() {
+fn rules_of_each_case_pass_promtool_check() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["production-values.yaml", "everything-values.yaml"] {
         let file = folder.path().join(name);
@@ -44,15 +44,15 @@ fn rules_of_every_case_pass_promtool_s_check() {
     }
 }
 
-/// Tests of the file that are about several installations, or about none: the next test has the release's own.
+/// Tests of the file for several installations, or for none. The next test replaces them for the release.
 const OF_SEVERAL: [&str; 2] = [
-    "nobody ever had a worker\n",
-    "the only worker of a namespace is gone, its neighbour's is not; one of two is down\n",
+    "no worker has ever run\n",
+    "the only worker of a namespace is missing while another namespace has one; one of two workers is down\n",
 ];
 
-/// The tests of the file as it is hold for the chart's output too, with its own severities and links put back.
+/// The tests of the file also pass for the chart's output, after its own severities and links are restored.
 #[test]
-fn rules_of_the_chart_pass_the_tests_of_the_file() {
+fn chart_rules_pass_the_tests_of_the_rules_file() {
     let folder = tempfile::tempdir().unwrap();
     let values = [
         "--set=prometheusRule.job=icw,prometheusRule.severities.page=page,prometheusRule.severities.ticket=ticket",
@@ -73,9 +73,9 @@ fn rules_of_the_chart_pass_the_tests_of_the_file() {
     promtool(&["test", "rules", file.to_str().unwrap()]);
 }
 
-/// The page for a release whose workers are gone must not end because another release lives, and neither looks at the other.
+/// A missing worker must cause a page even if another release has workers. Neither release affects the other.
 #[test]
-fn two_releases_side_by_side_watch_their_own_workers_alone() {
+fn two_releases_watch_only_their_own_workers() {
     let folder = tempfile::tempdir().unwrap();
     for (namespace, file) in [("a", "a.yaml"), ("b", "b.yaml")] {
         write(&rules("icw", namespace, &[]), &folder.path().join(file));
@@ -114,9 +114,9 @@ fn two_releases_side_by_side_watch_their_own_workers_alone() {
     promtool(&["test", "rules", file.to_str().unwrap()]);
 }
 
-/// A judge that knows Prometheus's language reads every selector: in the file `job=~".+"`, in the chart's output the release's own.
+/// A parser of Prometheus queries reads every selector: `job=~".+"` in the file, and the release's own job in the chart's output.
 #[test]
-fn every_selector_names_the_jobs_it_is_meant_for() {
+fn selectors_match_the_intended_jobs() {
     let selectors = |rules: &str| {
         let output = run(python(), &["tests/python/promql_selectors.py"], rules, "");
         serde_json::from_str::<Vec<Value>>(&printed(&output, "promql_selectors.py")).unwrap()
@@ -136,7 +136,7 @@ fn every_selector_names_the_jobs_it_is_meant_for() {
 }
 
 #[test]
-fn job_of_the_rules_is_the_one_prometheus_gives_the_pod_monitor() {
+fn job_of_the_rules_equals_the_pod_monitors_job() {
     let objects = case("production-values.yaml");
     let monitor = &only(&objects, "PodMonitor")["metadata"];
     let job = format!("{}/{}", monitor["namespace"].as_str().unwrap(), monitor["name"].as_str().unwrap());
@@ -176,7 +176,7 @@ fn severities_labels_links_and_overrides_reach_the_alerts() {
         assert_eq!((&alert["labels"]["severity"], &alert["for"]), (&severity, &time), "{}", alert["alert"]);
         assert_eq!(alert["labels"]["team"], "video");
         assert_eq!(alert["annotations"]["dashboard"], "https://grafana.example/d/instant-connect-worker");
-        assert!(alert["annotations"]["runbook_url"].is_null(), "a relative link leads nowhere");
+        assert!(alert["annotations"]["runbook_url"].is_null(), "a relative link does not work");
         assert!(alert["annotations"]["runbook"].as_str().unwrap().contains("RUNBOOK.md"));
     }
     assert_eq!(
@@ -185,7 +185,8 @@ fn severities_labels_links_and_overrides_reach_the_alerts() {
     );
 }
 
-/// The routes that kube-prometheus sets up: `critical` has a receiver of its own, its Watchdog another, and the rest the default one.
+/// The routes of kube-prometheus: `critical` and its Watchdog have their own receivers; the rest goes to the default
+/// one.
 const KUBE_PROMETHEUS: &str = r"
 route:
   receiver: Default
@@ -221,11 +222,11 @@ fn pages_and_tickets_reach_their_receivers_under_kube_prometheus() {
             "{labels:?}"
         );
     }
-    assert_eq!(woken, pages, "each page wakes somebody, and nothing else does");
+    assert_eq!(woken, pages, "only pages may reach the critical receiver");
 }
 
 #[test]
-fn rules_without_a_pod_monitor_take_the_job_that_is_named() {
+fn rules_without_a_pod_monitor_use_the_given_job() {
     let objects =
         rendered(&[LEAST[0], LEAST[1], "--set=prometheusRule.enabled=true,prometheusRule.job=workers"]);
     let rule = only(&objects, "PrometheusRule").to_string();
@@ -234,7 +235,7 @@ fn rules_without_a_pod_monitor_take_the_job_that_is_named() {
 }
 
 #[test]
-fn dashboard_is_in_its_config_map_with_the_runbook_s_address() {
+fn dashboard_config_map_links_to_the_runbook_url() {
     let objects = case("production-values.yaml");
     let map = objects.iter().find(|object| !object["data"]["instant-connect-worker.json"].is_null()).unwrap();
     let shown: Value =

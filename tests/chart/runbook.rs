@@ -1,4 +1,4 @@
-//! The runbook quotes the program's log as the program writes it.
+//! The runbook quotes the program's log texts exactly.
 
 use std::path::Path;
 
@@ -19,11 +19,11 @@ fn sources(folder: &Path) -> String {
     text
 }
 
-/// Every text in quotation marks on a line that begins with "In the log:" is a whole string literal of the program. `…` stands for
-/// any text, so a quote that begins and ends with it is a part of a literal.
+/// Every text in quotation marks on a line that begins with "In the log:" is a whole string literal of the program.
+/// `…` stands for any text, so a quote that begins and ends with `…` is a part of a literal.
 #[test]
 fn runbook_quotes_only_log_texts_of_the_program() {
-    // A literal continued on the next line is joined.
+    // Joins literals that continue on the next line.
     let program: String = sources(&root().join("src")).split("\\\n").map(str::trim_start).collect();
     let runbook = read(&format!("{CHART}/RUNBOOK.md"));
     let quotes: Vec<_> = runbook

@@ -1,10 +1,10 @@
-//! Kubernetes' restricted profile, line by line, on every pod of the matrix; and who is taken for whom.
+//! Kubernetes' restricted profile on every pod of the matrix, and the selectors that distinguish pods.
 
 use serde_json::{Value, json};
 
 use super::helm::{LEAST, Objects, case, cases, containers, of_kind, only, pods, rendered};
 
-/// The matrix, and values that try to loosen what the profile demands, past the schema.
+/// The matrix, and values that try to weaken the profile without the schema.
 fn matrix() -> Vec<(String, Objects)> {
     let loose = rendered(&[
         LEAST[0],
@@ -20,7 +20,7 @@ fn matrix() -> Vec<(String, Objects)> {
 }
 
 #[test]
-fn every_pod_keeps_the_restricted_profile() {
+fn pods_comply_with_the_restricted_profile() {
     for (name, objects) in matrix() {
         for pod in pods(&objects) {
             let spec = &pod["spec"];
@@ -57,7 +57,7 @@ fn every_pod_keeps_the_restricted_profile() {
 }
 
 #[test]
-fn user_group_and_fs_group_are_the_image_s_and_on_openshift_the_platform_s() {
+fn user_and_groups_come_from_the_image_or_from_openshift() {
     for (name, objects) in matrix() {
         for pod in pods(&objects) {
             let context = &pod["spec"]["securityContext"];
@@ -74,7 +74,7 @@ fn user_group_and_fs_group_are_the_image_s_and_on_openshift_the_platform_s() {
 }
 
 #[test]
-fn secrets_are_folders_that_rotate_and_must_be_there() {
+fn secrets_are_required_folders_that_rotate() {
     for (name, objects) in matrix() {
         for pod in pods(&objects) {
             let volumes = pod["spec"]["volumes"].as_array().unwrap();
@@ -106,12 +106,12 @@ fn secrets_are_folders_that_rotate_and_must_be_there() {
             .unwrap()
             .clone();
         let checksums: Vec<_> = annotations.keys().filter(|key| key.starts_with("checksum/")).collect();
-        assert_eq!(checksums, ["checksum/settings"], "{name}: a secret that rotates needs no restart");
+        assert_eq!(checksums, ["checksum/settings"], "{name}: a rotated secret must not restart the pod");
     }
 }
 
 #[test]
-fn no_secret_given_as_a_value_is_anywhere_but_in_its_secret() {
+fn secret_values_appear_only_in_their_secret() {
     let objects = case("values-values.yaml");
     assert_eq!(of_kind(&objects, "Secret").len(), 3);
     for object in objects.iter().filter(|object| object["kind"] != "Secret") {
@@ -127,7 +127,7 @@ fn no_secret_given_as_a_value_is_anywhere_but_in_its_secret() {
 }
 
 #[test]
-fn selector_depends_on_no_value_and_matches_workers_alone() {
+fn selector_is_constant_and_matches_only_workers() {
     let expected = json!({"app.kubernetes.io/name": "instant-connect-worker", "app.kubernetes.io/instance": "icw",
         "app.kubernetes.io/component": "worker"});
     for (name, objects) in matrix() {
@@ -144,7 +144,7 @@ fn selector_depends_on_no_value_and_matches_workers_alone() {
         };
         let [worker, test] = pods(&objects)[..] else { panic!("{name}") };
         assert!(selects(&expected, worker), "{name}");
-        assert!(!selects(&expected, test), "{name}: the test's pod would be taken for a worker");
+        assert!(!selects(&expected, test), "{name}: the selector matches the test's pod");
         for policy in of_kind(&objects, "NetworkPolicy") {
             let selector = &policy["spec"]["podSelector"]["matchLabels"];
             assert!(selects(selector, worker) && selects(selector, test), "{name}");
@@ -153,7 +153,7 @@ fn selector_depends_on_no_value_and_matches_workers_alone() {
 }
 
 #[test]
-fn network_policy_closes_both_directions_and_reaches_what_the_settings_name() {
+fn network_policy_allows_only_the_configured_connections() {
     let policy = |name: &str| only(&case(name), "NetworkPolicy")["spec"].clone();
     let ports = |spec: &Value| {
         let mut ports: Vec<i64> = Vec::new();
@@ -178,6 +178,6 @@ fn network_policy_closes_both_directions_and_reaches_what_the_settings_name() {
     let proxied = rendered(&[LEAST[0], LEAST[1], without_scheme]);
     assert_eq!(ports(&only(&proxied, "NetworkPolicy")["spec"]), [53, 443, 3128, 5353, 5671, 5672]);
     let closed = policy("openshift-values.yaml");
-    assert_eq!(closed["ingress"], json!([]), "nobody reads the metrics");
+    assert_eq!(closed["ingress"], json!([]), "no client may read the metrics");
     assert!(of_kind(&case("values-values.yaml"), "NetworkPolicy").is_empty());
 }

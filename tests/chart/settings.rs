@@ -1,4 +1,4 @@
-//! The rendered file of settings, read by the program's own loader.
+//! The rendered settings file, read by the program's own loader.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ use super::helm::{LEAST, Objects, case, cases, only, pods, rendered};
 
 const FOLDER: &str = "/etc/instant-connect-worker";
 
-/// Puts files where the pod mounts them, below `root`, and loads the settings as the container would.
+/// Writes the files below `root` where the pod mounts them, and loads the settings as the container does.
 fn loaded(objects: &Objects, root: &Path) -> Result<Loaded, String> {
     let map = objects
         .iter()
@@ -59,7 +59,7 @@ fn load_with(arguments: &[&str]) -> Result<Loaded, String> {
 }
 
 #[test]
-fn program_reads_the_settings_of_every_case_and_finds_its_secrets() {
+fn program_loads_settings_and_secrets_of_each_case() {
     for name in cases() {
         let root = tempfile::tempdir().unwrap();
         let loaded = loaded(&case(&name), root.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -74,7 +74,7 @@ fn program_reads_the_settings_of_every_case_and_finds_its_secrets() {
 }
 
 #[test]
-fn numbers_lists_and_text_come_through_as_given() {
+fn numbers_lists_and_texts_are_rendered_unchanged() {
     let settings = load_with(&[
         "--set=config.topology.queue_length_max=1000000,config.retry.multiplier=2",
         "--set-json=config.retry.jitter=0.25",
@@ -96,9 +96,9 @@ fn numbers_lists_and_text_come_through_as_given() {
     assert!(text.as_str().unwrap().contains("queue_length_max = 1000000\n"), "{text}");
 }
 
-/// As a values file writes them, numbers reach Helm as floating point.
+/// Helm reads the numbers of a values file as floating point.
 #[test]
-fn numbers_of_a_values_file_stay_whole() {
+fn whole_numbers_of_a_values_file_stay_whole() {
     let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
     fs::write(file.path(), "config: {topology: {queue_length_max: 2147483647}, amqp: {prefetch: 32}, retry: {multiplier: 3.0, jitter: 0}}\n").unwrap();
     let settings = load_with(&["--values", file.path().to_str().unwrap()]).unwrap();
@@ -106,12 +106,12 @@ fn numbers_of_a_values_file_stay_whole() {
 }
 
 #[test]
-fn key_that_the_program_does_not_know_fails_past_the_schema_too() {
+fn unknown_setting_fails_in_the_program_without_the_schema() {
     let error = load_with(&["--skip-schema-validation", "--set=config.amqp.prefech=1"]).unwrap_err();
     assert!(error.contains("amqp.prefech") && error.contains("did you mean amqp.prefetch"), "{error}");
 }
 
-/// The ledger's file lies on the volume, under a name that the prefix makes.
+/// The ledger file is on the volume, and its name contains the prefix.
 #[test]
 fn ledger_path_is_on_the_mounted_volume() {
     let settings = load_with(&["--set=config.topology.prefix=clinic"]).unwrap();

@@ -1,4 +1,4 @@
-//! What the chart has twice is what its sources say.
+//! Files in the chart that are generated from other sources.
 
 use instant_connect_worker::config::{load::DEFAULTS, schema::schema};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::helm::{CHART, LEAST, cases, objects, printed, python, read, rendered, run};
 
 #[test]
-fn values_schema_readme_and_defaults_are_what_make_chart_files_writes() {
+fn generated_chart_files_are_up_to_date() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().to_str().unwrap();
     let settings = folder.path().join("schema.json");
@@ -15,11 +15,11 @@ fn values_schema_readme_and_defaults_are_what_make_chart_files_writes() {
     printed(&output, "scripts/chart-files");
     for file in ["values.schema.json", "README.md", "files/settings.json"] {
         let written = std::fs::read_to_string(folder.path().join(file)).unwrap();
-        assert!(written == read(&format!("{CHART}/{file}")), "{file} has changed: run `make chart-files`");
+        assert!(written == read(&format!("{CHART}/{file}")), "{file} is outdated: run `make chart-files`");
     }
 }
 
-/// Looks for the row of each value below `path`.
+/// Asserts that the README has a row for each value below `path`.
 fn walk(path: &str, value: &Value, schema: &Value, readme: &str) {
     match value.as_object() {
         Some(keys) if !keys.is_empty() && !readme.contains(&format!("| `{path}` |")) => {
@@ -35,18 +35,18 @@ fn walk(path: &str, value: &Value, schema: &Value, readme: &str) {
     }
 }
 
-/// Every value has a comment, so that the table in the README has it.
+/// Every value has a comment, which becomes its row in the README.
 #[test]
-fn readme_has_a_row_with_words_for_every_value() {
+fn readme_describes_each_value() {
     let values = objects(&read(&format!("{CHART}/values.yaml")));
     let schema: Value = serde_json::from_str(&read(&format!("{CHART}/values.schema.json"))).unwrap();
     let readme = read(&format!("{CHART}/README.md"));
     walk("", &values[0], &schema, &readme);
 }
 
-/// A judge other than Helm: the schema of settings accepts the defaults, and the schema of values every case.
+/// Checked without Helm: the settings schema accepts the defaults, and the values schema accepts every case.
 #[test]
-fn schemas_accept_the_defaults_and_the_matrix_and_are_schemas() {
+fn schemas_are_valid_and_accept_defaults_and_matrix() {
     let folder = tempfile::tempdir().unwrap();
     let (schema_file, defaults) = (folder.path().join("schema.json"), folder.path().join("default.toml"));
     std::fs::write(&schema_file, schema().to_string()).unwrap();
@@ -68,9 +68,9 @@ fn schemas_accept_the_defaults_and_the_matrix_and_are_schemas() {
     assert!(!check(&["--schemafile", schema_file, defaults.to_str().unwrap()]).status.success());
 }
 
-/// `versions` compares the files; what is rendered has the same.
+/// `versions` compares the files; this test compares the rendered image.
 #[test]
-fn version_of_the_rendered_image_is_the_crate_s() {
+fn rendered_image_has_the_version_of_the_crate() {
     let image = rendered(&LEAST).iter().find(|object| object["kind"] == "Deployment").unwrap().clone();
     let image = image["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap().to_owned();
     assert!(image.ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{image}");

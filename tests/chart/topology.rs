@@ -1,4 +1,4 @@
-//! The topology's objects are those that the program itself declares.
+//! The topology objects equal those that the program declares.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::helm::{case, of_kind, only};
 
-/// The program's plan for these settings, as `topology --json` prints it.
+/// The program's plan for these settings from `topology --json`.
 fn plan(flags: &[&str]) -> Value {
     let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     let config = load(&Sources { flags, ..Sources::default() }).unwrap().config;
@@ -19,7 +19,7 @@ fn plan(flags: &[&str]) -> Value {
 }
 
 #[test]
-fn objects_of_the_topology_are_those_the_program_declares() {
+fn topology_objects_match_the_programs_declarations() {
     for (name, flags, vhost) in [
         (
             "topology-values.yaml",
@@ -77,7 +77,7 @@ fn objects_of_the_topology_are_those_the_program_declares() {
 }
 
 #[test]
-fn permission_allows_the_prefix_and_the_default_exchange_alone() {
+fn permission_allows_only_the_prefix_and_the_default_exchange() {
     let objects = case("topology-values.yaml");
     let permission = &only(&objects, "Permission")["spec"];
     assert_eq!(permission["userReference"]["name"], only(&objects, "User")["metadata"]["name"]);

@@ -1,4 +1,4 @@
-//! One version everywhere, and the script that changes it.
+//! One version in all files, and the script that changes it.
 
 use std::{
     path::Path,
@@ -28,7 +28,7 @@ fn release(root: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// The files that have the version, in a folder of their own.
+/// A copy of the files with the version in a temporary folder.
 fn copy() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in FILES {
@@ -40,13 +40,13 @@ fn copy() -> tempfile::TempDir {
 }
 
 #[test]
-fn version_is_the_same_in_all_places() {
+fn version_is_the_same_in_all_files() {
     let said = printed(&release(&root(), &["check"]), "scripts/release check");
     assert_eq!(said.trim(), env!("CARGO_PKG_VERSION"));
 }
 
 #[test]
-fn written_version_is_a_release_s_and_stands_in_all_places() {
+fn release_writes_the_version_to_all_files() {
     let folder = copy();
     let refused = release(folder.path(), &["check", "v9.8.7"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("the tag is v9.8.7"), "{refused:?}");
@@ -57,13 +57,13 @@ fn written_version_is_a_release_s_and_stands_in_all_places() {
     let changelog = std::fs::read_to_string(folder.path().join("CHANGELOG.md")).unwrap();
     let released = "## [Unreleased]\n\n## [9.8.7] - 2025-11-21\n\n";
     assert_eq!(changelog, read("CHANGELOG.md").replacen("## [Unreleased]\n\n", released, 1));
-    // Nothing is there to be released next.
+    // Nothing is left for the next release.
     let empty = release(folder.path(), &["write", "9.8.8"]);
     assert!(String::from_utf8_lossy(&empty.stderr).contains("[Unreleased] is empty"), "{empty:?}");
 }
 
 #[test]
-fn version_of_another_place_is_refused_and_named() {
+fn different_version_in_one_file_is_refused_with_its_name() {
     let chart = format!("{CHART}/Chart.yaml");
     for (file, right, wrong) in [
         ("Cargo.lock", "\nversion = \"9.8.7\"", "\nversion = \"9.8.6\""),
@@ -86,7 +86,7 @@ fn version_of_another_place_is_refused_and_named() {
 }
 
 #[test]
-fn words_that_are_no_version_change_nothing() {
+fn invalid_version_changes_nothing() {
     let folder = copy();
     for version in ["v1.2.3", "1.2", "1.2.3 ", "01.2.3", ""] {
         assert_eq!(release(folder.path(), &["write", version]).status.code(), Some(2), "{version}");

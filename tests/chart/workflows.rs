@@ -1,4 +1,5 @@
-//! Workflows, Dependabot's settings, the Dockerfile and what the cluster's test applies, judged by others.
+//! Workflows, Dependabot's settings, the Dockerfile and the objects of the cluster test, checked with third-party
+//! tools.
 
 use regex::Regex;
 
@@ -17,7 +18,7 @@ fn schema(name: &str, files: &[&str]) -> std::process::Output {
 }
 
 #[test]
-fn workflows_and_dependabot_s_settings_are_valid() {
+fn workflows_and_dependabot_settings_are_valid() {
     printed(&schema("vendor.github-workflows", &WORKFLOWS), "workflows");
     printed(&schema("custom.github-workflows-require-timeout", &WORKFLOWS), "a time limit for each job");
     printed(&schema("vendor.dependabot", &[".github/dependabot.yml"]), "Dependabot");
@@ -28,7 +29,7 @@ fn workflows_and_dependabot_s_settings_are_valid() {
 }
 
 #[test]
-fn zizmor_finds_nothing_in_the_workflows() {
+fn workflows_pass_zizmor() {
     printed(&run(tool("zizmor"), &["--offline", "--quiet", ".github"], "", ""), "zizmor");
     let folder = tempfile::tempdir().unwrap();
     let wrong = folder.path().join("ci.yml");
@@ -38,9 +39,9 @@ fn zizmor_finds_nothing_in_the_workflows() {
     assert!(!output.status.success(), "{output:?}");
 }
 
-/// No secret is in a pull request's run, and no right beyond reading.
+/// A pull request's run has no secrets and only read permissions.
 #[test]
-fn workflow_of_pull_requests_only_reads() {
+fn pull_request_workflow_has_read_permissions_only() {
     let text = read(WORKFLOWS[0]);
     assert!(!text.contains("secrets.") && !text.contains("pull_request_target"));
     let workflow = &objects(&text)[0];
@@ -51,7 +52,7 @@ fn workflow_of_pull_requests_only_reads() {
 }
 
 #[test]
-fn every_action_is_named_by_commit_with_its_version_beside_it() {
+fn actions_are_pinned_by_commit_with_their_version() {
     let pinned = Regex::new(r"^uses: [a-z0-9-]+/[a-z0-9-]+@[0-9a-f]{40} # v[0-9]+\.[0-9]+\.[0-9]+$").unwrap();
     for workflow in WORKFLOWS {
         let text = read(workflow);
@@ -68,12 +69,12 @@ fn every_action_is_named_by_commit_with_its_version_beside_it() {
 }
 
 #[test]
-fn hadolint_finds_nothing_in_the_dockerfile() {
+fn dockerfile_passes_hadolint() {
     printed(&run(tool("hadolint"), &["Dockerfile"], "", ""), "hadolint");
 }
 
 #[test]
-fn objects_beside_the_worker_in_the_cluster_s_test_are_valid() {
+fn backing_objects_of_the_cluster_test_are_valid() {
     let yaml = read("tests/cluster/backing.yaml").replace("\nmetadata: {", "\nmetadata: {namespace: test, ");
     let validate = ["tests/python/chart_objects.py", "validate", "1.27", "1.37"];
     printed(&run(python(), &validate, &yaml, ""), "backing.yaml");

@@ -1,4 +1,4 @@
-//! Letters as the worker leaves them, put into dead queues by hand.
+//! Dead letters as the worker leaves them, put into dead queues by the tests.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::support::{
     program::Finished,
 };
 
-/// A letter of `class` that died `minutes` ago.
+/// The properties of a letter of `class` that died `minutes` ago.
 pub(super) fn dead(id: &str, class: &str, minutes: i64) -> BasicProperties {
     let died = (Timestamp::now() - SignedDuration::from_mins(minutes)).to_string();
     let mut table = headers(&[
@@ -33,13 +33,13 @@ pub(super) fn dead(id: &str, class: &str, minutes: i64) -> BasicProperties {
         .with_headers(table)
 }
 
-/// The body of start event number `n`, whose links open for another hour.
+/// The body of start event number `n`, whose links expire in an hour.
 pub(super) fn body(n: usize) -> Vec<u8> {
     let end = (Timestamp::now() + SignedDuration::from_hours(1)).to_string();
     event_with(n, &json!({"expiresAt": end})).to_string().into_bytes()
 }
 
-/// A host link for event number `n`.
+/// The body of a host link for event number `n`.
 pub(super) fn host_link(n: usize) -> Vec<u8> {
     let end = (Timestamp::now() + SignedDuration::from_hours(1)).to_string();
     json!({
@@ -50,26 +50,26 @@ pub(super) fn host_link(n: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Declares everything, and puts `letters` into the dead queue called `queue`.
+/// Publishes `letters` to the dead queue of `queue`.
 pub(super) async fn put(rig: &Rig, queue: &str, letters: Vec<(BasicProperties, Vec<u8>)>) {
     rig.amqp.publish_all("", &rig.name(&format!("{queue}.dead")), letters).await;
 }
 
-/// A rig whose queues are declared.
+/// A rig with declared queues.
 pub(super) async fn rig() -> Rig {
     let rig = Rig::new().await;
     assert_eq!(rig.command(&["topology", "--declare"], &[]).await.status, Some(0));
     rig
 }
 
-/// Runs `dead` with these arguments, which must end well.
+/// Runs `dead` with these arguments, which must succeed.
 pub(super) async fn tool(rig: &Rig, arguments: &[&str]) -> Finished {
     let finished = rig.command(&[&["dead"], arguments].concat(), &[]).await;
     assert_eq!(finished.status, Some(0), "{arguments:?}: {finished:?}");
     finished
 }
 
-/// All that a queue holds, as it would be delivered, but for what the broker itself counts; sorted.
+/// The messages of a queue as they would be delivered, without the broker's delivery count; sorted.
 pub(super) async fn contents(rig: &Rig, queue: &str) -> Vec<String> {
     let whole = |message: Received| {
         let mut headers = message.headers();
@@ -77,19 +77,19 @@ pub(super) async fn contents(rig: &Rig, queue: &str) -> Vec<String> {
         let bare = message.properties.with_headers(BTreeMap::new().into());
         format!("{headers:?} {bare:?} {:?}", String::from_utf8_lossy(&message.body))
     };
-    let mut all: Vec<_> = rig.amqp.look(&rig.name(queue)).await.into_iter().map(whole).collect();
+    let mut all: Vec<_> = rig.amqp.read_all(&rig.name(queue)).await.into_iter().map(whole).collect();
     all.sort();
     all
 }
 
-/// The ids in a queue; sorted.
+/// The ids of the messages in a queue; sorted.
 pub(super) async fn ids(rig: &Rig, queue: &str) -> Vec<String> {
-    let mut ids: Vec<_> = rig.amqp.look(&rig.name(queue)).await.iter().map(Received::id).collect();
+    let mut ids: Vec<_> = rig.amqp.read_all(&rig.name(queue)).await.iter().map(Received::id).collect();
     ids.sort();
     ids
 }
 
-/// The number of `name` that a report in JSON has for `queue`.
+/// The number `name` of `queue` in a JSON report.
 pub(super) fn count(report: &Value, queue: &str, name: &str) -> u64 {
     let queues = report["queues"].as_array().unwrap();
     queues.iter().find(|one| one["queue"] == queue).unwrap()[name].as_u64().unwrap()

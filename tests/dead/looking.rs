@@ -1,4 +1,4 @@
-//! What only looks changes nothing and shows nobody; what is dropped is in the log.
+//! `list`, `show` and dry runs change nothing and show no personal data; `drop` is logged.
 
 use lapin::BasicProperties;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ async fn mixture(rig: &Rig) {
         (dead("event-4", "invalid", 60 * 24 * 9), b"flowsecret, but no JSON".to_vec()),
         (dead("34600000005", "rejected", 5), body(5)),
         (dead("event-2", "unroutable", 1), body(2)),
-        // Nobody's: without any header, as a foreign client may leave one.
+        // A message without headers, as a foreign client may leave it.
         (BasicProperties::default(), vec![0xff; 300]),
     ];
     put(rig, "sessions", sessions).await;
@@ -49,7 +49,7 @@ async fn all_contents(rig: &Rig) -> Vec<Vec<String>> {
 }
 
 #[tokio::test]
-async fn looking_many_times_over_changes_nothing_and_names_nobody() {
+async fn list_show_and_dry_runs_change_nothing_and_show_no_people() {
     let rig = rig().await;
     mixture(&rig).await;
     let before = all_contents(&rig).await;
@@ -76,7 +76,7 @@ async fn looking_many_times_over_changes_nothing_and_names_nobody() {
 }
 
 #[tokio::test]
-async fn list_counts_by_class_and_age_and_shows_the_latest() {
+async fn list_counts_by_class_and_age_and_shows_the_newest() {
     let rig = rig().await;
     mixture(&rig).await;
     let list = tool(&rig, &["list", "--json", "--limit", "3"]).await.json();
@@ -108,7 +108,7 @@ async fn list_counts_by_class_and_age_and_shows_the_latest() {
 }
 
 #[tokio::test]
-async fn reveal_shows_people_and_the_message_as_it_is() {
+async fn reveal_shows_people_and_the_whole_message() {
     let rig = rig().await;
     mixture(&rig).await;
     let rows = tool(&rig, &["list", "--json", "--reveal", "--event", "34600000005"]).await.json();
@@ -127,14 +127,14 @@ async fn reveal_shows_people_and_the_message_as_it_is() {
     }
     let id = letters[0]["id"].as_str().unwrap();
     let one = tool(&rig, &["show", id, "--json"]).await.json();
-    assert_eq!(one.as_array().unwrap().len(), 1, "a letter's own id names it alone");
+    assert_eq!(one.as_array().unwrap().len(), 1, "a letter id must select one letter only");
     assert_eq!(one[0]["body"]["guests"][0]["address"], "… (12 characters)");
     let missing = rig.command(&["dead", "show", "event-77"], &[]).await;
     assert_eq!((missing.status, missing.stdout.as_str()), (Some(1), ""), "{missing:?}");
 }
 
 #[tokio::test]
-async fn each_filter_means_what_it_says_and_all_together_too() {
+async fn filters_select_the_right_letters_alone_and_combined() {
     let rig = rig().await;
     mixture(&rig).await;
     for (filter, sessions, hosts) in [
@@ -177,7 +177,7 @@ async fn each_filter_means_what_it_says_and_all_together_too() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_is_gone_and_the_log_says_which_and_why() {
+async fn dropped_letters_are_removed_and_logged_with_the_reason() {
     let rig = rig().await;
     mixture(&rig).await;
     let said =
@@ -201,9 +201,9 @@ async fn what_is_dropped_is_gone_and_the_log_says_which_and_why() {
     assert_eq!(ids(&rig, "hosts.dead").await, ["link-1"]);
 }
 
-/// What no client of lapin's can read: an id that is not UTF-8, headers that a redelivery made larger than a frame.
+/// Letters that lapin can't parse: an id that is not UTF-8, and headers that a redelivery made larger than a frame.
 #[tokio::test]
-async fn letters_that_cannot_be_read_are_named_by_their_place_and_hold_no_other_up() {
+async fn unreadable_letters_are_named_by_position_and_block_no_others() {
     const LARGEST: &str = "131020";
     let rig = rig().await;
     let (work, queue) = (rig.name("sessions"), rig.name("sessions.dead"));
@@ -247,7 +247,7 @@ async fn until_ready(rig: &Rig, queue: &str, letters: u32) {
 }
 
 #[tokio::test]
-async fn one_tool_at_a_time_and_a_missing_queue_is_said() {
+async fn second_dead_command_and_missing_queue_are_refused() {
     let rig = Rig::new().await;
     let missing = rig.command(&["dead", "list"], &[]).await;
     assert_eq!((missing.status, missing.stdout.as_str()), (Some(1), ""), "{missing:?}");

@@ -1,6 +1,6 @@
-//! The tool for dead letters, on a real broker.
+//! The `dead` command on a real broker.
 //!
-//! - [`letters`]: letters as the worker leaves them
+//! - [`letters`]: dead letters for the tests
 //! - [`looking`]: `list`, `show`, dry runs and `drop`
 //! - [`replaying`]: `replay`, killed at any moment
 

@@ -1,4 +1,4 @@
-//! Nothing is lost and nothing doubled, whenever the tool is killed.
+//! Replay neither loses nor duplicates letters, even if it is killed at any step.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,7 @@ fn numbered(letters: usize) -> Vec<String> {
     all
 }
 
-/// Each of `letters` is in the work queue, once, and nothing is anywhere else.
+/// Asserts that each of `letters` is in the work queue once, and that the other queues are empty.
 async fn assert_all_moved_once(rig: &Rig, letters: usize) {
     let work = rig.name("sessions");
     poll("all letters in the work queue", async || {
@@ -32,16 +32,17 @@ async fn assert_all_moved_once(rig: &Rig, letters: usize) {
     })
     .await;
     let (all, moved) = (numbered(letters), ids(rig, "sessions").await);
-    let doubled: Vec<_> = moved.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| &pair[0]).collect();
+    let duplicated: Vec<_> =
+        moved.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| &pair[0]).collect();
     let lost: Vec<_> = all.iter().filter(|id| moved.binary_search(id).is_err()).collect();
-    assert_eq!((lost, doubled), (vec![], vec![]), "lost, doubled");
+    assert_eq!((lost, duplicated), (vec![], vec![]), "lost, duplicated");
     for queue in ["sessions.dead", "sessions.replay"] {
         assert_eq!(rig.amqp.depth(&rig.name(queue)).await, Some((0, 0)), "{queue}");
     }
 }
 
 #[tokio::test]
-async fn a_replayed_letter_is_as_new_and_says_how_often_it_was_replayed() {
+async fn replayed_letter_has_no_failure_headers_and_counts_its_replays() {
     let rig = rig().await;
     put(&rig, "sessions", vec![(dead("event-1", "exhausted", 5), body(1))]).await;
     for times in 1..=2 {
@@ -58,7 +59,7 @@ async fn a_replayed_letter_is_as_new_and_says_how_often_it_was_replayed() {
         assert_eq!(headers["x-replays"], lapin::types::AMQPValue::LongLongInt(times));
         assert_eq!((message.id(), message.header("x-mine")), ("event-1".to_owned(), "flowsecret".to_owned()));
         assert!(message.header("traceparent").starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"));
-        // It dies again, with the headers that it came with.
+        // The event dies again, with the headers that it arrived with.
         let mut again = dead("event-1", "exhausted", 0);
         let mut table = again.headers().clone().unwrap();
         for (name, value) in headers.into_iter().filter(|(name, _)| name != "x-first-failed-at") {
@@ -69,9 +70,9 @@ async fn a_replayed_letter_is_as_new_and_says_how_often_it_was_replayed() {
     }
 }
 
-/// As the broker puts them aside: without a word of ours.
+/// The broker dead-letters such messages without any header of ours.
 #[tokio::test]
-async fn two_events_of_one_body_whose_ids_are_in_their_headers_alone_are_two_letters() {
+async fn events_with_equal_bodies_and_different_header_ids_are_two_letters() {
     let rig = rig().await;
     let body = body(1);
     let letter = |id| {
@@ -82,14 +83,14 @@ async fn two_events_of_one_body_whose_ids_are_in_their_headers_alone_are_two_let
     put(&rig, "sessions", ["cloud-1", "cloud-2"].map(letter).into()).await;
     let report = tool(&rig, &["replay", "--yes", "--json"]).await.json();
     assert_eq!(count(&report, "sessions", "replayed"), 2, "{report}");
-    assert_eq!(rig.amqp.look(&rig.name("sessions")).await.len(), 2);
+    assert_eq!(rig.amqp.read_all(&rig.name("sessions")).await.len(), 2);
 }
 
 #[tokio::test]
-async fn a_mixture_is_replayed_while_a_worker_runs_and_what_is_over_is_left() {
+async fn replay_beside_a_worker_skips_letters_of_ended_sessions() {
     let rig = rig().await;
     let over = event_with(7, &json!({"expiresAt": "2020-01-01T10:00:00Z"})).to_string().into_bytes();
-    // Its links would have opened for two hours.
+    // Its links would have expired after two hours.
     let long_dead = (dead("event-8", "exhausted", 121), event(8).to_string().into_bytes());
     let mut letters = vec![(dead("event-7", "exhausted", 5), over), long_dead];
     letters.push((dead("event-9", "invalid", 5), b"no JSON".to_vec()));
@@ -111,8 +112,8 @@ async fn a_mixture_is_replayed_while_a_worker_runs_and_what_is_over_is_left() {
         links.iter().map(|link| link.json()["eventId"].as_str().unwrap().to_owned()).collect();
     assert_eq!(events, (0..5).map(|n| format!("event-{n}")).collect());
     rig.until_experts_have(6).await;
-    // What is wrong dies again, and says that it was replayed.
-    poll("the invalid one's second death", async || {
+    // The invalid event dies again and counts the replay.
+    poll("the invalid event's second dead letter", async || {
         (rig.amqp.depth(&rig.name("sessions.dead")).await?.0 == 3).then_some(())
     })
     .await;
@@ -124,10 +125,10 @@ async fn a_mixture_is_replayed_while_a_worker_runs_and_what_is_over_is_left() {
 }
 
 #[tokio::test]
-async fn only_what_is_meant_is_replayed() {
+async fn only_letters_that_match_the_filter_are_replayed() {
     let rig = rig().await;
     let class = |n: usize| if n.is_multiple_of(3) { "internal" } else { "exhausted" };
-    // More than two windows of what is left alone.
+    // More than two windows of letters that do not match.
     let letters = (0..900).map(|n| (dead(&format!("event-{n}"), class(n), 1), body(n))).collect();
     put(&rig, "sessions", letters).await;
     let report =
@@ -141,7 +142,7 @@ async fn only_what_is_meant_is_replayed() {
 }
 
 #[tokio::test]
-async fn killed_between_any_two_steps_and_run_again_it_loses_nothing_and_doubles_nothing() {
+async fn replay_killed_at_any_step_and_rerun_moves_each_letter_once() {
     const LETTERS: usize = 150;
     for (point, pass) in [
         ("replay.matched", 1),
@@ -158,7 +159,7 @@ async fn killed_between_any_two_steps_and_run_again_it_loses_nothing_and_doubles
         put_numbered(&rig, LETTERS).await;
         let mut environment = rig.environment(&[]);
         environment.push(("FAULT_AT".to_owned(), format!("{point}:{pass}:KILL")));
-        // Killed again while it takes up what the first left behind.
+        // The second run is killed too, while it resumes the first one's work.
         let mut again = rig.environment(&[]);
         again.push(("FAULT_AT".to_owned(), "replay.released:20:KILL".to_owned()));
         for environment in [&environment, &again] {
@@ -172,7 +173,7 @@ async fn killed_between_any_two_steps_and_run_again_it_loses_nothing_and_doubles
 }
 
 #[tokio::test]
-async fn killed_while_a_worker_runs_every_guest_and_every_expert_hears_once() {
+async fn replay_killed_beside_a_worker_repeats_no_link_or_message() {
     const EVENTS: usize = 300;
     let rig = rig().await;
     put_numbered(&rig, EVENTS).await;
@@ -185,9 +186,9 @@ async fn killed_while_a_worker_runs_every_guest_and_every_expert_hears_once() {
     tool(&rig, &["replay", "--yes", "--queue", "sessions"]).await;
     rig.until_experts_have(EVENTS as u64).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     let mut copies = BTreeMap::<String, usize>::new();
-    for link in rig.amqp.look(&rig.name("guests")).await {
+    for link in rig.amqp.read_all(&rig.name("guests")).await {
         *copies.entry(link.json()["eventId"].as_str().unwrap().to_owned()).or_default() += 1;
     }
     assert_eq!(copies.len(), EVENTS);
@@ -196,9 +197,9 @@ async fn killed_while_a_worker_runs_every_guest_and_every_expert_hears_once() {
     assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
 }
 
-/// `DEAD_LETTERS` says how many; `make dead-replay` has 100,000.
+/// `DEAD_LETTERS` sets the number; `make dead-replay` uses 100,000.
 #[tokio::test]
-async fn many_letters_killed_half_way_and_run_again_are_all_there_once_in_bounded_memory() {
+async fn replay_killed_half_way_moves_each_letter_once_in_bounded_memory() {
     let letters: usize = env::var("DEAD_LETTERS").map_or(3000, |text| text.parse().unwrap());
     let rig = rig().await;
     put_numbered(&rig, letters).await;
@@ -210,7 +211,7 @@ async fn many_letters_killed_half_way_and_run_again_are_all_there_once_in_bounde
     for half in [letters / 4, letters / 2] {
         let replay = Program::start(&REPLAY, &rig.environment(&[]));
         let until = half + random.usize(..letters / 20);
-        // A look at the queue takes its time; the tool goes on meanwhile.
+        // Reading the queue takes time, and the replay continues meanwhile.
         poll("the replay to be half-way", async || {
             peak = peak.max(replay.resident_kib_max().unwrap_or(0));
             (rig.amqp.depth(&rig.name("sessions")).await?.0 as usize >= until).then_some(())

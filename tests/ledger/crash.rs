@@ -1,4 +1,4 @@
-//! kill -9 while records are written: what was said to be recorded is there afterwards.
+//! Records that were reported as written survive kill -9.
 
 use std::{
     collections::HashSet,
@@ -20,8 +20,8 @@ fn result(key: &str) -> Vec<u8> {
     key.as_bytes().iter().copied().cycle().take(3000).collect()
 }
 
-/// What [`what_was_recorded_survives_kill_9`] does as another process: records for ever, and says so.
-async fn record_for_ever(path: OsString) {
+/// The child process of [`recorded_results_survive_kill_9`]: writes records forever and prints each.
+async fn record_forever(path: OsString) {
     let first: usize = env::var(FIRST).unwrap().parse().unwrap();
     let ledger = Ledger::open(LedgerKind::File { path: path.into() }).await.unwrap();
     let mut records = tokio::task::JoinSet::new();
@@ -37,7 +37,7 @@ async fn record_for_ever(path: OsString) {
                 lease.write_note(&result(&key), later()).await.unwrap();
                 println!("\nnoted {key}");
             }
-            // Some end at once, so that the sweep is at work when the kill comes.
+            // Some records expire at once, so that the sweep runs when the kill comes.
             if record % 3 == 0 {
                 finish(lease, b"", past()).await.unwrap();
             } else {
@@ -49,9 +49,9 @@ async fn record_for_ever(path: OsString) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_was_recorded_survives_kill_9() {
+async fn recorded_results_survive_kill_9() {
     if let Some(path) = env::var_os(PATH) {
-        return record_for_ever(path).await;
+        return record_forever(path).await;
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = env::var(SEED).map_or(now.as_secs(), |seed| seed.parse().unwrap());
@@ -61,7 +61,7 @@ async fn what_was_recorded_survives_kill_9() {
     let mut said: HashSet<String> = HashSet::new();
     for kill in 0..KILLS {
         let lines = random.usize(1..400);
-        // A few lines are read, and then the kill comes wherever the child is by then.
+        // The kill comes after some lines and a random pause.
         let pause = Duration::from_micros(random.u64(0..20_000));
         let path = place.path();
         let child = move || run_and_kill(&path, kill * 1_000_000, lines, pause);
@@ -76,7 +76,7 @@ async fn what_was_recorded_survives_kill_9() {
                     Claim::Mine(lease) if said.contains(&format!("recorded {key}")) => {
                         panic!("{lease:?}: {line}, kill {kill}, seed {seed}");
                     }
-                    // It may have been recorded since, and have ended then: every twelfth is.
+                    // The key may have been recorded since, and every twelfth record expires at once.
                     Claim::Mine(lease) => {
                         let number: usize = key[4..].parse().unwrap();
                         assert!(
@@ -95,10 +95,10 @@ async fn what_was_recorded_survives_kill_9() {
     println!("{} notes and records survived {KILLS} kills", said.len());
 }
 
-/// What the child said before it was killed.
+/// The lines that the child printed before it was killed.
 fn run_and_kill(path: &std::path::Path, first: usize, lines: usize, pause: Duration) -> Vec<String> {
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "ledger::crash::what_was_recorded_survives_kill_9", "--nocapture"])
+        .args(["--exact", "ledger::crash::recorded_results_survive_kill_9", "--nocapture"])
         .env(PATH, path)
         .env(FIRST, first.to_string())
         .stdin(Stdio::null())
@@ -106,15 +106,15 @@ fn run_and_kill(path: &std::path::Path, first: usize, lines: usize, pause: Durat
         .spawn()
         .unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let told = |line: &String| line.starts_with("noted ") || line.starts_with("recorded ");
-    let mut said: Vec<String> = output.by_ref().filter(told).take(lines).collect();
-    assert_eq!(said.len(), lines, "the child ended by itself");
+    let is_record = |line: &String| line.starts_with("noted ") || line.starts_with("recorded ");
+    let mut said: Vec<String> = output.by_ref().filter(is_record).take(lines).collect();
+    assert_eq!(said.len(), lines, "the child ended before the kill");
     std::thread::sleep(pause);
     child.kill().unwrap();
     child.wait().unwrap();
-    // The last line may be cut off; a complete one ends where the next begins.
+    // The last line may be incomplete; a complete line ends where the next one begins.
     let mut rest: Vec<String> = output.collect();
     rest.pop();
-    said.extend(rest.into_iter().filter(told));
+    said.extend(rest.into_iter().filter(is_record));
     said
 }

@@ -1,4 +1,4 @@
-//! What can happen to the file.
+//! Faults of the ledger file.
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
 
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::*;
 
 #[tokio::test]
-async fn a_file_that_is_opened_again_knows_what_was_done() {
+async fn reopened_file_contains_notes_and_results() {
     let place = Place::file();
     let ledger = place.open().await;
     record(&ledger, "done", b"r").await;
@@ -25,12 +25,12 @@ async fn a_file_that_is_opened_again_knows_what_was_done() {
 }
 
 #[tokio::test]
-async fn a_note_that_is_being_written_when_its_writer_gives_up_is_seen_by_the_next() {
+async fn note_in_progress_is_visible_after_its_writer_is_dropped() {
     let ledger = Place::file().open().await;
     for n in 0..100 {
         let key = format!("k{n}");
         let mut lease = mine(&ledger, &key).await;
-        // Asked for, and not waited for.
+        // The write is started, but not awaited.
         _ = lease.write_note(b"n", later()).now_or_never();
         drop(lease);
         assert_eq!(mine(&ledger, &key).await.note(), Some(&b"n"[..]), "{key}");
@@ -38,7 +38,7 @@ async fn a_note_that_is_being_written_when_its_writer_gives_up_is_seen_by_the_ne
 }
 
 #[tokio::test]
-async fn a_release_with_nothing_to_forget_costs_no_commit() {
+async fn release_without_a_note_costs_no_commit() {
     let ledger = Place::file().open().await;
     mine(&ledger, "k").await.release().await.unwrap();
     assert_eq!(ledger.commits(), 0);
@@ -49,7 +49,7 @@ async fn a_release_with_nothing_to_forget_costs_no_commit() {
 }
 
 #[tokio::test]
-async fn nobody_else_can_read_it() {
+async fn file_is_readable_by_its_owner_only() {
     let place = Place::file();
     let _ledger = place.open().await;
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -58,7 +58,7 @@ async fn nobody_else_can_read_it() {
 }
 
 #[tokio::test]
-async fn a_second_opening_is_refused_and_the_first_goes_on() {
+async fn second_open_is_refused_and_the_first_still_works() {
     let place = Place::file();
     let ledger = place.open().await;
     let error = Ledger::open(place.kind()).await.unwrap_err();
@@ -68,7 +68,7 @@ async fn a_second_opening_is_refused_and_the_first_goes_on() {
 }
 
 #[tokio::test]
-async fn a_closed_ledger_says_so() {
+async fn closed_ledger_returns_an_error() {
     let place = Place::file();
     let ledger = place.open().await;
     let lease = mine(&ledger, "k").await;
@@ -79,7 +79,7 @@ async fn a_closed_ledger_says_so() {
 }
 
 #[tokio::test]
-async fn a_folder_in_its_place_is_an_error_that_names_it() {
+async fn folder_instead_of_a_file_is_an_error_with_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let error = Ledger::open(LedgerKind::File { path: folder.path().to_owned() }).await.unwrap_err();
     assert!(error.to_string().contains(folder.path().to_str().unwrap()), "{error}");
@@ -90,7 +90,7 @@ async fn a_folder_in_its_place_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_refused_at_every_start() {
+async fn damaged_file_is_refused_at_every_start() {
     let place = Place::file();
     let ledger = place.open().await;
     for key in 0..200 {
@@ -124,7 +124,7 @@ async fn a_damaged_file_is_refused_at_every_start() {
     }
 }
 
-/// Records `count` results of `bytes` each, `at_once` at a time, that end in `life`.
+/// Records `count` results of `bytes` each, `at_once` at a time, that expire after `life`.
 async fn load(ledger: &Ledger, name: &str, count: usize, bytes: usize, at_once: usize, life: SignedDuration) {
     let mut records = JoinSet::new();
     for record in 0..count {
@@ -141,7 +141,7 @@ async fn load(ledger: &Ledger, name: &str, count: usize, bytes: usize, at_once: 
 }
 
 #[tokio::test]
-async fn records_that_wait_share_a_commit() {
+async fn waiting_records_share_a_commit() {
     let place = Place::file();
     let ledger = place.open().await;
     let since = Instant::now();
@@ -153,7 +153,7 @@ async fn records_that_wait_share_a_commit() {
 }
 
 #[tokio::test]
-async fn the_file_stays_bounded_under_steady_load() {
+async fn file_size_is_bounded_under_steady_load() {
     let place = Place::file();
     let ledger = place.open().await;
     let mut largest = 0;
@@ -162,11 +162,11 @@ async fn the_file_stays_bounded_under_steady_load() {
         largest = largest.max(fs::metadata(place.path()).unwrap().len());
     }
     println!("50,000 records of 1000 bytes: {largest} bytes at most, {} commits", ledger.commits());
-    assert!(largest < 20_000_000, "{largest} bytes for 50 MB written, of which little is alive at any time");
-    // What is left is swept without being asked.
+    assert!(largest < 20_000_000, "{largest} bytes for 50 MB written, most of them expired");
+    // The remaining entries are swept automatically.
     let since = Instant::now();
     while ledger.len().await.unwrap() != Some(0) {
-        assert!(since.elapsed() < LONG, "expired entries stay");
+        assert!(since.elapsed() < LONG, "expired entries were not swept");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

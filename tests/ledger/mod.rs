@@ -1,4 +1,4 @@
-//! The ledger's promises, kept by all three kinds.
+//! The ledger's promises, tested for all three kinds.
 
 mod crash;
 mod file;
@@ -16,10 +16,10 @@ use server::Server;
 
 const BODY: [u8; 32] = [1; 32];
 const OTHER_BODY: [u8; 32] = [2; 32];
-/// Longer than anything here takes.
+/// Longer than any operation here.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A ledger's surroundings; they go when it is dropped.
+/// The location of a ledger. Dropping it removes the ledger.
 pub(crate) enum Place {
     Memory,
     File(TempDir),
@@ -77,7 +77,7 @@ async fn recorded(ledger: &Ledger, key: &str) -> Vec<u8> {
     }
 }
 
-/// Records the result of what `lease` was for, and ends the claim.
+/// Records the result and ends the claim.
 async fn finish(mut lease: Lease, result: &[u8], until: Timestamp) -> Result<(), LedgerError> {
     lease.record(result, until).await
 }
@@ -86,7 +86,7 @@ async fn record(ledger: &Ledger, key: &str, result: &[u8]) {
     finish(mine(ledger, key).await, result, later()).await.unwrap();
 }
 
-/// Each promise, as a test of each kind.
+/// Defines a test of each promise for each kind of ledger.
 macro_rules! promises {
     ($($name:ident),+ $(,)?) => {
         mod memory {
@@ -111,22 +111,22 @@ macro_rules! promises {
 }
 
 promises!(
-    what_was_recorded_is_found,
-    another_body_is_refused,
-    of_two_at_once_one_acts_and_the_other_gets_its_result,
-    who_waits_acts_after_a_release_and_after_a_drop,
-    who_is_out_of_patience_is_told,
-    a_note_stays_when_its_writer_gives_up,
-    a_release_removes_the_note,
-    a_record_replaces_the_note,
-    what_ended_is_as_good_as_absent,
+    recorded_result_is_found,
+    different_body_is_refused,
+    second_claimant_gets_the_result_of_the_first,
+    waiting_claimant_proceeds_after_release_or_drop,
+    claim_is_busy_after_the_wait_limit,
+    note_survives_a_dropped_lease,
+    release_removes_the_note,
+    record_replaces_the_note,
+    expired_entry_is_treated_as_absent,
     keys_and_values_have_limits,
-    a_claim_given_up_while_waiting_leaves_nothing,
-    of_many_one_acts,
-    nothing_kept_is_printed,
+    cancelled_waiting_claim_leaves_nothing,
+    one_of_many_claimants_acts,
+    debug_output_hides_stored_values,
 );
 
-async fn what_was_recorded_is_found(place: &Place) {
+async fn recorded_result_is_found(place: &Place) {
     let ledger = place.open().await;
     ledger.ping().await.unwrap();
     let lease = mine(&ledger, "k").await;
@@ -139,20 +139,20 @@ async fn what_was_recorded_is_found(place: &Place) {
     drop(mine(&ledger, "another").await);
 }
 
-async fn another_body_is_refused(place: &Place) {
+async fn different_body_is_refused(place: &Place) {
     let ledger = place.open().await;
     let conflicts = async || matches!(ledger.claim("k", OTHER_BODY, LONG).await.unwrap(), Claim::Conflict);
     let mut lease = mine(&ledger, "k").await;
-    assert!(conflicts().await, "while the first is acted on");
+    assert!(conflicts().await, "while the first claim is held");
     lease.write_note(b"n", later()).await.unwrap();
     drop(lease);
-    assert!(conflicts().await, "while the first's outcome is unknown");
+    assert!(conflicts().await, "while the first claim's outcome is unknown");
     record(&ledger, "k", b"r").await;
-    assert!(conflicts().await, "when the first is done");
+    assert!(conflicts().await, "after the first claim recorded its result");
     assert_eq!(recorded(&ledger, "k").await, b"r");
 }
 
-async fn of_two_at_once_one_acts_and_the_other_gets_its_result(place: &Place) {
+async fn second_claimant_gets_the_result_of_the_first(place: &Place) {
     let ledger = place.open().await;
     let lease = mine(&ledger, "k").await;
     let (result, done) = tokio::join!(recorded(&ledger, "k"), async {
@@ -163,7 +163,7 @@ async fn of_two_at_once_one_acts_and_the_other_gets_its_result(place: &Place) {
     assert_eq!(result, b"r");
 }
 
-async fn who_waits_acts_after_a_release_and_after_a_drop(place: &Place) {
+async fn waiting_claimant_proceeds_after_release_or_drop(place: &Place) {
     let ledger = place.open().await;
     let lease = mine(&ledger, "k").await;
     let (second, released) = tokio::join!(mine(&ledger, "k"), async {
@@ -178,7 +178,7 @@ async fn who_waits_acts_after_a_release_and_after_a_drop(place: &Place) {
     assert_eq!(third.note(), None);
 }
 
-async fn who_is_out_of_patience_is_told(place: &Place) {
+async fn claim_is_busy_after_the_wait_limit(place: &Place) {
     let ledger = place.open().await;
     let _lease = mine(&ledger, "k").await;
     for patience in [Duration::ZERO, Duration::from_millis(5)] {
@@ -187,17 +187,17 @@ async fn who_is_out_of_patience_is_told(place: &Place) {
     }
 }
 
-async fn a_note_stays_when_its_writer_gives_up(place: &Place) {
+async fn note_survives_a_dropped_lease(place: &Place) {
     let ledger = place.open().await;
     let mut lease = mine(&ledger, "k").await;
     lease.write_note(b"first", later()).await.unwrap();
     lease.write_note(b"second", later()).await.unwrap();
     drop(lease);
     assert_eq!(mine(&ledger, "k").await.note(), Some(&b"second"[..]));
-    assert_eq!(mine(&ledger, "k").await.note(), Some(&b"second"[..]), "a look does not end it");
+    assert_eq!(mine(&ledger, "k").await.note(), Some(&b"second"[..]), "a claim does not remove the note");
 }
 
-async fn a_release_removes_the_note(place: &Place) {
+async fn release_removes_the_note(place: &Place) {
     let ledger = place.open().await;
     let mut lease = mine(&ledger, "k").await;
     lease.write_note(b"n", later()).await.unwrap();
@@ -207,10 +207,10 @@ async fn a_release_removes_the_note(place: &Place) {
     lease.write_note(b"n", later()).await.unwrap();
     drop(lease);
     mine(&ledger, "k").await.release().await.unwrap();
-    assert_eq!(mine(&ledger, "k").await.note(), None, "an earlier holder's, too");
+    assert_eq!(mine(&ledger, "k").await.note(), None, "a note of an earlier holder too");
 }
 
-async fn a_record_replaces_the_note(place: &Place) {
+async fn record_replaces_the_note(place: &Place) {
     let ledger = place.open().await;
     let mut lease = mine(&ledger, "k").await;
     lease.write_note(b"n", past()).await.unwrap();
@@ -218,7 +218,7 @@ async fn a_record_replaces_the_note(place: &Place) {
     assert_eq!(recorded(&ledger, "k").await, b"r");
 }
 
-async fn what_ended_is_as_good_as_absent(place: &Place) {
+async fn expired_entry_is_treated_as_absent(place: &Place) {
     let ledger = place.open().await;
     let mut lease = mine(&ledger, "k").await;
     lease.write_note(b"n", past()).await.unwrap();
@@ -244,7 +244,7 @@ async fn keys_and_values_have_limits(place: &Place) {
     assert!(matches!(refused, LedgerError::TooLarge { .. }), "{refused}");
 }
 
-async fn a_claim_given_up_while_waiting_leaves_nothing(place: &Place) {
+async fn cancelled_waiting_claim_leaves_nothing(place: &Place) {
     let ledger = place.open().await;
     let lease = mine(&ledger, "k").await;
     let waiter = {
@@ -258,8 +258,8 @@ async fn a_claim_given_up_while_waiting_leaves_nothing(place: &Place) {
     drop(mine(&ledger, "k").await);
 }
 
-async fn of_many_one_acts(place: &Place) {
-    // Redis is shared by processes, so its claimants have nothing else in common.
+async fn one_of_many_claimants_acts(place: &Place) {
+    // Processes share a Redis, so its claimants use separate connections.
     let shared = place.open().await;
     let mut claimants = tokio::task::JoinSet::new();
     for claimant in 0..20_u8 {
@@ -280,7 +280,7 @@ async fn of_many_one_acts(place: &Place) {
     assert!(ends.iter().all(|(_, result)| *result == ends[0].1));
 }
 
-async fn nothing_kept_is_printed(place: &Place) {
+async fn debug_output_hides_stored_values(place: &Place) {
     let ledger = place.open().await;
     let mut lease = mine(&ledger, "visit-secret").await;
     lease.write_note(b"secret", later()).await.unwrap();
@@ -288,13 +288,14 @@ async fn nothing_kept_is_printed(place: &Place) {
     let claim = claim(&ledger, "visit-secret").await;
     let shown = format!("{ledger:?} {claim:?} {:?}", place.kind());
     assert!(!shown.contains("secret") && !shown.contains("115, 101, 99"), "{shown}");
-    let told = match place {
+    let expected = match place {
         Place::Memory => "Memory(Memory(1))".to_owned(),
         Place::File(_) => format!("File(File {{ path: \"{}\", .. }})", place.path().display()),
         Place::Redis(_) => "Redis(Redis { connection: Connection, prefix: \"icw:test:\" })".to_owned(),
     };
-    let told = format!("Ledger {{ claims: Claims(1), store: {told} }} Mine(Lease {{ noted: true, .. }}) ");
-    assert!(shown.starts_with(&told), "{shown}");
+    let expected =
+        format!("Ledger {{ claims: Claims(1), store: {expected} }} Mine(Lease {{ noted: true, .. }}) ");
+    assert!(shown.starts_with(&expected), "{shown}");
     let Claim::Mine(lease) = claim else { panic!() };
     finish(lease, b"secret", later()).await.unwrap();
     let claim = ledger.claim("visit-secret", BODY, LONG).await.unwrap();

@@ -1,4 +1,4 @@
-//! Any sequence of operations answers as a simple model does.
+//! Every sequence of operations gives the same results as a simple model.
 
 use std::collections::HashMap;
 
@@ -35,13 +35,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What is kept for a key: body, whether it is a result, value.
+/// The entry of each key: body, true for a result, value.
 type Kept = HashMap<usize, (u8, bool, u8)>;
 
 struct Run<'a> {
     place: &'a Place,
     ledger: Ledger,
-    /// Keys differ by case, as a Redis keeps them from case to case.
+    /// Makes the keys of each case different, because Redis keeps them between cases.
     case: u32,
     kept: Kept,
     held: HashMap<usize, (u8, Lease)>,
@@ -90,7 +90,7 @@ impl Run<'_> {
 
     async fn claim(&mut self, key: usize, body: u8) {
         let held = self.held.get(&key).map(|(body, _)| *body);
-        // One that nobody holds may have to wait until Redis knows that it was dropped.
+        // A key that nobody holds may still have to wait until Redis knows of the drop.
         let patience = if held.is_some() { Duration::ZERO } else { LONG };
         let name = format!("{}/{key}", self.case);
         let claim = self.ledger.claim(&name, [body; 32], patience).await.unwrap();
@@ -114,7 +114,7 @@ impl Run<'_> {
     }
 }
 
-fn answers_as_the_model_does(place: &Place, cases: u32) {
+fn assert_matches_model(place: &Place, cases: u32) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let case = std::cell::Cell::new(0);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
@@ -137,16 +137,16 @@ fn answers_as_the_model_does(place: &Place, cases: u32) {
 }
 
 #[test]
-fn memory_answers_as_the_model_does() {
-    answers_as_the_model_does(&Place::Memory, 500);
+fn memory_matches_the_model() {
+    assert_matches_model(&Place::Memory, 500);
 }
 
 #[test]
-fn a_file_answers_as_the_model_does() {
-    answers_as_the_model_does(&Place::file(), 50);
+fn file_matches_the_model() {
+    assert_matches_model(&Place::file(), 50);
 }
 
 #[test]
-fn redis_answers_as_the_model_does() {
-    answers_as_the_model_does(&Place::Redis(Server::start()), 100);
+fn redis_matches_the_model() {
+    assert_matches_model(&Place::Redis(Server::start()), 100);
 }

@@ -1,4 +1,4 @@
-//! What can happen to Redis.
+//! Faults of Redis.
 
 use std::{
     path::PathBuf,
@@ -20,7 +20,7 @@ fn server(place: &mut Place) -> &mut Server {
 }
 
 #[tokio::test]
-async fn redis_gone_is_an_error_and_redis_back_is_used_again() {
+async fn redis_outage_is_an_error_until_redis_recovers() {
     let mut place = place();
     let ledger = place.open().await;
     let lease = mine(&ledger, "k").await;
@@ -31,13 +31,13 @@ async fn redis_gone_is_an_error_and_redis_back_is_used_again() {
     }
     server(&mut place).restart();
     ledger.ping().await.unwrap();
-    // It forgot the claim, but nobody else has made one since, and the effect happened.
+    // Redis lost the claim, but no other worker has claimed the key since, and the effect happened.
     finish(lease, b"r", later()).await.unwrap();
     assert_eq!(recorded(&ledger, "k").await, b"r");
 }
 
 #[tokio::test]
-async fn a_restart_between_two_calls_is_not_noticed() {
+async fn restart_between_two_calls_causes_no_error() {
     let mut place = place();
     let ledger = place.open().await;
     for _ in 0..3 {
@@ -48,7 +48,7 @@ async fn a_restart_between_two_calls_is_not_noticed() {
 }
 
 #[tokio::test]
-async fn a_redis_that_stalls_is_an_error_within_the_limit() {
+async fn stalled_redis_is_an_error_within_the_time_limit() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://:hunter2@{}/", silent.local_addr().unwrap());
     let ledger = Ledger::open(LedgerKind::Redis { url: url.into(), prefix: String::new(), ca_file: None })
@@ -65,7 +65,7 @@ async fn a_redis_that_stalls_is_an_error_within_the_limit() {
 }
 
 #[tokio::test]
-async fn a_connection_that_stalls_is_replaced() {
+async fn stalled_connection_is_replaced() {
     let place = place();
     let ledger = place.open().await;
     ledger.ping().await.unwrap();
@@ -78,7 +78,7 @@ async fn a_connection_that_stalls_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_and_costs_no_connection() {
+async fn refused_write_is_an_error_and_keeps_the_connection() {
     let place = place();
     let Place::Redis(server) = &place else { panic!() };
     let ledger = place.open().await;
@@ -97,14 +97,14 @@ async fn a_refusal_is_told_and_costs_no_connection() {
 }
 
 #[tokio::test]
-async fn what_the_server_says_of_itself_can_be_asked_for() {
+async fn server_info_is_available() {
     let said = place().open().await.info().await.unwrap();
     assert!(said.is_some_and(|said| said.contains("redis_version:")));
     assert_eq!(Place::Memory.open().await.info().await, Ok(None));
 }
 
 #[tokio::test]
-async fn two_processes_take_turns() {
+async fn two_processes_exclude_each_other() {
     let place = place();
     let (one, other) = (place.open().await, place.open().await);
     let lease = mine(&one, "k").await;
@@ -121,7 +121,7 @@ async fn two_processes_take_turns() {
 }
 
 #[tokio::test]
-async fn one_whose_lease_ended_cannot_overwrite_what_another_did_since() {
+async fn ended_lease_cannot_overwrite_a_newer_claim() {
     let place = place();
     let Place::Redis(server) = &place else { panic!() };
     let (one, other) = (place.open().await, place.open().await);
@@ -139,12 +139,12 @@ async fn one_whose_lease_ended_cannot_overwrite_what_another_did_since() {
     late.release().await.unwrap();
     let third = place.open().await;
     let claim = third.claim("l", BODY, Duration::ZERO).await.unwrap();
-    assert!(matches!(claim, Claim::Busy), "a late release ends nobody else's claim: {claim:?}");
+    assert!(matches!(claim, Claim::Busy), "a late release must not end another claim: {claim:?}");
     theirs.release().await.unwrap();
 }
 
 #[tokio::test]
-async fn one_whose_lease_ended_goes_on_where_nobody_else_began() {
+async fn ended_lease_still_works_without_a_newer_claim() {
     let place = place();
     let Place::Redis(server) = &place else { panic!() };
     let ledger = place.open().await;
@@ -157,7 +157,7 @@ async fn one_whose_lease_ended_goes_on_where_nobody_else_began() {
 }
 
 #[tokio::test]
-async fn a_claim_is_renewed_while_it_is_held() {
+async fn claim_is_renewed_while_it_is_held() {
     let place = place();
     let Place::Redis(server) = &place else { panic!() };
     let ledger = place.open().await;
@@ -167,7 +167,7 @@ async fn a_claim_is_renewed_while_it_is_held() {
         ::redis::cmd("HGET").arg("icw:test:k").arg("lease_until").query(&mut connection).unwrap()
     };
     let before = until();
-    // The only wait for time here: renewal is every ten seconds, by Redis' clock and ours.
+    // This is the only test that waits for time: renewal runs every ten seconds on Redis' clock and ours.
     let since = Instant::now();
     while until() == before {
         assert!(since.elapsed() < Duration::from_secs(15), "not renewed");
@@ -175,16 +175,16 @@ async fn a_claim_is_renewed_while_it_is_held() {
     }
 }
 
-/// It was on its way when its claim ended.
+/// The renewal was on its way when its claim ended.
 #[tokio::test]
-async fn a_late_renewal_brings_no_claim_back() {
+async fn late_renewal_does_not_restore_an_ended_claim() {
     let place = place();
     let Place::Redis(server) = &place else { panic!() };
     let script = ::redis::Script::new(include_str!("../../src/ledger/redis/entry.lua"));
     let mut connection = server.connect();
     let mut run = |op: &str| -> Vec<String> {
         let mut call = script.key("icw:test:k");
-        // A token, a fingerprint, a lease, until when, what.
+        // Arguments: token, fingerprint, lease, expiry, value.
         call.arg(op).arg("token").arg(&BODY).arg(30_000).arg(later().as_millisecond()).arg("n");
         call.invoke(&mut connection).unwrap()
     };
@@ -197,39 +197,39 @@ async fn a_late_renewal_brings_no_claim_back() {
         let claim = ledger.claim("k", BODY, Duration::ZERO).await.unwrap();
         let Claim::Mine(lease) = claim else { panic!("{steps:?}: {claim:?}") };
         assert_eq!(lease.note(), left.map(str::as_bytes));
-        assert_eq!(run("renew"), ["lost"], "somebody else's");
+        assert_eq!(run("renew"), ["lost"], "another holder's claim");
         lease.release().await.unwrap();
     }
     run("claim");
     assert_eq!(run("renew"), ["ok"]);
 }
 
-/// It slept through the end of its claim, and another claim noted something and ended meanwhile.
+/// The writer was suspended until its claim ended. Meanwhile another claim wrote a note and ended.
 #[tokio::test]
-async fn a_late_note_covers_none_of_another_claim() {
+async fn late_note_does_not_overwrite_the_note_of_another_claim() {
     let place = place();
     let Place::Redis(server) = &place else { panic!() };
     let script = ::redis::Script::new(include_str!("../../src/ledger/redis/entry.lua"));
     let mut connection = server.connect();
     let mut run = |op: &str, token: &str| -> Vec<String> {
         let mut call = script.key("icw:test:k");
-        // A lease of nothing has ended at once.
+        // A lease of zero length ends at once.
         let lease = if token == "slept" { 0 } else { 30_000 };
         call.arg(op).arg(token).arg(&BODY).arg(lease).arg(later().as_millisecond()).arg(token);
         call.invoke(&mut connection).unwrap()
     };
     assert_eq!(run("claim", "slept"), ["free"]);
-    assert_eq!(run("note", "slept"), ["ok"], "nobody else began");
+    assert_eq!(run("note", "slept"), ["ok"], "no other claim was made");
     assert_eq!(run("claim", "other"), ["free", "slept"]);
     assert_eq!(run("note", "other"), ["ok"]);
-    assert_eq!(run("note", "slept"), ["lost"], "while it is held");
+    assert_eq!(run("note", "slept"), ["lost"], "while the other claim is held");
     assert_eq!(run("abandon", "other"), ["ok"]);
-    assert_eq!(run("note", "slept"), ["lost"], "and after");
+    assert_eq!(run("note", "slept"), ["lost"], "after the other claim ended");
     assert_eq!(run("claim", "next"), ["free", "other"]);
 }
 
 #[tokio::test]
-async fn all_keys_are_under_the_prefix_and_end_in_time() {
+async fn all_keys_have_the_prefix_and_an_expiry() {
     let place = place();
     let Place::Redis(server) = &place else { panic!() };
     let ledger = place.open().await;
@@ -250,7 +250,7 @@ async fn all_keys_are_under_the_prefix_and_end_in_time() {
 }
 
 #[tokio::test]
-async fn a_file_with_the_url_is_read_at_each_connection() {
+async fn url_file_is_read_at_each_connection() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("url");
     let write = |url: &str| std::fs::write(&path, format!("{url}\n")).unwrap();
@@ -270,7 +270,7 @@ async fn a_file_with_the_url_is_read_at_each_connection() {
 }
 
 #[tokio::test]
-async fn a_server_that_became_a_replica_is_left_for_the_one_that_the_url_names_now() {
+async fn connection_to_a_replica_is_replaced_by_the_current_url() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("url");
     let (old, new) = (Server::start(), Server::start());
@@ -278,7 +278,7 @@ async fn a_server_that_became_a_replica_is_left_for_the_one_that_the_url_names_n
     let url = RedisUrl::File { path: path.clone(), allow_insecure: false };
     let ledger = Ledger::open(LedgerKind::Redis { url, prefix: String::new(), ca_file: None }).await.unwrap();
     record(&ledger, "before", b"r").await;
-    // The connection stays open, as in a failover by hand.
+    // The connection stays open, as in a manual failover.
     let replica_of = ["127.0.0.1".to_owned(), new.port().to_string()];
     ::redis::cmd("REPLICAOF").arg(&replica_of).exec(&mut old.connect()).unwrap();
     let refused = ledger.claim("k", BODY, LONG).await.unwrap_err();
@@ -288,7 +288,7 @@ async fn a_server_that_became_a_replica_is_left_for_the_one_that_the_url_names_n
 }
 
 #[tokio::test]
-async fn a_wrong_url_is_an_error_that_does_not_show_it() {
+async fn invalid_url_is_an_error_without_the_url() {
     for url in ["", "http://hunter2@host/", "redis://:hunter2@host:port/", "hunter2"] {
         let kind = LedgerKind::Redis { url: url.into(), prefix: String::new(), ca_file: None };
         let error = Ledger::open(kind).await.unwrap_err();
@@ -297,7 +297,7 @@ async fn a_wrong_url_is_an_error_that_does_not_show_it() {
     }
 }
 
-/// Speaks TLS, with a certificate of a CA of its own, and passes on what it gets; its address, and the CA as PEM.
+/// Starts a TLS proxy with a certificate from its own CA. Returns its address and the CA as PEM.
 async fn tls_in_front_of(server: &Server) -> (std::net::SocketAddr, String) {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
     use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
@@ -333,7 +333,7 @@ async fn tls_in_front_of(server: &Server) -> (std::net::SocketAddr, String) {
 }
 
 #[tokio::test]
-async fn redis_with_a_private_ca_is_used_if_tls_ca_file_names_it() {
+async fn redis_with_a_private_ca_works_with_tls_ca_file() {
     let (folder, server) = (tempfile::tempdir().unwrap(), Server::start());
     let (address, ca) = tls_in_front_of(&server).await;
     let ca_file = folder.path().join("ca.pem");

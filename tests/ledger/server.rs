@@ -1,4 +1,4 @@
-//! A Redis of a test's own: on a free port, gone with the test.
+//! A Redis for one test, on a free port, stopped on drop.
 
 use std::{
     env,
@@ -13,17 +13,17 @@ use tempfile::TempDir;
 pub(crate) struct Server {
     port: u16,
     child: Child,
-    /// Where it keeps what it has, if it does.
+    /// The folder of the data, if it is durable.
     folder: Option<TempDir>,
 }
 
 impl Server {
-    /// One that forgets everything when it ends.
+    /// Starts a Redis that loses its data when it ends.
     pub(crate) fn start() -> Self {
         Self::run(None)
     }
 
-    /// One that has on the disk what it has confirmed.
+    /// Starts a Redis that writes every confirmed command to disk.
     pub(crate) fn durable() -> Self {
         Self::run(Some(tempfile::tempdir().unwrap()))
     }
@@ -41,30 +41,30 @@ impl Server {
         self.port
     }
 
-    /// Kills it.
+    /// Kills the server.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again where it was.
+    /// Starts the server again on the same port.
     pub(crate) fn restart(&mut self) {
         self.child = run(self.port, self.folder.as_ref());
     }
 
-    /// `STOP` has it stand still with its connections open, `CONT` go on.
+    /// Sends a signal: `STOP` suspends the server with open connections, `CONT` resumes it.
     pub(crate) fn signal(&self, signal: &str) {
         let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
-    /// Ends every lease, as time would.
+    /// Ends every lease, as if its time had passed.
     pub(crate) fn end_leases(&self) {
         let mut connection = self.connect();
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
         for key in keys {
             let [ttl]: [i64; 1] = [redis::cmd("PTTL").arg(&key).query(&mut connection).unwrap()];
-            assert!(ttl > 0, "every key ends some time");
+            assert!(ttl > 0, "every key must expire");
             redis::cmd("HSET").arg(&key).arg("lease_until").arg(0).query::<()>(&mut connection).unwrap();
         }
     }

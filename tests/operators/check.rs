@@ -1,4 +1,4 @@
-//! `check`: what an operator is told before a worker runs, on real parts.
+//! `check --connect` against real brokers, ledgers and APIs.
 
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::{
 
 type Settings<'a> = &'a [(&'a str, &'a str)];
 
-/// What `check --connect` finds.
+/// The report of `check --connect`.
 struct Found(Finished);
 
 async fn check(rig: &Rig, settings: Settings<'_>) -> Found {
@@ -28,12 +28,12 @@ async fn check(rig: &Rig, settings: Settings<'_>) -> Found {
 }
 
 impl Found {
-    /// The finding about `what`, which has this result and says all of these.
+    /// Asserts that the finding for `what` has this result, and all of these texts in its detail.
     fn is(&self, what: &str, result: &str, texts: &[&str]) {
         let report = self.0.json();
         let all = report["findings"].as_array().unwrap();
         let found = all.iter().find(|finding| finding["what"] == what);
-        let found = found.unwrap_or_else(|| panic!("nothing about {what}: {all:#?}"));
+        let found = found.unwrap_or_else(|| panic!("no finding for {what}: {all:#?}"));
         assert_eq!(found["result"], result, "{found}");
         assert_eq!(found["advice"].is_null(), result == "pass" && !texts.contains(&"hint"), "{found}");
         for text in texts.iter().filter(|text| **text != "hint") {
@@ -41,7 +41,7 @@ impl Found {
         }
     }
 
-    /// How it ended: 1 where something fails, 0 else.
+    /// Asserts the exit status: 1 if a finding fails, otherwise 0.
     fn ends_with(&self, status: i32) {
         let report = self.0.json();
         let fails = |finding: &&Value| finding["result"] == "fail";
@@ -56,7 +56,7 @@ async fn declare(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn a_broker_in_order_passes_in_each_part_and_stays_as_it_is() {
+async fn correct_broker_passes_all_checks_and_is_not_changed() {
     let rig = Rig::new().await;
     declare(&rig).await;
     let mut tapped = rig.amqp.tap(&rig.name("links"), &["#"]).await;
@@ -77,7 +77,7 @@ async fn a_broker_in_order_passes_in_each_part_and_stays_as_it_is() {
         found.is("permission to publish to the default exchange", "pass", &[]);
     }
     assert_eq!(rig.amqp.depth(&rig.name("sessions")).await, Some((1, 0)));
-    // Whatever reached anybody would have come before this.
+    // A message from the check would arrive before this one.
     rig.amqp.publish(&rig.name("links"), "last", lapin::BasicProperties::default(), b"last").await;
     assert_eq!(tapped.next().await.routing_key, "last");
     for queue in ["guests", "hosts", "sessions.dead", "sessions.replay", "sessions.hold.1000"] {
@@ -86,7 +86,7 @@ async fn a_broker_in_order_passes_in_each_part_and_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_queue_with_other_arguments_is_named_with_the_argument() {
+async fn queue_with_different_arguments_fails_and_names_the_argument() {
     let rig = Rig::new().await;
     let queue = rig.name("sessions");
     rig.amqp.declare(&queue, &[("x-queue-type", AMQPValue::LongString("quorum".into()))]).await;
@@ -105,7 +105,7 @@ async fn a_queue_with_other_arguments_is_named_with_the_argument() {
 }
 
 #[tokio::test]
-async fn what_a_user_may_not_do_is_named_and_so_is_a_broker_that_blocks() {
+async fn missing_permissions_and_blocked_publishing_are_named() {
     const USER: &str = "narrow";
     let rig = Rig::private().await;
     let broker = rig.broker();
@@ -166,7 +166,7 @@ async fn what_a_user_may_not_do_is_named_and_so_is_a_broker_that_blocks() {
 }
 
 #[tokio::test]
-async fn of_a_cluster_each_node_is_tried_and_one_that_answers_is_enough() {
+async fn each_cluster_node_is_checked_and_one_reachable_node_suffices() {
     let rig = Rig::new().await;
     let cluster = format!("amqp://127.0.0.1:1/%2f,{}", rig.url());
     let found = check(&rig, &[("amqp.url", &cluster)]).await;
@@ -176,7 +176,7 @@ async fn of_a_cluster_each_node_is_tried_and_one_that_answers_is_enough() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_something_else_fails_in_time() {
+async fn peer_that_is_not_a_broker_fails_within_the_timeout() {
     let rig = Rig::new().await;
     // The sandbox speaks HTTP.
     let http = rig.environment(&[]).into_iter().find(|(name, _)| name == "ICW_HOSTS__WEBEX_URL").unwrap().1;
@@ -187,7 +187,7 @@ async fn a_broker_that_is_something_else_fails_in_time() {
 }
 
 #[tokio::test]
-async fn each_token_is_tried_at_webex_and_only_where_it_may_be_shown() {
+async fn token_is_verified_at_webex_only_if_it_may_be_sent_there() {
     let rig = Rig::new().await;
     let (instant_connect, messages) =
         ("token of Instant Connect at Webex", "token of Webex Messages at Webex");
@@ -197,7 +197,7 @@ async fn each_token_is_tried_at_webex_and_only_where_it_may_be_shown() {
     found.ends_with(1);
     let found = check(&rig, &[("instant_connect.token", NEW_TOKEN), ("hosts.delivery", "amqp")]).await;
     found.is(instant_connect, "fail", &["answered 401"]);
-    assert!(!found.0.stdout.contains(messages), "nobody sends messages");
+    assert!(!found.0.stdout.contains(messages), "the worker sends no messages");
     let calls = rig.sandbox.counts().people;
     let elsewhere = [("instant_connect.url", "https://mtg-broker-a.wbx2.com"), ("hosts.token", TOKEN)];
     let found = check(&rig, &elsewhere).await;
@@ -209,14 +209,14 @@ async fn each_token_is_tried_at_webex_and_only_where_it_may_be_shown() {
 }
 
 #[tokio::test]
-async fn a_ledger_is_tried_as_the_worker_would_use_it() {
+async fn ledger_is_checked_in_each_state() {
     let rig = Rig::new().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state/ledger");
     let file = [("ledger.path", path.to_str().unwrap())];
     let found = check(&rig, &file).await;
     found.is("ledger", "pass", &["does not exist"]);
-    assert!(!path.parent().unwrap().exists(), "nothing was made");
+    assert!(!path.parent().unwrap().exists(), "the check creates no folder");
     let worker = rig.start(&file).await;
     let found = check(&rig, &file).await;
     found.is("ledger", "pass", &["in use", "hint"]);
@@ -248,7 +248,7 @@ async fn a_ledger_is_tried_as_the_worker_would_use_it() {
 }
 
 #[tokio::test]
-async fn a_collector_is_sent_no_spans_and_has_to_take_them() {
+async fn collector_is_checked_without_spans() {
     let rig = Rig::new().await;
     check(&rig, &[]).await.is("collector", "pass", &["off"]);
     let settings = [("telemetry.otlp_endpoint", rig.collector.url())];
@@ -263,7 +263,7 @@ async fn a_collector_is_sent_no_spans_and_has_to_take_them() {
 }
 
 #[tokio::test]
-async fn settings_that_do_not_go_together_are_said_without_a_connection() {
+async fn conflicting_settings_are_reported_without_a_connection() {
     let rig = Rig::new().await;
     let settings = [("shutdown.grace", "5s"), ("amqp.url", "amqp://127.0.0.1:1/%2f")];
     let said = rig.command(&["check"], &settings).await;

@@ -1,4 +1,4 @@
-//! compose.yaml's services of the program, as processes with their own commands and environments.
+//! The services of compose.yaml that run this program, as processes with their own commands and environments.
 
 use std::net::TcpListener;
 
@@ -11,7 +11,7 @@ use crate::support::{
     python::python,
 };
 
-/// What compose.yaml says, with the names and ports of this test in place of the containers'.
+/// The content of compose.yaml, with the hosts and ports of this test instead of the containers'.
 struct Stack {
     compose: Value,
     broker: String,
@@ -19,7 +19,7 @@ struct Stack {
     admin: String,
 }
 
-/// One that was free a moment ago.
+/// A port that was free just now.
 fn port() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
 }
@@ -37,11 +37,11 @@ impl Stack {
         sandbox.replace("rabbitmq:5672", &self.broker)
     }
 
-    /// Arguments of a service's program, those of its entrypoint first.
+    /// The arguments of a service's program: the entrypoint's first, then the command's.
     fn arguments(&self, service: &str) -> Vec<String> {
         let service = &self.compose["services"][service];
         let words = |key: &str| service[key].as_array().cloned().unwrap_or_default();
-        // The first word is the program. Without an entrypoint the image's is just that, and without a command it says `run`.
+        // The first word is the program. The image's entrypoint is only the program, and its command is `run`.
         let mut all = words("entrypoint").split_off(1.min(words("entrypoint").len()));
         all.extend(words("command"));
         if all.is_empty() {
@@ -52,7 +52,7 @@ impl Stack {
 
     fn environment(&self, service: &str) -> Environment {
         let given = self.compose["services"][service]["environment"].as_object().unwrap().iter();
-        // The image's own variable, with another port.
+        // The image sets this variable too, with another port.
         let mut all = vec![("ICW_ADMIN__LISTEN".to_owned(), format!("0.0.0.0:{}", self.admin))];
         all.extend(given.map(|(name, value)| (name.clone(), self.here(value.as_str().unwrap()))));
         all
@@ -63,7 +63,7 @@ impl Stack {
         Program::start(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &self.environment(service))
     }
 
-    /// Waits until a service is what compose calls healthy.
+    /// Waits until a service is healthy as compose defines it.
     async fn healthy(&self, service: &str, arguments: &[&str]) {
         let health = self.compose["services"][service]["healthcheck"]["test"].as_array().unwrap();
         assert_eq!(health[2..], *arguments, "{service}");
@@ -73,9 +73,9 @@ impl Stack {
     }
 }
 
-/// Names of one label are local, so that nothing has to be allowed to go without TLS; no key is unknown, no setting in doubt.
+/// Names with one label are local, so plain HTTP and AMQP need no permission. No key is unknown.
 #[tokio::test]
-async fn settings_of_compose_are_accepted_as_they_stand() {
+async fn settings_of_compose_pass_check() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/compose.yaml");
     let compose: Value = serde_json::from_str(&python("chart_objects.py", &["json", file]).await).unwrap();
     for (name, service) in compose[0]["services"].as_object().unwrap() {
@@ -91,7 +91,7 @@ async fn settings_of_compose_are_accepted_as_they_stand() {
 }
 
 #[tokio::test]
-async fn event_of_compose_s_emit_reaches_the_phone_and_the_inbox() {
+async fn emitted_event_of_compose_reaches_phone_and_inbox() {
     let broker = PrivateBroker::start().await;
     let stack = Stack::new(&broker).await;
     let sandbox = stack.start("sandbox");
@@ -99,14 +99,14 @@ async fn event_of_compose_s_emit_reaches_the_phone_and_the_inbox() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger").to_str().unwrap().to_owned();
     let mut environment = stack.environment("worker");
-    // In a container, the folder with the volume is the working one.
+    // In a container, the working directory is the volume.
     environment.push(("ICW_LEDGER__PATH".to_owned(), ledger));
     let worker = Program::start(&["run"], &environment);
     assert_eq!(stack.arguments("worker"), ["run"]);
     stack.healthy("worker", &["health"]).await;
 
     let mut emit = stack.arguments("emit");
-    assert_eq!(emit.pop().unwrap(), "--help", "what `run` is given takes its place");
+    assert_eq!(emit.pop().unwrap(), "--help", "the arguments of `run` replace it");
     let emit: Vec<_> = emit.iter().map(String::as_str).collect();
     let guest = ["--guest", "sms:+14155550123:Ben", "--expert", "expert@example.com"];
     let emitted = finished(&[&emit[..], &guest].concat(), &stack.environment("emit")).await;
@@ -121,7 +121,7 @@ async fn event_of_compose_s_emit_reaches_the_phone_and_the_inbox() {
         (state["texts"][0].is_object() && state["messages"][0].is_object()).then_some(state)
     })
     .await;
-    // The browser of the machine opens it.
+    // A browser on this machine opens the link.
     let link = state["texts"][0]["url"].as_str().unwrap();
     assert!(link.starts_with(&format!("{page}/visit/")), "{link}");
     assert_eq!(state["texts"][0]["to"], "+14155550123");

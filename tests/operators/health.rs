@@ -1,4 +1,4 @@
-//! An orchestrator is told what is true: alive without a broker, ready only when an event that comes now would be served.
+//! Health checks: the worker is alive without a broker, and ready only if it would process an event that arrives now.
 
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use crate::support::{
     rig::{NEW_TOKEN, TOKEN},
 };
 
-/// Status of `/readyz`, and the checks that fail, with what they say.
+/// The status of `/readyz`, and the failing checks with their details.
 async fn readiness(admin: &Admin) -> (u16, Vec<String>) {
     let (status, body) = admin.get("/readyz").await;
     let answer: Value = serde_json::from_str(&body).unwrap();
@@ -27,7 +27,7 @@ async fn until_ready(admin: &Admin) {
     poll("the worker to be ready", async || (readiness(admin).await.0 == 200).then_some(())).await;
 }
 
-/// Waits until this check fails, and gives all that do.
+/// Waits until this check fails. Returns all failing checks.
 async fn until_failing(admin: &Admin, check: &str) -> Vec<String> {
     poll(check, async || {
         let (status, failed) = readiness(admin).await;
@@ -37,7 +37,7 @@ async fn until_failing(admin: &Admin, check: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_worker_is_ready_while_it_has_a_broker_and_alive_without() {
+async fn worker_is_ready_only_with_a_broker_but_alive_without() {
     let rig = Rig::private().await;
     let worker = rig.launch(&[("amqp.watch_interval", "200ms")]);
     let admin = Admin::of(&worker).await;
@@ -59,7 +59,7 @@ async fn a_worker_is_ready_while_it_has_a_broker_and_alive_without() {
     }
     rig.broker().stop().await;
     let away = "not connected to the broker: connect: connection refused";
-    poll("all of it to be away", async || {
+    poll("all connections to be lost", async || {
         let expected =
             ["consuming.host", "consuming.link", "publishing"].map(|name| format!("{name}: {away}"));
         (readiness(&admin).await == (503, expected.to_vec())).then_some(())
@@ -67,10 +67,12 @@ async fn a_worker_is_ready_while_it_has_a_broker_and_alive_without() {
     .await;
     let (status, body) = admin.get("/livez").await;
     assert_eq!(status, 200, "{body}");
-    // What nobody can see any more is not shown as if it were seen.
+    // A queue length that can't be read is not exported.
     let queued = r#"queue_messages{queue="work",stage="link"}"#;
-    poll("its queues to be forgotten", async || (!admin.series().await.contains_key(queued)).then_some(()))
-        .await;
+    poll("the queue metrics to disappear", async || {
+        (!admin.series().await.contains_key(queued)).then_some(())
+    })
+    .await;
     rig.broker().start_again().await;
     until_ready(&admin).await;
     admin.until(queued, "0").await;
@@ -78,7 +80,7 @@ async fn a_worker_is_ready_while_it_has_a_broker_and_alive_without() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_said_until_a_new_one_is_accepted() {
+async fn readyz_reports_a_refused_token_until_a_new_one_is_accepted() {
     let rig = Rig::new().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -106,7 +108,7 @@ async fn a_refused_token_is_said_until_a_new_one_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_worker_that_shuts_down_is_not_ready_and_answers_until_its_end() {
+async fn worker_that_shuts_down_is_unready_and_keeps_responding() {
     let rig = Rig::new().await;
     rig.sandbox.fault("joseencrypt:hang".parse().unwrap());
     let worker = rig.start(&[("shutdown.grace", "60s")]).await;
@@ -118,13 +120,13 @@ async fn a_worker_that_shuts_down_is_not_ready_and_answers_until_its_end() {
     until_failing(&admin, "running: shutting down").await;
     assert_eq!(admin.get("/livez").await.0, 200);
     assert_eq!(admin.series().await["in_flight{stage=\"link\"}"], "1");
-    // The call is over at its own limit, and with it the worker.
+    // The call ends at its own time limit, and then the worker stops.
     worker.ended().await;
 }
 
 #[cfg(debug_assertions)]
 #[tokio::test]
-async fn a_worker_whose_ledger_takes_long_to_open_is_alive_not_ready_and_ends_when_told() {
+async fn worker_with_slow_ledger_is_alive_but_not_ready_and_stops() {
     let rig = Rig::new().await;
     let worker = rig.launch_with_fault(&[], "ledger.opening:1:HANG");
     worker.output.until("fault point ledger.opening", 1).await;
@@ -137,12 +139,12 @@ async fn a_worker_whose_ledger_takes_long_to_open_is_alive_not_ready_and_ends_wh
 
 #[cfg(debug_assertions)]
 #[tokio::test]
-async fn a_second_signal_ends_a_worker_that_does_not_even_start() {
+async fn second_signal_ends_a_worker_that_hangs_at_start() {
     let rig = Rig::new().await;
     let mut worker = rig.launch_with_fault(&[], "worker.starting:1:HANG");
     worker.output.until("fault point worker.starting", 1).await;
-    // Signals that come together are one.
-    poll("the end at a later signal", async || {
+    // Signals that arrive together count as one.
+    poll("the worker to end after a later signal", async || {
         if worker.is_running() {
             worker.signal("TERM");
             None
@@ -155,9 +157,9 @@ async fn a_second_signal_ends_a_worker_that_does_not_even_start() {
 }
 
 #[tokio::test]
-async fn work_that_is_kept_for_too_long_is_counted_named_and_given_back() {
+async fn overdue_delivery_is_logged_counted_and_requeued() {
     let rig = Rig::new().await;
-    // Two calls for so many people, each within its own limit, are too much together.
+    // Each of the two calls is within its own limit, but not both together.
     rig.sandbox.fault("joseencrypt:delay=11s,times=2".parse().unwrap());
     let limits =
         [("amqp.delivery_timeout", "20s"), ("instant_connect.timeout", "20s"), ("hosts.timeout", "20s")];
@@ -169,13 +171,13 @@ async fn work_that_is_kept_for_too_long_is_counted_named_and_given_back() {
     rig.guest_links().await.take(30).await;
     admin.until("events_total{outcome=\"requeued\",stage=\"link\"}", "1").await;
     assert_eq!(admin.series().await["overdue_total{stage=\"link\"}"], "1");
-    let said = worker.output.saying("processing exceeded amqp.delivery_timeout; returning the delivery");
+    let said = worker.output.logged("processing exceeded amqp.delivery_timeout; returning the delivery");
     assert_eq!((said.len(), &said[0]["event_id"]), (1, &json!("event-1")));
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_ends_the_worker_and_names_the_setting() {
+async fn occupied_admin_port_exits_2_and_names_the_setting() {
     let rig = Rig::new().await;
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -192,14 +194,14 @@ async fn a_port_that_is_taken_ends_the_worker_and_names_the_setting() {
         wrong.stderr.contains("ICW_ADMIN__LISTEN") && wrong.stderr.contains("127.0.0.1:9464"),
         "{wrong:?}"
     );
-    // A worker that is told to listen nowhere needs no port.
+    // A worker with `admin.listen = "off"` needs no port.
     let worker = rig.start(&[("admin.listen", "off")]).await;
-    assert!(worker.output.saying("admin server listens").is_empty());
+    assert!(worker.output.logged("admin server listens").is_empty());
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn clients_that_say_nothing_keep_nobody_from_an_answer() {
+async fn silent_admin_clients_do_not_block_others() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let admin = Admin::of(&worker).await;
@@ -207,15 +209,16 @@ async fn clients_that_say_nothing_keep_nobody_from_an_answer() {
     for _ in 0..200 {
         silent.push(TcpStream::connect(admin.address()).await.unwrap());
     }
-    // The server accepts in turn, so this comes after all of them. It waited for none to end: the newest are still there.
+    // The server accepts connections in order, so this one comes last. The newest ones are still open, so it did not
+    // wait for one to end.
     assert_eq!(admin.get("/livez").await.0, 200);
     let open = |stream: &TcpStream| matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
-    assert!(open(&silent[160]), "64 connections are kept");
+    assert!(open(&silent[160]), "the newest 64 connections stay open");
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn health_command_says_which_checks_fail_by_status_and_words() {
+async fn health_command_reports_failing_checks_by_status_and_text() {
     let rig = Rig::private().await;
     let worker = rig.launch(&[]);
     let admin = Admin::of(&worker).await;
@@ -245,12 +248,12 @@ async fn log_command_changes_the_level_of_a_running_worker() {
     let worker = rig.launch(&[("telemetry.log_level", "info")]);
     worker.output.until("connected to broker; consuming", 2).await;
     let pid = worker.id().to_string();
-    let told = rig.command(&["log", "debug", "--pid", &pid], &[]).await;
-    assert_eq!(told.status, Some(0), "{told:?}");
+    let changed = rig.command(&["log", "debug", "--pid", &pid], &[]).await;
+    assert_eq!(changed.status, Some(0), "{changed:?}");
     rig.publish(1).await;
     worker.output.until("processing start event", 1).await;
     assert_eq!(rig.command(&["log", "configured", "--pid", &pid], &[]).await.status, Some(0));
-    // This test catches no such signal: it would be its end.
+    // This test process has no handler for the signal, which would kill it.
     let other = rig.command(&["log", "debug", "--pid", &std::process::id().to_string()], &[]).await;
     assert!(other.status == Some(1) && other.stderr.contains("not a worker"), "{other:?}");
     worker.stop().await;

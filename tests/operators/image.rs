@@ -1,12 +1,12 @@
-//! The image's last stage, built from this build's program: small, without a shell, not root, the same twice.
+//! The image's last stage, built from this build's program: small, without a shell, not root, reproducible.
 
 use std::{path::Path, process::Command};
 
 use crate::support::program;
 
-/// As root, on Debian: see the Makefile.
+/// Needs root on Debian; see the Makefile.
 #[test]
-fn image_holds_nothing_but_the_program_and_is_the_same_twice() {
+fn image_contains_only_the_program_and_is_reproducible() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image-test");
     let tested = Command::new(script).arg(program::executable()).output().unwrap();
     let said = String::from_utf8_lossy(&tested.stdout);

@@ -1,4 +1,4 @@
-//! After a known series of events the metrics have exactly the values that are to be expected.
+//! A known series of events leads to exact values of the metrics.
 
 use std::{
     io::Write as _,
@@ -19,7 +19,7 @@ use crate::support::{
     rig::{NEW_TOKEN, TOKEN},
 };
 
-/// Short waits.
+/// Short delays.
 const QUICK: [(&str, &str); 7] = [
     ("amqp.watch_interval", "1s"),
     ("retry.initial", "10ms"),
@@ -30,7 +30,7 @@ const QUICK: [(&str, &str); 7] = [
     ("breaker.probe_max", "20ms"),
 ];
 
-/// The series that are not 0, without times.
+/// The series that are not 0, except times.
 fn counted(series: &Series) -> Vec<String> {
     let timed = |name: &str| {
         ["_bucket", "_sum", "oldest_work", "queue_messages"].iter().any(|part| name.contains(part))
@@ -39,7 +39,7 @@ fn counted(series: &Series) -> Vec<String> {
     counted.map(|(name, value)| format!("{} {value}", name.replace('"', ""))).collect()
 }
 
-/// What the events of the test below come to. Each wait is exactly one hold queue's.
+/// The expected values after the events of the test below. Each delay is exactly that of one delay queue.
 const EXPECTED: &str = "
     build_info{version=VERSION} 1
     confirm_duration_seconds_count 19
@@ -101,7 +101,7 @@ const EXPECTED: &str = "
     upstream_call_duration_seconds_count{result=unavailable,upstream=webex_messages} 2";
 
 #[tokio::test]
-async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_else() {
+async fn known_series_of_events_gives_exact_metric_values() {
     let rig = Rig::new().await;
     let worker = rig.start(&QUICK).await;
     let admin = Admin::of(&worker).await;
@@ -112,7 +112,7 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
     let done =
         |stage: &str, outcome: &str| format!("events_total{{outcome=\"{outcome}\",stage=\"{stage}\"}}");
 
-    // Served: two guests and an expert. Again: known to the ledger, nothing is published.
+    // Processed: two guests and an expert. Then repeated: the ledger knows the event, and nothing is published.
     let two = json!({"guests": [
         {"channel": "sms", "address": number(1)}, {"channel": "whatsapp", "address": number(2)},
     ]});
@@ -121,20 +121,20 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
         admin.until(&done("link", "done"), times).await;
         admin.until(&done("host", "done"), "1").await;
     }
-    // Tried again: twice unavailable, once malformed.
+    // Retried: twice unavailable, once malformed.
     for (n, fault) in [(2, "joseencrypt:status=503,times=2"), (3, "joseencrypt:garbage,times=1")] {
         rig.sandbox.fault(fault.parse().unwrap());
         rig.publish(n).await;
         admin.until(&done("host", "done"), &n.to_string()).await;
     }
-    // Dead: refused by the API, invalid, a device that nobody allowed; and a body that was used before with another id.
+    // Dead: refused by the API, invalid, a device that is not allowed, and a known id with another body.
     rig.sandbox.fault("joseencrypt:status=400,times=1".parse().unwrap());
     rig.publish(5).await;
     rig.publish_body(with_id("event-6"), b"flowsecret").await;
     rig.publish_event(with_id("event-7"), &event_with(7, &json!({"devices": [DEVICE]}))).await;
     rig.publish_event(with_id("event-2"), &event_with(8, &json!({}))).await;
     admin.until(&done("link", "dead"), "4").await;
-    // Tried again in stage `host`, and refused: first to be looked for, then to be sent.
+    // Retried in stage `host`, and refused: first the list request, then the message.
     for fault in ["messages:status=503,times=2", "messages:status=400,times=2"] {
         rig.sandbox.fault(fault.parse().unwrap());
     }
@@ -157,11 +157,11 @@ async fn each_of_a_known_series_of_events_counts_where_it_should_and_nowhere_els
 
 fn assert_only_known_series(before: &Series, after: &Series) {
     let names = |series: &Series| series.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(before), names(after), "all series are there from the start, and no others come");
+    assert_eq!(names(before), names(after), "all series exist from the start, and no others appear");
 }
 
 #[tokio::test]
-async fn a_breaker_that_opens_a_refused_token_and_what_is_returned_are_seen() {
+async fn metrics_show_open_breaker_refused_token_and_returned_message() {
     let rig = Rig::new().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -169,7 +169,7 @@ async fn a_breaker_that_opens_a_refused_token_and_what_is_returned_are_seen() {
     let settings = [
         ("instant_connect.token", ""),
         ("instant_connect.token_file", file.to_str().unwrap()),
-        // A binding that is missing stays so.
+        // The missing binding is not redeclared.
         ("topology.declare", "off"),
     ];
     let declared = rig.command(&["topology", "--declare"], &QUICK).await;
@@ -209,19 +209,22 @@ async fn a_breaker_that_opens_a_refused_token_and_what_is_returned_are_seen() {
     admin.until(r#"dead_letters_total{class="unroutable",stage="link"}"#, "1").await;
     let series = admin.series().await;
     assert_eq!(series[r#"publishes_total{result="returned"}"#], "1");
-    assert_eq!(series[r#"links_total{channel="sms",role="guest"}"#], "2", "only what has arrived counts");
+    assert_eq!(
+        series[r#"links_total{channel="sms",role="guest"}"#], "2",
+        "only links that arrived are counted"
+    );
     assert_only_known_series(&before, &series);
     assert_eq!(leaks(&admin.scrape().await, &rig.sandbox), Vec::<String>::new());
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn the_time_from_event_to_link_begins_when_the_event_says_it_happened() {
+async fn time_to_link_starts_at_the_time_that_the_event_names() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let admin = Admin::of(&worker).await;
     let ago = |minutes: i64| Timestamp::now() - SignedDuration::from_mins(minutes);
-    // Its own time; that of a CloudEvent goes before.
+    // The timestamp property; a CloudEvent's time takes precedence.
     let minutes_ago = u64::try_from(ago(10).as_second()).unwrap();
     rig.publish_event(with_id("event-1").with_timestamp(minutes_ago), &event(1)).await;
     let cloud_event = json!({"specversion": "1.0", "id": "event-2", "type": "start", "source": "flow",
@@ -230,7 +233,7 @@ async fn the_time_from_event_to_link_begins_when_the_event_says_it_happened() {
         .with_content_type("application/cloudevents+json".into())
         .with_timestamp(minutes_ago);
     rig.publish_event(properties, &cloud_event).await;
-    // A clock ahead of ours is no negative time, and what says nothing begins when it is taken.
+    // A clock ahead of ours gives no negative time. Without a time, the measurement starts at the delivery.
     let ahead = u64::try_from(ago(-10).as_second()).unwrap();
     rig.publish_event(with_id("event-3").with_timestamp(ahead), &event(3)).await;
     rig.publish(4).await;
@@ -242,7 +245,7 @@ async fn the_time_from_event_to_link_begins_when_the_event_says_it_happened() {
 }
 
 #[tokio::test]
-async fn a_queue_that_was_deleted_and_is_there_again_is_counted_again() {
+async fn length_of_a_recreated_queue_is_exported_again() {
     let rig = Rig::new().await;
     let worker = rig.start(&[("amqp.watch_interval", "1s")]).await;
     let admin = Admin::of(&worker).await;
@@ -251,7 +254,7 @@ async fn a_queue_that_was_deleted_and_is_there_again_is_counted_again() {
     admin.until(dead, "1").await;
     rig.amqp.delete_queues([queue.as_str()]).await;
     admin.until(dead, "0").await;
-    // The worker makes it again for the letter that has nowhere to go.
+    // The worker declares the queue again for the next dead letter.
     rig.publish_body(with_id("event-2"), b"no event").await;
     admin.until(dead, "1").await;
     assert_eq!(admin.series().await[r#"connects_total{connection="link"}"#], "1");
@@ -259,7 +262,7 @@ async fn a_queue_that_was_deleted_and_is_there_again_is_counted_again() {
 }
 
 #[tokio::test]
-async fn promtool_finds_nothing_to_say_about_the_metrics() {
+async fn metrics_pass_promtool_check() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let text = Admin::of(&worker).await.scrape().await;

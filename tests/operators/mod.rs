@@ -1,4 +1,4 @@
-//! What operators see, tested on a real broker, the program as a process, and the sandbox.
+//! The operators' view, tested with a real broker, the program as a process, and the sandbox.
 
 mod alerts;
 mod check;
@@ -16,16 +16,16 @@ use serde_json::Value;
 const RULES: &str = "charts/instant-connect-worker/files/alerts.yaml";
 const DASHBOARD: &str = "charts/instant-connect-worker/files/dashboard.json";
 
-/// A file of the repository.
+/// Reads a file of the repository.
 fn read(name: &str) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Every expression of the dashboard.
+/// All expressions of the dashboard.
 fn expressions() -> Vec<String> {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
-    // The panels of a collapsed row are in the row.
+    // A collapsed row contains its panels.
     let all = dashboard["panels"].as_array().unwrap().iter();
     let panels = all.flat_map(|panel| panel["panels"].as_array().into_iter().flatten().chain([panel]));
     let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());

@@ -1,4 +1,4 @@
-//! The chart's Deployment, `ConfigMap`, Secrets and volume, run by podman: as root on Debian, see the Makefile.
+//! The chart's Deployment, `ConfigMap`, Secrets and volume, run by podman. Needs root on Debian; see the Makefile.
 
 use std::{
     fs,
@@ -16,11 +16,11 @@ use crate::support::{
     rig::{NEW_TOKEN, TOKEN},
 };
 
-/// As `OpenShift` chooses one.
+/// A user id as `OpenShift` assigns it.
 const USER: &str = "1000660000";
 const CONTAINER: &str = "icw-instant-connect-worker-pod-0-worker";
 
-/// The objects of a first start, and those of another on the same volume.
+/// The objects of the first start, and those of a second start on the same volume.
 const FIRST: &str = "first.yaml";
 const AGAIN: &str = "again.yaml";
 
@@ -28,7 +28,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs a program of the repository to its end, which must be a good one; what it printed.
+/// Runs a program of the repository, which must succeed. Returns its output.
 fn run(program: &str, arguments: &[&str], input: &Path) -> String {
     let mut command = Command::new(root().join(program));
     let input = fs::File::open(input).unwrap();
@@ -39,7 +39,7 @@ fn run(program: &str, arguments: &[&str], input: &Path) -> String {
     said + &errors
 }
 
-/// A release of the chart in a pod; gone with the value, and its volume with it.
+/// A release of the chart in a pod. Dropping it removes the pod and its volume.
 struct Pod {
     folder: TempDir,
     admin: String,
@@ -86,7 +86,7 @@ impl Pod {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// Writes a Secret's key, as a whole, as the kubelet does.
+    /// Writes a key of a Secret atomically, as the kubelet does.
     fn secret(&self, name: &str, key: &str, value: &str) {
         let folder = PathBuf::from(self.path("secrets")).join(name);
         fs::create_dir_all(&folder).unwrap();
@@ -101,22 +101,22 @@ impl Pod {
 
     async fn start(&self, objects: &str) {
         self.podman(&["kube", "play", &self.path(objects)]);
-        poll("the pod to be ready", async || (self.status().await? == 200).then_some(())).await;
+        poll("readiness of the pod", async || (self.status().await? == 200).then_some(())).await;
     }
 
-    /// Of `/readyz`.
+    /// The status of `/readyz`.
     async fn status(&self) -> Option<u16> {
         _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Some(client.get(format!("{}/readyz", self.admin)).send().await.ok()?.status().as_u16())
     }
 
-    /// SIGTERM and the chart's grace. The worker ends by itself, with status 0; what it said.
+    /// Sends SIGTERM with the chart's grace. The worker must exit with status 0. Returns its log.
     fn stop(&self) -> String {
         self.podman(&["stop", "--time", "35", CONTAINER]);
         assert_eq!(self.podman(&["inspect", "--format", "{{.State.ExitCode}}", CONTAINER]).trim(), "0");
         let said = self.podman(&["logs", CONTAINER]);
-        // The volume stays.
+        // The volume is kept.
         self.podman(&["kube", "down", &self.path(AGAIN)]);
         said
     }
@@ -124,13 +124,13 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        // A test that failed says so itself.
+        // A failing test reports its own error.
         _ = Command::new(root().join("scripts/pod")).args([&self.path(""), "end"]).output();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pod_of_the_chart_serves_takes_a_new_token_and_knows_its_ledger_after_a_restart() {
+async fn chart_pod_processes_rotates_token_and_keeps_ledger_over_restart() {
     let rig = Rig::new().await;
     let pod = Pod::new(&rig);
     pod.start(FIRST).await;
@@ -140,19 +140,19 @@ async fn pod_of_the_chart_serves_takes_a_new_token_and_knows_its_ledger_after_a_
     rig.publish(1).await;
     rig.until_experts_have(1).await;
 
-    // Refused, and kept until its token is there.
+    // The call is refused, and the event waits for the new token.
     rig.sandbox.set_token(NEW_TOKEN.into());
     rig.publish(2).await;
     poll("the refusal", async || (pod.status().await? == 503).then_some(())).await;
     pod.secret("icw-webex", "token", NEW_TOKEN);
     rig.until_experts_have(2).await;
-    poll("the pod to be ready again", async || (pod.status().await? == 200).then_some(())).await;
+    poll("the pod to become ready again", async || (pod.status().await? == 200).then_some(())).await;
     let program = "/usr/local/bin/instant-connect-worker";
     let checked = pod.podman(&["exec", CONTAINER, program, "check", "--connect"]);
     assert!(!checked.contains(NEW_TOKEN), "{checked}");
     let mut said = pod.stop();
 
-    // What was done is known from the volume.
+    // The ledger on the volume knows the earlier events.
     pod.start(AGAIN).await;
     rig.publish(1).await;
     rig.publish(3).await;

@@ -1,4 +1,4 @@
-//! Why an API is not reached: each cause is named, and the proxy with it.
+//! Reasons why an API is not reachable: each cause is named, and the proxy if there is one.
 
 use serde_json::Value;
 use tokio::{
@@ -12,7 +12,7 @@ use crate::support::{
     program::{self, Environment, Finished},
 };
 
-/// Ran `check --connect` with Webex at `url`, and says what came of the token there: result, detail, advice.
+/// Runs `check --connect` with Webex at `url`. Returns result, detail and advice of the token's finding.
 async fn tried(rig: &Rig, url: &str, settings: &[(&str, &str)], more: &[(&str, &str)]) -> [String; 3] {
     let at = [("hosts.webex_url", url), ("instant_connect.url", url)];
     let environment = with(rig.environment(&[&at, settings].concat()), more);
@@ -35,19 +35,19 @@ fn sandbox(rig: &Rig) -> String {
     environment.into_iter().find(|(name, _)| name == "ICW_INSTANT_CONNECT__URL").unwrap().1
 }
 
-/// A port on which nothing listens.
+/// A port without a listener.
 async fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }
 
-/// A proxy that answers everybody with `status`.
+/// Starts a proxy that answers every request with `status`.
 async fn proxy(status: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 4096];
-            // A client that is gone again wants no answer.
+            // A client that has disconnected needs no response.
             _ = stream.read(&mut request).await;
             _ = stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await;
         }
@@ -56,10 +56,10 @@ async fn proxy(status: &'static str) -> u16 {
 }
 
 #[tokio::test]
-async fn check_names_why_webex_is_not_reached() {
+async fn check_names_the_cause_of_a_failed_webex_connection() {
     let rig = Rig::new().await;
-    let https = Https::before(sandbox(&rig), 2050).await;
-    let expired = Https::before(sandbox(&rig), 2020).await;
+    let https = Https::in_front_of(sandbox(&rig), 2050).await;
+    let expired = Https::in_front_of(sandbox(&rig), 2020).await;
     let refused = format!("https://127.0.0.1:{}", closed_port().await);
     let no_tls = sandbox(&rig).replace("http://", "https://");
     let other_name = https.url.replace("localhost", "127.0.0.1");
@@ -82,9 +82,9 @@ async fn check_names_why_webex_is_not_reached() {
 }
 
 #[tokio::test]
-async fn check_names_the_proxy_that_stands_in_the_way() {
+async fn check_names_the_proxy_that_prevents_the_connection() {
     let rig = Rig::new().await;
-    let https = Https::before(sandbox(&rig), 2050).await;
+    let https = Https::in_front_of(sandbox(&rig), 2050).await;
     let ca_file = https.ca_file();
     let settings = [("tls.ca_file", ca_file.as_str())];
     let down = closed_port().await;
@@ -112,7 +112,7 @@ async fn check_names_the_proxy_that_stands_in_the_way() {
 }
 
 #[tokio::test]
-async fn proxy_that_cannot_be_used_ends_run_and_check_at_their_start() {
+async fn unusable_proxy_setting_exits_2_in_run_and_check() {
     let rig = Rig::new().await;
     let start = async |arguments: &[&str], name: &str, value: &str| -> Finished {
         program::finished(arguments, &with(rig.environment(&[]), &[(name, value)])).await
@@ -130,7 +130,7 @@ async fn proxy_that_cannot_be_used_ends_run_and_check_at_their_start() {
             assert!(said.contains(&format!("environment {name}: ")) && !said.contains("s3cret"), "{said}");
         }
     }
-    // Commands that call no API are none the worse for it.
+    // Commands that call no API are not affected.
     let ended = start(&["topology", "--json"], "ALL_PROXY", "socks5h://proxy.example").await;
     assert_eq!(ended.status, Some(0), "{ended:?}");
     let _: Value = start(&["check", "--json"], "HTTPS_PROXY", "http://proxy.example:3128").await.json();

@@ -1,4 +1,4 @@
-//! Rules, dashboard and runbook speak of what there is: of the program's metrics, and of each other.
+//! Rules, dashboard and runbook refer only to existing metrics and to each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,14 +12,14 @@ use regex::Regex;
 
 use super::{DASHBOARD, RULES, alerts::prometheus::shortened, expressions, read};
 
-/// What Prometheus adds to each series of a target, and the rules to their own.
+/// Labels that Prometheus adds to the series of a target, and the rules to their own.
 const ADDED_LABELS: [&str; 6] = ["namespace", "job", "instance", "le", "objective", "alertname"];
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Runs a program to its end, which must be a good one; what it printed.
+/// Runs a program, which must succeed. Returns its output.
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).current_dir(path("")).output();
     let output = output.unwrap_or_else(|error| panic!("{program}, which `make test` installs: {error}"));
@@ -29,7 +29,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn promtool_finds_nothing_wrong_with_the_rules_nor_with_what_they_say() {
+fn rules_pass_promtool_check_and_test() {
     run("promtool", &["check", "rules", "--lint-fatal", RULES]);
     let folder = tempfile::tempdir().unwrap();
     let short = folder.path().join("rules.yaml");
@@ -39,12 +39,15 @@ fn promtool_finds_nothing_wrong_with_the_rules_nor_with_what_they_say() {
 }
 
 #[test]
-fn the_dashboard_is_what_its_script_writes() {
+fn dashboard_is_the_output_of_its_script() {
     let python = std::env::var("ICW_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    assert!(run(&python, &["scripts/dashboard"]) == read(DASHBOARD), "it has changed: run `make dashboard`");
+    assert!(
+        run(&python, &["scripts/dashboard"]) == read(DASHBOARD),
+        "the dashboard is outdated: run `make dashboard`"
+    );
 }
 
-/// Metrics with their labels, and each label's values.
+/// All metrics with their labels and the values of each label.
 fn metrics() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let delays = [1, 5, 30, 120, 600].map(Duration::from_secs);
     let text = Metrics::new(&delays).unwrap().render().unwrap();
@@ -61,7 +64,7 @@ fn metrics() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
 }
 
 #[test]
-fn every_expression_names_metrics_labels_and_values_that_exist() {
+fn expressions_use_existing_metrics_labels_and_values() {
     let metrics = metrics();
     let rules = read(RULES);
     let rules: Vec<_> = rules.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
@@ -95,10 +98,10 @@ fn every_expression_names_metrics_labels_and_values_that_exist() {
 }
 
 #[test]
-fn every_metric_of_our_own_is_on_the_dashboard() {
+fn all_own_metrics_are_on_the_dashboard() {
     let shown = expressions().join("\n");
     for metric in metrics().keys().filter(|metric| metric.starts_with("instant_connect_")) {
-        // A histogram's sum says little that its buckets do not.
+        // The sum and count of a histogram add little to its buckets.
         let part_of_histogram = ["_sum", "_count"].iter().find_map(|part| metric.strip_suffix(part));
         let named = part_of_histogram.map_or_else(|| metric.clone(), |name| format!("{name}_bucket"));
         assert!(shown.contains(&named), "{metric}");
@@ -106,7 +109,7 @@ fn every_metric_of_our_own_is_on_the_dashboard() {
 }
 
 #[test]
-fn every_alert_has_a_section_of_the_runbook_and_every_section_an_alert() {
+fn alerts_and_runbook_sections_match() {
     let rules = read(RULES);
     let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     let runbook = read("charts/instant-connect-worker/RUNBOOK.md");
@@ -115,7 +118,7 @@ fn every_alert_has_a_section_of_the_runbook_and_every_section_an_alert() {
         .filter_map(|line| line.strip_prefix("## "))
         .filter(|name| name.starts_with("Instant"))
         .collect();
-    assert_eq!(sections, alerts, "sections of the runbook, in the order of the rules");
+    assert_eq!(sections, alerts, "the runbook's sections must be in the order of the rules");
     for part in rules.split("- alert: ").skip(1) {
         let name = part.lines().next().unwrap();
         let link = format!("runbook_url: RUNBOOK.md#{}\n", name.to_lowercase());

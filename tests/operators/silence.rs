@@ -1,4 +1,4 @@
-//! A consumer that broker and client both believe in, and that gets nothing, is noticed and connected anew.
+//! A stalled consumer, which stays registered but receives nothing, is detected and reconnected.
 
 use std::{
     collections::HashSet,
@@ -26,7 +26,7 @@ const BODY: u8 = 3;
 const CONSUME_OK: [u8; 4] = [0, 60, 0, 21];
 const DELIVER: [u8; 4] = [0, 60, 0, 60];
 
-/// Relays to `broker`. While `deaf`, new connections get all that the broker sends but deliveries.
+/// Relays to `broker`. Connections made while `deaf` get everything except deliveries.
 async fn relay(broker: String, deaf: Arc<AtomicBool>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -38,7 +38,7 @@ async fn relay(broker: String, deaf: Arc<AtomicBool>) -> SocketAddr {
             let deaf = deaf.load(Ordering::Relaxed);
             tokio::spawn(async move {
                 let mut from_worker = from_worker;
-                // Where either side hangs up, so does the other.
+                // If either side disconnects, so does the other.
                 tokio::select! {
                     _ = copy(&mut from_worker, &mut to_broker) => {}
                     _ = without_deliveries(from_broker, to_worker, deaf) => {}
@@ -60,7 +60,7 @@ async fn without_deliveries(
         from.read_exact(&mut frame).await?;
         let (kind, channel) = (frame[0], [frame[1], frame[2]]);
         let bytes = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]) as usize;
-        // One byte ends each frame.
+        // Each frame ends with one byte.
         frame.resize(7 + bytes + 1, 0);
         from.read_exact(&mut frame[7..]).await?;
         let method = (kind == METHOD).then(|| &frame[7..11]);
@@ -75,7 +75,7 @@ async fn without_deliveries(
 }
 
 #[tokio::test]
-async fn a_consumer_that_has_fallen_silent_is_connected_anew_and_serves_what_waited() {
+async fn stalled_consumer_is_reconnected_and_processes_the_backlog() {
     const EVENTS: usize = 10;
     let rig = Rig::new().await;
     let (rest, at) = rig.url().split_once('@').unwrap();
@@ -89,7 +89,7 @@ async fn a_consumer_that_has_fallen_silent_is_connected_anew_and_serves_what_wai
     for stage in ["link", "host"] {
         admin.until(&format!("consuming{{stage=\"{stage}\"}}"), "1").await;
     }
-    // Connections from here on hear everything.
+    // New connections get deliveries.
     deaf.store(false, Ordering::Relaxed);
     rig.publish_many(0..EVENTS).await;
     rig.guest_links().await.take(EVENTS).await;
@@ -100,5 +100,5 @@ async fn a_consumer_that_has_fallen_silent_is_connected_anew_and_serves_what_wai
     }
     admin.until("queue_messages{queue=\"work\",stage=\"link\"}", "0").await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }

@@ -1,4 +1,4 @@
-//! What is wrong becomes a dead letter that says why, and holds nobody else up.
+//! An invalid event becomes a dead letter with its reason and does not delay other events.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::support::{
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-/// Bodies with what is wrong with them: class, and what the reason says.
+/// Invalid bodies, each with the class and the start of the reason.
 fn bad_bodies() -> Vec<(Vec<u8>, &'static str, &'static str)> {
     let past = json!({"notBefore": "2020-01-01T10:00:00Z", "expiresAt": "2020-01-01T11:00:00Z"});
     let backwards = json!({"notBefore": "2126-01-01T11:00:00Z", "expiresAt": "2126-01-01T10:00:00Z"});
@@ -79,9 +79,9 @@ fn assert_dead_letter(letter: &Received, class: &str, reason: &str, since: Times
 }
 
 #[tokio::test]
-async fn each_kind_of_bad_event_dies_alone_with_its_reason_and_as_it_came() {
+async fn invalid_event_is_dead_lettered_unchanged_with_its_reason() {
     let rig = Rig::new().await;
-    // One at a time: a bad event that held the stage up would hold up the good one behind it.
+    // One at a time: an invalid event that blocked the stage would also block the valid event behind it.
     let allowed = ("devices.allowed", DEVICE);
     let worker = rig.start(&[allowed, ("amqp.concurrency", "1"), ("amqp.prefetch", "1")]).await;
     let mut dead = rig.dead_letters("sessions").await;
@@ -101,14 +101,14 @@ async fn each_kind_of_bad_event_dies_alone_with_its_reason_and_as_it_came() {
     }
     rig.publish(1).await;
     let link = rig.guest_links().await.next().await;
-    assert_eq!(link.json()["eventId"], "event-1", "the next event is served");
+    assert_eq!(link.json()["eventId"], "event-1", "the next event is processed");
 
     let letters: BTreeMap<String, Received> =
         dead.take(bodies.len()).await.into_iter().map(|letter| (letter.id(), letter)).collect();
     for (n, (body, class, reason)) in bodies.iter().enumerate() {
         let letter = &letters[&format!("bad-{n}")];
         assert_dead_letter(letter, class, reason, since);
-        assert_eq!(letter.body, *body, "as it came");
+        assert_eq!(letter.body, *body, "the body is unchanged");
         let properties = &letter.properties;
         let text = |text: &Option<lapin::types::ShortString>| text.as_ref().unwrap().as_str().to_owned();
         assert_eq!(text(properties.content_type()), "application/json");
@@ -122,23 +122,23 @@ async fn each_kind_of_bad_event_dies_alone_with_its_reason_and_as_it_came() {
     assert_eq!(rig.sandbox.counts().joseencrypt, 1, "no bad event reached Instant Connect");
     rig.until_experts_have(1).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn a_bad_event_without_any_property_dies_with_all_headers_too() {
+async fn invalid_event_without_properties_gets_all_dead_letter_headers() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let since = Timestamp::now();
     rig.publish_body(lapin::BasicProperties::default(), b"{}").await;
     let letter = rig.dead_letters("sessions").await.next().await;
     assert_dead_letter(&letter, "invalid", "`sessionId`: missing required field", since);
-    assert_eq!(letter.header("traceparent").len(), 55, "a trace begins with the death");
+    assert_eq!(letter.header("traceparent").len(), 55, "a new trace starts with the dead letter");
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn no_device_is_called_where_none_is_allowed() {
+async fn event_with_device_is_dead_lettered_if_none_is_allowed() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let since = Timestamp::now();
@@ -148,11 +148,11 @@ async fn no_device_is_called_where_none_is_allowed() {
     assert_dead_letter(&letter, "device-not-allowed", "`devices[0]`: expected a device", since);
     worker.stop().await;
     assert_eq!(rig.sandbox.counts().joseencrypt, 0);
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn what_is_no_host_link_on_the_hosts_queue_dies_there_and_holds_no_expert_up() {
+async fn invalid_host_link_is_dead_lettered_without_blocking_others() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     worker.output.until("subscribed to queue", 2).await;
@@ -178,5 +178,5 @@ async fn what_is_no_host_link_on_the_hosts_queue_dies_there_and_holds_no_expert_
     rig.until_experts_have(1).await;
     assert_eq!(rig.sandbox.counts().message_requests, 1);
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }

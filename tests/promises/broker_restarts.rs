@@ -1,4 +1,4 @@
-//! The worker outlives its broker.
+//! The worker survives restarts of its broker.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use crate::support::{
 const DOWN: &str = "could not connect to broker; retrying";
 const UP: &str = "connected to broker; consuming";
 
-/// Takes guests' links until each of `events` has one, then what else there is.
+/// Consumes guest links until each of `events` has one. Returns all of them by id.
 pub(crate) async fn all_guest_links(
     amqp: &Amqp,
     rig: &Rig,
@@ -37,8 +37,8 @@ pub(crate) async fn all_guest_links(
     by_id
 }
 
-/// Waits until each of `events` has told its expert.
-pub(crate) async fn until_every_expert_knows(rig: &Rig, events: usize) {
+/// Waits until the expert of each of `events` has a message.
+pub(crate) async fn until_every_expert_has_message(rig: &Rig, events: usize) {
     let served = rig
         .sandbox
         .until(|sandbox| sandbox.counts().messages >= events as u64 && experts(rig).len() == events);
@@ -50,8 +50,8 @@ pub(crate) fn experts(rig: &Rig) -> BTreeSet<usize> {
     rig.sandbox.messages().iter().map(|one| event_of(one.to_person_email.as_ref().unwrap())).collect()
 }
 
-/// A connection is lost once and comes back once, whatever it took.
-fn assert_said_once_per_change(worker: &Program) {
+/// Checks that each loss of a connection and each reconnect is logged once.
+fn assert_logged_once_per_change(worker: &Program) {
     for stage in ["link", "host"] {
         let records = worker.output.records();
         let said: Vec<_> = records
@@ -61,14 +61,14 @@ fn assert_said_once_per_change(worker: &Program) {
             .filter(|text| [UP, DOWN].contains(text))
             .collect();
         assert!(said.windows(2).all(|pair| pair[0] != pair[1]), "{stage}: {said:?}");
-        // A connection that broke before it had done anything is no news.
+        // A connection that broke before it consumed is not logged.
         assert!(said.contains(&DOWN), "{stage}: {said:?}");
         assert_eq!(said.last(), Some(&UP));
     }
 }
 
 #[tokio::test]
-async fn restarts_under_load_lose_nothing_and_repeats_carry_the_same_id() {
+async fn broker_restarts_under_load_lose_nothing_and_keep_message_ids() {
     const EVENTS: usize = 300;
     let rig = Rig::private().await;
     rig.sandbox.fault("joseencrypt:delay=40ms".parse().unwrap());
@@ -85,20 +85,20 @@ async fn restarts_under_load_lose_nothing_and_repeats_carry_the_same_id() {
     }
     let amqp = rig.reconnect().await;
     let links = all_guest_links(&amqp, &rig, EVENTS).await;
-    until_every_expert_knows(&rig, EVENTS).await;
-    assert!(worker.is_running(), "it went on by itself");
-    assert_said_once_per_change(&worker);
+    until_every_expert_has_message(&rig, EVENTS).await;
+    assert!(worker.is_running(), "the worker reconnected by itself");
+    assert_logged_once_per_change(&worker);
     worker.stop().await;
-    rig.assert_all_is_done(&amqp).await;
+    rig.assert_queues_are_empty(&amqp).await;
     let served: BTreeSet<_> = links.values().map(|copies| copies[0].json()["eventId"].to_string()).collect();
-    assert_eq!((links.len(), served.len()), (EVENTS, EVENTS), "an event's repeats have one message_id");
+    assert_eq!((links.len(), served.len()), (EVENTS, EVENTS), "repeats of an event have the same message_id");
 }
 
 #[tokio::test]
-async fn without_a_broker_the_worker_waits_says_so_once_and_serves_when_there_is_one() {
+async fn missing_broker_is_logged_once_and_the_worker_connects_later() {
     let rig = Rig::private().await;
     rig.broker().stop().await;
-    // In the broker's place stands one who hangs up, and counts.
+    // A listener on the broker's port closes each connection and counts them.
     let listener = TcpListener::bind(rig.broker().address()).await.unwrap();
     let counted = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&counted);
@@ -109,10 +109,10 @@ async fn without_a_broker_the_worker_waits_says_so_once_and_serves_when_there_is
     });
     let worker = rig.launch(&[("amqp.reconnect_max", "100ms")]);
     poll("twenty attempts", async || (counted.load(Ordering::Relaxed) >= 20).then_some(())).await;
-    assert_eq!(worker.output.saying(DOWN).len(), 2, "once for each stage");
-    assert_eq!(worker.output.saying("publisher lost its connection; reconnecting").len(), 1);
+    assert_eq!(worker.output.logged(DOWN).len(), 2, "once for each stage");
+    assert_eq!(worker.output.logged("publisher lost its connection; reconnecting").len(), 1);
     hanging_up.abort();
-    // An aborted task has let go of its listener once it is joined.
+    // An aborted task has closed its listener once it is joined.
     _ = hanging_up.await;
     rig.broker().start_again().await;
     worker.output.until("subscribed to queue", 2).await;
@@ -126,16 +126,16 @@ async fn without_a_broker_the_worker_waits_says_so_once_and_serves_when_there_is
     )
     .await;
     all_guest_links(&amqp, &rig, 1).await;
-    until_every_expert_knows(&rig, 1).await;
-    assert_said_once_per_change(&worker);
+    until_every_expert_has_message(&rig, 1).await;
+    assert_logged_once_per_change(&worker);
     worker.stop().await;
-    rig.assert_all_is_done(&amqp).await;
+    rig.assert_queues_are_empty(&amqp).await;
 }
 
 #[tokio::test]
-async fn a_worker_without_a_broker_ends_when_told_to() {
+async fn worker_without_a_broker_stops_on_sigterm() {
     let rig = Rig::new().await;
-    // Port 1 is nobody's.
+    // Nothing listens on port 1.
     let worker = rig.launch(&[("amqp.url", "amqp://guest:guest@127.0.0.1:1/%2f")]);
     worker.output.until(DOWN, 1).await;
     worker.stop().await;

@@ -1,4 +1,4 @@
-//! Every subcommand, as a person or a program calls it.
+//! Every subcommand as a person or a program calls it.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ fn assert_usage(finished: &Finished, texts: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_ends_with_two_and_names_place_key_value_and_what_was_expected() {
+async fn invalid_configuration_exits_2_and_names_key_value_and_expectation() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("worker.toml");
     let path = file.to_str().unwrap();
@@ -43,7 +43,7 @@ async fn a_wrong_configuration_ends_with_two_and_names_place_key_value_and_what_
 }
 
 #[tokio::test]
-async fn a_wrong_environment_ends_with_two_and_names_the_variable() {
+async fn invalid_environment_exits_2_and_names_the_variable() {
     for (name, value, expected) in [
         ("ICW_AMQP__PREFETCH", "many", vec!["amqp.prefetch = \"many\"", "expected a whole number"]),
         ("ICW_AMQP__PREFETSH", "1", vec!["unknown key (did you mean amqp.prefetch?)"]),
@@ -72,20 +72,20 @@ async fn a_wrong_environment_ends_with_two_and_names_the_variable() {
 }
 
 #[tokio::test]
-async fn without_a_token_the_worker_does_not_start_and_says_how_to_give_one() {
+async fn missing_token_prevents_start_and_the_error_names_the_settings() {
     let finished = finished(&["run"], &Vec::new()).await;
     assert_usage(&finished, &["instant_connect.token", "ICW_INSTANT_CONNECT__TOKEN_FILE"]);
 }
 
 #[tokio::test]
-async fn logs_for_people_have_colours_on_a_terminal_only() {
+async fn text_logs_have_no_colours_without_a_terminal() {
     let environment = vec![("ICW_TELEMETRY__LOG_FORMAT".to_owned(), "text".to_owned())];
     let finished = finished(&["run"], &environment).await;
     assert!(finished.stderr.contains("starting") && !finished.stderr.contains('\u{1b}'), "{finished:?}");
 }
 
 #[tokio::test]
-async fn wrong_usage_ends_with_two_and_help_with_nought() {
+async fn wrong_usage_exits_2_and_help_exits_0() {
     for arguments in [&["dance"][..], &["emit", "--guest"], &["schema", "nothing.v1"], &["run", "--set", "x"]]
     {
         assert_usage(&finished(arguments, &Vec::new()).await, &["error: "]);
@@ -98,7 +98,7 @@ async fn wrong_usage_ends_with_two_and_help_with_nought() {
 }
 
 #[tokio::test]
-async fn the_schemas_in_config_are_those_of_the_program() {
+async fn schemas_in_config_match_the_program() {
     let folder = tempfile::tempdir().unwrap();
     let written = finished(&["schema", "--write", folder.path().to_str().unwrap()], &Vec::new()).await;
     assert_eq!(written.status, Some(0), "{written:?}");
@@ -114,7 +114,7 @@ async fn the_schemas_in_config_are_those_of_the_program() {
     for name in names(&kept) {
         let kept = std::fs::read_to_string(kept.join(&name)).unwrap();
         let made = std::fs::read_to_string(folder.path().join(&name)).unwrap();
-        assert_eq!(kept, made, "{} is not what `schema` says: run `make schemas`", name.display());
+        assert_eq!(kept, made, "{} differs from the output of `schema`: run `make schemas`", name.display());
         let name = name.to_str().unwrap().trim_end_matches(".json");
         assert_eq!(all[name], serde_json::from_str::<Value>(&made).unwrap());
         assert_eq!(finished(&["schema", name], &Vec::new()).await.stdout, made);
@@ -122,7 +122,7 @@ async fn the_schemas_in_config_are_those_of_the_program() {
 }
 
 #[tokio::test]
-async fn topology_prints_what_the_worker_declares() {
+async fn topology_prints_the_same_queues_that_it_declares() {
     let rig = Rig::new().await;
     let plan = rig.command(&["topology", "--json"], &[]).await.json();
     let name = |name: &str| rig.name(name);
@@ -149,7 +149,7 @@ async fn topology_prints_what_the_worker_declares() {
 }
 
 #[tokio::test]
-async fn emit_publishes_a_start_event_and_says_which() {
+async fn emit_publishes_a_start_event_and_prints_its_id() {
     let rig = Rig::new().await;
     let guest = format!("whatsapp:{}:Guadalupe", number(1));
     let expert = email(1);
@@ -168,7 +168,7 @@ async fn emit_publishes_a_start_event_and_says_which() {
 }
 
 #[tokio::test]
-async fn emit_refuses_an_invalid_event_unless_told_otherwise() {
+async fn emit_refuses_an_invalid_event_without_unchecked() {
     let rig = Rig::new().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("event.json");
@@ -179,14 +179,14 @@ async fn emit_refuses_an_invalid_event_unless_told_otherwise() {
     let refused = rig.command(&["emit", "--file", path], &[]).await;
     assert_usage(&refused, &["`guests[0].address`: expected an E.164 number", "--unchecked"]);
     assert_eq!(rig.amqp.depth(&rig.name("sessions")).await, None, "nothing was published");
-    let told = rig.command(&["emit", "--file", path, "--unchecked", "--message-id", "mine"], &[]).await;
-    assert_eq!(told.status, Some(0), "{told:?}");
+    let outcome = rig.command(&["emit", "--file", path, "--unchecked", "--message-id", "mine"], &[]).await;
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
     let published = rig.amqp.consume(&rig.name("sessions")).await.next().await;
     assert_eq!((published.id().as_str(), published.json()), ("mine", wrong));
 }
 
 #[tokio::test]
-async fn check_shows_every_setting_with_its_origin_and_tries_what_they_name() {
+async fn check_shows_settings_with_origin_and_tests_connections() {
     let rig = Rig::new().await;
     let report = rig.command(&["check", "--connect", "--json"], &[]).await;
     assert_eq!(report.status, Some(0), "{report:?}");
@@ -212,11 +212,11 @@ async fn check_shows_every_setting_with_its_origin_and_tries_what_they_name() {
     assert_eq!(setting("instant_connect.token"), token);
     assert_eq!(setting("amqp.url")["value"], "[hidden]");
     assert_eq!(setting("amqp.prefetch"), json!({"key": "amqp.prefetch", "value": "32", "origin": "default"}));
-    assert_eq!(rig.amqp.depth(&rig.name("sessions")).await, None, "a check changes nothing");
+    assert_eq!(rig.amqp.depth(&rig.name("sessions")).await, None, "check declares nothing");
 }
 
 #[tokio::test]
-async fn the_configuration_for_the_sandbox_fits_the_sandbox_as_it_starts() {
+async fn sandbox_configuration_matches_the_sandbox_defaults() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/sandbox.toml");
     let report = finished(&["check", "--json", "--config", file], &Vec::new()).await;
     assert_eq!(report.status, Some(0), "{report:?}");
@@ -236,7 +236,7 @@ async fn the_configuration_for_the_sandbox_fits_the_sandbox_as_it_starts() {
 }
 
 #[tokio::test]
-async fn check_fails_where_a_token_is_refused_or_queues_are_missing() {
+async fn check_fails_if_a_token_is_refused_or_queues_are_missing() {
     let rig = Rig::new().await;
     let settings = [("instant_connect.token", NEW_TOKEN), ("topology.declare", "check")];
     let report = rig.command(&["check", "--connect"], &settings).await;
@@ -252,7 +252,7 @@ async fn check_fails_where_a_token_is_refused_or_queues_are_missing() {
 }
 
 #[tokio::test]
-async fn the_demo_shows_what_each_person_receives_and_leaves_nothing_behind() {
+async fn demo_shows_each_persons_message_and_deletes_its_queues() {
     let rig = Rig::new().await;
     let url = vec![("ICW_AMQP__URL".to_owned(), rig.url().to_owned())];
     let demo = finished(&["demo"], &url).await;
@@ -273,12 +273,12 @@ async fn the_demo_shows_what_each_person_receives_and_leaves_nothing_behind() {
     let prefix = line("broker ").split_whitespace().nth(4).unwrap().trim_end_matches(".*").to_owned();
     assert!(prefix.starts_with("icw-demo-"), "{prefix}");
     for queue in ["sessions", "guests", "hosts", "sessions.dead", "guests.dead", "hosts.dead"] {
-        assert_eq!(rig.amqp.depth(&format!("{prefix}.{queue}")).await, None, "{queue} is gone");
+        assert_eq!(rig.amqp.depth(&format!("{prefix}.{queue}")).await, None, "{queue} is deleted");
     }
 }
 
 #[tokio::test]
-async fn the_demo_without_a_broker_says_how_to_get_one() {
+async fn demo_without_a_broker_explains_how_to_start_one() {
     let url = vec![("ICW_AMQP__URL".to_owned(), "amqp://127.0.0.1:1/%2f".to_owned())];
     let demo = finished(&["demo"], &url).await;
     assert_eq!(demo.status, Some(1));
@@ -286,25 +286,25 @@ async fn the_demo_without_a_broker_says_how_to_get_one() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_not_there_is_said_at_once_and_a_cluster_is_tried_node_by_node() {
+async fn unreachable_broker_is_reported_and_all_nodes_are_tried() {
     let guest = format!("sms:{}", number(1));
     let emit = ["emit", "--guest", &guest, "--expert", &email(1)];
     let nowhere = vec![("ICW_AMQP__URL".to_owned(), "amqp://127.0.0.1:1/%2f".to_owned())];
-    let told = finished(&emit, &nowhere).await;
-    assert_eq!((told.status, told.stdout.as_str()), (Some(1), ""), "{told:?}");
-    // One line: it did not begin to try again and again.
+    let outcome = finished(&emit, &nowhere).await;
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+    // One line: the command did not retry.
     let reason = "error: the event was not published: broker: connect: ";
-    assert!(told.stderr.starts_with(reason) && told.stderr.lines().count() == 1, "{told:?}");
+    assert!(outcome.stderr.starts_with(reason) && outcome.stderr.lines().count() == 1, "{outcome:?}");
     let rig = Rig::new().await;
     let cluster = format!("amqp://127.0.0.1:1/%2f,{}", rig.url());
     for arguments in [&emit[..], &["topology", "--declare"], &["check", "--connect"]] {
-        let told = rig.command(arguments, &[("amqp.url", &cluster)]).await;
-        assert_eq!((told.status, told.stderr.as_str()), (Some(0), ""), "{arguments:?}: {told:?}");
+        let outcome = rig.command(arguments, &[("amqp.url", &cluster)]).await;
+        assert_eq!((outcome.status, outcome.stderr.as_str()), (Some(0), ""), "{arguments:?}: {outcome:?}");
     }
 }
 
 #[tokio::test]
-async fn sigterm_ends_an_idle_worker_well() {
+async fn sigterm_stops_an_idle_worker_with_status_0() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let output = std::sync::Arc::clone(&worker.output);
@@ -314,7 +314,7 @@ async fn sigterm_ends_an_idle_worker_well() {
 }
 
 #[tokio::test]
-async fn sigterm_under_load_ends_a_worker_well_and_another_serves_the_rest() {
+async fn sigterm_under_load_leaves_the_rest_to_the_next_worker() {
     const EVENTS: usize = 200;
     let rig = Rig::new().await;
     rig.sandbox.fault("joseencrypt:delay=50ms".parse().unwrap());
@@ -324,27 +324,30 @@ async fn sigterm_under_load_ends_a_worker_well_and_another_serves_the_rest() {
         rig.sandbox.until(|sandbox| sandbox.counts().calls >= calls).await;
         worker.stop().await;
         let (left, _) = rig.amqp.depth(&rig.name("sessions")).await.unwrap();
-        assert!(left > 0, "it was stopped in the middle");
+        assert!(left > 0, "the worker stopped with events left");
         worker = rig.start(&[]).await;
     }
     let links = super::broker_restarts::all_guest_links(&rig.amqp, &rig, EVENTS).await;
-    super::broker_restarts::until_every_expert_knows(&rig, EVENTS).await;
+    super::broker_restarts::until_every_expert_has_message(&rig, EVENTS).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
-    assert!(links.values().all(|copies| copies.len() == 1), "a shutdown repeats nothing");
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    assert!(links.values().all(|copies| copies.len() == 1), "a shutdown causes no repeats");
     let counts = rig.sandbox.counts();
     assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
 }
 
 #[tokio::test]
-async fn the_sandbox_refuses_what_it_must_not_and_what_it_does_not_know() {
+async fn sandbox_refuses_open_addresses_and_unknown_faults() {
     for command in ["sandbox", "demo"] {
-        let told = finished(&[command, "--listen", "0.0.0.0:0"], &Vec::new()).await;
-        assert_usage(&told, &["127.0.0.1", "`sandbox --allow-any-address`"]);
+        let outcome = finished(&[command, "--listen", "0.0.0.0:0"], &Vec::new()).await;
+        assert_usage(&outcome, &["127.0.0.1", "`sandbox --allow-any-address`"]);
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
-        let told = finished(&[command, "--listen", &address], &Vec::new()).await;
-        assert!(told.status == Some(1) && told.stderr.contains("Address already in use"), "{told:?}");
+        let outcome = finished(&[command, "--listen", &address], &Vec::new()).await;
+        assert!(
+            outcome.status == Some(1) && outcome.stderr.contains("Address already in use"),
+            "{outcome:?}"
+        );
     }
     assert_usage(&finished(&["sandbox", "--fault", "joseencrypt:dance"], &Vec::new()).await, &["--fault"]);
 }

@@ -1,4 +1,4 @@
-//! What a connection meets before it stands: peers that say nothing, that are no broker, that repeat what they were sent.
+//! Failures while a connection is established: peers that are silent, that are not a broker, or that echo secrets.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,20 @@ use tokio::{
 
 use crate::support::{Rig, admin::Admin, poll, program::Program, soon};
 
-/// A peer on a port of its own, and its URL.
+/// Opens a listener on a free port. Returns it with its URL.
 async fn peer(scheme: &str) -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("{scheme}://guest:guest@{}/%2f", listener.local_addr().unwrap());
     (listener, url)
 }
 
-/// How many threads and descriptors the program has.
-fn held(program: &Program) -> (usize, usize) {
+/// The numbers of threads and file descriptors of the program.
+fn threads_and_files(program: &Program) -> (usize, usize) {
     let count = |what| std::fs::read_dir(format!("/proc/{}/{what}", program.id())).unwrap().count();
     (count("task"), count("fd"))
 }
 
-/// Waits for `count` connections, and keeps them open.
+/// Accepts `count` connections and keeps them open.
 async fn accept(listener: &TcpListener, count: usize, kept: &mut Vec<TcpStream>) {
     let accepted = async {
         for _ in 0..count {
@@ -34,7 +34,7 @@ async fn accept(listener: &TcpListener, count: usize, kept: &mut Vec<TcpStream>)
 }
 
 #[tokio::test]
-async fn peer_that_says_nothing_costs_no_thread_and_no_socket() {
+async fn silent_peer_leaks_no_threads_and_no_sockets() {
     let rig = Rig::new().await;
     for scheme in ["amqp", "amqps"] {
         let (listener, url) = peer(scheme).await;
@@ -47,17 +47,20 @@ async fn peer_that_says_nothing_costs_no_thread_and_no_socket() {
         let program = rig.launch(&settings);
         let mut kept = Vec::new();
         accept(&listener, 30, &mut kept).await;
-        let before = held(&program);
+        let before = threads_and_files(&program);
         accept(&listener, 200, &mut kept).await;
-        // Three connections are tried at the same time, each with a thread and a socket.
+        // Three connections are attempted at the same time, each with a thread and a socket.
         let flat = |(threads, files): (usize, usize)| threads <= before.0 + 6 && files <= before.1 + 6;
-        poll("threads and descriptors to be flat", async || flat(held(&program)).then_some(())).await;
+        poll("a stable number of threads and descriptors", async || {
+            flat(threads_and_files(&program)).then_some(())
+        })
+        .await;
         program.stop().await;
     }
 }
 
 #[tokio::test]
-async fn peer_that_is_no_broker_is_named_and_tried_ever_more_seldom() {
+async fn peer_that_is_not_a_broker_is_named_and_retried_with_backoff() {
     let rig = Rig::new().await;
     let (listener, url) = peer("amqp").await;
     let program = rig.launch(&[("amqp.url", &url), ("amqp.reconnect_max", "5s")]);
@@ -68,16 +71,17 @@ async fn peer_that_is_no_broker_is_named_and_tried_ever_more_seldom() {
             let (mut stream, _) = listener.accept().await.unwrap();
             peers.spawn(async move {
                 _ = stream.read(&mut [0; 8]).await;
-                // What a port with TLS says to a client without.
+                // The alert that a TLS port sends to a client without TLS.
                 _ = stream.write_all(b"\x15\x03\x03\0\x02\x02\x0a").await;
             });
         }
     };
     soon("21 connections", answered).await;
-    // Seven tries of each of three connections: waits of 0.1, 0.2, 0.4, 0.8, 1.6 and 3.2 s, half as long at least.
+    // Seven attempts of each of three connections. The delays are 0.1, 0.2, 0.4, 0.8, 1.6 and 3.2 s, or at least half
+    // of that.
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
     program.output.until("the peer speaks TLS: write amqps://", 3).await;
-    for said in program.output.saying("could not connect to broker; retrying") {
+    for said in program.output.logged("could not connect to broker; retrying") {
         assert!(said["error"].as_str().unwrap().contains("write amqps://"), "{said}");
     }
     drop(listener);
@@ -85,7 +89,7 @@ async fn peer_that_is_no_broker_is_named_and_tried_ever_more_seldom() {
 }
 
 #[tokio::test]
-async fn readyz_says_why_there_is_no_connection_and_when_that_changes() {
+async fn readyz_shows_the_current_reason_for_no_connection() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::new().await;
     let file = folder.path().join("url");
@@ -112,12 +116,12 @@ async fn readyz_says_why_there_is_no_connection_and_when_that_changes() {
     std::fs::write(&file, "amqps://guest:guest@no-such-host.invalid/").unwrap();
     until("not connected to the broker: connect: the name does not resolve").await;
     std::fs::write(&file, rig.url()).unwrap();
-    poll("it to be ready", async || (admin.get("/readyz").await.0 == 200).then_some(())).await;
+    poll("readiness", async || (admin.get("/readyz").await.0 == 200).then_some(())).await;
     program.stop().await;
 }
 
 #[tokio::test]
-async fn broker_whose_frames_are_too_small_for_a_copy_is_not_used() {
+async fn broker_with_too_small_frame_max_is_refused() {
     let rig = Rig::private().await;
     let frame_max = async |bytes: u32| {
         rig.broker().ctl(&["eval", &format!("application:set_env(rabbit, frame_max, {bytes}).")]).await;
@@ -137,22 +141,22 @@ async fn broker_whose_frames_are_too_small_for_a_copy_is_not_used() {
     worker.stop().await;
 }
 
-/// As RabbitMQ's Cluster Operator writes it.
+/// RabbitMQ's Cluster Operator writes the URL this way.
 #[tokio::test]
-async fn empty_virtual_host_is_the_default_one() {
+async fn empty_virtual_host_means_the_default_one() {
     let rig = Rig::new().await;
     let url = format!("{}/", rig.url().rsplit_once('/').unwrap().0);
     let program = rig.start(&[("amqp.url", &url)]).await;
     program.stop().await;
 }
 
-/// A frame of a method on channel 0.
+/// A method frame on channel 0.
 fn frame(method: &[u8]) -> Vec<u8> {
     let size = u32::try_from(method.len()).unwrap().to_be_bytes();
     [&[1, 0, 0][..], &size, method, &[0xce]].concat()
 }
 
-/// Begins as a broker does, and refuses the login with `words`.
+/// Starts the handshake as a broker does, then refuses the login with `words`.
 async fn refuse(mut stream: TcpStream, words: String) -> Option<()> {
     stream.read_exact(&mut [0; 8]).await.ok()?;
     let start =
@@ -168,7 +172,7 @@ async fn refuse(mut stream: TcpStream, words: String) -> Option<()> {
 }
 
 #[tokio::test]
-async fn password_in_a_peer_s_words_is_shown_nowhere() {
+async fn password_in_a_peers_error_text_is_hidden() {
     const RAW: &str = "s3cret%2Fword%22x";
     const DECODED: &str = "s3cret/word\"x";
     let rig = Rig::new().await;

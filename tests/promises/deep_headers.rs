@@ -1,8 +1,8 @@
-//! Headers as deep or as large as one frame can carry end no worker, no tool, and no neighbour.
+//! Headers as deep or as large as one frame can carry stop no worker, no tool, and no other event.
 
 use crate::support::{Rig, amqp::Amqp, event, poll, program::Finished, python::python};
 
-/// The deepest that one frame of 128 KiB can carry, and some room for what the broker adds.
+/// The deepest nesting that one frame of 128 KiB can carry, minus some room for the broker's headers.
 const DEEPEST: usize = 26_000;
 
 async fn publish(rig: &Rig, n: usize, kind: &str, number: usize) {
@@ -17,7 +17,7 @@ async fn until_ready(amqp: &Amqp, queue: &str, letters: u32) {
 }
 
 #[tokio::test]
-async fn event_with_the_deepest_headers_is_served_and_so_are_its_neighbours() {
+async fn event_with_the_deepest_headers_is_processed_like_others() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     rig.publish(1).await;
@@ -27,11 +27,11 @@ async fn event_with_the_deepest_headers_is_served_and_so_are_its_neighbours() {
     rig.guest_links().await.take(4).await;
     rig.until_experts_have(4).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn copies_of_deep_headers_leave_them_behind_and_say_so() {
+async fn copy_of_event_drops_deep_headers_and_marks_it() {
     let rig = Rig::new().await;
     let quick = [("retry.initial", "10ms"), ("retry.max", "50ms"), ("retry.delays", "10ms,50ms")];
     let worker = rig.start(&quick).await;
@@ -47,11 +47,11 @@ async fn copies_of_deep_headers_leave_them_behind_and_say_so() {
 }
 
 #[tokio::test]
-async fn dead_tool_lives_with_the_deepest_headers() {
+async fn dead_command_handles_the_deepest_headers() {
     let rig = Rig::new().await;
     assert_eq!(rig.command(&["topology", "--declare"], &[]).await.status, Some(0));
     publish(&rig, 1, "array", DEEPEST).await;
-    // Not by this test's own client, which has no such stack.
+    // Python rejects the message, because the Rust client's stack is too small for these headers.
     let (work, dead) = (rig.name("sessions"), rig.name("sessions.dead"));
     python("reject.py", &[rig.url(), &work]).await;
     until_ready(&rig.amqp, &dead, 1).await;
@@ -69,19 +69,19 @@ async fn dead_tool_lives_with_the_deepest_headers() {
     assert_eq!(rig.guest_links().await.next().await.json()["eventId"], "event-1");
     rig.until_experts_have(1).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
-/// A header that makes the frame of an event's headers as large as is allowed, but for some bytes.
+/// A header that makes the header frame almost as large as the limit.
 const LARGEST: usize = 131_020;
 
 #[tokio::test]
-async fn header_frame_that_a_redelivery_makes_too_large_holds_no_neighbour_up() {
+async fn header_frame_too_large_after_redelivery_does_not_block_others() {
     let rig = Rig::new().await;
     assert_eq!(rig.command(&["topology", "--declare"], &[]).await.status, Some(0));
     let (work, dead) = (rig.name("sessions"), rig.name("sessions.dead"));
     publish(&rig, 1, "text", LARGEST).await;
-    // With what the broker counts in it, the frame is larger than was agreed on.
+    // The broker's delivery count makes the frame larger than the negotiated limit.
     until_ready(&rig.amqp, &work, 1).await;
     python("reject.py", &[rig.url(), &work, "requeue"]).await;
     rig.publish_many(2..=9).await;

@@ -1,5 +1,5 @@
-//! A worker is killed, or told to end, between every two steps of both stages, and another one goes on: nothing is lost,
-//! repeats carry the same id and the same link, and an expert has one message.
+//! A worker is killed or terminated between every two steps of both stages, and another worker continues. Nothing is
+//! lost, repeats carry the same id and the same link, and each expert gets one message.
 #![cfg(debug_assertions)]
 
 use std::{
@@ -18,71 +18,71 @@ use crate::support::{
     poll, soon,
 };
 
-/// What becomes of an event.
+/// The path of an event through the stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// Two guests, an expert and a device are served.
-    Served,
-    /// The same, at the second attempt of a stage.
-    LinkTriedAgain,
-    HostTriedAgain,
-    /// A stage makes it a dead letter.
+enum EventPath {
+    /// Two guests, an expert and a device are processed.
+    Processed,
+    /// The same, but a stage succeeds only at its second attempt.
+    LinkRetried,
+    HostRetried,
+    /// A stage dead-letters the event or the host link.
     LinkDead,
     HostDead,
-    /// More guests than one call serves, an expert and a device are served.
-    ManyServed,
-    /// The same, at the second attempt of the second call.
-    ManyTriedAgain,
+    /// An expert, a device, and more guests than one call can serve.
+    ManyProcessed,
+    /// The same, but the second call succeeds only at its second attempt.
+    ManyRetried,
 }
 
-use Way::{HostDead, HostTriedAgain, LinkDead, LinkTriedAgain, ManyServed, ManyTriedAgain, Served};
+use EventPath::{HostDead, HostRetried, LinkDead, LinkRetried, ManyProcessed, ManyRetried, Processed};
 
-/// Every point of `src/fault.rs`, on each way that leads over it: its name, and the passes.
-const POINTS: [(Way, &str, &[u32]); 64] = [
-    (Served, "sessions.taken", &[1]),
-    (Served, "link.read", &[1]),
-    (Served, "link.claimed", &[1]),
-    (Served, "link.answered", &[1]),
-    // The links. Then, in one commit or two: that they are published, and that the expert's message is about to be sent. At
-    // last that it was.
-    (Served, "ledger.asked", &[1, 2, 3]),
-    (Served, "ledger.written", &[1, 2, 3]),
-    (Served, "link.noted", &[1]),
-    (Served, "sessions.decided", &[1]),
-    // Two guests' links and an expert's.
-    (Served, "publish.asked", &[1, 2, 3]),
-    (Served, "publish.sent", &[1, 2, 3]),
-    (Served, "publish.confirmed", &[1, 2, 3]),
-    (Served, "sessions.published", &[1]),
-    (Served, "sessions.acked", &[1]),
-    (Served, "link.recorded", &[1]),
-    (Served, "hosts.taken", &[1]),
-    (Served, "host.read", &[1]),
-    (Served, "host.claimed", &[1]),
-    (Served, "host.noted", &[1]),
-    (Served, "host.answered", &[1]),
-    (Served, "host.recorded", &[1]),
-    (Served, "hosts.decided", &[1]),
-    (Served, "hosts.published", &[1]),
-    (Served, "hosts.acked", &[1]),
-    (LinkTriedAgain, "link.claimed", &[1, 2]),
-    (LinkTriedAgain, "link.released", &[1]),
-    (LinkTriedAgain, "sessions.decided", &[1]),
-    (LinkTriedAgain, "publish.asked", &[1]),
-    (LinkTriedAgain, "publish.sent", &[1]),
-    (LinkTriedAgain, "publish.confirmed", &[1]),
-    (LinkTriedAgain, "sessions.published", &[1]),
-    (LinkTriedAgain, "sessions.acked", &[1]),
-    (LinkTriedAgain, "sessions.taken", &[2]),
-    (HostTriedAgain, "host.answered", &[1, 2]),
-    (HostTriedAgain, "hosts.decided", &[1]),
-    (HostTriedAgain, "publish.asked", &[4]),
-    (HostTriedAgain, "publish.sent", &[4]),
-    (HostTriedAgain, "publish.confirmed", &[4]),
-    (HostTriedAgain, "hosts.published", &[1]),
-    (HostTriedAgain, "hosts.acked", &[1]),
-    (HostTriedAgain, "hosts.taken", &[2]),
-    (HostTriedAgain, "host.looked", &[1]),
+/// Every point of `src/fault.rs` on each path that passes it: path, name, and numbers of the passes.
+const POINTS: [(EventPath, &str, &[u32]); 64] = [
+    (Processed, "sessions.taken", &[1]),
+    (Processed, "link.read", &[1]),
+    (Processed, "link.claimed", &[1]),
+    (Processed, "link.answered", &[1]),
+    // Writes: the links; then, in one or two commits, the publish and the note before the expert's message; last, its
+    // result.
+    (Processed, "ledger.asked", &[1, 2, 3]),
+    (Processed, "ledger.written", &[1, 2, 3]),
+    (Processed, "link.noted", &[1]),
+    (Processed, "sessions.decided", &[1]),
+    // Two guest links and one host link.
+    (Processed, "publish.asked", &[1, 2, 3]),
+    (Processed, "publish.sent", &[1, 2, 3]),
+    (Processed, "publish.confirmed", &[1, 2, 3]),
+    (Processed, "sessions.published", &[1]),
+    (Processed, "sessions.acked", &[1]),
+    (Processed, "link.recorded", &[1]),
+    (Processed, "hosts.taken", &[1]),
+    (Processed, "host.read", &[1]),
+    (Processed, "host.claimed", &[1]),
+    (Processed, "host.noted", &[1]),
+    (Processed, "host.answered", &[1]),
+    (Processed, "host.recorded", &[1]),
+    (Processed, "hosts.decided", &[1]),
+    (Processed, "hosts.published", &[1]),
+    (Processed, "hosts.acked", &[1]),
+    (LinkRetried, "link.claimed", &[1, 2]),
+    (LinkRetried, "link.released", &[1]),
+    (LinkRetried, "sessions.decided", &[1]),
+    (LinkRetried, "publish.asked", &[1]),
+    (LinkRetried, "publish.sent", &[1]),
+    (LinkRetried, "publish.confirmed", &[1]),
+    (LinkRetried, "sessions.published", &[1]),
+    (LinkRetried, "sessions.acked", &[1]),
+    (LinkRetried, "sessions.taken", &[2]),
+    (HostRetried, "host.answered", &[1, 2]),
+    (HostRetried, "hosts.decided", &[1]),
+    (HostRetried, "publish.asked", &[4]),
+    (HostRetried, "publish.sent", &[4]),
+    (HostRetried, "publish.confirmed", &[4]),
+    (HostRetried, "hosts.published", &[1]),
+    (HostRetried, "hosts.acked", &[1]),
+    (HostRetried, "hosts.taken", &[2]),
+    (HostRetried, "host.looked", &[1]),
     (LinkDead, "link.released", &[1]),
     (LinkDead, "publish.asked", &[1]),
     (LinkDead, "publish.sent", &[1]),
@@ -95,27 +95,27 @@ const POINTS: [(Way, &str, &[u32]); 64] = [
     (HostDead, "publish.confirmed", &[4]),
     (HostDead, "hosts.published", &[1]),
     (HostDead, "hosts.acked", &[1]),
-    (ManyServed, "link.answered", &[1, 2]),
-    // The first call's links; all links.
-    (ManyServed, "ledger.asked", &[1, 2]),
-    (ManyServed, "ledger.written", &[1, 2]),
-    (ManyServed, "link.noted", &[1, 2]),
-    (ManyServed, "link.recorded", &[1]),
-    (ManyTriedAgain, "link.noted", &[1]),
-    (ManyTriedAgain, "sessions.decided", &[1]),
-    (ManyTriedAgain, "sessions.acked", &[1]),
-    (ManyTriedAgain, "link.claimed", &[2]),
-    (ManyTriedAgain, "link.answered", &[2]),
-    (ManyTriedAgain, "ledger.written", &[2]),
+    (ManyProcessed, "link.answered", &[1, 2]),
+    // The links of the first call; all links.
+    (ManyProcessed, "ledger.asked", &[1, 2]),
+    (ManyProcessed, "ledger.written", &[1, 2]),
+    (ManyProcessed, "link.noted", &[1, 2]),
+    (ManyProcessed, "link.recorded", &[1]),
+    (ManyRetried, "link.noted", &[1]),
+    (ManyRetried, "sessions.decided", &[1]),
+    (ManyRetried, "sessions.acked", &[1]),
+    (ManyRetried, "link.claimed", &[2]),
+    (ManyRetried, "link.answered", &[2]),
+    (ManyRetried, "ledger.written", &[2]),
 ];
 
-/// Passed before any message comes.
+/// Points that are passed before the first delivery.
 const BEFORE: [&str; 2] = ["worker.starting", "ledger.opening"];
 
-/// As many workers are tried at once.
+/// Number of workers that are tested in parallel.
 const LANES: usize = 6;
-/// One message at a time, so that passes are counted alike each time. As many attempts as the ways here take: an event of which
-/// an end counted one would be dead. The queues are there.
+/// One message at a time, so that the passes are always counted alike. The attempts are just enough for these paths:
+/// an event would be dead if a stopped worker counted one. The queues already exist.
 const SETTINGS: [(&str, &str); 7] = [
     ("retry.attempts", "2"),
     ("devices.allowed", DEVICE),
@@ -126,96 +126,97 @@ const SETTINGS: [(&str, &str); 7] = [
     ("topology.declare", "off"),
 ];
 
-/// A worker that ends at one point.
+/// A worker that stops at one point.
 #[derive(Clone, Copy, Debug)]
 struct Case {
-    way: Way,
+    path: EventPath,
     point: &'static str,
     pass: u32,
 }
 
 impl Case {
     fn all() -> Vec<Self> {
-        let passes = POINTS.iter().flat_map(|(way, point, passes)| {
-            passes.iter().map(|pass| Self { way: *way, point, pass: *pass })
+        let passes = POINTS.iter().flat_map(|(path, point, passes)| {
+            passes.iter().map(|pass| Self { path: *path, point, pass: *pass })
         });
         passes.collect()
     }
 
-    /// What the sandbox does about it.
+    /// The sandbox faults of the path.
     fn faults(self) -> &'static [&'static str] {
-        match self.way {
-            Served | ManyServed => &[],
-            LinkTriedAgain => &["joseencrypt:status=503,times=1"],
-            HostTriedAgain => &["messages:status=503,times=1"],
+        match self.path {
+            Processed | ManyProcessed => &[],
+            LinkRetried => &["joseencrypt:status=503,times=1"],
+            HostRetried => &["messages:status=503,times=1"],
             LinkDead => &["joseencrypt:status=400"],
             HostDead => &["messages:status=404"],
-            ManyTriedAgain => &["joseencrypt:delay=1ms,times=1", "joseencrypt:status=503,times=1"],
+            ManyRetried => &["joseencrypt:delay=1ms,times=1", "joseencrypt:status=503,times=1"],
         }
     }
 
-    fn is_of_many(self) -> bool {
-        matches!(self.way, ManyServed | ManyTriedAgain)
+    fn has_many_guests(self) -> bool {
+        matches!(self.path, ManyProcessed | ManyRetried)
     }
 
     fn guests(self) -> usize {
-        if self.is_of_many() { 26 } else { 2 }
+        if self.has_many_guests() { 26 } else { 2 }
     }
 
-    /// The call whose links were made and not yet kept when it is killed: nobody can know them, so others are made.
-    fn forgets_call(self) -> Option<u32> {
-        let forgets = matches!(self.point, "link.answered" | "ledger.asked")
-            && (self.way == Served && (self.point == "link.answered" || self.pass == 1) || self.is_of_many());
-        forgets.then_some(self.pass)
+    /// The call whose links were made but not stored at the kill. These links are lost, so the call is repeated.
+    fn lost_call(self) -> Option<u32> {
+        let lost = matches!(self.point, "link.answered" | "ledger.asked")
+            && (self.path == Processed && (self.point == "link.answered" || self.pass == 1)
+                || self.has_many_guests());
+        lost.then_some(self.pass)
     }
 
-    /// Whether it is killed when a message to the expert was noted, and may have been sent.
-    fn leaves_a_note(self) -> bool {
+    /// True if the kill comes after the note and possibly after the message to the expert.
+    fn has_note_at_kill(self) -> bool {
         matches!(self.point, "host.noted" | "host.answered")
     }
 
-    /// Whether it ends when it was recorded that the expert has the message.
-    fn leaves_a_record(self) -> bool {
-        self.way == Served
+    /// True if the end comes after the expert's message was recorded.
+    fn has_record_at_end(self) -> bool {
+        self.path == Processed
             && matches!(self.point, "host.recorded" | "hosts.decided" | "hosts.published" | "hosts.acked")
     }
 
-    /// Whether a link may be published twice if it is killed here: it is published, and that is not recorded.
+    /// True if a kill may repeat a publish: links are published, but not recorded.
     fn may_repeat_links(self) -> bool {
         !self.is_before_publishing() && self.point != "link.recorded"
     }
 
-    /// Whether it is killed before it published anything: then nothing can come twice.
+    /// True if nothing was published before the kill, so that nothing can be repeated.
     fn is_before_publishing(self) -> bool {
-        let first = matches!(self.way, Served | LinkTriedAgain | LinkDead) && self.pass == 1;
+        let first = matches!(self.path, Processed | LinkRetried | LinkDead) && self.pass == 1;
         let stage = self.point.starts_with("link.") && self.point != "link.recorded"
             || matches!(
                 self.point,
                 "sessions.taken" | "sessions.decided" | "ledger.asked" | "ledger.written"
             );
         first && (stage || self.point == "publish.asked")
-            || self.is_of_many() && !self.point.starts_with("sessions.") && self.point != "link.recorded"
+            || self.has_many_guests() && !self.point.starts_with("sessions.") && self.point != "link.recorded"
     }
 }
 
-/// Names its case when the test fails while it is tried: what is waited for in vain does not. Of several the first is meant.
-struct Named(Case);
+/// Prints its case if the test panics, because a timeout does not name it. With several, the first one is meant.
+struct NameOnPanic(Case);
 
-impl Drop for Named {
+impl Drop for NameOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("tried at that moment: {:?}", self.0);
+            eprintln!("case in progress: {:?}", self.0);
         }
     }
 }
 
-/// Where one case after the other is tried.
+/// Runs one case after another.
 struct Lane {
     rig: Rig,
     guests: Deliveries,
     dead_sessions: Deliveries,
     dead_hosts: Deliveries,
-    /// Names of points that were passed.
+    /// The names of the points that were passed.
     passed: BTreeSet<String>,
 }
 
@@ -229,9 +230,9 @@ impl Lane {
         Self { rig, guests, dead_sessions, dead_hosts, passed: BTreeSet::new() }
     }
 
-    /// An event number `n`, with a worker that gets `signal` on its way and another one that goes on.
+    /// Publishes event `n` to a worker that gets `signal` at the point, then starts another worker.
     async fn try_case(&mut self, n: usize, case: Case, signal: &str) {
-        let _named = Named(case);
+        let _name_on_panic = NameOnPanic(case);
         let rig = &self.rig;
         let requests_before = rig.sandbox.arrivals(Endpoint::Messages).len();
         let messages_before = rig.sandbox.counts().messages;
@@ -252,7 +253,7 @@ impl Lane {
         let passed = said.lines().filter_map(|line| line.strip_prefix("fault point "));
         self.passed.extend(passed.map(str::to_owned));
         for queue in ["sessions", "hosts"] {
-            let what = format!("{queue} to be left alone, with what the worker had taken back in it");
+            let what = format!("{queue} to have no consumer and its messages back");
             let name = rig.name(queue);
             poll(&what, async || (rig.amqp.depth(&name).await?.1 == 0).then_some(())).await;
         }
@@ -260,20 +261,20 @@ impl Lane {
         let worker = rig.start(&SETTINGS).await;
         let mut letters = Vec::new();
         let mut links: Vec<Received> = Vec::new();
-        if case.way == LinkDead {
+        if case.path == LinkDead {
             letters.push(self.dead_sessions.next().await);
         } else {
             while links.iter().map(Received::id).collect::<BTreeSet<_>>().len() < case.guests() {
                 links.push(self.guests.next().await);
             }
-            if case.way == HostDead {
+            if case.path == HostDead {
                 letters.push(self.dead_hosts.next().await);
             } else {
                 let arrived = rig.sandbox.until(|sandbox| sandbox.counts().messages > messages_before);
                 soon(&format!("the expert's message: {case:?}"), arrived).await;
             }
         }
-        // What is no event comes after all that was left, also in the hold queues, and shows that it has ended.
+        // An invalid message after all others, also in the delay queues, marks the end.
         let last = format!("last-{n}");
         for (name, dead) in [("sessions", &mut self.dead_sessions), ("hosts", &mut self.dead_hosts)] {
             rig.amqp.publish("", &rig.name(&format!("{name}.hold.10")), with_id(&last), b"no event").await;
@@ -288,14 +289,14 @@ impl Lane {
         self.check_links(n, case, killed, &links);
         Self::check_letters(n, case, killed, &letters);
         let messages = rig.sandbox.counts().messages - messages_before;
-        let expected = u64::from(!matches!(case.way, LinkDead | HostDead));
-        assert_eq!(messages, expected, "an expert's messages: {case:?}");
+        let expected = u64::from(!matches!(case.path, LinkDead | HostDead));
+        assert_eq!(messages, expected, "number of messages to the expert: {case:?}");
         let requests = &rig.sandbox.arrivals(Endpoint::Messages)[requests_before..];
-        let looked = requests.iter().any(|request| request.method == "GET");
-        assert!(looked || !killed || !case.leaves_a_note(), "nobody looked for the message: {case:?}");
+        let listed = requests.iter().any(|request| request.method == "GET");
+        assert!(listed || !killed || !case.has_note_at_kill(), "the sent messages were not listed: {case:?}");
         assert!(
-            !looked || !case.leaves_a_record(),
-            "looked for a message that is known to be sent: {case:?}"
+            !listed || !case.has_record_at_end(),
+            "the sent messages were listed although the result is recorded: {case:?}"
         );
     }
 
@@ -303,14 +304,14 @@ impl Lane {
         let rig = &self.rig;
         let calls: Vec<_> =
             rig.sandbox.calls().into_iter().filter(|call| call.sub == format!("visit-{n}")).collect();
-        let forgets = case.forgets_call().filter(|_| killed);
-        // Those with the expert, and then the device; those without.
-        let calls_expected = match case.way {
+        let lost = case.lost_call().filter(|_| killed);
+        // Calls with the expert and the device; calls with guests only.
+        let calls_expected = match case.path {
             LinkDead => (0, 0),
-            _ if case.is_of_many() => {
-                (1 + usize::from(forgets == Some(1)), 1 + usize::from(forgets == Some(2)))
+            _ if case.has_many_guests() => {
+                (1 + usize::from(lost == Some(1)), 1 + usize::from(lost == Some(2)))
             }
-            _ => (1 + usize::from(forgets.is_some()), 0),
+            _ => (1 + usize::from(lost.is_some()), 0),
         };
         let (first, others): (Vec<_>, Vec<_>) = calls.iter().partition(|call| call.hosts > 0);
         assert_eq!((first.len(), others.len()), calls_expected, "calls of Instant Connect: {case:?}");
@@ -320,7 +321,7 @@ impl Lane {
         for link in links {
             copies.entry(link.id()).or_default().push(link.json());
         }
-        assert_eq!(copies.len(), if case.way == LinkDead { 0 } else { case.guests() }, "{case:?}");
+        assert_eq!(copies.len(), if case.path == LinkDead { 0 } else { case.guests() }, "{case:?}");
         let most = if killed && case.may_repeat_links() { 2 } else { 1 };
         for (id, bodies) in copies {
             assert!(bodies.len() <= most, "{} copies of {id}: {case:?}", bodies.len());
@@ -332,7 +333,7 @@ impl Lane {
     }
 
     fn check_letters(n: usize, case: Case, killed: bool, letters: &[Received]) {
-        if !matches!(case.way, LinkDead | HostDead) {
+        if !matches!(case.path, LinkDead | HostDead) {
             assert!(letters.is_empty(), "{case:?}: {}", letters[0].header("x-dead-reason"));
             return;
         }
@@ -342,11 +343,11 @@ impl Lane {
             assert_eq!(letter.header("x-dead-class"), "rejected", "{case:?}");
             assert_eq!((letter.id(), &letter.body), (letters[0].id(), &letters[0].body), "{case:?}");
         }
-        assert!(case.way == HostDead || letters[0].id() == format!("event-{n}"), "{case:?}");
+        assert!(case.path == HostDead || letters[0].id() == format!("event-{n}"), "{case:?}");
     }
 }
 
-/// What comes before the message with this id.
+/// The messages before the one with this id.
 async fn until(deliveries: &mut Deliveries, id: &str) -> Vec<Received> {
     let mut before = Vec::new();
     loop {
@@ -368,22 +369,22 @@ async fn try_all(signal: &str) {
         while let Some((n, case)) = next() {
             lane.try_case(n, case, signal).await;
         }
-        lane.rig.assert_all_is_done(&lane.rig.amqp).await;
+        lane.rig.assert_queues_are_empty(&lane.rig.amqp).await;
         lane.passed
     });
     let passed: BTreeSet<_> = futures_util::future::join_all(lanes).await.into_iter().flatten().collect();
     let known = POINTS.iter().map(|(_, point, _)| *point).chain(BEFORE);
     let known: BTreeSet<_> = known.map(str::to_owned).collect();
-    assert_eq!(passed, known, "points that were passed, and those that are listed here");
-    eprintln!("{count} ends at {} points", known.len());
+    assert_eq!(passed, known, "passed points and listed points differ");
+    eprintln!("{count} cases at {} points", known.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_killed_at_any_point_loses_nothing_and_repeats_the_same_links() {
+async fn worker_killed_at_any_point_loses_nothing_and_keeps_links() {
     try_all("KILL").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_told_to_end_at_any_point_finishes_its_work_and_repeats_nothing() {
+async fn worker_terminated_at_any_point_finishes_and_repeats_nothing() {
     try_all("TERM").await;
 }

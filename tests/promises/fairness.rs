@@ -1,4 +1,4 @@
-//! One event's trouble is its own: it ends by itself, and no other event waits for it.
+//! An event with a fault of its own fails alone; no other event waits for it.
 
 use std::sync::{
     Arc,
@@ -27,10 +27,10 @@ use crate::support::{
     poll, soon,
 };
 
-/// The log of a breaker that opens.
+/// The log message of a breaker that opens.
 const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
 
-/// Short waits between attempts.
+/// Short delays between attempts.
 const QUICK: [(&str, &str); 4] = [
     ("retry.initial", "10ms"),
     ("retry.max", "50ms"),
@@ -38,29 +38,29 @@ const QUICK: [(&str, &str); 4] = [
     ("retry.delays", "10ms,50ms,1s,5s"),
 ];
 
-/// Instant Connect, which works for all sessions but one.
-struct Fussy {
+/// A proxy for Instant Connect that refuses one session.
+struct RefusingProxy {
     sandbox: String,
     client: reqwest::Client,
     refused: &'static str,
     status: StatusCode,
-    /// The seconds of its Retry-After.
+    /// The Retry-After value in seconds.
     retry_after: Option<&'static str>,
     calls_refused: AtomicUsize,
 }
 
-impl Fussy {
-    /// In front of the sandbox of `rig`: calls for the session called `refused` are answered with `status` and `retry_after`.
+impl RefusingProxy {
+    /// Starts in front of the sandbox of `rig`. Calls for session `refused` get `status` and `retry_after`.
     async fn start(
         rig: &Rig,
         refused: &'static str,
         status: u16,
         retry_after: Option<&'static str>,
     ) -> (Arc<Self>, String) {
-        // Fails if a provider is installed already, which is fine.
+        // Err means that a provider is installed already, which is fine.
         _ = rustls::crypto::ring::default_provider().install_default();
         let sandbox = rig.environment(&[]).into_iter().find(|(name, _)| name == "ICW_INSTANT_CONNECT__URL");
-        let fussy = Arc::new(Self {
+        let proxy = Arc::new(Self {
             sandbox: sandbox.unwrap().1,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
             refused,
@@ -70,27 +70,27 @@ impl Fussy {
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let router = Router::new().fallback(Self::answer).with_state(Arc::clone(&fussy));
+        let router = Router::new().fallback(Self::answer).with_state(Arc::clone(&proxy));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (fussy, url)
+        (proxy, url)
     }
 
     async fn answer(
-        State(fussy): State<Arc<Self>>,
+        State(proxy): State<Arc<Self>>,
         headers: HeaderMap,
         body: Bytes,
     ) -> (StatusCode, HeaderMap, Bytes) {
         let mut json = HeaderMap::new();
         json.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let call: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        if call["jwt"]["sub"] == fussy.refused {
-            fussy.calls_refused.fetch_add(1, SeqCst);
-            let seconds = fussy.retry_after.map(HeaderValue::from_static);
+        if call["jwt"]["sub"] == proxy.refused {
+            proxy.calls_refused.fetch_add(1, SeqCst);
+            let seconds = proxy.retry_after.map(HeaderValue::from_static);
             json.extend(seconds.map(|seconds| (RETRY_AFTER, seconds)));
-            return (fussy.status, json, Bytes::from_static(b"{}"));
+            return (proxy.status, json, Bytes::from_static(b"{}"));
         }
-        let url = format!("{}api/v2/joseencrypt", fussy.sandbox);
-        let call = fussy.client.post(url).body(body).header("content-type", "application/json");
+        let url = format!("{}api/v2/joseencrypt", proxy.sandbox);
+        let call = proxy.client.post(url).body(body).header("content-type", "application/json");
         let answer = call.header("authorization", headers["authorization"].clone()).send().await.unwrap();
         (answer.status(), json, answer.bytes().await.unwrap())
     }
@@ -103,23 +103,23 @@ impl Fussy {
     }
 }
 
-/// It is alone at first, as at night: then nobody can tell its failures from an outage.
+/// The event is the only one at first, so its failures look like an outage.
 #[tokio::test]
-async fn event_that_always_fails_ends_exhausted_and_stops_no_other() {
+async fn always_failing_event_is_exhausted_and_does_not_stop_others() {
     for status in [500, 403, 401] {
         let rig = Rig::new().await;
-        let (fussy, url) = Fussy::start(&rig, "visit-0", status, None).await;
+        let (proxy, url) = RefusingProxy::start(&rig, "visit-0", status, None).await;
         let more = [("instant_connect.url", url.as_str()), ("breaker.probe_initial", "10ms")];
         let worker = rig.start(&[&QUICK[..], &more].concat()).await;
         let (mut guests, mut dead) = (rig.guest_links().await, rig.dead_letters("sessions").await);
         rig.publish(0).await;
-        fussy.refuses(7).await;
+        proxy.refuses(7).await;
         let others = async {
             for n in 1.. {
                 rig.publish(n).await;
                 assert_eq!(guests.next().await.json()["sessionId"], format!("visit-{n}"));
-                // Meanwhile the other one fails once more, or is dead.
-                fussy.refuses(fussy.calls_refused.load(SeqCst) + 1).await;
+                // Meanwhile the failing event fails once more, or is dead-lettered.
+                proxy.refuses(proxy.calls_refused.load(SeqCst) + 1).await;
             }
         };
         let letter = tokio::select! {
@@ -132,45 +132,52 @@ async fn event_that_always_fails_ends_exhausted_and_stops_no_other() {
         assert_eq!(letter.headers()["x-attempts"], AMQPValue::LongLongInt(8), "{status}");
         let time = |name: &str| letter.header(name).parse::<Timestamp>().unwrap();
         assert!(time("x-first-failed-at") < time("x-dead-at"), "{status}");
-        // A refused token opens it at once: only another event can tell that the token is good.
-        assert!(status != 500 || worker.output.saying(OPENED).is_empty());
+        // A refused token opens the breaker at once: only another event can show that the token is good.
+        assert!(status != 500 || worker.output.logged(OPENED).is_empty());
         worker.stop().await;
     }
 }
 
-/// A room that is locked (423) is no reason to call nobody else. Nor is a Retry-After that one event alone meets again and again.
+/// A locked room (423) must not stop other calls. Neither must a Retry-After that only one event gets again and
+/// again.
 #[tokio::test]
-async fn retry_after_of_one_event_stops_no_other() {
+async fn retry_after_of_one_event_does_not_stop_others() {
     for (status, seconds, rounds) in [(423, "600", 0), (429, "1", 6)] {
         let rig = Rig::new().await;
-        let (fussy, url) = Fussy::start(&rig, "visit-0", status, Some(seconds)).await;
+        let (proxy, url) = RefusingProxy::start(&rig, "visit-0", status, Some(seconds)).await;
         let quick = [("breaker.probe_initial", "10ms"), ("breaker.probe_max", "20ms")];
         let more = [&QUICK[..], &quick, &[("instant_connect.url", url.as_str())]].concat();
         let worker = rig.start(&more).await;
         let mut guests = rig.guest_links().await;
         rig.publish(0).await;
-        fussy.refuses(1).await;
+        proxy.refuses(1).await;
         let mut opened = 0;
         for n in 1..=2 * rounds + 3 {
             if n == rounds + 1 {
-                opened = worker.output.saying(OPENED).len();
+                opened = worker.output.logged(OPENED).len();
             }
             rig.publish(n).await;
             assert_eq!(guests.next().await.json()["sessionId"], format!("visit-{n}"));
             if rounds > 0 {
-                fussy.refuses(fussy.calls_refused.load(SeqCst) + 1).await;
+                proxy.refuses(proxy.calls_refused.load(SeqCst) + 1).await;
             }
         }
-        assert_eq!(worker.output.saying(OPENED).len(), opened, "{status}");
-        assert!((1..=3).contains(&opened) == (status == 429), "the first ones may be for all: {opened}");
-        assert!(rounds > 0 || fussy.calls_refused.load(SeqCst) == 1, "not called again before its time");
+        assert_eq!(worker.output.logged(OPENED).len(), opened, "{status}");
+        assert!(
+            (1..=3).contains(&opened) == (status == 429),
+            "the first Retry-After responses may apply to all events: {opened}"
+        );
+        assert!(
+            rounds > 0 || proxy.calls_refused.load(SeqCst) == 1,
+            "called again before the Retry-After ended"
+        );
         worker.kill();
     }
 }
 
-/// Nothing is counted that may be the API's fault, be there one event only, and as many workers as there are attempts.
+/// A possible API failure is not counted, even with one event only and more workers than attempts.
 #[tokio::test]
-async fn outage_with_a_single_event_is_waited_out() {
+async fn outage_with_a_single_event_counts_no_attempts() {
     let rig = Rig::new().await;
     let settings = [&QUICK[..], &[("retry.attempts", "2")]].concat();
     rig.sandbox.fault("joseencrypt:status=503".parse().unwrap());
@@ -188,12 +195,12 @@ async fn outage_with_a_single_event_is_waited_out() {
     rig.guest_links().await.next().await;
     rig.until_experts_have(1).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
-/// A flow's retry, forty times, while the first one's call takes its time.
+/// A flow sends its event forty times while the first call is slow.
 #[tokio::test]
-async fn copies_of_a_slow_event_leave_the_permits_to_others() {
+async fn copies_of_a_slow_event_do_not_use_up_the_concurrency() {
     let rig = Rig::new().await;
     let few = [("amqp.prefetch", "4"), ("amqp.concurrency", "4"), ("instant_connect.timeout", "5m")];
     let worker = rig.start(&[&few[..], &[("shutdown.grace", "100ms")]].concat()).await;
@@ -209,9 +216,9 @@ async fn copies_of_a_slow_event_leave_the_permits_to_others() {
     worker.stop().await;
 }
 
-/// They need no call, so none of them is a probe.
+/// Expired events need no call, so none of them is a probe.
 #[tokio::test]
-async fn backlog_of_expired_events_is_settled_while_the_breaker_is_open() {
+async fn expired_events_are_dead_lettered_while_the_breaker_is_open() {
     const EXPIRED: usize = 500;
     let rig = Rig::new().await;
     let settings = [
@@ -229,11 +236,11 @@ async fn backlog_of_expired_events_is_settled_while_the_breaker_is_open() {
         .map(|n| (with_id(&format!("event-{n}")), event_with(n, &over).to_string().into_bytes()));
     rig.amqp.publish_all(&rig.name("sessions"), "session.start", expired).await;
     rig.dead_letters("sessions").await.take(EXPIRED).await;
-    // And the first that needs a call is a probe.
+    // The first event that needs a call is a probe.
     rig.sandbox.clear_faults();
     rig.publish(EXPIRED + 1).await;
     rig.guest_links().await.next().await;
-    let subscriptions = worker.output.saying("subscribed to queue").len();
+    let subscriptions = worker.output.logged("subscribed to queue").len();
     assert!(subscriptions < 20, "{subscriptions} subscriptions for {EXPIRED} events");
     worker.stop().await;
 }

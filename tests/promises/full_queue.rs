@@ -1,4 +1,4 @@
-//! A queue that takes no more: what can't go out stays, and goes out later.
+//! A full queue refuses messages: they stay with the worker and are published later.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use lapin::types::AMQPValue;
 
 use crate::support::{Rig, admin::Admin, amqp::Received};
 
-/// The queue of hosts, which is declared beforehand, holds one message.
+/// The hosts queue is declared in advance and holds one message.
 const SETTINGS: [(&str, &str); 4] = [
     ("hosts.delivery", "amqp"),
     ("topology.declare", "off"),
@@ -17,7 +17,7 @@ const SETTINGS: [(&str, &str); 4] = [
     ("admin.listen", "127.0.0.1:0"),
 ];
 
-/// A rig whose queue of hosts is full, and how many messages of others are in it.
+/// A rig with a full hosts queue, and the number of messages that fill it.
 async fn rig() -> (Rig, usize) {
     let rig = Rig::new().await;
     let declared = rig.command(&["topology", "--declare"], &SETTINGS[..1]).await;
@@ -35,9 +35,9 @@ async fn rig() -> (Rig, usize) {
     (rig, fillers)
 }
 
-/// The worker ends while the queue of hosts is full: the next one publishes no guest's link again.
+/// The worker stops while the hosts queue is full. The next worker must not publish the guest links again.
 #[tokio::test]
-async fn guests_links_confirmed_before_a_shutdown_are_not_published_again() {
+async fn guest_links_confirmed_before_shutdown_are_not_published_again() {
     const EVENTS: usize = 2;
     let (rig, fillers) = rig().await;
     let mut guests = rig.guest_links().await;
@@ -45,7 +45,7 @@ async fn guests_links_confirmed_before_a_shutdown_are_not_published_again() {
     let worker = rig.start(&SETTINGS).await;
     let admin = Admin::of(&worker).await;
     let links = guests.take(EVENTS).await;
-    // Of each event its links, and those that are published.
+    // Two ledger writes per event: its links, and the published ones.
     let notes = (2 * EVENTS).to_string();
     admin.until("ledger_write_duration_seconds_count", &notes).await;
     worker.stop().await;
@@ -61,10 +61,10 @@ async fn guests_links_confirmed_before_a_shutdown_are_not_published_again() {
     worker.stop().await;
 }
 
-/// Nobody takes from the queue of hosts, and it is full. An event is kept for `amqp.delivery_timeout` and given back; guests get
+/// The hosts queue is full and has no consumer. Events are held for `amqp.delivery_timeout` and requeued; guests get
 /// their links meanwhile.
 #[tokio::test]
-async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links() {
+async fn full_hosts_queue_keeps_events_and_guests_get_their_links() {
     const UNFULFILLED: &str = "returned to broker: outcome could not be carried out";
     let (rig, fillers) = rig().await;
     let settings = [
@@ -74,7 +74,7 @@ async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links()
     .concat();
     let hosts = rig.name("hosts");
     rig.publish_many(1..=2).await;
-    // Also one that dies when it has given an event back.
+    // This includes a worker that dies after it requeued an event.
     #[cfg(debug_assertions)]
     {
         let status = rig.launch_with_fault(&settings, "sessions.returned:1:KILL").ended().await;
@@ -82,12 +82,12 @@ async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links()
     }
     let worker = rig.start(&settings).await;
     worker.output.until(UNFULFILLED, 4).await;
-    assert!(worker.output.saying("dead-lettered").is_empty());
+    assert!(worker.output.logged("dead-lettered").is_empty());
     worker.stop().await;
     let worker = rig.start(&settings).await;
     let mut taken = rig.amqp.consume(&hosts).await;
     taken.take(fillers).await;
-    // An event whose links went out just before a worker was killed has them published again.
+    // An event whose links were published just before the kill is published again.
     let mut ids: BTreeSet<String> = BTreeSet::new();
     while ids.len() < 2 {
         ids.insert(taken.next().await.id());
@@ -100,10 +100,10 @@ async fn while_the_hosts_queue_is_full_events_stay_and_guests_have_their_links()
         links.entry(link.id()).or_default().push(link);
     }
     for copies in links.values() {
-        assert!(copies.iter().all(|link| link.body == copies[0].body), "the same id, the same link");
+        assert!(copies.iter().all(|link| link.body == copies[0].body), "repeats carry the same link");
     }
     assert_eq!(rig.sandbox.counts().calls, 3, "links are made once");
     worker.stop().await;
-    rig.amqp.until_done(&rig.name("sessions")).await;
+    rig.amqp.until_unused_and_empty(&rig.name("sessions")).await;
     assert_eq!(rig.amqp.depth(&rig.name("sessions.dead")).await.unwrap().0, 0);
 }

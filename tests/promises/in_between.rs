@@ -1,4 +1,5 @@
-//! A proxy, a load balancer or a captive portal that answers in Webex's place: its word is neither a success nor a refusal.
+//! A proxy, a load balancer or a captive portal answers in Webex's place. Its response is neither a success nor a
+//! refusal.
 
 use instant_connect_worker::sandbox::Endpoint;
 
@@ -22,9 +23,9 @@ fn fault(rig: &Rig, rule: &str) {
     rig.sandbox.fault(rule.parse().unwrap());
 }
 
-/// A login page that says 200 is not a message that was sent, nor are links in it.
+/// A login page with status 200 does not mean that a message was sent or that links were made.
 #[tokio::test]
-async fn a_page_with_a_success_is_no_delivery() {
+async fn html_page_with_status_2xx_is_not_a_success() {
     let (rig, worker) = started().await;
     for (n, status) in [200, 201, 204].into_iter().enumerate() {
         fault(&rig, &format!("joseencrypt:page={status},times=1"));
@@ -33,14 +34,14 @@ async fn a_page_with_a_success_is_no_delivery() {
         rig.until_experts_have(n as u64 + 1).await;
     }
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     let counts = rig.sandbox.counts();
-    // The page, the look, the message.
+    // The page, the list request, the message.
     assert_eq!((counts.joseencrypt, counts.message_requests, counts.messages), (6, 9, 3));
 }
 
 #[tokio::test]
-async fn a_page_with_a_refusal_passes_and_kills_no_event() {
+async fn html_page_with_status_4xx_kills_no_event() {
     let (rig, worker) = started().await;
     let mut guests = rig.guest_links().await;
     let statuses = [400, 401, 403, 404, 405, 407, 409, 411, 413, 414, 421, 422, 431, 451];
@@ -53,15 +54,15 @@ async fn a_page_with_a_refusal_passes_and_kills_no_event() {
         worker.output.until(&format!("answered {status}; not a Webex response"), 2).await;
     }
     const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
-    assert!(worker.output.saying(OPENED).is_empty(), "no token was refused");
+    assert!(worker.output.logged(OPENED).is_empty(), "no token was refused");
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     assert_eq!(rig.sandbox.counts().messages, statuses.len() as u64);
 }
 
-/// Webex says 404 of a person whom it never wrote to. A load balancer says it of anything.
+/// Webex answers 404 if it never sent the person a message. A load balancer may answer 404 to anything.
 #[tokio::test]
-async fn a_page_for_the_look_does_not_mean_that_nothing_was_sent() {
+async fn html_page_for_the_message_list_does_not_mean_nothing_was_sent() {
     let (rig, worker) = started().await;
     for (n, status) in [404, 403, 200].into_iter().enumerate() {
         fault(&rig, "messages:cut=body,times=1");
@@ -69,10 +70,10 @@ async fn a_page_for_the_look_does_not_mean_that_nothing_was_sent() {
         rig.publish(n).await;
         let looked =
             rig.sandbox.until(move |sandbox| sandbox.requests(Endpoint::Messages) == 3 * (n as u64 + 1));
-        soon("a second look", looked).await;
+        soon("a second list request", looked).await;
     }
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     let counts = rig.sandbox.counts();
-    assert_eq!((counts.messages, counts.message_requests), (3, 9), "each was sent once");
+    assert_eq!((counts.messages, counts.message_requests), (3, 9), "each message was sent once");
 }

@@ -1,4 +1,4 @@
-//! What libraries say of their failures holds nothing private either. The rig searches it when it is dropped.
+//! Error texts of libraries contain no private data either. The rig searches all output when it is dropped.
 
 #[cfg(debug_assertions)]
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::support::{Rig, rig::PASSWORD};
 
 #[tokio::test]
-async fn a_failure_below_a_url_with_a_password_shows_neither() {
+async fn connection_error_shows_no_url_password() {
     let rig = Rig::new().await;
     let plain = rig.url().rsplit('@').next().unwrap().to_owned();
     let tls = format!("amqps://rig:{PASSWORD}@{plain}");
@@ -22,7 +22,7 @@ async fn a_failure_below_a_url_with_a_password_shows_neither() {
     rig.publish(1).await;
     worker.output.until("\"outcome\":\"wait\"", 1).await;
     worker.stop().await;
-    // A plain server behind https.
+    // The sandbox speaks plain HTTP behind an https URL.
     let sandbox =
         rig.environment(&[]).into_iter().find(|(name, _)| name == "ICW_HOSTS__WEBEX_URL").unwrap().1;
     let https = sandbox.replace("http://", "https://");
@@ -33,7 +33,7 @@ async fn a_failure_below_a_url_with_a_password_shows_neither() {
 
 #[cfg(debug_assertions)]
 #[tokio::test]
-async fn a_panic_is_a_dead_letter_and_shows_nothing_of_what_it_was_about() {
+async fn panic_in_a_stage_is_dead_lettered_without_private_data() {
     for (queue, point) in [("sessions", "link.read:1:PANIC"), ("hosts", "host.read:1:PANIC")] {
         let rig = Rig::new().await;
         let worker = rig.launch_with_fault(&[("telemetry.log_level", "debug")], point);
@@ -42,8 +42,8 @@ async fn a_panic_is_a_dead_letter_and_shows_nothing_of_what_it_was_about() {
         let letter = rig.dead_letters(queue).await.next().await;
         assert_eq!(letter.header("x-dead-class"), "internal");
         assert!(letter.header("x-dead-reason").contains("panicked"));
-        assert_eq!(worker.output.saying("panic (bug in this program)").len(), 1);
-        // It works on.
+        assert_eq!(worker.output.logged("panic (bug in this program)").len(), 1);
+        // The worker continues.
         rig.publish(2).await;
         rig.until_experts_have(1).await;
         worker.stop().await;
@@ -52,7 +52,7 @@ async fn a_panic_is_a_dead_letter_and_shows_nothing_of_what_it_was_about() {
 
 #[cfg(debug_assertions)]
 #[tokio::test]
-async fn a_panic_of_the_task_that_publishes_ends_the_worker_and_the_next_one_serves_the_event() {
+async fn publisher_panic_stops_the_worker_and_the_next_one_continues() {
     for point in ["publish.asked:1:PANIC", "publish.confirmed:1:PANIC"] {
         let rig = Rig::new().await;
         let worker = rig.launch_with_fault(&[("telemetry.log_level", "debug")], point);

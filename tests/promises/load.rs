@@ -1,12 +1,12 @@
-//! Many events, and a worker that is killed among them.
+//! Ten thousand events, also with workers that are killed.
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::broker_restarts::{all_guest_links, experts, until_every_expert_knows};
+use super::broker_restarts::{all_guest_links, experts, until_every_expert_has_message};
 use crate::support::{Rig, events::event_of, rig::random, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_ten_thousand_events_none_is_lost_none_is_served_twice_and_memory_stays_flat() {
+async fn ten_thousand_events_no_loss_no_duplicates_bounded_memory() {
     const EVENTS: usize = 10_000;
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
@@ -30,11 +30,11 @@ async fn of_ten_thousand_events_none_is_lost_none_is_served_twice_and_memory_sta
     rig.until_experts_have(EVENTS as u64).await;
     let late = worker.resident_kib();
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
-    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "no guest's link beyond these");
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "no further guest links");
     let counts = rig.sandbox.counts();
     assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
-    assert_eq!(experts(&rig).len(), EVENTS, "every expert has one message");
+    assert_eq!(experts(&rig).len(), EVENTS, "each expert has one message");
     eprintln!("resident after 2,000 events: {early} KiB, after {EVENTS}: {late} KiB");
     assert!(
         late < early + early / 2 + 20 * 1024,
@@ -43,7 +43,7 @@ async fn of_ten_thousand_events_none_is_lost_none_is_served_twice_and_memory_sta
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_killed_again_and_again_under_load_loses_nothing_and_repeats_carry_the_same_id() {
+async fn killed_workers_under_load_lose_nothing_and_keep_message_ids() {
     const EVENTS: usize = 10_000;
     let rig = Rig::new().await;
     let mut random = random();
@@ -57,15 +57,18 @@ async fn a_worker_killed_again_and_again_under_load_loses_nothing_and_repeats_ca
         worker = rig.start(&[]).await;
     }
     let links = all_guest_links(&rig.amqp, &rig, EVENTS).await;
-    until_every_expert_knows(&rig, EVENTS).await;
+    until_every_expert_has_message(&rig, EVENTS).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 
     let known = rig.sandbox.links();
     let (mut served, mut repeats) = (HashSet::new(), 0);
     for copies in links.values() {
         let bodies: Vec<_> = copies.iter().map(crate::support::amqp::Received::json).collect();
-        assert!(served.insert(bodies[0]["eventId"].to_string()), "an event's repeats have one message_id");
+        assert!(
+            served.insert(bodies[0]["eventId"].to_string()),
+            "repeats of an event have the same message_id"
+        );
         repeats += bodies.len() - 1;
         for body in &bodies {
             let link = &known[body["short"].as_str().unwrap()];

@@ -1,4 +1,4 @@
-//! One line for each decision, with all that finds the event again.
+//! One log line for each outcome, with all ids that identify the event.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::support::{
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-/// The lines that say what became of an event, each checked to be whole.
+/// The stage and outcome of each line about an event. Checks that each line is complete.
 fn decisions(worker: &Program, event_id: &str) -> Vec<(String, String)> {
     let records = worker.output.records().into_iter();
     let lines = records.filter(|one| one["event_id"] == event_id && one.get("outcome").is_some());
@@ -41,7 +41,7 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn each_outcome_is_one_line_that_says_of_which_event_and_why() {
+async fn each_outcome_is_logged_once_with_event_id_and_reason() {
     let rig = Rig::new().await;
     let settings = [
         ("retry.initial", "1ms"),
@@ -58,7 +58,7 @@ async fn each_outcome_is_one_line_that_says_of_which_event_and_why() {
     worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
     rig.publish_event(with_id("event-2"), &event_with(2, &json!({"guests": []}))).await;
     worker.output.until("\"outcome\":\"dead\"", 1).await;
-    // Nothing that is under way when the grace is over is forgotten in silence.
+    // Deliveries in progress at the end of the grace are logged too.
     rig.sandbox.fault("joseencrypt:delay=60s".parse().unwrap());
     rig.publish(3).await;
     worker.output.until("processing start event", 3).await;
@@ -76,7 +76,7 @@ async fn each_outcome_is_one_line_that_says_of_which_event_and_why() {
 }
 
 #[tokio::test]
-async fn a_signal_has_a_running_worker_say_more_and_another_what_is_configured() {
+async fn usr1_enables_debug_logs_and_usr2_restores_the_configured_level() {
     let rig = Rig::new().await;
     rig.command(&["topology", "--declare"], &[]).await;
     let worker = rig.launch(&[("telemetry.log_level", "warn")]);
@@ -89,8 +89,9 @@ async fn a_signal_has_a_running_worker_say_more_and_another_what_is_configured()
     output.until("\"log_level\":\"debug\"", 1).await;
     rig.publish(2).await;
     guests.next().await;
-    let told = |one: &Value| one["event_id"] == "event-2" && one["stage"] == "host";
-    poll("the end of the second", async || output.saying("done").iter().any(told).then_some(())).await;
+    let is_host_of_second = |one: &Value| one["event_id"] == "event-2" && one["stage"] == "host";
+    poll("the end of the second", async || output.logged("done").iter().any(is_host_of_second).then_some(()))
+        .await;
     worker.signal("USR2");
     output.until("\"log_level\":\"warn\"", 1).await;
     rig.publish(3).await;
@@ -98,7 +99,10 @@ async fn a_signal_has_a_running_worker_say_more_and_another_what_is_configured()
     rig.until_experts_have(3).await;
     worker.stop().await;
     let records = output.records();
-    assert_eq!(records[0]["message"], "log level changed", "until then all was well");
+    assert_eq!(records[0]["message"], "log level changed", "nothing was logged before");
     let of = |id: &str| records.iter().filter(|one| one["event_id"] == id).count();
-    assert!(of("event-2") >= 5 && of("event-3") == 0, "each step, then none");
+    assert!(
+        of("event-2") >= 5 && of("event-3") == 0,
+        "each step is logged for the second event, none for the third"
+    );
 }

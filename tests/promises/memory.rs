@@ -1,4 +1,4 @@
-//! Memory is bounded by what work may become, not by the number of events.
+//! Memory is bounded by the limit on bytes in progress, not by the number of events.
 
 use serde_json::json;
 
@@ -8,13 +8,13 @@ use crate::support::{
     events::{event_with, number},
 };
 
-/// As many events at once as the defaults allow, each of 57 KB with 150 people, whose links repeat 7.5 MB of it.
+/// The default number of concurrent events, each of 57 KB with 150 people, whose links repeat 7.5 MB in total.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_events_at_once_stay_within_the_bytes_in_progress() {
+async fn large_concurrent_events_stay_within_the_memory_limit() {
     const EVENTS: usize = 32;
     const PEOPLE: usize = 149;
     let rig = Rig::new().await;
-    // Seven calls each take as long as it takes all events to be in progress.
+    // Seven calls are slow enough that all events are in progress at the same time.
     rig.sandbox.fault("joseencrypt:delay=300ms".parse().unwrap());
     let worker = rig.start(&[("hosts.delivery", "amqp")]).await;
     let guests: Vec<_> = (0..PEOPLE).map(|n| json!({"channel": "sms", "address": number(n)})).collect();
@@ -25,14 +25,14 @@ async fn large_events_at_once_stay_within_the_bytes_in_progress() {
     rig.guest_links().await.take(EVENTS * PEOPLE).await;
     let peak = worker.resident_kib_max().unwrap() / 1024;
     worker.stop().await;
-    eprintln!("peak of the resident memory: {peak} MiB");
+    eprintln!("peak resident memory: {peak} MiB");
     assert!(peak < 320, "{peak} MiB");
     assert_eq!(rig.amqp.depth(&rig.name("sessions.dead")).await.unwrap().0, 0);
 }
 
-/// The most that one session may ask for: of a thousand long links the first 25 carry the addresses of a hundred devices.
+/// The largest session: the first 25 of a thousand long links contain the addresses of a hundred devices.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn session_of_the_most_people_and_devices_is_served_with_long_links() {
+async fn largest_session_is_processed_with_long_links() {
     let rig = Rig::new().await;
     let settings = [
         ("hosts.delivery", "amqp"),
@@ -52,7 +52,7 @@ async fn session_of_the_most_people_and_devices_is_served_with_long_links() {
     let links = rig.guest_links().await.take(999).await;
     let longest = links.iter().map(|link| link.body.len()).max().unwrap();
     eprintln!("longest link message: {longest} bytes");
-    assert!(longest > 30_000, "{longest} bytes: the first carry all devices");
+    assert!(longest > 30_000, "{longest} bytes: the first links must contain all devices");
     worker.stop().await;
     let calls = rig.sandbox.calls();
     assert_eq!((calls.len(), calls[0].devices.len(), calls[1].devices.len()), (40, 100, 0));

@@ -1,4 +1,4 @@
-//! One module for each promise, tested on a real broker, the program as a process, and the sandbox.
+//! One module per promise, tested with a real broker, the program as a process, and the sandbox.
 
 mod bad_input;
 mod blocked;

@@ -1,5 +1,5 @@
-//! However operators move a message, and whatever the broker wrote into it on the way: it comes back from its hold queue
-//! when Webex fails once, and is served. Headers that others left on it say nothing.
+//! An event is processed, and retried through a delay queue, however operators moved it and whatever headers the
+//! broker added. Headers that others left on it have no effect.
 
 use jiff::{SignedDuration, Timestamp};
 use lapin::{BasicProperties, types::AMQPValue};
@@ -13,7 +13,7 @@ use crate::support::{
     poll,
 };
 
-/// Each event fails once: that must not look like an outage.
+/// Each event fails once, which must not open the breaker.
 const QUICK: [(&str, &str); 5] = [
     ("breaker.failures", "1000"),
     ("retry.initial", "10ms"),
@@ -22,7 +22,7 @@ const QUICK: [(&str, &str); 5] = [
     ("retry.delays", "10ms,50ms,1s,10m"),
 ];
 
-/// A rig whose queues are declared, with the settings of the worker that comes later.
+/// Declares the queues of a rig with the settings of the later worker.
 async fn declared(rig: Rig) -> Rig {
     assert_eq!(rig.command(&["topology", "--declare"], &QUICK).await.status, Some(0));
     rig
@@ -33,15 +33,15 @@ async fn until_ready(rig: &Rig, queue: &str, messages: u32) {
     poll(&what, async || (rig.amqp.depth(queue).await?.0 == messages).then_some(())).await;
 }
 
-/// Starts a worker; Webex fails once for each of these events; each comes back from its hold queue and is served once.
-async fn assert_each_is_held_once_and_served(rig: &Rig, events: usize) {
+/// Starts a worker. Webex fails once per event; each event returns from its delay queue and is processed once.
+async fn assert_each_is_delayed_once_and_processed(rig: &Rig, events: usize) {
     rig.sandbox.fault(format!("joseencrypt:status=500,times={events}").parse().unwrap());
     let worker = rig.start(&QUICK).await;
     rig.guest_links().await.take(events).await;
     rig.until_experts_have(events as u64).await;
     assert_eq!(rig.sandbox.counts().joseencrypt, 2 * events as u64, "each failed once");
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 async fn replay(rig: &Rig) {
@@ -49,28 +49,29 @@ async fn replay(rig: &Rig) {
     assert_eq!(replayed.status, Some(0), "{replayed:?}");
 }
 
-/// As the management page does with "Get messages" and "Publish message": the properties and headers as they were shown.
+/// Moves a message as the management page does with "Get messages" and "Publish message", properties and headers
+/// included.
 async fn get_and_republish(rig: &Rig, from: &str, to: &str) {
     let delivered = rig.amqp.get(from).await;
     rig.amqp.publish("", to, delivered.0, &delivered.1).await;
 }
 
 #[tokio::test]
-async fn event_that_expired_by_itself_is_replayed_held_and_served() {
+async fn expired_event_is_processed_after_replay() {
     let rig = declared(Rig::new().await).await;
     let events = 33;
-    // As many as RabbitMQ forwards at once: one more, and a hold queue that keeps some forwards none at all.
+    // One more than RabbitMQ forwards at once. A delay queue that could not forward these would forward nothing.
     for n in 0..events {
         let properties = with_id(&format!("event-{n}")).with_expiration("1".into());
         rig.publish_event(properties, &event(n)).await;
     }
     until_ready(&rig, &rig.name("sessions.dead"), 33).await;
     replay(&rig).await;
-    assert_each_is_held_once_and_served(&rig, events).await;
+    assert_each_is_delayed_once_and_processed(&rig, events).await;
 }
 
 #[tokio::test]
-async fn event_that_a_consumer_rejected_is_held_and_served_after_any_way_back() {
+async fn rejected_event_is_processed_after_move_or_replay() {
     let rig = declared(Rig::new().await).await;
     let (work, dead) = (rig.name("sessions"), rig.name("sessions.dead"));
     rig.publish_many(1..=2).await;
@@ -78,14 +79,14 @@ async fn event_that_a_consumer_rejected_is_held_and_served_after_any_way_back() 
         rig.amqp.reject_first(&work).await;
     }
     until_ready(&rig, &dead, 2).await;
-    // One by hand, one by the tool.
+    // One is moved by hand, one by the tool.
     get_and_republish(&rig, &dead, &work).await;
     replay(&rig).await;
-    assert_each_is_held_once_and_served(&rig, 2).await;
+    assert_each_is_delayed_once_and_processed(&rig, 2).await;
 }
 
 #[tokio::test]
-async fn event_that_a_policy_let_expire_is_held_and_served_after_any_way_back() {
+async fn event_expired_by_policy_is_processed_after_move_or_replay() {
     let rig = declared(Rig::private().await).await;
     let (work, dead) = (rig.name("sessions"), rig.name("sessions.dead"));
     let pattern = format!("^{}$", work.replace('.', "\\."));
@@ -96,11 +97,11 @@ async fn event_that_a_policy_let_expire_is_held_and_served_after_any_way_back() 
     rig.broker().ctl(&["clear_policy", "ttl"]).await;
     get_and_republish(&rig, &dead, &work).await;
     replay(&rig).await;
-    assert_each_is_held_once_and_served(&rig, 2).await;
+    assert_each_is_delayed_once_and_processed(&rig, 2).await;
 }
 
 #[tokio::test]
-async fn event_beyond_the_brokers_delivery_limit_is_held_and_served_after_any_way_back() {
+async fn event_beyond_delivery_limit_is_processed_after_move_or_replay() {
     let rig = declared(Rig::private().await).await;
     let (work, dead) = (rig.name("sessions"), rig.name("sessions.dead"));
     let pattern = format!("^{}$", work.replace('.', "\\."));
@@ -116,10 +117,10 @@ async fn event_beyond_the_brokers_delivery_limit_is_held_and_served_after_any_wa
     rig.broker().ctl(&["clear_policy", "limit"]).await;
     get_and_republish(&rig, &dead, &work).await;
     replay(&rig).await;
-    assert_each_is_held_once_and_served(&rig, 2).await;
+    assert_each_is_delayed_once_and_processed(&rig, 2).await;
 }
 
-/// Moves all that is in a queue with RabbitMQ's own shovel.
+/// Moves all messages of a queue with RabbitMQ's shovel plugin.
 async fn shovel(rig: &Rig, from: &str, to: &str) {
     let shovel = json!({
         "src-protocol": "amqp091", "src-uri": "amqp://", "src-queue": from, "src-delete-after": "queue-length",
@@ -130,12 +131,12 @@ async fn shovel(rig: &Rig, from: &str, to: &str) {
 }
 
 #[tokio::test]
-async fn event_that_a_shovel_moved_between_any_of_our_queues_is_held_and_served() {
+async fn event_moved_by_shovel_between_our_queues_is_processed() {
     let rig = declared(Rig::private().await).await;
     rig.broker().enable("rabbitmq_shovel").await;
     let (work, dead) = (rig.name("sessions"), rig.name("sessions.dead"));
     let hold = rig.name("sessions.hold.600000");
-    // Out of the dead queue, where the broker put it.
+    // From the dead queue, to which the broker moved it.
     for n in 1..=2 {
         let properties = with_id(&format!("event-{n}")).with_expiration("1".into());
         rig.publish_event(properties, &event(n)).await;
@@ -143,15 +144,15 @@ async fn event_that_a_shovel_moved_between_any_of_our_queues_is_held_and_served(
     until_ready(&rig, &dead, 2).await;
     shovel(&rig, &dead, &work).await;
     until_ready(&rig, &work, 2).await;
-    // Out of a hold queue, whose time is not over.
+    // From a delay queue before its delay ended.
     get_and_republish(&rig, &work, &hold).await;
     shovel(&rig, &hold, &work).await;
     until_ready(&rig, &work, 2).await;
-    assert_each_is_held_once_and_served(&rig, 2).await;
+    assert_each_is_delayed_once_and_processed(&rig, 2).await;
 }
 
-/// Headers as another system, or an older letter of ours, may have left them.
-fn left_by_others() -> BasicProperties {
+/// Headers that another system, or an older dead letter, may have left.
+fn foreign_headers() -> BasicProperties {
     let long_ago = (Timestamp::now() - SignedDuration::from_hours(24 * 30)).to_string();
     let ahead = (Timestamp::now() + SignedDuration::from_mins(30)).to_string();
     let mut table = headers(&[
@@ -167,16 +168,16 @@ fn left_by_others() -> BasicProperties {
 }
 
 #[tokio::test]
-async fn event_with_headers_of_our_names_that_others_left_is_served_as_new() {
+async fn event_with_foreign_headers_of_our_names_is_treated_as_new() {
     let rig = declared(Rig::new().await).await;
-    let properties = left_by_others().with_message_id("event-1".into());
-    // Without an end of its own, a session's end is counted from the first failure.
+    let properties = foreign_headers().with_message_id("event-1".into());
+    // If the event names no end, the session's end is counted from the first failure.
     rig.publish_event(properties, &event_with(1, &json!({}))).await;
-    assert_each_is_held_once_and_served(&rig, 1).await;
+    assert_each_is_delayed_once_and_processed(&rig, 1).await;
 }
 
 #[tokio::test]
-async fn dead_letter_moved_back_by_hand_begins_its_attempts_again() {
+async fn dead_letter_moved_by_hand_starts_with_attempt_1() {
     let rig = Rig::new().await;
     let worker = rig.start(&QUICK).await;
     rig.sandbox.fault("joseencrypt:status=400".parse().unwrap());

@@ -1,4 +1,4 @@
-//! What goes wrong at Webex is waited out, tried again, or given up with its reason; never answered with a wrong link.
+//! Failures of Webex are waited out, retried, or dead-lettered with their reason; they never lead to a wrong link.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::support::{
     soon,
 };
 
-/// Said once when the taking of messages stops.
+/// Logged once when the breaker opens.
 const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
 
-/// Short waits, and no more attempts than a test has patience for.
+/// Short delays and few attempts.
 const QUICK: [(&str, &str); 5] = [
     ("retry.initial", "10ms"),
     ("retry.max", "50ms"),
@@ -41,7 +41,7 @@ fn assert_guest_role(sandbox: &Handle, link: &Received) {
 }
 
 #[tokio::test]
-async fn an_api_that_fails_twice_is_asked_a_third_time() {
+async fn api_that_fails_twice_is_called_a_third_time() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[])).await;
     fault(&rig, "joseencrypt:status=503,times=2");
@@ -50,17 +50,17 @@ async fn an_api_that_fails_twice_is_asked_a_third_time() {
     rig.guest_links().await.next().await;
     rig.until_experts_have(1).await;
     let counts = rig.sandbox.counts();
-    // A 503 says nothing of what lies behind a gateway: the message is looked for before it is sent again, and the second
-    // fault met that look.
+    // A 503 does not tell what happened behind a gateway, so the sent messages are listed before the next attempt.
+    // The second fault applies to that list request.
     assert_eq!((counts.joseencrypt, counts.message_requests, counts.messages), (3, 4, 1));
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn a_retry_after_is_never_undercut_and_costs_no_attempt() {
+async fn retry_after_is_honoured_and_not_counted_as_attempt() {
     let rig = Rig::new().await;
-    // With one attempt, an answer that counted would be the end.
+    // With one attempt, a counted response would dead-letter the event.
     let worker = rig.start(&quick(&[("retry.attempts", "1")])).await;
     fault(&rig, "joseencrypt:status=429,retry-after=2,times=2");
     fault(&rig, "messages:status=429,retry-after=2,times=1");
@@ -76,12 +76,12 @@ async fn a_retry_after_is_never_undercut_and_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_retry_after_in_the_form_of_a_date_is_never_undercut() {
+async fn retry_after_as_a_date_is_honoured() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[])).await;
     let at = Timestamp::from_second(Timestamp::now().as_second() + 3).unwrap();
     let date = at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-    // The written form has no commas, so the rule is made by hand.
+    // The text form of rules allows no commas, so the rule is built here.
     let code = 429;
     let fault = instant_connect_worker::sandbox::Fault::Status { code, retry_after: Some(date) };
     let times = instant_connect_worker::sandbox::Frequency::Times(1);
@@ -94,10 +94,10 @@ async fn a_retry_after_in_the_form_of_a_date_is_never_undercut() {
 }
 
 #[tokio::test]
-async fn more_people_than_one_call_serves_go_on_from_the_call_that_failed() {
+async fn session_with_several_calls_resumes_at_the_failed_call() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[("devices.allowed", DEVICE), ("retry.attempts", "2")])).await;
-    // The first call works, the second not before the fourth time.
+    // The first call succeeds, the second one only at its third attempt.
     for rule in ["delay=1ms,times=1", "status=503,times=1", "status=429,retry-after=1,times=1"] {
         fault(&rig, &format!("joseencrypt:{rule}"));
     }
@@ -112,11 +112,11 @@ async fn more_people_than_one_call_serves_go_on_from_the_call_that_failed() {
     };
     let calls = rig.sandbox.calls();
     assert_eq!(asked(&calls), [(1, 24, 1), (0, 6, 0)]);
-    assert_eq!(calls[0].exp, calls[1].exp, "the links end together");
+    assert_eq!(calls[0].exp, calls[1].exp, "all links expire at the same time");
     let ends: HashSet<_> = links.iter().map(|link| link.json()["expiresAt"].to_string()).collect();
     assert_eq!(ends.len(), 1);
 
-    // What is dead goes on from there, too, when it is replayed.
+    // A replayed dead letter resumes there too.
     fault(&rig, "joseencrypt:delay=1ms,times=1");
     fault(&rig, "joseencrypt:status=400,times=1");
     rig.publish_event(with_id("event-2"), &event_with(2, &fields)).await;
@@ -130,7 +130,7 @@ async fn more_people_than_one_call_serves_go_on_from_the_call_that_failed() {
 }
 
 #[tokio::test]
-async fn what_the_api_refuses_for_good_is_dead_at_once() {
+async fn request_refused_by_the_api_is_dead_lettered_at_once() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[])).await;
     fault(&rig, "joseencrypt:status=400,times=1");
@@ -149,7 +149,7 @@ async fn what_the_api_refuses_for_good_is_dead_at_once() {
 }
 
 #[tokio::test]
-async fn no_malformed_answer_is_believed_and_each_is_asked_for_again() {
+async fn malformed_response_is_discarded_and_the_call_repeated() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[])).await;
     let mut guests = rig.guest_links().await;
@@ -174,17 +174,17 @@ async fn no_malformed_answer_is_believed_and_each_is_asked_for_again() {
         assert_eq!(link.json()["sessionId"], format!("visit-{}", 100 + n));
         assert_guest_role(&rig.sandbox, &link);
         assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt) - before, 2, "{name}");
-        let said = worker.output.saying("retry scheduled")[n]["reason"].to_string();
+        let said = worker.output.logged("retry scheduled")[n]["reason"].to_string();
         assert!(said.contains(reason), "{name}: {said}");
     }
-    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "nobody got a wrong link");
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "no further guest links");
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn a_call_that_hangs_is_given_up_and_made_again() {
+async fn hanging_call_times_out_and_is_repeated() {
     let rig = Rig::new().await;
-    // Long enough for a call that is answered, on a machine that is busy.
+    // Long enough for an answered call on a busy machine.
     let limits = [("instant_connect.timeout", "3s"), ("hosts.timeout", "3s")];
     let worker = rig.start(&quick(&limits)).await;
     fault(&rig, "joseencrypt:hang,times=1");
@@ -193,33 +193,37 @@ async fn a_call_that_hangs_is_given_up_and_made_again() {
     rig.guest_links().await.next().await;
     rig.until_experts_have(1).await;
     let counts = rig.sandbox.counts();
-    // Sent, looked for, sent again.
+    // Sent, listed, sent again.
     assert_eq!((counts.joseencrypt, counts.message_requests), (2, 3));
     worker.output.until("no response within the time limit", 2).await;
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn a_success_that_cannot_be_read_is_looked_for_before_it_is_repeated() {
+async fn unreadable_success_is_verified_before_the_message_is_resent() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[("hosts.body_bytes_max", "65536")])).await;
-    // Each of these comes after the message was sent.
+    // Each fault occurs after the message was sent.
     let faults = ["garbage", "empty", "huge=1", "cut=body"];
     for (n, name) in faults.into_iter().enumerate() {
         fault(&rig, &format!("messages:{name},times=1"));
         rig.publish(n).await;
         let looked =
             rig.sandbox.until(move |sandbox| sandbox.requests(Endpoint::Messages) == 2 * (n as u64 + 1));
-        soon("a look", looked).await;
+        soon("a list request", looked).await;
     }
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     let counts = rig.sandbox.counts();
-    assert_eq!((counts.messages, counts.message_requests), (4, 8), "sent once, and looked for");
+    assert_eq!(
+        (counts.messages, counts.message_requests),
+        (4, 8),
+        "each message was sent once and listed once"
+    );
 }
 
 #[tokio::test]
-async fn a_refused_token_stops_the_taking_of_events_until_a_new_one_is_in_its_file() {
+async fn refused_token_pauses_consuming_until_the_file_has_a_new_one() {
     let rig = Rig::new().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -239,23 +243,23 @@ async fn a_refused_token_stops_the_taking_of_events_until_a_new_one_is_in_its_fi
     let before = rig.sandbox.requests(Endpoint::JoseEncrypt);
     let probes = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= before + 20);
     soon("twenty probes", probes).await;
-    // They take turns, one call each, and nothing is counted against them.
-    let held = worker.output.saying("deferred; attempt not counted");
+    // The events take turns, one call each, and no attempt is counted.
+    let held = worker.output.logged("deferred; attempt not counted");
     assert!(held.len() >= 20 && held.iter().all(|one| one["attempt"] == 1), "{held:?}");
-    assert!(worker.output.saying("dead-lettered").is_empty());
+    assert!(worker.output.logged("dead-lettered").is_empty());
 
     std::fs::write(&file, format!("{NEW_TOKEN}\n")).unwrap();
     rig.guest_links().await.take(21).await;
     rig.until_experts_have(21).await;
-    assert_eq!(worker.output.saying(OPENED).len(), 1);
+    assert_eq!(worker.output.logged(OPENED).len(), 1);
     worker.output.until("breaker closed", 1).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     assert_eq!(rig.sandbox.counts().calls, 21);
 }
 
 #[tokio::test]
-async fn a_refused_token_for_messages_holds_the_experts_links_and_not_the_guests() {
+async fn refused_messages_token_delays_host_links_but_not_guest_links() {
     let rig = Rig::new().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -271,16 +275,16 @@ async fn a_refused_token_for_messages_holds_the_experts_links_and_not_the_guests
     guests.next().await;
     worker.output.until("breaker opened", 1).await;
     rig.publish(2).await;
-    assert_eq!(guests.next().await.json()["sessionId"], "visit-2", "the guests' stage goes on");
+    assert_eq!(guests.next().await.json()["sessionId"], "visit-2", "the link stage continues");
     assert_eq!(rig.sandbox.counts().messages, 0);
     std::fs::write(&file, TOKEN).unwrap();
     rig.until_experts_have(2).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn a_forbidden_call_counts_against_no_event() {
+async fn call_forbidden_by_403_counts_no_attempt() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[("breaker.probe_initial", "10ms"), ("breaker.probe_max", "20ms")])).await;
     fault(&rig, "joseencrypt:status=403,times=8");
@@ -289,13 +293,13 @@ async fn a_forbidden_call_counts_against_no_event() {
     rig.until_experts_have(1).await;
     assert_eq!(rig.sandbox.counts().joseencrypt, 9);
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn an_outage_of_the_messages_api_ends_with_one_message() {
+async fn outage_of_the_messages_api_sends_no_duplicates() {
     let rig = Rig::new().await;
-    // With one attempt, a failure that counted while the breaker is open would be the end.
+    // With few attempts, failures that are counted while the breaker is open would dead-letter the events.
     let settings = [
         ("retry.attempts", "2"),
         ("breaker.failures", "1"),
@@ -310,12 +314,12 @@ async fn an_outage_of_the_messages_api_ends_with_one_message() {
     rig.sandbox.clear_faults();
     rig.until_experts_have(10).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     assert_eq!(rig.sandbox.counts().messages, 10);
 }
 
 #[tokio::test]
-async fn a_session_that_is_over_before_the_api_is_back_expires() {
+async fn session_that_ends_during_an_outage_is_expired() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[("retry.attempts", "1000"), ("retry.max", "100ms")])).await;
     fault(&rig, "joseencrypt:status=503");
@@ -324,7 +328,7 @@ async fn a_session_that_is_over_before_the_api_is_back_expires() {
         .await;
     let letter = rig.dead_letters("sessions").await.next().await;
     assert_eq!(letter.header("x-dead-class"), "expired", "{}", letter.header("x-dead-reason"));
-    // Where a Retry-After leads beyond the session's end, nothing is waited for.
+    // A Retry-After beyond the session's end expires the event at once.
     rig.sandbox.clear_faults();
     fault(&rig, "joseencrypt:status=429,retry-after=3600");
     let before = rig.sandbox.requests(Endpoint::JoseEncrypt);
@@ -336,9 +340,10 @@ async fn a_session_that_is_over_before_the_api_is_back_expires() {
     worker.stop().await;
 }
 
-/// A hanging call of a session that is nearly over says nothing of the API, which has `instant_connect.timeout` to answer.
+/// A hanging call near the end of its session is no sign of an outage: it had less time than
+/// `instant_connect.timeout`.
 #[tokio::test]
-async fn a_call_that_the_sessions_end_cuts_off_is_no_failure_of_the_api() {
+async fn call_cut_off_by_session_end_is_not_an_api_failure() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[("breaker.failures", "1")])).await;
     fault(&rig, "joseencrypt:hang,times=1");
@@ -348,7 +353,7 @@ async fn a_call_that_the_sessions_end_cuts_off_is_no_failure_of_the_api() {
     let letter = rig.dead_letters("sessions").await.next().await;
     assert_eq!(letter.header("x-dead-class"), "expired", "{}", letter.header("x-dead-reason"));
     assert!(letter.header("x-dead-reason").contains("no response before the session deadline"));
-    assert!(worker.output.saying(OPENED).is_empty(), "the breaker stays closed");
+    assert!(worker.output.logged(OPENED).is_empty(), "the breaker stays closed");
     let metrics = Arc::clone(&worker.metrics);
     worker.stop().await;
     assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt), 1);
@@ -360,9 +365,9 @@ async fn a_call_that_the_sessions_end_cuts_off_is_no_failure_of_the_api() {
     }
 }
 
-/// An expert who had many messages before: the list of them is longer than what is read.
+/// An expert with many earlier messages: the list is longer than the read limit.
 #[tokio::test]
-async fn a_look_at_a_long_list_reads_its_beginning() {
+async fn long_message_list_is_read_from_its_beginning() {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[("hosts.body_bytes_max", "16384")])).await;
     let experts = json!({"experts": [{"email": "winnifred-1@example.com"}]});
@@ -373,9 +378,9 @@ async fn a_look_at_a_long_list_reads_its_beginning() {
     fault(&rig, "messages:cut=body,times=1");
     rig.publish_event(with_id("event-20"), &event_with(20, &experts)).await;
     let looked = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::Messages) == 22);
-    soon("a look", looked).await;
+    soon("a list request", looked).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     let counts = rig.sandbox.counts();
     assert_eq!((counts.messages, counts.message_requests), (21, 22));
 }

@@ -1,4 +1,4 @@
-//! `poison` means that workers died over an event: what this program requeued by itself doesn't count.
+//! `poison` means that workers died while they processed the event; requeues by the program do not count.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -8,7 +8,7 @@ use crate::support::Rig;
 
 #[cfg(debug_assertions)]
 #[tokio::test]
-async fn event_that_kills_each_worker_is_poison_after_as_many_deaths() {
+async fn event_that_kills_workers_is_poison_after_the_limit() {
     const DEATHS: u32 = 5;
     let rig = Rig::new().await;
     let most = DEATHS.to_string();
@@ -28,16 +28,16 @@ async fn event_that_kills_each_worker_is_poison_after_as_many_deaths() {
         "2 workers died while processing this message, after 3 deliveries without an outcome"
     );
     worker.stop().await;
-    // Nothing is left of it: replayed, it is as new.
+    // No count is left: a repeated event starts as new.
     let worker = rig.start(&settings).await;
     rig.publish(1).await;
     rig.guest_links().await.next().await;
     worker.stop().await;
 }
 
-/// Nothing can be published for far longer than `amqp.deliveries_max` times `amqp.delivery_timeout`.
+/// Publishing fails for much longer than `amqp.deliveries_max` times `amqp.delivery_timeout`.
 #[tokio::test]
-async fn outage_of_publishing_makes_no_event_poison() {
+async fn publishing_outage_makes_no_event_poison() {
     const UNFULFILLED: &str = "returned to broker: outcome could not be carried out";
     let rig = Rig::new().await;
     let settings = [
@@ -63,12 +63,12 @@ async fn outage_of_publishing_makes_no_event_poison() {
     let worker = rig.start(&settings).await;
     rig.publish(1).await;
     worker.output.until(UNFULFILLED, 8).await;
-    assert!(worker.output.saying("dead letter").is_empty());
+    assert!(worker.output.logged("dead letter").is_empty());
     let mut taken = rig.amqp.consume(&hosts).await;
     taken.take(fillers).await;
     taken.next().await;
     worker.output.until("\"stage\":\"link\",\"outcome\":\"done\"", 1).await;
     worker.stop().await;
-    rig.amqp.until_done(&rig.name("sessions")).await;
+    rig.amqp.until_unused_and_empty(&rig.name("sessions")).await;
     assert_eq!(rig.amqp.depth(&rig.name("sessions.dead")).await.unwrap().0, 0);
 }

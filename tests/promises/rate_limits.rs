@@ -1,4 +1,4 @@
-//! A Retry-After holds for all workers that share a ledger, and for the next one after a restart.
+//! A Retry-After applies to all workers that share a ledger, and survives a restart.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::{
     support::{Rig, poll},
 };
 
-/// What the API asks for.
+/// The delay that the API imposes.
 const WAIT: Duration = Duration::from_secs(10);
-/// The log of an event that is postponed.
+/// The log message of a deferred event.
 const WAITS: &str = "deferred; attempt not counted";
 
 fn rate_limit(rig: &Rig, endpoint: &str) {
@@ -19,16 +19,16 @@ fn rate_limit(rig: &Rig, endpoint: &str) {
     rig.sandbox.fault(fault.parse().unwrap());
 }
 
-/// The first call was answered with a Retry-After.
+/// Checks that no call came before the Retry-After of the first call ended.
 fn assert_honoured(rig: &Rig, endpoint: Endpoint) {
     let arrivals = rig.sandbox.arrivals(endpoint);
-    assert!(arrivals.len() > 1, "there was another call");
+    assert!(arrivals.len() > 1, "expected another call");
     let early = arrivals[1..].iter().find(|call| call.at - arrivals[0].at < WAIT);
-    assert!(early.is_none(), "a call before the time that the API asked for");
+    assert!(early.is_none(), "a call came before the Retry-After ended");
 }
 
 #[tokio::test]
-async fn worker_that_is_started_again_waits_for_the_rest_of_a_retry_after() {
+async fn restarted_worker_honours_the_rest_of_a_retry_after() {
     for (endpoint, name) in [(Endpoint::JoseEncrypt, "joseencrypt"), (Endpoint::Messages, "messages")] {
         let rig = Rig::new().await;
         let worker = rig.start(&[]).await;
@@ -37,17 +37,17 @@ async fn worker_that_is_started_again_waits_for_the_rest_of_a_retry_after() {
         worker.output.until(WAITS, 1).await;
         worker.kill();
         let worker = rig.start(&[]).await;
-        // The first one waits in its hold queue anyway.
+        // The first event waits in its delay queue in any case.
         rig.publish(2).await;
         rig.until_experts_have(2).await;
         worker.stop().await;
         assert_honoured(&rig, endpoint);
-        rig.assert_all_is_done(&rig.amqp).await;
+        rig.assert_queues_are_empty(&rig.amqp).await;
     }
 }
 
 #[tokio::test]
-async fn retry_after_holds_for_all_workers_on_one_redis() {
+async fn retry_after_applies_to_all_workers_on_one_redis() {
     use secrecy::ExposeSecret;
 
     let server = Server::start();
@@ -62,16 +62,16 @@ async fn retry_after_holds_for_all_workers_on_one_redis() {
     let workers = [rig.start(&settings).await, rig.start(&settings).await];
     rate_limit(&rig, "joseencrypt");
     rig.publish(1).await;
-    poll("the first event to be postponed", async || {
-        workers.iter().any(|worker| !worker.output.saying(WAITS).is_empty()).then_some(())
+    poll("the first event to be deferred", async || {
+        workers.iter().any(|worker| !worker.output.logged(WAITS).is_empty()).then_some(())
     })
     .await;
-    // That worker takes no more; the other one does.
+    // That worker has stopped consuming; the other one consumes.
     rig.publish_many(2..=4).await;
     rig.until_experts_have(4).await;
     for worker in workers {
         worker.stop().await;
     }
     assert_honoured(&rig, Endpoint::JoseEncrypt);
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }

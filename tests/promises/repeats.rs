@@ -1,4 +1,4 @@
-//! What comes twice has one result.
+//! A repeated event has one result.
 
 use instant_connect_worker::sandbox::Endpoint;
 use serde_json::json;
@@ -13,8 +13,8 @@ use crate::support::{
 
 const LINK_DONE: &str = "\"stage\":\"link\",\"outcome\":\"done\"";
 
-/// The event is published three times at once. The guest has one link, the expert one message.
-async fn the_same_event_has_one_result(rig: &Rig, worker: &Program) {
+/// Publishes the event three times at once. The guest gets one link, the expert one message.
+async fn assert_repeats_have_one_result(rig: &Rig, worker: &Program) {
     for _ in 0..3 {
         rig.publish_event(with_id("event-1"), &event(1)).await;
     }
@@ -24,27 +24,27 @@ async fn the_same_event_has_one_result(rig: &Rig, worker: &Program) {
 }
 
 #[tokio::test]
-async fn the_same_event_gives_one_set_of_links_and_one_host_message() {
+async fn repeated_event_gives_one_set_of_links_and_one_host_message() {
     for kind in ["file", "memory"] {
         let rig = Rig::new().await;
         let worker = rig.start(&[("ledger.kind", kind)]).await;
-        the_same_event_has_one_result(&rig, &worker).await;
+        assert_repeats_have_one_result(&rig, &worker).await;
         worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
         worker.stop().await;
-        rig.assert_all_is_done(&rig.amqp).await;
+        rig.assert_queues_are_empty(&rig.amqp).await;
         let counts = rig.sandbox.counts();
         assert_eq!((counts.calls, counts.messages), (1, 1), "{kind}");
     }
 }
 
 #[tokio::test]
-async fn a_new_worker_knows_what_the_killed_one_did() {
+async fn new_worker_does_not_repeat_the_work_of_a_killed_one() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     rig.publish_event(with_id("event-1"), &event(1)).await;
     rig.until_experts_have(1).await;
     worker.output.until("host link sent to expert", 1).await;
-    // The messages are out; what the ledger says of them is on disk once their deliveries are settled.
+    // The messages are out. The ledger entries are on disk once the deliveries are settled.
     worker.output.until(LINK_DONE, 1).await;
     worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
     worker.kill();
@@ -52,15 +52,15 @@ async fn a_new_worker_knows_what_the_killed_one_did() {
     rig.publish_event(with_id("event-1"), &event(1)).await;
     worker.output.until(LINK_DONE, 1).await;
     worker.stop().await;
-    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 1, "nothing is published again");
-    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 1, "no link is published again");
+    rig.assert_queues_are_empty(&rig.amqp).await;
     let counts = rig.sandbox.counts();
     assert_eq!((counts.calls, counts.messages), (1, 1));
 }
 
-/// Two senders with a queue each; the one for `WhatsApp` is not there yet.
+/// Two senders with a queue each; the queue for `WhatsApp` does not exist at first.
 #[tokio::test]
-async fn a_link_that_arrived_is_not_published_again_for_one_that_did_not() {
+async fn replay_publishes_only_the_links_that_were_unroutable() {
     let rig = Rig::new().await;
     let declared = rig.command(&["topology", "--declare"], &[]).await;
     assert_eq!(declared.status, Some(0), "{declared:?}");
@@ -85,9 +85,9 @@ async fn a_link_that_arrived_is_not_published_again_for_one_that_did_not() {
     assert_eq!(rig.sandbox.counts().calls, 1);
 }
 
-/// A flow's library may write its event again for each try.
+/// A flow's library may serialize the event differently for each attempt.
 #[tokio::test]
-async fn event_that_is_written_otherwise_is_the_same_event() {
+async fn event_with_different_json_formatting_is_the_same_event() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let event = event(1);
@@ -101,14 +101,14 @@ async fn event_that_is_written_otherwise_is_the_same_event() {
     }
     worker.output.until(LINK_DONE, 3).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 1, "one message for the guest");
     assert_eq!(rig.sandbox.counts().calls, 1);
 }
 
-/// Two flows that both count from 1, and a sender that says JSON of its structured CloudEvents.
+/// Two flows that both count from 1, and a sender that declares its structured CloudEvents as plain JSON.
 #[tokio::test]
-async fn cloud_events_of_two_sources_with_one_id_are_both_served() {
+async fn cloud_events_of_two_sources_with_one_id_are_both_processed() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     for (n, source) in [(1, "/flows/a"), (2, "/flows/b")] {
@@ -124,11 +124,11 @@ async fn cloud_events_of_two_sources_with_one_id_are_both_served() {
     rig.until_experts_have(2).await;
     worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 2).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn the_same_id_with_other_content_is_refused() {
+async fn same_id_with_different_content_is_refused() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     rig.publish_event(with_id("event-1"), &event(1)).await;
@@ -142,21 +142,21 @@ async fn the_same_id_with_other_content_is_refused() {
 }
 
 #[tokio::test]
-async fn a_message_whose_answer_was_lost_is_looked_for_and_not_sent_again() {
+async fn message_with_a_lost_response_is_found_and_not_sent_again() {
     let rig = Rig::new().await;
     let worker = rig.start(&[("hosts.timeout", "500ms"), ("retry.delays", "10ms,1s")]).await;
-    // The message is posted, and its answer comes too late.
+    // The message is sent, but its response comes too late.
     rig.sandbox.fault("messages:delay=2s,times=1".parse().unwrap());
     rig.publish(1).await;
     worker.output.until("no response within the time limit", 1).await;
     worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
     rig.until_experts_have(1).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     assert_eq!(rig.sandbox.counts().messages, 1);
 }
 
-/// How the requests for messages came, after each of them but the last had met a fault.
+/// The methods of the requests for messages, with a fault for all but the last.
 async fn methods_past(faults: &[&str]) -> String {
     let rig = Rig::new().await;
     let worker = rig.start(&[("retry.delays", "10ms,1s"), ("retry.initial", "10ms")]).await;
@@ -166,30 +166,30 @@ async fn methods_past(faults: &[&str]) -> String {
     rig.publish(1).await;
     worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     assert_eq!(rig.sandbox.counts().messages, 1);
     let requests = rig.sandbox.arrivals(Endpoint::Messages);
     requests.iter().map(|request| request.method.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 #[tokio::test]
-async fn a_token_that_may_not_read_messages_ends_no_experts_link() {
+async fn token_without_read_permission_still_delivers_host_links() {
     for refusal in ["status=403", "status=400", "status=404"] {
         assert_eq!(methods_past(&["status=504", refusal]).await, "POST GET POST", "{refusal}");
     }
 }
 
-/// Webex may send the first attempt's message at last after the second one looked for it.
+/// Webex may still send the first attempt's message after the second attempt listed the messages.
 #[tokio::test]
-async fn an_attempt_that_failed_for_sure_leaves_in_doubt_what_one_before_it_did() {
-    // The second one meets a slow look and a refusal that passes.
+async fn definite_failure_keeps_earlier_unknown_outcome() {
+    // The second attempt gets a slow list response and a temporary refusal.
     let faults = ["status=504", "delay=1ms", "status=423"];
     assert_eq!(methods_past(&faults).await, "POST GET POST GET POST");
-    assert_eq!(methods_past(&["status=423"]).await, "POST POST", "nothing is in doubt");
+    assert_eq!(methods_past(&["status=423"]).await, "POST POST", "no list request is needed");
 }
 
 #[tokio::test]
-async fn a_second_worker_on_the_same_ledger_file_ends_and_says_why() {
+async fn second_worker_on_the_same_ledger_file_exits_with_the_reason() {
     let rig = Rig::new().await;
     let _first = rig.start(&[]).await;
     let second = rig.command(&["run"], &[]).await;

@@ -1,4 +1,4 @@
-//! Nothing goes where nobody takes it, and the broker's exchanges and queues are what they must be.
+//! No message goes to a missing queue, and the broker's exchanges and queues must match the configuration.
 
 use std::collections::BTreeSet;
 
@@ -11,15 +11,15 @@ async fn declared(rig: &Rig) {
     assert_eq!(declared.status, Some(0), "{declared:?}");
 }
 
-/// Waits for the worker to give up, and gives what it said last.
-async fn gives_up(worker: Program) -> String {
+/// Waits for the worker to fail. Returns the last line of its log.
+async fn last_line_of_failed_worker(worker: Program) -> String {
     let output = std::sync::Arc::clone(&worker.output);
     assert_eq!(worker.ended().await.code(), Some(1));
     output.text().lines().last().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn a_link_that_no_queue_is_bound_for_ends_its_event_and_says_which() {
+async fn unroutable_link_is_dead_lettered_with_exchange_and_key() {
     let rig = Rig::new().await;
     declared(&rig).await;
     let worker = rig.start(&[("topology.declare", "off")]).await;
@@ -34,7 +34,7 @@ async fn a_link_that_no_queue_is_bound_for_ends_its_event_and_says_which() {
 }
 
 #[tokio::test]
-async fn a_guests_queue_that_was_deleted_is_made_again_for_the_link_that_comes() {
+async fn deleted_guests_queue_is_redeclared_for_the_next_link() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     rig.amqp.delete_queues([rig.name("guests").as_str()]).await;
@@ -44,17 +44,17 @@ async fn a_guests_queue_that_was_deleted_is_made_again_for_the_link_that_comes()
     let link = rig.guest_links().await.next().await;
     assert_eq!(link.json()["eventId"], "event-1");
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn with_delivery_over_amqp_the_host_link_is_left_for_others() {
+async fn host_link_is_left_on_the_queue_if_delivery_is_amqp() {
     let rig = Rig::new().await;
     let worker = rig.start(&[("hosts.delivery", "amqp")]).await;
     rig.publish(1).await;
     rig.guest_links().await.next().await;
     let (_, consumers) = rig.amqp.depth(&rig.name("hosts")).await.unwrap();
-    assert_eq!(consumers, 0, "the worker leaves it alone");
+    assert_eq!(consumers, 0, "the worker does not consume it");
     let link = rig.amqp.consume(&rig.name("hosts")).await.next().await;
     assert_eq!((link.routing_key.as_str(), &link.json()["sessionId"]), ("host.webex", &"visit-1".into()));
     worker.stop().await;
@@ -62,22 +62,22 @@ async fn with_delivery_over_amqp_the_host_link_is_left_for_others() {
 }
 
 #[tokio::test]
-async fn a_worker_that_only_checks_ends_and_names_what_is_missing() {
+async fn missing_queue_fails_the_worker_if_declare_is_check() {
     let rig = Rig::new().await;
-    let last = gives_up(rig.launch(&[("topology.declare", "check")])).await;
+    let last = last_line_of_failed_worker(rig.launch(&[("topology.declare", "check")])).await;
     assert!(last.contains(&format!("exchange {}", rig.name("sessions"))), "{last}");
     declared(&rig).await;
     rig.amqp.delete_queues([rig.name("hosts.dead").as_str()]).await;
-    let last = gives_up(rig.launch(&[("topology.declare", "check")])).await;
+    let last = last_line_of_failed_worker(rig.launch(&[("topology.declare", "check")])).await;
     assert!(last.contains(&format!("queue {}: it does not exist", rig.name("hosts.dead"))), "{last}");
-    assert!(last.contains("topology --declare"), "it says what to do: {last}");
+    assert!(last.contains("topology --declare"), "the advice is missing: {last}");
     declared(&rig).await;
     let worker = rig.start(&[("topology.declare", "check")]).await;
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn a_queue_of_another_length_ends_the_worker_and_is_named_with_its_argument() {
+async fn queue_with_different_length_fails_the_worker_and_is_named() {
     let rig = Rig::new().await;
     let text = |text: &str| AMQPValue::LongString(text.into());
     let arguments = [
@@ -87,12 +87,12 @@ async fn a_queue_of_another_length_ends_the_worker_and_is_named_with_its_argumen
         ("x-delivery-limit", AMQPValue::LongInt(i32::MAX)),
     ];
     rig.amqp.declare(&rig.name("guests.dead"), &arguments).await;
-    let last = gives_up(rig.launch(&[])).await;
+    let last = last_line_of_failed_worker(rig.launch(&[])).await;
     assert!(last.contains(&format!("queue {}: argument x-max-length", rig.name("guests.dead"))), "{last}");
 }
 
 #[tokio::test]
-async fn a_full_queue_loses_no_link_and_repeats_none() {
+async fn full_queue_loses_no_link_and_repeats_none() {
     const EVENTS: usize = 6;
     let rig = Rig::new().await;
     let worker = rig.start(&[("topology.queue_length_max", "1"), ("hosts.delivery", "amqp")]).await;

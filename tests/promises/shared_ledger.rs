@@ -1,4 +1,4 @@
-//! A ledger in Redis: it goes, comes back and stalls under load, and two workers share it.
+//! A ledger in Redis: Redis stops, recovers and stalls under load, and two workers share it.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ const OPENED: &str = "breaker opened; consuming paused (attempts are not counted
 const LINK_DONE: &str = "\"stage\":\"link\",\"outcome\":\"done\"";
 const WITHOUT: &str = "ledger unavailable; continuing without deduplication (ledger.on_failure=continue)";
 
-/// With one attempt, an event of which any was counted would be dead.
+/// With one attempt, an event with a counted failure would be dead.
 fn settings<'a>(url: &'a str, on_failure: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
         ("ledger.kind", "redis"),
@@ -37,21 +37,21 @@ fn settings<'a>(url: &'a str, on_failure: &'a str) -> Vec<(&'a str, &'a str)> {
     ]
 }
 
-/// Each event was served once: one call, one link for its guest, one message for its expert.
-async fn assert_each_is_served_once(rig: &Rig, events: usize) {
+/// Checks that each event led to one call, one link for its guest and one message for its expert.
+async fn assert_each_is_processed_once(rig: &Rig, events: usize) {
     let links = rig.guest_links().await.take(events).await;
     let ids: BTreeSet<_> = links.iter().map(crate::support::amqp::Received::id).collect();
-    assert_eq!(ids.len(), events, "nobody's link came twice");
+    assert_eq!(ids.len(), events, "no link was repeated");
     rig.until_experts_have(events as u64).await;
 }
 
-/// Waits until stage `link` of these workers is done with so many events.
+/// Waits until stage `link` of these workers has finished this many events.
 async fn until_links_done(workers: &[&Program], events: usize) {
     let done = || workers.iter().map(|worker| worker.output.text().matches(LINK_DONE).count()).sum::<usize>();
     poll("events to be done", async || (done() >= events).then_some(())).await;
 }
 
-/// How many guests' links nobody has taken.
+/// The number of guest links that are left in the queue.
 async fn guest_links_left(rig: &Rig) -> u32 {
     rig.amqp.depth(&rig.name("guests")).await.unwrap().0
 }
@@ -69,7 +69,7 @@ async fn until_calls(rig: &Rig, calls: u64) {
 }
 
 #[tokio::test]
-async fn while_redis_is_away_events_wait_and_none_is_counted_or_dead_or_served_twice() {
+async fn redis_outage_delays_events_without_counts_loss_or_duplicates() {
     const EVENTS: usize = 1200;
     let mut server = Server::durable();
     let rig = Rig::new().await;
@@ -78,33 +78,31 @@ async fn while_redis_is_away_events_wait_and_none_is_counted_or_dead_or_served_t
     rig.publish_many(0..EVENTS).await;
     for part in 1..=4 {
         until_calls(&rig, part * EVENTS as u64 / 6).await;
-        let opened = worker.output.saying(OPENED).len();
+        let opened = worker.output.logged(OPENED).len();
         let stalls = part % 2 == 0;
         if stalls {
             server.signal("STOP");
         } else {
             server.kill();
         }
-        poll("the taking of events to stop", async || {
-            (worker.output.saying(OPENED).len() > opened).then_some(())
-        })
-        .await;
+        poll("the breaker to open", async || (worker.output.logged(OPENED).len() > opened).then_some(()))
+            .await;
         if stalls {
             server.signal("CONT");
         } else {
             server.restart();
         }
     }
-    assert_each_is_served_once(&rig, EVENTS).await;
+    assert_each_is_processed_once(&rig, EVENTS).await;
     assert_nothing_is_counted(&worker);
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
-    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "no link beyond these");
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "no further guest links");
     assert_eq!(rig.sandbox.counts().messages, EVENTS as u64);
 }
 
 #[tokio::test]
-async fn links_that_were_made_while_redis_went_are_kept_when_it_is_back() {
+async fn links_made_during_a_redis_outage_are_stored_later() {
     let mut server = Server::durable();
     let rig = Rig::new().await;
     let url = server.url();
@@ -112,13 +110,13 @@ async fn links_that_were_made_while_redis_went_are_kept_when_it_is_back() {
     settings.extend([("devices.allowed", DEVICE), ("admin.listen", "127.0.0.1:0")]);
     let worker = rig.start(&settings).await;
     let admin = Admin::of(&worker).await;
-    // More than one call serves: Redis goes under the note of the first one's links, and under the record of all.
+    // Two calls: Redis stops before the note of the first call's links, and before the record of all links.
     let people: Vec<_> = (0..30).map(|n| json!({"channel": "sms", "address": number(n)})).collect();
     let event = event_with(1, &json!({"guests": people, "devices": [DEVICE]}));
     rig.sandbox.fault("joseencrypt:delay=2s,times=2".parse().unwrap());
     rig.publish_event(with_id("event-1"), &event).await;
     for calls in [1, 2] {
-        // It has arrived, and is answered when Redis is gone.
+        // The call has arrived; its response comes after Redis has stopped.
         let arrived = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::JoseEncrypt) >= calls);
         soon("a call", arrived).await;
         let refused =
@@ -136,7 +134,7 @@ async fn links_that_were_made_while_redis_went_are_kept_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn without_redis_events_are_served_where_that_is_wanted() {
+async fn events_are_processed_without_redis_if_on_failure_is_continue() {
     const EVENTS: usize = 30;
     let mut server = Server::start();
     let rig = Rig::new().await;
@@ -160,8 +158,8 @@ async fn without_redis_events_are_served_where_that_is_wanted() {
     rig.publish_many(next()).await;
     rig.until_experts_have(4 * EVENTS as u64).await;
     server.signal("CONT");
-    assert_each_is_served_once(&rig, 4 * EVENTS).await;
-    // It is used again: what comes twice now has one result.
+    assert_each_is_processed_once(&rig, 4 * EVENTS).await;
+    // Redis is used again: a repeated event has one result.
     worker.output.until(LINK_DONE, 4 * EVENTS).await;
     for _ in 0..2 {
         rig.publish(4 * EVENTS).await;
@@ -171,17 +169,17 @@ async fn without_redis_events_are_served_where_that_is_wanted() {
     rig.until_experts_have(4 * EVENTS as u64 + 1).await;
     assert_nothing_is_counted(&worker);
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     assert_eq!(rig.sandbox.counts().messages, 4 * EVENTS as u64 + 1);
 }
 
 #[tokio::test]
-async fn two_workers_with_the_same_event_at_once_give_one_set_of_links_and_one_message() {
+async fn two_workers_with_the_same_event_give_one_result() {
     const EVENTS: usize = 100;
     let server = Server::start();
     let rig = Rig::new().await;
     let url = server.url();
-    // Few at a time, so that both workers get some of them.
+    // A small prefetch, so that both workers get some events.
     let settings =
         [settings(url.expose_secret(), "wait"), vec![("amqp.prefetch", "2"), ("amqp.concurrency", "2")]]
             .concat();
@@ -191,30 +189,30 @@ async fn two_workers_with_the_same_event_at_once_give_one_set_of_links_and_one_m
         [message.clone(), message]
     });
     rig.amqp.publish_all(&rig.name("sessions"), "session.start", messages).await;
-    assert_each_is_served_once(&rig, EVENTS).await;
+    assert_each_is_processed_once(&rig, EVENTS).await;
     until_links_done(&[&workers[0], &workers[1]], 2 * EVENTS).await;
     for worker in &workers {
-        assert!(!worker.output.saying("done").is_empty(), "both work");
+        assert!(!worker.output.logged("done").is_empty(), "both workers processed events");
         assert_nothing_is_counted(worker);
     }
     for worker in workers {
         worker.stop().await;
     }
-    rig.assert_all_is_done(&rig.amqp).await;
-    assert_eq!(guest_links_left(&rig).await, 0, "no link came twice");
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    assert_eq!(guest_links_left(&rig).await, 0, "no link was repeated");
     let counts = rig.sandbox.counts();
     assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
 }
 
-/// It stands still between its claim and its call, until another worker has served the event.
+/// The worker is suspended between its claim and its call until another worker has processed the event.
 #[cfg(debug_assertions)]
 #[tokio::test]
-async fn a_worker_that_stalled_past_its_lease_publishes_no_links_of_its_own() {
+async fn worker_suspended_past_its_lease_publishes_no_second_links() {
     for on_failure in ["continue", "wait"] {
         let server = Server::start();
         let rig = Rig::new().await;
         let url = server.url();
-        // What comes next is delivered to the other one.
+        // The next message is delivered to the other worker.
         let one = vec![("amqp.prefetch", "1"), ("amqp.concurrency", "1")];
         let settings = [settings(url.expose_secret(), on_failure), one].concat();
         let stalled = rig.launch_with_fault(&settings, "link.claimed:1:STOP");
@@ -226,16 +224,16 @@ async fn a_worker_that_stalled_past_its_lease_publishes_no_links_of_its_own() {
         rig.publish(1).await;
         other.output.until(LINK_DONE, 1).await;
         stalled.signal("CONT");
-        // It comes to its turn again, and finds that all is published.
+        // The stalled worker claims the event again and finds everything published.
         until_links_done(&[&stalled, &other], 2).await;
         rig.until_experts_have(1).await;
         let calls = rig.sandbox.counts().calls;
-        assert_eq!(calls, 2, "the stalled one asked for links, too: {on_failure}");
+        assert_eq!(calls, 2, "the suspended worker made a call too: {on_failure}");
         for worker in [stalled, other] {
-            assert_eq!((worker.output.saying(OPENED).len(), worker.output.saying(WITHOUT).len()), (0, 0));
+            assert_eq!((worker.output.logged(OPENED).len(), worker.output.logged(WITHOUT).len()), (0, 0));
             worker.stop().await;
         }
-        rig.assert_all_is_done(&rig.amqp).await;
+        rig.assert_queues_are_empty(&rig.amqp).await;
         assert_eq!(guest_links_left(&rig).await, 1, "one message for the guest: {on_failure}");
         assert_eq!(rig.sandbox.counts().messages, 1, "{on_failure}");
     }

@@ -1,4 +1,4 @@
-//! Publishers and consumers that know nothing of this project.
+//! Publishers and consumers that do not know this project.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -17,7 +17,7 @@ async fn stranger(rig: &Rig, event: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_plain_client_publishes_json_and_gets_the_link_on_a_queue_of_its_own() {
+async fn plain_client_gets_the_link_on_its_own_queue() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let mut sender = rig.guest_links().await;
@@ -26,19 +26,19 @@ async fn a_plain_client_publishes_json_and_gets_the_link_on_a_queue_of_its_own()
     let namespace = Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"instant-connect-worker");
     let event_id = Uuid::new_v5(&namespace, event.to_string().as_bytes()).to_string();
     assert_eq!(seen["key"], "guest.sms");
-    assert_eq!(seen["body"]["eventId"], event_id, "an event without an id is known by its body");
+    assert_eq!(seen["body"]["eventId"], event_id, "the id of an event without one is derived from its body");
     assert_eq!(seen["body"]["to"], event["guests"][0]["address"]);
     let sent = sender.next().await;
     assert_eq!(
         (sent.json(), json!(sent.id())),
         (seen["body"].clone(), seen["id"].clone()),
-        "both get the same"
+        "both consumers get the same link"
     );
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn it_gets_the_link_although_nobody_takes_from_the_guests_queue() {
+async fn plain_client_gets_link_while_guest_queue_has_no_consumer() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let seen = stranger(&rig, &event(1)).await;
@@ -48,7 +48,7 @@ async fn it_gets_the_link_although_nobody_takes_from_the_guests_queue() {
 }
 
 #[tokio::test]
-async fn a_structured_cloud_event_is_served_under_its_own_id() {
+async fn structured_cloud_event_keeps_its_id() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let body = json!({"specversion": "1.0", "id": "cloud-1", "type": "video.start", "source": "/flows/7", "data": event(1)});
@@ -61,7 +61,7 @@ async fn a_structured_cloud_event_is_served_under_its_own_id() {
 }
 
 #[tokio::test]
-async fn a_binary_cloud_event_is_served_under_its_own_id_with_either_separator() {
+async fn binary_cloud_event_keeps_its_id_with_either_separator() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let mut guests = rig.guest_links().await;
@@ -82,7 +82,7 @@ async fn a_binary_cloud_event_is_served_under_its_own_id_with_either_separator()
 }
 
 #[tokio::test]
-async fn the_message_id_goes_before_the_cloud_events_id() {
+async fn message_id_overrides_the_cloud_events_id() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let table = headers(&[("cloudEvents:specversion", "1.0"), ("cloudEvents:id", "cloud-1")]);
@@ -92,7 +92,7 @@ async fn the_message_id_goes_before_the_cloud_events_id() {
 }
 
 #[tokio::test]
-async fn a_message_that_cannot_be_read_is_put_aside_by_the_broker_and_slows_nobody_down_from_then_on() {
+async fn unreadable_message_is_dead_lettered_and_concurrency_recovers() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let admin = Admin::of(&worker).await;
@@ -100,9 +100,13 @@ async fn a_message_that_cannot_be_read_is_put_aside_by_the_broker_and_slows_nobo
     worker.output.until(&all, 1).await;
     python("unreadable.py", &[rig.url(), &rig.name("sessions"), "session.start"]).await;
     rig.publish(1).await;
-    let (dead, aside) = (rig.name("sessions.dead"), "the unreadable message to be put aside");
+    let (dead, aside) = (rig.name("sessions.dead"), "the unreadable message to be dead-lettered");
     poll(aside, async || (rig.amqp.depth(&dead).await? == (1, 0)).then_some(())).await;
-    assert_eq!(rig.guest_links().await.next().await.json()["eventId"], "event-1", "its neighbour is served");
+    assert_eq!(
+        rig.guest_links().await.next().await.json()["eventId"],
+        "event-1",
+        "the next event is processed"
+    );
 
     worker.output.until(&all, 2).await;
     rig.sandbox.fault("joseencrypt:hang".parse().unwrap());

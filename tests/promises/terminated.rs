@@ -1,4 +1,4 @@
-//! SIGTERM while there is work to do: what can be finished is finished, the rest is given back as it was.
+//! SIGTERM under load: the worker finishes as much as it can and requeues the rest unchanged.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -6,13 +6,13 @@ use instant_connect_worker::sandbox::Endpoint;
 
 use crate::support::{Rig, amqp::Received, rig::random, soon};
 
-/// With one attempt, an event of which any was counted would be dead.
+/// With one attempt, an event with a counted failure would be dead.
 const ONCE: [(&str, &str); 1] = [("retry.attempts", "1")];
 const TOO_LATE: &str =
     "shutdown.grace elapsed with deliveries still in progress; returning them to the broker";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_told_to_end_under_load_ends_in_its_grace_and_repeats_nothing() {
+async fn worker_terminated_under_load_stops_in_time_and_repeats_nothing() {
     const EVENTS: usize = 3000;
     let rig = Rig::new().await;
     let mut random = random();
@@ -27,22 +27,22 @@ async fn a_worker_told_to_end_under_load_ends_in_its_grace_and_repeats_nothing()
         soon("the next end", reached).await;
         let output = Arc::clone(&worker.output);
         worker.stop().await;
-        assert!(output.saying(TOO_LATE).is_empty(), "it ended within its grace");
+        assert!(output.logged(TOO_LATE).is_empty(), "the worker did not stop within its grace");
         worker = rig.start(&ONCE).await;
     }
     let links = rig.guest_links().await.take(EVENTS).await;
     rig.until_experts_have(EVENTS as u64).await;
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     let ids: BTreeSet<_> = links.iter().map(Received::id).collect();
     assert_eq!(ids.len(), EVENTS, "each guest has one link");
-    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "and no more than that");
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0, "no further guest links");
     let counts = rig.sandbox.counts();
     assert_eq!((counts.calls, counts.messages), (EVENTS as u64, EVENTS as u64));
 }
 
 #[tokio::test]
-async fn what_is_not_done_within_the_grace_is_given_back_uncounted_and_served_by_the_next() {
+async fn event_unfinished_after_the_grace_is_requeued_uncounted() {
     const EVENTS: usize = 5;
     let rig = Rig::new().await;
     let worker = rig.start(&[("shutdown.grace", "200ms"), ONCE[0]]).await;
@@ -52,14 +52,14 @@ async fn what_is_not_done_within_the_grace_is_given_back_uncounted_and_served_by
     soon("a call for each", asked).await;
     let output = Arc::clone(&worker.output);
     worker.stop().await;
-    assert_eq!(output.saying(TOO_LATE).len(), 1);
+    assert_eq!(output.logged(TOO_LATE).len(), 1);
     rig.sandbox.clear_faults();
     let worker = rig.start(&ONCE).await;
     let links = rig.guest_links().await.take(EVENTS).await;
     rig.until_experts_have(EVENTS as u64).await;
     assert!(worker.output.records().iter().all(|one| one.get("attempt").is_none_or(|attempt| *attempt == 1)));
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
     assert_eq!(links.iter().map(Received::id).collect::<BTreeSet<_>>().len(), EVENTS);
     assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 0);
     assert_eq!(rig.sandbox.counts().messages, EVENTS as u64);
@@ -67,7 +67,7 @@ async fn what_is_not_done_within_the_grace_is_given_back_uncounted_and_served_by
 
 #[cfg(debug_assertions)]
 #[tokio::test]
-async fn a_ledger_whose_disk_hangs_does_not_hold_up_the_end() {
+async fn hanging_ledger_disk_does_not_delay_the_shutdown() {
     let rig = Rig::new().await;
     let worker = rig.launch_with_fault(&[("shutdown.grace", "200ms")], "ledger.asked:1:HANG");
     worker.output.until("connected to broker; consuming", 2).await;
@@ -76,7 +76,7 @@ async fn a_ledger_whose_disk_hangs_does_not_hold_up_the_end() {
     let output = Arc::clone(&worker.output);
     worker.stop().await;
     assert_eq!(
-        output.saying("ledger did not close within 3s (disk not responding); exiting anyway").len(),
+        output.logged("ledger did not close within 3s (disk not responding); exiting anyway").len(),
         1
     );
 }

@@ -1,4 +1,4 @@
-//! TLS to a broker whose certificate a private CA issued, and the login by a client certificate.
+//! TLS to a broker with a certificate from a private CA, and login by client certificate.
 
 use std::{fs, net::TcpListener, path::Path};
 
@@ -18,7 +18,7 @@ fn ca() -> Ca {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// Writes a certificate for `name` and its key into `folder`.
+/// Writes a certificate for `name` and its key to `folder`.
 fn issue(ca: &Ca, folder: &Path, name: &str) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -28,13 +28,13 @@ fn issue(ca: &Ca, folder: &Path, name: &str) {
     fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
 }
 
-/// Restarts the rig's broker so that it also listens with TLS, and takes client certificates; its address there.
+/// Restarts the rig's broker with a TLS listener that accepts client certificates. Returns the address.
 async fn with_tls(rig: &Rig, ca: &Ca, host: &str) -> String {
     let folder = rig.broker().folder();
     fs::write(folder.join("ca.pem"), ca.pem()).unwrap();
     issue(ca, &folder, host);
     issue(ca, &folder, "worker");
-    // Nobody listens there by the time the broker does.
+    // The port is free again when the broker starts.
     let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
     let shown = folder.display();
     let settings = format!(

@@ -1,4 +1,4 @@
-//! One trace shows the whole way of an event, and no collector is ever in the way of one.
+//! One trace shows an event from end to end, and no collector can delay an event.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -16,15 +16,14 @@ const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const FLOW: &str = "00f067aa0ba902b7";
 const DOWN: &str = "OTLP collector unreachable; dropping spans until it recovers";
 
-/// Publishes event `n` as a flow would that is traced, with these flags.
+/// Publishes event `n` as a traced flow does, with these trace flags.
 async fn publish(rig: &Rig, n: usize, flags: &str) {
     let traceparent = format!("00-{TRACE_ID}-{FLOW}-{flags}");
     let table = headers(&[("traceparent", &traceparent), ("tracestate", "vendor=flowsecret")]);
     rig.publish_event(with_id(&format!("event-{n}")).with_headers(table), &event(n)).await;
 }
 
-/// Each span with its place: two spaces for each that it is within, its name without the prefix, its status over HTTP,
-/// its error.
+/// One line per span: two spaces per level, the name without the prefix, the HTTP status, the error.
 fn tree(rig: &Rig, spans: &[Span]) -> Vec<String> {
     fn below(rig: &Rig, spans: &[Span], parent: &str, depth: usize, lines: &mut Vec<String>) {
         let mut children: Vec<_> = spans.iter().filter(|span| span.parent == parent).collect();
@@ -38,12 +37,12 @@ fn tree(rig: &Rig, spans: &[Span]) -> Vec<String> {
     }
     let mut lines = Vec::new();
     below(rig, spans, FLOW, 0, &mut lines);
-    assert_eq!(lines.len(), spans.len(), "each span has its place: {lines:#?}\n{spans:#?}");
+    assert_eq!(lines.len(), spans.len(), "a span is outside the tree: {lines:#?}\n{spans:#?}");
     lines
 }
 
 #[tokio::test]
-async fn one_trace_shows_the_whole_way_over_a_retry_through_hold_queues() {
+async fn one_trace_covers_both_stages_and_retries_through_delay_queues() {
     let rig = Rig::new().await;
     let worker = rig.start(&[("retry.initial", "10ms")]).await;
     let mut hosts = rig.amqp.tap(&rig.name("links"), &["host.webex"]).await;
@@ -73,7 +72,7 @@ async fn one_trace_shows_the_whole_way_over_a_retry_through_hold_queues() {
             "              POST 200",
         ]
     );
-    // What is on the wire names the very span that put it there, and carries on what it did not understand.
+    // A message on the wire names the span that published it, and keeps the tracestate.
     for (message, name) in [(&guest, "links:guest.sms"), (&host, "links:host.webex")] {
         let span = spans.iter().find(|span| span.name.ends_with(name)).unwrap();
         assert_eq!(message.header("traceparent"), format!("00-{TRACE_ID}-{}-01", span.id));
@@ -83,7 +82,7 @@ async fn one_trace_shows_the_whole_way_over_a_retry_through_hold_queues() {
     assert_conventions(&rig, &spans);
 }
 
-/// What the conventions want of each kind of span.
+/// Checks the semantic conventions for each kind of span.
 fn assert_conventions(rig: &Rig, spans: &[Span]) {
     for span in spans {
         let name = span.name.as_str();
@@ -128,7 +127,7 @@ fn assert_conventions(rig: &Rig, spans: &[Span]) {
 }
 
 #[tokio::test]
-async fn linked_each_delivery_begins_a_trace_of_its_own_that_names_its_publishers() {
+async fn delivery_starts_its_own_trace_if_trace_context_is_link() {
     let rig = Rig::new().await;
     let mut environment = rig.environment(&[("telemetry.trace_context", "link")]);
     for (name, value) in [
@@ -154,16 +153,16 @@ async fn linked_each_delivery_begins_a_trace_of_its_own_that_names_its_publisher
     assert_eq!(HashSet::from(traces).len(), 3, "three traces");
     assert_eq!(sent.parent, link.id);
     assert!(guest.header("traceparent").contains(&link.trace_id));
-    assert!(!guest.headers().contains_key("tracestate"), "it is another trace's");
+    assert!(!guest.headers().contains_key("tracestate"), "the tracestate belongs to another trace");
     assert_eq!(link.resource["service.name"], "video-links");
     assert_eq!(link.resource["deployment.environment.name"], "test");
     assert_eq!(rig.collector.header("authorization").unwrap(), format!("Bearer {TOKEN}"));
 }
 
 #[tokio::test]
-async fn a_trace_that_its_flow_does_not_record_is_carried_on_and_not_recorded() {
+async fn unsampled_trace_is_propagated_but_not_exported() {
     let rig = Rig::new().await;
-    // Our own setting is before the environment's, which names nobody.
+    // The program's setting overrides the environment's endpoint, which does not exist.
     let mut environment = rig.environment(&[("telemetry.otlp_endpoint", rig.collector.url())]);
     environment.push(("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://127.0.0.1:1".to_owned()));
     let worker = rig.launch_with(environment);
@@ -171,20 +170,20 @@ async fn a_trace_that_its_flow_does_not_record_is_carried_on_and_not_recorded() 
     let mut guests = rig.guest_links().await;
     publish(&rig, 1, "00").await;
     assert_eq!(guests.next().await.header("traceparent"), format!("00-{TRACE_ID}-{FLOW}-00"));
-    // One that nobody traced begins here.
+    // An event without a trace starts a new one here.
     rig.publish(2).await;
     let own = guests.next().await.header("traceparent");
     rig.until_experts_have(2).await;
     worker.stop().await;
     let spans = rig.collector.spans();
-    assert_eq!(spans.len(), 6, "of the second event alone: {spans:#?}");
+    assert_eq!(spans.len(), 6, "spans of the second event only: {spans:#?}");
     assert!(spans.iter().all(|span| own.contains(&span.trace_id) && own.ends_with("-01")));
     let roots: Vec<_> = spans.iter().filter(|span| span.parent.is_empty()).collect();
     assert!(roots.len() == 1 && roots[0].name.ends_with(".sessions"), "{roots:?}");
 }
 
 #[tokio::test]
-async fn without_a_collector_the_place_in_the_trace_is_carried_on_as_it_came() {
+async fn trace_context_is_propagated_unchanged_without_a_collector() {
     let rig = Rig::new().await;
     let mut environment = rig.environment(&[("telemetry.otlp_endpoint", rig.collector.url())]);
     environment.push(("OTEL_SDK_DISABLED".to_owned(), "true".to_owned()));
@@ -200,7 +199,7 @@ async fn without_a_collector_the_place_in_the_trace_is_carried_on_as_it_came() {
 }
 
 #[tokio::test]
-async fn work_goes_on_whatever_the_collector_does_and_each_change_is_said_once() {
+async fn failing_collector_never_blocks_work_and_is_logged_once() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let output = Arc::clone(&worker.output);
@@ -209,7 +208,7 @@ async fn work_goes_on_whatever_the_collector_does_and_each_change_is_said_once()
     rig.publish(1).await;
     guests.next().await;
     output.until(DOWN, 1).await;
-    // More batches fail, and nothing more is said.
+    // More batches fail, but the failure is not logged again.
     for n in 2..5 {
         let requests = rig.collector.requests();
         rig.publish(n).await;
@@ -220,21 +219,21 @@ async fn work_goes_on_whatever_the_collector_does_and_each_change_is_said_once()
     rig.publish(5).await;
     guests.next().await;
     output.until("OTLP collector recovered", 1).await;
-    assert_eq!(output.saying(DOWN).len(), 1);
-    let again = output.saying("OTLP collector recovered").remove(0);
+    assert_eq!(output.logged(DOWN).len(), 1);
+    let again = output.logged("OTLP collector recovered").remove(0);
     assert!(again["dropped"].as_u64().unwrap() > 0, "{again}");
-    // One that hangs holds up neither work nor the end.
+    // A hanging collector delays neither work nor the shutdown.
     rig.collector.set_mode(Mode::Hangs);
     rig.publish_many(6..26).await;
     guests.take(20).await;
     rig.until_experts_have(25).await;
     worker.stop().await;
-    assert_eq!(output.saying("shutdown: some spans were not exported").len(), 1);
-    rig.assert_all_is_done(&rig.amqp).await;
+    assert_eq!(output.logged("shutdown: some spans were not exported").len(), 1);
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn a_dead_letter_names_the_span_that_put_it_there() {
+async fn dead_letter_names_the_span_that_published_it() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let traceparent = format!("00-{TRACE_ID}-{FLOW}-01");

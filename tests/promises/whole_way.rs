@@ -1,4 +1,4 @@
-//! One start event becomes a link for each person, on the wire as the contract says.
+//! One start event becomes one link per person, in the wire format of the contract.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,13 +17,13 @@ use crate::support::{
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-/// The contract's rule, written down a second time: UUIDv5 of event, role and position.
+/// The contract's rule, implemented a second time: UUIDv5 of event, role and position.
 fn link_id(event_id: &str, role: &str, position: usize) -> String {
     let namespace = Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"instant-connect-worker");
     Uuid::new_v5(&namespace, format!("{event_id}/{role}/{position}").as_bytes()).to_string()
 }
 
-/// Checks everything about a link message that is not its body.
+/// Checks everything about a link message except its body.
 fn assert_properties(
     message: &Received,
     kind: &str,
@@ -40,7 +40,10 @@ fn assert_properties(
     assert_eq!(text(properties.correlation_id()).as_deref(), Some(correlation_id));
     assert_eq!(text(properties.app_id()).as_deref(), Some("instant-connect-worker"));
     let seconds = i64::try_from(properties.timestamp().unwrap()).unwrap();
-    assert!((since.as_second()..=Timestamp::now().as_second()).contains(&seconds), "seconds since the epoch");
+    assert!(
+        (since.as_second()..=Timestamp::now().as_second()).contains(&seconds),
+        "the timestamp is not in seconds since the epoch"
+    );
     for absent in [properties.content_encoding(), properties.reply_to(), properties.expiration()] {
         assert_eq!(*absent, None);
     }
@@ -53,11 +56,11 @@ fn assert_properties(
 fn assert_traceparent(traceparent: &str) {
     let parts: Vec<_> = traceparent.split('-').collect();
     assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [2, 32, 16, 2], "{traceparent}");
-    assert_eq!((parts[0], parts[1]), ("00", TRACE_ID), "the trace goes on");
-    assert_ne!(parts[2], "00f067aa0ba902b7", "under a new parent");
+    assert_eq!((parts[0], parts[1]), ("00", TRACE_ID), "the trace continues");
+    assert_ne!(parts[2], "00f067aa0ba902b7", "the parent span is new");
 }
 
-/// The body of a link, with the fields that only the API knows taken from the link itself.
+/// The expected body of a link; fields that only the API knows are taken from the link itself.
 fn with_link(message: &Received, mut expected: Value) -> Value {
     let body = message.json();
     let short = body["short"].as_str().unwrap();
@@ -72,7 +75,7 @@ fn seconds(time: &Value) -> i64 {
 }
 
 #[tokio::test]
-async fn with_five_settings_a_session_reaches_its_guests_on_both_channels_and_its_expert() {
+async fn session_reaches_guests_and_expert_with_five_settings() {
     let rig = Rig::new().await;
     let worker = rig.launch_with(rig.environment(&[]));
     worker.output.until("connected to broker; consuming", 1).await;
@@ -119,7 +122,11 @@ async fn with_five_settings_a_session_reaches_its_guests_on_both_channels_and_it
         assert_eq!((link.exchange.clone(), link.routing_key.as_str()), (rig.name("links"), routing_key));
         let id = link_id("event-1", "guest", position);
         assert_properties(link, "video.guest-link.v1", &id, "flowsecret-7f3a", since);
-        assert_eq!(link.json(), with_link(link, with_echo(fields)), "what was not given is left out");
+        assert_eq!(
+            link.json(),
+            with_link(link, with_echo(fields)),
+            "optional fields that were not given are left out"
+        );
     }
     assert_properties(&host, "video.host-link.v1", &link_id("event-1", "host", 0), "flowsecret-7f3a", since);
     let fields = json!({"expert": {"email": email(1), "name": "Winnifred"}, "guests": ["Guadalupe"]});
@@ -148,13 +155,13 @@ async fn with_five_settings_a_session_reaches_its_guests_on_both_channels_and_it
     assert_eq!(card["content"]["actions"], json!([button]));
     let markdown = messages[0].markdown.clone().unwrap();
     assert!(markdown.contains(&format!("[Join session]({})", host_url.as_str().unwrap())), "{markdown}");
-    assert!(markdown.contains("Guadalupe"), "the expert sees who waits");
+    assert!(markdown.contains("Guadalupe"), "the expert's message names the guests");
     worker.stop().await;
-    rig.assert_all_is_done(&rig.amqp).await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
 }
 
 #[tokio::test]
-async fn every_field_of_the_event_reaches_instant_connect() {
+async fn each_field_of_the_event_reaches_instant_connect() {
     let rig = Rig::new().await;
     let worker = rig.start(&[("devices.allowed", "salon-*@example.rooms.webex.com")]).await;
     let mut guests = rig.guest_links().await;
@@ -176,7 +183,11 @@ async fn every_field_of_the_event_reaches_instant_connect() {
     let namespace = Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"instant-connect-worker");
     assert_eq!(call.sub, Uuid::new_v5(&namespace, "Sala nº 1 / Ana".as_bytes()).to_string());
     assert_eq!((call.nbf, call.exp), (Some(from), Some(from + 60)));
-    assert_eq!(call.devices, [DEVICE, "salon-4711b@example.rooms.webex.com"], "each once, without sip:");
+    assert_eq!(
+        call.devices,
+        [DEVICE, "salon-4711b@example.rooms.webex.com"],
+        "each device once, without sip:"
+    );
     assert_eq!((call.vertical, call.login_url_for_host), (RecordedVertical::Gen, false));
     let body = link.json();
     assert_eq!((&body["notBefore"], &body["expiresAt"]), (&json!(time(from)), &json!(time(from + 60))));
@@ -185,13 +196,13 @@ async fn every_field_of_the_event_reaches_instant_connect() {
     let correlation_id = link.properties.correlation_id().as_ref().unwrap().as_str().to_owned();
     assert_eq!(
         correlation_id, "flowsecret-property",
-        "the property is passed on where the body says nothing"
+        "the property is used if the body names no correlation id"
     );
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn experts_are_reached_by_person_and_by_room_too() {
+async fn experts_are_reached_by_person_id_room_id_and_email() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     // Both are Webex ids: `ciscospark://us/PEOPLE/1` and `ciscospark://us/ROOM/1`, in base64.
@@ -207,7 +218,7 @@ async fn experts_are_reached_by_person_and_by_room_too() {
 }
 
 #[tokio::test]
-async fn more_people_than_one_call_can_serve_meet_in_one_meeting_each_with_a_link_of_their_own() {
+async fn session_with_several_calls_has_one_meeting_and_distinct_links() {
     let rig = Rig::new().await;
     let worker = rig.start(&[("devices.allowed", DEVICE)]).await;
     let mut hosts = rig.amqp.tap(&rig.name("links"), &["host.webex"]).await;
@@ -228,9 +239,9 @@ async fn more_people_than_one_call_can_serve_meet_in_one_meeting_each_with_a_lin
     assert_eq!((calls[0].devices.as_slice(), calls[1].devices.len()), ([DEVICE.to_owned()].as_slice(), 0));
     let by_number: BTreeMap<_, _> =
         guests.iter().map(|link| (link.json()["to"].to_string(), link.json()["url"].to_string())).collect();
-    assert_eq!(by_number.len(), 30, "everyone is served");
+    assert_eq!(by_number.len(), 30, "each guest has a link");
     let urls: HashSet<_> = guests.iter().chain(&hosts).map(|link| link.json()["url"].to_string()).collect();
-    assert_eq!(urls.len(), 32, "nobody shares a link");
+    assert_eq!(urls.len(), 32, "no two people share a link");
     let known = rig.sandbox.links();
     let role = |link: &Received| known[link.json()["short"].as_str().unwrap()].role;
     assert!(guests.iter().all(|link| role(link) == RecordedRole::Guest));
@@ -239,7 +250,7 @@ async fn more_people_than_one_call_can_serve_meet_in_one_meeting_each_with_a_lin
 }
 
 #[tokio::test]
-async fn headers_of_other_kinds_do_no_harm() {
+async fn unknown_headers_of_other_types_are_ignored() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let mut table = headers(&[("traceparent", "no trace context"), ("mine", "flowsecret")]);
@@ -248,12 +259,12 @@ async fn headers_of_other_kinds_do_no_harm() {
     table.insert("bytes".into(), AMQPValue::LongString(vec![0xff_u8, 0xfe].into()));
     rig.publish_event(with_id("event-1").with_headers(table), &crate::support::event(1)).await;
     let link = rig.guest_links().await.next().await;
-    assert_eq!(link.header("traceparent").split('-').next_back(), Some("01"), "a trace begins here");
+    assert_eq!(link.header("traceparent").split('-').next_back(), Some("01"), "a new trace starts here");
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn a_time_to_wait_for_that_nobody_can_mean_holds_no_message_for_ever() {
+async fn absurd_not_before_header_does_not_delay_a_message_forever() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let held = headers(&[("x-retry-reason", "unavailable"), ("x-not-before", "9999-01-01T00:00:00Z")]);

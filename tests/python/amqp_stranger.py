@@ -1,4 +1,4 @@
-"""Uses the worker as somebody would who has read the contract's two names and nothing else: plain pika.
+"""Uses the worker as a client that knows only the exchange names of the contract: plain pika.
 
 Publishes the JSON given as an argument, without any property, and prints the link that its own queue gets.
 """

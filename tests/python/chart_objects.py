@@ -1,8 +1,8 @@
-"""Reads YAML, such as what Helm rendered, on standard input.
+"""Reads YAML, such as Helm's output, from standard input.
 
-  chart_objects.py json [FILE]          the objects, as a JSON list; of a file in place of standard input
-  chart_objects.py validate VERSION…    each object against Kubernetes' schemas of these versions, strictly, and each custom one
-                                        against tests/chart/crds; prints what is wrong, exit status 1
+  chart_objects.py json [FILE]          prints the objects as a JSON list; reads FILE instead of standard input if given
+  chart_objects.py validate VERSION…    validates each object strictly against Kubernetes' schemas of these versions, and custom
+                                        resources against tests/chart/crds; prints errors with exit status 1
 """
 
 import json
@@ -17,13 +17,13 @@ CRDS = pathlib.Path(__file__).parent.parent / "chart/crds"
 
 
 class Loader(yaml.CSafeLoader):
-    """Refuses a key that is given twice: YAML's readers differ in which of the two they take."""
+    """Refuses duplicate keys, because YAML readers differ in the value that they use."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"given twice: {sorted(twice)}", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate keys: {sorted(twice)}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

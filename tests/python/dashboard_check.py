@@ -1,5 +1,5 @@
-"""Judges the dashboard, whose path is given: Grafana's own types read it and give it back unchanged, and the rules of Grafana's
-dashboard-linter hold, written again here because the linter is no Python package. Prints what is wrong, exit status 1."""
+"""Checks the dashboard of the given chart: Grafana's own types read and write it unchanged, and the rules of Grafana's
+dashboard-linter hold. The rules are reimplemented here because the linter is not a Python package. Prints errors with exit status 1."""
 
 import json
 import pathlib
@@ -13,18 +13,18 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from promql_selectors import selectors
 
-# Metrics whose selectors can't have a job or an instance, with the reason.
+# Labels that the selectors of a metric can't have, with the reason.
 WITHOUT = {
-    "ALERTS": {"instance"},  # an alert about all workers has none
-    "instant_connect:late:ratio_rate1h": {"instance"},  # the objective is about all workers of a job
+    "ALERTS": {"instance"},  # an alert about all workers has no instance
+    "instant_connect:late:ratio_rate1h": {"instance"},  # the objective covers all workers of a job
 }
 # Panels with a fixed window, which their title names.
 FIXED_WINDOW = {"Links in the last hour", "On time in the last hour", "Error budget left (30 days)"}
-# Kinds of panels whose queries share no axis.
+# Panel types whose queries share no axis.
 OF_MANY_UNITS = {"table"}
 
 
-# What Prometheus's plug-in reads of an annotation, which Grafana's types, being of no plug-in, leave out.
+# Fields of an annotation that Prometheus's plug-in reads, and that Grafana's types do not contain.
 OF_THE_PLUGIN = {"useValueForTime", "titleFormat", "step"}
 
 
@@ -35,15 +35,15 @@ def panels(dashboard):
 
 
 def unknown_keys(dashboard):
-    """Every key and value that Grafana's types do not read and write back unchanged."""
-    # Without them, queries and panels' options would pass unread.
+    """Yields every key and value that Grafana's types do not read and write unchanged."""
+    # Without the plug-ins, queries and panel options would not be checked.
     register_default_plugins()
     read = json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
     return lost(dashboard, read, "$")
 
 
 def lost(before, after, path):
-    """Every key and value of `before` that is not in `after`."""
+    """Yields every key and value of `before` that `after` lacks."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key, value in before.items():
             if key not in after:
@@ -55,7 +55,7 @@ def lost(before, after, path):
         for i, pair in enumerate(zip(before, after)):
             yield from lost(*pair, f"{path}[{i}]")
     elif before != after:
-        yield f"{path}: {before!r} comes back as {after!r}"
+        yield f"{path}: {before!r} becomes {after!r}"
 
 
 def lint(dashboard):
@@ -63,7 +63,7 @@ def lint(dashboard):
     for panel in panels(dashboard):
         title = panel["title"]
         if title in seen:
-            yield f"two panels are called {title}"
+            yield f"two panels have the title {title}"
         seen.add(title)
         if panel["type"] == "row":
             continue
@@ -72,26 +72,26 @@ def lint(dashboard):
         if not panel["fieldConfig"]["defaults"].get("unit"):
             yield f"{title}: no unit"
         if panel["datasource"]["uid"] != "${datasource}":
-            yield f"{title}: not of the data source that is chosen"
+            yield f"{title}: the data source is not the chosen one"
         if panel["type"] == "stat" and len(panel["fieldConfig"]["defaults"]["thresholds"]["steps"]) < 2:
             yield f"{title}: no thresholds"
         if panel["type"] == "timeseries" and (panel["options"]["legend"]["displayMode"], panel["options"]["legend"]["calcs"]) != ("table", ["lastNotNull", "max"]):
-            yield f"{title}: its legend is no table of last and most"
+            yield f"{title}: the legend is not a table of last and maximum"
         for target in panel["targets"]:
             yield from expression(title, target["expr"], panel["type"])
     for annotation in dashboard["annotations"]["list"]:
         yield from expression(annotation["name"], annotation["expr"], "annotation")
     for variable in dashboard["templating"]["list"]:
         if "definition" in variable:
-            yield f"{variable['name']}: definition is what Grafana writes itself"
+            yield f"{variable['name']}: Grafana writes the field definition itself; remove it"
     if dashboard["editable"]:
-        yield "it can be edited, and the next release would take that away"
+        yield "the dashboard is editable, but the next release would overwrite the changes"
 
 
 def expression(title, text, kind):
     windows = set(re.findall(r"\[([^\]]+)\]", text)) - {"$__rate_interval"}
     if windows and title not in FIXED_WINDOW:
-        yield f"{title}: {windows} in place of $__rate_interval"
+        yield f"{title}: {windows} instead of $__rate_interval"
     plain = re.sub(r"\$__rate_interval", "5m", text)
     for selector in selectors(promql_parser.parse(plain)):
         matchers = {matcher.name: (str(matcher.op), matcher.value) for matcher in selector.matchers.matchers}
@@ -100,20 +100,20 @@ def expression(title, text, kind):
             if f"${label}" not in matchers.get(label, ("", ""))[1]:
                 yield f"{title}: {name} has no {label}"
     if kind == "timeseries" and "_seconds" in text and "histogram_quantile" not in text and "_total" not in text and "_count" not in text and "oldest" not in text:
-        yield f"{title}: seconds among others"
+        yield f"{title}: seconds mixed with other units"
 
 
 def runbook(dashboard, text):
-    """Every title that the runbook names in italics, with a capital, is on the dashboard."""
+    """Yields every capitalised title in italics in the runbook that the dashboard lacks."""
     titles = {panel["title"] for panel in panels(dashboard)}
-    # Columns of the table of workers are named too.
+    # The runbook also names columns of the table of workers.
     for panel in panels(dashboard):
         for transformation in panel.get("transformations", []):
             titles |= set(transformation["options"].get("renameByName", {}).values())
     for name in re.findall(r"(?<!\*)\*([A-Z][^*\n]*(?:\n[^*\n]+)?)\*(?!\*)", text):
         name = " ".join(name.split())
         if name not in titles and name not in ("Targets",):
-            yield f"the runbook names {name}, which the dashboard does not have"
+            yield f"the runbook names {name}, which is missing on the dashboard"
 
 
 def main():

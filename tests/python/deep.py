@@ -1,4 +1,4 @@
-"""Publishes an event whose headers hold arrays nested as deep as one frame can carry, or a header of a given size.
+"""Publishes an event whose headers contain arrays nested as deep as one frame can carry, or a header of a given size.
 
 deep.py URL EXCHANGE KEY ID BODY array DEPTH | text BYTES
 """
@@ -13,7 +13,7 @@ URL, EXCHANGE, KEY, ID, BODY, KIND, NUMBER = sys.argv[1:8]
 
 
 def nested(depth):
-    """An array in an array and so on, `depth` times: each a tag, and how many bytes follow."""
+    """An array nested `depth` times: each level has a tag and the number of bytes that follow."""
     value = b"V"
     parts = [b"A" + struct.pack(">I", 5 * n + 1) for n in range(depth)]
     return b"".join(reversed(parts)) + value

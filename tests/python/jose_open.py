@@ -1,4 +1,4 @@
-"""Opens the sandbox's ciphers with jwcrypto: all of the Guide's algorithms, and the defaults."""
+"""Opens the sandbox's ciphers with jwcrypto: all algorithms of the Guide, and the defaults."""
 
 import hashlib
 import itertools
@@ -14,7 +14,7 @@ JWE_ALGS = ["PBES2-HS256+A128KW", "PBES2-HS384+A192KW", "PBES2-HS512+A256KW"]
 ENCS = ["A128CBC-HS256", "A192CBC-HS384", "A256CBC-HS512", "A128GCM", "A192GCM", "A256GCM"]
 JWS_ALGS = ["HS256", "HS384", "HS512"]
 
-# The Guide allows up to 32767, jwcrypto by default only 16384.
+# The Guide allows up to 32767 iterations; jwcrypto's default limit is 16384.
 jwa.default_max_pbkdf2_iterations = 32767
 
 
@@ -31,7 +31,7 @@ def ask(**options):
 
 
 def open_cipher(cipher):
-    """Gives back both headers and the claims."""
+    """Returns both headers and the claims."""
     outer = jwe.JWE(algs=JWE_ALGS + ENCS)
     outer.deserialize(cipher, jwk.JWK.from_password(PASSWORD))
     signing_key = jwk.JWK(kty="oct", k=jwk.base64url_encode(hashlib.sha512(PASSWORD.encode()).digest()))

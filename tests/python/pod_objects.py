@@ -1,15 +1,15 @@
-"""Turns the chart's objects, on standard input, into what podman 4.3 plays; prints YAML.
+"""Converts the chart's objects from standard input to YAML that podman 4.3 can play.
 
   pod_objects.py FOLDER USER [again]   each Secret's files are FOLDER/NAME/KEY, which a test can replace; USER is an arbitrary uid
 
-Podman's ways, each with its reason:
-- hostNetwork, and no ports: without it a pod needs a network plug-in, and with it the broker and the sandbox of a test, on loopback,
-  are reached. The test asks the pod itself, so that httpGet probes, which podman runs with a curl that the image has not, go.
-- A Secret is a folder of the host: podman mounts a Secret's data as it stands, undecoded, and never changes it while a pod runs.
-- The uid with group 0, as OpenShift chooses one: podman takes both from the security context, and knows no fsGroup.
-- No resources: the cgroup of a test may have no controllers.
-- Kinds that podman does not play (policies, accounts, budgets) go. `again` leaves out the volume claim, too: podman makes its volume,
-  and refuses to when it is there already.
+Changes for podman, each with its reason:
+- hostNetwork and no ports: without it a pod needs a network plug-in; with it the pod reaches the test's broker and sandbox on
+  loopback. The httpGet probes are removed, because podman runs them with a curl that the image lacks; the test checks health itself.
+- A Secret is a folder of the host: podman mounts a Secret's data undecoded, and never updates it while a pod runs.
+- The uid with group 0, as OpenShift assigns it: podman takes both from the security context and does not support fsGroup.
+- No resources: a test's cgroup may have no controllers.
+- Kinds that podman does not play (policies, accounts, budgets) are removed. `again` also removes the volume claim, because podman
+  would create its volume and fails if the volume exists.
 """
 
 import json

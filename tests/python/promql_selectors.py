@@ -1,4 +1,4 @@
-"""Reads Prometheus's rules as YAML on standard input; prints each selector of their expressions as JSON: its metric and its matchers."""
+"""Reads Prometheus rules as YAML from standard input. Prints each selector of their expressions as JSON with its metric and matchers."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import yaml
 
 
 def selectors(node):
-    """Every vector selector below a node, whatever the node is called."""
+    """Yields every vector selector below a node of any type."""
     if isinstance(node, promql_parser.VectorSelector):
         yield node
         return
@@ -26,7 +26,7 @@ def main():
         for rule in group["rules"]:
             metrics = re.findall(r"\b(?:instant_connect[\w:]*|process_\w+|up)\b(?=[{\[\s)]|$)", re.sub(r'"[^"]*"', "", rule["expr"]))
             here = list(selectors(promql_parser.parse(rule["expr"])))
-            # A node that this walk does not know would hide what is below it.
+            # A node type that this walk does not know would hide its selectors.
             assert len(here) == len(metrics), (rule["expr"], [str(selector) for selector in here])
             for selector in here:
                 operators = {"Equal": "=", "NotEqual": "!=", "Re": "=~", "NotRe": "!~"}

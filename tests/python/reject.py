@@ -1,4 +1,4 @@
-"""Rejects the first message of a queue, or gives it back (`requeue`), as a client in which no header can do harm."""
+"""Rejects or requeues (`requeue`) the first message of a queue, with a client that ignores all headers."""
 
 import sys
 
@@ -7,7 +7,7 @@ import pika.data
 
 URL, QUEUE = sys.argv[1:3]
 
-# The headers are not looked at, whatever is in them.
+# Skips the headers without decoding them.
 pika.data.decode_table = lambda encoded, offset: (
     {},
     offset + 4 + int.from_bytes(encoded[offset : offset + 4], "big"),

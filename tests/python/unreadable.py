@@ -1,4 +1,4 @@
-"""Publishes what no client library with UTF-8 properties can send or read: a message whose id is not UTF-8."""
+"""Publishes a message whose id is not UTF-8. Client libraries with UTF-8 properties can neither send nor read it."""
 
 import sys
 

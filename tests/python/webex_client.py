@@ -1,4 +1,4 @@
-"""Uses the sandbox's Messages API with webexpythonsdk. The first request must meet a 429 with Retry-After: 2."""
+"""Uses the sandbox's Messages API through webexpythonsdk. The first request must get a 429 with Retry-After: 2."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-//! The answers of Instant Connect, and what comes with those of both APIs.
+//! Responses of Instant Connect, and the Retry-After of both APIs.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::{
 };
 
 const BASE_URL: &str = "https://instant.webex.com/visit/";
-/// Is in every link.
+/// Part of every link.
 const MARK: &str = "ckmNR7I";
 
 pub(super) fn rules() -> LinkRules {
@@ -34,7 +34,7 @@ pub(super) fn rules() -> LinkRules {
     }
 }
 
-/// A good answer to `call`.
+/// A correct response to `call`.
 pub(super) fn answer(call: &LinksCall, short: bool) -> Value {
     let links = |role: &str, count: usize| -> Value {
         let link = |number: usize| {
@@ -54,7 +54,7 @@ pub(super) fn answer(call: &LinksCall, short: bool) -> Value {
     answer
 }
 
-fn is_believed(random: &mut Rng, rules: &LinkRules) -> bool {
+fn is_accepted(random: &mut Rng, rules: &LinkRules) -> bool {
     let hosts = if random.u8(..10) == 0 { random.usize(..=LINKS_MAX) } else { random.usize(..3) };
     let call = LinksCall { hosts: 0..hosts, guests: 0..random.usize(..=(LINKS_MAX - hosts).min(3)) };
     let vertical = if random.bool() { Vertical::Hc } else { Vertical::Gen };
@@ -76,12 +76,12 @@ fn is_believed(random: &mut Rng, rules: &LinkRules) -> bool {
 }
 
 #[test]
-fn random_answers_are_believed_or_refused() {
+fn random_responses_are_accepted_or_refused() {
     let rules = rules();
     let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
     try_all("random answers", count("ICW_ANSWERS", 20_000), |random| {
         let wait = parse_retry_after(&any_string(random), now);
         assert!(wait.is_none_or(|wait| wait < Duration::from_secs(10 * 366 * 86_400)));
-        is_believed(random, &rules)
+        is_accepted(random, &rules)
     });
 }

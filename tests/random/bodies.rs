@@ -1,4 +1,4 @@
-//! The bodies of start events, plain and as CloudEvents, and of host links.
+//! Bodies of start events, plain and as CloudEvents, and of host links.
 
 use fastrand::Rng;
 use instant_connect_worker::{
@@ -20,7 +20,7 @@ use super::{
     try_all,
 };
 
-/// No error may show these: they are in each body.
+/// Private texts in each body that no error may contain.
 const NUMBER: &str = "611222333";
 const ADDRESS: &str = "@surgery.example";
 const HEADERS: [&str; 11] = [
@@ -99,8 +99,8 @@ fn message(random: &mut Rng) -> Message {
     message
 }
 
-/// What the stage `link` does with a body until it calls Instant Connect.
-fn is_taken_by_link(random: &mut Rng, rules: &SessionRules, options: &LinkOptions) -> bool {
+/// Runs stage `link` up to the call of Instant Connect. Returns true if the body was accepted.
+fn is_accepted_by_link(random: &mut Rng, rules: &SessionRules, options: &LinkOptions) -> bool {
     let message = message(random);
     let identity = start_session::identify(&message);
     assert!(!identity.event_id.as_str().is_empty());
@@ -133,8 +133,8 @@ fn is_taken_by_link(random: &mut Rng, rules: &SessionRules, options: &LinkOption
     true
 }
 
-/// What the stage `host` does with a body until it calls Webex.
-fn is_taken_by_host(random: &mut Rng) -> bool {
+/// Runs stage `host` up to the call of Webex. Returns true if the body was accepted.
+fn is_accepted_by_host(random: &mut Rng) -> bool {
     let body = json!({
         "eventId": "event-1", "sessionId": "visit-48151623",
         "expert": {"email": "winnifred@surgery.example", "name": "Dr Winnifred"}, "guests": ["Guadalupe", "Ana"],
@@ -157,14 +157,14 @@ fn is_taken_by_host(random: &mut Rng) -> bool {
 }
 
 #[test]
-fn random_bodies_are_taken_or_refused() {
+fn random_bodies_are_accepted_or_refused() {
     let (rules, crypto) = (rules(), Crypto::default());
     let options = LinkOptions { aud: "aud".to_owned(), short_urls: true, crypto };
     try_all("random bodies", count("ICW_BODIES", 20_000), |random| {
         if random.u8(..8) == 0 {
-            is_taken_by_host(random)
+            is_accepted_by_host(random)
         } else {
-            is_taken_by_link(random, &rules, &options)
+            is_accepted_by_link(random, &rules, &options)
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Whole HTTP answers, status, headers and framing among what is mangled, through the clients of both APIs.
+//! Whole HTTP responses with mangled status, headers, framing and bodies, read by the clients of both APIs.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -31,13 +31,13 @@ use super::{
     report,
 };
 
-/// Calls at once, each lane to a server of its own.
+/// Number of concurrent lanes, each with its own server.
 const LANES: u64 = 8;
 const TOKEN: &str = "random-token-that-must-not-be-shown";
 const STATUSES: [u16; 20] =
     [100, 101, 199, 201, 202, 204, 206, 301, 302, 304, 400, 401, 403, 404, 408, 423, 429, 500, 503, 999];
 
-/// What the server sends next, and whether the connection can be used again.
+/// The next response, and true if the connection can be reused.
 #[derive(Clone, Default)]
 struct Answer {
     bytes: Vec<u8>,
@@ -76,12 +76,12 @@ fn any_answer(random: &mut Rng, body: serde_json::Value) -> Answer {
         head[at] = random.u8(..);
         keeps = false;
     }
-    // These say nothing of their body, which would begin the next answer.
+    // These responses have no body, so the bytes would be read as the next response.
     keeps &= status >= 200 && !matches!(status, 204 | 304);
     Answer { bytes: [head, body].concat(), keeps }
 }
 
-/// Answers whatever is asked with what is set.
+/// Answers every request with the current response.
 async fn serve(listener: TcpListener, answer: Arc<Mutex<Answer>>) {
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(converse(stream, Arc::clone(&answer)));
@@ -108,7 +108,7 @@ async fn converse(mut stream: TcpStream, answer: Arc<Mutex<Answer>>) -> std::io:
     }
 }
 
-/// Where the first request in `asked` ends.
+/// The end of the first request in `asked`.
 fn request_end(asked: &[u8]) -> Option<usize> {
     let head = asked.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(&asked[..head]).to_lowercase();
@@ -118,7 +118,7 @@ fn request_end(asked: &[u8]) -> Option<usize> {
     (asked.len() >= head + length).then_some(head + length)
 }
 
-/// Both APIs, at one server.
+/// Clients of both APIs at one server.
 struct Clients {
     instant_connect: instant_connect::InstantConnectClient,
     webex: webex::WebexClient,
@@ -149,7 +149,7 @@ impl Clients {
     }
 }
 
-/// A session with one guest, and its host's link.
+/// A session with one guest, and its host link.
 fn session() -> (Session, HostLink) {
     let event = json!({
         "sessionId": "visit-1", "guests": [{"channel": "sms", "address": "+34600111222"}],
@@ -166,7 +166,7 @@ fn session() -> (Session, HostLink) {
     )
 }
 
-/// One call, and whether what was answered was taken.
+/// Makes one call. Returns Ok if the response was accepted.
 async fn call(
     random: &mut Rng,
     clients: &Clients,
@@ -199,7 +199,7 @@ async fn call(
     }
 }
 
-/// Every [`LANES`]th case, from `lane` on; how many were taken.
+/// Runs every [`LANES`]th case from `lane` on. Returns the number of accepted responses.
 async fn try_lane(first: u64, lane: u64, count: u64) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url: Url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
@@ -213,7 +213,7 @@ async fn try_lane(first: u64, lane: u64, count: u64) -> u64 {
         let mut random = Rng::with_seed(case.seed);
         let set = |bytes| *answer.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
         let called = timeout(HANGS, call(&mut random, &clients, set, &session, &link)).await;
-        match called.expect("a call has a time limit of its own") {
+        match called.expect("the call exceeded its own time limit") {
             Ok(()) => taken += 1,
             Err(error) => {
                 let reason = error.to_string();
@@ -222,7 +222,7 @@ async fn try_lane(first: u64, lane: u64, count: u64) -> u64 {
                     "{reason}"
                 );
                 if error.retry_after.is_some() {
-                    // The next call would not be made.
+                    // A rate-limited client would skip the next call.
                     clients = Clients::new(&url);
                 }
             }
@@ -233,7 +233,7 @@ async fn try_lane(first: u64, lane: u64, count: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_http_answers_are_believed_or_refused() {
+async fn random_http_responses_are_accepted_or_refused() {
     let (first, count, since) = (first_seed(), count("ICW_CALLS", 1_000), Instant::now());
     println!("random calls: ICW_TEST_SEED={first}");
     let lanes: Vec<_> = (0..LANES).map(|lane| tokio::spawn(try_lane(first, lane, count))).collect();

@@ -1,9 +1,9 @@
-//! Spoils JSON: first its structure, then its text.
+//! Mangles JSON: first its structure, then its text.
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
 
-/// Strings that are something to somebody.
+/// Strings with a special meaning for some part of the program.
 const STRINGS: [&str; 28] = [
     "",
     " ",
@@ -34,7 +34,7 @@ const STRINGS: [&str; 28] = [
     "null",
     "https://instant.webex.com/visit/",
 ];
-/// Texts that a serialiser would not write.
+/// Texts that no serialiser would write.
 const TEXTS: [&str; 24] = [
     "\"",
     "\\",
@@ -81,7 +81,7 @@ const KEYS: [&str; 17] = [
     "",
 ];
 
-/// `value`, spoilt in up to four places, as text that is spoilt in up to three.
+/// `value` with up to four changes, as text with up to three changes.
 pub(super) fn mangled(random: &mut Rng, mut value: Value) -> Vec<u8> {
     for _ in 0..random.usize(..5) {
         let at = random.usize(..count(&value));
@@ -94,7 +94,7 @@ pub(super) fn mangled(random: &mut Rng, mut value: Value) -> Vec<u8> {
     text
 }
 
-/// How many values there are in `value`, itself included.
+/// The number of values in `value`, including itself.
 fn count(value: &Value) -> usize {
     1 + match value {
         Value::Array(items) => items.iter().map(count).sum(),
@@ -121,7 +121,7 @@ fn nth(mut value: &mut Value, mut left: usize) -> &mut Value {
             }
             left -= size;
         }
-        value = found.expect("there are as many");
+        value = found.expect("the value has fewer values than counted");
     }
     value
 }
@@ -157,7 +157,7 @@ fn spoil_fields(random: &mut Rng, fields: &mut Map<String, Value>, other: Value)
         1 => _ = fields.insert(key, other),
         2 => _ = fields.insert((*random.choice(&KEYS).unwrap_or(&"")).to_owned(), other),
         _ => {
-            // Two values change places.
+            // Swaps two values.
             let value = fields.remove(&key).unwrap_or_default();
             if let Some(place) = fields.values_mut().next() {
                 let moved = std::mem::replace(place, value);
@@ -167,7 +167,7 @@ fn spoil_fields(random: &mut Rng, fields: &mut Map<String, Value>, other: Value)
     }
 }
 
-/// Any value, of any type.
+/// A random value of any type.
 fn any(random: &mut Rng) -> Value {
     match random.u8(..10) {
         0 => Value::Null,
@@ -183,12 +183,12 @@ fn any(random: &mut Rng) -> Value {
     }
 }
 
-/// A reader may give up at 128.
+/// A random depth; parsers may refuse a depth of 128.
 fn depth(random: &mut Rng) -> usize {
     if random.u8(..20) == 0 { 120 + random.usize(..20) } else { random.usize(..5) }
 }
 
-/// Any string: a known one, one of random characters, or a long one.
+/// A random string: a known one, one of random characters, or a long one.
 pub(super) fn any_string(random: &mut Rng) -> String {
     match random.u8(..8) {
         0 => (0..random.usize(..20)).map(|_| random.char(..)).collect(),

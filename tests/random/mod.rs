@@ -1,7 +1,8 @@
-//! What comes from outside, mangled at random: the bodies of events and of host links, the answers of both APIs. Nothing
-//! panics, nothing hangs, and what is taken all the same is good.
+//! Randomly mangled input from outside: bodies of events and host links, and responses of both APIs. Nothing may
+//! panic or hang, and accepted input must be valid.
 //!
-//! `make bodies` runs ten million bodies and a million answers in an optimised build; the sizes here take seconds.
+//! `make bodies` runs ten million bodies and a million responses in an optimised build. The default sizes take
+//! seconds.
 
 mod answers;
 mod bodies;
@@ -22,22 +23,22 @@ use std::{
 use fastrand::Rng;
 
 const SEED: &str = "ICW_TEST_SEED";
-/// As many between two signs of life.
+/// Number of cases between two signs of progress.
 const CHUNK: u64 = 500;
-/// Far longer than so many take on any machine.
+/// Much longer than one chunk takes on any machine.
 const HANGS: Duration = Duration::from_secs(120);
 
-/// How many, where the environment does not say otherwise.
+/// The number of cases from the environment, or the default.
 fn count(variable: &str, default: u64) -> u64 {
     env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// The seed of the first case; each one after it has the next number.
+/// The seed of the first case. Each following case has the next number.
 fn first_seed() -> u64 {
     env::var(SEED).map_or_else(|_| fastrand::u64(..u64::MAX / 2), |text| text.parse().expect("a number"))
 }
 
-/// Says the seed of the case under which a test panics.
+/// Prints the seed of its case if the test panics.
 struct Case<'a> {
     name: &'a str,
     seed: u64,
@@ -46,18 +47,21 @@ struct Case<'a> {
 impl Drop for Case<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("{}: {SEED}={} has this case come first", self.name, self.seed);
+            eprintln!("{}: {SEED}={} starts with this case", self.name, self.seed);
         }
     }
 }
 
-/// Says how many there were; some, and not all, must have been `taken`.
+/// Prints the totals. Some cases, but not all, must have been accepted.
 fn report(name: &str, count: u64, taken: u64, since: Instant) {
-    println!("{name}: {count} in {:.1} s, {taken} of them taken", since.elapsed().as_secs_f64());
-    assert!(taken > 0 && taken < count, "{taken} of {count} were taken: too much or too little is mangled");
+    println!("{name}: {count} in {:.1} s, {taken} of them accepted", since.elapsed().as_secs_f64());
+    assert!(
+        taken > 0 && taken < count,
+        "{taken} of {count} cases accepted: too much or too little is mangled"
+    );
 }
 
-/// Tries `count` cases on all cores. `check` says whether what it was given was taken.
+/// Runs `count` cases on all cores. `check` returns true if its input was accepted.
 fn try_all(name: &str, count: u64, check: impl Fn(&mut Rng) -> bool + Sync) {
     let first = first_seed();
     println!("{name}: {SEED}={first}");
@@ -88,8 +92,8 @@ fn try_all(name: &str, count: u64, check: impl Fn(&mut Rng) -> bool + Sync) {
                 Ok(from) => last = from,
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    // A thread that hangs can't be ended but with the process.
-                    eprintln!("{name}: hangs; {SEED}={} or soon after", first.wrapping_add(last));
+                    // Only the end of the process can stop a hanging thread.
+                    eprintln!("{name}: hangs at {SEED}={} or soon after", first.wrapping_add(last));
                     exit(1);
                 }
             }

@@ -1,4 +1,4 @@
-//! Faults, as a client meets them.
+//! The sandbox's faults as a client sees them.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ async fn served_with(rule: &str) -> Served {
     served
 }
 
-/// All bytes that come back for a message, until the connection is closed.
+/// All bytes of the response to a message, until the connection closes.
 async fn raw_answer(served: &Served) -> Vec<u8> {
     let body = note().to_string();
     let head = format!(
@@ -38,7 +38,7 @@ async fn raw_answer(served: &Served) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_status_comes_so_often_with_its_retry_after_and_does_nothing() {
+async fn status_fault_fires_the_given_times_without_effect() {
     let served = served_with("messages:status=429,retry-after=7,times=2").await;
     for _ in 0..2 {
         let response = served.message(&note()).await;
@@ -55,14 +55,14 @@ async fn a_status_comes_so_often_with_its_retry_after_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_connection_cut_before_the_effect_answers_no_byte_and_does_nothing() {
+async fn connection_cut_before_the_effect_sends_no_bytes() {
     let served = served_with("messages:cut=before").await;
     assert_eq!(raw_answer(&served).await, b"");
     assert!(served.handle.messages().is_empty());
 }
 
 #[tokio::test]
-async fn a_cut_body_does_the_work_and_stops_half_way() {
+async fn cut_body_has_the_effect_and_ends_half_way() {
     let served = served_with("messages:cut=body").await;
     let answer = String::from_utf8(raw_answer(&served).await).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -73,7 +73,7 @@ async fn a_cut_body_does_the_work_and_stops_half_way() {
 }
 
 #[tokio::test]
-async fn a_delay_is_as_long_as_it_says_and_the_answer_is_the_usual_one() {
+async fn delay_lasts_the_given_time_before_the_normal_response() {
     let served = served_with("any:delay=60ms,times=1").await;
     let start = Instant::now();
     assert_eq!(served.ask(&request(&json!({}))).await.status(), StatusCode::OK);
@@ -81,7 +81,7 @@ async fn a_delay_is_as_long_as_it_says_and_the_answer_is_the_usual_one() {
 }
 
 #[tokio::test]
-async fn what_hangs_is_let_go_when_the_client_goes_away() {
+async fn hanging_request_ends_when_the_client_disconnects() {
     let served = served_with("messages:hang").await;
     let body = note();
     let hanging = served.message(&body);
@@ -96,7 +96,7 @@ async fn what_hangs_is_let_go_when_the_client_goes_away() {
 }
 
 #[tokio::test]
-async fn answers_can_be_garbage_or_empty_or_huge_after_the_work_is_done() {
+async fn response_can_be_garbage_empty_or_huge_after_the_effect() {
     let served = served_with("messages:garbage,times=1").await;
     served.handle.fault("messages:empty,times=1".parse().unwrap());
     served.handle.fault("messages:huge=3,times=1".parse().unwrap());
@@ -109,13 +109,13 @@ async fn answers_can_be_garbage_or_empty_or_huge_after_the_work_is_done() {
 }
 
 #[tokio::test]
-async fn a_refusal_stays_a_refusal_under_a_fault_that_follows_the_work() {
+async fn fault_after_the_effect_does_not_change_a_refusal() {
     let served = served_with("any:garbage").await;
     refusal(served.message(&json!({"text": "nobody"})).await, StatusCode::BAD_REQUEST).await;
 }
 
 #[tokio::test]
-async fn every_wrong_shape_is_wrong_in_its_own_way() {
+async fn each_wrong_shape_has_its_own_error() {
     let served = serve().await;
     let body = request(&json!({"provideShortUrls": true, "numGuest": 2}));
     let mut bent = Vec::new();
@@ -132,7 +132,7 @@ async fn every_wrong_shape_is_wrong_in_its_own_way() {
 }
 
 #[tokio::test]
-async fn an_operator_sets_sees_and_clears_faults_over_http() {
+async fn faults_are_set_shown_and_cleared_over_http() {
     let served = serve().await;
     let rule = json!({"endpoint": "messages", "status": 503, "retry-after": 1, "times": 2});
     assert_eq!(served.send("/sandbox/faults", &rule).await.unwrap().status(), StatusCode::CREATED);
@@ -146,7 +146,7 @@ async fn an_operator_sets_sees_and_clears_faults_over_http() {
 }
 
 #[tokio::test]
-async fn a_fault_that_is_not_understood_is_refused_with_what_would_be() {
+async fn invalid_fault_is_refused_with_the_expected_form() {
     let served = serve().await;
     for (hint, rule) in [
         ("expected one of", json!({"endpoint": "messages", "statsu": 503})),
@@ -160,7 +160,7 @@ async fn a_fault_that_is_not_understood_is_refused_with_what_would_be() {
 }
 
 #[tokio::test]
-async fn faults_come_before_authorisation() {
+async fn faults_apply_before_authorisation() {
     let served = serve().await;
     served.handle.set_token("another".into());
     let fault = Fault::Status { code: 500, retry_after: None };

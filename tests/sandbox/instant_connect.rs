@@ -14,7 +14,7 @@ fn open(made: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn the_guides_smallest_request_makes_a_host_and_a_guest_cipher_for_fifteen_minutes() {
+async fn smallest_request_gives_host_and_guest_cipher_for_15_minutes() {
     let served = serve().await;
     let response = served.ask(&request(&json!({}))).await;
     assert_eq!(response.status(), StatusCode::OK);
@@ -32,7 +32,7 @@ async fn the_guides_smallest_request_makes_a_host_and_a_guest_cipher_for_fifteen
 }
 
 #[tokio::test]
-async fn short_links_lead_where_the_long_ones_would_and_are_all_different() {
+async fn short_links_are_unique_and_redirect_to_the_long_links() {
     let served = serve().await;
     let body =
         request(&json!({"provideShortUrls": true, "numHost": 2, "numGuest": 23, "verticalType": "gen"}));
@@ -58,7 +58,7 @@ async fn short_links_lead_where_the_long_ones_would_and_are_all_different() {
 }
 
 #[tokio::test]
-async fn devices_times_and_options_are_in_the_cipher_and_in_the_record() {
+async fn devices_times_and_options_are_in_cipher_and_record() {
     let served = serve().await;
     let body = request(&json!({
         "jwt": {"sub": "visit-1", "nbf": 2_000_000_000, "exp": 2_000_003_600, "Exp": "ignored",
@@ -77,11 +77,11 @@ async fn devices_times_and_options_are_in_the_cipher_and_in_the_record() {
         (Some(2_000_000_000), Some(2_000_003_600), false)
     );
     let host = served.handle.link(answer["host"][0]["short"].as_str().unwrap()).unwrap();
-    assert!(host.target.starts_with("/hc/v1/talk?"), "a host that does not sign in goes to the talk page");
+    assert!(host.target.starts_with("/hc/v1/talk?"), "a host without login must be sent to the talk page");
 }
 
 #[tokio::test]
-async fn what_the_guide_does_not_allow_is_refused_by_name_and_makes_nothing() {
+async fn invalid_field_is_refused_by_name_without_effect() {
     let served = serve().await;
     let flow = |flow: Value| json!({"jwt": {"sub": "x", "flow": flow}});
     for (field, more) in [
@@ -120,7 +120,7 @@ async fn what_the_guide_does_not_allow_is_refused_by_name_and_makes_nothing() {
 }
 
 #[tokio::test]
-async fn no_links_may_be_asked_for() {
+async fn request_for_no_links_gets_empty_lists() {
     let served = serve().await;
     let answer: Value =
         served.ask(&request(&json!({"numHost": 0, "numGuest": 0}))).await.json().await.unwrap();
@@ -128,7 +128,7 @@ async fn no_links_may_be_asked_for() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_is_refused_as_instant_connect_does_and_a_rotated_one_works() {
+async fn wrong_token_is_refused_and_rotated_token_accepted() {
     let served = serve().await;
     let body = request(&json!({}));
     let bare = served.client.post(served.at("/api/v2/joseencrypt")).json(&body).send().await.unwrap();
@@ -142,7 +142,7 @@ async fn a_wrong_token_is_refused_as_instant_connect_does_and_a_rotated_one_work
 }
 
 #[tokio::test]
-async fn what_is_no_json_or_too_large_or_not_a_post_is_refused_in_ciscos_shape() {
+async fn invalid_requests_get_errors_in_ciscos_form() {
     let served = serve().await;
     let post = || served.client.post(served.at("/api/v2/joseencrypt")).bearer_auth(TOKEN);
     let json = || post().header("content-type", "application/json");

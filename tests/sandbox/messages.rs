@@ -1,4 +1,4 @@
-//! The Messages API, as far as an expert's message goes.
+//! The part of the Messages API that an expert's message needs.
 
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ async fn texts(response: Response) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_card_is_posted_and_read_back_as_it_was() {
+async fn card_is_posted_and_read_back_unchanged() {
     let served = serve().await;
     let body = json!({"toPersonEmail": "expert@example.com", "markdown": "Join **now**", "attachments": card("1.3")});
     let response = served.message(&body).await;
@@ -38,7 +38,7 @@ async fn a_card_is_posted_and_read_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_person_is_reached_by_address_and_by_id_in_the_same_room() {
+async fn address_and_id_of_a_person_lead_to_the_same_room() {
     let served = serve().await;
     let me: Value = served.get("/v1/people/me").await.json().await.unwrap();
     assert_eq!(me["type"], "bot");
@@ -55,7 +55,7 @@ async fn a_person_is_reached_by_address_and_by_id_in_the_same_room() {
 }
 
 #[tokio::test]
-async fn a_room_is_read_in_pages_newest_first() {
+async fn room_is_listed_in_pages_newest_first() {
     let served = serve().await;
     let room = "Y2lzY29zcGFyazovL3VzL1JPT00vMTIz";
     for n in 0..5 {
@@ -77,7 +77,7 @@ async fn a_room_is_read_in_pages_newest_first() {
 }
 
 #[tokio::test]
-async fn what_webex_refuses_is_refused_and_not_posted() {
+async fn invalid_message_is_refused_and_not_posted() {
     let served = serve().await;
     let two = Value::Array([card("1.3"), card("1.3")].iter().map(|card| card[0].clone()).collect());
     for (hint, body) in [
@@ -102,14 +102,14 @@ async fn what_webex_refuses_is_refused_and_not_posted() {
 }
 
 #[tokio::test]
-async fn the_longest_text_is_posted() {
+async fn longest_text_is_posted() {
     let served = serve().await;
     let body = json!({"toPersonEmail": "a@b.example", "markdown": "x".repeat(7439)});
     assert_eq!(served.message(&body).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_wrong_token_reads_and_writes_nothing() {
+async fn wrong_token_can_neither_read_nor_post() {
     let served = serve().await;
     served.handle.set_token("another".into());
     refusal(

@@ -1,4 +1,4 @@
-//! The sandbox is what the other tests believe in, so it is itself tested from outside, over HTTP.
+//! The sandbox, tested over HTTP because all other tests rely on it.
 
 mod faults;
 mod instant_connect;
@@ -16,7 +16,7 @@ use url::Url;
 pub(crate) const TOKEN: &str = "sandbox-token";
 pub(crate) const PASSWORD: &str = "sandbox-password";
 
-/// A sandbox that serves as long as the test's runtime lives.
+/// A sandbox that runs until the test's runtime ends.
 pub(crate) struct Served {
     pub(crate) handle: Handle,
     pub(crate) url: Url,
@@ -24,7 +24,7 @@ pub(crate) struct Served {
 }
 
 pub(crate) async fn serve() -> Served {
-    // Fails only where another test was first, which is as good.
+    // Err means that a provider is installed already, which is fine.
     _ = rustls::crypto::ring::default_provider().install_default();
     let sandbox = Sandbox::bind(options()).await.unwrap();
     let (handle, url) = (sandbox.handle(), sandbox.url());
@@ -65,7 +65,7 @@ impl Served {
     }
 }
 
-/// The Guide's smallest request, with these fields on top.
+/// The Guide's smallest request, with these fields added.
 pub(crate) fn request(more: &Value) -> Value {
     let mut body = json!({"jwt": {"sub": "visit-1"}, "aud": "a4d886b0-979f-4e2c-a958-3e8c14605e51"});
     for (key, value) in more.as_object().unwrap() {
@@ -74,7 +74,7 @@ pub(crate) fn request(more: &Value) -> Value {
     body
 }
 
-/// Reads a refusal: its shape is Cisco's, its tracking id the header's. Gives back the description.
+/// Asserts that a response is a refusal in Cisco's form with the header's tracking id. Returns its description.
 pub(crate) async fn refusal(response: Response, status: StatusCode) -> String {
     assert_eq!(response.status(), status);
     let tracking_id = response.headers()["trackingid"].to_str().unwrap().to_owned();
@@ -85,17 +85,17 @@ pub(crate) async fn refusal(response: Response, status: StatusCode) -> String {
 }
 
 #[tokio::test]
-async fn it_listens_on_loopback_only_unless_told_otherwise() {
+async fn sandbox_listens_only_on_loopback_by_default() {
     let anywhere = SandboxOptions { listen: "0.0.0.0:0".parse().unwrap(), ..options() };
     let refused = Sandbox::bind(anywhere.clone()).await.err().unwrap();
     assert!(matches!(refused, SandboxError::NotLoopback(_)));
     assert!(refused.to_string().contains("allow-any-address"));
-    let told = Sandbox::bind(SandboxOptions { allow_any_address: true, ..anywhere }).await.unwrap();
-    assert_eq!(told.url().host_str(), Some("127.0.0.1"));
+    let allowed = Sandbox::bind(SandboxOptions { allow_any_address: true, ..anywhere }).await.unwrap();
+    assert_eq!(allowed.url().host_str(), Some("127.0.0.1"));
 }
 
 #[tokio::test]
-async fn a_base_url_that_codes_cannot_be_appended_to_is_refused() {
+async fn base_url_without_a_final_slash_is_refused() {
     let base_url = Some("https://instant.webex.com/visit".parse().unwrap());
     assert!(matches!(
         Sandbox::bind(SandboxOptions { base_url, ..options() }).await,
@@ -104,7 +104,7 @@ async fn a_base_url_that_codes_cannot_be_appended_to_is_refused() {
 }
 
 #[tokio::test]
-async fn a_reader_gets_what_is_new_since_it_last_looked() {
+async fn reader_gets_only_new_records() {
     let sandbox = serve().await;
     for _ in 0..3 {
         sandbox.ask(&request(&json!({}))).await;
@@ -122,7 +122,7 @@ async fn a_reader_gets_what_is_new_since_it_last_looked() {
 }
 
 #[tokio::test]
-async fn it_closes_although_a_request_hangs() {
+async fn sandbox_stops_while_a_request_hangs() {
     let sandbox = Sandbox::bind(options()).await.unwrap();
     let (handle, url) = (sandbox.handle(), sandbox.url());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

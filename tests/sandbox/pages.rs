@@ -1,4 +1,4 @@
-//! What a person sees.
+//! The sandbox's web pages.
 
 use instant_connect_worker::sandbox::Text;
 use jiff::Timestamp;
@@ -22,7 +22,7 @@ fn text(url: &str) -> Text {
 }
 
 #[tokio::test]
-async fn whoever_follows_a_link_sees_who_they_are_and_which_devices_ring_without_leaving_the_sandbox() {
+async fn visit_page_shows_role_and_devices_within_the_sandbox() {
     let served = serve().await;
     let flow = json!({"id": "sip-no-knock", "data": [{"uri": "room-12@example.rooms.webex.com"}]});
     let body = request(&json!({"provideShortUrls": true, "jwt": {"sub": "<b>visit</b>", "flow": flow}}));
@@ -38,7 +38,7 @@ async fn whoever_follows_a_link_sees_who_they_are_and_which_devices_ring_without
 }
 
 #[tokio::test]
-async fn a_link_that_is_over_is_gone_and_one_that_never_was_is_not_found() {
+async fn expired_link_is_gone_and_unknown_link_is_not_found() {
     let served = serve().await;
     let body = request(&json!({"provideShortUrls": true, "jwt": {"sub": "x", "exp": 1_000_000_000}}));
     let answer: Value = served.ask(&body).await.json().await.unwrap();
@@ -50,7 +50,7 @@ async fn a_link_that_is_over_is_gone_and_one_that_never_was_is_not_found() {
 }
 
 #[tokio::test]
-async fn the_page_loads_nothing_from_elsewhere_and_runs_its_own_script_only() {
+async fn page_loads_nothing_external_and_runs_only_its_own_script() {
     let served = serve().await;
     let response = served.client.get(served.url.clone()).send().await.unwrap();
     let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
@@ -61,7 +61,7 @@ async fn the_page_loads_nothing_from_elsewhere_and_runs_its_own_script_only() {
 }
 
 #[tokio::test]
-async fn the_state_shows_texts_and_marks_a_host_link_on_a_guests_phone() {
+async fn state_shows_texts_and_marks_a_host_link_on_a_guests_phone() {
     let served = serve().await;
     let body = request(&json!({"provideShortUrls": true}));
     let answer: Value = served.ask(&body).await.json().await.unwrap();
@@ -80,9 +80,9 @@ async fn the_state_shows_texts_and_marks_a_host_link_on_a_guests_phone() {
     assert!(!state.to_string().contains(super::TOKEN) && !state.to_string().contains(super::PASSWORD));
 }
 
-/// So that `health --live` can ask it, as it asks a worker.
+/// `health --live` can query a sandbox like a worker.
 #[tokio::test]
-async fn livez_of_a_sandbox_answers_as_a_worker_does() {
+async fn livez_of_the_sandbox_responds_like_a_workers() {
     let served = serve().await;
     let answer = served.client.get(served.at("/livez")).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);

@@ -1,4 +1,4 @@
-//! Readers and clients that other people wrote: `jwcrypto` and Cisco's community SDK `webexpythonsdk`.
+//! Third-party readers and clients: `jwcrypto` and Cisco's community SDK `webexpythonsdk`.
 
 use instant_connect_worker::sandbox::Endpoint;
 
@@ -11,14 +11,14 @@ async fn run(served: &Served, script: &str) -> String {
 }
 
 #[tokio::test]
-async fn jwcrypto_opens_every_cipher_that_the_guide_allows() {
+async fn jwcrypto_opens_all_ciphers_of_the_guide() {
     let served = serve().await;
     assert_eq!(run(&served, "jose_open.py").await, "opened 118 ciphers of 56 calls\n");
     assert_eq!(served.handle.calls().len(), 56);
 }
 
 #[tokio::test]
-async fn ciscos_sdk_posts_a_card_reads_it_back_and_waits_out_a_rate_limit() {
+async fn webex_sdk_posts_and_reads_a_card_and_waits_for_a_rate_limit() {
     let served = serve().await;
     served.handle.fault("messages:status=429,retry-after=2,times=1".parse().unwrap());
     assert_eq!(run(&served, "webex_client.py").await, "ok\n");

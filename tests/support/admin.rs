@@ -1,4 +1,4 @@
-//! Asks the program what an orchestrator and Prometheus ask.
+//! A client for the admin server: health checks and metrics.
 
 use std::collections::BTreeMap;
 
@@ -10,39 +10,39 @@ pub(crate) struct Admin {
     client: reqwest::Client,
 }
 
-/// The series of one scrape: `name{labels}` and value as text, the prefix `instant_connect_` left out.
+/// The series of one scrape: `name{labels}` and value as text, without the prefix `instant_connect_`.
 pub(crate) type Series = BTreeMap<String, String>;
 
 impl Admin {
-    /// Of `program`, as soon as it says where.
+    /// A client for `program`, once the program logs its admin address.
     pub(crate) async fn of(program: &Program) -> Self {
         program.output.until("admin server listens", 1).await;
-        let said = program.output.saying("admin server listens");
-        // Fails only where it is installed already, which is as good.
+        let said = program.output.logged("admin server listens");
+        // Err means that a provider is installed already, which is fine.
         _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { address: said[0]["address"].as_str().unwrap().to_owned(), client }
     }
 
-    /// Where it listens.
+    /// The address of the admin server.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// Status and body of what is there.
+    /// Gets a path. Returns status and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let response = self.client.get(format!("http://{}{path}", self.address)).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    /// All metrics, as text.
+    /// All metrics as text.
     pub(crate) async fn scrape(&self) -> String {
         let (status, text) = self.get("/metrics").await;
         assert_eq!(status, 200, "{text}");
         text
     }
 
-    /// All metrics of our own.
+    /// The program's own metrics.
     pub(crate) async fn series(&self) -> Series {
         let text = self.scrape().await;
         let ours = text.lines().filter_map(|line| line.strip_prefix("instant_connect_"));

@@ -1,4 +1,4 @@
-//! A plain client of the broker. It shares no code with the program.
+//! A plain AMQP client, which shares no code with the program.
 
 use std::{
     collections::BTreeMap,
@@ -21,20 +21,20 @@ use serde_json::Value;
 
 use super::{poll, soon};
 
-/// Confirms that are waited for at once.
+/// Maximum number of outstanding confirms.
 const OUTSTANDING: usize = 500;
 
-/// A connection, with a channel to publish on.
+/// A connection with a channel for publishing.
 pub(crate) struct Amqp {
     connection: Connection,
     channel: Channel,
-    told: Told,
+    header_texts: HeaderTexts,
 }
 
-/// What the program says in headers of its own, of all that was received.
-type Told = Arc<Mutex<String>>;
+/// The program's own headers of all received messages.
+type HeaderTexts = Arc<Mutex<String>>;
 
-/// Headers that hold what the program says.
+/// Headers with texts of the program.
 const OURS: [&str; 9] = [
     "x-dead-class",
     "x-dead-reason",
@@ -47,7 +47,7 @@ const OURS: [&str; 9] = [
     "traceparent",
 ];
 
-/// A message as it came.
+/// A received message.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     pub(crate) exchange: String,
@@ -57,7 +57,7 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// The body, as JSON.
+    /// The body as JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -77,7 +77,7 @@ impl Received {
             .collect()
     }
 
-    /// A header that is text.
+    /// A text header.
     pub(crate) fn header(&self, name: &str) -> String {
         match self.headers().get(name) {
             Some(AMQPValue::LongString(text)) => String::from_utf8(text.as_bytes().to_vec()).unwrap(),
@@ -86,19 +86,19 @@ impl Received {
     }
 }
 
-/// What comes from a queue; each message is acknowledged as it is taken.
+/// A consumer of one queue. Each message is acked when it is received.
 pub(crate) struct Deliveries {
     queue: String,
     consumer: lapin::Consumer,
-    told: Told,
+    header_texts: HeaderTexts,
     _channel: Channel,
 }
 
 impl Deliveries {
-    /// The next one.
+    /// The next message.
     pub(crate) async fn next(&mut self) -> Received {
         let what = format!("a message on {}", self.queue);
-        let delivery = soon(&what, self.consumer.next()).await.expect("the queue is there").unwrap();
+        let delivery = soon(&what, self.consumer.next()).await.expect("the queue exists").unwrap();
         delivery.ack(BasicAckOptions::default()).await.unwrap();
         let received = Received {
             exchange: delivery.exchange.as_str().to_owned(),
@@ -112,12 +112,12 @@ impl Deliveries {
                 AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
                 other => format!("{other:?}"),
             };
-            writeln!(self.told.lock().unwrap(), "{name}: {said}").unwrap();
+            writeln!(self.header_texts.lock().unwrap(), "{name}: {said}").unwrap();
         }
         received
     }
 
-    /// The next `count`.
+    /// The next `count` messages.
     pub(crate) async fn take(&mut self, count: usize) -> Vec<Received> {
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
@@ -128,7 +128,7 @@ impl Deliveries {
 }
 
 impl Amqp {
-    /// Connects. A test without its broker fails and says what to do.
+    /// Connects. Without a broker, the test fails with advice.
     pub(crate) async fn connect(url: &str) -> Self {
         let address = url.rsplit('@').next().unwrap_or_default();
         let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap_or_else(|error| {
@@ -136,15 +136,15 @@ impl Amqp {
         });
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        Self { connection, channel, told: Told::default() }
+        Self { connection, channel, header_texts: HeaderTexts::default() }
     }
 
-    /// What the program said in its headers, of all that was received here.
-    pub(crate) fn told(&self) -> String {
-        self.told.lock().unwrap().clone()
+    /// The program's headers of all messages that this client received.
+    pub(crate) fn header_texts(&self) -> String {
+        self.header_texts.lock().unwrap().clone()
     }
 
-    /// Publishes, confirmed and routed.
+    /// Publishes a message and waits for its confirm; it must be routed.
     pub(crate) async fn publish(
         &self,
         exchange: &str,
@@ -155,7 +155,7 @@ impl Amqp {
         self.publish_all(exchange, routing_key, [(properties, body.to_vec())]).await;
     }
 
-    /// Publishes all, each confirmed and routed.
+    /// Publishes all messages and waits for their confirms; they must be routed.
     pub(crate) async fn publish_all(
         &self,
         exchange: &str,
@@ -178,7 +178,7 @@ impl Amqp {
         }
     }
 
-    /// Takes from a queue that is there.
+    /// Consumes an existing queue.
     pub(crate) async fn consume(&self, queue: &str) -> Deliveries {
         let channel = self.connection.create_channel().await.unwrap();
         channel.basic_qos(500, BasicQosOptions::default()).await.unwrap();
@@ -186,24 +186,24 @@ impl Amqp {
             .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await
             .unwrap();
-        let told = Arc::clone(&self.told);
-        Deliveries { queue: queue.to_owned(), consumer, told, _channel: channel }
+        let header_texts = Arc::clone(&self.header_texts);
+        Deliveries { queue: queue.to_owned(), consumer, header_texts, _channel: channel }
     }
 
-    /// Takes the first message of a queue for good.
+    /// Removes the first message of a queue.
     pub(crate) async fn get(&self, queue: &str) -> (BasicProperties, Vec<u8>) {
         let first = self.first(queue).await;
         first.acker.ack(BasicAckOptions::default()).await.unwrap();
         (first.delivery.properties, first.delivery.data)
     }
 
-    /// Rejects the first message of a queue, as a consumer does that wants it no more.
+    /// Rejects the first message of a queue without requeue.
     pub(crate) async fn reject_first(&self, queue: &str) {
         let first = self.first(queue).await;
         first.acker.reject(BasicRejectOptions { requeue: false }).await.unwrap();
     }
 
-    /// Gives the first message of a queue back, if there is one.
+    /// Requeues the first message of a queue, if there is one.
     pub(crate) async fn requeue_first(&self, queue: &str) {
         if let Some(first) = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap() {
             first.acker.reject(BasicRejectOptions { requeue: true }).await.unwrap();
@@ -215,11 +215,11 @@ impl Amqp {
         poll(&format!("a message in {queue}"), get).await
     }
 
-    /// Looks at all that is ready in a queue, and gives it back.
-    pub(crate) async fn look(&self, queue: &str) -> Vec<Received> {
+    /// Reads all ready messages of a queue and requeues them.
+    pub(crate) async fn read_all(&self, queue: &str) -> Vec<Received> {
         let (ready, _) = self.depth(queue).await.unwrap();
         let channel = self.connection.create_channel().await.unwrap();
-        // A quorum queue takes no limit for one of 2000.
+        // A quorum queue treats an unlimited prefetch as 2000.
         channel.basic_qos(50_000, BasicQosOptions::default()).await.unwrap();
         let mut consumers = SelectAll::new();
         for _ in 0..=ready / 50_000 {
@@ -228,7 +228,7 @@ impl Amqp {
         }
         let mut all = Vec::new();
         while all.len() < ready as usize {
-            let delivery = soon(queue, consumers.next()).await.expect("the queue is there").unwrap();
+            let delivery = soon(queue, consumers.next()).await.expect("the queue exists").unwrap();
             all.push(Received {
                 exchange: delivery.exchange.as_str().to_owned(),
                 routing_key: delivery.routing_key.as_str().to_owned(),
@@ -241,7 +241,7 @@ impl Amqp {
         all
     }
 
-    /// Takes from a queue of our own that gets what `exchange` has for `routing_keys`, from now on.
+    /// Consumes a new queue that gets the messages of `exchange` with `routing_keys` from now on.
     pub(crate) async fn tap(&self, exchange: &str, routing_keys: &[&str]) -> Deliveries {
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let queue = self
@@ -266,7 +266,7 @@ impl Amqp {
         self.consume(queue.as_str()).await
     }
 
-    /// Publishes to a queue until the broker refuses; how many it took.
+    /// Publishes to a queue until the broker refuses. Returns the number of stored messages.
     pub(crate) async fn fill(&self, queue: &str) -> usize {
         for taken in 0.. {
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
@@ -280,7 +280,7 @@ impl Amqp {
         unreachable!("a queue with a limit")
     }
 
-    /// Makes a binding.
+    /// Creates a binding.
     pub(crate) async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) {
         let (options, table) = (QueueBindOptions::default(), FieldTable::default());
         self.channel
@@ -289,7 +289,7 @@ impl Amqp {
             .unwrap();
     }
 
-    /// Takes a binding away.
+    /// Removes a binding.
     pub(crate) async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) {
         let table = FieldTable::default();
         self.channel.queue_unbind(queue.into(), exchange.into(), routing_key.into(), table).await.unwrap();
@@ -305,9 +305,9 @@ impl Amqp {
         self.channel.queue_declare(queue.into(), options, table).await.unwrap();
     }
 
-    /// How many messages are ready in a queue, and how many consumers it has; `None` where there is no such queue.
+    /// The numbers of ready messages and consumers of a queue; `None` if the queue does not exist.
     pub(crate) async fn depth(&self, queue: &str) -> Option<(u32, u32)> {
-        // On a channel of its own: a missing queue closes it.
+        // A separate channel, because a missing queue closes it.
         let channel = self.connection.create_channel().await.unwrap();
         let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
         let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok()?;
@@ -316,13 +316,13 @@ impl Amqp {
         Some(depth)
     }
 
-    /// Waits until nobody consumes a queue and nothing is in it: what was taken and not acknowledged is back by then.
-    pub(crate) async fn until_done(&self, queue: &str) {
+    /// Waits until a queue has neither consumers nor messages. Unacked messages have returned by then.
+    pub(crate) async fn until_unused_and_empty(&self, queue: &str) {
         let what = format!("{queue} to have no message and no consumer");
         poll(&what, async || (self.depth(queue).await? == (0, 0)).then_some(())).await;
     }
 
-    /// Deletes queues, whatever is in them.
+    /// Deletes queues with their messages.
     pub(crate) async fn delete_queues(&self, queues: impl IntoIterator<Item = &str>) {
         for queue in queues {
             self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
@@ -337,12 +337,12 @@ impl Amqp {
     }
 }
 
-/// Properties with a `message_id` and nothing else.
+/// Properties with only a `message_id`.
 pub(crate) fn with_id(message_id: &str) -> BasicProperties {
     BasicProperties::default().with_message_id(message_id.into())
 }
 
-/// A table of headers that are text.
+/// A table of text headers.
 pub(crate) fn headers(pairs: &[(&str, &str)]) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in pairs {

@@ -1,4 +1,4 @@
-//! A collector of traces: takes OTLP over HTTP as any real one does, and keeps the spans.
+//! A trace collector: accepts OTLP over HTTP and keeps the spans.
 
 use std::{
     collections::BTreeMap,
@@ -21,36 +21,36 @@ use tokio::{net::TcpListener, sync::watch};
 
 use super::{program::Environment, soon};
 
-/// How a collector answers.
+/// The collector's response to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Takes,
-    /// With this status.
+    /// Responds with this status.
     Refuses(u16),
-    /// It never answers.
+    /// Never responds.
     Hangs,
 }
 
-/// A span as it came, its ids in hexadecimal digits.
+/// A received span, with ids in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) name: String,
     pub(crate) kind: SpanKind,
     pub(crate) trace_id: String,
     pub(crate) id: String,
-    /// Empty where there is none.
+    /// Empty if the span has no parent.
     pub(crate) parent: String,
     pub(crate) attributes: BTreeMap<String, String>,
-    /// Trace and span of each link.
+    /// Trace id and span id of each link.
     pub(crate) links: Vec<(String, String)>,
-    /// Why it failed, where it did.
+    /// The error description, if the span failed.
     pub(crate) error: Option<String>,
-    /// Who sent it.
+    /// The resource attributes of the sender.
     pub(crate) resource: BTreeMap<String, String>,
 }
 
 impl Span {
-    /// An attribute, empty where there is none.
+    /// An attribute, or an empty text.
     pub(crate) fn get(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
     }
@@ -64,9 +64,9 @@ pub(crate) struct Collector {
 struct State {
     mode: Mutex<Mode>,
     spans: Mutex<Vec<Span>>,
-    /// All that came, as it was read, in words.
+    /// All received spans as text.
     text: Mutex<String>,
-    /// What the last request said beside its body.
+    /// The headers of the last request.
     headers: Mutex<HeaderMap>,
     requests: watch::Sender<usize>,
 }
@@ -95,7 +95,7 @@ impl Collector {
         &self.url
     }
 
-    /// Has a program send its spans here, and soon.
+    /// Environment that makes a program send its spans here without delay.
     pub(crate) fn environment(&self) -> Environment {
         [("OTEL_EXPORTER_OTLP_ENDPOINT", self.url.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -110,7 +110,7 @@ impl Collector {
         self.state.spans.lock().unwrap().clone()
     }
 
-    /// All that came, in words.
+    /// All received spans as text.
     pub(crate) fn text(&self) -> String {
         self.state.text.lock().unwrap().clone()
     }
@@ -124,7 +124,7 @@ impl Collector {
         *self.state.requests.borrow()
     }
 
-    /// Waits for this many requests in all.
+    /// Waits until there were this many requests in total.
     pub(crate) async fn until_requests(&self, count: usize) {
         let mut requests = self.state.requests.subscribe();
         soon("requests at the collector", requests.wait_for(|requests| *requests >= count)).await.unwrap();

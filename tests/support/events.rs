@@ -1,13 +1,13 @@
-//! Start events whose private parts follow a pattern, so that [`super::leaks`] finds them in whatever was printed.
+//! Start events with recognisable private values, so that [`super::leaks`] finds them in any output.
 
 use serde_json::{Value, json};
 
-/// Begins every name, and every e-mail address of an expert, here.
+/// Each name and each expert's e-mail address begins with one of these.
 pub(crate) const NAMES: [&str; 2] = ["Guadalupe", "Winnifred"];
-/// Is in every opaque value of a flow here.
+/// Part of every opaque value of a flow.
 pub(crate) const OPAQUE: &str = "flowsecret";
 
-/// Is in the address of every room device here.
+/// Part of every device address.
 pub(crate) const DEVICE_NAME: &str = "salon-4711";
 /// A room device.
 pub(crate) const DEVICE: &str = "salon-4711@example.rooms.webex.com";
@@ -22,12 +22,12 @@ pub(crate) fn email(n: usize) -> String {
     format!("winnifred-{n}@example.com")
 }
 
-/// Which event an expert's address belongs to.
+/// The number of the event to which an expert's address belongs.
 pub(crate) fn event_of(email: &str) -> usize {
     email.strip_prefix("winnifred-").and_then(|rest| rest.split('@').next()).unwrap().parse().unwrap()
 }
 
-/// Start event number `n`: a guest on SMS, an expert, no devices.
+/// Start event number `n` with a guest on SMS, an expert, and no devices.
 pub(crate) fn event(n: usize) -> Value {
     json!({
         "sessionId": format!("visit-{n}"),
@@ -38,7 +38,7 @@ pub(crate) fn event(n: usize) -> Value {
     })
 }
 
-/// Start event number `n` with the fields of `more` in place of its own; `null` takes one away.
+/// Start event number `n` with its fields replaced by those of `more`; `null` removes a field.
 pub(crate) fn event_with(n: usize, more: &Value) -> Value {
     let mut event = event(n);
     for (name, value) in more.as_object().unwrap() {

@@ -1,4 +1,4 @@
-//! An HTTPS server with HTTP/2 in front of the sandbox, with a CA of its own, whose connections can stop answering.
+//! An HTTPS server with HTTP/2 in front of the sandbox, with its own CA. Its connections can stop responding.
 
 use std::{
     convert::Infallible,
@@ -24,23 +24,23 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 const BYTES_MAX: usize = 1024 * 1024;
-/// Headers that a relay of this kind has to pass on.
+/// The headers that are forwarded.
 const HEADERS: [&str; 4] = ["authorization", "content-type", "trackingid", "traceparent"];
 
 pub(crate) struct Https {
     pub(crate) url: String,
-    /// Holds the CA's certificate.
+    /// Contains the CA's certificate.
     folder: TempDir,
     connections: Arc<AtomicU64>,
-    /// Connections up to these numbers: requests stay without an answer; nothing at all is read.
+    /// Connections up to number `hung` get no responses; connections up to `frozen` are not read at all.
     hung: watch::Sender<u64>,
     frozen: watch::Sender<u64>,
 }
 
 impl Https {
-    /// Passes requests on to `sandbox`, under a certificate for `localhost` that is valid until the end of `year`.
-    pub(crate) async fn before(sandbox: String, year: i32) -> Self {
-        // For the client that passes requests on. It may be installed already.
+    /// Forwards requests to `sandbox`. The certificate for `localhost` is valid until the end of `year`.
+    pub(crate) async fn in_front_of(sandbox: String, year: i32) -> Self {
+        // For the client that forwards requests. Err means that a provider is installed already, which is fine.
         _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -73,17 +73,17 @@ impl Https {
         self.folder.path().join("ca.pem").to_str().unwrap().to_owned()
     }
 
-    /// How many were accepted so far.
+    /// Number of connections so far.
     pub(crate) fn connections(&self) -> u64 {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Requests on the connections that there are stay without an answer. Later ones work.
+    /// Leaves requests on the present connections without a response. Later connections work.
     pub(crate) fn hang(&self) {
         self.hung.send_replace(self.connections());
     }
 
-    /// The connections that there are stand, and nothing comes over them any more, as behind a firewall that forgot them.
+    /// Freezes the present connections without closing them, like a firewall that lost its state.
     pub(crate) fn freeze(&self) {
         self.frozen.send_replace(self.connections());
     }
@@ -118,7 +118,7 @@ struct Connection {
 
 impl Connection {
     async fn serve(mut self, acceptor: TlsAcceptor, stream: TcpStream) {
-        // A client that does not trust the certificate ends here.
+        // A client that does not trust the certificate disconnects here.
         let Ok(stream) = acceptor.accept(stream).await else { return };
         let (number, sandbox, hung) = (self.number, self.sandbox, self.hung);
         let service = service_fn(move |request| {
@@ -137,7 +137,7 @@ impl Connection {
             _ = &mut serving => return,
             _ = self.frozen.wait_for(|last| *last >= number) => {}
         }
-        // Kept, and never looked at again.
+        // The connection stays open, but is never read again.
         pending::<()>().await;
     }
 }

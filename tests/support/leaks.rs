@@ -1,4 +1,4 @@
-//! Looks for what must never be printed.
+//! Finds private data in output.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use super::{
     rig::{NEW_TOKEN, PASSWORD, TOKEN},
 };
 
-/// All that `text` gives away, each with the line that does. Links and codes are those of `sandbox`.
+/// All private data in `text`, each with its line. Links and short codes are those of `sandbox`.
 pub(crate) fn leaks(text: &str, sandbox: &Handle) -> Vec<String> {
     let codes: HashSet<String> = sandbox.links().into_keys().collect();
     text.lines()
@@ -42,13 +42,13 @@ fn leak(line: &str, codes: &HashSet<String>) -> Option<String> {
     Some(format!("a short code or a phone number ({word})"))
 }
 
-/// See [`super::events::number`].
+/// Recognises the numbers of [`super::events::number`].
 fn is_number(word: &str) -> bool {
     word.len() == 11 && word.starts_with("346") && word.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[tokio::test]
-async fn the_search_for_leaks_finds_each_kind_of_them() {
+async fn leak_search_finds_each_kind_of_private_data() {
     let rig = super::Rig::new().await;
     let worker = rig.start(&[]).await;
     rig.publish(1).await;

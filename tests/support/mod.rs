@@ -1,16 +1,16 @@
-//! What the tests of promises share. All of it is real: a broker, sockets, the program as a process of its own.
+//! Shared helpers of the tests: a real broker, real sockets, and the program as a process.
 //!
-//! - [`admin`]: asks the program what an orchestrator and Prometheus ask
-//! - [`amqp`]: a plain client of the broker, which knows nothing of the program
-//! - [`collector`]: takes the program's spans
-//! - [`events`]: start events whose private parts are recognised wherever they turn up
+//! - [`admin`]: a client for health checks and metrics
+//! - [`amqp`]: a plain AMQP client that knows nothing of the program
+//! - [`collector`]: receives the program's spans
+//! - [`events`]: start events with recognisable private values
 //! - [`https`]: HTTP/2 over TLS in front of the sandbox, with connections that hang
-//! - [`leaks`]: looks for those in all that the program said
-//! - [`output`]: what a process says, line by line, as it says it
+//! - [`leaks`]: finds these values in the program's output
+//! - [`output`]: the output of a process, line by line
 //! - [`private_broker`]: a broker that a test may stop and kill
 //! - [`program`]: the program as a process
-//! - [`python`]: scripts of `tests/python`
-//! - [`rig`]: broker, sandbox and program together, cleaned up whatever happens
+//! - [`python`]: runs scripts of `tests/python`
+//! - [`rig`]: broker, sandbox and program together, with cleanup
 
 pub(crate) mod admin;
 pub(crate) mod amqp;
@@ -29,16 +29,16 @@ use std::time::Duration;
 pub(crate) use events::event;
 pub(crate) use rig::Rig;
 
-/// How long a test waits for what should come at once. Long, because a machine may be busy: nothing is measured by it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Time limit for an expected event. Long, because the machine may be busy; no measurement depends on it.
+pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
-/// Waits for `future`; says what it waited for in vain.
+/// Waits for `future`. The panic after the time limit names `what`.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let waited = tokio::time::timeout(PATIENCE, future).await;
-    waited.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain for {what}"))
+    let waited = tokio::time::timeout(WAIT_LIMIT, future).await;
+    waited.unwrap_or_else(|_| panic!("timed out after {WAIT_LIMIT:?} waiting for {what}"))
 }
 
-/// Looks at a state that nobody tells of, again and again, until `ask` has an answer.
+/// Polls a state until `ask` returns a value.
 pub(crate) async fn poll<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let look = async {
         loop {

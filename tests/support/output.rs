@@ -1,4 +1,4 @@
-//! What a process says, line by line, as it says it.
+//! The output of a process, line by line.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -22,7 +22,7 @@ impl Output {
         Arc::new(Self { lines: Mutex::default(), count: watch::Sender::new(0) })
     }
 
-    /// Takes in `source` until its end, on a thread of its own.
+    /// Reads `source` to its end on a separate thread.
     pub(crate) fn read(self: &Arc<Self>, source: impl Read + Send + 'static) -> JoinHandle<()> {
         let output = Arc::clone(self);
         std::thread::spawn(move || {
@@ -34,7 +34,7 @@ impl Output {
         })
     }
 
-    /// All of it.
+    /// The whole output.
     pub(crate) fn text(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }
@@ -45,11 +45,11 @@ impl Output {
     }
 
     /// The records with this message.
-    pub(crate) fn saying(&self, message: &str) -> Vec<Value> {
+    pub(crate) fn logged(&self, message: &str) -> Vec<Value> {
         self.records().into_iter().filter(|record| record["message"] == message).collect()
     }
 
-    /// Waits for `times` lines in all with `text` in them.
+    /// Waits until `times` lines in total contain `text`.
     pub(crate) async fn until(&self, text: &str, times: usize) {
         let mut count = self.count.subscribe();
         let (mut seen, mut found) = (0, 0);
@@ -64,10 +64,10 @@ impl Output {
                 if found >= times {
                     return;
                 }
-                // It fails only without a sender, and `self` is one.
+                // This fails only without a sender, but `self` is one.
                 count.changed().await.unwrap();
             }
         };
-        soon(&format!("the program to say `{text}` {times} times"), search).await;
+        soon(&format!("the program to log `{text}` {times} times"), search).await;
     }
 }

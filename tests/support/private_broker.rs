@@ -1,17 +1,17 @@
-//! A broker that a test may stop, kill and start again; gone with the value.
+//! A broker for one test, which can be stopped, killed and restarted. Dropping it removes it.
 
 use std::{path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
-/// A node of `scripts/broker`, in a folder of its own.
+/// A node of `scripts/broker` in a temporary folder.
 pub(crate) struct PrivateBroker {
     folder: TempDir,
     url: String,
 }
 
 impl PrivateBroker {
-    /// Starts one.
+    /// Starts a node.
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let node = folder.path().join("node");
@@ -19,43 +19,43 @@ impl PrivateBroker {
         Self { folder, url: url.trim().to_owned() }
     }
 
-    /// With user and password.
+    /// The URL with user and password.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where it listens, as `127.0.0.1:PORT`.
+    /// The address as `127.0.0.1:PORT`.
     pub(crate) fn address(&self) -> String {
         self.url.split(['@', '/']).nth(3).unwrap().to_owned()
     }
 
-    /// Its folder: `scripts/broker` says what a test may put there.
+    /// The node's folder; `scripts/broker` documents the files that a test may add.
     pub(crate) fn folder(&self) -> PathBuf {
         self.folder.path().join("node").canonicalize().unwrap()
     }
 
-    /// Stops it in good order; its state stays.
+    /// Stops the node cleanly and keeps its data.
     pub(crate) async fn stop(&self) {
         self.ask("stop").await;
     }
 
-    /// Starts it again, on the same port, with its state.
+    /// Starts the node again on the same port with its data.
     pub(crate) async fn start_again(&self) {
         self.ask("start").await;
     }
 
-    /// Stops it in good order and starts it again.
+    /// Restarts the node cleanly.
     pub(crate) async fn restart(&self) {
         self.ask("restart").await;
     }
 
-    /// Ends it as a power cut would, and starts it again.
+    /// Kills the node, as a power failure does, and starts it again.
     pub(crate) async fn crash_and_start(&self) {
         self.ask("kill").await;
         self.ask("start").await;
     }
 
-    /// Has the broker believe that its disk is full, or not any more.
+    /// Sets or clears the broker's disk alarm.
     pub(crate) async fn disk_is_full(&self, full: bool) {
         let limit = if full { "1000000GB" } else { "1MB" };
         let node = self.folder.path().join("node");
@@ -63,7 +63,7 @@ impl PrivateBroker {
         tokio::task::spawn_blocking(set).await.unwrap();
     }
 
-    /// What `rabbitmqctl` says.
+    /// Runs `rabbitmqctl` and returns its output.
     pub(crate) async fn ctl(&self, arguments: &[&str]) -> String {
         let node = self.folder.path().join("node");
         let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
@@ -74,9 +74,9 @@ impl PrivateBroker {
         tokio::task::spawn_blocking(run).await.unwrap()
     }
 
-    /// Enables a plugin that comes with RabbitMQ.
+    /// Enables a plugin that RabbitMQ includes.
     pub(crate) async fn enable(&self, plugin: &str) {
-        // Only the node itself knows where its file is.
+        // Only the node knows the path of its plugins file.
         let ensure = format!(
             "{{ok, F}} = application:get_env(rabbit, enabled_plugins_file), \
              ok = file:write_file(F, \"[{plugin}].\"), {{ok, _, []}} = rabbit_plugins:ensure(F)."
@@ -106,7 +106,7 @@ fn script_with(action: &str, node: PathBuf, more: &[&str]) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success() || std::thread::panicking(),
-        "`scripts/broker {action}` failed; is there no RabbitMQ here? Run `make test`.\n{errors}"
+        "`scripts/broker {action}` failed; if RabbitMQ is missing, run `make test`\n{errors}"
     );
     String::from_utf8(output.stdout).unwrap()
 }

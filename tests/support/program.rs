@@ -1,4 +1,4 @@
-//! The program as a process of its own.
+//! The program as a process.
 
 use std::{
     env,
@@ -15,17 +15,17 @@ use tokio::{
 
 use super::{output::Output, poll, soon};
 
-/// Name and value of environment variables, nothing else of the test's own environment gets through.
+/// Names and values of environment variables. The program gets no others from the test.
 pub(crate) type Environment = Vec<(String, String)>;
 
-/// Where programs run: what one writes beside itself is no part of the sources.
+/// The working directory of programs, so that their files are not in the source tree.
 pub(crate) const FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
 
-/// A running program. Killed, as by a power cut, when it is dropped.
+/// A running program. Dropping it kills it.
 pub(crate) struct Program {
     child: Child,
     pub(crate) output: Arc<Output>,
-    /// The metrics that it served at last.
+    /// The last metrics that the program served.
     pub(crate) metrics: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
 }
@@ -39,13 +39,13 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// Standard output, as JSON.
+    /// Standard output as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-/// The program under test: this build's, or the one that `ICW_TEST_PROGRAM` names. With an older build a test of a defect
+/// The program under test: this build's, or the one in `ICW_TEST_PROGRAM`. With an older build, a regression test
 /// shows that it fails without the fix.
 pub(crate) fn executable() -> PathBuf {
     let given = env::var_os("ICW_TEST_PROGRAM").filter(|path| !path.is_empty());
@@ -70,7 +70,7 @@ pub(crate) async fn finished(arguments: &[&str], environment: &Environment) -> F
     }
 }
 
-/// As a client of the simplest kind.
+/// Reads the metrics over plain HTTP/1.0.
 async fn scrape(address: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
@@ -95,7 +95,7 @@ impl Program {
         Self { child, output, metrics: Output::new(), readers }
     }
 
-    /// Its process id.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -105,7 +105,7 @@ impl Program {
         self.memory_kib("VmRSS:").unwrap()
     }
 
-    /// The most resident memory that it had so far, in KiB; `None` where it has ended.
+    /// Peak resident memory in KiB; `None` if the program has ended.
     pub(crate) fn resident_kib_max(&self) -> Option<u64> {
         self.memory_kib("VmHWM:")
     }
@@ -116,21 +116,21 @@ impl Program {
         line.split_whitespace().nth(1)?.parse().ok()
     }
 
-    /// Whether it has not ended.
+    /// Returns true if the program has not ended.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits for its end.
+    /// Waits for the program's end.
     pub(crate) async fn ended(mut self) -> ExitStatus {
         let status = poll("the program's end", async || self.child.try_wait().unwrap()).await;
         self.readers.drain(..).for_each(|reader| reader.join().unwrap());
         status
     }
 
-    /// SIGTERM, as an orchestrator sends it; waits for the end, which must be a good one. Keeps its metrics, to be searched.
+    /// Sends SIGTERM and waits for the end, which must have status 0. Stores the metrics for the leak search.
     pub(crate) async fn stop(self) {
-        let said = self.output.saying("admin server listens");
+        let said = self.output.logged("admin server listens");
         if let Some(address) = said.first().map(|said| said["address"].as_str().unwrap().to_owned()) {
             let metrics = soon("the metrics", scrape(&address)).await;
             assert!(metrics.contains("instant_connect_build_info"), "{metrics}");
@@ -146,13 +146,13 @@ impl Program {
         assert!(sent.success());
     }
 
-    /// SIGKILL: no line of the program's code runs after it.
+    /// Kills the program with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
-        // It fails only where the program has ended already.
+        // This fails only if the program has ended already.
         _ = self.child.kill();
         _ = self.child.wait();
         self.readers.drain(..).for_each(|reader| _ = reader.join());

@@ -1,4 +1,4 @@
-//! Readers and clients that other people wrote, in `tests/python`.
+//! Third-party readers and clients in `tests/python`.
 
 use std::{
     env,
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-/// Runs a script of `tests/python`. A missing Python fails the test: it must never pass unseen.
+/// Runs a script of `tests/python`. A missing Python fails the test, so that no test is skipped silently.
 pub(crate) async fn python(script: &str, arguments: &[&str]) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let python = env::var_os("ICW_TEST_PYTHON").map_or_else(|| root.join(".venv/bin/python3"), PathBuf::from);
@@ -17,7 +17,7 @@ pub(crate) async fn python(script: &str, arguments: &[&str]) -> String {
     let output = spawn_blocking(move || command.stdin(Stdio::null()).output()).await.unwrap();
     let output = output.unwrap_or_else(|error| {
         panic!(
-            "{} cannot be run ({error}): run `make test`, which makes it, or set ICW_TEST_PYTHON",
+            "{} cannot be run ({error}): run `make test`, which installs it, or set ICW_TEST_PYTHON",
             python.display()
         )
     });

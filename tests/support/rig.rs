@@ -22,39 +22,39 @@ use super::{
     soon,
 };
 
-/// What short links begin with, as at Webex.
+/// The base URL of short links, as Webex has it.
 pub(crate) const BASE_URL: &str = "https://instant.webex.com/visit/";
 /// The token that the sandbox accepts.
 pub(crate) const TOKEN: &str = "rig-token-that-must-not-be-shown";
 /// The token after a rotation.
 pub(crate) const NEW_TOKEN: &str = "rig-token-that-came-after-it";
-/// Opens the sandbox's ciphers.
+/// The password of the sandbox's ciphers.
 pub(crate) const PASSWORD: &str = "rig-password-that-must-not-be-shown";
 
-/// A broker, a sandbox, and room on the broker that no other test uses. Dropping it deletes what is on the broker, and
-/// fails the test if the program said anything that it must keep to itself: in its log, in spans, in headers.
+/// A broker, a sandbox, and a topology prefix of its own. Dropping it deletes the queues, and fails the test if the
+/// program's logs, spans or headers contain private data.
 pub(crate) struct Rig {
     pub(crate) prefix: String,
     pub(crate) sandbox: Handle,
     pub(crate) amqp: Amqp,
-    /// Takes the spans of every program that is not told to send them elsewhere.
+    /// Receives the spans of every program without another endpoint.
     pub(crate) collector: Collector,
     url: String,
     private: Option<PrivateBroker>,
     outputs: Mutex<Vec<Arc<Output>>>,
-    /// What the program ran with, each once, to know what it made.
+    /// The distinct environments of the programs, by which the cleanup finds their queues.
     environments: Mutex<Vec<Environment>>,
 }
 
 impl Rig {
-    /// On the broker that all tests share.
+    /// Creates a rig on the shared broker.
     pub(crate) async fn new() -> Self {
         let url =
             env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into());
         Self::on(url, None).await
     }
 
-    /// On a broker of its own.
+    /// Creates a rig with its own broker.
     pub(crate) async fn private() -> Self {
         let broker = PrivateBroker::start().await;
         Self::on(broker.url().to_owned(), Some(broker)).await
@@ -87,7 +87,7 @@ impl Rig {
         rig
     }
 
-    /// The five settings without which nothing works, and a port that no other test has.
+    /// The five required settings, and a free admin port.
     fn five(&self, sandbox: &str) -> Environment {
         [
             ("ICW_AMQP__URL", self.url.as_str()),
@@ -101,7 +101,7 @@ impl Rig {
         .to_vec()
     }
 
-    /// The environment with these settings over the five; an empty value takes one away.
+    /// The environment with these settings added to the five; an empty value removes a setting.
     pub(crate) fn environment(&self, settings: &[(&str, &str)]) -> Environment {
         let mut environment = self.environments.lock().unwrap()[0].clone();
         for (key, value) in settings {
@@ -114,14 +114,14 @@ impl Rig {
         environment
     }
 
-    /// Starts the worker with `settings` over the five, saying all it can, and waits until it takes messages.
+    /// Starts the worker with `settings` added to the five and full logs, and waits until it consumes.
     pub(crate) async fn start(&self, settings: &[(&str, &str)]) -> Program {
         let program = self.launch(settings);
         program.output.until("subscribed to queue", 1).await;
         program
     }
 
-    /// Starts the worker, saying all it can.
+    /// Starts the worker with full logs.
     pub(crate) fn launch(&self, settings: &[(&str, &str)]) -> Program {
         let settings = [&[("telemetry.log_level", "debug")], settings].concat();
         self.launch_with(self.environment(&settings))
@@ -160,17 +160,17 @@ impl Rig {
         finished
     }
 
-    /// The broker that may be stopped.
+    /// The private broker.
     pub(crate) fn broker(&self) -> &PrivateBroker {
         self.private.as_ref().unwrap()
     }
 
-    /// A new client of the broker, for one that was restarted.
+    /// A new client for a broker that was restarted.
     pub(crate) async fn reconnect(&self) -> Amqp {
         Amqp::connect(&self.url).await
     }
 
-    /// A client of another make needs the URL.
+    /// The broker's URL, for other clients.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -197,17 +197,17 @@ impl Rig {
         self.publish_body(properties, event.to_string().as_bytes()).await;
     }
 
-    /// Publishes what may be no start event.
+    /// Publishes any body to the exchange of start events.
     pub(crate) async fn publish_body(&self, properties: BasicProperties, body: &[u8]) {
         self.amqp.publish(&self.name("sessions"), "session.start", properties, body).await;
     }
 
-    /// Takes guests' links, as a sender of text messages does.
+    /// Consumes guest links, as a sender of text messages does.
     pub(crate) async fn guest_links(&self) -> Deliveries {
         self.amqp.consume(&self.name("guests")).await
     }
 
-    /// Takes dead letters of the queue called `name`.
+    /// Consumes dead letters of the queue `name`.
     pub(crate) async fn dead_letters(&self, name: &str) -> Deliveries {
         self.amqp.consume(&self.name(&format!("{name}.dead"))).await
     }
@@ -218,8 +218,8 @@ impl Rig {
         soon(&format!("{messages} Webex messages"), arrived).await;
     }
 
-    /// After the worker was stopped: nothing is left in any queue but the guests', and nothing died.
-    pub(crate) async fn assert_all_is_done(&self, amqp: &Amqp) {
+    /// Asserts that all queues except the guests queue are empty. Call it after the worker stopped.
+    pub(crate) async fn assert_queues_are_empty(&self, amqp: &Amqp) {
         let environment = self.environments.lock().unwrap().last().unwrap().clone();
         let queues = planned("queues", &environment).await;
         assert!(queues.len() >= 6, "{queues:?}");
@@ -228,12 +228,12 @@ impl Rig {
                 let (messages, _) = amqp.depth(queue).await.unwrap();
                 assert_eq!(messages, 0, "{queue}");
             } else {
-                amqp.until_done(queue).await;
+                amqp.until_unused_and_empty(queue).await;
             }
         }
     }
 
-    /// Deletes what programs with these environments made. On a thread of its own, which may block.
+    /// Deletes the queues and exchanges of these environments, on a separate thread that may block.
     fn clean_up(&self) -> Result<(), String> {
         let environments = self.environments.lock().unwrap().clone();
         let url = self.url.clone();
@@ -256,11 +256,11 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         let outputs = self.outputs.lock().unwrap().clone();
-        // A private broker goes as a whole.
+        // A private broker is removed as a whole.
         let cleaned = if self.private.is_none() { self.clean_up() } else { Ok(()) };
         for file in std::fs::read_dir(program::FOLDER).unwrap().map_while(Result::ok) {
             if file.file_name().to_string_lossy().starts_with(&self.prefix) {
-                // A file or a folder; whichever it is not is no loss.
+                // The entry is a file or a folder; one of the calls fails.
                 _ = std::fs::remove_file(file.path());
                 _ = std::fs::remove_dir_all(file.path());
             }
@@ -270,13 +270,15 @@ impl Drop for Rig {
                 let text = output.text();
                 let lines: Vec<_> = text.lines().collect();
                 let tail = lines[lines.len().saturating_sub(60)..].join("\n");
-                eprintln!("--- the end of what a program said ({} lines):\n{tail}", lines.len());
+                eprintln!("--- end of a program's output ({} lines):\n{tail}", lines.len());
             }
             return;
         }
         cleaned.unwrap();
-        for text in
-            outputs.iter().map(|output| output.text()).chain([self.collector.text(), self.amqp.told()])
+        for text in outputs
+            .iter()
+            .map(|output| output.text())
+            .chain([self.collector.text(), self.amqp.header_texts()])
         {
             let leaks = leaks(&text, &self.sandbox);
             assert!(leaks.is_empty(), "{} leaks, such as {}", leaks.len(), leaks[0]);
@@ -284,14 +286,14 @@ impl Drop for Rig {
     }
 }
 
-/// The names of what the program declares in this environment.
+/// The names of the objects that the program declares in this environment.
 async fn planned(kind: &str, environment: &Environment) -> Vec<String> {
     let plan = program::finished(&["topology", "--json"], environment).await.json();
     let things = plan[kind].as_array().unwrap();
     things.iter().map(|thing| thing["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Prints the seed of a random test, so that it can be run again: `ICW_TEST_SEED=… cargo test NAME`.
+/// A random generator. Prints its seed, so that the test can be repeated: `ICW_TEST_SEED=… cargo test NAME`.
 pub(crate) fn random() -> fastrand::Rng {
     let seed = env::var("ICW_TEST_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().unwrap());
     eprintln!("ICW_TEST_SEED={seed}");

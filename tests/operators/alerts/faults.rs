@@ -1,4 +1,4 @@
-//! Faults, each on a worker of its own, and the alerts that they cause.
+//! Faults, each on its own worker, and the alerts that they must cause.
 
 use std::collections::BTreeSet;
 
@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// The names of alerts that fired as they should.
+/// The names of the alerts that fired as expected.
 pub(super) type Fired = Vec<&'static str>;
 
-/// A worker that Prometheus scrapes as the only one of `job`, before anything happens to it.
+/// Starts a worker that Prometheus scrapes as the only target of `job`, before any fault.
 async fn scraped(
     prometheus: &Prometheus,
     job: &str,
@@ -41,7 +41,7 @@ fn fault(rig: &Rig, rule: &str) {
     rig.sandbox.fault(rule.parse().unwrap());
 }
 
-/// Nothing is wrong; events come until `stop` says so. No alert ever fires.
+/// No fault: events arrive until `stop` is set, and no alert may fire.
 pub(super) async fn none(prometheus: &Prometheus, mut stop: watch::Receiver<bool>) {
     let rig = Rig::new().await;
     let (worker, _) = scraped(prometheus, "healthy", &rig, &[]).await;
@@ -59,7 +59,7 @@ pub(super) async fn none(prometheus: &Prometheus, mut stop: watch::Receiver<bool
     worker.stop().await;
 }
 
-/// One API is down, the other refuses our token.
+/// One API is down; the other refuses the token.
 pub(super) async fn webex(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
     let (worker, admin) = scraped(prometheus, "webex", &rig, &[("breaker.failures", "1")]).await;
@@ -76,12 +76,12 @@ pub(super) async fn webex(prometheus: &Prometheus) -> Fired {
     vec![fired.0, fired.1]
 }
 
-/// Events that are wrong, that nobody takes the links of, and that are late when they come; experts who wait.
+/// Events that are invalid, whose links have no consumer, or that arrive late; experts who wait.
 pub(super) async fn events(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
     let declared = rig.command(&["topology", "--declare"], &[]).await;
     assert_eq!(declared.status, Some(0), "{declared:?}");
-    // A binding that is missing stays so.
+    // The missing binding is not redeclared.
     let settings = [("amqp.watch_interval", "1s"), ("topology.declare", "off")];
     let (worker, admin) = scraped(prometheus, "events", &rig, &settings).await;
     rig.publish_body(with_id("event-1"), b"no event").await;
@@ -113,10 +113,10 @@ pub(super) async fn events(prometheus: &Prometheus) -> Fired {
     vec![fired.0, fired.1, fired.2, fired.3, fired.4]
 }
 
-/// The way to the broker breaks again and again, then for good; then the worker ends.
+/// The broker connection breaks several times, then for good; then the worker stops.
 pub(super) async fn network(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
-    let (relay, url) = Relay::before(rig.url()).await;
+    let (relay, url) = Relay::in_front_of(rig.url()).await;
     let settings = [("amqp.url", url.as_str()), ("amqp.reconnect_max", "100ms")];
     let (worker, admin) = scraped(prometheus, "network", &rig, &settings).await;
     let storm = async {
@@ -146,7 +146,7 @@ pub(super) async fn network(prometheus: &Prometheus) -> Fired {
 /// The broker's disk is full.
 pub(super) async fn blocked(prometheus: &Prometheus) -> Fired {
     let rig = Rig::private().await;
-    // Something has to be published while the disk is full: copies of a message that is tried again each second.
+    // Something must be published while the disk is full: copies of a message that is retried every second.
     let settings = [("breaker.failures", "1"), ("breaker.probe_max", "1s")];
     let (worker, admin) = scraped(prometheus, "blocked", &rig, &settings).await;
     fault(&rig, "joseencrypt:status=503");
@@ -158,7 +158,7 @@ pub(super) async fn blocked(prometheus: &Prometheus) -> Fired {
     vec![fired]
 }
 
-/// An answer that does not come, and nobody else to take what waits.
+/// A response that does not come, and no other consumer for the waiting events.
 pub(super) async fn stuck(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
     let settings = [
@@ -178,7 +178,7 @@ pub(super) async fn stuck(prometheus: &Prometheus) -> Fired {
     vec![fired.0, fired.1]
 }
 
-/// Events that are tried again and again; then the ledger is gone.
+/// Events that are retried many times; then the ledger is down.
 pub(super) async fn ledger(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
     let mut redis = Server::start();
@@ -201,11 +201,11 @@ pub(super) async fn ledger(prometheus: &Prometheus) -> Fired {
     vec![hold_fills, ledger]
 }
 
-/// Nobody takes the guests' links, and their queue is full.
+/// The guests queue has no consumer and is full.
 pub(super) async fn full(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
     let (worker, admin) = scraped(prometheus, "full", &rig, &[("topology.queue_length_max", "5")]).await;
-    // More than there is room for; of a batch the broker may take more than the limit before it notices.
+    // More messages than fit. The broker may accept more than the limit from one batch before it notices.
     let guests: Vec<_> = (1..=20).map(|n| json!({"channel": "sms", "address": number(n)})).collect();
     let event = |n| event_with(n, &json!({"guests": guests}));
     rig.publish_event(with_id("event-1"), &event(1)).await;
@@ -222,7 +222,7 @@ pub(super) async fn full(prometheus: &Prometheus) -> Fired {
     vec![fired]
 }
 
-/// A hold queue keeps what is put into it: somebody took it all and does not settle it.
+/// A delay queue does not return its messages: another client has consumed them without an ack.
 pub(super) async fn stranded(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
     let settings =
@@ -245,7 +245,7 @@ pub(super) async fn stranded(prometheus: &Prometheus) -> Fired {
     vec![fired]
 }
 
-/// All faults at once.
+/// Runs all faults at once.
 pub(super) async fn all(prometheus: &Prometheus) -> BTreeSet<&'static str> {
     let fired = tokio::join!(
         webex(prometheus),

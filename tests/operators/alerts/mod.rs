@@ -1,4 +1,4 @@
-//! The rules and the dashboard on a real Prometheus, which scrapes real workers while real faults happen to them.
+//! The rules and the dashboard on a real Prometheus, which scrapes real workers during real faults.
 
 mod faults;
 pub(super) mod prometheus;
@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use super::expressions;
 use prometheus::Prometheus;
 
-/// The one that always fires.
+/// The alert that always fires.
 const WATCHDOG: &str = "InstantConnectWatchdog";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_alert_fires_in_its_own_fault_none_in_a_healthy_run_and_every_expression_has_series() {
+async fn each_alert_fires_in_its_fault_and_none_in_a_healthy_run() {
     let prometheus = Prometheus::start().await;
     let rules = prometheus.rules().await;
     let all: BTreeSet<_> = of_type(&rules, "alerting").map(|rule| rule["name"].as_str().unwrap()).collect();
@@ -24,7 +24,7 @@ async fn each_alert_fires_in_its_own_fault_none_in_a_healthy_run_and_every_expre
         let mut fired = Box::pin(faults::all(&prometheus)).await;
         prometheus.until(&format!("ALERTS{{alertname=\"{WATCHDOG}\",alertstate=\"firing\"}}")).await;
         fired.insert(WATCHDOG);
-        assert_eq!(fired, all, "left: seen to fire in a fault of its own; right: the rules");
+        assert_eq!(fired, all, "left: alerts that fired in their own fault; right: alerts of the rules");
         for rule in of_type(&rules, "recording") {
             assert_has_series(&prometheus, rule["name"].as_str().unwrap()).await;
         }
@@ -43,13 +43,13 @@ fn of_type<'a>(rules: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Va
     rules.iter().filter(move |rule| rule["type"] == kind)
 }
 
-/// Grafana's variables as it sets them for "All", and a short interval.
+/// The expression with Grafana's variables set to "All" and a short interval.
 fn with_all(expression: &str) -> String {
     let expression = expression.replace("$__rate_interval", "10s");
     ["$namespace", "$job", "$instance"].iter().fold(expression, |text, name| text.replace(name, ".*"))
 }
 
-/// At least one that is a number.
+/// Asserts that at least one series has a numeric value.
 async fn assert_has_series(prometheus: &Prometheus, expression: &str) {
     let series = prometheus.query(expression).await;
     assert!(series.iter().any(|series| series["value"][1] != "NaN"), "{expression}: {series:?}");

@@ -1,4 +1,4 @@
-//! A Prometheus of a test's own, from Debian's package: on a free port, in a folder of its own, gone with the value.
+//! A Prometheus for one test, from Debian's package: on a free port, in a temporary folder, stopped on drop.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use url::Url;
 use super::super::{RULES, read};
 use crate::support::{admin::Admin, poll};
 
-/// How much shorter than in the rules all times are: what takes minutes takes seconds here.
+/// Factor by which all times are shorter than in the rules, so that minutes become seconds.
 const SHORTER: u64 = 60;
 
 const CONFIG: &str = "
@@ -27,7 +27,7 @@ scrape_configs:
     file_sd_configs: [{files: ['targets/*.json'], refresh_interval: 1s}]
 ";
 
-/// Scrapes what it is told to every second, under the rules with all times shortened.
+/// Scrapes its targets every second, with all times of the rules shortened.
 pub(super) struct Prometheus {
     folder: TempDir,
     port: u16,
@@ -52,7 +52,7 @@ impl Prometheus {
             .stderr(log)
             .spawn()
             .expect("prometheus runs; `make test` installs it, or `scripts/apt-install prometheus`");
-        // Fails only where it is installed already, which is as good.
+        // Err means that a provider is installed already, which is fine.
         _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let mut prometheus = Self { folder, port, child, client };
@@ -68,31 +68,31 @@ impl Prometheus {
         prometheus
     }
 
-    /// Has it scrape a worker as the only one of `job`, and waits until it has.
+    /// Adds a worker as the only target of `job` and waits until Prometheus has scraped it.
     pub(super) async fn scrape(&self, job: &str, worker: &Admin) {
         let target = json!([{"targets": [worker.address()], "labels": {"job": job, "namespace": "tests"}}]);
         let (made, file) = (self.folder.path().join(job), format!("targets/{job}.json"));
         fs::write(&made, target.to_string()).unwrap();
         fs::rename(made, self.folder.path().join(file)).unwrap();
-        // What counts from its first look on has to be seen twice.
+        // Rates need at least two samples.
         self.until(&format!("count_over_time(up{{job=\"{job}\"}}[1m]) >= 2")).await;
     }
 
-    /// The series of an expression, now.
+    /// The present series of an expression.
     pub(super) async fn query(&self, expression: &str) -> Vec<Value> {
         let answer = self.get("/api/v1/query", &[("query", expression)]).await;
         assert_eq!(answer["status"], "success", "{expression}: {answer}");
         answer["data"]["result"].as_array().unwrap().clone()
     }
 
-    /// All rules, as it has read them.
+    /// All rules as Prometheus loaded them.
     pub(super) async fn rules(&self) -> Vec<Value> {
         let answer = self.get("/api/v1/rules", &[]).await;
         let groups = answer["data"]["groups"].as_array().unwrap().iter();
         groups.flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
     }
 
-    /// Waits until `alert` fires, and no other way than in `job`.
+    /// Waits until `alert` fires for `job`.
     pub(super) async fn until_fires(&self, alert: &'static str, job: &str) -> &'static str {
         self.until(&format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\",job=\"{job}\"}}")).await;
         alert
@@ -124,8 +124,8 @@ impl Drop for Prometheus {
     }
 }
 
-/// Rules whose every `for:`, every range and every number of seconds that a metric is compared with is shorter. The
-/// objective of 10 seconds stays.
+/// Shortens every `for:`, every range, and every number of seconds that a metric is compared with. The objective of
+/// 10 seconds stays.
 pub(in super::super) fn shortened(rules: &str) -> String {
     let times = Regex::new(r"(for: |\[)([0-9]+)([smhd])(\n|\])").unwrap();
     let short = times.replace_all(rules, |found: &Captures| {

@@ -1,4 +1,4 @@
-//! After a message that can't be read, its neighbours come one at a time, and then all as before.
+//! After an unreadable message, its batch is consumed one at a time; then consumption continues normally.
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::sleep;
 
-use super::alone::Alone;
+use super::single_consumer::SingleConsumer;
 use crate::{
     broker::consumer::{ConsumeMode, ConsumerLimits},
     clock,
@@ -27,12 +27,12 @@ use crate::{
 /// Prefetch and concurrency.
 const AT_ONCE: u16 = 3;
 
-/// Takes a second for each message.
+/// Takes one second per message.
 struct Slow {
     now: AtomicUsize,
-    /// Each message is another event.
+    /// Makes each message a different event.
     names: AtomicUsize,
-    /// How many others were worked on, at the begin of each.
+    /// Number of other messages in progress at the start of each.
     others: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -60,26 +60,26 @@ impl Stage for Slow {
         self.others.lock().unwrap_or_else(PoisonError::into_inner).push(others);
         sleep(Duration::from_secs(1)).await;
         self.now.fetch_sub(1, Ordering::Relaxed);
-        Outcome::Dead(Death::new(Class::Invalid, "it is no event"))
+        Outcome::Dead(Death::new(Class::Invalid, "not an event"))
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_as_were_held_come_one_at_a_time_and_then_all_as_before() {
+async fn one_prefetch_is_consumed_one_at_a_time_then_concurrently() {
     let begin = "2026-11-21T12:00:00Z".parse().unwrap();
     let _clock = clock::simulated::begin(begin);
     let others = Arc::<Mutex<Vec<usize>>>::default();
     let stage = Slow { now: AtomicUsize::new(0), names: AtomicUsize::new(0), others: Arc::clone(&others) };
     let at_once = usize::from(AT_ONCE);
     let limits = |limits| ConsumerLimits { prefetch: AT_ONCE, concurrency: at_once, ..limits };
-    let alone = Alone::new(begin, |_| {}, limits, |_| stage).await;
+    let consumer = SingleConsumer::new(begin, |_| {}, limits, |_| stage).await;
     for _ in 0..4 * at_once {
-        alone.store();
+        consumer.store();
     }
-    alone.consumer.set_next_mode(ConsumeMode::OneAtATime);
-    assert!(alone.settles_all().await);
+    consumer.consumer.set_next_mode(ConsumeMode::OneAtATime);
+    assert!(consumer.settles_all().await);
     let others = others.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let (singly, all) = others.split_at(at_once);
-    assert!(singly.iter().all(|others| *others == 0), "{others:?}");
+    let (isolated, all) = others.split_at(at_once);
+    assert!(isolated.iter().all(|others| *others == 0), "{others:?}");
     assert_eq!(all.iter().max(), Some(&(at_once - 1)), "{others:?}");
 }

@@ -1,4 +1,4 @@
-//! Everything that takes part in a run.
+//! All parts of a chaos run.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -41,42 +41,49 @@ use super::{
 use crate::ledger::server::Server as Redis;
 
 const TOKEN: &str = "chaos-token-that-must-not-be-shown";
-/// What is held back here, in milliseconds.
+/// The delays of the delay queues, in milliseconds.
 const HOLDS: [u32; 4] = [200, 1000, 5000, 30_000];
-/// Publishes whose confirms are waited for at once.
+/// Number of publishes with outstanding confirms.
 const BATCH: usize = 50;
-/// RabbitMQ 3.10 forgets a quorum queue that it loses its power within a second of declaring: no test of ours can change
-/// that, so brokers are killed only after this.
+/// RabbitMQ 3.10 loses a quorum queue if it is killed within a second of the declaration. Tests can't change that, so
+/// brokers are killed only after this time.
 const QUEUES_SETTLE: Duration = Duration::from_secs(3);
 
-/// How a run is set up.
+/// The setup of a run.
 pub(crate) struct Plan {
     pub(crate) events: u32,
-    /// Most events that are on their way at once.
+    /// Maximum number of unfinished events.
     pub(crate) window: u32,
     pub(crate) workers: usize,
-    /// Over those of [`Field::start`].
+    /// Overrides of the settings in [`Testbed::start`].
     pub(crate) settings: Vec<(&'static str, &'static str)>,
-    /// Classes of dead letters that what is done explains.
-    pub(crate) explained: Vec<&'static str>,
-    /// How many nodes of our own, to be stopped and killed, the broker has; none: it is the one that tests share.
+    /// Classes of dead letters that the faults explain.
+    pub(crate) explained_classes: Vec<&'static str>,
+    /// Number of own broker nodes, which can be stopped and killed. With 0, the run uses the shared broker.
     pub(crate) nodes: usize,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { events: 1000, window: 200, workers: 1, settings: Vec::new(), explained: Vec::new(), nodes: 0 }
+        Self {
+            events: 1000,
+            window: 200,
+            workers: 1,
+            settings: Vec::new(),
+            explained_classes: Vec::new(),
+            nodes: 0,
+        }
     }
 }
 
 /// Broker, relay, sandbox, workers, a publisher, and consumers of links and dead letters.
-pub(crate) struct Field {
+pub(crate) struct Testbed {
     pub(crate) history: Arc<History>,
     pub(crate) sandbox: Handle,
     pub(crate) relay: Relay,
     pub(crate) workers: Vec<Option<Worker>>,
     nodes: Option<Nodes>,
-    /// What several workers share; one has a file.
+    /// The ledger of several workers; one worker uses a file.
     pub(crate) redis: Option<Redis>,
     urls: Vec<String>,
     prefix: String,
@@ -85,15 +92,15 @@ pub(crate) struct Field {
     _ledgers: TempDir,
     logs_count: usize,
     publishing: Option<JoinHandle<()>>,
-    /// How many events may be published so far.
+    /// Number of events that may be published so far.
     allowed: watch::Sender<u32>,
     plan: Plan,
-    /// End with the value.
+    /// Tasks that end with the value.
     tasks: JoinSet<()>,
 }
 
-impl Field {
-    /// Starts all but the publisher, and waits until the workers take messages.
+impl Testbed {
+    /// Starts everything except the publisher, and waits until the workers consume.
     pub(crate) async fn start(plan: Plan) -> Self {
         let nodes = if plan.nodes > 0 { Some(Nodes::start(plan.nodes).await) } else { None };
         let shared = || {
@@ -114,7 +121,7 @@ impl Field {
         let (handle, api) = (sandbox.handle(), sandbox.url().to_string());
         let prefix = format!("icw-chaos-{:016x}", fastrand::u64(..));
         let holds = HOLDS.map(|hold| format!("{hold}ms")).join(",");
-        // A peer that stalls is noticed after two heartbeats.
+        // A stalled peer is detected after two heartbeats.
         let to_worker = if let [url] = urls.as_slice() {
             format!("{}?heartbeat=2", url.replace(address, &relay.address().to_string()))
         } else {
@@ -123,7 +130,7 @@ impl Field {
         let (mut logs, ledgers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         if setting("CHAOS_KEEP_LOGS").is_some() {
             logs.disable_cleanup(true);
-            eprintln!("what workers say: {}", logs.path().display());
+            eprintln!("worker logs: {}", logs.path().display());
         }
         let path = ledgers.path().join("ledger").display().to_string();
         let redis = if plan.workers > 1 { Some(Redis::start()) } else { None };
@@ -159,11 +166,11 @@ impl Field {
                 (format!("ICW_{}", name.replace('.', "__").to_uppercase()), value.to_owned())
             })
             .collect();
-        let history = Arc::new(History::new(plan.events, &plan.explained));
+        let history = Arc::new(History::new(plan.events, &plan.explained_classes));
         let mut tasks = JoinSet::new();
         tasks.spawn(async { sandbox.serve(pending()).await.unwrap() });
         tasks.spawn(watch_sandbox(handle.clone(), Arc::clone(&history)));
-        let mut field = Self {
+        let mut testbed = Self {
             history,
             sandbox: handle,
             relay,
@@ -181,14 +188,14 @@ impl Field {
             plan,
             tasks,
         };
-        for index in 0..field.workers.len() {
-            field.start_worker(index).await;
+        for index in 0..testbed.workers.len() {
+            testbed.start_worker(index).await;
         }
-        field.consume();
-        field
+        testbed.consume();
+        testbed
     }
 
-    /// The broker's nodes, which may be stopped.
+    /// The own broker nodes.
     pub(crate) fn nodes(&self) -> &Nodes {
         self.nodes.as_ref().unwrap()
     }
@@ -200,14 +207,14 @@ impl Field {
         self.workers[index] = Some(Worker::start(&self.environment, log));
     }
 
-    /// Starts worker number `index` and waits until it takes messages.
+    /// Starts worker number `index` and waits until it consumes.
     pub(crate) async fn start_worker(&mut self, index: usize) {
         self.launch_worker(index);
         let worker = self.workers[index].as_ref().unwrap();
-        worker.until_it_says("connected to broker; consuming", 1).await;
+        worker.until_logged("connected to broker; consuming", 1).await;
     }
 
-    /// `kill -9`, and a new one in its place.
+    /// Kills a worker with SIGKILL and starts a new one.
     pub(crate) async fn kill_worker(&mut self, index: usize) {
         self.history.disturbed("worker killed");
         self.workers[index].take().unwrap().kill();
@@ -215,7 +222,7 @@ impl Field {
         self.start_worker(index).await;
     }
 
-    /// SIGTERM, a good end, and a new one in its place.
+    /// Ends a worker with SIGTERM, checks its exit status, and starts a new one.
     pub(crate) async fn terminate_worker(&mut self, index: usize) {
         self.history.disturbed("worker terminated");
         let status = self.workers[index].take().unwrap().stop().await;
@@ -224,7 +231,7 @@ impl Field {
         self.start_worker(index).await;
     }
 
-    /// See [`QUEUES_SETTLE`].
+    /// Waits as [`QUEUES_SETTLE`] explains.
     pub(crate) async fn let_queues_settle(&self) {
         for queue in self.work_queues() {
             self.until_empty(&queue).await;
@@ -232,7 +239,7 @@ impl Field {
         sleep(QUEUES_SETTLE).await;
     }
 
-    /// Stops the broker in good order or kills it, starts it again, and waits for the first event that is served.
+    /// Stops or kills the broker, starts it again, and waits for the first processed event.
     pub(crate) async fn restart_broker(&mut self, crash: bool) {
         let what = if crash { "broker killed" } else { "broker restarted" };
         self.history.disturbed(what);
@@ -243,17 +250,17 @@ impl Field {
         }
         self.nodes().start_again(0).await;
         self.history.healed(what);
-        // All that was let go may have been served before that.
+        // All allowed events may have been processed before.
         self.allow_more(100);
         self.history.until_recovered().await;
     }
 
-    /// Lets the publisher go on to this number of events and no further, so that there is load for what is to come.
+    /// Sets the number of events that may be published, so that some are left for later faults.
     pub(crate) fn allow(&self, events: u32) {
         self.allowed.send_replace(events);
     }
 
-    /// Lets the publisher go on by so many.
+    /// Increases the number of events that may be published.
     pub(crate) fn allow_more(&self, events: u32) {
         self.allowed.send_modify(|allowed| *allowed = allowed.saturating_add(events));
     }
@@ -293,7 +300,7 @@ impl Field {
         format!("{}.{name}", self.prefix)
     }
 
-    /// What workers take from, and what comes back to it.
+    /// The work queues and their delay queues.
     fn work_queues(&self) -> Vec<String> {
         ["sessions", "hosts"]
             .into_iter()
@@ -304,7 +311,7 @@ impl Field {
             .collect()
     }
 
-    /// Waits until nothing is ready in a queue.
+    /// Waits until no message is ready in a queue.
     pub(crate) async fn until_empty(&self, queue: &str) {
         poll(&format!("{queue} to be empty"), async || {
             depth(&self.urls, queue).await.filter(|(ready, _)| *ready == 0).map(drop)
@@ -312,30 +319,30 @@ impl Field {
         .await;
     }
 
-    /// Waits until a queue is there, and somebody takes from it.
-    pub(crate) async fn until_taken_from(&self, queue: &str) {
+    /// Waits until a queue exists and has a consumer.
+    pub(crate) async fn until_consumed(&self, queue: &str) {
         poll(&format!("a consumer of {queue}"), async || {
             depth(&self.urls, queue).await.filter(|(_, consumers)| *consumers > 0).map(drop)
         })
         .await;
     }
 
-    /// Deletes a queue under its consumers.
+    /// Deletes a queue that may have consumers.
     pub(crate) async fn delete_queue(&self, queue: &str) {
         let (_connection, channel) = open(&self.urls).await.unwrap();
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     }
 
-    /// Ends all trouble, waits until every event came to an end and nothing is left in any queue, stops the workers, and
-    /// gives the verdict.
+    /// Ends all faults, waits until every event is finished and all queues are empty, stops the workers, and returns
+    /// the report.
     pub(crate) async fn finish(mut self) -> Report {
         self.relay.heal();
         self.sandbox.clear_faults();
         self.allow(u32::MAX);
         self.publishing.take().expect("it was started").await.unwrap();
         self.history.until_finished(self.plan.events).await;
-        // Nobody tells from outside what is taken and not acknowledged, repeats of what is finished among it. It is back
-        // when the last worker has ended; then one takes it again.
+        // Unacked messages, such as repeats of finished events, are not visible from outside. They return to the
+        // queue when the last worker stops; then one worker consumes them.
         for round in 1.. {
             for queue in self.work_queues() {
                 self.until_empty(&queue).await;
@@ -345,7 +352,7 @@ impl Field {
             }
             let mut left = Vec::new();
             for queue in self.work_queues() {
-                let what = format!("{queue} to be left alone");
+                let what = format!("{queue} to have no consumer");
                 let alone = async || depth(&self.urls, &queue).await.filter(|(_, consumers)| *consumers == 0);
                 let (ready, _) = poll(&what, alone).await;
                 left.extend((ready > 0).then_some((queue, ready)));
@@ -353,11 +360,11 @@ impl Field {
             if left.is_empty() {
                 break;
             }
-            assert!(round < 10, "still there: {left:?}");
+            assert!(round < 10, "messages are left: {left:?}");
             self.start_worker(0).await;
         }
         self.until_empty(&self.name("guests")).await;
-        self.assert_logs_keep_silent();
+        self.assert_logs_show_no_private_data();
         let report = self.history.report();
         if self.nodes.is_none() {
             self.clean_up().await;
@@ -365,8 +372,8 @@ impl Field {
         report
     }
 
-    /// No link, number, address or token is in what workers said.
-    fn assert_logs_keep_silent(&self) {
+    /// Asserts that no worker log contains a link, phone number, address or token.
+    fn assert_logs_show_no_private_data(&self) {
         for entry in std::fs::read_dir(self.logs.path()).unwrap() {
             for line in lines(&entry.unwrap().path()) {
                 let leak = ["/visit/", "+346", "@example", "Guadalupe", TOKEN, "guest:guest"]
@@ -377,7 +384,7 @@ impl Field {
         }
     }
 
-    /// Deletes what this run made on a broker that others use.
+    /// Deletes the run's queues and exchanges on the shared broker.
     async fn clean_up(&self) {
         let (_connection, channel) = open(&self.urls).await.unwrap();
         let dead = ["sessions.dead", "hosts.dead", "guests.dead"];
@@ -393,7 +400,7 @@ impl Field {
     }
 }
 
-impl Drop for Field {
+impl Drop for Testbed {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
@@ -408,7 +415,7 @@ impl Drop for Field {
         for log in logs.iter().rev().take(3) {
             let lines: Vec<_> = lines(log).collect();
             let tail = lines[lines.len().saturating_sub(40)..].join("\n");
-            eprintln!("--- the end of what a worker said ({} lines):\n{tail}", lines.len());
+            eprintln!("--- end of a worker log ({} lines):\n{tail}", lines.len());
         }
     }
 }
@@ -421,7 +428,7 @@ fn header(delivery: &Delivery, name: &str) -> String {
     }
 }
 
-/// Takes in what the sandbox sees.
+/// Records the sandbox's calls and messages.
 async fn watch_sandbox(sandbox: Handle, history: Arc<History>) {
     let (mut calls, mut messages) = (0, 0);
     loop {
@@ -438,13 +445,13 @@ async fn watch_sandbox(sandbox: Handle, history: Arc<History>) {
     }
 }
 
-/// The answer of the broker, `None` where it is an error or does not come. lapin's futures can stay pending for good when
-/// a broker goes away at the wrong moment: a consumer of dead letters once did not come back after a restart.
+/// The broker's response; `None` for an error or a timeout. Futures of lapin can stay pending forever if a broker
+/// goes away at the wrong moment: after one restart, a consumer of dead letters never returned.
 async fn within<T>(action: impl Future<Output = lapin::Result<T>>) -> Option<T> {
     timeout(Duration::from_secs(10), action).await.ok()?.ok()
 }
 
-/// What comes of `action`, which may take its time; `None` where the channel is gone.
+/// The result of `action`, without a time limit; `None` if the channel closes first.
 async fn unless_gone<T>(channel: &Channel, action: impl Future<Output = T>) -> Option<T> {
     let gone = async {
         while channel.status().connected() {
@@ -458,7 +465,7 @@ async fn unless_gone<T>(channel: &Channel, action: impl Future<Output = T>) -> O
     }
 }
 
-/// To one of the nodes.
+/// Opens a connection and a channel to a random node.
 async fn open(urls: &[String]) -> Option<(Connection, Channel)> {
     let url = format!("{}?heartbeat=4", fastrand::choice(urls)?);
     let connection = within(Connection::connect(&url, ConnectionProperties::default())).await?;
@@ -466,7 +473,7 @@ async fn open(urls: &[String]) -> Option<(Connection, Channel)> {
     Some((connection, channel))
 }
 
-/// How many messages are ready in a queue, and how many consumers it has; `None` where nobody can tell.
+/// The numbers of ready messages and consumers of a queue; `None` if the broker can't tell.
 async fn depth(urls: &[String], queue: &str) -> Option<(u32, u32)> {
     let (connection, channel) = open(urls).await?;
     let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
@@ -475,15 +482,15 @@ async fn depth(urls: &[String], queue: &str) -> Option<(u32, u32)> {
     declared.map(|queue| (queue.message_count(), queue.consumer_count()))
 }
 
-/// Takes from a queue for ever, whatever becomes of the connection.
+/// Consumes a queue forever and reconnects after failures.
 async fn consume(urls: Vec<String>, queue: String, mut take: impl FnMut(&Delivery)) {
     loop {
         if let Some((connection, channel)) = open(&urls).await {
             _ = consume_once(&channel, &queue, &mut take).await;
-            // Dropping it is not enough: what lapin still waits for keeps it open, and with it a consumer that nobody serves.
+            // Dropping the connection is not enough: lapin's pending futures keep it and its consumer open.
             _ = within(connection.close(200, "done".into())).await;
         }
-        // Whatever broke it lasts a while.
+        // The cause usually lasts for a while.
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -499,7 +506,7 @@ async fn consume_once(channel: &Channel, queue: &str, take: &mut impl FnMut(&Del
     Some(())
 }
 
-/// Publishes all events, each until the broker confirmed it, as a flow that is built well does.
+/// Publishes each event until the broker confirms it, as a well-built flow does.
 async fn publish(
     urls: Vec<String>,
     exchange: String,
@@ -515,7 +522,7 @@ async fn publish(
             _ = within(connection.close(200, "done".into())).await;
         }
         if !queue.is_empty() {
-            // Whatever broke it lasts a while.
+            // The cause usually lasts for a while.
             sleep(Duration::from_millis(100)).await;
         }
     }
@@ -534,7 +541,7 @@ async fn publish_until_broken(
     while !queue.is_empty() {
         history.until_fewer_than(window).await;
         let next = queue.front().map_or(0, |start| start.0);
-        // It fails only when the run is over.
+        // The wait fails only when the run is over.
         _ = allowed.wait_for(|allowed| *allowed > next).await;
         let batch: Vec<_> = queue.drain(..queue.len().min(BATCH)).collect();
         let mut confirms = Vec::with_capacity(batch.len());
@@ -552,13 +559,13 @@ async fn publish_until_broken(
         let (mut good, mut bad, mut returned) = (Vec::new(), Vec::new(), HashSet::new());
         for (start, confirm) in confirms {
             let confirmed = match confirm {
-                // A broker that says it blocks answers late, and not again.
+                // A broker that blocks publishing confirms late.
                 Ok(confirm) => unless_gone(channel, confirm).await.and_then(Result::ok),
                 Err(_) => None,
             };
             match confirmed {
                 Some(Confirmation::Ack(back)) => {
-                    // The message that comes with a confirm may be any of the batch.
+                    // The returned message in a confirm may be any message of the batch.
                     let id = back.and_then(|back| back.properties.message_id().clone());
                     returned.extend(id.map(|id| id.as_str().to_owned()));
                     good.push(start);

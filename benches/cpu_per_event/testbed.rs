@@ -1,4 +1,4 @@
-//! Broker, sandbox, collector, and the process that is measured.
+//! Broker, sandbox, collector, and the measured process.
 
 use std::{
     env,
@@ -20,12 +20,12 @@ use super::{Contender, plain};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_instant-connect-worker");
 const TOKEN: &str = "bench-token";
-/// Where the worker serves its metrics.
+/// The address of the worker's metrics.
 pub(crate) const ADMIN: &str = "127.0.0.1:19464";
-/// A round that takes longer has gone wrong.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Time limit of a round.
+const ROUND_LIMIT: Duration = Duration::from_secs(600);
 
-/// What a round cost.
+/// The cost of a round.
 #[derive(Clone, Copy)]
 pub(crate) struct Cost {
     /// User and system time per event, in milliseconds.
@@ -35,8 +35,8 @@ pub(crate) struct Cost {
     pub(crate) peak_mib: u32,
 }
 
-/// A sandbox, a collector, and exchanges and queues of their own.
-pub(crate) struct Field {
+/// A sandbox, a collector, and its own exchanges and queues.
+pub(crate) struct Testbed {
     sandbox: Handle,
     collector: String,
     channel: Channel,
@@ -45,7 +45,7 @@ pub(crate) struct Field {
     environment: Vec<(&'static str, String)>,
 }
 
-impl Field {
+impl Testbed {
     pub(crate) async fn new() -> Self {
         let url =
             env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned());
@@ -80,7 +80,7 @@ impl Field {
         }
     }
 
-    /// Has `contender` serve `events` that wait for it.
+    /// Measures `contender` while it processes `events` that are already queued.
     pub(crate) async fn serve(&self, contender: Contender, events: usize) -> Cost {
         self.worker(&["topology", "--declare"]);
         self.publish(events).await;
@@ -109,7 +109,7 @@ impl Field {
                 }
             }
         };
-        timeout(PATIENCE, done).await.expect("all events are served");
+        timeout(ROUND_LIMIT, done).await.expect("all events are processed in time");
         let took = began.elapsed();
         let cost = cost(&child, events, took);
         scraping.abort();
@@ -145,7 +145,7 @@ impl Field {
                 .await
                 .unwrap();
         }
-        assert!(self.channel.wait_for_confirms().await.unwrap().is_empty(), "every event is routed");
+        assert!(self.channel.wait_for_confirms().await.unwrap().is_empty(), "all events are routed");
     }
 
     /// Runs another subcommand.
@@ -156,7 +156,7 @@ impl Field {
         output.stdout
     }
 
-    /// Deletes what was declared.
+    /// Deletes the declared exchanges and queues.
     pub(crate) async fn clean_up(&self) {
         let plan: Value = serde_json::from_slice(&self.worker(&["topology", "--json"])).unwrap();
         let names = |kind: &str| -> Vec<String> {
@@ -172,7 +172,7 @@ impl Field {
     }
 }
 
-/// Takes whatever traces come.
+/// Starts a collector that accepts all traces. Returns its URL.
 async fn collector() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -181,7 +181,7 @@ async fn collector() -> String {
     url
 }
 
-/// Asks for metrics far more often than a Prometheus does.
+/// Scrapes the metrics much more often than a Prometheus does.
 async fn scrape(contender: Contender) {
     if matches!(contender, Contender::Plain | Contender::Off) {
         return;
@@ -189,14 +189,14 @@ async fn scrape(contender: Contender) {
     let http = reqwest::Client::new();
     loop {
         sleep(Duration::from_secs(1)).await;
-        // Before it listens, and in versions without it, there is nothing to be had.
+        // A failure is fine: the server may not listen yet, or the version has no metrics.
         if let Ok(answer) = http.get(format!("http://{ADMIN}/metrics")).send().await {
             _ = answer.bytes().await;
         }
     }
 }
 
-/// What Linux counts of a process: `utime` and `stime` in hundredths of a second (proc(5)), and its peak memory.
+/// The cost as Linux counts it: `utime` and `stime` in hundredths of a second (proc(5)), and peak memory.
 fn cost(child: &Child, events: usize, took: Duration) -> Cost {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap();
     let stat = read("stat");

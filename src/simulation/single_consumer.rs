@@ -1,4 +1,4 @@
-//! One consumer with a stage of a test's own, on the simulated broker.
+//! One consumer with a stage that the test provides, on the simulated broker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,21 +32,21 @@ use crate::{
     },
 };
 
-/// After as many deliveries a message is put aside.
+/// A message with this many deliveries is set aside.
 pub(super) const DELIVERIES_MAX: u32 = 5;
 
-pub(super) struct Alone<S> {
+pub(super) struct SingleConsumer<S> {
     pub(super) consumer: Arc<Consumer<S>>,
     pub(super) metrics: StageMetrics,
     pub(super) world: World,
     publishing: JoinHandle<()>,
     connection: SimulatedConnection,
-    /// Dropped, it would stop the consumer.
+    /// Dropping the sender would stop the consumer.
     _stop: watch::Sender<bool>,
 }
 
-impl<S: Stage> Alone<S> {
-    /// Where nothing goes wrong but what `plan_for` says, and what the stage does.
+impl<S: Stage> SingleConsumer<S> {
+    /// Creates a world without faults, except those that `plan_for` adds and the stage causes.
     pub(super) async fn new(
         begin: Timestamp,
         plan_for: impl FnOnce(&mut WorldPlan),
@@ -99,7 +99,7 @@ impl<S: Stage> Alone<S> {
         broker::store(&self.world, &mut self.world.lock(), SESSIONS, message);
     }
 
-    /// Consumes until nothing is left; whether that came to pass.
+    /// Consumes until no message is left. Returns false if the time limit passed first.
     pub(super) async fn settles_all(&self) -> bool {
         let settled = async {
             while !self.world.lock().broker.idle() {
