@@ -38,109 +38,103 @@ fn defaults_warn_only_about_the_ledger_path() {
     assert_eq!(problems(&with(&[PERSISTENT])), Vec::<String>::new());
 }
 
+/// Settings, and a finding of them.
+const CONFLICTS: &[(&[&str], &str)] = &[
+    (
+        &["shutdown.grace=10s"],
+        "warn: shutdown.grace = \"10s\", instant_connect.timeout = \"15s\": a shutdown interrupts",
+    ),
+    (
+        &["hosts.timeout=30s"],
+        "warn: shutdown.grace = \"25s\", hosts.timeout = \"30s\": a shutdown interrupts",
+    ),
+    (&["amqp.prefetch=8"], "warn: amqp.prefetch = 8, amqp.concurrency = 32: at most 8 messages"),
+    (
+        &["amqp.concurrency=2"],
+        "warn: amqp.prefetch = 32, amqp.concurrency = 2: each stage prefetches far more",
+    ),
+    (
+        &["amqp.delivery_timeout=28m"],
+        "warn: amqp.delivery_timeout = \"28m\", amqp.timeout = \"30s\": a delivery may stay in progress for 1800s",
+    ),
+    (&["amqp.deliveries_max=1"], "warn: amqp.deliveries_max = 1: a few crashes"),
+    (&["retry.attempts=1"], "warn: retry.attempts = 1, retry.initial = \"1s\""),
+    (&["retry.attempts=20"], "of 20 attempts only 12 fit within retry.total"),
+    (&["instant_connect.link_lifetime=15m"], "of 8 attempts only 7 fit within instant_connect.link_lifetime"),
+    (
+        &["retry.delays=30s,2m"],
+        "warn: retry.initial = \"1s\", retry.delays = [\"30s\", \"2m\"]: the shortest delay queue",
+    ),
+    (&["retry.delays=1s,3h"], "beyond link_lifetime: 1 of 2"),
+    (
+        &["retry.delays=3h"],
+        "fail: retry.delays = [\"3h\"], instant_connect.link_lifetime = \"2h\": delay queues return",
+    ),
+    (
+        &["instant_connect.rate_limit_wait=2h"],
+        "warn: instant_connect.rate_limit_wait = \"2h\", instant_connect.link",
+    ),
+    (&["hosts.rate_limit_wait=3h"], "warn: hosts.rate_limit_wait = \"3h\", instant_connect.link"),
+    (
+        &["topology.queue_length_max=10"],
+        "warn: topology.queue_length_max = 10, amqp.prefetch = 32: if every in-flight",
+    ),
+    (&["ledger.kind=memory", "ledger.path="], "warn: ledger.kind = \"memory\": the ledger is lost"),
+    (
+        &["ledger.path=here/ledger"],
+        "ledger.path = \"here/ledger\": here/ledger is relative to the working directory",
+    ),
+    (
+        &["amqp.delivery_timeout=50s"],
+        "warn: amqp.delivery_timeout = \"50s\", instant_connect.timeout = \"15s\", hosts.timeout",
+    ),
+    (
+        &["ledger.keep_max=2h"],
+        "warn: ledger.keep_max = \"2h\", ledger.margin = \"1h\", instant_connect.link_lifetime = \"2h\": ledger entries",
+    ),
+    (&["ledger.path=/tmp/ledger"], "ledger.path = \"/tmp/ledger\": the file is in a temporary folder"),
+    (
+        &["ledger.on_failure=continue"],
+        "warn: ledger.on_failure = \"continue\": while the ledger is unavailable",
+    ),
+    (
+        &["ledger.kind=redis", "ledger.url=redis://redis"],
+        "warn: ledger.path = \"/var/lib/icw/ledger\", ledger.kind = \"redis\": ledger.path is set",
+    ),
+    (&["ledger.url=redis://redis"], "warn: ledger.url = [hidden], ledger.kind = \"file\": ledger.url is set"),
+    (
+        &["hosts.delivery=amqp", "hosts.token=x"],
+        "warn: hosts.token = [hidden], hosts.delivery = \"amqp\": hosts.token is set",
+    ),
+    (
+        &["hosts.delivery=amqp", "hosts.token_file=/x"],
+        "warn: hosts.token_file = \"/x\", hosts.delivery = \"amqp\"",
+    ),
+    (&["admin.listen=off"], "warn: admin.listen = \"off\": the admin server is off"),
+    (&["admin.listen=0.0.0.0:9464"], "warn: admin.listen = \"0.0.0.0:9464\": anyone who reaches"),
+    (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: read only at startup"),
+    (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: passed with --set"),
+    (&["amqp.url=amqp://rabbit"], "warn: amqp.url = [hidden]: passed with --set"),
+    (&["amqp.allow_insecure=true"], "warn: amqp.allow_insecure = true: the broker's password may be sent"),
+    (&["ledger.allow_insecure=true"], "warn: ledger.allow_insecure = true: Redis's password"),
+    (&["instant_connect.host_login=false"], "warn: instant_connect.host_login = false: anyone with"),
+    (
+        &["instant_connect.allowed_base_urls=[]"],
+        "fail: instant_connect.short_urls = true, instant_connect.allowed_base_urls = []: short",
+    ),
+    (&["instant_connect.short_urls=false"], "warn: instant_connect.short_urls = false"),
+    (
+        &["instant_connect.url=http://127.0.0.1:1"],
+        "only one of the two APIs is on this machine: experts get simulated links",
+    ),
+    (&["telemetry.log_level=error"], "warn: telemetry.log_level = \"error\": the log omits dead letters"),
+    (&["telemetry.log_level=debug"], "warn: telemetry.log_level = \"debug\": the log has several lines"),
+];
+
 #[test]
 fn each_conflict_is_reported_with_its_settings_and_values() {
-    for (flags, expected) in [
-        (
-            &["shutdown.grace=10s"][..],
-            "warn: shutdown.grace = \"10s\", instant_connect.timeout = \"15s\": a shutdown interrupts",
-        ),
-        (
-            &["hosts.timeout=30s"],
-            "warn: shutdown.grace = \"25s\", hosts.timeout = \"30s\": a shutdown interrupts",
-        ),
-        (&["amqp.prefetch=8"], "warn: amqp.prefetch = 8, amqp.concurrency = 32: at most 8 messages"),
-        (
-            &["amqp.concurrency=2"],
-            "warn: amqp.prefetch = 32, amqp.concurrency = 2: each stage prefetches far more",
-        ),
-        (
-            &["amqp.delivery_timeout=28m"],
-            "warn: amqp.delivery_timeout = \"28m\", amqp.timeout = \"30s\": a delivery may stay in progress for 1800s",
-        ),
-        (&["amqp.deliveries_max=1"], "warn: amqp.deliveries_max = 1: a few crashes"),
-        (&["retry.attempts=1"], "warn: retry.attempts = 1, retry.initial = \"1s\""),
-        (&["retry.attempts=20"], "of 20 attempts only 12 fit within retry.total"),
-        (
-            &["instant_connect.link_lifetime=15m"],
-            "of 8 attempts only 7 fit within instant_connect.link_lifetime",
-        ),
-        (
-            &["retry.delays=30s,2m"],
-            "warn: retry.initial = \"1s\", retry.delays = [\"30s\", \"2m\"]: the shortest delay queue",
-        ),
-        (&["retry.delays=1s,3h"], "beyond link_lifetime: 1 of 2"),
-        (
-            &["retry.delays=3h"],
-            "fail: retry.delays = [\"3h\"], instant_connect.link_lifetime = \"2h\": delay queues return",
-        ),
-        (
-            &["instant_connect.rate_limit_wait=2h"],
-            "warn: instant_connect.rate_limit_wait = \"2h\", instant_connect.link",
-        ),
-        (&["hosts.rate_limit_wait=3h"], "warn: hosts.rate_limit_wait = \"3h\", instant_connect.link"),
-        (
-            &["topology.queue_length_max=10"],
-            "warn: topology.queue_length_max = 10, amqp.prefetch = 32: if every in-flight",
-        ),
-        (&["ledger.kind=memory", "ledger.path="], "warn: ledger.kind = \"memory\": the ledger is lost"),
-        (
-            &["ledger.path=here/ledger"],
-            "ledger.path = \"here/ledger\": here/ledger is relative to the working directory",
-        ),
-        (
-            &["amqp.delivery_timeout=50s"],
-            "warn: amqp.delivery_timeout = \"50s\", instant_connect.timeout = \"15s\", hosts.timeout",
-        ),
-        (
-            &["ledger.keep_max=2h"],
-            "warn: ledger.keep_max = \"2h\", ledger.margin = \"1h\", instant_connect.link_lifetime = \"2h\": ledger entries",
-        ),
-        (&["ledger.path=/tmp/ledger"], "ledger.path = \"/tmp/ledger\": the file is in a temporary folder"),
-        (
-            &["ledger.on_failure=continue"],
-            "warn: ledger.on_failure = \"continue\": while the ledger is unavailable",
-        ),
-        (
-            &["ledger.kind=redis", "ledger.url=redis://redis"],
-            "warn: ledger.path = \"/var/lib/icw/ledger\", ledger.kind = \"redis\": ledger.path is set",
-        ),
-        (
-            &["ledger.url=redis://redis"],
-            "warn: ledger.url = [hidden], ledger.kind = \"file\": ledger.url is set",
-        ),
-        (
-            &["hosts.delivery=amqp", "hosts.token=x"],
-            "warn: hosts.token = [hidden], hosts.delivery = \"amqp\": hosts.token is set",
-        ),
-        (
-            &["hosts.delivery=amqp", "hosts.token_file=/x"],
-            "warn: hosts.token_file = \"/x\", hosts.delivery = \"amqp\"",
-        ),
-        (&["admin.listen=off"], "warn: admin.listen = \"off\": the admin server is off"),
-        (&["admin.listen=0.0.0.0:9464"], "warn: admin.listen = \"0.0.0.0:9464\": anyone who reaches"),
-        (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: read only at startup"),
-        (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: passed with --set"),
-        (&["amqp.url=amqp://rabbit"], "warn: amqp.url = [hidden]: passed with --set"),
-        (
-            &["amqp.allow_insecure=true"],
-            "warn: amqp.allow_insecure = true: the broker's password may be sent",
-        ),
-        (&["ledger.allow_insecure=true"], "warn: ledger.allow_insecure = true: Redis's password"),
-        (&["instant_connect.host_login=false"], "warn: instant_connect.host_login = false: anyone with"),
-        (
-            &["instant_connect.allowed_base_urls=[]"],
-            "fail: instant_connect.short_urls = true, instant_connect.allowed_base_urls = []: short",
-        ),
-        (&["instant_connect.short_urls=false"], "warn: instant_connect.short_urls = false"),
-        (
-            &["instant_connect.url=http://127.0.0.1:1"],
-            "only one of the two APIs is on this machine: experts get simulated links",
-        ),
-        (&["telemetry.log_level=error"], "warn: telemetry.log_level = \"error\": the log omits dead letters"),
-        (&["telemetry.log_level=debug"], "warn: telemetry.log_level = \"debug\": the log has several lines"),
-    ] {
-        let found = problems(&with(&[&[PERSISTENT], flags].concat()));
+    for (flags, expected) in CONFLICTS {
+        let found = problems(&with(&[&[PERSISTENT][..], *flags].concat()));
         assert!(found.iter().any(|problem| problem.contains(expected)), "{flags:?}: {expected}: {found:#?}");
     }
 }

@@ -42,6 +42,8 @@ async fn html_page_with_status_2xx_is_not_a_success() {
 
 #[tokio::test]
 async fn html_page_with_status_4xx_kills_no_event() {
+    const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
+
     let (rig, worker) = started().await;
     let mut guests = rig.guest_links().await;
     let statuses = [400, 401, 403, 404, 405, 407, 409, 411, 413, 414, 421, 422, 431, 451];
@@ -53,7 +55,6 @@ async fn html_page_with_status_4xx_kills_no_event() {
         rig.until_experts_have(n as u64 + 1).await;
         worker.output.until(&format!("answered {status}; not a Webex response"), 2).await;
     }
-    const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
     assert!(worker.output.logged(OPENED).is_empty(), "no token was refused");
     worker.stop().await;
     rig.assert_queues_are_empty(&rig.amqp).await;
