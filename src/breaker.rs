@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
@@ -19,6 +21,7 @@ use crate::{
     outcome::{Cause, Class, Outcome},
     retry,
     telemetry::metrics::BreakerMetrics,
+    values::{self, Bounded, Period},
 };
 
 /// Maximum number of events whose failures are kept. The next one replaces the one with the oldest failure.
@@ -36,14 +39,20 @@ const LEDGER_MAX: Duration = Duration::from_secs(2);
 /// Factor from one wait of a postponed event to its next.
 const POSTPONED_FACTOR: u32 = 5;
 
-/// The breaker's thresholds and probe intervals.
-#[derive(Clone, Copy, Debug)]
+/// The configuration section `breaker`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 pub struct BreakerPolicy {
     /// Events in a row with failed calls that open the breaker.
+    #[serde(deserialize_with = "values::whole::<_, 1, 1000>")]
+    #[schemars(with = "Bounded<1, 1000>")]
     pub failures: u32,
     /// First wait between two probes.
+    #[serde(deserialize_with = "values::duration")]
+    #[schemars(with = "Period")]
     pub probe_initial: Duration,
     /// Maximum wait between two probes.
+    #[serde(deserialize_with = "values::duration")]
+    #[schemars(with = "Period")]
     pub probe_max: Duration,
 }
 

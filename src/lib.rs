@@ -17,6 +17,8 @@
 //! - [`masking`]: the last protection of secrets, for texts that others wrote
 //! - [`tls`]: trusted servers and the client certificate, the same for the broker, Redis and HTTPS
 //! - [`retry`]: retry decisions, a pure function
+//! - [`breaker`]: stops consuming while an API is down or refuses our token
+//! - [`values`]: value types of settings
 //! - [`upstream`]: HTTP with limits, rotating tokens and classified failures
 //! - [`instant_connect`], [`webex`]: the two APIs
 //! - [`stages`]: from message to outcome, with one outside effect each; they do not depend on AMQP
@@ -33,8 +35,30 @@
 //! - [`cli`]: one file per subcommand
 //! - `simulation`, in tests only: the worker in a world with random faults, generated from a seed
 //!
-//! Dependencies point one way: `cli` → `worker` → `stages`, `broker` → `contract`, `outcome`, `retry`; `broker` and `upstream` →
-//! `telemetry` → `contract`.
+//! # Arrows
+//!
+//! Each module and the modules that it imports. A test compares these lines with the code, and refuses circles.
+//!
+//! ```text
+//! admin           → telemetry
+//! breaker         → outcome retry telemetry values
+//! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages telemetry tls values
+//! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
+//! cli             → broker check config contract dead masking outcome sandbox telemetry tls upstream worker
+//! config          → breaker broker contract endpoint instant_connect ledger masking retry stages telemetry tls upstream values
+//! dead            → broker clock contract fault outcome
+//! endpoint        → masking
+//! instant_connect → clock contract fault upstream
+//! ledger          → clock endpoint fault tls
+//! outcome         → contract
+//! retry           → outcome values
+//! stages          → clock contract fault instant_connect ledger outcome retry telemetry webex
+//! telemetry       → clock contract endpoint masking outcome tls
+//! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
+//! values          → contract endpoint
+//! webex           → contract upstream
+//! worker          → admin broker config fault instant_connect ledger stages telemetry upstream webex
+//! ```
 
 // The worker's future contains all others, so the compiler needs many steps to prove that it is Send.
 #![recursion_limit = "256"]
@@ -62,5 +86,6 @@ pub(crate) mod stages;
 pub mod telemetry;
 pub(crate) mod tls;
 pub mod upstream;
+pub mod values;
 pub mod webex;
 pub(crate) mod worker;

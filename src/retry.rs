@@ -6,26 +6,45 @@ use std::time::Duration;
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
-use crate::outcome::{Cause, Class, Death, Failure};
+use crate::{
+    outcome::{Cause, Class, Death, Failure},
+    values::{self, Bounded, Delays, Factor, Period},
+};
 
 /// The configuration section `retry`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 pub struct RetryPolicy {
     /// The wait after the first failure.
+    #[serde(deserialize_with = "values::duration")]
+    #[schemars(with = "Period")]
     pub initial: Duration,
     /// The longest wait between two attempts, before jitter.
+    #[serde(deserialize_with = "values::duration")]
+    #[schemars(with = "Period")]
     pub max: Duration,
     /// Factor from one wait to the next, at least 1.
+    #[serde(deserialize_with = "values::factor::<_, 1, 100>")]
+    #[schemars(with = "Factor<1, 100>")]
     pub multiplier: f64,
     /// Jitter: fraction, 0 to 1, by which each wait varies in either direction. Events that failed together are then
     /// retried at different times.
+    #[serde(deserialize_with = "values::factor::<_, 0, 1>")]
+    #[schemars(with = "Factor<0, 1>")]
     pub jitter: f64,
     /// Maximum number of counted attempts, including the first, at least 1.
+    #[serde(deserialize_with = "values::whole::<_, 1, 1000>")]
+    #[schemars(with = "Bounded<1, 1000>")]
     pub attempts: u32,
     /// Maximum total wait of a message between its counted attempts, even if attempts are left. Time spent in an
     /// outage, under Retry-After or in the queue does not count.
+    #[serde(deserialize_with = "values::duration")]
+    #[schemars(with = "Period")]
     pub total: Duration,
+    /// The delays of the delay queues.
+    pub delays: Delays,
 }
 
 /// The attempts of a message so far.
@@ -168,39 +187,37 @@ pub fn postponed_for(
 
 /// The waits after each failure except the last, without jitter.
 pub fn waits(policy: &RetryPolicy) -> impl Iterator<Item = Duration> + '_ {
-    (1..policy.attempts).map(|attempt| interval(policy, attempt))
+    (1..policy.attempts).map(|attempt| interval(policy.initial, policy.max, policy.multiplier, attempt))
 }
 
 /// The wait after attempt number `attempt` (from 1). `random` (0 to 1) sets the jitter.
 #[must_use]
 pub fn wait(policy: &RetryPolicy, attempt: u32, random: f64) -> Duration {
-    spread(interval(policy, attempt), policy.jitter, random.clamp(0.0, 1.0))
+    spread(
+        interval(policy.initial, policy.max, policy.multiplier, attempt),
+        policy.jitter,
+        random.clamp(0.0, 1.0),
+    )
 }
 
 /// The wait after attempt number `attempt`, without jitter.
-fn interval(policy: &RetryPolicy, attempt: u32) -> Duration {
+fn interval(initial: Duration, max: Duration, multiplier: f64, attempt: u32) -> Duration {
     let mut schedule = ExponentialBackoff {
-        current_interval: policy.initial,
+        current_interval: initial,
         randomization_factor: 0.0,
-        multiplier: policy.multiplier,
-        max_interval: policy.max,
+        multiplier,
+        max_interval: max,
         max_elapsed_time: None,
         ..ExponentialBackoff::default()
     };
     // The schedule reaches its maximum long before 100 steps; a higher count changes nothing.
-    (0..attempt.clamp(1, 100))
-        .filter_map(|_| schedule.next_backoff())
-        .last()
-        .unwrap_or(policy.max)
-        .min(policy.max)
+    (0..attempt.clamp(1, 100)).filter_map(|_| schedule.next_backoff()).last().unwrap_or(max).min(max)
 }
 
 /// The wait between attempts to reach our own infrastructure (the broker): no limit of attempts, at most `max`.
 #[must_use]
 pub fn reconnect_wait(initial: Duration, max: Duration, attempt: u32, random: f64) -> Duration {
-    let policy =
-        RetryPolicy { initial, max, multiplier: 2.0, jitter: 0.5, attempts: u32::MAX, total: Duration::MAX };
-    spread(interval(&policy, attempt), policy.jitter, random.clamp(0.0, 1.0)).min(max)
+    spread(interval(initial, max, 2.0, attempt), 0.5, random.clamp(0.0, 1.0)).min(max)
 }
 
 /// `wait`, shifted by up to the fraction `share` in either direction.
@@ -246,6 +263,7 @@ mod tests {
             jitter: 0.2,
             attempts: 5,
             total: Duration::from_secs(300),
+            delays: vec![Duration::from_secs(1)].try_into().unwrap(),
         }
     }
 
@@ -312,7 +330,8 @@ mod tests {
     fn waits_grow_to_any_maximum() {
         let policy = RetryPolicy { max: Duration::from_secs(7200), multiplier: 3.0, ..policy() };
         assert_eq!(
-            [1, 2, 8, 9, 99].map(|attempt| interval(&policy, attempt).as_secs()),
+            [1, 2, 8, 9, 99]
+                .map(|attempt| interval(policy.initial, policy.max, policy.multiplier, attempt).as_secs()),
             [1, 3, 2187, 6561, 7200]
         );
     }
@@ -463,7 +482,7 @@ mod tests {
         ) -> RetryPolicy {
             RetryPolicy {
                 initial: Duration::from_millis(initial_ms), max: Duration::from_millis(max_ms), multiplier, jitter, attempts,
-                total: Duration::from_secs(total_s),
+                total: Duration::from_secs(total_s), ..policy()
             }
         }
     }

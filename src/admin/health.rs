@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::telemetry::metrics::{
     ConnectionMetrics, Metrics, StageMetrics,
-    labels::{Label, Stage, Upstream},
+    labels::{Label, StageName, UpstreamName},
 };
 
 /// An event loop without a tick for this long is stuck. It ticks once a second.
@@ -21,7 +21,7 @@ const LATE: Duration = Duration::from_secs(15);
 pub(crate) struct Health {
     metrics: Metrics,
     /// The stages that run in this worker.
-    stages: Arc<[Stage]>,
+    stages: Arc<[StageName]>,
     /// Maximum age of a delivery in progress; an older one should have been requeued long ago.
     work_age_max: Duration,
     ticked_at: Arc<Mutex<Instant>>,
@@ -52,7 +52,7 @@ struct HealthCheck {
 impl Health {
     /// Health of a worker with these `stages`, which fails if a delivery is in progress for longer than `work_age_max`.
     #[must_use]
-    pub(crate) fn new(metrics: &Metrics, stages: &[Stage], work_age_max: Duration) -> Self {
+    pub(crate) fn new(metrics: &Metrics, stages: &[StageName], work_age_max: Duration) -> Self {
         Self {
             metrics: metrics.clone(),
             stages: stages.into(),
@@ -110,7 +110,7 @@ impl Health {
         for stage in self.stages.iter() {
             let metrics = self.metrics.stage(*stage);
             checks.push((format!("consuming.{}", stage.as_str()), consuming(&metrics)));
-            let upstream = Upstream::of(*stage);
+            let upstream = UpstreamName::of(*stage);
             let accepted = !metrics.breaker.is_token_refused();
             let detail = if accepted { "not refused" } else { "refused, or no token is available" };
             let check = HealthCheck { ok: accepted, detail: detail.to_owned() };
@@ -184,15 +184,15 @@ mod tests {
     use super::*;
 
     fn health(work_age_max: Duration) -> Health {
-        Health::new(&Metrics::new(&[]).unwrap(), Stage::VARIANTS, work_age_max)
+        Health::new(&Metrics::new(&[]).unwrap(), StageName::VARIANTS, work_age_max)
     }
 
     #[test]
     fn livez_fails_on_stalled_loop_or_stuck_work() {
         let health = health(Duration::ZERO);
         assert!(health.live().ok);
-        let work = health.metrics.stage(Stage::Host).begin();
-        while health.metrics.stage(Stage::Host).oldest_work() == Some(Duration::ZERO) {}
+        let work = health.metrics.stage(StageName::Host).begin();
+        while health.metrics.stage(StageName::Host).oldest_work() == Some(Duration::ZERO) {}
         assert!(!health.live().ok && !health.live().checks["work.host"].ok);
         drop(work);
         assert!(health.live().ok);

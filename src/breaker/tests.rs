@@ -63,7 +63,7 @@ fn breaker() -> Breaker {
         probe_initial: Duration::from_secs(1),
         probe_max: Duration::from_secs(30),
     };
-    let metrics = Metrics::new(&[]).unwrap().stage(labels::Stage::Link).breaker;
+    let metrics = Metrics::new(&[]).unwrap().stage(labels::StageName::Link).breaker;
     Breaker::new("link", policy, metrics)
 }
 

@@ -18,14 +18,13 @@ use super::{
     stream::Ender,
 };
 use crate::{
-    config,
     endpoint::{
         Obstacle,
         broker_url::{self, Node, UrlRules},
         url::read_url_file,
     },
     masking::masked,
-    tls::Connections,
+    tls::{Connections, Files},
 };
 
 /// Time limit for the broker's reply to a close.
@@ -203,6 +202,27 @@ impl Deref for Connected {
     }
 }
 
+/// The settings of a [`Connector`], all of section `amqp`.
+#[derive(Debug)]
+pub struct ConnectorSettings {
+    /// The URLs of the nodes.
+    pub url: SecretString,
+    /// A file with the URLs, instead of `url`.
+    pub url_file: Option<PathBuf>,
+    /// Rules for the URLs.
+    pub rules: UrlRules,
+    /// TLS files.
+    pub tls: Files,
+    /// Time limit for a connection, TLS and login included.
+    pub connect_timeout: Duration,
+    /// Time limit for each reply of the broker.
+    pub timeout: Duration,
+    /// Maximum wait between two attempts.
+    pub reconnect_max: Duration,
+    /// Interval between two checks of queues and consumers.
+    pub watch_interval: Duration,
+}
+
 /// Opens connections to the nodes of the cluster in turn.
 #[derive(Debug)]
 pub struct Connector {
@@ -227,18 +247,27 @@ enum Urls {
 }
 
 impl Connector {
-    /// Creates a connector with the settings of `config`.
+    /// Creates a connector.
     #[must_use]
-    pub fn new(config: &config::Config) -> Self {
-        let amqp = &config.amqp;
+    pub fn new(settings: ConnectorSettings) -> Self {
+        let ConnectorSettings {
+            url,
+            url_file,
+            rules,
+            tls,
+            connect_timeout,
+            timeout,
+            reconnect_max,
+            watch_interval,
+        } = settings;
         Self {
-            urls: amqp.url_file.clone().map_or_else(|| Urls::Given(amqp.url.clone()), Urls::File),
-            rules: amqp.url_rules(),
-            tls: Connections::new(config.broker_tls()),
-            connect_timeout: amqp.connect_timeout.get(),
-            timeout: amqp.timeout.get(),
-            reconnect_max: amqp.reconnect_max.get(),
-            watch_interval: amqp.watch_interval.get(),
+            urls: url_file.map_or(Urls::Given(url), Urls::File),
+            rules,
+            tls: Connections::new(tls),
+            connect_timeout,
+            timeout,
+            reconnect_max,
+            watch_interval,
             next: AtomicUsize::new(0),
             filters_properties: false,
         }

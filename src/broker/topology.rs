@@ -14,7 +14,8 @@ use lapin::{
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
@@ -22,8 +23,8 @@ use super::{
     properties::short,
 };
 use crate::{
-    config::{self, Declare},
     masking::masked,
+    values::{Bounded, Prefix},
 };
 
 /// Deliveries of one message before the broker itself dead-letters it. This program dead-letters a message that kills
@@ -31,6 +32,29 @@ use crate::{
 const DELIVERY_LIMIT: i32 = 100;
 /// Suffix of the name of a replay queue.
 pub(super) const REPLAY: &str = ".replay";
+
+/// Section `topology`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct TopologyConfig {
+    /// Prefix of all names.
+    pub prefix: Prefix,
+    /// Declaration of what is missing.
+    pub declare: Declare,
+    /// Maximum length of each queue.
+    pub queue_length_max: Bounded<1, 2_147_483_647>,
+}
+
+/// `topology.declare`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Declare {
+    /// Declare missing exchanges, queues and bindings.
+    Create,
+    /// Verify that exchanges and queues exist.
+    Check,
+    /// Neither declare nor verify.
+    Off,
+}
 
 /// The names of this worker's exchanges and queues.
 #[derive(Clone, Debug)]
@@ -127,7 +151,7 @@ impl TopologyError {
 impl Topology {
     /// Creates the names for `config`, with a delay queue for each of `delays`.
     #[must_use]
-    pub fn new(config: &config::TopologyConfig, delays: &[Duration]) -> Self {
+    pub fn new(config: &TopologyConfig, delays: &[Duration]) -> Self {
         Self {
             prefix: config.prefix.as_str().to_owned(),
             declare: config.declare,

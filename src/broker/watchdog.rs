@@ -13,7 +13,7 @@ use super::{
     properties::short,
     topology::{Depth, Topology},
 };
-use crate::telemetry::metrics::{StageMetrics, labels::Queue};
+use crate::telemetry::metrics::{StageMetrics, labels::QueueKind};
 
 /// Consecutive checks before a consumer counts as stalled, or before unanswered checks without deliveries end the
 /// connection.
@@ -26,7 +26,7 @@ const SKIPPED_MAX: u32 = 15;
 /// A queue whose length is read.
 #[derive(Debug)]
 struct WatchedQueue {
-    kind: Queue,
+    kind: QueueKind,
     name: String,
     /// Checks to skip before looking at this queue again.
     skip: u32,
@@ -35,7 +35,7 @@ struct WatchedQueue {
 }
 
 impl WatchedQueue {
-    fn new(kind: Queue, name: String) -> Self {
+    fn new(kind: QueueKind, name: String) -> Self {
         Self { kind, name, skip: 0, next_skip: 0 }
     }
 
@@ -87,10 +87,10 @@ impl<'a> Watchdog<'a> {
         limit: Duration,
     ) -> Self {
         let delay_queue =
-            |delay: &Duration| WatchedQueue::new(Queue::Held, Topology::delay_queue(queue, *delay));
+            |delay: &Duration| WatchedQueue::new(QueueKind::Held, Topology::delay_queue(queue, *delay));
         let mut queues = vec![
-            WatchedQueue::new(Queue::Work, queue.to_owned()),
-            WatchedQueue::new(Queue::Dead, Topology::dead_queue(queue)),
+            WatchedQueue::new(QueueKind::Work, queue.to_owned()),
+            WatchedQueue::new(QueueKind::Dead, Topology::dead_queue(queue)),
         ];
         queues.extend(topology.delays().iter().map(delay_queue));
         Self { connection, channel: None, queue, queues, metrics, limit }
@@ -146,7 +146,7 @@ impl<'a> Watchdog<'a> {
                 Ok((depth, channel)) => {
                     queue.read();
                     sums[queue.kind as usize] += u64::from(depth.ready);
-                    if matches!(queue.kind, Queue::Work) {
+                    if matches!(queue.kind, QueueKind::Work) {
                         work = QueueState { ready: depth.ready.into(), no_consumer: depth.consumers == 0 };
                     }
                     self.channel = Some(channel);
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn unreadable_queue_is_checked_less_often_but_never_given_up() {
-        let mut queue = WatchedQueue::new(Queue::Dead, "dead".to_owned());
+        let mut queue = WatchedQueue::new(QueueKind::Dead, "dead".to_owned());
         let mut checks = |count: usize, there: bool| {
             let due = |queue: &mut WatchedQueue| {
                 let due = queue.is_due();

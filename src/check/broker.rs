@@ -26,7 +26,7 @@ const CAPABILITIES: [(&str, &str); 4] = [
 ];
 
 pub(super) async fn run(loaded: &Loaded, found: &mut Vec<Finding>) {
-    let connector = Connector::new(&loaded.config);
+    let connector = loaded.config.connector();
     let nodes = match connector.nodes() {
         Ok(nodes) => nodes,
         Err(error) => return found.push(Finding::fail("broker", error.to_string()).advise(refused(&error))),

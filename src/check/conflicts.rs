@@ -3,12 +3,7 @@
 use std::time::Duration;
 
 use super::{Finding, on};
-use crate::{
-    config::Loaded,
-    retry,
-    stages::deduplicator,
-    worker::{limits, retry_policy},
-};
+use crate::{config::Loaded, retry, stages::deduplicator};
 
 /// RabbitMQ's default `consumer_timeout`: it closes the channel of a delivery that is unacknowledged for longer.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -92,7 +87,7 @@ fn delivery_timeout(loaded: &Loaded) -> Finding {
 
 fn ack_timeout(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["amqp.delivery_timeout", "amqp.timeout"]);
-    let age = limits(loaded).work_age_max();
+    let age = loaded.config.consumer_limits().work_age_max();
     if age < ACK_TIMEOUT {
         return about.pass(format!(
             "in-flight work is requeued after at most {age:?}, before RabbitMQ's default ack timeout of {ACK_TIMEOUT:?}"
@@ -120,7 +115,7 @@ fn delivery_limit(loaded: &Loaded) -> Finding {
 }
 
 fn attempts(loaded: &Loaded) -> Finding {
-    let policy = retry_policy(loaded);
+    let policy = &loaded.config.retry;
     let lifetime = loaded.config.instant_connect.link_lifetime.get();
     let keys = ["retry.attempts", "retry.initial", "retry.multiplier", "retry.max", "retry.total"];
     let about = on(loaded, &[&keys[..], &["instant_connect.link_lifetime"]].concat());
@@ -131,7 +126,7 @@ fn attempts(loaded: &Loaded) -> Finding {
         );
     }
     let mut waited = Duration::ZERO;
-    for (fit, wait) in (1..).zip(retry::waits(&policy)) {
+    for (fit, wait) in (1..).zip(retry::waits(policy)) {
         waited = waited.saturating_add(wait);
         if waited > policy.total || waited >= lifetime {
             let end = if waited >= lifetime { "instant_connect.link_lifetime" } else { "retry.total" };
@@ -149,7 +144,7 @@ fn attempts(loaded: &Loaded) -> Finding {
 
 fn first_delay(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["retry.initial", "retry.delays"]);
-    let initial = loaded.config.retry.initial.get();
+    let initial = loaded.config.retry.initial;
     match loaded.config.retry.delays.as_slice().first() {
         Some(first) if *first >= initial.saturating_mul(2) => about.warn(
             format!(

@@ -8,11 +8,13 @@ use url::Url;
 use super::{Finding, on};
 use crate::{
     config::{
-        LedgerChoice, LedgerOnFailure, Loaded, LogLevel,
+        LedgerChoice, Loaded,
         load::{Origin, SECRETS},
     },
     endpoint::url::is_loopback,
     ledger::LedgerKind,
+    stages::OnFailure,
+    telemetry::logs::LogLevel,
 };
 
 /// Folders that a restart may empty.
@@ -66,8 +68,8 @@ fn file(loaded: &Loaded, path: &Path) -> Finding {
 fn ledger_outage(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["ledger.on_failure"]);
     match loaded.config.ledger.on_failure {
-        LedgerOnFailure::Wait => about.pass("events wait while the ledger is unavailable"),
-        LedgerOnFailure::Continue => about.warn(
+        OnFailure::Wait => about.pass("events wait while the ledger is unavailable"),
+        OnFailure::Continue => about.warn(
             "while the ledger is unavailable, an event that is delivered twice is processed twice: its devices are called and its expert is notified twice",
             "set ledger.on_failure to wait if duplicates are worse than a pause",
         ),

@@ -7,9 +7,9 @@ use super::{
 use crate::{
     broker::{
         connection::BrokerError,
-        topology::{Depth, Topology},
+        topology::{Declare, Depth, Topology},
     },
-    config::{Declare, Loaded},
+    config::Loaded,
 };
 
 const DECLARE: &str =
@@ -17,7 +17,7 @@ const DECLARE: &str =
 const GRANT: &str = "grant the user configure, write and read on the prefix (rabbitmqctl set_permissions)";
 
 pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Finding>) {
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
+    let topology = loaded.config.topology();
     let declare = loaded.config.topology.declare;
     let plan = topology.plan();
     for exchange in &plan.exchanges {

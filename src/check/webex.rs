@@ -12,7 +12,7 @@ use crate::{
     config::Loaded,
     contract::{decode, trace::TraceContext},
     endpoint::url::{is_local, is_loopback},
-    telemetry::metrics::{Metrics, labels::Upstream::WebexMessages},
+    telemetry::metrics::{Metrics, labels::UpstreamName::WebexMessages},
     upstream::{ErrorCause, TokenSource, Upstream, UpstreamError, UpstreamLimits},
 };
 

@@ -8,10 +8,7 @@ use strum::VariantArray;
 
 use super::{CommandError, progress::Line, say, say_json};
 use crate::{
-    broker::{
-        connection::{Connector, close},
-        topology::Topology,
-    },
+    broker::{connection::close, topology::Topology},
     config::Loaded,
     dead::{
         DeadError, DeadQueue, DeadQueueKind, Filter,
@@ -125,8 +122,8 @@ impl From<DeadError> for CommandError {
 }
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
-    let connector = Connector::new(&loaded.config).filtering_properties();
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
+    let connector = loaded.config.connector().filtering_properties();
+    let topology = loaded.config.topology();
     // One connection for everything: when it closes, no message of this command is in flight any more.
     let connection = connector.connect_once("dead").await?;
     let tool = DeadTool { loaded, connection: &connection, topology: &topology };

@@ -51,8 +51,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CommandError
     let sandbox = Sandbox::bind(options).await?;
     let (url, handle) = (sandbox.url(), sandbox.handle());
     let loaded = Arc::new(global.load_with_overrides(&settings(&url))?);
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
-    let connector = Arc::new(Connector::new(&loaded.config));
+    let topology = loaded.config.topology();
+    let connector = Arc::new(loaded.config.connector());
     let prepared = async {
         let connection = connector.connect_once("demo").await?;
         topology.declare(&connection, false, connector.timeout).await?;
@@ -67,7 +67,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CommandError
     say(&format!("sandbox   {url}  (simulated Instant Connect and Webex Messages)"))?;
     say(&format!("broker    exchanges and queues {}.*", loaded.config.topology.prefix.as_str()))?;
 
-    let mut parts = Parts::start(sandbox, &loaded, &connector, &topology, &handle);
+    let mut parts = DemoParts::start(sandbox, &loaded, &connector, &topology, &handle);
     let shown = tokio::select! {
         shown = show(&loaded, &connector, &topology, &handle, args.keep) => shown,
         ended = &mut parts.worker => Err(ended.map_err(|error| CommandError::Failed(error.to_string())).and_then(|result| result.map_err(CommandError::from)).err().unwrap_or_else(|| CommandError::Failed("the worker stopped unexpectedly".to_owned()))),
@@ -100,7 +100,7 @@ fn settings(sandbox: &url::Url) -> Vec<String> {
 }
 
 /// The tasks of the demo.
-struct Parts {
+struct DemoParts {
     worker: JoinHandle<Result<(), worker::WorkerError>>,
     stop_worker: oneshot::Sender<()>,
     stop_sandbox: oneshot::Sender<()>,
@@ -108,7 +108,7 @@ struct Parts {
     phones: JoinHandle<()>,
 }
 
-impl Parts {
+impl DemoParts {
     fn start(
         sandbox: Sandbox,
         loaded: &Arc<Loaded>,

@@ -73,9 +73,9 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
         return Err(CommandError::Usage("--message-id: expected 1 to 255 bytes".to_owned()));
     }
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
+    let topology = loaded.config.topology();
     // Connects once first: the publisher below retries forever, which suits a worker but not a waiting person.
-    let connector = Arc::new(Connector::new(&loaded.config));
+    let connector = Arc::new(loaded.config.connector());
     let connection = connector
         .connect_once("emit")
         .await

@@ -176,7 +176,7 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
     } else {
         &[]
     })?;
-    let level = telemetry::logs::init(&loaded.config.telemetry);
+    let level = telemetry::logs::init(loaded.config.telemetry.log_format, loaded.config.telemetry.log_level);
     match cli.command {
         Command::Run => run::run(&loaded, level).await,
         Command::Demo(args) => demo::run(&cli.global, &args).await,

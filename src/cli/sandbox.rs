@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{CommandError, phones, say, signals};
 use crate::{
-    broker::{connection::Connector, reconnect::ReconnectBackoff, topology::Topology},
+    broker::reconnect::ReconnectBackoff,
     config::Loaded,
     sandbox::{Sandbox, SandboxOptions, faults::FaultRule},
 };
@@ -55,9 +55,8 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError>
         if !args.phones {
             return std::future::pending().await;
         }
-        let connector = Connector::new(&loaded.config);
-        let queue =
-            Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice()).guests_queue();
+        let connector = loaded.config.connector();
+        let queue = loaded.config.topology().guests_queue();
         let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
         loop {
             let begun = Instant::now();

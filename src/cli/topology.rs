@@ -2,10 +2,7 @@
 
 use super::{CommandError, say, say_json};
 use crate::{
-    broker::{
-        connection::{Connector, close},
-        topology::{Argument, Topology},
-    },
+    broker::{connection::close, topology::Argument},
     config::Loaded,
 };
 
@@ -20,9 +17,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
-    let topology = Topology::new(&loaded.config.topology, loaded.config.retry.delays.as_slice());
+    let topology = loaded.config.topology();
     if args.declare {
-        let connector = Connector::new(&loaded.config);
+        let connector = loaded.config.connector();
         let connection = connector.connect_once("topology").await?;
         topology.declare(&connection, false, connector.timeout).await?;
         close(&connection).await;

@@ -423,7 +423,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(loaded.config.instant_connect.allowed_base_urls.len(), 1);
-        assert!((loaded.config.retry.multiplier.get() - 3.0).abs() < f64::EPSILON);
+        assert!((loaded.config.retry.multiplier - 3.0).abs() < f64::EPSILON);
     }
 
     #[test]

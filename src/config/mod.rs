@@ -1,18 +1,18 @@
 //! The configuration: typed, validated, and documented by `config/default.toml`, which is built in.
 //!
 //! - [`mod@load`]: the layers and the origin of each value
-//! - [`values`]: value types with their own rules
+//! - `components`: the settings in the form that each component takes
 //! - [`validate`]: rules between settings
 //! - [`mod@schema`]: JSON Schema of the settings
 //! - `otel`: OpenTelemetry's own variables
 
 #![warn(missing_docs)]
 
+mod components;
 pub mod load;
 mod otel;
 pub mod schema;
 pub mod validate;
-pub mod values;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -21,11 +21,19 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
-use values::{Bounded, Period, address_or_off, empty_is_none, http_url, zero_is_none};
 
 use crate::{
+    breaker::BreakerPolicy,
+    broker::topology::TopologyConfig,
     contract::{device::AllowList, start_session::Vertical},
     instant_connect::request::{Enc, JweAlg, JwsAlg},
+    retry::RetryPolicy,
+    stages::OnFailure,
+    telemetry::{
+        logs::{LogFormat, LogLevel},
+        traces::TraceRelation,
+    },
+    values::{self, Bounded, Period, address_or_off, empty_is_none, http_url, zero_is_none},
 };
 
 /// The whole configuration; `config/default.toml` documents each key.
@@ -38,8 +46,8 @@ pub struct Config {
     pub instant_connect: InstantConnectConfig,
     pub devices: DevicesConfig,
     pub hosts: HostsConfig,
-    pub retry: RetryConfig,
-    pub breaker: BreakerConfig,
+    pub retry: RetryPolicy,
+    pub breaker: BreakerPolicy,
     pub ledger: LedgerConfig,
     pub shutdown: ShutdownConfig,
     pub admin: AdminConfig,
@@ -87,27 +95,6 @@ pub enum Auth {
 pub struct TlsConfig {
     #[serde(deserialize_with = "empty_is_none")]
     pub ca_file: Option<PathBuf>,
-}
-
-/// Section `topology`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "see Config")]
-pub struct TopologyConfig {
-    pub prefix: values::Prefix,
-    pub declare: Declare,
-    pub queue_length_max: Bounded<1, 2_147_483_647>,
-}
-
-/// `topology.declare`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Declare {
-    /// Declare missing exchanges, queues and bindings.
-    Create,
-    /// Verify that exchanges and queues exist.
-    Check,
-    /// Neither declare nor verify.
-    Off,
 }
 
 /// Section `instant_connect`.
@@ -184,28 +171,6 @@ pub enum HostsDelivery {
     Amqp,
 }
 
-/// Section `retry`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "see Config")]
-pub struct RetryConfig {
-    pub initial: Period,
-    pub multiplier: values::Factor<1, 100>,
-    pub max: Period,
-    pub jitter: values::Factor<0, 1>,
-    pub attempts: Bounded<1, 1000>,
-    pub total: Period,
-    pub delays: values::Delays,
-}
-
-/// Section `breaker`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "see Config")]
-pub struct BreakerConfig {
-    pub failures: Bounded<1, 1000>,
-    pub probe_initial: Period,
-    pub probe_max: Period,
-}
-
 /// Section `ledger`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
@@ -218,7 +183,7 @@ pub struct LedgerConfig {
     #[serde(deserialize_with = "empty_is_none")]
     pub url_file: Option<PathBuf>,
     pub allow_insecure: bool,
-    pub on_failure: LedgerOnFailure,
+    pub on_failure: OnFailure,
     pub margin: Period,
     pub keep_max: Period,
 }
@@ -231,15 +196,6 @@ pub enum LedgerChoice {
     File,
     Redis,
     Memory,
-}
-
-/// `ledger.on_failure`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the field's own names")]
-pub enum LedgerOnFailure {
-    Wait,
-    Continue,
 }
 
 /// Section `shutdown`.
@@ -268,35 +224,4 @@ pub struct TelemetryConfig {
     #[schemars(with = "Option<schema::HttpUrl>")]
     pub otlp_endpoint: Option<Url>,
     pub trace_context: TraceRelation,
-}
-
-/// `telemetry.trace_context`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum TraceRelation {
-    /// A delivery's span is a child of its publisher's span: one trace shows an event end to end.
-    Parent,
-    /// A delivery's span starts its own trace, with a link to its publisher's span.
-    Link,
-}
-
-/// `telemetry.log_format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// Plain text for people.
-    Text,
-}
-
-/// `telemetry.log_level`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the field's own names")]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
 }

@@ -5,12 +5,11 @@ use std::{borrow::Cow, collections::BTreeMap};
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::{
-    Config,
-    load::DEFAULTS,
+use super::{Config, load::DEFAULTS};
+use crate::{
+    contract::device::AllowList,
     values::{BaseUrl, Bounded, Delays, Factor, NonEmpty, Period, Prefix, SubjectPrefix},
 };
-use crate::contract::device::AllowList;
 
 /// The schema (draft 7, which Helm and editors read) of a settings file. Every section and key is optional, and unknown ones
 /// are refused.

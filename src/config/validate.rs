@@ -74,11 +74,16 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
         ),
         (
             "instant_connect.timeout",
-            config.instant_connect.timeout,
+            config.instant_connect.timeout.get(),
             "amqp.delivery_timeout",
-            config.amqp.delivery_timeout,
+            config.amqp.delivery_timeout.get(),
         ),
-        ("hosts.timeout", config.hosts.timeout, "amqp.delivery_timeout", config.amqp.delivery_timeout),
+        (
+            "hosts.timeout",
+            config.hosts.timeout.get(),
+            "amqp.delivery_timeout",
+            config.amqp.delivery_timeout.get(),
+        ),
     ];
     for (small, low, large, high) in ordered {
         if low > high {

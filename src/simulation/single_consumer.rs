@@ -74,7 +74,7 @@ impl<S: Stage> SingleConsumer<S> {
         let life = world.begin_life();
         let (publisher, jobs) = Publisher::simulated();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
-        let metrics = Metrics::new(&[]).unwrap().stage(labels::Stage::Link);
+        let metrics = Metrics::new(&[]).unwrap().stage(labels::StageName::Link);
         let settler = Settler::new(
             publisher,
             Tracer::default(),

@@ -31,7 +31,7 @@ use crate::{
         consumer::{Consumer, ConsumerLimits},
         publisher::Publisher,
         settle::Settler,
-        topology::Topology,
+        topology::{Topology, TopologyConfig},
         tries::Tries,
     },
     contract::start_session::{SessionRules, Vertical},
@@ -92,7 +92,7 @@ impl Worker {
         let tries = Tries::new(ledger.clone());
         let (stop_link, link_stopped) = watch::channel(false);
         let (stop_host, host_stopped) = watch::channel(false);
-        let stage = labels::Stage::Link;
+        let stage = labels::StageName::Link;
         let link = Consumer::new(
             LinkStage::new(links(&life, token, &ledger), session_rules(rules), deduplicator(stage)),
             SESSIONS.to_owned(),
@@ -102,7 +102,7 @@ impl Worker {
             METRICS.stage(stage),
             link_stopped,
         );
-        let stage = labels::Stage::Host;
+        let stage = labels::StageName::Host;
         let host = Consumer::new(
             HostStage::new(messages(&life, token, &ledger), link_rules(), deduplicator(stage)),
             HOSTS.to_owned(),
@@ -198,7 +198,7 @@ fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
 
 pub(super) fn topology(plan: &WorldPlan) -> Topology {
     let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1_000_000});
-    Topology::new(&config::<crate::config::TopologyConfig>(said), &plan.delays)
+    Topology::new(&config::<TopologyConfig>(said), &plan.delays)
 }
 
 pub(super) fn policy(rules: &CheckedRules) -> RetryPolicy {
@@ -209,6 +209,8 @@ pub(super) fn policy(rules: &CheckedRules) -> RetryPolicy {
         jitter: 0.2,
         attempts: rules.attempts,
         total: rules.total,
+        // The topology of the plan has its own delays.
+        delays: config(json!(["1s"])),
     }
 }
 
@@ -254,8 +256,8 @@ fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, 
     };
     let api = Api { life: life.clone(), which };
     let metrics = METRICS.upstream(match which {
-        SimulatedApi::InstantConnect => labels::Upstream::InstantConnect,
-        SimulatedApi::Messages => labels::Upstream::WebexMessages,
+        SimulatedApi::InstantConnect => labels::UpstreamName::InstantConnect,
+        SimulatedApi::Messages => labels::UpstreamName::WebexMessages,
     });
     let upstream = Upstream::simulated(name, api, TokenSource::file(token.to_owned()), limits, metrics);
     upstream.sharing_rate_limits_in(ledger.clone(), which.name())

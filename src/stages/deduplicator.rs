@@ -10,6 +10,8 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 use tracing::warn;
@@ -33,8 +35,9 @@ const WRITE_RETRY_MIN: Duration = Duration::from_millis(200);
 const WRITE_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Policy while the ledger is unavailable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnFailure {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
     /// Stop processing events, so that there are no duplicates.
     Wait,
     /// Process events without deduplication, so duplicates are possible.
@@ -243,11 +246,11 @@ mod tests {
     use crate::{
         ledger::LedgerKind,
         simulation,
-        telemetry::metrics::{Metrics, labels::Stage},
+        telemetry::metrics::{Metrics, labels::StageName},
     };
 
     fn deduplicator(ledger: &Ledger, on_failure: OnFailure) -> Deduplicator {
-        let metrics = Metrics::new(&[]).unwrap().ledger(Stage::Link);
+        let metrics = Metrics::new(&[]).unwrap().ledger(StageName::Link);
         let retention =
             Retention { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(2) };
         Deduplicator::new(ledger.clone(), on_failure, retention, metrics)

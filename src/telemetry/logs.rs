@@ -8,6 +8,8 @@
 
 use std::{fmt, io::IsTerminal, panic};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use tracing::{Metadata, error, info};
 use tracing_subscriber::{
     Layer, Registry,
@@ -18,10 +20,27 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{
-    config::{LogFormat, LogLevel, TelemetryConfig},
-    masking::Masked,
-};
+use crate::masking::Masked;
+
+/// `telemetry.log_format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// Plain text for people.
+    Text,
+}
+
+/// `telemetry.log_level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
 
 /// Changes the log level at run time.
 pub struct LogSwitch {
@@ -56,8 +75,8 @@ impl fmt::Debug for LogSwitch {
 }
 
 /// Sets up logging of this program's events and panics to standard error. A second call changes nothing.
-pub fn init(config: &TelemetryConfig) -> LogSwitch {
-    let configured = match config.log_level {
+pub fn init(log_format: LogFormat, level: LogLevel) -> LogSwitch {
+    let configured = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
@@ -67,7 +86,7 @@ pub fn init(config: &TelemetryConfig) -> LogSwitch {
     let colours = std::io::stderr().is_terminal();
     let layer =
         format::layer().with_writer(|| Masked(std::io::stderr())).with_target(false).with_ansi(colours);
-    let layer = match config.log_format {
+    let layer = match log_format {
         LogFormat::Json => {
             layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }

@@ -18,11 +18,23 @@ use opentelemetry::{
     },
 };
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span as SdkSpan};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use tracing::warn;
 use url::Url;
 
 use super::otlp::{self, Spans};
-use crate::{config::TraceRelation, contract::trace::TraceContext};
+use crate::contract::trace::TraceContext;
+
+/// `telemetry.trace_context`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TraceRelation {
+    /// A delivery's span is a child of its publisher's span: one trace shows an event end to end.
+    Parent,
+    /// A delivery's span starts its own trace, with a link to its publisher's span.
+    Link,
+}
 
 /// Time limit for sending the last spans at shutdown.
 const FLUSH: Duration = Duration::from_millis(1500);

@@ -84,8 +84,8 @@ fn numbers_lists_and_texts_are_rendered_unchanged() {
     ])
     .unwrap();
     assert_eq!(settings.config.topology.queue_length_max.get(), 1_000_000);
-    assert!((settings.config.retry.multiplier.get() - 2.0).abs() < f64::EPSILON);
-    assert!((settings.config.retry.jitter.get() - 0.25).abs() < f64::EPSILON);
+    assert!((settings.config.retry.multiplier - 2.0).abs() < f64::EPSILON);
+    assert!((settings.config.retry.jitter - 0.25).abs() < f64::EPSILON);
     assert_eq!(settings.config.amqp.prefetch.get(), 64);
     assert!(!settings.config.instant_connect.host_login);
     assert!(settings.config.instant_connect.aud.as_str().starts_with("a,<b>&\"c\""));

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use instant_connect_worker::{
-    broker::topology::Topology,
-    config::{Sources, load},
-};
+use instant_connect_worker::config::{Sources, load};
 use regex::Regex;
 use serde_json::{Value, json};
 
@@ -15,7 +12,7 @@ use super::helm::{case, of_kind, only};
 fn plan(flags: &[&str]) -> Value {
     let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     let config = load(&Sources { flags, ..Sources::default() }).unwrap().config;
-    json!(Topology::new(&config.topology, config.retry.delays.as_slice()).plan())
+    json!(config.topology().plan())
 }
 
 #[test]

@@ -132,7 +132,7 @@ impl Clients {
             body_bytes_max: 64 * 1024,
             rate_limit_wait: Duration::from_secs(1),
         };
-        let metrics = Metrics::new(&[]).unwrap().upstream(labels::Upstream::InstantConnect);
+        let metrics = Metrics::new(&[]).unwrap().upstream(labels::UpstreamName::InstantConnect);
         let token = || TokenSource::Value(TOKEN.into());
         let upstream =
             |name| Upstream::new(name, url, token(), limits, &Network::default(), metrics.clone()).unwrap();

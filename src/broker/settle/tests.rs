@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    broker::publisher::PublishJob,
+    broker::{publisher::PublishJob, topology::TopologyConfig},
     contract::{
         link::{GUEST_LINK_TYPE, Recipient},
         people::Channel,
@@ -45,7 +45,7 @@ impl Rig {
     async fn new(limit: Duration, answers: Vec<FakeAnswer>) -> Self {
         let (handle, jobs) = Publisher::simulated();
         let metrics = Metrics::new(&DELAYS).unwrap();
-        let settler = settler(handle, limit, metrics.stage(labels::Stage::Link));
+        let settler = settler(handle, limit, metrics.stage(labels::StageName::Link));
         let published = Arc::default();
         tokio::spawn(answer(jobs, answers, Arc::clone(&published)));
         Self { settler, metrics, connection: simulation::calm().await, published }
@@ -102,7 +102,7 @@ async fn answer(
 
 fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Settler {
     let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1000});
-    let config: crate::config::TopologyConfig = serde_json::from_value(said).unwrap();
+    let config: TopologyConfig = serde_json::from_value(said).unwrap();
     let topology = Topology::new(&config, &DELAYS);
     let retry = RetryPolicy {
         initial: Duration::from_secs(1),
@@ -111,6 +111,7 @@ fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Sett
         jitter: 0.0,
         attempts: 5,
         total: LONG,
+        delays: DELAYS.to_vec().try_into().unwrap(),
     };
     Settler::new(publisher, Tracer::default(), &topology, "sim.sessions".to_owned(), limit, retry, metrics)
 }

@@ -20,7 +20,7 @@ impl<T: VariantArray + Into<&'static str> + Copy> Label for T {}
 /// Label `stage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
-pub enum Stage {
+pub enum StageName {
     /// Events become links.
     Link,
     /// Host links become messages.
@@ -30,7 +30,7 @@ pub enum Stage {
 /// Label `queue`: which of a stage's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
-pub enum Queue {
+pub enum QueueKind {
     /// What the stage takes.
     Work,
     /// All its hold queues.
@@ -42,7 +42,7 @@ pub enum Queue {
 /// Label `upstream`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Upstream {
+pub enum UpstreamName {
     /// Instant Connect, called by stage `link`.
     InstantConnect,
     /// The Messages API, called by stage `host`.
@@ -111,13 +111,13 @@ pub enum Claimed {
     Failed,
 }
 
-impl Upstream {
+impl UpstreamName {
     /// The one that `stage` calls.
     #[must_use]
-    pub const fn of(stage: Stage) -> Self {
+    pub const fn of(stage: StageName) -> Self {
         match stage {
-            Stage::Link => Self::InstantConnect,
-            Stage::Host => Self::WebexMessages,
+            StageName::Link => Self::InstantConnect,
+            StageName::Host => Self::WebexMessages,
         }
     }
 }

@@ -7,7 +7,7 @@ use prometheus::{Error, Histogram, IntCounter, IntCounterVec, IntGauge};
 use super::{
     LOCAL_BUCKETS,
     families::Families,
-    labels::{Claimed, Label, Stage},
+    labels::{Claimed, Label, StageName},
 };
 
 /// The metric families of the ledger.
@@ -27,7 +27,7 @@ impl LedgerFamilies {
                 "Ledger answers before an outside effect: miss (not processed before); hit (processed before: the \
                  recorded result is used again); busy (another worker is processing it); conflict (the id was used \
                  before with another body); failed (ledger unavailable).",
-                &[("stage", Stage::texts()), ("result", Claimed::texts())],
+                &[("stage", StageName::texts()), ("result", Claimed::texts())],
             )?,
             writes: families.histogram(
                 "ledger_write_duration_seconds",
@@ -49,7 +49,7 @@ impl LedgerFamilies {
 /// The ledger's metrics for one stage.
 #[derive(Clone, Debug)]
 pub struct LedgerMetrics {
-    pub(super) stage: Stage,
+    pub(super) stage: StageName,
     pub(super) families: Arc<LedgerFamilies>,
 }
 

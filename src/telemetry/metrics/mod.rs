@@ -23,7 +23,7 @@ pub use upstream::{BreakerMetrics, CallTimer, UpstreamMetrics};
 
 use connection::BrokerFamilies;
 use families::Families;
-use labels::{Connection, Stage, Upstream};
+use labels::{Connection, StageName, UpstreamName};
 use ledger::LedgerFamilies;
 use stage::StageFamilies;
 use upstream::UpstreamFamilies;
@@ -79,8 +79,8 @@ impl Metrics {
 
     /// Metrics of `stage`.
     #[must_use]
-    pub fn stage(&self, stage: Stage) -> StageMetrics {
-        let upstream = Upstream::of(stage);
+    pub fn stage(&self, stage: StageName) -> StageMetrics {
+        let upstream = UpstreamName::of(stage);
         StageMetrics {
             stage,
             families: Arc::clone(&self.stages),
@@ -91,7 +91,7 @@ impl Metrics {
 
     /// Metrics of the calls of `upstream`.
     #[must_use]
-    pub fn upstream(&self, upstream: Upstream) -> UpstreamMetrics {
+    pub fn upstream(&self, upstream: UpstreamName) -> UpstreamMetrics {
         UpstreamMetrics { upstream, families: Arc::clone(&self.upstreams) }
     }
 
@@ -106,7 +106,7 @@ impl Metrics {
 
     /// Metrics of the ledger for `stage`.
     #[must_use]
-    pub fn ledger(&self, stage: Stage) -> LedgerMetrics {
+    pub fn ledger(&self, stage: StageName) -> LedgerMetrics {
         LedgerMetrics { stage, families: Arc::clone(&self.ledger) }
     }
 

@@ -18,7 +18,7 @@ use super::{
     EVENT_BUCKETS,
     connection::{ConnectionMetrics, Up},
     families::Families,
-    labels::{Connection, Label, Queue, Stage},
+    labels::{Connection, Label, QueueKind, StageName},
     upstream::BreakerMetrics,
 };
 use crate::{
@@ -53,7 +53,7 @@ pub(super) struct StageFamilies {
 
 impl StageFamilies {
     pub(super) fn new(families: &Families<'_>, rungs: &[String]) -> Result<Self, Error> {
-        let stage = || ("stage", Stage::texts());
+        let stage = || ("stage", StageName::texts());
         let rungs: Vec<_> = rungs.iter().map(String::as_str).collect();
         let links = families.counters(
             "links_total",
@@ -104,7 +104,7 @@ impl StageFamilies {
                 "queue_messages",
                 "Messages ready in the stage's work queue (work), delay queues (held) and dead queue (dead), read every \
                  amqp.watch_interval. Absent while disconnected.",
-                &[stage(), ("queue", Queue::texts())],
+                &[stage(), ("queue", QueueKind::texts())],
             )?,
             consuming: families.gauges(
                 "consuming",
@@ -155,7 +155,7 @@ impl StageFamilies {
 
     /// Updates the gauges that are computed on each scrape.
     pub(super) fn refresh(&self) {
-        for stage in Stage::VARIANTS {
+        for stage in StageName::VARIANTS {
             let age = self.work[*stage as usize].oldest().unwrap_or_default();
             let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
             self.oldest.with_label_values(&[stage.as_str()]).set(seconds);
@@ -166,7 +166,7 @@ impl StageFamilies {
 /// The metrics of one stage.
 #[derive(Clone, Debug)]
 pub struct StageMetrics {
-    pub(super) stage: Stage,
+    pub(super) stage: StageName,
     pub(super) families: Arc<StageFamilies>,
     /// The stage's connection to the broker.
     pub connection: ConnectionMetrics,
@@ -217,9 +217,9 @@ impl StageMetrics {
         self.families.silent.with_label_values(&[self.stage.as_str()]).inc();
     }
 
-    /// Sets the numbers of messages in the stage's queues, in the order of [`Queue`].
+    /// Sets the numbers of messages in the stage's queues, in the order of [`QueueKind`].
     pub fn set_queued(&self, messages: [u64; 3]) {
-        for (queue, messages) in Queue::VARIANTS.iter().zip(messages) {
+        for (queue, messages) in QueueKind::VARIANTS.iter().zip(messages) {
             let gauge = self.families.queued.with_label_values(&[self.stage.as_str(), queue.as_str()]);
             gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
         }
@@ -227,7 +227,7 @@ impl StageMetrics {
 
     /// Removes the queue lengths, because they are unknown while disconnected.
     pub fn forget_queued(&self) {
-        for queue in Queue::VARIANTS {
+        for queue in QueueKind::VARIANTS {
             // An error means that the series is absent already.
             _ = self.families.queued.remove_label_values(&[self.stage.as_str(), queue.as_str()]);
         }
@@ -270,8 +270,8 @@ impl StageMetrics {
     pub fn delivered(&self, began: Timestamp) {
         let took = Duration::try_from(clock::now().duration_since(began)).unwrap_or_default();
         let histogram = match self.stage {
-            Stage::Link => &self.families.event_to_link,
-            Stage::Host => &self.families.link_to_expert,
+            StageName::Link => &self.families.event_to_link,
+            StageName::Host => &self.families.link_to_expert,
         };
         histogram.observe(took.as_secs_f64());
     }
@@ -288,10 +288,10 @@ impl StageMetrics {
         family.with_label_values(&[self.stage.as_str(), value]).inc();
     }
 
-    pub(super) fn connection_of(stage: Stage) -> Connection {
+    pub(super) fn connection_of(stage: StageName) -> Connection {
         match stage {
-            Stage::Link => Connection::Link,
-            Stage::Host => Connection::Host,
+            StageName::Link => Connection::Link,
+            StageName::Host => Connection::Host,
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     CALL_BUCKETS,
     families::Families,
-    labels::{Called, Label, Upstream},
+    labels::{Called, Label, UpstreamName},
 };
 use crate::outcome::Cause;
 
@@ -24,7 +24,7 @@ pub(super) struct UpstreamFamilies {
 
 impl UpstreamFamilies {
     pub(super) fn new(families: &Families<'_>) -> Result<Self, Error> {
-        let upstream = || ("upstream", Upstream::texts());
+        let upstream = || ("upstream", UpstreamName::texts());
         Ok(Self {
             calls: families.histograms(
                 "upstream_call_duration_seconds",
@@ -62,7 +62,7 @@ impl UpstreamFamilies {
 /// The metrics of the calls of one API.
 #[derive(Clone, Debug)]
 pub struct UpstreamMetrics {
-    pub(super) upstream: Upstream,
+    pub(super) upstream: UpstreamName,
     pub(super) families: Arc<UpstreamFamilies>,
 }
 
@@ -105,7 +105,7 @@ impl Drop for CallTimer {
 /// The metrics of the breaker of one API.
 #[derive(Clone, Debug)]
 pub struct BreakerMetrics {
-    pub(super) upstream: Upstream,
+    pub(super) upstream: UpstreamName,
     pub(super) families: Arc<UpstreamFamilies>,
 }
 

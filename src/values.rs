@@ -1,4 +1,4 @@
-//! Value types with their own rules. Each error states the expected value; the caller adds the setting, origin and value.
+//! Value types of settings, with their own rules. Each error states the expected value; the caller adds the setting, origin and value.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -94,6 +94,25 @@ impl<'de> Deserialize<'de> for Period {
     }
 }
 
+/// Reads a [`Period`] as a duration.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    Period::deserialize(deserializer).map(Period::get)
+}
+
+/// Reads a whole number from `MIN` to `MAX`.
+pub(crate) fn whole<'de, D: Deserializer<'de>, const MIN: u32, const MAX: u32>(
+    deserializer: D,
+) -> Result<u32, D::Error> {
+    Bounded::<MIN, MAX>::deserialize(deserializer).map(Bounded::get)
+}
+
+/// Reads a number from `MIN` to `MAX`, fractions allowed.
+pub(crate) fn factor<'de, D: Deserializer<'de>, const MIN: u32, const MAX: u32>(
+    deserializer: D,
+) -> Result<f64, D::Error> {
+    Factor::<MIN, MAX>::deserialize(deserializer).map(Factor::get)
+}
+
 /// The delays of the delay queues: ascending, in whole milliseconds, at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<Period>")]
@@ -110,8 +129,15 @@ impl Delays {
 impl TryFrom<Vec<Period>> for Delays {
     type Error = &'static str;
 
-    fn try_from(spans: Vec<Period>) -> Result<Self, Self::Error> {
-        let delays: Vec<_> = spans.into_iter().map(Period::get).collect();
+    fn try_from(periods: Vec<Period>) -> Result<Self, Self::Error> {
+        periods.into_iter().map(Period::get).collect::<Vec<_>>().try_into()
+    }
+}
+
+impl TryFrom<Vec<Duration>> for Delays {
+    type Error = &'static str;
+
+    fn try_from(delays: Vec<Duration>) -> Result<Self, Self::Error> {
         let valid = (1..=20).contains(&delays.len())
             && delays.windows(2).all(|pair| pair[0] < pair[1])
             && delays.iter().all(|delay| delay.subsec_nanos() % 1_000_000 == 0);
@@ -234,7 +260,7 @@ impl TryFrom<String> for SubjectPrefix {
 }
 
 /// Reads an empty string as "not given".
-pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromText>(
+pub(crate) fn empty_is_none<'de, D: Deserializer<'de>, T: FromText>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -242,7 +268,7 @@ pub(super) fn empty_is_none<'de, D: Deserializer<'de>, T: FromText>(
 }
 
 /// Reads a listen address; an empty string and `off` mean none.
-pub(super) fn address_or_off<'de, D: Deserializer<'de>>(
+pub(crate) fn address_or_off<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<SocketAddr>, D::Error> {
     match String::deserialize(deserializer)?.as_str() {
@@ -254,7 +280,7 @@ pub(super) fn address_or_off<'de, D: Deserializer<'de>>(
 }
 
 /// Reads a zero as "not given".
-pub(super) fn zero_is_none<'de, D: Deserializer<'de>, const MIN: u32, const MAX: u32>(
+pub(crate) fn zero_is_none<'de, D: Deserializer<'de>, const MIN: u32, const MAX: u32>(
     deserializer: D,
 ) -> Result<Option<Bounded<MIN, MAX>>, D::Error> {
     let number = i64::deserialize(deserializer)?;
@@ -268,14 +294,14 @@ pub(super) fn zero_is_none<'de, D: Deserializer<'de>, const MIN: u32, const MAX:
 }
 
 /// Reads a URL that has a host.
-pub(super) fn http_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+pub(crate) fn http_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
     let url =
         String::deserialize(deserializer).ok().and_then(|text| Url::parse(&text).ok()).filter(Url::has_host);
     url.ok_or_else(|| D::Error::custom("expected a URL such as https://host/"))
 }
 
 /// Type of an optional setting, read from text.
-pub(super) trait FromText: Sized {
+pub(crate) trait FromText: Sized {
     fn from_text(text: String) -> Result<Self, String>;
 }
 
@@ -295,17 +321,13 @@ impl FromText for Url {
 /// Implements [`FromText`] through serde for enums.
 macro_rules! from_text_by_name {
     ($($kind:ty),+) => {$(
-        impl FromText for $kind {
+        impl $crate::values::FromText for $kind {
             fn from_text(text: String) -> Result<Self, String> {
-                use serde::de::{IntoDeserializer, value::Error};
+                use serde::{Deserialize, de::{IntoDeserializer, value::Error}};
                 Self::deserialize(IntoDeserializer::<Error>::into_deserializer(text)).map_err(|error| error.to_string())
             }
         }
     )+};
 }
 
-from_text_by_name!(
-    crate::instant_connect::request::JweAlg,
-    crate::instant_connect::request::Enc,
-    crate::instant_connect::request::JwsAlg
-);
+pub(crate) use from_text_by_name;

@@ -1,0 +1,148 @@
+//! The settings in the form that each component takes.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+use super::{AmqpConfig, Config, HostsConfig, InstantConnectConfig, LedgerConfig, Loaded};
+use crate::{
+    broker::{
+        connection::{Connector, ConnectorSettings},
+        consumer::ConsumerLimits,
+        topology::Topology,
+    },
+    contract::start_session::SessionRules,
+    instant_connect::{
+        request::{Crypto, Enc, JweAlg, JwsAlg, LinkOptions},
+        response::LinkRules,
+    },
+    stages::Retention,
+    upstream::UpstreamLimits,
+    values::Period,
+};
+
+crate::values::from_text_by_name!(JweAlg, Enc, JwsAlg);
+
+fn signed(period: Period) -> SignedDuration {
+    SignedDuration::try_from(period.get()).unwrap_or(SignedDuration::MAX)
+}
+
+impl Config {
+    /// Opens connections to the broker.
+    #[must_use]
+    pub(crate) fn connector(&self) -> Connector {
+        let amqp = &self.amqp;
+        Connector::new(ConnectorSettings {
+            url: amqp.url.clone(),
+            url_file: amqp.url_file.clone(),
+            rules: amqp.url_rules(),
+            tls: self.broker_tls(),
+            connect_timeout: amqp.connect_timeout.get(),
+            timeout: amqp.timeout.get(),
+            reconnect_max: amqp.reconnect_max.get(),
+            watch_interval: amqp.watch_interval.get(),
+        })
+    }
+
+    /// The names of exchanges and queues.
+    #[must_use]
+    pub fn topology(&self) -> Topology {
+        Topology::new(&self.topology, self.retry.delays.as_slice())
+    }
+
+    /// Limits of each consumer.
+    #[must_use]
+    pub(crate) fn consumer_limits(&self) -> ConsumerLimits {
+        let AmqpConfig {
+            prefetch,
+            concurrency,
+            bytes_in_progress,
+            deliveries_max,
+            delivery_timeout,
+            timeout,
+            ..
+        } = &self.amqp;
+        ConsumerLimits {
+            prefetch: u16::try_from(prefetch.get()).unwrap_or(u16::MAX),
+            concurrency: concurrency.size(),
+            bytes: bytes_in_progress.size(),
+            deliveries_max: deliveries_max.get(),
+            delivery_timeout: delivery_timeout.get(),
+            timeout: timeout.get(),
+            breaker: self.breaker,
+        }
+    }
+
+    /// Defaults and limits for start events.
+    pub(crate) fn session_rules(&self) -> SessionRules {
+        let section = &self.instant_connect;
+        SessionRules {
+            subject_prefix: section.subject_prefix.as_str().to_owned(),
+            vertical: section.vertical,
+            host_login: section.host_login,
+            link_lifetime: signed(section.link_lifetime),
+            devices: self.devices.allowed.clone(),
+        }
+    }
+}
+
+impl InstantConnectConfig {
+    /// Limits of each call.
+    pub(crate) fn limits(&self) -> UpstreamLimits {
+        UpstreamLimits {
+            connect_timeout: self.connect_timeout.get(),
+            timeout: self.timeout.get(),
+            body_bytes_max: self.body_bytes_max.size(),
+            rate_limit_wait: self.rate_limit_wait.get(),
+        }
+    }
+
+    /// Options of each request.
+    pub(crate) fn options(&self) -> LinkOptions {
+        LinkOptions {
+            aud: self.aud.as_str().to_owned(),
+            short_urls: self.short_urls,
+            crypto: Crypto {
+                jwe_alg: self.jwe_alg,
+                salt_length: self.salt_length.map(|length| u8::try_from(length.get()).unwrap_or(u8::MAX)),
+                iterations: self.iterations.map(|count| u16::try_from(count.get()).unwrap_or(u16::MAX)),
+                enc: self.enc,
+                jws_alg: self.jws_alg,
+            },
+        }
+    }
+
+    /// Rules for accepted links.
+    pub(crate) fn link_rules(&self) -> LinkRules {
+        LinkRules {
+            allowed_base_urls: self.allowed_base_urls.iter().map(|base| base.as_str().to_owned()).collect(),
+            long_url_base: self.long_url_base.as_str().trim_end_matches('/').to_owned(),
+        }
+    }
+}
+
+impl HostsConfig {
+    /// Limits of each call.
+    pub(crate) fn limits(&self) -> UpstreamLimits {
+        UpstreamLimits {
+            connect_timeout: self.connect_timeout.get(),
+            timeout: self.timeout.get(),
+            body_bytes_max: self.body_bytes_max.size(),
+            rate_limit_wait: self.rate_limit_wait.get(),
+        }
+    }
+}
+
+impl LedgerConfig {
+    /// Retention of entries.
+    pub(crate) fn retention(&self) -> Retention {
+        Retention { margin: signed(self.margin), max: signed(self.keep_max) }
+    }
+}
+
+impl Loaded {
+    /// Age at which work in progress can't be ended from within.
+    pub(crate) fn stuck_after(&self) -> Duration {
+        self.config.consumer_limits().work_age_max() + Duration::from_secs(60)
+    }
+}

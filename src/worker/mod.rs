@@ -1,0 +1,223 @@
+//! The worker: both stages on supervised connections, until a shutdown is requested.
+
+mod assembly;
+mod supervise;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use assembly::Parts;
+
+use crate::{
+    admin::{Admin, AdminError, health::Health},
+    broker::{publisher::Publisher, topology::TopologyError, tries::Tries},
+    config::{ConfigError, Loaded},
+    fault,
+    ledger::{Ledger, LedgerError},
+    telemetry::{
+        metrics::{Metrics, labels},
+        traces::Tracer,
+    },
+    upstream,
+};
+
+/// Time limit for the ledger's last writes. Confirmed records are already on the disk.
+const LEDGER_CLOSE_MAX: Duration = Duration::from_secs(3);
+
+/// An error that ends the worker.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkerError {
+    /// The configuration is unusable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The broker's exchanges or queues do not match, and only a person can change that.
+    #[error(transparent)]
+    Topology(TopologyError),
+    /// The admin server could not start.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The ledger could not be opened.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The HTTP client could not be created.
+    #[error("HTTP client: {0}")]
+    Http(#[from] upstream::ClientError),
+    /// The metrics conflict: a defect.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The publisher task ended while its users were still running: a defect.
+    #[error("publisher task {0} (bug; see the log). The worker cannot continue without it.")]
+    Publishing(&'static str),
+}
+
+/// Runs the worker with the configuration `loaded`, until `shutdown` resolves. Then it finishes the work in progress,
+/// within `shutdown.grace`. Without a broker it keeps reconnecting.
+///
+/// # Errors
+/// [`WorkerError`].
+pub(crate) async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
+    let config = &loaded.config;
+    // Checked before anything is opened, because the worker can't start without a token or with an unusable proxy.
+    loaded.network()?;
+    loaded.instant_connect_token()?;
+    if loaded.delivers_to_hosts() {
+        loaded.hosts_token()?;
+    }
+    let metrics = Metrics::new(config.retry.delays.as_slice())?;
+    let health = health(loaded, &metrics);
+    let _admin = config.admin.listen.map(|listen| Admin::start(listen, health.clone())).transpose()?;
+    fault::point("worker", "starting");
+    tokio::pin!(shutdown);
+    let Some(ledger) = opened(Ledger::open(loaded.ledger()), &health, &mut shutdown).await? else {
+        return Ok(());
+    };
+    health.start();
+    serve(loaded, &metrics, &health, ledger, shutdown).await
+}
+
+/// Waits for the ledger to open, which takes long for a large file on a slow disk. `None` if a shutdown comes first.
+async fn opened(
+    ledger: impl Future<Output = Result<Ledger, LedgerError>>,
+    health: &Health,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Option<Ledger>, LedgerError> {
+    tokio::select! {
+        ledger = ledger => ledger.map(Some),
+        () = shutdown => {
+            health.end();
+            info!("shutting down: the ledger was not open yet");
+            Ok(None)
+        }
+        () = keep_alive(health) => Ok(None),
+    }
+}
+
+async fn serve(
+    loaded: &Loaded,
+    metrics: &Metrics,
+    health: &Health,
+    ledger: Ledger,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), WorkerError> {
+    let config = &loaded.config;
+    let connector = Arc::new(config.connector());
+    let topology = config.topology();
+    let tracer = loaded.traces_url().map_or_else(Tracer::default, |url| {
+        Tracer::start(&url, config.telemetry.trace_context, config.tls.ca_file.as_deref())
+    });
+    let (stop, stopped) = watch::channel(false);
+    let (publisher, mut publishing) =
+        Publisher::start(Arc::clone(&connector), topology.clone(), metrics.publishing());
+    let tries = Tries::new(ledger.clone());
+    let parts = Parts {
+        loaded,
+        metrics,
+        ledger: &ledger,
+        tracer: &tracer,
+        topology: &topology,
+        publisher: &publisher,
+        tries: &tries,
+        stopped: &stopped,
+    };
+    let consumers = parts.consumers()?;
+    drop(publisher);
+
+    let grace = config.shutdown.grace.get();
+    let stop_when_told = async {
+        shutdown.await;
+        health.end();
+        info!(grace_s = grace.as_secs(), "shutting down: stopped consuming");
+        stop.send_replace(true);
+        sleep(grace).await;
+        warn!(
+            in_progress = consumers.in_progress(),
+            "shutdown.grace elapsed with deliveries still in progress; returning them to the broker"
+        );
+    };
+    let result = tokio::select! {
+        result = consumers.run(&connector, &topology) => result.map_err(WorkerError::Topology),
+        // Without the publisher, every delivery would be requeued until it is poison.
+        error = ended_early(&mut publishing) => Err(error),
+        () = stop_when_told => Ok(()),
+        () = measure(&ledger, metrics) => Ok(()),
+        () = keep_alive(health) => Ok(()),
+    };
+    consumers.abort();
+    drop(consumers);
+    // A try that is aborted here is not a death.
+    if timeout(Duration::from_secs(1), tries.idle()).await.is_err() {
+        warn!("ledger did not take back tries in time; they may count as worker deaths");
+    }
+    // The publisher stops once the last handle is dropped.
+    if !publishing.is_finished() && timeout(Duration::from_secs(1), publishing).await.is_err() {
+        warn!("publisher did not stop within 1s; exiting anyway");
+    }
+    if timeout(LEDGER_CLOSE_MAX, ledger.close()).await.is_err() {
+        warn!("ledger did not close within 3s (disk not responding); exiting anyway");
+    }
+    tracer.shut_down().await;
+    result
+}
+
+/// The error for an ended publisher task. Its panic message may be private.
+async fn ended_early(publishing: &mut JoinHandle<()>) -> WorkerError {
+    let panicked = publishing.await.is_err_and(|error| error.is_panic());
+    WorkerError::Publishing(if panicked { "panicked" } else { "has ended" })
+}
+
+fn health(loaded: &Loaded, metrics: &Metrics) -> Health {
+    let stages: &[_] = if loaded.delivers_to_hosts() {
+        &[labels::StageName::Link, labels::StageName::Host]
+    } else {
+        &[labels::StageName::Link]
+    };
+    Health::new(metrics, stages, loaded.stuck_after())
+}
+
+/// Shows that the event loop is running.
+async fn keep_alive(health: &Health) {
+    loop {
+        health.turn();
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Keeps the size of the ledger up to date in the metrics.
+async fn measure(ledger: &Ledger, metrics: &Metrics) {
+    let metrics = metrics.ledger(labels::StageName::Link);
+    loop {
+        // A read error is reported by the code that needs the entry.
+        if let Ok(Some(entries)) = ledger.len().await {
+            metrics.set_entries(entries);
+        }
+        sleep(Duration::from_secs(2)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn worker_is_alive_while_its_ledger_opens() {
+        let health = Health::new(&Metrics::new(&[]).unwrap(), &[labels::StageName::Link], Duration::ZERO);
+        health.grow_late();
+        let lives = async {
+            while !health.is_alive() {
+                yield_now().await;
+            }
+        };
+        let opened = timeout(Duration::from_secs(60), opened(pending(), &health, lives)).await;
+        assert!(matches!(opened, Ok(Ok(None))), "shut down as soon as it is alive");
+    }
+}

@@ -1,0 +1,150 @@
+//! The map in `src/lib.rs` is true, and each type has a name of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use regex::Regex;
+
+/// Modules of the map by name, with the modules that each imports.
+type Arrows = BTreeMap<String, BTreeSet<String>>;
+
+fn sources() -> Vec<(String, String)> {
+    fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                into.push(path);
+            }
+        }
+    }
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    collect(&root, &mut paths);
+    let name = |path: &Path| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    paths.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// The code of the program: without comments, and without what only tests compile.
+fn production() -> Vec<(String, String)> {
+    let tests = Regex::new(r"(?s)#\[cfg\(test\)\]\s*mod tests \{.*").unwrap();
+    let test_item = Regex::new(r"#\[cfg\(test\)\]\s*[^;{]*[;{]").unwrap();
+    let comment = Regex::new(r"(?m)//.*$").unwrap();
+    let kept = sources().into_iter().filter(|(name, _)| {
+        !name.starts_with("simulation/")
+            && !name.ends_with("tests.rs")
+            && name != "lib.rs"
+            && name != "main.rs"
+    });
+    kept.map(|(name, text)| {
+        let text = comment.replace_all(&text, "");
+        let text = tests.replace(&text, "");
+        (name, test_item.replace_all(&text, "").into_owned())
+    })
+    .collect()
+}
+
+/// The top-level module that the file `name` belongs to.
+fn module(name: &str) -> &str {
+    name.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// The first names after `crate::` in `text`, also within `crate::{…}`.
+fn imported(text: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        let first = |part: &str| -> String {
+            part.trim_start().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        };
+        if !rest.starts_with('{') {
+            names.insert(first(rest));
+            continue;
+        }
+        let mut depth = 0;
+        let mut begin = 1;
+        for (position, character) in rest.char_indices() {
+            match character {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if (depth == 1 && character == ',') || depth == 0 {
+                names.insert(first(&rest[begin..position]));
+                begin = position + 1;
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    names.remove("");
+    names
+}
+
+fn drawn() -> Arrows {
+    let map = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let line = Regex::new(r"(?m)^//! ([a-z_]+) +→ ([a-z_ ]+)$").unwrap();
+    line.captures_iter(&map)
+        .map(|found| (found[1].to_owned(), found[2].split_whitespace().map(str::to_owned).collect()))
+        .collect()
+}
+
+#[test]
+fn map_shows_every_arrow_between_modules_and_no_other() {
+    let mut found = Arrows::new();
+    for (name, text) in production() {
+        let module = module(&name);
+        let mut others = imported(&text);
+        others.remove(module);
+        if !others.is_empty() {
+            found.entry(module.to_owned()).or_default().append(&mut others);
+        }
+    }
+    let drawn = drawn();
+    for module in found.keys().chain(drawn.keys()) {
+        let (found, drawn) = (found.get(module), drawn.get(module));
+        assert_eq!(
+            found, drawn,
+            "imports of {module} on the left, its line in the map of src/lib.rs on the right"
+        );
+    }
+}
+
+#[test]
+fn map_has_no_circle() {
+    let mut left = drawn();
+    assert!(left.len() > 10, "the map was not found in src/lib.rs");
+    while !left.is_empty() {
+        let ends: Vec<String> = left
+            .iter()
+            .filter(|(_, to)| to.iter().all(|to| !left.contains_key(to)))
+            .map(|(from, _)| from.clone())
+            .collect();
+        assert!(!ends.is_empty(), "these modules import each other in a circle: {left:?}");
+        for end in ends {
+            left.remove(&end);
+        }
+    }
+}
+
+/// Two types of one name make a reader look twice. clap's `Args` is a convention: one for each command.
+#[test]
+fn no_two_types_have_one_name() {
+    let definition =
+        Regex::new(r"(?m)^\s*(?:pub(?:\([a-z]+\))? )?(?:struct|enum|union|trait) ([A-Z]\w*)").unwrap();
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (file, text) in sources() {
+        for found in definition.captures_iter(&text) {
+            places.entry(found[1].to_owned()).or_default().push(file.clone());
+        }
+    }
+    assert!(places.len() > 200, "{places:?}");
+    places.retain(|name, files| files.len() > 1 && name != "Args");
+    assert_eq!(places, BTreeMap::new());
+}
