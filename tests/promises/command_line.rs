@@ -226,6 +226,8 @@ async fn sandbox_configuration_matches_the_sandbox_defaults() {
         settings.iter().find(|setting| setting["key"] == key).unwrap()["value"].as_str().unwrap().to_owned()
     };
     let help = finished(&["sandbox", "--help"], &Vec::new()).await.stdout;
+    // Long descriptions are wrapped, some in the middle of a default.
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let text = std::fs::read_to_string(file).unwrap();
     assert!(help.contains("[default: sandbox-token]") && text.contains("\ntoken = \"sandbox-token\"\n"));
     assert!(help.contains("[default: 127.0.0.1:8080]"), "{help}");
