@@ -291,10 +291,10 @@ async fn debug_output_hides_stored_values(place: &Place) {
     let expected = match place {
         Place::Memory => "Memory(Memory(1))".to_owned(),
         Place::File(_) => format!("File(File {{ path: \"{}\", .. }})", place.path().display()),
-        Place::Redis(_) => "Redis(Redis { connection: Connection, prefix: \"icw:test:\" })".to_owned(),
+        Place::Redis(_) => "Redis(Redis { connection: RedisConnection, prefix: \"icw:test:\" })".to_owned(),
     };
     let expected =
-        format!("Ledger {{ claims: Claims(1), store: {expected} }} Mine(Lease {{ noted: true, .. }}) ");
+        format!("Ledger {{ claims: KeyClaims(1), store: {expected} }} Mine(Lease {{ noted: true, .. }}) ");
     assert!(shown.starts_with(&expected), "{shown}");
     let Claim::Mine(lease) = claim else { panic!() };
     finish(lease, b"secret", later()).await.unwrap();
