@@ -60,6 +60,8 @@
 //! worker          → admin broker config fault instant_connect ledger stages telemetry upstream webex
 //! ```
 
+// `make lint` builds the documentation with private items, so these links work.
+#![allow(rustdoc::private_intra_doc_links, reason = "the documentation includes private items")]
 // The worker's future contains all others, so the compiler needs many steps to prove that it is Send.
 #![recursion_limit = "256"]
 
