@@ -137,7 +137,7 @@ schemas: ## regenerate config/schemas from the program's types
 	@$(CARGO) run --quiet --locked -- schema --write config/schemas
 
 metrics: ## regenerate config/metrics.md from the program
-	@ICW_WRITE_METRICS=1 $(CARGO) test --quiet --locked --lib the_list_in_the_repository
+	@ICW_WRITE_METRICS=1 $(CARGO) test --quiet --locked --lib metrics_md_is_up_to_date
 
 dashboard: ## regenerate the chart's Grafana dashboard from scripts/dashboard
 	@scripts/dashboard >charts/instant-connect-worker/files/dashboard.json
