@@ -36,7 +36,15 @@ fn file(path: &Path, look: Result<FileStatus, LedgerError>) -> Finding {
             WHAT,
             format!("{path} does not exist; the worker can create it in {}", folder.display()),
         ),
-        Err(error) => Finding::fail(WHAT, without_kind(&error)),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &LedgerError) -> Finding {
+    let finding = Finding::fail(WHAT, error.problem());
+    match error.hint() {
+        Some(hint) => finding.advise(hint),
+        None => finding,
     }
 }
 
@@ -47,7 +55,7 @@ async fn redis(kind: LedgerKind) -> Vec<Finding> {
         Ok::<_, LedgerError>(ledger.info().await)
     };
     match answer.await {
-        Err(error) => vec![Finding::fail(WHAT, without_kind(&error))],
+        Err(error) => vec![failed(&error)],
         Ok(Ok(info)) => {
             let mut found = vec![Finding::pass(WHAT, "Redis responds and runs the ledger script")];
             found.extend(server(&info.unwrap_or_default()));
@@ -57,17 +65,11 @@ async fn redis(kind: LedgerKind) -> Vec<Finding> {
             Finding::pass(WHAT, "Redis responds and runs the ledger script"),
             Finding::warn(
                 "ledger, Redis's settings",
-                format!("could not read Redis's settings ({})", without_kind(&error)),
+                format!("could not read Redis's settings ({})", error.problem()),
                 "allow the user to run INFO, or check that maxmemory-policy is noeviction and appendonly is yes",
             ),
         ],
     }
-}
-
-/// The error without its prefix, because the finding names the ledger already.
-fn without_kind(error: &LedgerError) -> String {
-    let text = error.to_string();
-    text.strip_prefix("ledger: ").unwrap_or(&text).to_owned()
 }
 
 /// Findings about the fields of Redis's `INFO` that matter to the ledger.

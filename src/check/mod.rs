@@ -80,14 +80,8 @@ impl Finding {
         }
     }
 
-    /// Creates a failure; advice is split off `detail` at `; hint: `.
     pub(crate) fn fail(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        let (detail, advice) = match detail.split_once("; hint: ") {
-            Some((detail, advice)) => (detail.to_owned(), Some(advice.to_owned())),
-            None => (detail, None),
-        };
-        Self { what: what.into(), result: CheckVerdict::Fail, detail, advice }
+        Self { what: what.into(), result: CheckVerdict::Fail, detail: detail.into(), advice: None }
     }
 
     /// Adds or replaces the advice.

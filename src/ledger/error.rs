@@ -1,66 +1,41 @@
 //! Errors of the ledger.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 /// A failed ledger operation. The text contains no ledger content and no password.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LedgerError {
     /// Another process has the file open.
-    #[error(
-        "ledger {}: in use by another process; hint: give each worker its own ledger.path, \
-         or set ledger.kind = \"redis\" for all of them", path.display()
-    )]
     InUse { path: PathBuf },
     /// The file is not a ledger, or is damaged. It is not replaced by a new one.
-    #[error(
-        "ledger {}: damaged, or not a ledger ({reason}); hint: restore a copy, or move the file away to start with an \
-         empty ledger; an empty ledger does not know earlier sessions, so repeated events are processed again",
-        path.display()
-    )]
     Damaged { path: PathBuf, reason: String },
     /// The disk has no space left.
-    #[error("ledger {}: disk full; hint: free some space, writes resume automatically", path.display())]
     Full { path: PathBuf },
     /// The file can't be opened, read or written.
-    #[error("ledger {}: {reason}; hint: check ledger.path, the owner of the file and the disk", path.display())]
     File {
         path: PathBuf,
         /// Text of the system's error.
         reason: String,
     },
     /// The URL is not a Redis URL.
-    #[error("ledger.url: {problem}")]
     Url {
         /// The expected form.
         problem: String,
     },
     /// The file with the URL can't be read, or its URL can't be used.
-    #[error("ledger.url_file {}: {reason}", path.display())]
     UrlFile { path: PathBuf, reason: String },
     /// The connection to Redis failed.
-    #[error(
-        "ledger: cannot reach Redis: {reason}; hint: check ledger.url (or ledger.url_file) and that Redis is running"
-    )]
     Unreachable { reason: String },
     /// Redis did not respond in time.
-    #[error(
-        "ledger: no response from Redis within {} s; hint: check the load of Redis and the network",
-        limit.as_secs()
-    )]
     Slow { limit: Duration },
     /// Redis answered with an error.
-    #[error(
-        "ledger: Redis refused ({reason}); hint: check the log, the memory and the access rules of Redis"
-    )]
     Refused {
         /// Kind and code of the error. Its text is left out, because it may repeat what was sent.
         reason: String,
     },
     /// The lease expired before the result was recorded, and another worker has claimed the key.
-    #[error("ledger: lease lost: another worker claimed this event before the result was recorded")]
     Lost,
     /// A key or a value is larger than its limit.
-    #[error("ledger: {what} has {bytes} bytes; the limit is {bytes_max}")]
     TooLarge {
         /// A key, a note or a result.
         what: &'static str,
@@ -68,6 +43,98 @@ pub enum LedgerError {
         bytes_max: usize,
     },
     /// [`close`](super::Ledger::close) was called.
-    #[error("ledger: closed")]
     Closed,
+}
+
+impl LedgerError {
+    /// The problem with its file or setting, without the hint.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        match self {
+            Self::InUse { path } => format!("{}: in use by another process", path.display()),
+            Self::Damaged { path, reason } => {
+                format!("{}: damaged, or not a ledger ({reason})", path.display())
+            }
+            Self::Full { path } => format!("{}: disk full", path.display()),
+            Self::File { path, reason } => format!("{}: {reason}", path.display()),
+            Self::Url { problem } => format!("ledger.url: {problem}"),
+            Self::UrlFile { path, reason } => format!("ledger.url_file {}: {reason}", path.display()),
+            Self::Unreachable { reason } => format!("cannot reach Redis: {reason}"),
+            Self::Slow { limit } => format!("no response from Redis within {} s", limit.as_secs()),
+            Self::Refused { reason } => format!("Redis refused ({reason})"),
+            Self::Lost => {
+                "lease lost: another worker claimed this event before the result was recorded".to_owned()
+            }
+            Self::TooLarge { what, bytes, bytes_max } => {
+                format!("{what} has {bytes} bytes; the limit is {bytes_max}")
+            }
+            Self::Closed => "closed".to_owned(),
+        }
+    }
+
+    /// Advice for the operator, if there is any.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::InUse { .. } => {
+                Some("give each worker its own ledger.path, or set ledger.kind = \"redis\" for all of them")
+            }
+            Self::Damaged { .. } => Some(
+                "restore a copy, or move the file away to start with an empty ledger; an empty ledger does not know earlier \
+                 sessions, so repeated events are processed again",
+            ),
+            Self::Full { .. } => Some("free some space, writes resume automatically"),
+            Self::File { .. } => Some("check ledger.path, the owner of the file and the disk"),
+            Self::Unreachable { .. } => {
+                Some("check ledger.url (or ledger.url_file) and that Redis is running")
+            }
+            Self::Slow { .. } => Some("check the load of Redis and the network"),
+            Self::Refused { .. } => Some("check the log, the memory and the access rules of Redis"),
+            Self::Url { .. } | Self::UrlFile { .. } | Self::Lost | Self::TooLarge { .. } | Self::Closed => {
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = match self {
+            Self::InUse { .. } | Self::Damaged { .. } | Self::Full { .. } | Self::File { .. } => "ledger ",
+            // These name the setting.
+            Self::Url { .. } | Self::UrlFile { .. } => "",
+            _ => "ledger: ",
+        };
+        write!(f, "{prefix}{}", self.problem())?;
+        self.hint().map_or(Ok(()), |hint| write!(f, "; hint: {hint}"))
+    }
+}
+
+impl std::error::Error for LedgerError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_prefix_problem_and_hint() {
+        let path = PathBuf::from("/data/ledger");
+        for (error, expected) in [
+            (
+                LedgerError::Full { path: path.clone() },
+                "ledger /data/ledger: disk full; hint: free some space, writes resume automatically",
+            ),
+            (
+                LedgerError::UrlFile { path, reason: "empty".to_owned() },
+                "ledger.url_file /data/ledger: empty",
+            ),
+            (
+                LedgerError::Slow { limit: Duration::from_secs(2) },
+                "ledger: no response from Redis within 2 s; hint: check the load of Redis and the network",
+            ),
+            (LedgerError::Closed, "ledger: closed"),
+        ] {
+            assert_eq!(error.to_string(), expected);
+        }
+    }
 }
