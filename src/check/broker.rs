@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Finding, probe::Probe, queues};
+use super::{CheckGroup::Broker, Finding, probe::Probe, queues};
 use crate::{
     broker::{
         connection::{BrokerError, Connector, close},
@@ -29,7 +29,7 @@ pub(super) async fn run(loaded: &Loaded, found: &mut Vec<Finding>) {
     let connector = loaded.config.connector();
     let nodes = match connector.nodes() {
         Ok(nodes) => nodes,
-        Err(error) => return found.push(Finding::fail("broker", error.to_string()).advise(refused(&error))),
+        Err(error) => return found.push(Broker.fail("broker", error.to_string()).advise(refused(&error))),
     };
     let tried = join_all((0..nodes).map(|node| connector.connect_to(node, "check"))).await;
     let some = tried.iter().any(Result::is_ok);
@@ -40,15 +40,15 @@ pub(super) async fn run(loaded: &Loaded, found: &mut Vec<Finding>) {
             if nodes == 1 { "broker".to_owned() } else { format!("broker node {} of {nodes}", node + 1) };
         match tried {
             Ok(connection) => {
-                found.push(Finding::pass(&what, "connected and logged in"));
+                found.push(Broker.pass(&what, "connected and logged in"));
                 found.extend(greeting(&connector, node, &what).await);
                 match answering {
                     None => answering = Some(connection),
                     Some(_) => close(&connection).await,
                 }
             }
-            Err(error) if some => found.push(Finding::warn(what, error.to_string(), refused(&error))),
-            Err(error) => found.push(Finding::fail(what, error.to_string()).advise(refused(&error))),
+            Err(error) if some => found.push(Broker.warn(what, error.to_string(), refused(&error))),
+            Err(error) => found.push(Broker.fail(what, error.to_string()).advise(refused(&error))),
         }
     }
     if let Some(connection) = answering {
@@ -86,7 +86,7 @@ async fn greeting(connector: &Connector, node: usize, what: &str) -> Vec<Finding
         Ok(greeting) => vec![version(&greeting, what), capabilities(&greeting, what)],
         Err(error) => {
             let detail = format!("could not read the broker's version ({error})");
-            vec![Finding::warn(
+            vec![Broker.warn(
                 format!("{what}, version"),
                 detail,
                 "check `rabbitmqctl version`: expected 3.10 to 4.x",
@@ -100,29 +100,29 @@ pub(super) fn version(greeting: &Greeting, what: &str) -> Finding {
     let is = format!("{} {}", greeting.product, greeting.version);
     let [oldest, newest] = VERSIONS;
     match greeting.numbers() {
-        Some(_) if greeting.product != "RabbitMQ" => Finding::warn(
+        Some(_) if greeting.product != "RabbitMQ" => Broker.warn(
             what,
             format!("{is}: this worker needs RabbitMQ's quorum queues"),
             "use RabbitMQ 3.10 to 4.x",
         ),
-        Some(numbers) if numbers < oldest => Finding::warn(
+        Some(numbers) if numbers < oldest => Broker.warn(
             what,
             format!("{is}: has no at-least-once dead-lettering, so messages in delay queues can be lost"),
             "use RabbitMQ 3.10 to 4.x",
         ),
-        Some(numbers) if numbers > newest => Finding::warn(
+        Some(numbers) if numbers > newest => Broker.warn(
             what,
             format!("{is}: newer than any version this worker was tested with"),
             "use RabbitMQ 3.10 to 4.x, or test this version on a copy first",
         ),
-        Some(numbers) if numbers == oldest => Finding::pass(
+        Some(numbers) if numbers == oldest => Broker.pass(
             what,
             format!(
                 "{is}: quorum queues, with at-least-once dead-lettering if the feature flag stream_queue is on"
             ),
         ),
-        Some(_) => Finding::pass(what, format!("{is}: quorum queues with at-least-once dead-lettering")),
-        None => Finding::warn(what, format!("{is}: unreadable version number"), "use RabbitMQ 3.10 to 4.x"),
+        Some(_) => Broker.pass(what, format!("{is}: quorum queues with at-least-once dead-lettering")),
+        None => Broker.warn(what, format!("{is}: unreadable version number"), "use RabbitMQ 3.10 to 4.x"),
     }
 }
 
@@ -132,15 +132,15 @@ pub(super) fn capabilities(greeting: &Greeting, what: &str) -> Finding {
     let names = |all: &[(&str, &str)]| all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let what = format!("{what}, capabilities");
     if missing.is_empty() {
-        return Finding::pass(what, names(&CAPABILITIES));
+        return Broker.pass(what, names(&CAPABILITIES));
     }
     let consequences = missing.iter().map(|(_, consequence)| *consequence).collect::<Vec<_>>().join("; ");
     let detail = format!("missing: {}; consequences: {consequences}", names(&missing));
     let advice = "use RabbitMQ 3.10 to 4.x, without a proxy that changes its greeting";
     // Without the first two, nothing can be published.
     if missing.iter().any(|capability| CAPABILITIES[..2].contains(capability)) {
-        Finding::fail(what, detail).advise(advice)
+        Broker.fail(what, detail).advise(advice)
     } else {
-        Finding::warn(what, detail, advice)
+        Broker.warn(what, detail, advice)
     }
 }

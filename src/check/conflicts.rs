@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Finding, on};
+use super::{About, CheckGroup, Finding};
 use crate::{config::Loaded, retry, stages::deduplicator};
 
 /// RabbitMQ's default `consumer_timeout`: it closes the channel of a delivery that is unacknowledged for longer.
@@ -33,6 +33,10 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         found.push(rate_limit(loaded, "hosts", loaded.config.hosts.rate_limit_wait.get()));
     }
     found
+}
+
+fn on(loaded: &Loaded, keys: &[&str]) -> About {
+    super::on(CheckGroup::Limits, loaded, keys)
 }
 
 fn grace(loaded: &Loaded, key: &str, timeout: Duration) -> Finding {

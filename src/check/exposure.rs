@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::Path};
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::{Finding, on};
+use super::{
+    CheckGroup::{self, Exposure, InstantConnect, Ledger, Telemetry, Webex},
+    Finding, on,
+};
 use crate::{
     config::{
         LedgerChoice, Loaded,
@@ -39,18 +42,18 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 
 fn ledger(loaded: &Loaded) -> Finding {
     match loaded.ledger() {
-        LedgerKind::Memory => on(loaded, &["ledger.kind"]).warn(
+        LedgerKind::Memory => on(Ledger, loaded, &["ledger.kind"]).warn(
             "the ledger is lost when the worker stops: an event that is delivered again later is processed again, and its \
              expert gets another message",
             "set ledger.kind to file, with ledger.path on a persistent volume, or to redis",
         ),
-        LedgerKind::Redis { .. } => on(loaded, &["ledger.kind"]).pass("shared by all workers with this prefix"),
+        LedgerKind::Redis { .. } => on(Ledger, loaded, &["ledger.kind"]).pass("shared by all workers with this prefix"),
         LedgerKind::File { path } => file(loaded, &path),
     }
 }
 
 fn file(loaded: &Loaded, path: &Path) -> Finding {
-    let about = on(loaded, &["ledger.kind", "ledger.path"]);
+    let about = on(Ledger, loaded, &["ledger.kind", "ledger.path"]);
     let advice = "set ledger.path to the absolute path of a file on a persistent volume";
     if path.is_relative() {
         let detail = format!(
@@ -66,7 +69,7 @@ fn file(loaded: &Loaded, path: &Path) -> Finding {
 }
 
 fn ledger_outage(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["ledger.on_failure"]);
+    let about = on(Ledger, loaded, &["ledger.on_failure"]);
     match loaded.config.ledger.on_failure {
         OnFailure::Wait => about.pass("events wait while the ledger is unavailable"),
         OnFailure::Continue => about.warn(
@@ -77,7 +80,7 @@ fn ledger_outage(loaded: &Loaded) -> Finding {
 }
 
 fn retention(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["ledger.keep_max", "ledger.margin", "instant_connect.link_lifetime"]);
+    let about = on(Ledger, loaded, &["ledger.keep_max", "ledger.margin", "instant_connect.link_lifetime"]);
     let (ledger, lifetime) = (&loaded.config.ledger, loaded.config.instant_connect.link_lifetime.get());
     let needed = lifetime.saturating_add(ledger.margin.get());
     if ledger.keep_max.get() >= needed {
@@ -94,30 +97,30 @@ fn retention(loaded: &Loaded) -> Finding {
 fn unused(loaded: &Loaded) -> Vec<Finding> {
     let (ledger, hosts) = (&loaded.config.ledger, &loaded.config.hosts);
     let mut found = Vec::new();
-    let mut unused = |key: &str, other: &str| {
+    let mut unused = |group: CheckGroup, key: &str, other: &str| {
         let advice = format!("remove {key}, or change {other}");
-        found.push(on(loaded, &[key, other]).warn(format!("{key} is set but has no effect"), advice));
+        found.push(on(group, loaded, &[key, other]).warn(format!("{key} is set but has no effect"), advice));
     };
     if ledger.kind != LedgerChoice::File && ledger.path.is_some() {
-        unused("ledger.path", "ledger.kind");
+        unused(Ledger, "ledger.path", "ledger.kind");
     }
     if ledger.kind != LedgerChoice::Redis && !ledger.url.expose_secret().is_empty() {
-        unused("ledger.url", "ledger.kind");
+        unused(Ledger, "ledger.url", "ledger.kind");
     }
     if ledger.kind != LedgerChoice::Redis && ledger.url_file.is_some() {
-        unused("ledger.url_file", "ledger.kind");
+        unused(Ledger, "ledger.url_file", "ledger.kind");
     }
     if !loaded.delivers_to_hosts() && !hosts.token.expose_secret().is_empty() {
-        unused("hosts.token", "hosts.delivery");
+        unused(Webex, "hosts.token", "hosts.delivery");
     }
     if !loaded.delivers_to_hosts() && hosts.token_file.is_some() {
-        unused("hosts.token_file", "hosts.delivery");
+        unused(Webex, "hosts.token_file", "hosts.delivery");
     }
     found
 }
 
 fn admin(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["admin.listen"]);
+    let about = on(Exposure, loaded, &["admin.listen"]);
     match loaded.config.admin.listen {
         None => about.warn(
             "the admin server is off: no health probes, no metrics, no alerts",
@@ -136,7 +139,7 @@ fn is_loopback_address(address: SocketAddr) -> bool {
 }
 
 fn devices(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["devices.allowed"]);
+    let about = on(Exposure, loaded, &["devices.allowed"]);
     if loaded.config.devices.allowed.is_empty() {
         about.pass(
             "no devices are allowed; an event that names one becomes a dead letter (device-not-allowed)",
@@ -148,11 +151,11 @@ fn devices(loaded: &Loaded) -> Finding {
 
 fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
     let (instant_connect, hosts) = (&loaded.config.instant_connect.token, &loaded.config.hosts.token);
-    let inline = [("instant_connect.token", instant_connect), ("hosts.token", hosts)];
-    let given = inline.into_iter().filter(|(_, token)| !token.expose_secret().is_empty());
+    let inline = [(InstantConnect, "instant_connect.token", instant_connect), (Webex, "hosts.token", hosts)];
+    let given = inline.into_iter().filter(|(_, _, token)| !token.expose_secret().is_empty());
     given
-        .map(|(key, _)| {
-            on(loaded, &[key]).warn(
+        .map(|(group, key, _)| {
+            on(group, loaded, &[key]).warn(
                 "read only at startup: after a rotation the worker uses the old token until it is restarted",
                 format!("set {key}_file to a file with the token; the worker reads it again when it changes"),
             )
@@ -164,7 +167,7 @@ fn secrets_in_flags(loaded: &Loaded) -> Vec<Finding> {
     let exposed = SECRETS.into_iter().filter(|key| loaded.settings.origin(key) == Some(&Origin::Flag));
     exposed
         .map(|key| {
-            on(loaded, &[key]).warn(
+            on(Exposure, loaded, &[key]).warn(
                 "passed with --set: visible in the process list and shell history",
                 "pass it in a file or an environment variable",
             )
@@ -182,12 +185,14 @@ fn insecure(loaded: &Loaded) -> Vec<Finding> {
     ];
     if all.iter().all(|(_, allowed, _)| !allowed) {
         let keys = all.map(|(key, ..)| key);
-        return vec![on(loaded, &keys).pass("no secret leaves this machine or cluster without TLS")];
+        return vec![
+            on(Exposure, loaded, &keys).pass("no secret leaves this machine or cluster without TLS"),
+        ];
     }
     let allowed = all.into_iter().filter(|(_, allowed, _)| *allowed);
     allowed
         .map(|(key, _, what)| {
-            on(loaded, &[key]).warn(
+            on(Exposure, loaded, &[key]).warn(
                 format!("{what} may be sent unencrypted if the URL allows it"),
                 format!("use TLS and remove {key}"),
             )
@@ -196,7 +201,7 @@ fn insecure(loaded: &Loaded) -> Vec<Finding> {
 }
 
 fn host_login(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["instant_connect.host_login"]);
+    let about = on(Exposure, loaded, &["instant_connect.host_login"]);
     if loaded.config.instant_connect.host_login {
         return about.pass("hosts must sign in unless their event sets hostLogin to false");
     }
@@ -207,7 +212,8 @@ fn host_login(loaded: &Loaded) -> Finding {
 }
 
 fn short_links(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["instant_connect.short_urls", "instant_connect.allowed_base_urls"]);
+    let about =
+        on(InstantConnect, loaded, &["instant_connect.short_urls", "instant_connect.allowed_base_urls"]);
     let section = &loaded.config.instant_connect;
     match (section.short_urls, section.allowed_base_urls.is_empty()) {
         (true, true) => about.fail(
@@ -223,7 +229,7 @@ fn short_links(loaded: &Loaded) -> Finding {
 }
 
 fn both_apis(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["instant_connect.url", "hosts.webex_url"]);
+    let about = on(InstantConnect, loaded, &["instant_connect.url", "hosts.webex_url"]);
     let (instant_connect, webex) = (&loaded.config.instant_connect.url, &loaded.config.hosts.webex_url);
     if !loaded.delivers_to_hosts() || is_loopback(instant_connect) == is_loopback(webex) {
         return about.pass("both APIs are real, or both are on this machine");
@@ -242,7 +248,7 @@ fn received_links(instant_connect: &Url) -> &'static str {
 }
 
 fn spans(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["telemetry.otlp_endpoint"]);
+    let about = on(Telemetry, loaded, &["telemetry.otlp_endpoint"]);
     match &loaded.config.telemetry.otlp_endpoint {
         None => about.pass("no spans are sent; traceparent is forwarded unchanged"),
         Some(_) => about.pass("spans are sent there; they contain nothing private"),
@@ -250,7 +256,7 @@ fn spans(loaded: &Loaded) -> Finding {
 }
 
 fn log_level(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["telemetry.log_level"]);
+    let about = on(Telemetry, loaded, &["telemetry.log_level"]);
     match loaded.config.telemetry.log_level {
         LogLevel::Error => about.warn(
             "the log omits dead letters, lost connections and the outcome of each event",

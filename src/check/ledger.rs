@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Finding;
+use super::{CheckGroup, Finding};
 use crate::{
     config::Loaded,
     ledger::{FileStatus, Ledger, LedgerError, LedgerKind},
@@ -12,7 +12,7 @@ const WHAT: &str = "ledger";
 
 pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
     match loaded.ledger() {
-        LedgerKind::Memory => vec![Finding::pass(WHAT, "kept in memory; nothing to check")],
+        LedgerKind::Memory => vec![CheckGroup::Ledger.pass(WHAT, "kept in memory; nothing to check")],
         LedgerKind::File { path } => vec![file(&path, Ledger::inspect(path.clone()).await)],
         kind @ LedgerKind::Redis { .. } => redis(kind).await,
     }
@@ -22,26 +22,21 @@ fn file(path: &Path, look: Result<FileStatus, LedgerError>) -> Finding {
     let path = path.display();
     match look {
         Ok(FileStatus::Ready(entries)) => {
-            Finding::pass(WHAT, format!("{path} can be opened; {entries} entries"))
+            CheckGroup::Ledger.pass(WHAT, format!("{path} can be opened; {entries} entries"))
         }
-        Ok(FileStatus::Repair) => {
-            Finding::pass(WHAT, format!("{path} was not closed cleanly; the worker repairs it at startup"))
-        }
-        Ok(FileStatus::InUse) => Finding::pass(
-            WHAT,
-            format!("{path} is in use, probably by a running worker; contents not checked"),
-        )
-        .advise("a second worker on this machine needs a ledger.path of its own"),
-        Ok(FileStatus::Absent(folder)) => Finding::pass(
-            WHAT,
-            format!("{path} does not exist; the worker can create it in {}", folder.display()),
-        ),
+        Ok(FileStatus::Repair) => CheckGroup::Ledger
+            .pass(WHAT, format!("{path} was not closed cleanly; the worker repairs it at startup")),
+        Ok(FileStatus::InUse) => CheckGroup::Ledger
+            .pass(WHAT, format!("{path} is in use, probably by a running worker; contents not checked"))
+            .advise("a second worker on this machine needs a ledger.path of its own"),
+        Ok(FileStatus::Absent(folder)) => CheckGroup::Ledger
+            .pass(WHAT, format!("{path} does not exist; the worker can create it in {}", folder.display())),
         Err(error) => failed(&error),
     }
 }
 
 fn failed(error: &LedgerError) -> Finding {
-    let finding = Finding::fail(WHAT, error.problem());
+    let finding = CheckGroup::Ledger.fail(WHAT, error.problem());
     match error.hint() {
         Some(hint) => finding.advise(hint),
         None => finding,
@@ -57,13 +52,13 @@ async fn redis(kind: LedgerKind) -> Vec<Finding> {
     match answer.await {
         Err(error) => vec![failed(&error)],
         Ok(Ok(info)) => {
-            let mut found = vec![Finding::pass(WHAT, "Redis responds and runs the ledger script")];
+            let mut found = vec![CheckGroup::Ledger.pass(WHAT, "Redis responds and runs the ledger script")];
             found.extend(server(&info.unwrap_or_default()));
             found
         }
         Ok(Err(error)) => vec![
-            Finding::pass(WHAT, "Redis responds and runs the ledger script"),
-            Finding::warn(
+            CheckGroup::Ledger.pass(WHAT, "Redis responds and runs the ledger script"),
+            CheckGroup::Ledger.warn(
                 "ledger, Redis's settings",
                 format!("could not read Redis's settings ({})", error.problem()),
                 "allow the user to run INFO, or check that maxmemory-policy is noeviction and appendonly is yes",
@@ -82,27 +77,27 @@ pub(super) fn server(info: &str) -> Vec<Finding> {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     vec![
         match major {
-            Some(major) if major < 5 => Finding::warn(
+            Some(major) if major < 5 => CheckGroup::Ledger.warn(
                 "ledger, Redis's version",
                 format!(
                     "{version}: the ledger script reads the clock before it writes, which needs Redis 5.0"
                 ),
                 "use Redis 6 or later",
             ),
-            _ => Finding::pass("ledger, Redis's version", version),
+            _ => CheckGroup::Ledger.pass("ledger, Redis's version", version),
         },
         match get("role") {
-            "slave" => Finding::fail("ledger, Redis's role", "a replica, which accepts no writes")
+            "slave" => CheckGroup::Ledger.fail("ledger, Redis's role", "a replica, which accepts no writes")
                 .advise("point ledger.url to the primary"),
-            role => Finding::pass("ledger, Redis's role", role),
+            role => CheckGroup::Ledger.pass("ledger, Redis's role", role),
         },
         if policy == "noeviction" || memory == "0" {
-            Finding::pass(
+            CheckGroup::Ledger.pass(
                 "ledger, Redis's eviction",
                 format!("maxmemory-policy {policy}, maxmemory {memory}: no entry is evicted"),
             )
         } else {
-            Finding::warn(
+            CheckGroup::Ledger.warn(
                 "ledger, Redis's eviction",
                 format!(
                     "maxmemory-policy {policy}, maxmemory {memory}: entries may be evicted and their events processed twice"
@@ -111,13 +106,13 @@ pub(super) fn server(info: &str) -> Vec<Finding> {
             )
         },
         match get("aof_enabled") {
-            "0" => Finding::warn(
+            "0" => CheckGroup::Ledger.warn(
                 "ledger, Redis's durability",
                 "appendonly is off: a restart of Redis loses the latest entries, and their events may be processed twice",
                 "set appendonly to yes",
             ),
             aof => {
-                Finding::pass("ledger, Redis's durability", if aof == "1" { "appendonly is on" } else { aof })
+                CheckGroup::Ledger.pass("ledger, Redis's durability", if aof == "1" { "appendonly is on" } else { aof })
             }
         },
     ]

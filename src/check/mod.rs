@@ -7,12 +7,14 @@
 //! - `tls`: expiry of the certificates in files
 //! - `webex`: the tokens and the clock
 //! - `ledger`, `collector`: availability
+//! - `page`: the findings for a person
 
 mod broker;
 mod collector;
 mod conflicts;
 mod exposure;
 mod ledger;
+pub(crate) mod page;
 mod probe;
 mod queues;
 #[cfg(test)]
@@ -23,7 +25,7 @@ mod webex;
 use std::time::Duration;
 
 use serde::Serialize;
-use strum::IntoStaticStr;
+use strum::{IntoStaticStr, VariantArray};
 use tokio::time::timeout;
 
 use crate::{config::Loaded, masking::masked};
@@ -50,9 +52,58 @@ impl CheckVerdict {
     }
 }
 
+/// The groups of the page, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str)]
+pub(crate) enum CheckGroup {
+    Broker,
+    #[strum(serialize = "Instant Connect")]
+    InstantConnect,
+    Webex,
+    Ledger,
+    /// Times, numbers and queues that must match each other.
+    Limits,
+    /// Secrets, TLS, proxies and access.
+    Exposure,
+    /// Logs and spans.
+    Telemetry,
+}
+
+impl CheckGroup {
+    /// The title on the page.
+    #[must_use]
+    pub(crate) const fn as_str(self) -> &'static str {
+        self.into_str()
+    }
+
+    pub(crate) fn pass(self, what: impl Into<String>, detail: impl Into<String>) -> Finding {
+        self.finding(CheckVerdict::Pass, what, detail)
+    }
+
+    pub(crate) fn warn(
+        self,
+        what: impl Into<String>,
+        detail: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Finding {
+        self.finding(CheckVerdict::Warn, what, detail).advise(advice)
+    }
+
+    pub(crate) fn fail(self, what: impl Into<String>, detail: impl Into<String>) -> Finding {
+        self.finding(CheckVerdict::Fail, what, detail)
+    }
+
+    fn finding(self, result: CheckVerdict, what: impl Into<String>, detail: impl Into<String>) -> Finding {
+        let (what, detail) = (what.into(), detail.into());
+        Finding { group: self, what, result, detail, advice: None, series: None }
+    }
+}
+
 /// The result of one check, with its explanation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
+    #[serde(skip)]
+    pub group: CheckGroup,
     /// The checked item: settings with their values, or something that they name.
     pub what: String,
     pub result: CheckVerdict,
@@ -60,34 +111,43 @@ pub(crate) struct Finding {
     pub detail: String,
     /// The advice, if there is any.
     pub advice: Option<String>,
+    /// Set if there are several items of this kind.
+    #[serde(skip)]
+    pub series: Option<Series>,
+}
+
+/// Items of one kind. The page shows findings with the same series and advice as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Series {
+    /// The kind in plural, such as `queues`.
+    pub kind: &'static str,
+    /// The name of this item.
+    pub name: String,
+    /// The problem without the name of the item.
+    pub problem: String,
 }
 
 impl Finding {
-    pub(crate) fn pass(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { what: what.into(), result: CheckVerdict::Pass, detail: detail.into(), advice: None }
-    }
-
-    pub(crate) fn warn(
-        what: impl Into<String>,
-        detail: impl Into<String>,
-        advice: impl Into<String>,
-    ) -> Self {
-        Self {
-            what: what.into(),
-            result: CheckVerdict::Warn,
-            detail: detail.into(),
-            advice: Some(advice.into()),
-        }
-    }
-
-    pub(crate) fn fail(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { what: what.into(), result: CheckVerdict::Fail, detail: detail.into(), advice: None }
-    }
-
     /// Adds or replaces the advice.
     #[must_use]
     pub(crate) fn advise(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }
+    }
+
+    /// Marks the item as one of several of the same `kind`. The detail so far must not contain the name.
+    #[must_use]
+    fn one_of(self, kind: &'static str, name: impl Into<String>) -> Self {
+        let series = Series { kind, name: name.into(), problem: self.detail.clone() };
+        Self { series: Some(series), ..self }
+    }
+
+    /// Adds a message of the broker to the detail.
+    #[must_use]
+    fn quoting(self, message: Option<&str>) -> Self {
+        match message {
+            Some(message) => Self { detail: format!("{} ({message})", self.detail), ..self },
+            None => self,
+        }
     }
 }
 
@@ -102,45 +162,56 @@ pub(crate) async fn connect(loaded: &Loaded) -> Vec<Finding> {
     let (mut broker, mut webex) = (Vec::new(), Vec::new());
     let (mut ledger, mut collector) = (Vec::new(), Vec::new());
     tokio::join!(
-        within("broker", &mut broker, async |found| broker::run(loaded, found).await),
-        within("Webex", &mut webex, async |found| found.extend(Box::pin(webex::run(loaded)).await)),
-        within("ledger", &mut ledger, async |found| found.extend(ledger::run(loaded).await)),
-        within("collector", &mut collector, async |found| found.extend(collector::run(loaded).await)),
+        within(CheckGroup::Broker, "broker", &mut broker, async |found| broker::run(loaded, found).await),
+        within(CheckGroup::Webex, "Webex", &mut webex, async |found| found
+            .extend(Box::pin(webex::run(loaded)).await)),
+        within(CheckGroup::Ledger, "ledger", &mut ledger, async |found| found
+            .extend(ledger::run(loaded).await)),
+        within(CheckGroup::Telemetry, "collector", &mut collector, async |found| found
+            .extend(collector::run(loaded).await)),
     );
     let mut found = [broker, webex, ledger, collector].concat();
     for finding in &mut found {
         finding.detail = masked(&finding.detail).into_owned();
+        if let Some(series) = &mut finding.series {
+            series.problem = masked(&series.problem).into_owned();
+        }
     }
     found
 }
 
 /// Runs the checks until the time limit; keeps findings made so far.
-async fn within(what: &str, found: &mut Vec<Finding>, checks: impl AsyncFnOnce(&mut Vec<Finding>)) {
+async fn within(
+    group: CheckGroup,
+    what: &str,
+    found: &mut Vec<Finding>,
+    checks: impl AsyncFnOnce(&mut Vec<Finding>),
+) {
     if timeout(LIMIT, checks(found)).await.is_err() {
         let detail = format!("checks did not finish within {LIMIT:?}");
-        found.push(Finding::fail(what, detail).advise("check that it responds, and how fast"));
+        found.push(group.fail(what, detail).advise("check that it responds, and how fast"));
     }
 }
 
 /// The settings this finding refers to, with their current values.
-struct About(String);
+struct About(CheckGroup, String);
 
 /// Starts a finding about the settings `keys`.
-fn on(loaded: &Loaded, keys: &[&str]) -> About {
+fn on(group: CheckGroup, loaded: &Loaded, keys: &[&str]) -> About {
     let rows = keys.iter().map(|key| format!("{key} = {}", loaded.settings.shown(key)));
-    About(rows.collect::<Vec<_>>().join(", "))
+    About(group, rows.collect::<Vec<_>>().join(", "))
 }
 
 impl About {
     fn pass(self, detail: impl Into<String>) -> Finding {
-        Finding::pass(self.0, detail)
+        self.0.pass(self.1, detail)
     }
 
     fn warn(self, detail: impl Into<String>, advice: impl Into<String>) -> Finding {
-        Finding::warn(self.0, detail, advice)
+        self.0.warn(self.1, detail, advice)
     }
 
     fn fail(self, detail: impl Into<String>, advice: impl Into<String>) -> Finding {
-        Finding::fail(self.0, detail).advise(advice)
+        self.0.fail(self.1, detail).advise(advice)
     }
 }

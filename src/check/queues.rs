@@ -1,6 +1,7 @@
 //! Checks of the declared topology and of the user's permissions on the broker.
 
 use super::{
+    CheckGroup::Broker,
     Finding,
     probe::{Probe, ProbeResult, Right},
 };
@@ -12,26 +13,45 @@ use crate::{
     config::Loaded,
 };
 
-const DECLARE: &str =
-    "declare it with `instant-connect-worker topology --declare`, or set topology.declare to create";
+const DECLARE: &str = "run `instant-connect-worker topology --declare`, or set topology.declare to create";
 const GRANT: &str = "grant the user configure, write and read on the prefix (rabbitmqctl set_permissions)";
+
+/// A kind of items on the broker.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    singular: &'static str,
+    plural: &'static str,
+}
+
+const EXCHANGE: Kind = Kind { singular: "exchange", plural: "exchanges" };
+const QUEUE: Kind = Kind { singular: "queue", plural: "queues" };
+const CONSUME: Kind =
+    Kind { singular: "permission to consume from queue", plural: "permissions to consume from queues" };
+const PUBLISH: Kind = Kind { singular: "permission to publish to", plural: "permissions to publish" };
+const BIND: Kind = Kind { singular: "permission to bind queue", plural: "permissions to bind queues" };
+
+impl Kind {
+    fn item(self, name: &str) -> String {
+        format!("{} {name}", self.singular)
+    }
+}
 
 pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Finding>) {
     let topology = loaded.config.topology();
     let declare = loaded.config.topology.declare;
     let plan = topology.plan();
     for exchange in &plan.exchanges {
-        let what = format!("exchange {}", exchange.name);
-        found.push(declared(what, probe.exchange(exchange).await, declare));
+        found.push(declared(EXCHANGE, &exchange.name, probe.exchange(exchange).await, declare));
     }
     for queue in &plan.queues {
-        let what = format!("queue {}", queue.name);
         let seen = probe.queue(queue).await;
         let missing = matches!(seen, Ok(ProbeResult::Missing | ProbeResult::Forbidden(_)));
         found.push(if missing && declare != Declare::Create && queue.is_replay() {
-            Finding::warn(what, "missing; only `dead replay` needs it", DECLARE)
+            let what = QUEUE.item(&queue.name);
+            let finding = Broker.warn(what, "missing; only `dead replay` needs it", DECLARE);
+            finding.one_of(QUEUE.plural, &queue.name)
         } else {
-            declared(what, seen, declare)
+            declared(QUEUE, &queue.name, seen, declare)
         });
     }
     found.extend(bindings(probe, &topology, declare).await);
@@ -40,8 +60,12 @@ pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Find
         consumed.push(topology.hosts_queue());
     }
     for queue in consumed {
-        let what = format!("permission to consume from queue {queue}");
-        found.push(permitted(what, probe.consume(&queue).await, "grant the user read on the prefix"));
+        found.push(permitted(
+            CONSUME,
+            &queue,
+            probe.consume(&queue).await,
+            "grant the user read on the prefix",
+        ));
     }
     // Messages for delay and dead queues go through the default exchange.
     let publish = [
@@ -54,14 +78,13 @@ pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Find
         } else {
             format!("exchange {exchange}")
         };
-        let what = format!("permission to publish to {name}");
-        found.push(permitted(what, probe.publish(&exchange).await, advice));
+        found.push(permitted(PUBLISH, &name, probe.publish(&exchange).await, advice));
     }
 }
 
 async fn bindings(probe: &Probe<'_>, topology: &Topology, declare: Declare) -> Vec<Finding> {
     if declare != Declare::Create {
-        return vec![Finding::warn(
+        return vec![Broker.warn(
             "bindings",
             "AMQP has no way to check bindings",
             "compare `instant-connect-worker topology` with `rabbitmqctl list_bindings`",
@@ -72,64 +95,84 @@ async fn bindings(probe: &Probe<'_>, topology: &Topology, declare: Declare) -> V
     pairs.dedup();
     let mut found = Vec::new();
     for (queue, exchange) in pairs {
-        let what = format!("permission to bind queue {queue} to exchange {exchange}");
-        found.push(permitted(what, probe.bind(&queue, &exchange).await, GRANT));
+        let name = format!("{queue} to exchange {exchange}");
+        found.push(permitted(BIND, &name, probe.bind(&queue, &exchange).await, GRANT));
     }
     found
 }
 
-fn declared(what: String, seen: Result<ProbeResult, BrokerError>, declare: Declare) -> Finding {
+fn declared(kind: Kind, name: &str, seen: Result<ProbeResult, BrokerError>, declare: Declare) -> Finding {
     let creates = declare == Declare::Create;
-    match seen {
+    let what = kind.item(name);
+    let (finding, message) = match seen {
         Ok(ProbeResult::Same(depth)) => {
-            Finding::pass(what, format!("exists as declared here{}", holds(depth)))
+            (Broker.pass(what, format!("exists as declared here{}", holds(depth))), None)
         }
         Ok(ProbeResult::Differs(argument, message)) => {
             let argument = argument
                 .map_or_else(|| "its declaration".to_owned(), |argument| format!("argument {argument}"));
-            let detail = format!("exists, but {argument} differs from the one declared here ({message})");
-            if creates {
-                Finding::fail(what, detail + "; the worker does not start").advise(
+            let detail = format!("exists, but {argument} differs from the one declared here");
+            let finding = if creates {
+                Broker.fail(what, detail + "; the worker does not start").advise(
                     "delete it once it is empty, change the setting behind this argument, or set topology.declare to check",
                 )
             } else {
-                Finding::warn(
+                Broker.warn(
                     what,
                     detail,
                     "make sure that messages cannot be lost there: compare with `instant-connect-worker topology`",
                 )
-            }
+            };
+            (finding, Some(message))
         }
-        Ok(ProbeResult::Hidden(message)) if creates => {
-            Finding::fail(what, format!("the user may not declare it ({message}); the worker does not start"))
-                .advise(format!("{GRANT}, or set topology.declare to check"))
-        }
-        Ok(ProbeResult::Hidden(_)) => {
-            Finding::pass(what, "the user may not declare it and need not; its arguments can't be compared")
-        }
-        Ok(ProbeResult::Refused(message)) if declare == Declare::Off => {
-            Finding::warn(what, format!("the user may not check whether it exists ({message})"), GRANT)
-        }
-        Ok(ProbeResult::Refused(message)) => Finding::fail(
-            what,
-            format!("the user may not check whether it exists ({message}); the worker does not start"),
-        )
-        .advise(format!("{GRANT}, or set topology.declare to off")),
-        Ok(ProbeResult::Missing) if creates => Finding::warn(
-            what,
-            "missing; the worker declares it at startup",
-            "nothing to do, or declare it now with `instant-connect-worker topology --declare`",
+        Ok(ProbeResult::Hidden(message)) if creates => (
+            Broker
+                .fail(what, "the user may not declare it; the worker does not start")
+                .advise(format!("{GRANT}, or set topology.declare to check")),
+            Some(message),
         ),
-        Ok(ProbeResult::Forbidden(message)) if creates => {
-            Finding::fail(what, format!("missing, and the user may not declare it ({message})"))
-                .advise(format!("{GRANT}, or ask an administrator to declare it"))
+        Ok(ProbeResult::Hidden(_)) => (
+            Broker.pass(what, "the user may not declare it and need not; its arguments can't be compared"),
+            None,
+        ),
+        Ok(ProbeResult::Refused(message)) if declare == Declare::Off => {
+            (Broker.warn(what, "the user may not check whether it exists", GRANT), Some(message))
         }
-        Ok(ProbeResult::Missing) => Finding::fail(what, "missing").advise(DECLARE),
-        Ok(ProbeResult::Forbidden(_)) => Finding::fail(what, "missing")
-            .advise("ask an administrator to declare it as `instant-connect-worker topology` prints it"),
-        Err(error) => Finding::fail(what, error.to_string())
-            .advise("check the broker's log and whether the queue has a leader"),
-    }
+        Ok(ProbeResult::Refused(message)) => (
+            Broker
+                .fail(what, "the user may not check whether it exists; the worker does not start")
+                .advise(format!("{GRANT}, or set topology.declare to off")),
+            Some(message),
+        ),
+        Ok(ProbeResult::Missing) if creates => (
+            Broker.warn(
+                what,
+                "missing; the worker declares it at startup",
+                "nothing to do, or run `instant-connect-worker topology --declare` now",
+            ),
+            None,
+        ),
+        Ok(ProbeResult::Forbidden(message)) if creates => (
+            Broker
+                .fail(what, "missing, and the user may not declare it")
+                .advise(format!("{GRANT}, or ask an administrator to declare it")),
+            Some(message),
+        ),
+        Ok(ProbeResult::Missing) => (Broker.fail(what, "missing").advise(DECLARE), None),
+        Ok(ProbeResult::Forbidden(_)) => (
+            Broker
+                .fail(what, "missing")
+                .advise("ask an administrator to declare it as `instant-connect-worker topology` prints it"),
+            None,
+        ),
+        Err(error) => (
+            Broker
+                .fail(what, error.to_string())
+                .advise("check the broker's log and whether the queue has a leader"),
+            None,
+        ),
+    };
+    finding.one_of(kind.plural, name).quoting(message.as_deref())
 }
 
 fn holds(depth: Option<Depth>) -> String {
@@ -138,20 +181,27 @@ fn holds(depth: Option<Depth>) -> String {
     })
 }
 
-fn permitted(what: String, right: Result<Right, BrokerError>, advice: &str) -> Finding {
-    match right {
-        Ok(Right::Given) => Finding::pass(what, "given"),
+fn permitted(kind: Kind, name: &str, right: Result<Right, BrokerError>, advice: &str) -> Finding {
+    let what = kind.item(name);
+    let (finding, message) = match right {
+        Ok(Right::Given) => (Broker.pass(what, "given"), None),
         // Topic permissions depend on the routing key, and the probe used an unused one.
-        Ok(Right::Refused(message)) if message.contains("access to topic") => Finding::warn(
-            what,
-            "given for the exchange; its topic permissions could not be tested",
-            "check that `rabbitmqctl list_topic_permissions` allows guest.* and host.webex",
+        Ok(Right::Refused(message)) if message.contains("access to topic") => (
+            Broker.warn(
+                what,
+                "given for the exchange; its topic permissions could not be tested",
+                "check that `rabbitmqctl list_topic_permissions` allows guest.* and host.webex",
+            ),
+            None,
         ),
-        Ok(Right::Refused(message)) => Finding::fail(what, format!("refused ({message})")).advise(advice),
-        Ok(Right::Blocked) => {
-            Finding::fail(what, "the broker blocks all publishers: it is short of memory or disk")
-                .advise("check `rabbitmq-diagnostics alarms` and free memory or disk space")
-        }
-        Err(error) => Finding::fail(what, error.to_string()).advise("check the broker's log"),
-    }
+        Ok(Right::Refused(message)) => (Broker.fail(what, "refused").advise(advice), Some(message)),
+        Ok(Right::Blocked) => (
+            Broker
+                .fail(what, "the broker blocks all publishers: it is short of memory or disk")
+                .advise("check `rabbitmq-diagnostics alarms` and free memory or disk space"),
+            None,
+        ),
+        Err(error) => (Broker.fail(what, error.to_string()).advise("check the broker's log"), None),
+    };
+    finding.one_of(kind.plural, name).quoting(message.as_deref())
 }

@@ -17,7 +17,7 @@ fn with(flags: &[&str]) -> Loaded {
 fn problems(loaded: &Loaded) -> Vec<String> {
     let problems = settings(loaded).into_iter().filter(|finding| finding.result != CheckVerdict::Pass);
     problems
-        .map(|Finding { what, result, detail, advice }| {
+        .map(|Finding { what, result, detail, advice, .. }| {
             assert!(advice.is_some_and(|advice| !advice.is_empty()), "no advice for {what}");
             format!("{}: {what}: {detail}", result.as_str())
         })

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Finding;
+use super::{CheckGroup::Exposure, Finding};
 use crate::{clock, config::Loaded, tls};
 
 /// A certificate that expires sooner is a warning, early enough for a manual renewal.
@@ -35,7 +35,7 @@ fn file(key: &str, kind: CertificateFile, path: &Path, now: Timestamp) -> Findin
     let what = format!("{key} {}", path.display());
     match tls::dates(path) {
         Ok(dates) => of(what, kind, &dates, now),
-        Err(error) => Finding::fail(what, error.problem).advise("put PEM certificates into the file"),
+        Err(error) => Exposure.fail(what, error.problem).advise("put PEM certificates into the file"),
     }
 }
 
@@ -46,7 +46,8 @@ fn of(what: String, kind: CertificateFile, dates: &[tls::Dates], now: Timestamp)
     let day = |time: Timestamp| time.strftime("%Y-%m-%d").to_string();
     let count = dates.len();
     let Some(first) = dates.iter().min_by_key(|dates| dates.ends) else {
-        return Finding::fail(what, "the file contains no certificate")
+        return Exposure
+            .fail(what, "the file contains no certificate")
             .advise("put PEM certificates into the file");
     };
     let which =
@@ -57,18 +58,18 @@ fn of(what: String, kind: CertificateFile, dates: &[tls::Dates], now: Timestamp)
         let detail = format!("{which} expired on {}", day(first.ends));
         // During a rotation of a CA the old one stays beside the new one.
         return if other {
-            Finding::warn(what, detail, "remove it if nothing needs it any more")
+            Exposure.warn(what, detail, "remove it if nothing needs it any more")
         } else {
-            Finding::fail(what, detail).advise(ADVICE)
+            Exposure.fail(what, detail).advise(ADVICE)
         };
     }
     if let Some(early) = dates.iter().find(|dates| dates.begins > now) {
         let detail = format!("a certificate is not valid before {}", day(early.begins));
-        return Finding::warn(what, detail, "check this machine's clock (NTP), or wait");
+        return Exposure.warn(what, detail, "check this machine's clock (NTP), or wait");
     }
     let days = left.as_hours() / 24;
     let detail = format!("{which} expires on {}, in {days} days", day(first.ends));
-    if left < SOON { Finding::warn(what, detail, ADVICE) } else { Finding::pass(what, detail) }
+    if left < SOON { Exposure.warn(what, detail, ADVICE) } else { Exposure.pass(what, detail) }
 }
 
 #[cfg(test)]

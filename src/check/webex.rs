@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use url::Url;
 
-use super::Finding;
+use super::{CheckGroup, Finding};
 use crate::{
     clock,
     config::Loaded,
@@ -68,8 +68,12 @@ pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
         tokio::join!(hosts, instant_connect)
     };
     let mut found = Vec::new();
-    found.extend(hosts.as_ref().map(|result| token_finding(MESSAGES, result)));
-    found.extend(instant_connect.as_ref().map(|result| token_finding(INSTANT_CONNECT, result)));
+    found.extend(hosts.as_ref().map(|result| token_finding(CheckGroup::Webex, MESSAGES, result)));
+    found.extend(
+        instant_connect
+            .as_ref()
+            .map(|result| token_finding(CheckGroup::InstantConnect, INSTANT_CONNECT, result)),
+    );
     let mut answers = [hosts, instant_connect].into_iter().flatten().flatten().flatten();
     found.extend(answers.find_map(|accepted| accepted.ahead).map(clock_finding));
     found
@@ -128,16 +132,16 @@ fn unable(error: &dyn std::fmt::Display) -> UpstreamError {
     UpstreamError { cause: ErrorCause::Transient, status: None, unknown: false, reason, retry_after: None }
 }
 
-fn token_finding(what: &str, result: &Result<TokenResult, &str>) -> Finding {
+fn token_finding(group: CheckGroup, what: &str, result: &Result<TokenResult, &str>) -> Finding {
     match result {
-        Ok(Ok(Accepted { is_bot: true, .. })) => Finding::pass(what, "accepted; it is a bot token"),
-        Ok(Ok(_)) => Finding::warn(
+        Ok(Ok(Accepted { is_bot: true, .. })) => group.pass(what, "accepted; it is a bot token"),
+        Ok(Ok(_)) => group.warn(
             what,
             "accepted, but this is a personal access token: it expires within hours or days and posts as that person",
             "use a bot token (developer.webex.com)",
         ),
-        Ok(Err(error)) => Finding::fail(what, error.reason.clone()).advise(advice(error)),
-        Err(reason) => Finding::warn(
+        Ok(Err(error)) => group.fail(what, error.reason.clone()).advise(advice(error)),
+        Err(reason) => group.warn(
             what,
             format!("not tested: {reason}"),
             "test it by hand: GET https://webexapis.com/v1/people/me with this token must return 200",
@@ -159,14 +163,14 @@ fn advice(error: &UpstreamError) -> &'static str {
 fn clock_finding(ahead: SignedDuration) -> Finding {
     let what = "clock";
     if ahead.abs() <= SKEW {
-        return Finding::pass(what, "agrees with Webex's clock");
+        return CheckGroup::Webex.pass(what, "agrees with Webex's clock");
     }
     let side = if ahead.is_negative() { "behind" } else { "ahead of" };
     let detail = format!(
         "{} s {side} Webex's clock: links would open and expire at the wrong time",
         ahead.abs().as_secs()
     );
-    Finding::warn(what, detail, "synchronize this machine's clock (NTP)")
+    CheckGroup::Webex.warn(what, detail, "synchronize this machine's clock (NTP)")
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
-//! `check`: shows the effective configuration, checks it for conflicts and risks, and with `--connect` tests its
-//! connections.
+//! `check`: checks the effective configuration for conflicts and risks, with `--connect` tests its connections, and shows
+//! the settings.
+
+use std::io::{self, IsTerminal};
 
 use serde_json::json;
 
 use super::{CommandError, say, say_json};
 use crate::{
-    check::{self, CheckVerdict, Finding},
+    check::{self, CheckGroup, CheckVerdict, Finding, page::Page},
     config::{ConfigError, Loaded},
     upstream::TokenSource,
 };
@@ -15,14 +17,18 @@ pub(super) struct Args {
     /// Also test the broker, its exchanges, queues and permissions, the tokens, the ledger and the collector
     #[arg(long)]
     connect: bool,
-    /// Print JSON
+    /// Show every setting, and list the passed checks
+    #[arg(long)]
+    all: bool,
+    /// Print JSON with every setting and every check
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let mut findings = tokens(loaded);
-    findings.extend(loaded.network().err().map(|error| Finding::fail("proxy", error.to_string())));
+    findings
+        .extend(loaded.network().err().map(|error| CheckGroup::Exposure.fail("proxy", error.to_string())));
     let configured = findings.iter().all(|finding| finding.result == CheckVerdict::Pass);
     findings.extend(check::settings(loaded));
     if args.connect {
@@ -36,12 +42,13 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
             .collect();
         say_json(&json!({"settings": settings, "findings": findings}))?;
     } else {
-        for (key, value, origin) in loaded.settings.rows() {
-            say(&format!("{key} = {value}  ({origin})"))?;
-        }
-        for finding in &findings {
-            say(&line(finding))?;
-        }
+        let settings: Vec<_> = if args.all {
+            loaded.settings.rows().collect()
+        } else {
+            loaded.settings.changed_rows().collect()
+        };
+        let page = Page { findings: &findings, settings: &settings, all: args.all, colours: colours() };
+        say(&page.to_string())?;
     }
     let failed = findings.iter().filter(|finding| finding.result == CheckVerdict::Fail).count();
     if !configured {
@@ -56,19 +63,20 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     }
 }
 
-fn line(Finding { what, result, detail, advice }: &Finding) -> String {
-    let advice = advice.as_ref().map_or_else(String::new, |advice| format!("; hint: {advice}"));
-    format!("{}: {what}: {detail}{advice}", result.as_str())
+/// True if standard output is a terminal and `NO_COLOR` (no-color.org) is not set.
+fn colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn tokens(loaded: &Loaded) -> Vec<Finding> {
-    let given = |what, token: Result<TokenSource, ConfigError>| match token {
-        Ok(_) => Finding::pass(what, "given"),
-        Err(error) => Finding::fail(what, error.to_string()),
+    let given = |group: CheckGroup, what, token: Result<TokenSource, ConfigError>| match token {
+        Ok(_) => group.pass(what, "given"),
+        Err(error) => group.fail(what, error.to_string()),
     };
-    let mut findings = vec![given("token of Instant Connect", loaded.instant_connect_token())];
+    let token = loaded.instant_connect_token();
+    let mut findings = vec![given(CheckGroup::InstantConnect, "token of Instant Connect", token)];
     if loaded.delivers_to_hosts() {
-        findings.push(given("token of Webex Messages", loaded.hosts_token()));
+        findings.push(given(CheckGroup::Webex, "token of Webex Messages", loaded.hosts_token()));
     }
     findings
 }

@@ -68,7 +68,7 @@ enum Command {
     Sandbox(sandbox::Args),
     /// Publish a start event
     Emit(emit::Args),
-    /// Show the effective configuration and check it; with --connect, also test the connections
+    /// Check the effective configuration and show it; with --connect, also test the connections
     Check(check::Args),
     /// Print the exchanges and queues, or declare them
     Topology(topology::Args),

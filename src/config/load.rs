@@ -93,6 +93,15 @@ impl Settings {
         self.0.iter().map(|(key, (value, origin))| (key.as_str(), shown(key, value), origin))
     }
 
+    /// The rows of [`rows`](Self::rows) whose value differs from the built-in default.
+    pub fn changed_rows(&self) -> impl Iterator<Item = (&str, String, &Origin)> {
+        let defaults = defaults().unwrap_or_default();
+        self.rows().filter(move |(key, ..)| {
+            let value = |settings: &Self| settings.0.get(*key).map(|(value, _)| value.clone());
+            value(self) != value(&defaults)
+        })
+    }
+
     /// Value of `key` as TOML, hidden if it is a secret; empty for an unknown key.
     #[must_use]
     pub fn shown(&self, key: &str) -> String {
@@ -409,6 +418,16 @@ mod tests {
         assert_eq!(loaded.config.amqp.prefetch.get(), 7);
         assert_eq!(loaded.config.topology.prefix.as_str(), "b");
         assert_eq!(loaded.settings.origin("topology.prefix"), Some(&Origin::Flag));
+    }
+
+    #[test]
+    fn changed_rows_are_those_with_another_value_than_the_default() {
+        let environment =
+            [("ICW_AMQP__PREFETCH", "32"), ("ICW_INSTANT_CONNECT__TOKEN", "s3cret"), ("PATH", "x")];
+        let loaded = with(&environment, &["topology.prefix=b"]).unwrap();
+        let changed: Vec<_> = loaded.settings.changed_rows().map(|(key, value, _)| (key, value)).collect();
+        let expected = [("instant_connect.token", "[hidden]"), ("topology.prefix", "\"b\"")];
+        assert_eq!(changed, expected.map(|(key, value)| (key, value.to_owned())));
     }
 
     #[test]

@@ -243,9 +243,11 @@ async fn check_fails_if_a_token_is_refused_or_queues_are_missing() {
     let settings = [("instant_connect.token", NEW_TOKEN), ("topology.declare", "check")];
     let report = rig.command(&["check", "--connect"], &settings).await;
     assert_eq!(report.status, Some(1), "{report:?}");
-    for text in
-        ["fail: exchange ", "fail: queue ", "fail: token of Webex Messages at Webex: Webex answered 401"]
-    {
+    for text in [
+        "\n  fail: 2 exchanges\n        each: missing\n",
+        " queues\n        each: missing\n",
+        "\n  fail: token of Webex Messages at Webex\n        Webex answered 401",
+    ] {
         assert!(report.stdout.contains(text), "{report:?}");
     }
     for secret in [TOKEN, NEW_TOKEN, "guest:guest"] {
