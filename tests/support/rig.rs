@@ -269,7 +269,7 @@ impl Drop for Rig {
             for output in outputs {
                 let text = output.text();
                 let lines: Vec<_> = text.lines().collect();
-                let tail = lines[lines.len().saturating_sub(600000)..].join("\n");
+                let tail = lines[lines.len().saturating_sub(60)..].join("\n");
                 eprintln!("--- end of a program's output ({} lines):\n{tail}", lines.len());
             }
             return;
