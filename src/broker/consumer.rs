@@ -21,7 +21,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use super::{
     budget::Budget,
@@ -610,29 +610,41 @@ impl<S: Stage> Consumer<S> {
             .unwrap_or_else(clock::now);
         let context = DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at };
         let log = DeliveryLog::begin(S::NAME, &context, message.attempts(), begun, span);
-        let settlement = if let Some(deaths) = deaths {
-            let before = self.limits.isolate_from();
-            let reason = format!(
-                "{deaths} workers died while processing this message, after {before} deliveries without an outcome"
-            );
-            let poison = Outcome::Dead(Death::new(Class::Poison, reason));
-            self.settler.settle(&context, &message, poison, BreakerVerdict::Own).await
-        } else if let Some(at) = self.not_due_until(&message).await {
-            self.settler.delay_again(&context, &message, at).await
-        } else {
-            let worked = self.working.begin(effect);
-            match self.must_wait(&message, effect, worked.is_some()) {
-                Some((deadline, reason, postponed)) => {
-                    self.settler.busy(&context, &message, deadline, reason, postponed).await
-                }
-                None => self.process(&context, &message, effect).await,
-            }
-        };
+        let fields = log.fields();
+        let settlement = self.settlement(&context, &message, effect, deaths).instrument(fields).await;
         log.settled(&settlement);
         if settlement.settled != Settled::Lost {
             self.settled.fetch_add(1, Ordering::Relaxed);
         }
         settlement.settled
+    }
+
+    /// Decides about a message and carries the decision out.
+    async fn settlement(
+        &self,
+        context: &DeliveryContext,
+        message: &Message,
+        effect: EventKey,
+        deaths: Option<u32>,
+    ) -> Settlement {
+        if let Some(deaths) = deaths {
+            let before = self.limits.isolate_from();
+            let reason = format!(
+                "{deaths} workers died while processing this message, after {before} deliveries without an outcome"
+            );
+            let poison = Outcome::Dead(Death::new(Class::Poison, reason));
+            return self.settler.settle(context, message, poison, BreakerVerdict::Own).await;
+        }
+        if let Some(at) = self.not_due_until(message).await {
+            return self.settler.delay_again(context, message, at).await;
+        }
+        let worked = self.working.begin(effect);
+        match self.must_wait(message, effect, worked.is_some()) {
+            Some((deadline, reason, postponed)) => {
+                self.settler.busy(context, message, deadline, reason, postponed).await
+            }
+            None => self.process(context, message, effect).await,
+        }
     }
 
     /// The deadline, reason and wait of a message that must wait for another message with the same effect. `alone` is
@@ -663,7 +675,7 @@ impl<S: Stage> Consumer<S> {
     async fn process(&self, context: &DeliveryContext, message: &Message, effect: EventKey) -> Settlement {
         let begun = Instant::now();
         let outcome = timeout_at(context.keep_until, stages::run(&self.stage, message)).await;
-        let outcome = outcome.unwrap_or_else(|_| self.overdue(context, effect));
+        let outcome = outcome.unwrap_or_else(|_| self.overdue(effect));
         fault::point(&self.queue, "decided");
         let verdict = self.breaker.observe(effect, begun, &outcome);
         self.settler.settle(context, message, outcome, verdict).await
@@ -685,16 +697,10 @@ impl<S: Stage> Consumer<S> {
     }
 
     /// The outcome of a delivery that exceeded its processing time.
-    fn overdue(&self, context: &DeliveryContext, effect: EventKey) -> Outcome {
+    fn overdue(&self, effect: EventKey) -> Outcome {
         self.metrics.overdue();
         self.breaker.overdue(effect);
-        let (event_id, trace_id) = (&context.event_id, context.trace.trace_id());
-        warn!(
-            event_id,
-            trace_id,
-            stage = S::NAME,
-            "processing exceeded amqp.delivery_timeout; returning the delivery"
-        );
+        warn!("processing exceeded amqp.delivery_timeout; returning the delivery");
         Outcome::Requeued
     }
 

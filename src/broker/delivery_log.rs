@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{Span, debug, error_span, info, warn};
 
 use super::settle::{DeliveryContext, Settlement};
 use crate::{outcome::Settled, telemetry::traces::DeliverySpan};
@@ -12,9 +12,8 @@ use crate::{outcome::Settled, telemetry::traces::DeliverySpan};
 /// delivery.
 #[derive(Debug)]
 pub(super) struct DeliveryLog {
-    stage: &'static str,
-    event_id: String,
-    trace_id: String,
+    /// Holds the fields of the log lines.
+    fields: Span,
     attempt: u32,
     begun: Instant,
     span: DeliverySpan,
@@ -30,15 +29,21 @@ impl DeliveryLog {
         begun: Instant,
         span: DeliverySpan,
     ) -> Self {
+        let (attempt, event_id, trace_id) =
+            (attempts.saturating_add(1), context.event_id.as_str(), context.trace.trace_id());
         Self {
-            stage,
-            event_id: context.event_id.clone(),
-            trace_id: context.trace.trace_id().to_owned(),
-            attempt: attempts.saturating_add(1),
+            // Of the highest level, so that lines of every level have its fields.
+            fields: error_span!("delivery", event_id, trace_id, attempt, stage),
+            attempt,
             begun,
             span,
             done: false,
         }
+    }
+
+    /// The `tracing` span in which the delivery is processed. Its fields are on each log line of the delivery.
+    pub(super) fn fields(&self) -> Span {
+        self.fields.clone()
     }
 
     /// Logs the settlement and closes the span.
@@ -52,11 +57,8 @@ impl DeliveryLog {
         macro_rules! log_line {
             ($level:ident, $text:literal) => {
                 $level!(
-                    event_id = self.event_id,
-                    trace_id = self.trace_id,
-                    stage = self.stage,
+                    parent: &self.fields,
                     outcome = settled.as_str(),
-                    attempt = self.attempt,
                     duration_ms = milliseconds(self.begun.elapsed()),
                     class = settled.class(),
                     reason,

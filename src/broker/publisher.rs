@@ -25,7 +25,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use super::{
     connection::{BrokerError, Connected, Connector, close, gone, within},
@@ -98,6 +98,8 @@ pub struct Publisher(mpsc::Sender<PublishJob>);
 #[derive(Debug)]
 pub(crate) struct PublishJob {
     pub(crate) publication: Publication,
+    /// Span of the delivery that the message belongs to, for log lines.
+    pub(crate) delivery: Span,
     pub(crate) reply: oneshot::Sender<Result<(), PublishError>>,
 }
 
@@ -126,7 +128,8 @@ impl Publisher {
     /// [`PublishError`].
     pub async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(PublishJob { publication, reply }).await.map_err(|_| PublishError::Ended)?;
+        let delivery = Span::current();
+        self.0.send(PublishJob { publication, delivery, reply }).await.map_err(|_| PublishError::Ended)?;
         answer.await.unwrap_or(Err(PublishError::Ended))
     }
 }
@@ -249,6 +252,7 @@ impl MessageKey {
 
 struct Pending {
     key: MessageKey,
+    delivery: Span,
     since: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Result<(), PublishError>>,
@@ -337,8 +341,8 @@ struct PublishSession<'a> {
     refusals: &'a mut Refusals,
     /// Time since which the channel must not be used for further messages.
     stale_since: Option<Instant>,
-    /// A queue or binding that this program declares was found missing.
-    missing: bool,
+    /// A message of this delivery was returned: a queue or binding that this program declares is missing.
+    missing: Option<Span>,
     /// The broker blocks publishing.
     blocked: bool,
     last_answer: Instant,
@@ -369,7 +373,7 @@ impl<'a> PublishSession<'a> {
             metrics,
             refusals,
             stale_since: None,
-            missing: false,
+            missing: None,
             blocked: false,
             last_answer: Instant::now(),
             limit,
@@ -516,7 +520,10 @@ impl<'a> PublishSession<'a> {
         let id = self.next;
         self.next += 1;
         let since = Instant::now();
-        self.pending.insert(id, Pending { key, since, deadline: since + self.limit, reply: job.reply });
+        self.pending.insert(
+            id,
+            Pending { key, delivery: job.delivery, since, deadline: since + self.limit, reply: job.reply },
+        );
         let channel = self.channel.clone();
         let publish =
             channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
@@ -552,8 +559,8 @@ impl<'a> PublishSession<'a> {
         // A return cannot refer to messages published before the oldest pending one.
         let oldest = self.pending.keys().min().copied().unwrap_or(u64::MAX);
         self.returned.retain(|(_, before)| *before > oldest);
-        if std::mem::take(&mut self.missing) {
-            self.redeclare().await?;
+        if let Some(delivery) = self.missing.take() {
+            self.redeclare(&delivery).await?;
             // Confirms that arrived meanwhile were not processed, so their time limits restart.
             self.record_ready_confirms()?;
             self.restart_time_limits();
@@ -563,8 +570,8 @@ impl<'a> PublishSession<'a> {
 
     /// Redeclares what this program declares and somebody deleted. Nothing else is published before, so a retry finds
     /// the queue.
-    async fn redeclare(&mut self) -> Result<(), BrokerError> {
-        warn!("queue or binding missing; redeclaring topology");
+    async fn redeclare(&mut self, delivery: &Span) -> Result<(), BrokerError> {
+        warn!(parent: delivery, "queue or binding missing; redeclaring topology");
         let (topology, connection) = (self.topology, self.connection);
         topology.invalidate();
         let mut ensured = pin!(topology.ensure(connection, self.limit));
@@ -619,7 +626,9 @@ impl<'a> PublishSession<'a> {
             let result = match (returned, acked) {
                 (true, _) => {
                     // This program declares queues only if topology.declare is "create".
-                    self.missing |= self.topology.creates();
+                    if self.topology.creates() {
+                        self.missing = Some(pending.delivery.clone());
+                    }
                     Err(PublishError::Unroutable)
                 }
                 (false, true) => Ok(()),

@@ -213,10 +213,7 @@ impl Settler {
     /// Waits until the confirmed links are recorded, at most for the processing time.
     async fn recorded(&self, context: &DeliveryContext, recording: Option<impl Future<Output = ()>>) {
         if timeout_at(self.until(context), OptionFuture::from(recording)).await.is_err() {
-            let (event_id, trace_id) = (&context.event_id, context.trace.trace_id());
             warn!(
-                event_id,
-                trace_id,
                 "ledger did not record the published links within amqp.delivery_timeout; a repeat of the event publishes them again"
             );
         }

@@ -14,7 +14,6 @@ use crate::{
     clock,
     contract::{
         link::{GuestLinkUrl, HostLinkUrl},
-        private::loggable_id,
         start_session::Session,
     },
     fault,
@@ -80,9 +79,10 @@ impl InstantConnectClient {
         }
         answer.mark_ok();
         info!(
-            event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
             tracking_id = answer.tracking_id.as_deref().unwrap_or("none"),
-            hosts = call.hosts.len(), guests = call.guests.len(), "links received from Instant Connect"
+            hosts = call.hosts.len(),
+            guests = call.guests.len(),
+            "links received from Instant Connect"
         );
         Ok(links)
     }

@@ -45,7 +45,7 @@ pub(super) async fn run(life: Life, mut jobs: mpsc::Receiver<PublishJob>) {
     }
 }
 
-async fn publish(connection: SimulatedConnection, PublishJob { publication, reply }: PublishJob) {
+async fn publish(connection: SimulatedConnection, PublishJob { publication, reply, .. }: PublishJob) {
     let life = &connection.0.life;
     {
         let mut state = life.world.lock();

@@ -18,7 +18,6 @@ use crate::{
         link::HostLink,
         message::Message,
         people::ExpertDestination,
-        private::loggable_id,
         start_session::Identity,
         time::WireTime,
         trace::TraceContext,
@@ -89,8 +88,8 @@ impl HostStage {
         match sent {
             Ok(sent) => {
                 info!(
-                    event_id = %loggable_id(&link.event_id), trace_id = trace.trace_id(),
-                    tracking_id = sent.tracking_id.as_deref().unwrap_or("none"), "host link sent to expert"
+                    tracking_id = sent.tracking_id.as_deref().unwrap_or("none"),
+                    "host link sent to expert"
                 );
                 self.delivered(lease, deadline).await
             }

@@ -152,7 +152,6 @@ impl Stage for LinkStage {
             Err(death) => return Outcome::Dead(death),
         };
         debug!(
-            event_id = %loggable_id(session.event_id.as_str()), trace_id = session.trace.trace_id(),
             session = %loggable_id(session.session_id.reveal()), guests = session.guests.len(),
             experts = session.experts.len(), devices = session.devices.len(), "processing start event"
         );

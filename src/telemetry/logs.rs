@@ -20,6 +20,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use super::json_line::{JsonLine, SpanFields};
 use crate::masking::Masked;
 
 /// `telemetry.log_format`.
@@ -87,9 +88,7 @@ pub fn init(log_format: LogFormat, level: LogLevel) -> LogSwitch {
     let layer =
         format::layer().with_writer(|| Masked(std::io::stderr())).with_target(false).with_ansi(colours);
     let layer = match log_format {
-        LogFormat::Json => {
-            layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
-        }
+        LogFormat::Json => SpanFields.and_then(layer.event_format(JsonLine)).boxed(),
         LogFormat::Text => layer.boxed(),
     };
     let registry =

@@ -69,7 +69,11 @@ async fn each_outcome_is_logged_once_with_event_id_and_reason() {
     assert_eq!(of_first, pairs(&expected));
     assert_eq!(of_second, pairs(&[("link", "dead")]));
     let traces = output.records().into_iter().filter(|one| one["event_id"] == "event-1");
-    assert!(traces.into_iter().all(|one| one["trace_id"] == TRACE_ID));
+    let lines: Vec<_> = traces.into_iter().collect();
+    assert!(lines.len() > of_first.len(), "the steps in between are logged too");
+    let is_whole =
+        |one: &Value| one["trace_id"] == TRACE_ID && one["stage"].is_string() && one["attempt"].is_u64();
+    assert!(lines.iter().all(is_whole), "{lines:?}");
     worker.stop().await;
     let requeued = output.records().into_iter().filter(|one| one["outcome"] == "requeued");
     assert_eq!(requeued.map(|one| one["event_id"].clone()).collect::<Vec<_>>(), ["event-3"]);

@@ -83,7 +83,7 @@ async fn answer(
     published: Arc<Mutex<Vec<String>>>,
 ) {
     let (mut answers, mut unanswered) = (answers.into_iter(), Vec::new());
-    while let Some(PublishJob { publication, reply }) = jobs.recv().await {
+    while let Some(PublishJob { publication, reply, .. }) = jobs.recv().await {
         published.lock().unwrap().push(publication.routing_key);
         let answer = match answers.next().unwrap_or(Says(Ok(()))) {
             Says(answer) => answer,
