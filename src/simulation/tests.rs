@@ -141,6 +141,38 @@ fn unanswered_list_request_does_not_end_the_session() {
     }
 }
 
+/// Any failures in a row opened the breaker: one event that always failed stopped all others by itself.
+#[test]
+fn event_that_always_fails_stops_no_other() {
+    for seed in [13, 17, 49] {
+        one(seed);
+    }
+}
+
+/// Copies of one slow event waited for their turn with the permits of all others.
+#[test]
+fn copies_of_a_slow_event_hold_no_other_up() {
+    for seed in [1, 13, 37] {
+        one(seed);
+    }
+}
+
+/// What the worker itself gave back counted as workers that died, while nothing could be published.
+#[test]
+fn outage_of_publishing_makes_no_event_poison() {
+    for seed in [103, 135, 151] {
+        one(seed);
+    }
+}
+
+/// A worker that was started again called an API that had asked the one before it to wait.
+#[test]
+fn retry_after_outlives_the_worker_that_met_it() {
+    for seed in [110, 133, 298] {
+        one(seed);
+    }
+}
+
 /// A call that was refused during a Retry-After ended its claim in a slow ledger, and the breaker learned of it after that time.
 #[test]
 fn breaker_may_learn_of_a_rate_limit_after_its_end() {
