@@ -35,8 +35,6 @@ const LEDGER_OUT_MAX: Duration = Duration::from_secs(120);
 const FEW_AFTER: SignedDuration = SignedDuration::from_secs(120);
 /// Time after which the worker has used the result of a call.
 const UNOBSERVED_MAX: SignedDuration = SignedDuration::from_secs(40);
-/// Maximum time from the end of a call to its outcome: the ledger may be slow in between.
-const SLOW_LEDGER: SignedDuration = SignedDuration::from_secs(5);
 /// Time after which a Retry-After is in the ledger.
 const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
@@ -531,7 +529,8 @@ impl Checker {
 
     /// Records the result of a call as the worker received it.
     pub(super) fn call_ended(&mut self, which: SimulatedApi, asked: &SimulatedRequest, learnt: CallResult) {
-        let this_call_only = self.learn(which, asked.key(), learnt);
+        let looks = matches!(asked, SimulatedRequest::List { .. });
+        let this_call_only = self.learn(which, asked.key(), looks, learnt);
         if let CallResult::Wait(until) = learnt {
             let unnamed = || clock::now().checked_add(SignedDuration::try_from(RATE_LIMIT_WAIT).ok()?).ok();
             let ever = &mut self.ever_rate_limited_until[which as usize];
@@ -556,7 +555,6 @@ impl Checker {
             CallResult::Token => "refused tokens",
             CallResult::Refused => "refused requests",
         });
-        let looks = matches!(asked, SimulatedRequest::List { .. });
         if looks && learnt == CallResult::Failed {
             // The first part of the response may have been enough.
             self.record_others_processed(which, asked.key());
@@ -590,14 +588,17 @@ impl Checker {
     }
 
     /// Records the result of a call. Returns true for a Retry-After that may apply to this call only.
-    fn learn(&mut self, which: SimulatedApi, key: &str, learnt: CallResult) -> bool {
+    fn learn(&mut self, which: SimulatedApi, key: &str, looks: bool, learnt: CallResult) -> bool {
         let (now, of_api) = (clock::now(), &mut self.learnt[which as usize]);
         match learnt {
             CallResult::Worked | CallResult::Refused => {
                 of_api.failed.retain(|(at, _)| now.duration_since(*at) < UNOBSERVED_MAX);
                 of_api.stops = of_api.stops.filter(|at| now.duration_since(*at) < UNOBSERVED_MAX);
-                of_api.limited.remove(key);
-                of_api.limited.values_mut().for_each(|(served, _)| *served = true);
+                // A look is served even if a message to the same person is not.
+                if !looks {
+                    of_api.limited.remove(key);
+                    of_api.limited.values_mut().for_each(|(served, _)| *served = true);
+                }
                 self.record_others_processed(which, key);
             }
             CallResult::Failed | CallResult::Later => of_api.failed.push((now, key.to_owned())),
@@ -634,9 +635,9 @@ impl Checker {
     pub(super) fn breaker_opened(&mut self, which: SimulatedApi) -> Result<(), String> {
         self.count("breakers opened");
         let of_api = &self.learnt[which as usize];
-        // A call that was refused during the wait may end its claim in a slow ledger before the breaker learns of it.
-        let asked = self.ever_rate_limited_until[which as usize]
-            .is_some_and(|until| clock::now().duration_since(until) < SLOW_LEDGER);
+        // The worker may learn of the wait from the ledger, and use it late.
+        let asked = self.ever_rate_limited_until[which as usize];
+        let asked = asked.is_some_and(|until| clock::now().duration_since(until) < UNOBSERVED_MAX);
         let stops = of_api.stops.is_some() || asked;
         let events: BTreeSet<_> = of_api.failed.iter().map(|(_, key)| key).collect();
         let few = of_api.failed.len() >= self.breaker_failures
