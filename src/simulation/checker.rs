@@ -424,6 +424,8 @@ impl Checker {
         for seen in self.seen.values_mut() {
             seen.unknown_effect |= seen.effects > 0;
             seen.devices_known = false;
+            // The worker was still processing a delivery whose connection had broken.
+            seen.deaths += u32::from(seen.may_publish_late && seen.open == 0);
             seen.may_publish_late = false;
             (seen.failed, seen.unclear, seen.no_call_until) = (false, None, None);
             seen.unrecorded += u32::from(!seen.recorded);

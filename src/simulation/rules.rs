@@ -278,7 +278,13 @@ impl Checker {
             Class::Unroutable => event_of_stage && seen.unroutable,
             // Deaths during the first three deliveries look like broken connections.
             Class::Poison => {
-                seen.deaths + self.tries_in_doubt >= rules.deliveries_max.saturating_sub(3).max(1)
+                // The worker takes events of one id for one.
+                let alike = |other: &&Seen| {
+                    let same_id = event_of_stage && self.events[other.event].id == event.id;
+                    other.queue == seen.queue && (same_id || other.key == seen.key)
+                };
+                let deaths: u32 = self.seen.values().filter(alike).map(|seen| seen.deaths).sum();
+                deaths + self.tries_in_doubt >= rules.deliveries_max.saturating_sub(3).max(1)
             }
             Class::Internal => false,
         }

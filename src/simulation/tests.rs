@@ -181,6 +181,14 @@ fn what_the_worker_knows_of_a_retry_after_the_rules_know() {
     }
 }
 
+/// The rules forgot workers that died at work on a delivery whose connection had broken, or on another event of the same id.
+#[test]
+fn every_worker_that_died_over_an_event_counts() {
+    for seed in [14015, 16599] {
+        one(seed);
+    }
+}
+
 #[test]
 fn seed_gives_the_same_history_twice() {
     for seed in 0..20 {
