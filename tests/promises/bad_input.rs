@@ -137,6 +137,19 @@ async fn invalid_event_without_properties_gets_all_dead_letter_headers() {
     worker.stop().await;
 }
 
+/// Keys of `attributes` are the flow's own, and may say as much as their values.
+#[tokio::test]
+async fn key_that_a_flow_chose_is_shown_nowhere() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[]).await;
+    let since = Timestamp::now();
+    let attributes = json!({"attributes": {"a": "b", "hiv-flowsecret": 7}});
+    rig.publish_event(with_id("event-1"), &event_with(1, &attributes)).await;
+    let letter = rig.dead_letters("sessions").await.next().await;
+    assert_dead_letter(&letter, "invalid", "`attributes.(key 2 of 2)`: expected a string", since);
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn event_with_device_is_dead_lettered_if_none_is_allowed() {
     let rig = Rig::new().await;
