@@ -164,6 +164,9 @@ pub(super) struct SeenLinks {
 struct ApiState {
     /// Failed calls and their subjects, since shortly before the last success.
     failed: Vec<(Timestamp, String)>,
+    /// The time of a success after failures that lasted long enough for few events to open the breaker. The worker may learn of it
+    /// late.
+    few: Option<Timestamp>,
     /// The time of another reason to open the breaker, unless a later call succeeded.
     stops: Option<Timestamp>,
     /// The end of the rate limit that the worker is known to have received.
@@ -594,6 +597,9 @@ impl Checker {
         let (now, of_api) = (clock::now(), &mut self.learnt[which as usize]);
         match learnt {
             CallResult::Worked | CallResult::Refused => {
+                let long =
+                    |(at, _): &(Timestamp, String)| now.duration_since(*at) >= FEW_AFTER - UNOBSERVED_MAX;
+                of_api.few = of_api.few.max(of_api.failed.first().is_some_and(long).then_some(now));
                 of_api.failed.retain(|(at, _)| now.duration_since(*at) < UNOBSERVED_MAX);
                 of_api.stops = of_api.stops.filter(|at| now.duration_since(*at) < UNOBSERVED_MAX);
                 // A look is served even if a message to the same person is not.
@@ -644,6 +650,7 @@ impl Checker {
         let events: BTreeSet<_> = of_api.failed.iter().map(|(_, key)| key).collect();
         let few = of_api.failed.len() >= self.breaker_failures
             && of_api.failed.first().is_some_and(|(at, _)| clock::now().duration_since(*at) >= FEW_AFTER);
+        let few = few || of_api.few.is_some_and(|at| clock::now().duration_since(at) < UNOBSERVED_MAX);
         if stops || few || events.len() >= self.breaker_failures {
             return Ok(());
         }

@@ -181,12 +181,19 @@ fn what_the_worker_knows_of_a_retry_after_the_rules_know() {
     }
 }
 
-/// The rules forgot workers that died at work on a delivery whose connection had broken, or on another event of the same id.
+/// The rules forgot workers that died at work on a delivery whose connection had broken, or on another event of the same id,
+/// and tries that a slow ledger kept although their worker had ended them.
 #[test]
 fn every_worker_that_died_over_an_event_counts() {
-    for seed in [14015, 16599] {
+    for seed in [14015, 16599, 25159] {
         one(seed);
     }
+}
+
+/// One event had failed alone for two minutes. The rules knew at once that another one was served, the worker did not.
+#[test]
+fn few_events_may_stop_the_taking_until_the_worker_knows_of_a_success() {
+    one(20525);
 }
 
 #[test]

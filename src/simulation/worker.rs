@@ -134,7 +134,10 @@ impl Worker {
             self.link.abort();
             self.host.abort();
         }
-        _ = timeout(Duration::from_secs(1), self.tries.idle()).await;
+        if timeout(Duration::from_secs(1), self.tries.idle()).await.is_err() {
+            // The ledger was too slow.
+            self.life.world.lock().checker.tries_in_doubt += 1;
+        }
         self.life.end("shutdown");
     }
 }
