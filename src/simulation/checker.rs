@@ -37,6 +37,8 @@ const FEW_AFTER: SignedDuration = SignedDuration::from_secs(120);
 const UNOBSERVED_MAX: SignedDuration = SignedDuration::from_secs(40);
 /// Time after which a Retry-After is in the ledger.
 const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(10);
+/// A wait that is longer by this much is not written again.
+const KEPT_TO: SignedDuration = SignedDuration::from_millis(500);
 
 /// Delay after a 429 without Retry-After.
 pub(super) const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
@@ -419,7 +421,7 @@ impl Checker {
         for (until, at) in self.rate_limited_until.iter_mut().zip(self.rate_limited_at) {
             // The worker may not have recorded a rate limit that it received just now.
             let kept = at.is_some_and(|at| clock::now().duration_since(at) > KEPT_AFTER);
-            *until = until.filter(|_| kept && !self.ledger_fails);
+            *until = until.filter(|_| kept && !self.ledger_fails).map(|until| until - KEPT_TO);
         }
         self.outage_calls = [0; 2];
         self.rate_limit_learnt_at = [None; 2];
