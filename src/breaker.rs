@@ -18,7 +18,8 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
-    outcome::{Cause, Class, Outcome},
+    clock,
+    outcome::{Cause, Class, Failure, Outcome},
     retry,
     telemetry::metrics::BreakerMetrics,
     values::{self, Bounded, Period},
@@ -275,7 +276,8 @@ impl Breaker {
                 signal @ (Signal::Failure | Signal::Blocked(_)),
                 Outcome::TryAgain(failure) | Outcome::Wait(failure),
             ) => {
-                return self.failed(event, signal, failure.cause, failure.retry_after, &failure.reason);
+                let verdict = self.failed(event, signal, failure.cause, failure.retry_after, &failure.reason);
+                return self.within_session(event, verdict, failure);
             }
             (Signal::Success, _) => {
                 let mut inner = self.inner();
@@ -303,6 +305,22 @@ impl Breaker {
         } else {
             BreakerVerdict::Own
         }
+    }
+
+    /// Shortens a wait that would outlast the session. All copies of the event then wait for the same last attempts.
+    fn within_session(&self, event: EventKey, verdict: BreakerVerdict, failure: &Failure) -> BreakerVerdict {
+        let BreakerVerdict::Postponed(Postponed { wait, max }) = verdict else { return verdict };
+        if failure.retry_after.is_some() {
+            return verdict;
+        }
+        let shorter = retry::shortened(wait, self.policy.probe_initial, failure, clock::now());
+        if shorter == wait {
+            return verdict;
+        }
+        if let Some(failed) = self.inner().failed.get_mut(&event) {
+            failed.wait = shorter;
+        }
+        BreakerVerdict::Postponed(Postponed { wait: shorter, max: max.min(shorter) })
     }
 
     /// Records that work on `event` exceeded its processing time. The API is the most likely cause.

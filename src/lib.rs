@@ -41,7 +41,7 @@
 //!
 //! ```text
 //! admin           → telemetry
-//! breaker         → outcome retry telemetry values
+//! breaker         → clock outcome retry telemetry values
 //! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages telemetry tls values
 //! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
 //! cli             → broker check config contract dead masking outcome sandbox telemetry tls upstream worker

@@ -279,7 +279,7 @@ impl Checker {
             // Deaths during the first three deliveries look like broken connections.
             Class::Poison => {
                 // The worker takes events of one id for one.
-                let alike = |other: &&Seen| {
+                let alike = |other: &&SeenLinks| {
                     let same_id = event_of_stage && self.events[other.event].id == event.id;
                     other.queue == seen.queue && (same_id || other.key == seen.key)
                 };

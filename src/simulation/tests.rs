@@ -173,6 +173,12 @@ fn retry_after_outlives_the_worker_that_met_it() {
     }
 }
 
+/// Each copy of an event whose wait outlasted its session was called again and again in the last seconds of the session.
+#[test]
+fn copies_of_an_event_share_its_last_attempts() {
+    one(29690);
+}
+
 /// The rules counted a look as a served call, and a Retry-After as over that the worker learned late from a slow ledger, or that
 /// the ledger keeps less exactly than it was set.
 #[test]
