@@ -74,19 +74,26 @@ async fn redis_outage_delays_events_without_counts_loss_or_duplicates() {
     let mut server = Server::durable();
     let rig = Rig::new().await;
     let url = server.url();
-    let worker = rig.start(&settings(url.expose_secret(), "wait")).await;
+    let mut settings = settings(url.expose_secret(), "wait");
+    settings.push(("admin.listen", "127.0.0.1:0"));
+    let worker = rig.start(&settings).await;
+    let admin = Admin::of(&worker).await;
+    // If all events in progress wait to be recorded, no breaker opens.
+    let noticed = async || {
+        let refused: usize = admin.series().await["ledger_write_failures_total"].parse().unwrap();
+        worker.output.logged(OPENED).len() + refused
+    };
     rig.publish_many(0..EVENTS).await;
     for part in 1..=4 {
         until_calls(&rig, part * EVENTS as u64 / 6).await;
-        let opened = worker.output.logged(OPENED).len();
+        let before = noticed().await;
         let stalls = part % 2 == 0;
         if stalls {
             server.signal("STOP");
         } else {
             server.kill();
         }
-        poll("the breaker to open", async || (worker.output.logged(OPENED).len() > opened).then_some(()))
-            .await;
+        poll("the outage to be noticed", async || (noticed().await > before).then_some(())).await;
         if stalls {
             server.signal("CONT");
         } else {
