@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     broker::{
-        connection::{Connected, Connector, close, gone},
+        connection::{BrokerError, Connected, Connector, close, gone},
         consumer::{ConsumeMode, Consumer},
         reconnect::ReconnectBackoff,
         topology::{Topology, TopologyError},
@@ -73,29 +73,7 @@ pub(super) async fn supervise<S: Stage>(
                     info!(stage = S::NAME, "connected to broker; consuming");
                 }
                 connected_before = true;
-                let shown = consumer.metrics().connection.up();
-                let watchdog = Watchdog::new(
-                    &connection,
-                    topology,
-                    consumer.queue(),
-                    consumer.metrics(),
-                    connector.timeout,
-                );
-                let ended = tokio::select! {
-                biased;
-                result = consumer.consume((&*connection).into()) => result,
-                error = gone("consume", &connection) => Err(error),
-                error = watchdog.watch(connector) => Err(error),
-                };
-                if ended.is_ok() {
-                    consumer.idle().await;
-                }
-                if connection.status().connected() {
-                    topology.invalidate();
-                }
-                close(&connection).await;
-                drop(shown);
-                match ended {
+                match consume_on(&connection, connector, topology, consumer).await {
                     Ok(()) => return Ok(()),
                     Err(error) => TopologyError::Broker(error),
                 }
@@ -127,6 +105,33 @@ pub(super) async fn supervise<S: Stage>(
     }
     consumer.idle().await;
     Ok(())
+}
+
+/// Consumes on `connection` until it breaks (`Err`), or until a stop is requested and the work in progress is done.
+async fn consume_on<S: Stage>(
+    connection: &Connected,
+    connector: &Connector,
+    topology: &Topology,
+    consumer: &Arc<Consumer<S>>,
+) -> Result<(), BrokerError> {
+    let shown = consumer.metrics().connection.up();
+    let watchdog =
+        Watchdog::new(connection, topology, consumer.queue(), consumer.metrics(), connector.timeout);
+    let ended = tokio::select! {
+        biased;
+        result = consumer.consume((&**connection).into()) => result,
+        error = gone("consume", connection) => Err(error),
+        error = watchdog.watch(connector) => Err(error),
+    };
+    if ended.is_ok() {
+        consumer.idle().await;
+    }
+    if connection.status().connected() {
+        topology.invalidate();
+    }
+    close(connection).await;
+    drop(shown);
+    ended
 }
 
 async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result<Connected, TopologyError> {
