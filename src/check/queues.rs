@@ -108,23 +108,7 @@ fn declared(kind: Kind, name: &str, seen: Result<ProbeResult, BrokerError>, decl
         Ok(ProbeResult::Same(depth)) => {
             (Broker.pass(what, format!("exists as declared here{}", holds(depth))), None)
         }
-        Ok(ProbeResult::Differs(argument, message)) => {
-            let argument = argument
-                .map_or_else(|| "its declaration".to_owned(), |argument| format!("argument {argument}"));
-            let detail = format!("exists, but {argument} differs from the one declared here");
-            let finding = if creates {
-                Broker.fail(what, detail + "; the worker does not start").advise(
-                    "delete it once it is empty, change the setting behind this argument, or set topology.declare to check",
-                )
-            } else {
-                Broker.warn(
-                    what,
-                    detail,
-                    "make sure that messages cannot be lost there: compare with `instant-connect-worker topology`",
-                )
-            };
-            (finding, Some(message))
-        }
+        Ok(ProbeResult::Differs(argument, message)) => (differs(what, argument, creates), Some(message)),
         Ok(ProbeResult::Hidden(message)) if creates => (
             Broker
                 .fail(what, "the user may not declare it; the worker does not start")
@@ -173,6 +157,24 @@ fn declared(kind: Kind, name: &str, seen: Result<ProbeResult, BrokerError>, decl
         ),
     };
     finding.one_of(kind.plural, name).quoting(message.as_deref())
+}
+
+/// The finding for an item whose `argument`, if known, differs on the broker.
+fn differs(what: String, argument: Option<String>, creates: bool) -> Finding {
+    let argument =
+        argument.map_or_else(|| "its declaration".to_owned(), |argument| format!("argument {argument}"));
+    let detail = format!("exists, but {argument} differs from the one declared here");
+    if creates {
+        Broker.fail(what, detail + "; the worker does not start").advise(
+            "delete it once it is empty, change the setting behind this argument, or set topology.declare to check",
+        )
+    } else {
+        Broker.warn(
+            what,
+            detail,
+            "make sure that messages cannot be lost there: compare with `instant-connect-worker topology`",
+        )
+    }
 }
 
 fn holds(depth: Option<Depth>) -> String {

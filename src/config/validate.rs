@@ -42,6 +42,20 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
     if config.instant_connect.link_lifetime.get() < Duration::from_secs(60) {
         return Err(settings.error("instant_connect.link_lifetime", "expected at least one minute"));
     }
+    file_paths(config, settings)?;
+    tls(config, settings)?;
+    token(
+        settings,
+        "instant_connect",
+        &config.instant_connect.token,
+        config.instant_connect.token_file.as_deref(),
+    )?;
+    token(settings, "hosts", &config.hosts.token, config.hosts.token_file.as_deref())?;
+    order_of_durations(config, settings)
+}
+
+/// Validates the settings whose values are paths of files.
+fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     for (key, path) in [
         ("amqp.url_file", &config.amqp.url_file),
         ("instant_connect.token_file", &config.instant_connect.token_file),
@@ -56,14 +70,11 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
             return Err(settings.error(key, "expected the path of a file, with at least one /"));
         }
     }
-    tls(config, settings)?;
-    token(
-        settings,
-        "instant_connect",
-        &config.instant_connect.token,
-        config.instant_connect.token_file.as_deref(),
-    )?;
-    token(settings, "hosts", &config.hosts.token, config.hosts.token_file.as_deref())?;
+    Ok(())
+}
+
+/// Validates that no duration exceeds another one that must be at least as long.
+fn order_of_durations(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     let ordered = [
         ("retry.initial", config.retry.initial, "retry.max", config.retry.max),
         (

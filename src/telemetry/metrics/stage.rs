@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{
     EVENT_BUCKETS,
     connection::{ConnectionMetrics, Up},
-    families::Families,
+    families::{Dimension, Families},
     labels::{Connection, Label, QueueKind, StageName},
     upstream::BreakerMetrics,
 };
@@ -27,42 +27,51 @@ use crate::{
     outcome::{Cause, Class, SettledKind},
 };
 
-/// The metric families with a label `stage`.
+/// The metric families of the stages. Most have a label `stage`.
 #[derive(Debug)]
 pub(super) struct StageFamilies {
+    deliveries: DeliveryFamilies,
+    consumers: ConsumerFamilies,
+    delays: DelayFamilies,
+    links: LinkFamilies,
+    work: [Arc<InProgress>; 2],
+}
+
+impl StageFamilies {
+    pub(super) fn new(families: &Families<'_>, rungs: &[String]) -> Result<Self, Error> {
+        Ok(Self {
+            deliveries: DeliveryFamilies::new(families)?,
+            consumers: ConsumerFamilies::new(families)?,
+            delays: DelayFamilies::new(families, rungs)?,
+            links: LinkFamilies::new(families)?,
+            work: Default::default(),
+        })
+    }
+
+    /// Updates the gauges that are computed on each scrape.
+    pub(super) fn refresh(&self) {
+        for stage in StageName::VARIANTS {
+            let age = self.work[*stage as usize].oldest().unwrap_or_default();
+            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            self.deliveries.oldest.with_label_values(&[stage.as_str()]).set(seconds);
+        }
+    }
+}
+
+/// Families about deliveries, from their receipt to their settlement.
+#[derive(Debug)]
+struct DeliveryFamilies {
     events: IntCounterVec,
     durations: HistogramVec,
     in_flight: IntGaugeVec,
     permits: IntGaugeVec,
     oldest: IntGaugeVec,
     overdue: IntCounterVec,
-    silent: IntCounterVec,
-    queued: IntGaugeVec,
-    consuming: IntGaugeVec,
-    retries: IntCounterVec,
-    holds: IntCounterVec,
-    returns: IntCounterVec,
     dead_letters: IntCounterVec,
-    links: IntCounterVec,
-    event_to_link: Histogram,
-    link_to_expert: Histogram,
-    /// The labels of the configured delay queues.
-    rungs: Vec<String>,
-    work: [Arc<InProgress>; 2],
 }
 
-impl StageFamilies {
-    pub(super) fn new(families: &Families<'_>, rungs: &[String]) -> Result<Self, Error> {
-        let stage = || ("stage", StageName::texts());
-        let rungs: Vec<_> = rungs.iter().map(String::as_str).collect();
-        let links = families.counters(
-            "links_total",
-            "Links published and confirmed by the broker, including repeats.",
-            &[("role", vec![]), ("channel", vec![])],
-        )?;
-        for recipient in Recipient::ALL {
-            links.get_metric_with_label_values(&[recipient.role(), recipient.channel()])?;
-        }
+impl DeliveryFamilies {
+    fn new(families: &Families<'_>) -> Result<Self, Error> {
         Ok(Self {
             events: families.counters(
                 "events_total",
@@ -95,6 +104,26 @@ impl StageFamilies {
                 "Deliveries requeued because processing exceeded amqp.delivery_timeout.",
                 &[stage()],
             )?,
+            dead_letters: families.counters(
+                "dead_letters_total",
+                "Dead letters published and confirmed, by class (header x-dead-class).",
+                &[stage(), ("class", Class::texts())],
+            )?,
+        })
+    }
+}
+
+/// Families about the consumers and their queues.
+#[derive(Debug)]
+struct ConsumerFamilies {
+    silent: IntCounterVec,
+    queued: IntGaugeVec,
+    consuming: IntGaugeVec,
+}
+
+impl ConsumerFamilies {
+    fn new(families: &Families<'_>) -> Result<Self, Error> {
+        Ok(Self {
             silent: families.counters(
                 "silent_consumers_total",
                 "Consumers reconnected because messages were ready but none were delivered.",
@@ -112,6 +141,24 @@ impl StageFamilies {
                  stage that does not run in this worker.",
                 &[stage()],
             )?,
+        })
+    }
+}
+
+/// Families about retries and delay queues.
+#[derive(Debug)]
+struct DelayFamilies {
+    retries: IntCounterVec,
+    holds: IntCounterVec,
+    returns: IntCounterVec,
+    /// The labels of the configured delay queues.
+    rungs: Vec<String>,
+}
+
+impl DelayFamilies {
+    fn new(families: &Families<'_>, rungs: &[String]) -> Result<Self, Error> {
+        let labels: Vec<_> = rungs.iter().map(String::as_str).collect();
+        Ok(Self {
             retries: families.counters(
                 "retries_total",
                 "Deliveries put into a delay queue for a retry, by reason (header x-retry-reason).",
@@ -121,21 +168,39 @@ impl StageFamilies {
                 "holds_total",
                 "Copies put into a delay queue, by its delay in milliseconds (the end of its name). Exceeds retries_total \
                  if messages were delayed again.",
-                &[stage(), ("rung", rungs.clone())],
+                &[stage(), ("rung", labels.clone())],
             )?,
             returns: families.counters(
                 "returns_total",
                 "Deliveries that returned from a delay queue, by its delay in milliseconds. Each counts once, regardless \
                  of the worker that delayed it. In the long run equal to holds_total, unless the broker keeps some.",
-                &[stage(), ("rung", [&rungs[..], &[OTHER_RUNG]].concat())],
+                &[stage(), ("rung", [&labels[..], &[OTHER_RUNG]].concat())],
             )?,
-            rungs: rungs.into_iter().map(str::to_owned).collect(),
-            dead_letters: families.counters(
-                "dead_letters_total",
-                "Dead letters published and confirmed, by class (header x-dead-class).",
-                &[stage(), ("class", Class::texts())],
-            )?,
-            links,
+            rungs: rungs.to_vec(),
+        })
+    }
+}
+
+/// Families about links and the time until people have them.
+#[derive(Debug)]
+struct LinkFamilies {
+    published: IntCounterVec,
+    event_to_link: Histogram,
+    link_to_expert: Histogram,
+}
+
+impl LinkFamilies {
+    fn new(families: &Families<'_>) -> Result<Self, Error> {
+        let published = families.counters(
+            "links_total",
+            "Links published and confirmed by the broker, including repeats.",
+            &[("role", vec![]), ("channel", vec![])],
+        )?;
+        for recipient in Recipient::ALL {
+            published.get_metric_with_label_values(&[recipient.role(), recipient.channel()])?;
+        }
+        Ok(Self {
+            published,
             event_to_link: families.histogram(
                 "event_to_link_seconds",
                 "Time from the event to the confirm of all its links, including delay queues. The event's time is its \
@@ -149,18 +214,13 @@ impl StageFamilies {
                  Webex has the expert's message, including delay queues.",
                 EVENT_BUCKETS,
             )?,
-            work: Default::default(),
         })
     }
+}
 
-    /// Updates the gauges that are computed on each scrape.
-    pub(super) fn refresh(&self) {
-        for stage in StageName::VARIANTS {
-            let age = self.work[*stage as usize].oldest().unwrap_or_default();
-            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-            self.oldest.with_label_values(&[stage.as_str()]).set(seconds);
-        }
-    }
+/// The label `stage` and all its values.
+fn stage() -> Dimension<'static> {
+    ("stage", StageName::texts())
 }
 
 /// The metrics of one stage.
@@ -178,26 +238,26 @@ impl StageMetrics {
     /// Starts the timer of a delivery.
     #[must_use]
     pub fn begin(&self) -> WorkTimer {
-        self.gauge(&self.families.in_flight).inc();
+        self.gauge(&self.families.deliveries.in_flight).inc();
         let (number, since) = self.in_progress().begin();
         WorkTimer { metrics: self.clone(), number, since, ended: SettledKind::Requeued }
     }
 
     /// Sets the maximum number of deliveries in progress.
     pub fn set_permits(&self, permits: usize) {
-        self.gauge(&self.families.permits).set(i64::try_from(permits).unwrap_or(i64::MAX));
+        self.gauge(&self.families.deliveries.permits).set(i64::try_from(permits).unwrap_or(i64::MAX));
     }
 
     /// Records that the broker delivers, until the returned value is dropped.
     #[must_use]
     pub fn consuming(&self) -> Up {
-        Up::new(self.gauge(&self.families.consuming))
+        Up::new(self.gauge(&self.families.consumers.consuming))
     }
 
     /// True if the broker delivers.
     #[must_use]
     pub fn is_consuming(&self) -> bool {
-        self.gauge(&self.families.consuming).get() != 0
+        self.gauge(&self.families.consumers.consuming).get() != 0
     }
 
     /// Age of the oldest delivery in progress.
@@ -214,13 +274,14 @@ impl StageMetrics {
 
     /// Counts a stalled consumer.
     pub fn silent(&self) {
-        self.families.silent.with_label_values(&[self.stage.as_str()]).inc();
+        self.families.consumers.silent.with_label_values(&[self.stage.as_str()]).inc();
     }
 
     /// Sets the numbers of messages in the stage's queues, in the order of [`QueueKind`].
     pub fn set_queued(&self, messages: [u64; 3]) {
         for (queue, messages) in QueueKind::VARIANTS.iter().zip(messages) {
-            let gauge = self.families.queued.with_label_values(&[self.stage.as_str(), queue.as_str()]);
+            let gauge =
+                self.families.consumers.queued.with_label_values(&[self.stage.as_str(), queue.as_str()]);
             gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
         }
     }
@@ -229,49 +290,49 @@ impl StageMetrics {
     pub fn forget_queued(&self) {
         for queue in QueueKind::VARIANTS {
             // An error means that the series is absent already.
-            _ = self.families.queued.remove_label_values(&[self.stage.as_str(), queue.as_str()]);
+            _ = self.families.consumers.queued.remove_label_values(&[self.stage.as_str(), queue.as_str()]);
         }
     }
 
     /// Counts a delivery that is requeued because of `amqp.delivery_timeout`.
     pub fn overdue(&self) {
-        self.families.overdue.with_label_values(&[self.stage.as_str()]).inc();
+        self.families.deliveries.overdue.with_label_values(&[self.stage.as_str()]).inc();
     }
 
     /// Counts a retry because of `cause`.
     pub fn retried(&self, cause: Cause) {
-        self.count(&self.families.retries, cause.as_str());
+        self.count(&self.families.delays.retries, cause.as_str());
     }
 
     /// Counts a copy in the delay queue of `delay`.
     pub fn held(&self, delay: Duration) {
-        self.count(&self.families.holds, &rung(delay));
+        self.count(&self.families.delays.holds, &rung(delay));
     }
 
     /// Counts a message that returned from the delay queue of `delay`.
     pub fn returned(&self, delay: Duration) {
         let rung = rung(delay);
         // The delay may come from another configuration or from a publisher. A message must not create a label value.
-        let known = self.families.rungs.contains(&rung);
-        self.count(&self.families.returns, if known { &rung } else { OTHER_RUNG });
+        let known = self.families.delays.rungs.contains(&rung);
+        self.count(&self.families.delays.returns, if known { &rung } else { OTHER_RUNG });
     }
 
     /// Counts a dead letter of `class`.
     pub fn dead(&self, class: Class) {
-        self.count(&self.families.dead_letters, class.as_str());
+        self.count(&self.families.deliveries.dead_letters, class.as_str());
     }
 
     /// Counts a confirmed link to `recipient`.
     pub fn linked(&self, recipient: Recipient) {
-        self.families.links.with_label_values(&[recipient.role(), recipient.channel()]).inc();
+        self.families.links.published.with_label_values(&[recipient.role(), recipient.channel()]).inc();
     }
 
     /// Records the time since `began` when all links are published or the expert's message is sent.
     pub fn delivered(&self, began: Timestamp) {
         let took = Duration::try_from(clock::now().duration_since(began)).unwrap_or_default();
         let histogram = match self.stage {
-            StageName::Link => &self.families.event_to_link,
-            StageName::Host => &self.families.link_to_expert,
+            StageName::Link => &self.families.links.event_to_link,
+            StageName::Host => &self.families.links.link_to_expert,
         };
         histogram.observe(took.as_secs_f64());
     }
@@ -324,10 +385,15 @@ impl Drop for WorkTimer {
     fn drop(&mut self) {
         let Self { metrics, number, since, ended } = self;
         metrics.in_progress().end(*number);
-        metrics.gauge(&metrics.families.in_flight).dec();
+        metrics.gauge(&metrics.families.deliveries.in_flight).dec();
         let labels = [metrics.stage.as_str(), ended.as_str()];
-        metrics.families.events.with_label_values(&labels).inc();
-        metrics.families.durations.with_label_values(&labels).observe(since.elapsed().as_secs_f64());
+        metrics.families.deliveries.events.with_label_values(&labels).inc();
+        metrics
+            .families
+            .deliveries
+            .durations
+            .with_label_values(&labels)
+            .observe(since.elapsed().as_secs_f64());
     }
 }
 
