@@ -139,6 +139,28 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
         plan.fill();
     }
     let events = events::events(&mut random, plan.events, plan.spread, begin);
+    let token = folder.join("token");
+    std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
+    let checker = checker_of(&plan, events.clone(), begin);
+    let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
+    // In every third seed nacks are not counted, as in RabbitMQ 4.3.
+    world.lock().broker.counts_nacks = !seed.is_multiple_of(3);
+    world.lock().log(format_args!("{plan:?}"));
+    for event in events {
+        send(&world, &event);
+    }
+    let broken = Arc::clone(&world.lock().broken);
+    tokio::select! {
+        biased;
+        // The semaphore has no permits; it is only closed.
+        _ = broken.acquire() => {}
+        () = story(&world, &plan, &token, seed) => {}
+    }
+    history_of(&world, seed)
+}
+
+/// A checker with the limits that follow from `plan`.
+fn checker_of(plan: &WorldPlan, events: Vec<Event>, begin: Timestamp) -> Checker {
     let rules = CheckedRules {
         begin,
         attempts: plan.attempts,
@@ -148,55 +170,50 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
         first_delay: plan.delays.first().copied().unwrap_or_default(),
         delivery_timeout: plan.delivery_timeout,
     };
-    let token = folder.join("token");
-    std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
-    let mut checker = Checker::new(events.clone(), rules.clone());
+    let mut checker = Checker::new(events, rules);
     // Calls in progress when the breaker opens, plus its probes; or a few calls for too few events to open it.
     checker.ledger_fails = plan.ledger > 0.0 || plan.ledger_outages > 0;
     checker.outage_calls_max = 36 + 2 * plan.concurrency;
     // A stage that exceeds its time limit counts as a failure too.
-    checker.breaker_failures = if plan.full { 0 } else { worker::limits(&plan).breaker.failures as usize };
-    let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
-    // In every third seed nacks are not counted, as in RabbitMQ 4.3.
-    world.lock().broker.counts_nacks = !seed.is_multiple_of(3);
-    world.lock().log(format_args!("{plan:?}"));
-    for event in events {
-        send(&world, &event);
+    checker.breaker_failures = if plan.full { 0 } else { worker::limits(plan).breaker.failures as usize };
+    checker
+}
+
+/// Runs the world through all faults, then checks that all work is done.
+async fn story(world: &World, plan: &WorldPlan, token: &Path, seed: u64) {
+    let rules = world.lock().checker.rules.clone();
+    troubles::all(world, plan, &rules, token).await;
+    let calm = Instant::now();
+    until_idle(world, calm).await;
+    // As long as everything before, so only for some seeds.
+    if seed % 4 == 1 && world.lock().broker.idle() {
+        fairness::act(world, plan, seed).await;
     }
-    let broken = Arc::clone(&world.lock().broken);
-    let story = async {
-        troubles::all(&world, &plan, &rules, &token).await;
-        let calm = Instant::now();
-        while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
-            sleep(CHECK_INTERVAL).await;
-        }
-        // As long as everything before, so only for some seeds.
-        if seed % 4 == 1 && world.lock().broker.idle() {
-            fairness::act(&world, &plan, seed).await;
-        }
-        if seed % 4 == 2 && world.lock().broker.idle() {
-            fairness::cut_off(&world, seed).await;
-        }
-        if seed % 8 == 3 && world.lock().broker.idle() {
-            fairness::limited_late(&world, seed).await;
-        }
-        while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
-            sleep(CHECK_INTERVAL).await;
-        }
-        let mut state = world.lock();
-        let rule = if state.broker.idle() {
-            state.checker.end()
-        } else {
-            Err(format!("work is left at the end: {}", state.broker.left()))
-        };
-        state.must(rule);
+    if seed % 4 == 2 && world.lock().broker.idle() {
+        fairness::cut_off(world, seed).await;
+    }
+    if seed % 8 == 3 && world.lock().broker.idle() {
+        fairness::limited_late(world, seed).await;
+    }
+    until_idle(world, calm).await;
+    let mut state = world.lock();
+    let rule = if state.broker.idle() {
+        state.checker.end()
+    } else {
+        Err(format!("work is left at the end: {}", state.broker.left()))
     };
-    tokio::select! {
-        biased;
-        // The semaphore has no permits; it is only closed.
-        _ = broken.acquire() => {}
-        () = story => {}
+    state.must(rule);
+}
+
+/// Waits until the broker has no work left, at most until [`CALM_MAX`] after `calm`.
+async fn until_idle(world: &World, calm: Instant) {
+    while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
+        sleep(CHECK_INTERVAL).await;
     }
+}
+
+/// Takes the history out of a world that has ended, and frees the world.
+fn history_of(world: &World, seed: u64) -> Result<SimulatedHistory, BrokenRule> {
     let mut state = world.lock();
     let (_, hash) = state.history();
     let history = match state.checker.violation.take() {

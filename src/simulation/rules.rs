@@ -40,6 +40,25 @@ fn message_id(publication: &Publication) -> Option<Uuid> {
     publication.properties.message_id().as_ref().and_then(|id| Uuid::try_parse(id.as_str()).ok())
 }
 
+/// The person or room that a link message is for.
+fn recipient(role: Role, link: &Value) -> String {
+    match role {
+        Role::Guest => link["to"].as_str().unwrap_or_default().to_owned(),
+        Role::Host => {
+            ["email", "personId", "roomId"].iter().filter_map(|name| link["expert"][*name].as_str()).collect()
+        }
+    }
+}
+
+/// True if the properties and headers of a link message match the contract.
+fn has_link_properties(publication: &Publication, kind: &str, id: Uuid) -> bool {
+    let properties = &publication.properties;
+    properties.kind().as_ref().map(ShortString::as_str) == Some(kind)
+        && *properties.delivery_mode() == Some(2)
+        && text_header(publication, header::DEDUPLICATION) == Some(id.to_string())
+        && text_header(publication, header::TRACEPARENT).is_some()
+}
+
 impl Checker {
     /// Checks a message that the publisher received.
     pub(super) fn published(&mut self, publication: &Publication) -> Result<(), String> {
@@ -96,13 +115,7 @@ impl Checker {
         let (number, event) = found.ok_or_else(|| format!("unexpected: {name}"))?;
         let wanted = event.links.iter().find(|wanted| wanted.message_id == id && wanted.role == role);
         let wanted = wanted.cloned().ok_or_else(|| format!("unexpected: {name} has a wrong id"))?;
-        let to = match role {
-            Role::Guest => text("to"),
-            Role::Host => ["email", "personId", "roomId"]
-                .iter()
-                .filter_map(|name| link["expert"][*name].as_str())
-                .collect(),
-        };
+        let to = recipient(role, &link);
         if (to.as_str(), publication.routing_key.as_str()) != (wanted.to.as_str(), wanted.key) {
             return Err(format!("swapped: {name} goes to the wrong recipient"));
         }
@@ -113,20 +126,10 @@ impl Checker {
         if until.map(Timestamp::as_second) != Some(made.until) {
             return Err(format!("the expiry time in {name} differs from its link's"));
         }
-        let properties = &publication.properties;
-        if properties.kind().as_ref().map(ShortString::as_str) != Some(kind)
-            || *properties.delivery_mode() != Some(2)
-            || text_header(publication, header::DEDUPLICATION) != Some(id.to_string())
-            || text_header(publication, header::TRACEPARENT).is_none()
-        {
+        if !has_link_properties(publication, kind, id) {
             return Err(format!("the properties of {name} do not match the contract"));
         }
-        if *self.urls.entry(id).or_insert_with(|| url.clone()) != url {
-            return Err(format!("repeated: {name} contains a different link than before"));
-        }
-        if *self.carried_by.entry(url).or_insert(id) != id {
-            return Err(format!("swapped: {name} contains a link of another message"));
-        }
+        self.paired(id, url, &name)?;
         self.repeated(id, &name)?;
         if !self.events[number].devices.is_empty() && !self.called_devices(number) {
             return Err(format!("{name} is published before its devices were called"));
@@ -142,6 +145,17 @@ impl Checker {
                 ..SeenLinks::default()
             });
             seen.inputs += 1;
+        }
+        Ok(())
+    }
+
+    /// Checks that a message always contains the same link, and that no other message contains it.
+    fn paired(&mut self, id: Uuid, url: String, name: &str) -> Result<(), String> {
+        if *self.urls.entry(id).or_insert_with(|| url.clone()) != url {
+            return Err(format!("repeated: {name} contains a different link than before"));
+        }
+        if *self.carried_by.entry(url).or_insert(id) != id {
+            return Err(format!("swapped: {name} contains a link of another message"));
         }
         Ok(())
     }
