@@ -4,6 +4,7 @@ use std::{
     collections::{HashSet, VecDeque},
     env,
     future::{Future, pending},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -55,7 +56,7 @@ pub(crate) struct Plan {
     /// Maximum number of unfinished events.
     pub(crate) window: u32,
     pub(crate) workers: usize,
-    /// Overrides of the settings in [`Testbed::start`].
+    /// Overrides of the settings in [`WorkerEnvironment::variables`].
     pub(crate) settings: Vec<(&'static str, &'static str)>,
     /// Classes of dead letters that the faults explain.
     pub(crate) explained_classes: Vec<&'static str>,
@@ -74,6 +75,70 @@ impl Default for Plan {
             nodes: 0,
         }
     }
+}
+
+/// The services that the workers use, and the settings of the plan.
+struct WorkerEnvironment<'a> {
+    broker: &'a [String],
+    prefix: &'a str,
+    /// URL of the sandbox, for both APIs.
+    api: &'a str,
+    ledger_file: &'a Path,
+    redis: Option<&'a Redis>,
+    overrides: &'a [(&'static str, &'static str)],
+}
+
+impl WorkerEnvironment<'_> {
+    /// The environment variables of each worker.
+    fn variables(&self) -> Vec<(String, String)> {
+        // A stalled peer is detected after two heartbeats.
+        let broker = self.broker.iter().map(|url| format!("{url}?heartbeat=2")).collect::<Vec<_>>().join(",");
+        let holds = HOLDS.map(|hold| format!("{hold}ms")).join(",");
+        let ledger_file = self.ledger_file.display().to_string();
+        let redis_url = self.redis.map(Redis::url);
+        let mut settings: Vec<(&str, &str)> = vec![
+            ("amqp.url", &broker),
+            ("admin.listen", "off"),
+            ("amqp.connect_timeout", "3s"),
+            ("topology.prefix", self.prefix),
+            ("instant_connect.url", self.api),
+            ("instant_connect.token", TOKEN),
+            ("instant_connect.timeout", "5s"),
+            ("hosts.webex_url", self.api),
+            ("hosts.timeout", "5s"),
+            ("devices.allowed", "room-*@example.rooms.webex.com"),
+            ("retry.initial", "100ms"),
+            ("retry.max", "2s"),
+            ("retry.delays", &holds),
+            ("breaker.probe_initial", "100ms"),
+            ("breaker.probe_max", "1s"),
+            ("ledger.path", &ledger_file),
+        ];
+        if let Some(url) = &redis_url {
+            settings.extend([("ledger.kind", "redis"), ("ledger.url", url.expose_secret())]);
+        }
+        for (name, value) in self.overrides {
+            settings.retain(|(known, _)| known != name);
+            settings.push((name, value));
+        }
+        settings
+            .into_iter()
+            .map(|(name, value)| {
+                (format!("ICW_{}", name.replace('.', "__").to_uppercase()), value.to_owned())
+            })
+            .collect()
+    }
+}
+
+async fn bind_sandbox() -> Sandbox {
+    let options = SandboxOptions {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        allow_any_address: false,
+        token: TOKEN.into(),
+        password: "chaos-password".into(),
+        base_url: Some(BASE_URL.parse().unwrap()),
+    };
+    Sandbox::bind(options).await.unwrap()
 }
 
 /// Broker, relay, sandbox, workers, a publisher, and consumers of links and dead letters.
@@ -107,65 +172,26 @@ impl Testbed {
             vec![env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into())]
         };
         let urls = nodes.as_ref().map_or_else(shared, |nodes| nodes.urls().to_vec());
-        let address = urls[0].split(['@', '/']).nth(3).unwrap();
-        let relay = Relay::start(address.to_owned()).await;
-        let sandbox = Sandbox::bind(SandboxOptions {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            allow_any_address: false,
-            token: TOKEN.into(),
-            password: "chaos-password".into(),
-            base_url: Some(BASE_URL.parse().unwrap()),
-        })
-        .await
-        .unwrap();
-        let (handle, api) = (sandbox.handle(), sandbox.url().to_string());
+        let (relay, relayed) = Relay::in_front_of(&urls[0]).await;
+        let sandbox = bind_sandbox().await;
+        let handle = sandbox.handle();
         let prefix = format!("icw-chaos-{:016x}", fastrand::u64(..));
-        let holds = HOLDS.map(|hold| format!("{hold}ms")).join(",");
-        // A stalled peer is detected after two heartbeats.
-        let to_worker = if let [url] = urls.as_slice() {
-            format!("{}?heartbeat=2", url.replace(address, &relay.address().to_string()))
-        } else {
-            urls.iter().map(|url| format!("{url}?heartbeat=2")).collect::<Vec<_>>().join(",")
-        };
         let (mut logs, ledgers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         if setting("CHAOS_KEEP_LOGS").is_some() {
             logs.disable_cleanup(true);
             eprintln!("worker logs: {}", logs.path().display());
         }
-        let path = ledgers.path().join("ledger").display().to_string();
         let redis = if plan.workers > 1 { Some(Redis::start()) } else { None };
-        let redis_url = redis.as_ref().map(Redis::url);
-        let mut settings: Vec<(&str, &str)> = vec![
-            ("amqp.url", &to_worker),
-            ("admin.listen", "off"),
-            ("amqp.connect_timeout", "3s"),
-            ("topology.prefix", &prefix),
-            ("instant_connect.url", &api),
-            ("instant_connect.token", TOKEN),
-            ("instant_connect.timeout", "5s"),
-            ("hosts.webex_url", &api),
-            ("hosts.timeout", "5s"),
-            ("devices.allowed", "room-*@example.rooms.webex.com"),
-            ("retry.initial", "100ms"),
-            ("retry.max", "2s"),
-            ("retry.delays", &holds),
-            ("breaker.probe_initial", "100ms"),
-            ("breaker.probe_max", "1s"),
-            ("ledger.path", &path),
-        ];
-        if let Some(url) = &redis_url {
-            settings.extend([("ledger.kind", "redis"), ("ledger.url", url.expose_secret())]);
+        let broker = if urls.len() == 1 { &[relayed] } else { urls.as_slice() };
+        let environment = WorkerEnvironment {
+            broker,
+            prefix: &prefix,
+            api: sandbox.url().as_str(),
+            ledger_file: &ledgers.path().join("ledger"),
+            redis: redis.as_ref(),
+            overrides: &plan.settings,
         }
-        for (name, value) in &plan.settings {
-            settings.retain(|(known, _)| known != name);
-            settings.push((name, value));
-        }
-        let environment = settings
-            .into_iter()
-            .map(|(name, value)| {
-                (format!("ICW_{}", name.replace('.', "__").to_uppercase()), value.to_owned())
-            })
-            .collect();
+        .variables();
         let history = Arc::new(History::new(plan.events, &plan.explained_classes));
         let mut tasks = JoinSet::new();
         tasks.spawn(async { sandbox.serve(pending()).await.unwrap() });

@@ -233,12 +233,24 @@ impl Lane {
     /// Publishes event `n` to a worker that gets `signal` at the point, then starts another worker.
     async fn try_case(&mut self, n: usize, case: Case, signal: &str) {
         let _name_on_panic = NameOnPanic(case);
-        let rig = &self.rig;
-        let requests_before = rig.sandbox.arrivals(Endpoint::Messages).len();
-        let messages_before = rig.sandbox.counts().messages;
+        let requests_before = self.rig.sandbox.arrivals(Endpoint::Messages).len();
+        let messages_before = self.rig.sandbox.counts().messages;
         for rule in case.faults() {
-            rig.sandbox.fault(rule.parse().unwrap());
+            self.rig.sandbox.fault(rule.parse().unwrap());
         }
+        self.run_to_point(n, case, signal).await;
+        let (links, letters) = self.run_to_end(n, case, messages_before).await;
+
+        let killed = signal == "KILL";
+        self.check_links(n, case, killed, &links);
+        Self::check_letters(n, case, killed, &letters);
+        self.check_messages(case, killed, messages_before, requests_before);
+    }
+
+    /// Publishes event `n` to a worker that gets `signal` at the point, and waits until the broker has all messages
+    /// back.
+    async fn run_to_point(&mut self, n: usize, case: Case, signal: &str) {
+        let rig = &self.rig;
         let Case { point, pass, .. } = case;
         let worker = rig.launch_with_fault(&SETTINGS, &format!("{point}:{pass}:{signal}"));
         let output = Arc::clone(&worker.output);
@@ -257,7 +269,16 @@ impl Lane {
             let name = rig.name(queue);
             poll(&what, async || (rig.amqp.depth(&name).await?.1 == 0).then_some(())).await;
         }
+    }
 
+    /// Lets another worker finish event `n`. Returns all guest links and dead letters.
+    async fn run_to_end(
+        &mut self,
+        n: usize,
+        case: Case,
+        messages_before: u64,
+    ) -> (Vec<Received>, Vec<Received>) {
+        let rig = &self.rig;
         let worker = rig.start(&SETTINGS).await;
         let mut letters = Vec::new();
         let mut links: Vec<Received> = Vec::new();
@@ -284,14 +305,15 @@ impl Lane {
         links.extend(until(&mut self.guests, &last).await);
         rig.sandbox.clear_faults();
         worker.stop().await;
+        (links, letters)
+    }
 
-        let killed = signal == "KILL";
-        self.check_links(n, case, killed, &links);
-        Self::check_letters(n, case, killed, &letters);
-        let messages = rig.sandbox.counts().messages - messages_before;
+    fn check_messages(&self, case: Case, killed: bool, messages_before: u64, requests_before: usize) {
+        let sandbox = &self.rig.sandbox;
+        let messages = sandbox.counts().messages - messages_before;
         let expected = u64::from(!matches!(case.path, LinkDead | HostDead));
         assert_eq!(messages, expected, "number of messages to the expert: {case:?}");
-        let requests = &rig.sandbox.arrivals(Endpoint::Messages)[requests_before..];
+        let requests = &sandbox.arrivals(Endpoint::Messages)[requests_before..];
         let listed = requests.iter().any(|request| request.method == "GET");
         assert!(listed || !killed || !case.has_note_at_kill(), "the sent messages were not listed: {case:?}");
         assert!(

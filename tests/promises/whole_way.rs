@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use instant_connect_worker::sandbox::{RecordedRole, RecordedVertical};
+use instant_connect_worker::sandbox::{
+    Handle, RecordedCall, RecordedMessage, RecordedRole, RecordedVertical,
+};
 use jiff::Timestamp;
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
@@ -70,6 +72,38 @@ fn with_link(message: &Received, mut expected: Value) -> Value {
     expected
 }
 
+/// Checks that there was one call, for two guests and an expert, with the defaults of all optional fields.
+fn assert_one_call_with_defaults(calls: &[RecordedCall], expires_at: i64, since: Timestamp) {
+    assert_eq!(calls.len(), 1);
+    let call = &calls[0];
+    assert_eq!((call.sub.as_str(), call.nbf, call.devices.len()), ("visit-48151623", None, 0));
+    assert_eq!((call.hosts, call.guests, call.short_urls), (1, 2, true));
+    assert_eq!((call.vertical, call.login_url_for_host), (RecordedVertical::Hc, true));
+    assert_eq!(call.exp, Some(expires_at));
+    let lifetime = expires_at - 2 * 3600;
+    assert!((since.as_second()..=Timestamp::now().as_second()).contains(&lifetime), "two hours");
+}
+
+/// Checks that each link leads to the session, in the role of the person who gets it.
+fn assert_roles(sandbox: &Handle, guests: &[Received], host: &Received) {
+    let known = sandbox.links();
+    let link_of = |message: &Received| known[message.json()["short"].as_str().unwrap()].clone();
+    assert!(guests.iter().all(|link| link_of(link).role == RecordedRole::Guest));
+    assert_eq!(link_of(host).role, RecordedRole::Host);
+    assert!(guests.iter().chain([host]).all(|link| link_of(link).sub == "visit-48151623"));
+}
+
+/// Checks that the expert's message names the guest, and that its card and its text contain the host link.
+fn assert_invitation(message: &RecordedMessage, host_url: &str) {
+    let card = &message.attachments[0];
+    assert_eq!(card["contentType"], "application/vnd.microsoft.card.adaptive");
+    let button = json!({"type": "Action.OpenUrl", "title": "Join session", "url": host_url});
+    assert_eq!(card["content"]["actions"], json!([button]));
+    let markdown = message.markdown.clone().unwrap();
+    assert!(markdown.contains(&format!("[Join session]({host_url})")), "{markdown}");
+    assert!(markdown.contains("Guadalupe"), "the expert's message names the guests");
+}
+
 fn seconds(time: &Value) -> i64 {
     time.as_str().unwrap().parse::<Timestamp>().unwrap().as_second()
 }
@@ -99,8 +133,6 @@ async fn session_reaches_guests_and_expert_with_five_settings() {
     let (mut links, host) = (guests.take(2).await, hosts.next().await);
     rig.until_experts_have(1).await;
     links.sort_by_key(|link| link.routing_key.clone());
-    let calls = rig.sandbox.calls();
-    let call = &calls[0];
     let expires_at = links[0].json()["expiresAt"].clone();
     let echoed = json!({"eventId": "event-1", "sessionId": "visit-48151623", "expiresAt": expires_at,
         "correlationId": "flowsecret-7f3a", "attributes": {"resumeKey": "flowsecret-99"}});
@@ -132,30 +164,11 @@ async fn session_reaches_guests_and_expert_with_five_settings() {
     let fields = json!({"expert": {"email": email(1), "name": "Winnifred"}, "guests": ["Guadalupe"]});
     assert_eq!(host.json(), with_link(&host, with_echo(fields)));
 
-    assert_eq!(calls.len(), 1);
-    assert_eq!((call.sub.as_str(), call.nbf, call.devices.len()), ("visit-48151623", None, 0));
-    assert_eq!((call.hosts, call.guests, call.short_urls), (1, 2, true));
-    assert_eq!((call.vertical, call.login_url_for_host), (RecordedVertical::Hc, true));
-    assert_eq!(call.exp, Some(seconds(&expires_at)));
-    let lifetime = seconds(&expires_at) - 2 * 3600;
-    assert!((since.as_second()..=Timestamp::now().as_second()).contains(&lifetime), "two hours");
-
-    let known = rig.sandbox.links();
-    let link_of = |message: &Received| known[message.json()["short"].as_str().unwrap()].clone();
-    assert!(links.iter().all(|link| link_of(link).role == RecordedRole::Guest));
-    assert_eq!(link_of(&host).role, RecordedRole::Host);
-    assert!(links.iter().chain([&host]).all(|link| link_of(link).sub == "visit-48151623"));
-
+    assert_one_call_with_defaults(&rig.sandbox.calls(), seconds(&expires_at), since);
+    assert_roles(&rig.sandbox, &links, &host);
     let messages = rig.sandbox.messages();
-    let host_url = host.json()["url"].clone();
     assert_eq!((messages.len(), messages[0].to_person_email.clone()), (1, Some(email(1))));
-    let card = &messages[0].attachments[0];
-    assert_eq!(card["contentType"], "application/vnd.microsoft.card.adaptive");
-    let button = json!({"type": "Action.OpenUrl", "title": "Join session", "url": host_url});
-    assert_eq!(card["content"]["actions"], json!([button]));
-    let markdown = messages[0].markdown.clone().unwrap();
-    assert!(markdown.contains(&format!("[Join session]({})", host_url.as_str().unwrap())), "{markdown}");
-    assert!(markdown.contains("Guadalupe"), "the expert's message names the guests");
+    assert_invitation(&messages[0], host.json()["url"].as_str().unwrap());
     worker.stop().await;
     rig.assert_queues_are_empty(&rig.amqp).await;
 }
