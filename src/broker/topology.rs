@@ -472,7 +472,7 @@ fn explain(error: BrokerError, kind: &str, name: &str) -> TopologyError {
             "it already exists with other arguments; delete it (when it is empty), change the setting behind the argument, or set topology.declare = \"check\""
         }
         Some(403) => {
-            "permission denied; grant configure, write and read on the prefix, or let an administrator declare it and set topology.declare = \"check\""
+            "permission denied; grant configure, write and read on the prefix, and write on amq.default; or let an administrator declare it and set topology.declare = \"check\""
         }
         _ => return TopologyError::Broker(error),
     };

@@ -14,7 +14,7 @@ use crate::{
 };
 
 const DECLARE: &str = "run `instant-connect-worker topology --declare`, or set topology.declare to create";
-const GRANT: &str = "grant the user configure, write and read on the prefix (rabbitmqctl set_permissions)";
+const GRANT: &str = "grant the user configure, write and read on the prefix, and write on amq.default (rabbitmqctl set_permissions)";
 
 /// A kind of items on the broker.
 #[derive(Clone, Copy, Debug)]
