@@ -27,6 +27,8 @@ use crate::{
 
 /// Maximum number of events whose failures are kept. The next one replaces the one with the oldest failure.
 const REMEMBERED_MAX: usize = 1024;
+/// This many consecutive failures of an event count for nothing if as many other events failed as succeeded since.
+const DISPUTES_MAX: u32 = 8;
 /// After this many refusals in a row for one event alone, while others succeed in between, the token is not the
 /// cause.
 const OWN_REFUSALS: u32 = 2;
@@ -139,6 +141,8 @@ struct FailedEvent {
     cause: Cause,
     /// Other events succeeded after its previous failure, but as many or more failed.
     disputed: bool,
+    /// Latest consecutive disputed failures.
+    disputes: u32,
     /// Latest consecutive failures with this cause that followed a success of another event.
     own: u32,
     /// Latest consecutive failures that were unclear.
@@ -166,6 +170,7 @@ impl BreakerState {
             failures,
             cause,
             disputed: false,
+            disputes: 0,
             own: 0,
             unclear: 0,
             postponed: 0,
@@ -177,8 +182,10 @@ impl BreakerState {
         // If more events failed than succeeded since then, the API fails partially and no event is to blame.
         let prevails = successes.saturating_sub(failed.successes) > failures.saturating_sub(failed.failures);
         let own = is_alike(failed.cause, cause) && success.is_some_and(|success| success > failed.at);
-        failed.disputed = own && !prevails;
-        let own = own && prevails;
+        // An event that fails without end must end all the same, even if few others are processed.
+        failed.disputes = if own && !prevails { failed.disputes.saturating_add(1) } else { 0 };
+        failed.disputed = (1..=DISPUTES_MAX).contains(&failed.disputes);
+        let own = own && !failed.disputed;
         let before = if failed.cause == cause { failed.own } else { 0 };
         failed.own = if own { before.saturating_add(1) } else { 0 };
         (failed.at, failed.cause) = (now, cause);
@@ -433,7 +440,7 @@ impl Breaker {
             inner.failing.insert(event);
         }
         // If a probe was due, this failure was the probe, and the next one must wait.
-        if inner.failing.len() >= enough || (self.is_due() && !inner.opened_by_few) {
+        if inner.failing.len() >= enough || inner.hidden || (self.is_due() && !inner.opened_by_few) {
             inner.opened_by_few = false;
             self.open(inner, None, cause, reason);
         } else if inner.failures >= self.policy.failures

@@ -47,7 +47,10 @@ impl PropertyFilter {
                 break;
             }
             let Some(frame) = self.received.get(from..from + HEADER + size + 1) else { break };
-            self.tuned = self.tuned.or_else(|| tuned(frame));
+            // lapin asks for FRAME_MAX, and the lower of both values applies; 0 is no limit.
+            self.tuned = self.tuned.or_else(|| {
+                tuned(frame).map(|bytes| if bytes == 0 { FRAME_MAX } else { bytes.min(FRAME_MAX) })
+            });
             if is_readable(frame, self.tuned.unwrap_or(FRAME_MAX)) {
                 self.out.extend_from_slice(frame);
             } else {
@@ -84,10 +87,10 @@ fn tuned(frame: &[u8]) -> Option<usize> {
     usize::try_from(u32::from_be_bytes(size)).ok()
 }
 
-/// True if lapin can read `frame`. A frame has at most `frame_max` bytes, or any number if `frame_max` is 0.
+/// True if lapin can read `frame`, of at most `frame_max` bytes.
 fn is_readable(frame: &[u8], frame_max: usize) -> bool {
     let Some(properties) = frame.get(HEADER + BODY..frame.len() - 1) else { return true };
-    let fits = frame_max == 0 || frame.len() <= frame_max;
+    let fits = frame.len() <= frame_max;
     frame[0] != CONTENT_HEADER || (fits && parse_properties(properties).is_ok())
 }
 
@@ -156,7 +159,7 @@ mod tests {
         assert!(parse_properties(&properties[..]).is_ok());
         let out = filtered(&header(&properties), 1000);
         assert_eq!(out, unreadable());
-        for (frame_max, fits) in [(0, true), (FRAME_MAX, false), (2 * FRAME_MAX, true)] {
+        for (frame_max, fits) in [(0, false), (FRAME_MAX, false), (2 * FRAME_MAX, false)] {
             let tune = frame(METHOD, &[&TUNE[..], &[0, 0], &size(frame_max), &[0, 60]].concat());
             let out = filtered(&[&tune[..], &header(&properties)].concat(), 1000);
             let expected = if fits { header(&properties) } else { unreadable() };

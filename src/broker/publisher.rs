@@ -449,14 +449,19 @@ impl<'a> PublishSession<'a> {
             let select = channel.confirm_select(ConfirmSelectOptions::default());
             self.await_reply("select confirms", select).await?;
             self.last_answer = Instant::now();
+            self.record_ready_confirms()?;
         }
         // A queue without a leader confirms late. While the channel is open, a second publish would be a second message.
         let late = self.limit * (LATE_FACTOR - 1);
         for id in overdue {
-            if self.pending.get(&id).is_some_and(|pending| pending.deadline + late <= now)
+            let is_answered = self.unresolved.iter().any(|(unresolved, _)| *unresolved == id);
+            if !is_answered
+                && self.pending.get(&id).is_some_and(|pending| pending.deadline + late <= now)
                 && let Some(pending) = self.pending.remove(&id)
             {
                 pending.answer(Err(PublishError::Unknown), self.metrics);
+                // The broker may confirm nothing more for this queue on this channel, for example if somebody redeclared the queue.
+                self.stale_since.get_or_insert(now);
             }
         }
         Ok(())

@@ -116,7 +116,9 @@ impl DeadLetter {
         };
         let name = message.message_id.as_deref().unwrap_or_default();
         // Includes the event's id, because a binary-mode CloudEvent has it in none of the other parts.
-        let cause = if unreadable { "unreadable" } else { &reason };
+        // Of a letter that the broker buried, the broker's word: our sentence for it may change.
+        let written = message.header(header::DEAD_REASON);
+        let cause = if unreadable { "unreadable" } else { written.unwrap_or(&broker.reason) };
         let texts = [name, &event, dead_at, cause].map(str::as_bytes);
         let id = [&texts[..], &[message.body.as_slice()]].concat().join(&0);
         Self {

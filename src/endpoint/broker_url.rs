@@ -67,7 +67,7 @@ const ELSEWHERE: [(&str, &str); 24] = [
     ("connection_timeout", "set amqp.connect_timeout"),
     ("socket_timeout", "set amqp.connect_timeout"),
     ("vhost", "write the virtual host after the host, as in amqp://host/vhost"),
-    ("frame_max", "the broker's value is used"),
+    ("frame_max", "131,072 bytes are used"),
     ("channel_max", "the broker's value is used"),
 ];
 

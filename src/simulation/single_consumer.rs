@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use fastrand::Rng;
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     CALM_MAX,
@@ -41,8 +42,6 @@ pub(super) struct SingleConsumer<S> {
     pub(super) world: World,
     publishing: JoinHandle<()>,
     connection: SimulatedConnection,
-    /// Dropping the sender would stop the consumer.
-    _stop: watch::Sender<bool>,
 }
 
 impl<S: Stage> SingleConsumer<S> {
@@ -84,13 +83,19 @@ impl<S: Stage> SingleConsumer<S> {
             worker::policy(&rules),
             metrics.clone(),
         );
-        let (stop, stopped) = watch::channel(false);
         let stage = stage(world.clone());
         let tries = Tries::new(Ledger::simulated(SimulatedStore::new(life.clone())));
-        let consumer =
-            Consumer::new(stage, SESSIONS.to_owned(), settler, limits, tries, metrics.clone(), stopped);
+        let consumer = Consumer::new(
+            stage,
+            SESSIONS.to_owned(),
+            settler,
+            limits,
+            tries,
+            metrics.clone(),
+            CancellationToken::new(),
+        );
         let connection = SimulatedConnection::open(&life).await.unwrap();
-        Self { consumer: Arc::new(consumer), metrics, world, publishing, connection, _stop: stop }
+        Self { consumer: Arc::new(consumer), metrics, world, publishing, connection }
     }
 
     /// Puts a message into its queue.

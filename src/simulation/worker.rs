@@ -10,10 +10,10 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::{
-    sync::watch,
     task::JoinHandle,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     broker::{HOSTS, SESSIONS, SimulatedConnection},
@@ -65,7 +65,7 @@ pub(super) struct Worker {
     link: Arc<Consumer<LinkStage>>,
     host: Arc<Consumer<HostStage>>,
     /// One sender per consumer, because the seed does not determine which of two receivers wakes first.
-    stops: [watch::Sender<bool>; 2],
+    stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     tries: Tries,
     grace: Duration,
@@ -90,8 +90,7 @@ impl Worker {
             Settler::new(publisher, tracer, &topology, queue, limit, policy(rules), metrics)
         };
         let tries = Tries::new(ledger.clone());
-        let (stop_link, link_stopped) = watch::channel(false);
-        let (stop_host, host_stopped) = watch::channel(false);
+        let stop = CancellationToken::new();
         let stage = labels::StageName::Link;
         let link = Consumer::new(
             LinkStage::new(links(&life, token, &ledger), session_rules(rules), deduplicator(stage)),
@@ -100,7 +99,7 @@ impl Worker {
             limits(plan),
             tries.clone(),
             METRICS.stage(stage),
-            link_stopped,
+            stop.clone(),
         );
         let stage = labels::StageName::Host;
         let host = Consumer::new(
@@ -110,7 +109,7 @@ impl Worker {
             limits(plan),
             tries.clone(),
             METRICS.stage(stage),
-            host_stopped,
+            stop.clone(),
         );
         let (link, host) = (Arc::new(link), Arc::new(host));
         let tasks = vec![
@@ -120,12 +119,12 @@ impl Worker {
             tokio::spawn(watch(life.clone(), Arc::clone(&link), SimulatedApi::InstantConnect)),
             tokio::spawn(watch(life.clone(), Arc::clone(&host), SimulatedApi::Messages)),
         ];
-        Self { life, link, host, stops: [stop_link, stop_host], tasks, tries, grace: plan.grace }
+        Self { life, link, host, stop, tasks, tries, grace: plan.grace }
     }
 
     /// Shuts down as SIGTERM does: stops consuming, finishes work within the grace, requeues the rest.
     pub(super) async fn shut_down(&self) {
-        self.stops.iter().for_each(|stop| _ = stop.send_replace(true));
+        self.stop.cancel();
         let idle = async {
             self.link.idle().await;
             self.host.idle().await;

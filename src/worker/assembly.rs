@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{WorkerError, supervise::supervise};
 use crate::{
@@ -69,7 +69,7 @@ pub(super) struct Parts<'a> {
     pub(super) topology: &'a Topology,
     pub(super) publisher: &'a Publisher,
     pub(super) tries: &'a Tries,
-    pub(super) stopped: &'a watch::Receiver<bool>,
+    pub(super) stop: &'a CancellationToken,
 }
 
 impl Parts<'_> {
@@ -95,15 +95,7 @@ impl Parts<'_> {
             self.metrics.stage(name),
         );
         let (limits, metrics) = (config.consumer_limits(), self.metrics.stage(name));
-        Arc::new(Consumer::new(
-            stage,
-            queue,
-            settler,
-            limits,
-            self.tries.clone(),
-            metrics,
-            self.stopped.clone(),
-        ))
+        Arc::new(Consumer::new(stage, queue, settler, limits, self.tries.clone(), metrics, self.stop.clone()))
     }
 
     fn link_stage(&self) -> Result<LinkStage, WorkerError> {

@@ -6,10 +6,10 @@ mod supervise;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
     task::JoinHandle,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use assembly::Parts;
@@ -111,7 +111,7 @@ async fn serve(
     let tracer = loaded.traces_url().map_or_else(Tracer::default, |url| {
         Tracer::start(&url, config.telemetry.trace_context, config.tls.ca_file.as_deref())
     });
-    let (stop, stopped) = watch::channel(false);
+    let stop = CancellationToken::new();
     let (publisher, mut publishing) =
         Publisher::start(Arc::clone(&connector), topology.clone(), metrics.publishing());
     let tries = Tries::new(ledger.clone());
@@ -123,7 +123,7 @@ async fn serve(
         topology: &topology,
         publisher: &publisher,
         tries: &tries,
-        stopped: &stopped,
+        stop: &stop,
     };
     let consumers = parts.consumers()?;
     drop(publisher);
@@ -133,7 +133,7 @@ async fn serve(
         shutdown.await;
         health.end();
         info!(grace_s = grace.as_secs(), "shutting down: stopped consuming");
-        stop.send_replace(true);
+        stop.cancel();
         sleep(grace).await;
         warn!(
             in_progress = consumers.in_progress(),

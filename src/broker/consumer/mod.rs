@@ -20,10 +20,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::{sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     budget::Budget, connection::BrokerError, settle::Settler, source::Source, tries::Tries, working::Working,
@@ -94,12 +92,12 @@ pub struct Consumer<S> {
     settled: AtomicU64,
     metrics: StageMetrics,
     tasks: Mutex<JoinSet<()>>,
-    /// True once the worker is to stop consuming.
-    stop: watch::Receiver<bool>,
+    /// Cancelled once the worker is to stop consuming.
+    stop: CancellationToken,
 }
 
 impl<S: Stage> Consumer<S> {
-    /// Creates a consumer of `queue` for `stage`. It stops when `stop` turns true.
+    /// Creates a consumer of `queue` for `stage`. It stops when `stop` is cancelled.
     #[must_use]
     pub fn new(
         stage: S,
@@ -108,7 +106,7 @@ impl<S: Stage> Consumer<S> {
         limits: ConsumerLimits,
         tries: Tries,
         metrics: StageMetrics,
-        stop: watch::Receiver<bool>,
+        stop: CancellationToken,
     ) -> Self {
         metrics.set_permits(limits.concurrency);
         Self {
@@ -130,7 +128,7 @@ impl<S: Stage> Consumer<S> {
         }
     }
 
-    /// Consumes from `source` until the connection fails (`Err`) or `stop` turns true (`Ok`). Work in progress then
+    /// Consumes from `source` until the connection fails (`Err`) or `stop` is cancelled (`Ok`). Work in progress then
     /// continues.
     ///
     /// # Errors
@@ -173,7 +171,7 @@ impl<S: Stage> Consumer<S> {
     /// True once the worker is to stop consuming.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        *self.stop.borrow()
+        self.stop.is_cancelled()
     }
 
     /// Sets the mode of the next subscription.
@@ -197,8 +195,7 @@ impl<S: Stage> Consumer<S> {
 
     /// Resolves when the worker is to stop consuming.
     pub async fn stopped(&self) {
-        // A dropped sender means that the worker has ended.
-        _ = self.stop.clone().wait_for(|stop| *stop).await;
+        self.stop.cancelled().await;
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {

@@ -183,7 +183,7 @@ impl<S: Stage> Consumer<S> {
                 biased;
                 () = self.stopped() => break None,
                 () = changed(&mut redeclared) => break None,
-                next = self.next(&mut subscription) => next?,
+                next = self.next_probe(&mut subscription) => next?,
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
             let message = properties::message(&delivery.properties, delivery.body.clone(), taken);
