@@ -1,8 +1,8 @@
 //! Pauses consuming while an API is down, refuses our token or sets a rate limit (`Retry-After`). Meanwhile single
 //! messages probe the API. No attempt counts while the breaker is open.
 //!
-//! A failure is the event's own if another event succeeded since the event last failed. Such a failure counts against
-//! the event and is no sign of an outage. No other failure counts, with the breaker open or closed, because it could
+//! A failure is the event's own if more other events succeeded than failed since the event last failed. Such a failure
+//! counts against the event and is no sign of an outage. No other failure counts, with the breaker open or closed, because it could
 //! be the start of an outage. So a single event without any others is retried until its session is over.
 
 use std::{

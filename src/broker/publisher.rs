@@ -343,6 +343,8 @@ struct PublishSession<'a> {
     stale_since: Option<Instant>,
     /// A message of this delivery was returned: a queue or binding that this program declares is missing.
     missing: Option<Span>,
+    /// Missing queues that were logged on this channel.
+    reported: HashSet<String>,
     /// The broker blocks publishing.
     blocked: bool,
     last_answer: Instant,
@@ -374,6 +376,7 @@ impl<'a> PublishSession<'a> {
             refusals,
             stale_since: None,
             missing: None,
+            reported: HashSet::new(),
             blocked: false,
             last_answer: Instant::now(),
             limit,
@@ -590,7 +593,7 @@ impl<'a> PublishSession<'a> {
                     return Ok(());
                 }
                 Ok(Err(error)) => {
-                    warn!(%error, "failed to redeclare topology");
+                    warn!(parent: delivery, %error, "failed to redeclare topology");
                     return Ok(());
                 }
                 Err(_) => _ = self.is_blocked()?,
@@ -633,6 +636,11 @@ impl<'a> PublishSession<'a> {
                     // This program declares queues only if topology.declare is "create".
                     if self.topology.creates() {
                         self.missing = Some(pending.delivery.clone());
+                    } else if pending.key.exchange.is_empty()
+                        && self.reported.insert(pending.key.routing_key.clone())
+                    {
+                        let queue = &pending.key.routing_key;
+                        warn!(parent: &pending.delivery, queue, "queue missing; declare it with `instant-connect-worker topology --declare`");
                     }
                     Err(PublishError::Unroutable)
                 }

@@ -152,7 +152,9 @@ async fn serve(
     drop(consumers);
     // A try that is aborted here is not a death.
     if timeout(Duration::from_secs(1), tries.idle()).await.is_err() {
-        warn!("ledger did not take back tries in time; they may count as worker deaths");
+        warn!(
+            "shutdown: could not remove started deliveries from the ledger within 1s; each may count as a worker death"
+        );
     }
     // The publisher stops once the last handle is dropped.
     if !publishing.is_finished() && timeout(Duration::from_secs(1), publishing).await.is_err() {

@@ -79,7 +79,7 @@ pub(super) async fn supervise<S: Stage>(
                 }
             }
             Err(TopologyError::Mismatch(problem)) if !connected_before => {
-                error!(problem, "broker topology does not match the configuration; giving up");
+                error!(problem, "broker topology does not match the configuration; exiting");
                 return Err(TopologyError::Mismatch(problem));
             }
             Err(error) => error,

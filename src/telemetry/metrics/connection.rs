@@ -50,7 +50,7 @@ impl BrokerFamilies {
                 "publishes_total",
                 "Messages published (links, copies for delay queues, dead letters), by the broker's answer: confirmed; \
                  returned (no queue is bound to the routing key); nacked (refused: is a queue full?); unknown (no answer \
-                 before the connection failed or amqp.timeout). Unconfirmed messages are published again, or their \
+                 before the connection failed, or within four times amqp.timeout). Unconfirmed messages are published again, or their \
                  deliveries are requeued.",
                 &[("result", Published::texts())],
             )?,
