@@ -464,7 +464,10 @@ impl<'a> PublishSession<'a> {
             {
                 pending.answer(Err(PublishError::Unknown), self.metrics);
                 // The broker may confirm nothing more for this queue on this channel, for example if somebody redeclared the queue.
-                self.stale_since.get_or_insert(now);
+                if self.stale_since.is_none() {
+                    info!("broker does not confirm a message on this channel; opening a new channel");
+                    self.stale_since = Some(now);
+                }
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ mod in_between;
 mod leaks;
 mod load;
 mod logs;
+mod lost_confirms;
 mod memory;
 mod moved_by_operators;
 mod outages;
