@@ -75,10 +75,10 @@ impl DeliveryFamilies {
         Ok(Self {
             events: families.counters(
                 "events_total",
-                "Deliveries by outcome (also in the log): done; try-again (delay queue, attempt counted); wait (delay \
+                "Deliveries by outcome (also in the log): done; try-again (delay queue, attempt counted if the failure is the event's own); wait (delay \
                  queue, attempt not counted: for example, an API is down or rejects our token); early (not due yet: \
                  delay queue again); dead (dead queue); requeued (amqp.delivery_timeout exceeded, or the worker stopped \
-                 or panicked); unfulfilled (returned to the broker: outcome could not be carried out); lost (channel \
+                 or panicked); unfulfilled (requeued: outcome could not be carried out); lost (channel \
                  closed: the broker redelivers it).",
                 &[stage(), ("outcome", SettledKind::texts())],
             )?,
