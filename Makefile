@@ -21,7 +21,7 @@ ANSWERS ?= 1000000
 CALLS ?= 100000
 BODIES_SEED ?=
 VERSION ?=
-MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/stages/book.rs
+MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/stages/deduplicator.rs
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
@@ -128,7 +128,7 @@ mutants: ## check that tests notice changes to retry, outcome, settling and the 
 	$(CARGO) mutants --version >/dev/null 2>&1 || $(CARGO) install --quiet --locked --version 27.1.0 cargo-mutants
 	export ICW_SIM_SEEDS=300 CARGO_PROFILE_DEV_DEBUG=0
 	$(CARGO) mutants -o target -C=--locked -C=--lib -C=--test=main $(foreach file,$(MUTATED),-f '$(file)') \
-	  -- -- --skip promises:: retry:: outcome:: settle:: ledger:: book:: simulation::
+	  -- -- --skip promises:: retry:: outcome:: settle:: ledger:: deduplicator:: simulation::
 
 release: ## write VERSION to all places, make the SBOM and the chart's package, and print what to push
 	@scripts/release "$(VERSION)"

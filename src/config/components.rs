@@ -18,10 +18,24 @@ use crate::{
     },
     stages::Retention,
     upstream::UpstreamLimits,
-    values::Period,
+    values::{Bounded, Period},
 };
 
 crate::values::from_text_by_name!(JweAlg, Enc, JwsAlg);
+
+fn upstream_limits(
+    connect_timeout: Period,
+    timeout: Period,
+    rate_limit_wait: Period,
+    body_bytes_max: Bounded<1024, 1_073_741_824>,
+) -> UpstreamLimits {
+    UpstreamLimits {
+        connect_timeout: connect_timeout.get(),
+        timeout: timeout.get(),
+        body_bytes_max: body_bytes_max.size(),
+        rate_limit_wait: rate_limit_wait.get(),
+    }
+}
 
 fn signed(period: Period) -> SignedDuration {
     SignedDuration::try_from(period.get()).unwrap_or(SignedDuration::MAX)
@@ -89,12 +103,7 @@ impl Config {
 impl InstantConnectConfig {
     /// Limits of each call.
     pub(crate) fn limits(&self) -> UpstreamLimits {
-        UpstreamLimits {
-            connect_timeout: self.connect_timeout.get(),
-            timeout: self.timeout.get(),
-            body_bytes_max: self.body_bytes_max.size(),
-            rate_limit_wait: self.rate_limit_wait.get(),
-        }
+        upstream_limits(self.connect_timeout, self.timeout, self.rate_limit_wait, self.body_bytes_max)
     }
 
     /// Options of each request.
@@ -124,12 +133,7 @@ impl InstantConnectConfig {
 impl HostsConfig {
     /// Limits of each call.
     pub(crate) fn limits(&self) -> UpstreamLimits {
-        UpstreamLimits {
-            connect_timeout: self.connect_timeout.get(),
-            timeout: self.timeout.get(),
-            body_bytes_max: self.body_bytes_max.size(),
-            rate_limit_wait: self.rate_limit_wait.get(),
-        }
+        upstream_limits(self.connect_timeout, self.timeout, self.rate_limit_wait, self.body_bytes_max)
     }
 }
 
