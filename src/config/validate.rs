@@ -346,6 +346,22 @@ mod tests {
     }
 
     #[test]
+    fn ca_file_is_trusted_for_redis_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let authority = rcgen::generate_simple_self_signed(["redis".to_owned()]).unwrap();
+        std::fs::write(&path, authority.cert.pem()).unwrap();
+        let path = path.to_str().unwrap();
+        let redis = [
+            ("ICW_LEDGER__KIND", "redis"),
+            ("ICW_LEDGER__URL", "rediss://redis.example.com"),
+            ("ICW_TLS__CA_FILE", path),
+        ];
+        let ledger::LedgerKind::Redis { ca_file, .. } = with(&redis).unwrap().ledger() else { panic!() };
+        assert_eq!(ca_file.as_deref(), Some(Path::new(path)));
+    }
+
+    #[test]
     fn remote_url_without_tls_needs_allow_insecure() {
         for (host, valid) in [
             ("localhost", true),

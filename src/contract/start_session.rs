@@ -953,15 +953,21 @@ mod tests {
         ] {
             assert_ne!(digest(&FULL.replace(original, changed)), digest(FULL), "{original}");
         }
-        let event = |extension: &str| {
-            let mut event = cloud_event(FULL);
+        // The end of a session without `expiresAt` is counted from `time`, and belongs to no content.
+        let endless =
+            FULL.replace(r#""notBefore": "2026-11-21T10:00:00Z", "expiresAt": "2026-11-21T11:00:00Z","#, "");
+        assert_ne!(endless, FULL);
+        let event = |data: &str, extension: &str| {
+            let mut event = cloud_event(data);
             event.body = String::from_utf8(event.body).unwrap().replace(r#""ignored""#, extension).into();
             Session::read(&event, &rules(), NOW.parse().unwrap()).unwrap().digest
         };
-        assert_eq!(
-            event(r#""a", "time": "2026-11-21T08:00:00Z""#),
-            event(r#""b", "time": "2026-11-21T08:00:09Z""#)
-        );
+        for data in [FULL, &endless] {
+            assert_eq!(
+                event(data, r#""a", "time": "2026-11-21T08:00:00Z""#),
+                event(data, r#""b", "time": "2026-11-21T08:30:00Z""#)
+            );
+        }
     }
 
     #[test]

@@ -35,6 +35,13 @@ fn sandbox(rig: &Rig) -> String {
     environment.into_iter().find(|(name, _)| name == "ICW_INSTANT_CONNECT__URL").unwrap().1
 }
 
+/// A copy of `file` that outlives the rig, which runs the program with the worker's settings at its end.
+fn copied(file: &str, folder: &tempfile::TempDir) -> String {
+    let copy = folder.path().join("ca.pem");
+    std::fs::copy(file, &copy).unwrap();
+    copy.to_str().unwrap().to_owned()
+}
+
 /// A port without a listener.
 async fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
@@ -79,6 +86,50 @@ async fn check_names_the_cause_of_a_failed_webex_connection() {
     }
     let [result, detail, _] = tried(&rig, &https.url, &[("tls.ca_file", &ca)], &[]).await;
     assert_eq!(result, "pass", "{detail}");
+}
+
+/// Webex has a public certificate, and a proxy or the broker one of the hospital: both have to be trusted at once.
+#[tokio::test]
+async fn private_ca_is_trusted_in_addition_to_the_system_cas() {
+    let kept = tempfile::tempdir().unwrap();
+    let rig = Rig::new().await;
+    let public = Https::in_front_of(sandbox(&rig), 2050).await;
+    let private = Https::in_front_of(sandbox(&rig), 2050).await;
+    let (system, ca_file) = (public.ca_file(), copied(&private.ca_file(), &kept));
+    let trusted = [("tls.ca_file", ca_file.as_str())];
+    let system = [("SSL_CERT_FILE", system.as_str())];
+    for url in [&public.url, &private.url] {
+        let [result, detail, _] = tried(&rig, url, &trusted, &system).await;
+        assert_eq!(result, "pass", "{url}: {detail}");
+    }
+    let [result, detail, _] = tried(&rig, &private.url, &[], &system).await;
+    assert!(result == "fail" && detail.contains("unknown issuer"), "{result}: {detail}");
+    let urls = [("instant_connect.url", public.url.as_str()), ("hosts.webex_url", &private.url)];
+    let worker = rig.launch_with(with(rig.environment(&[&urls[..], &trusted].concat()), &system));
+    worker.output.until("connected to broker; consuming", 2).await;
+    rig.publish(1).await;
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn worker_logs_the_cause_of_a_failed_webex_connection() {
+    let kept = tempfile::tempdir().unwrap();
+    let rig = Rig::new().await;
+    let https = Https::in_front_of(sandbox(&rig), 2050).await;
+    let (ca_file, down) = (copied(&https.ca_file(), &kept), closed_port().await);
+    let settings = [
+        ("instant_connect.url", https.url.as_str()),
+        ("hosts.webex_url", &https.url),
+        ("tls.ca_file", &ca_file),
+    ];
+    let proxy = format!("http://user:s3cret@127.0.0.1:{down}");
+    let worker = rig.launch_with(with(rig.environment(&settings), &[("HTTPS_PROXY", &proxy)]));
+    worker.output.until("connected to broker; consuming", 2).await;
+    rig.publish(1).await;
+    worker.output.until(&format!("no connection to the proxy (through the proxy 127.0.0.1:{down})"), 1).await;
+    assert!(!worker.output.text().contains("s3cret"));
+    worker.stop().await;
 }
 
 #[tokio::test]

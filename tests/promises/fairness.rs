@@ -18,7 +18,7 @@ use instant_connect_worker::sandbox::Endpoint;
 use jiff::Timestamp;
 use lapin::types::AMQPValue;
 use reqwest::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{
     Rig,
@@ -82,7 +82,7 @@ impl RefusingProxy {
     ) -> (StatusCode, HeaderMap, Bytes) {
         let mut json = HeaderMap::new();
         json.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let call: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let call: Value = serde_json::from_slice(&body).unwrap();
         if call["jwt"]["sub"] == proxy.refused {
             proxy.calls_refused.fetch_add(1, SeqCst);
             let seconds = proxy.retry_after.map(HeaderValue::from_static);
@@ -213,13 +213,18 @@ async fn copies_of_a_slow_event_do_not_use_up_the_concurrency() {
     let link = rig.guest_links().await.next().await;
     assert_eq!(link.json()["sessionId"], "visit-2");
     assert_eq!(rig.sandbox.requests(Endpoint::JoseEncrypt), 2, "the first call still hangs");
+    let busy = worker.output.logged("deferred; attempt not counted");
+    let is_short = |one: &Value| {
+        one["reason"] == "the same event is being processed" && one["hold_ms"].as_f64() == Some(1000.0)
+    };
+    assert!(!busy.is_empty() && busy.iter().all(is_short), "{busy:?}");
     worker.stop().await;
 }
 
-/// Expired events need no call, so none of them is a probe.
+/// Expired and invalid events need no call, so none of them is a probe.
 #[tokio::test]
-async fn expired_events_are_dead_lettered_while_the_breaker_is_open() {
-    const EXPIRED: usize = 500;
+async fn expired_and_invalid_events_are_dead_lettered_while_the_breaker_is_open() {
+    const REFUSED: usize = 500;
     let rig = Rig::new().await;
     let settings = [
         ("retry.delays", "5m"),
@@ -232,15 +237,17 @@ async fn expired_events_are_dead_lettered_while_the_breaker_is_open() {
     rig.publish(0).await;
     worker.output.until(OPENED, 1).await;
     let over = json!({"expiresAt": "2026-01-01T00:00:00Z"});
-    let expired = (1..=EXPIRED)
-        .map(|n| (with_id(&format!("event-{n}")), event_with(n, &over).to_string().into_bytes()));
-    rig.amqp.publish_all(&rig.name("sessions"), "session.start", expired).await;
-    rig.dead_letters("sessions").await.take(EXPIRED).await;
+    let refused = (1..=REFUSED).map(|n| {
+        let body = if n % 2 == 0 { b"{}".to_vec() } else { event_with(n, &over).to_string().into_bytes() };
+        (with_id(&format!("event-{n}")), body)
+    });
+    rig.amqp.publish_all(&rig.name("sessions"), "session.start", refused).await;
+    rig.dead_letters("sessions").await.take(REFUSED).await;
     // The first event that needs a call is a probe.
     rig.sandbox.clear_faults();
-    rig.publish(EXPIRED + 1).await;
+    rig.publish(REFUSED + 1).await;
     rig.guest_links().await.next().await;
     let subscriptions = worker.output.logged("subscribed to queue").len();
-    assert!(subscriptions < 20, "{subscriptions} subscriptions for {EXPIRED} events");
+    assert!(subscriptions < 20, "{subscriptions} subscriptions for {REFUSED} events");
     worker.stop().await;
 }

@@ -102,6 +102,9 @@ async fn private_ca_and_client_certificate_connect_to_the_broker() {
     ];
     let dates = found(&external, &format!("amqp.client_cert_file {certificate}")).await;
     assert_eq!(dates["result"], "pass", "{dates}");
+    assert!(dates["detail"].as_str().unwrap().contains(" expires on "), "{dates}");
+    let dates = found(&external, &format!("tls.ca_file {ca_file}")).await;
+    assert!(dates["detail"].as_str().unwrap().contains(" expires on "), "{dates}");
     let program = rig.start(&external).await;
     rig.publish(2).await;
     rig.until_experts_have(2).await;

@@ -22,7 +22,7 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(3600);
 const POSTPONED: Postponed = Postponed { wait: DELAYS[0], max: LONG };
-const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+const DELAYS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
 /// The broker's reply to one message.
 enum FakeAnswer {
@@ -59,6 +59,10 @@ impl Rig {
 
     /// Settles a delivery with a processing time of `keep`.
     async fn settle(&self, keep: Duration, outcome: Outcome) -> Settlement {
+        self.settle_by(keep, outcome, BreakerVerdict::Postponed(POSTPONED)).await
+    }
+
+    async fn settle_by(&self, keep: Duration, outcome: Outcome, verdict: BreakerVerdict) -> Settlement {
         let context = DeliveryContext {
             receipt: self.connection.receipt().into(),
             properties: BasicProperties::default(),
@@ -67,9 +71,7 @@ impl Rig {
             keep_until: Instant::now() + keep,
             happened_at: clock::now(),
         };
-        self.settler
-            .settle(&context, &Message::default(), outcome, BreakerVerdict::Postponed(POSTPONED))
-            .await
+        self.settler.settle(&context, &Message::default(), outcome, verdict).await
     }
 
     fn published(&self) -> Vec<String> {
@@ -349,4 +351,22 @@ async fn event_done_before_is_measured_only_if_links_are_published() {
         let line = format!("instant_connect_event_to_link_seconds_count {measured}");
         assert!(rig.metrics.render().unwrap().lines().any(|said| said == line), "{line}");
     }
+}
+
+/// Half of the first retries waited 5 s instead of 1 s, and a Retry-After of 7 s became 30 s.
+#[tokio::test(start_paused = true)]
+async fn delay_of_a_retry_is_never_the_next_longer_one() {
+    let fails = |retry_after| {
+        let reason = "it failed".to_owned();
+        Outcome::TryAgain(Failure { cause: Cause::Unavailable, reason, retry_after, deadline: deadline() })
+    };
+    let mut rig = Rig::new(LONG, Vec::new()).await;
+    rig.settler.retry.jitter = 0.2;
+    for _ in 0..50 {
+        let settlement = rig.settle_by(LONG, fails(None), BreakerVerdict::Unclear(1)).await;
+        assert_eq!(settlement.hold, Some(DELAYS[0]));
+    }
+    let asked = Some(Duration::from_secs(7));
+    let settlement = rig.settle_by(LONG, fails(asked), BreakerVerdict::Own).await;
+    assert_eq!(settlement.hold, Some(DELAYS[1]));
 }
