@@ -2,7 +2,8 @@
 //! messages probe the API. No attempt counts while the breaker is open.
 //!
 //! A failure is the event's own if more other events succeeded than failed since the event last failed. Such a failure
-//! counts against the event and is no sign of an outage. No other failure counts, with the breaker open or closed, because it could
+//! counts against the event and is no sign of an outage. After eight failures in a row to which only the first half of
+//! this applies, the next ones count too. No other failure counts, with the breaker open or closed, because it could
 //! be the start of an outage. So a single event without any others is retried until its session is over.
 
 use std::{
@@ -139,9 +140,7 @@ struct FailedEvent {
     successes: u64,
     failures: u64,
     cause: Cause,
-    /// Other events succeeded after its previous failure, but as many or more failed.
-    disputed: bool,
-    /// Latest consecutive disputed failures.
+    /// Latest consecutive failures after which other events succeeded, but as many or more failed.
     disputes: u32,
     /// Latest consecutive failures with this cause that followed a success of another event.
     own: u32,
@@ -152,6 +151,13 @@ struct FailedEvent {
     /// Last wait until the API works again, and last wait that the API requested.
     wait: Duration,
     retry_after: Duration,
+}
+
+impl FailedEvent {
+    /// True if nobody can tell whether the last failure was the event's own.
+    fn is_disputed(&self) -> bool {
+        (1..=DISPUTES_MAX).contains(&self.disputes)
+    }
 }
 
 impl BreakerState {
@@ -169,7 +175,6 @@ impl BreakerState {
             successes,
             failures,
             cause,
-            disputed: false,
             disputes: 0,
             own: 0,
             unclear: 0,
@@ -184,8 +189,7 @@ impl BreakerState {
         let own = is_alike(failed.cause, cause) && success.is_some_and(|success| success > failed.at);
         // An event that fails without end must end all the same, even if few others are processed.
         failed.disputes = if own && !prevails { failed.disputes.saturating_add(1) } else { 0 };
-        failed.disputed = (1..=DISPUTES_MAX).contains(&failed.disputes);
-        let own = own && !failed.disputed;
+        let own = own && !failed.is_disputed();
         let before = if failed.cause == cause { failed.own } else { 0 };
         failed.own = if own { before.saturating_add(1) } else { 0 };
         (failed.at, failed.cause) = (now, cause);
@@ -351,7 +355,8 @@ impl Breaker {
     ) -> BreakerVerdict {
         let mut inner = self.inner();
         let was_open = self.probe_at().is_some();
-        let FailedEvent { own, disputed, .. } = *inner.remember(event, cause);
+        let failed = inner.remember(event, cause);
+        let (own, disputed) = (failed.own, failed.is_disputed());
         let counted = match (signal, cause) {
             _ if was_open => false,
             // These failures are the same for all events.

@@ -47,7 +47,7 @@
 //! cli             → broker check config contract dead masking outcome sandbox telemetry tls upstream worker
 //! config          → breaker broker contract endpoint instant_connect ledger masking retry stages telemetry tls upstream values
 //! dead            → broker clock contract fault outcome
-//! endpoint        → masking
+//! endpoint        → masking tls
 //! instant_connect → clock contract fault upstream
 //! ledger          → clock endpoint fault tls
 //! outcome         → contract

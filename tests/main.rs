@@ -6,7 +6,6 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
-    missing_docs,
     reason = "a test fails by panicking, and people read its output"
 )]
 

@@ -443,9 +443,6 @@ impl<'a> PublishSession<'a> {
         if overdue.is_empty() {
             return Ok(());
         }
-        if self.confirms.len() > 2 * OUTSTANDING_MAX {
-            return Err(BrokerError::Timeout("confirm", self.limit));
-        }
         // A channel without any reply is lost. If the channel replies, a missing confirm concerns one queue.
         if now - self.last_answer >= self.limit / 2 {
             let channel = self.channel.clone();

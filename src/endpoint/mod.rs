@@ -128,7 +128,7 @@ impl Obstacle {
             rustls::Error::PeerIncompatible(_) => Self::NothingInCommon,
             rustls::Error::UnsupportedNameType => Self::WrongName,
             rustls::Error::Other(error)
-                if inner(&error.0).is_none() && error.0.is::<super::tls::TlsError>() =>
+                if inner(&error.0).is_none() && error.0.is::<crate::tls::TlsError>() =>
             {
                 Self::TlsFile
             }

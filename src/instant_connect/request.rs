@@ -12,7 +12,6 @@ pub const LINKS_MAX: usize = 25;
 
 /// Algorithm that encrypts the key of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "the values are the Guide's own")]
 pub enum JweAlg {
     #[serde(rename = "PBES2-HS256+A128KW")]
     Pbes2Hs256A128Kw,
@@ -24,7 +23,6 @@ pub enum JweAlg {
 
 /// Algorithm that encrypts the claims of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "the values are the Guide's own")]
 pub enum Enc {
     #[serde(rename = "A128CBC-HS256")]
     A128CbcHs256,
@@ -42,7 +40,6 @@ pub enum Enc {
 
 /// Algorithm that signs the claims of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "the values are the Guide's own")]
 pub enum JwsAlg {
     #[serde(rename = "HS256")]
     Hs256,

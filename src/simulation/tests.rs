@@ -151,7 +151,7 @@ fn event_that_always_fails_stops_no_other() {
 
 /// Copies of one slow event waited for their turn with the permits of all others.
 #[test]
-fn copies_of_a_slow_event_hold_no_other_up() {
+fn copies_of_a_slow_event_delay_no_other() {
     for seed in [1, 13, 37] {
         one(seed);
     }
@@ -182,7 +182,7 @@ fn copies_of_an_event_share_its_last_attempts() {
 /// The rules counted a look as a served call, and a Retry-After as over that the worker learned late from a slow ledger, or that
 /// the ledger keeps less exactly than it was set.
 #[test]
-fn what_the_worker_knows_of_a_retry_after_the_rules_know() {
+fn rules_know_a_retry_after_as_the_worker_does() {
     for seed in [3978, 10264, 37480] {
         one(seed);
     }
@@ -199,7 +199,7 @@ fn every_worker_that_died_over_an_event_counts() {
 
 /// One event had failed alone for two minutes. The rules knew at once that another one was served, the worker did not.
 #[test]
-fn few_events_may_stop_the_taking_until_the_worker_knows_of_a_success() {
+fn few_events_open_the_breaker_until_a_success_is_known() {
     one(20525);
 }
 

@@ -88,7 +88,9 @@ pub fn init(log_format: LogFormat, level: LogLevel) -> LogSwitch {
     let layer =
         format::layer().with_writer(|| Masked(std::io::stderr())).with_target(false).with_ansi(colours);
     let layer = match log_format {
-        LogFormat::Json => SpanFields.and_then(layer.event_format(JsonLine)).boxed(),
+        LogFormat::Json => SpanFields
+            .and_then(layer.fmt_fields(format::format::debug_fn(|_, _, _| Ok(()))).event_format(JsonLine))
+            .boxed(),
         LogFormat::Text => layer.boxed(),
     };
     let registry =

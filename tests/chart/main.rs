@@ -5,7 +5,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    missing_docs,
     reason = "a test fails by panicking, and people read its output"
 )]
 
@@ -16,7 +15,6 @@ mod helm;
 mod refused;
 mod rendered;
 mod rules;
-mod runbook;
 mod security;
 mod settings;
 mod sources;

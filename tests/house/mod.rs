@@ -1,4 +1,4 @@
-//! The map in `src/lib.rs` is true, and each type has a name of its own.
+//! The map in `src/lib.rs` is true, each type has a name of its own, and the runbook quotes the program exactly.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +33,11 @@ fn sources() -> Vec<(String, String)> {
 /// The code of the program: without comments, and without what only tests compile.
 fn production() -> Vec<(String, String)> {
     let tests = Regex::new(r"(?s)#\[cfg\(test\)\]\s*mod tests \{.*").unwrap();
-    let test_item = Regex::new(r"#\[cfg\(test\)\]\s*[^;{]*[;{]").unwrap();
+    // An item up to its end or its body, otherwise a variant or an arm up to its comma.
+    let test_item = Regex::new(
+        r"#\[cfg\(test\)\]\s*(?:(?:pub|async|const|fn|use|mod|impl|struct|enum|let)\b[^;{]*[;{]|[^;{]*?(?:[;{]|,\n))",
+    )
+    .unwrap();
     let comment = Regex::new(r"(?m)//.*$").unwrap();
     let kept = sources().into_iter().filter(|(name, _)| {
         !name.starts_with("simulation/")
@@ -52,6 +56,20 @@ fn production() -> Vec<(String, String)> {
 /// The top-level module that the file `name` belongs to.
 fn module(name: &str) -> &str {
     name.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// [`imported`] sees imports by `crate::` alone.
+#[test]
+fn modules_are_imported_by_their_whole_path() {
+    let production = production();
+    let modules: BTreeSet<_> = production.iter().map(|(name, _)| module(name)).collect();
+    let modules = modules.into_iter().collect::<Vec<_>>().join("|");
+    for (name, text) in &production {
+        let depth = name.trim_end_matches("/mod.rs").split('/').count();
+        let climbs = Regex::new(&format!(r"(?:super::){{{depth}}}(?:{modules})\b")).unwrap();
+        let found = climbs.find(text).map(|found| found.as_str());
+        assert_eq!(found, None, "{name} imports it by way of the crate's root");
+    }
 }
 
 /// The first names after `crate::` in `text`, also within `crate::{…}`.
@@ -147,4 +165,35 @@ fn no_two_types_have_one_name() {
     assert!(places.len() > 200, "{places:?}");
     places.retain(|name, files| files.len() > 1 && name != "Args");
     assert_eq!(places, BTreeMap::new());
+}
+
+/// Elsewhere, a name whose first address does not answer would hide its other addresses.
+#[test]
+fn connections_are_opened_by_dial_alone() {
+    let opens = |(_, text): &(String, String)| text.contains("TcpStream::connect(");
+    let files: Vec<_> = production().into_iter().filter(opens).map(|(name, _)| name).collect();
+    assert_eq!(files, ["endpoint/dial.rs"]);
+}
+
+/// Every text in quotation marks on a line of the runbook that begins with "In the log:" is a whole string literal of the
+/// program. `…` stands for any text within the literal.
+#[test]
+fn runbook_quotes_only_log_texts_of_the_program() {
+    let runbook = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/instant-connect-worker/RUNBOOK.md");
+    let runbook = fs::read_to_string(runbook).unwrap();
+    // Joins literals that continue on the next line.
+    let continued = Regex::new(r"\\\n\s*").unwrap();
+    let program: Vec<String> =
+        production().iter().map(|(_, text)| continued.replace_all(text, "").into_owned()).collect();
+    let quotes: Vec<_> = runbook
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("- In the log: "))
+        .flat_map(|line| line.split('"').skip(1).step_by(2))
+        .collect();
+    assert!(quotes.len() >= 8, "{quotes:?}");
+    for quote in quotes {
+        let parts: Vec<_> = quote.split('…').map(regex::escape).collect();
+        let literal = Regex::new(&format!("\"{}\"", parts.join("[^\"]*"))).unwrap();
+        assert!(program.iter().any(|text| literal.is_match(text)), "not a text of the program: {quote}");
+    }
 }

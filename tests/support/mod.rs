@@ -16,6 +16,7 @@ pub(crate) mod admin;
 pub(crate) mod amqp;
 pub(crate) mod collector;
 pub(crate) mod events;
+pub(crate) mod frames;
 pub(crate) mod https;
 pub(crate) mod leaks;
 mod output;
