@@ -1,14 +1,15 @@
 //! JSON parsing. Errors name the place and the expected value, never the received value, which may be a person's number or a
 //! diagnosis. Field names that a publisher chose are as private as values.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
+mod objects;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use std::{borrow::Cow, fmt};
+
+use serde::Deserialize;
 use serde_path_to_error::Segment;
 
+use self::objects::Object;
+pub(crate) use self::objects::{object, objects, objects_or_null, unique};
 use super::places;
 pub(crate) use super::places::{BY_PUBLISHER, is_ours};
 
@@ -161,85 +162,6 @@ pub fn from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Invalid> {
     let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid(body, &error))?;
     json.end().map_err(|error| not_json(&error))?;
     Ok(value)
-}
-
-/// A `T` that must be a JSON object. Derived types would also accept an array of their fields, which the contract does not allow.
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ObjectFields<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectFields<T> {
-            type Value = T;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map))
-            }
-        }
-
-        deserializer.deserialize_map(ObjectFields(PhantomData)).map(Self)
-    }
-}
-
-/// Reads a field that is an object.
-pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
-    Object::deserialize(deserializer).map(|Object(value)| value)
-}
-
-/// Reads a field that is a list of objects.
-pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Vec<T>, D::Error> {
-    let objects: Vec<Object<T>> = Vec::deserialize(deserializer)?;
-    Ok(objects.into_iter().map(|Object(value)| value).collect())
-}
-
-/// Reads a field that is a list of objects; `null` is an empty list.
-pub(crate) fn objects_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Vec<T>, D::Error> {
-    let objects: Option<Vec<Object<T>>> = Option::deserialize(deserializer)?;
-    Ok(objects.into_iter().flatten().map(|Object(value)| value).collect())
-}
-
-/// Reads a map and rejects duplicate keys, because one of two values would be lost silently.
-pub(crate) fn unique<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<BTreeMap<String, T>>, D::Error> {
-    struct Unique<T>(BTreeMap<String, T>);
-
-    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct UniqueEntries<T>(PhantomData<T>);
-
-            impl<'de, T: Deserialize<'de>> Visitor<'de> for UniqueEntries<T> {
-                type Value = BTreeMap<String, T>;
-
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("an object of strings")
-                }
-
-                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                    let mut entries = BTreeMap::new();
-                    while let Some((key, value)) = map.next_entry()? {
-                        if entries.insert(key, value).is_some() {
-                            return Err(A::Error::custom("expected no duplicate keys"));
-                        }
-                    }
-                    Ok(entries)
-                }
-            }
-
-            deserializer.deserialize_map(UniqueEntries(PhantomData)).map(Self)
-        }
-    }
-
-    Ok(Option::<Unique<T>>::deserialize(deserializer)?.map(|Unique(entries)| entries))
 }
 
 fn invalid(body: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> Invalid {
