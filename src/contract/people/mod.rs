@@ -1,6 +1,7 @@
 //! Guests and experts of a start event.
 
 mod blank;
+mod calling_code;
 mod email;
 mod locale;
 mod name;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::calling_code;
 use crate::contract::private::Private;
 
 /// An E.164 number with `+`: a known country code, at most 15 digits (ITU-T E.164).
@@ -24,13 +25,7 @@ impl TryFrom<String> for PhoneNumber {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let digits = text.strip_prefix('+').unwrap_or_default();
-        let shape = (7..=15).contains(&digits.len())
-            && !digits.starts_with('0')
-            && digits.bytes().all(|b| b.is_ascii_digit());
-        // Checks only E.164 and existing country codes. Number blocks within a country are not checked, because numbering
-        // plans change more often than deployed programs.
-        if shape && phonenumber::parse(None, &text).is_ok() {
+        if calling_code::is_e164(&text) {
             Ok(Self(Private::new(text)))
         } else {
             Err("expected an E.164 number such as +14155550123")
