@@ -3,10 +3,9 @@
 use std::{
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use reqwest::{Client, Request, Response, redirect};
+use reqwest::{Client, Request, Response};
 use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
@@ -16,13 +15,13 @@ use super::{
     UpstreamLimits,
     proxy::{Proxies, Proxy},
 };
-use crate::{endpoint::Obstacle, tls};
+use crate::{
+    endpoint::{Obstacle, http},
+    tls,
+};
 
 #[cfg(test)]
 use crate::simulation::network as simulated;
-
-/// Interval and timeout of HTTP/2 keep-alive pings.
-const PING: Duration = Duration::from_secs(5);
 
 /// Network settings for reaching an API.
 #[derive(Clone, Debug, Default)]
@@ -197,18 +196,9 @@ fn client(
     proxy: Option<&Proxy>,
     limits: &UpstreamLimits,
 ) -> Result<Client, reqwest::Error> {
-    let builder = Client::builder()
-        .user_agent(concat!("instant-connect-worker/", env!("CARGO_PKG_VERSION")))
+    let builder = http::client(tls.clone())
         .connect_timeout(limits.connect_timeout)
         .timeout(limits.timeout)
-        .pool_idle_timeout(Duration::from_secs(30))
-        .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PING)
-        .http2_keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-        .tls_backend_preconfigured(tls.clone())
-        // A redirect could take the token to another host.
-        .redirect(redirect::Policy::none())
         // Only `proxy` applies: the client itself would silently ignore a proxy variable that it cannot parse.
         .no_proxy();
     let builder = match proxy {
