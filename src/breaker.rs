@@ -22,6 +22,7 @@ use crate::{
     clock,
     outcome::{Cause, Class, Failure, Outcome},
     retry,
+    state::BreakerState,
     telemetry::metrics::BreakerMetrics,
     values::{self, Bounded, Period},
 };
@@ -65,8 +66,9 @@ pub struct BreakerPolicy {
 pub(crate) struct Breaker {
     stage: &'static str,
     policy: BreakerPolicy,
+    state: BreakerState,
     metrics: BreakerMetrics,
-    inner: Mutex<BreakerState>,
+    inner: Mutex<BreakerHistory>,
     /// Time of the next probe; `None` while closed.
     probe_at: watch::Sender<Option<Instant>>,
 }
@@ -106,7 +108,7 @@ pub struct Postponed {
 }
 
 #[derive(Debug, Default)]
-struct BreakerState {
+struct BreakerHistory {
     /// Failures since the last success, the time of the first, and the events that failed.
     failures: u32,
     failing_since: Option<Instant>,
@@ -160,7 +162,7 @@ impl FailedEvent {
     }
 }
 
-impl BreakerState {
+impl BreakerHistory {
     /// Records a failure of `event`.
     fn remember(&mut self, event: EventKey, cause: Cause) -> &mut FailedEvent {
         let now = Instant::now();
@@ -241,8 +243,20 @@ impl Signal {
 impl Breaker {
     /// Creates a closed breaker for the API of the stage `stage`.
     #[must_use]
-    pub(crate) fn new(stage: &'static str, policy: BreakerPolicy, metrics: BreakerMetrics) -> Self {
-        Self { stage, policy, metrics, inner: Mutex::default(), probe_at: watch::Sender::new(None) }
+    pub(crate) fn new(
+        stage: &'static str,
+        policy: BreakerPolicy,
+        shown: BreakerState,
+        metrics: BreakerMetrics,
+    ) -> Self {
+        Self {
+            stage,
+            policy,
+            state: shown,
+            metrics,
+            inner: Mutex::default(),
+            probe_at: watch::Sender::new(None),
+        }
     }
 
     /// Time of the next probe, if the breaker is open.
@@ -262,7 +276,7 @@ impl Breaker {
     pub(crate) fn nothing_waits(&self) {
         let mut inner = self.inner();
         if self.is_due() && inner.cause != Some(Cause::Token) && !std::mem::replace(&mut inner.hidden, true) {
-            self.metrics.closed();
+            self.state.set_open(false);
             info!(stage = self.stage, "breaker half-open: no message waits; the next message probes the API");
         }
     }
@@ -423,7 +437,7 @@ impl Breaker {
     /// Counts a failure whose cause may be the API.
     fn add_failure(
         &self,
-        inner: &mut BreakerState,
+        inner: &mut BreakerHistory,
         event: EventKey,
         signal: Signal,
         cause: Cause,
@@ -431,7 +445,7 @@ impl Breaker {
     ) {
         if let Signal::Blocked(wait) = signal {
             if cause == Cause::Token {
-                self.metrics.set_token_refused(true);
+                self.state.set_token_refused(true);
             }
             let until = wait.and_then(|wait| Instant::now().checked_add(wait));
             inner.rate_limited_until = inner.rate_limited_until.max(until);
@@ -457,11 +471,11 @@ impl Breaker {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, BreakerState> {
+    fn inner(&self) -> MutexGuard<'_, BreakerHistory> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, inner: &mut BreakerState, wait: Option<Duration>, cause: Cause, reason: &str) {
+    fn open(&self, inner: &mut BreakerHistory, wait: Option<Duration>, cause: Cause, reason: &str) {
         let now = Instant::now();
         // If the ledger fails too, its recovery does not prove that the API works.
         if cause != Cause::Ledger || inner.cause.is_none() {
@@ -481,6 +495,7 @@ impl Breaker {
         let hidden = std::mem::take(&mut inner.hidden);
         if inner.opened_at.is_none() || hidden {
             inner.opened_at.get_or_insert(now);
+            self.state.set_open(true);
             self.metrics.opened(cause);
             warn!(
                 stage = self.stage,
@@ -490,7 +505,7 @@ impl Breaker {
     }
 
     /// Closes the breaker after a success of work that started at `begun`.
-    fn close(&self, inner: &mut BreakerState, begun: Instant) {
+    fn close(&self, inner: &mut BreakerHistory, begun: Instant) {
         if let Some(opened_at) = inner.opened_at {
             let rate_limited = inner.rate_limited_until.is_some_and(|until| until > Instant::now());
             // Earlier work proves nothing about now. While the rate limit lasts, no call would be made.
@@ -504,10 +519,10 @@ impl Breaker {
         for failed in inner.failed.values_mut() {
             (failed.unclear, failed.postponed, failed.wait) = (0, 0, Duration::ZERO);
         }
-        self.metrics.set_token_refused(false);
+        self.state.set_token_refused(false);
         if let Some(since) = inner.opened_at.take() {
             self.probe_at.send_replace(None);
-            self.metrics.closed();
+            self.state.set_open(false);
             info!(
                 stage = self.stage,
                 open_for_s = since.elapsed().as_secs(),

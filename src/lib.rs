@@ -16,6 +16,7 @@
 //! - [`endpoint`]: reasons why a peer was not reached, in our own words
 //! - [`masking`]: the last protection of secrets, for texts that others wrote
 //! - [`tls`]: trusted servers and the client certificate, the same for the broker, Redis and HTTPS
+//! - [`state`]: the state that the watchdog and the health checks read; the metrics show it as gauges
 //! - [`retry`]: retry decisions, a pure function
 //! - [`breaker`]: stops consuming while an API is down or refuses our token
 //! - [`values`]: value types of settings
@@ -40,11 +41,11 @@
 //! Each module and the modules that it imports. A test compares these lines with the code, and refuses circles.
 //!
 //! ```text
-//! admin           → telemetry
-//! breaker         → clock outcome retry telemetry values
-//! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages telemetry tls values
+//! admin           → state telemetry
+//! breaker         → clock outcome retry state telemetry values
+//! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages state telemetry tls values
 //! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
-//! cli             → broker check config contract dead masking outcome sandbox telemetry tls upstream worker
+//! cli             → broker check config contract dead masking outcome sandbox state telemetry tls upstream worker
 //! config          → breaker broker contract endpoint instant_connect ledger masking retry stages telemetry tls upstream values
 //! dead            → broker clock contract fault outcome
 //! endpoint        → masking tls
@@ -53,11 +54,11 @@
 //! outcome         → contract
 //! retry           → outcome values
 //! stages          → clock contract fault instant_connect ledger outcome retry telemetry webex
-//! telemetry       → clock contract endpoint masking outcome tls
+//! telemetry       → clock contract endpoint masking outcome state tls
 //! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
 //! values          → contract endpoint
 //! webex           → contract upstream
-//! worker          → admin broker config fault instant_connect ledger stages telemetry upstream webex
+//! worker          → admin broker config fault instant_connect ledger stages state telemetry upstream webex
 //! ```
 
 // `make lint` builds the documentation with private items, so these links work.
@@ -85,6 +86,7 @@ pub mod sandbox;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod stages;
+pub(crate) mod state;
 pub mod telemetry;
 pub(crate) mod tls;
 pub mod upstream;

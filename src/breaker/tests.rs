@@ -63,8 +63,8 @@ fn breaker() -> Breaker {
         probe_initial: Duration::from_secs(1),
         probe_max: Duration::from_secs(30),
     };
-    let metrics = Metrics::new(&[]).unwrap().stage(labels::StageName::Link).breaker;
-    Breaker::new("link", policy, metrics)
+    let metrics = Metrics::off().stage(labels::StageName::Link).breaker;
+    Breaker::new("link", policy, BreakerState::default(), metrics)
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,12 +179,12 @@ async fn breaker_without_waiting_messages_is_shown_as_closed_until_the_next_fail
         breaker.learn(number, &unavailable);
     }
     breaker.nothing_waits();
-    assert!(breaker.metrics.is_open(), "no probe is due yet");
+    assert!(breaker.state.is_open(), "no probe is due yet");
     tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
     breaker.nothing_waits();
-    assert!(!breaker.metrics.is_open() && breaker.probe_at().is_some());
+    assert!(!breaker.state.is_open() && breaker.probe_at().is_some());
     breaker.learn(4, &unavailable);
-    assert!(breaker.metrics.is_open());
+    assert!(breaker.state.is_open());
     // Opened by one event that failed for two minutes, and hidden when that event was over.
     let few = self::breaker();
     for _ in 0..3 {
@@ -193,13 +193,13 @@ async fn breaker_without_waiting_messages_is_shown_as_closed_until_the_next_fail
     pass(120_000).await;
     few.learn(1, &unavailable);
     few.nothing_waits();
-    assert!(!few.metrics.is_open());
+    assert!(!few.state.is_open());
     few.learn(2, &unavailable);
-    assert!(few.metrics.is_open());
+    assert!(few.state.is_open());
     breaker.learn(5, &failure(Cause::Token, None));
     tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
     breaker.nothing_waits();
-    assert!(breaker.metrics.is_open(), "the next event would meet the refused token");
+    assert!(breaker.state.is_open(), "the next event would meet the refused token");
 }
 
 /// This looks like an outage: the failures are not counted, and other events are not delayed.
@@ -261,11 +261,11 @@ async fn success_while_rate_limited_does_not_close_the_breaker() {
     pass(1).await;
     breaker.learn(2, &done());
     assert_eq!(breaker.probe_at(), Some(until), "no call would be made before");
-    assert!(breaker.metrics.is_open());
+    assert!(breaker.state.is_open());
     tokio::time::sleep_until(until).await;
     breaker.learn(2, &done());
     assert_eq!(breaker.probe_at(), None);
-    assert!(!breaker.metrics.is_open());
+    assert!(!breaker.state.is_open());
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,11 +367,11 @@ async fn ledger_outages_are_not_counted_against_an_event() {
 async fn token_refusal_is_shown_until_the_token_works() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::Unavailable, None));
-    assert!(!breaker.metrics.is_token_refused());
+    assert!(!breaker.state.is_token_refused());
     breaker.learn(2, &failure(Cause::Token, None));
-    assert!(breaker.metrics.is_token_refused());
+    assert!(breaker.state.is_token_refused());
     breaker.learn(3, &done());
-    assert!(!breaker.metrics.is_token_refused());
+    assert!(!breaker.state.is_token_refused());
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     fault,
+    state::PublishState,
     telemetry::metrics::{PublishMetrics, labels::Published},
 };
 
@@ -109,10 +110,11 @@ impl Publisher {
     pub fn start(
         connector: Arc<Connector>,
         topology: Topology,
+        state: PublishState,
         metrics: PublishMetrics,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(QUEUED_MAX);
-        (Self(sender), tokio::spawn(run(connector, topology, receiver, metrics)))
+        (Self(sender), tokio::spawn(run(connector, topology, receiver, state, metrics)))
     }
 
     /// A publisher whose jobs go to the returned receiver.
@@ -138,6 +140,7 @@ async fn run(
     connector: Arc<Connector>,
     topology: Topology,
     mut jobs: mpsc::Receiver<PublishJob>,
+    state: PublishState,
     metrics: PublishMetrics,
 ) {
     let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
@@ -147,9 +150,11 @@ async fn run(
                 if let Some(took) = backoff.connected().filter(|took| !took.is_zero()) {
                     info!(after_ms = took.as_secs_f64() * 1e3, "publisher reconnected");
                 }
-                let up = metrics.connection.up();
+                let up = state.connection.up();
+                metrics.connection.established();
                 let ended =
-                    publish_on(&connection, channel, &connector, &topology, &mut jobs, &metrics).await;
+                    publish_on(&connection, channel, &connector, &topology, &mut jobs, &state, &metrics)
+                        .await;
                 drop(up);
                 if connection.status().connected() {
                     topology.invalidate();
@@ -165,7 +170,7 @@ async fn run(
                 error
             }
         };
-        metrics.connection.down(error.to_string());
+        state.connection.down(error.to_string());
         if backoff.failed(false, error.reason()) {
             warn!(%error, "publisher lost its connection; reconnecting");
         }
@@ -184,13 +189,14 @@ async fn publish_on(
     connector: &Connector,
     topology: &Topology,
     jobs: &mut mpsc::Receiver<PublishJob>,
+    state: &PublishState,
     metrics: &PublishMetrics,
 ) -> Result<(), TopologyError> {
     let limit = connector.timeout;
     let mut refusals = Refusals::default();
     loop {
         let session =
-            PublishSession::new(channel.clone(), connection, topology, limit, metrics, &mut refusals);
+            PublishSession::new(channel.clone(), connection, topology, limit, state, metrics, &mut refusals);
         match session.run(jobs).await.map_err(TopologyError::Broker)? {
             End::Abandoned => return Ok(()),
             End::Stale => {}
@@ -337,6 +343,7 @@ struct PublishSession<'a> {
     channel: Channel,
     connection: &'a Connection,
     topology: &'a Topology,
+    state: &'a PublishState,
     metrics: &'a PublishMetrics,
     refusals: &'a mut Refusals,
     /// Time since which the channel must not be used for further messages.
@@ -364,6 +371,7 @@ impl<'a> PublishSession<'a> {
         connection: &'a Connection,
         topology: &'a Topology,
         limit: Duration,
+        state: &'a PublishState,
         metrics: &'a PublishMetrics,
         refusals: &'a mut Refusals,
     ) -> Self {
@@ -372,6 +380,7 @@ impl<'a> PublishSession<'a> {
             channel,
             connection,
             topology,
+            state,
             metrics,
             refusals,
             stale_since: None,
@@ -400,7 +409,7 @@ impl<'a> PublishSession<'a> {
         for (_, pending) in self.pending.drain() {
             pending.answer(Err(PublishError::Unknown), self.metrics);
         }
-        self.metrics.set_blocked(false);
+        self.state.set_blocked(false);
         result
     }
 
@@ -470,14 +479,14 @@ impl<'a> PublishSession<'a> {
         Ok(())
     }
 
-    /// Returns true if the broker blocks publishing; logs transitions and updates the metric. Blocked time does not
+    /// Returns true if the broker blocks publishing; logs transitions and updates the state. Blocked time does not
     /// count towards any confirm's time limit.
     fn is_blocked(&mut self) -> Result<bool, BrokerError> {
         if !self.channel.status().connected() {
             return Err(BrokerError::Ended("the channel was closed".to_owned()));
         }
         let blocked = self.connection.status().blocked();
-        self.metrics.set_blocked(blocked);
+        self.state.set_blocked(blocked);
         match (std::mem::replace(&mut self.blocked, blocked), blocked) {
             (false, true) => warn!(
                 "broker blocked publishing (memory or disk alarm); publishing is paused until the alarm ends"

@@ -13,7 +13,10 @@ use super::{
     properties::short,
     topology::{Depth, Topology},
 };
-use crate::telemetry::metrics::{StageMetrics, labels::QueueKind};
+use crate::{
+    state::StageState,
+    telemetry::metrics::{StageMetrics, labels::QueueKind},
+};
 
 /// Consecutive checks before a consumer counts as stalled, or before unanswered checks without deliveries end the
 /// connection.
@@ -63,6 +66,7 @@ pub struct Watchdog<'a> {
     channel: Option<Channel>,
     queue: &'a str,
     queues: Vec<WatchedQueue>,
+    state: &'a StageState,
     metrics: &'a StageMetrics,
     limit: Duration,
 }
@@ -83,6 +87,7 @@ impl<'a> Watchdog<'a> {
         connection: &'a Connection,
         topology: &Topology,
         queue: &'a str,
+        state: &'a StageState,
         metrics: &'a StageMetrics,
         limit: Duration,
     ) -> Self {
@@ -93,20 +98,20 @@ impl<'a> Watchdog<'a> {
             WatchedQueue::new(QueueKind::Dead, Topology::dead_queue(queue)),
         ];
         queues.extend(topology.delays().iter().map(delay_queue));
-        Self { connection, channel: None, queue, queues, metrics, limit }
+        Self { connection, channel: None, queue, queues, state, metrics, limit }
     }
 
     /// Checks at the interval of `connector`, until the consumer has stalled or the broker does not reply.
     pub async fn watch(mut self, connector: &Connector) -> BrokerError {
-        let (mut stalled, mut unanswered, mut taken) = (0, 0, self.metrics.taken());
+        let (mut stalled, mut unanswered, mut taken) = (0, 0, self.state.taken());
         loop {
             sleep(connector.watch_interval).await;
             let QueueState { ready, no_consumer } = match self.check().await {
                 Ok(work) => work,
                 // A cluster that lost a node may reply slowly for one queue, and still serve the others.
                 Err(error @ BrokerError::Timeout(..)) => {
-                    let before = std::mem::replace(&mut taken, self.metrics.taken());
-                    let delivers = taken != before || self.metrics.oldest_work().is_some();
+                    let before = std::mem::replace(&mut taken, self.state.taken());
+                    let delivers = taken != before || self.state.oldest_work().is_some();
                     unanswered = if delivers { 0 } else { unanswered + 1 };
                     if unanswered >= CHECKS {
                         return error;
@@ -117,8 +122,8 @@ impl<'a> Watchdog<'a> {
                 Err(error) => return error,
             };
             unanswered = 0;
-            let idle = self.metrics.is_consuming() && self.metrics.oldest_work().is_none();
-            let before = std::mem::replace(&mut taken, self.metrics.taken());
+            let idle = self.state.is_consuming() && self.state.oldest_work().is_none();
+            let before = std::mem::replace(&mut taken, self.state.taken());
             // A queue that was deleted and declared again has lost its consumers and delivers to none.
             let suspicious = ready > 0 || no_consumer;
             stalled = if suspicious && idle && taken == before { stalled + 1 } else { 0 };

@@ -21,6 +21,7 @@ use crate::{
         start_session::{StartSession, check},
         trace::TraceContext,
     },
+    state::PublishState,
     telemetry::metrics::Metrics,
 };
 
@@ -98,9 +99,8 @@ pub(super) async fn publish(
     message_id: &str,
     body: Vec<u8>,
 ) -> Result<(), CommandError> {
-    // These metrics are never rendered; the command ends at once.
-    let metrics = Metrics::new(&[])?.publishing();
-    let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone(), metrics);
+    let (state, metrics) = (PublishState::default(), Metrics::off().publishing());
+    let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone(), state, metrics);
     let publication = Publication {
         exchange: topology.sessions_exchange(),
         routing_key: ROUTING_KEY.to_owned(),

@@ -130,12 +130,6 @@ impl From<SandboxError> for CommandError {
     }
 }
 
-impl From<prometheus::Error> for CommandError {
-    fn from(error: prometheus::Error) -> Self {
-        Self::Failed(format!("metrics: {error}"))
-    }
-}
-
 impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         Self::Failed(error.to_string())

@@ -57,7 +57,7 @@ use self::{
     plan::WorldPlan,
     world::World,
 };
-use crate::{clock, ledger::Ledger};
+use crate::{clock, ledger::Ledger, telemetry::metrics::Metrics};
 
 /// Longest time to finish once all faults are over.
 const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
@@ -89,10 +89,20 @@ impl fmt::Debug for BrokenRule {
 
 /// Runs the history of `seed`, with the token file in `folder`.
 fn run(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
+    run_with(seed, folder, print, None)
+}
+
+/// As [`run`]. `metrics` replace those that all worlds share.
+fn run_with(
+    seed: u64,
+    folder: &Path,
+    print: bool,
+    metrics: Option<Metrics>,
+) -> Result<SimulatedHistory, BrokenRule> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| failure(seed, &error))?;
     fastrand::seed(seed);
-    runtime.block_on(live(seed, folder, print))
+    runtime.block_on(live(seed, folder, print, metrics))
 }
 
 /// A connection in a world without faults, for tests of single parts.
@@ -130,7 +140,12 @@ fn failure(seed: u64, error: &io::Error) -> BrokenRule {
     BrokenRule { seed, rule: error.to_string(), steps: String::new() }
 }
 
-async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
+async fn live(
+    seed: u64,
+    folder: &Path,
+    print: bool,
+    metrics: Option<Metrics>,
+) -> Result<SimulatedHistory, BrokenRule> {
     let begin: Timestamp = "2026-11-21T12:00:00.25Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
     let _clock = clock::simulated::begin(begin);
     let mut random = Rng::with_seed(seed);
@@ -143,6 +158,9 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
     let checker = checker_of(&plan, events.clone(), begin);
     let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
+    if let Some(metrics) = metrics {
+        world.lock().metrics = metrics;
+    }
     // In every third seed nacks are not counted, as in RabbitMQ 4.3.
     world.lock().broker.counts_nacks = !seed.is_multiple_of(3);
     world.lock().log(format_args!("{plan:?}"));

@@ -97,7 +97,7 @@ async fn delivered(trouble: Trouble) -> (Vec<u32>, bool) {
     let in_time = consumer.settles_all().await;
     let counts = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
     assert!(in_time, "{trouble:?}: not settled after {} deliveries", counts.len());
-    (counts, consumer.metrics.breaker.is_open())
+    (counts, consumer.state.breaker.is_open())
 }
 
 #[tokio::test(start_paused = true)]

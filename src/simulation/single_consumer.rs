@@ -20,15 +20,16 @@ use super::{
 };
 use crate::{
     broker::{
-        consumer::{Consumer, ConsumerLimits},
+        consumer::{Consumer, ConsumerLimits, ConsumerParts},
         publisher::Publisher,
         settle::Settler,
         tries::Tries,
     },
     ledger::Ledger,
     stages::Stage,
+    state::StageState,
     telemetry::{
-        metrics::{Metrics, StageMetrics, labels},
+        metrics::{Metrics, labels},
         traces::Tracer,
     },
 };
@@ -38,7 +39,7 @@ pub(super) const DELIVERIES_MAX: u32 = 5;
 
 pub(super) struct SingleConsumer<S> {
     pub(super) consumer: Arc<Consumer<S>>,
-    pub(super) metrics: StageMetrics,
+    pub(super) state: StageState,
     pub(super) world: World,
     publishing: JoinHandle<()>,
     connection: SimulatedConnection,
@@ -73,7 +74,7 @@ impl<S: Stage> SingleConsumer<S> {
         let life = world.begin_life();
         let (publisher, jobs) = Publisher::simulated();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
-        let metrics = Metrics::new(&[]).unwrap().stage(labels::StageName::Link);
+        let metrics = Metrics::off().stage(labels::StageName::Link);
         let settler = Settler::new(
             publisher,
             Tracer::default(),
@@ -85,17 +86,19 @@ impl<S: Stage> SingleConsumer<S> {
         );
         let stage = stage(world.clone());
         let tries = Tries::new(Ledger::simulated(SimulatedStore::new(life.clone())));
-        let consumer = Consumer::new(
+        let seen = StageState::default();
+        let consumer = Consumer::new(ConsumerParts {
             stage,
-            SESSIONS.to_owned(),
+            queue: SESSIONS.to_owned(),
             settler,
             limits,
             tries,
-            metrics.clone(),
-            CancellationToken::new(),
-        );
+            state: seen.clone(),
+            metrics,
+            stop: CancellationToken::new(),
+        });
         let connection = SimulatedConnection::open(&life).await.unwrap();
-        Self { consumer: Arc::new(consumer), metrics, world, publishing, connection }
+        Self { consumer: Arc::new(consumer), state: seen, world, publishing, connection }
     }
 
     /// Puts a message into its queue.

@@ -9,7 +9,8 @@ use std::{
     time::Instant,
 };
 
-use super::{SimulatedHistory, run};
+use super::{SimulatedHistory, run, run_with};
+use crate::telemetry::metrics::Metrics;
 
 /// Number of seeds in the normal test run.
 const SEEDS: u64 = 1000;
@@ -207,5 +208,15 @@ fn few_events_open_the_breaker_until_a_success_is_known() {
 fn seed_gives_the_same_history_twice() {
     for seed in 0..20 {
         assert_eq!(one(seed).hash, one(seed).hash, "seed {seed}");
+    }
+}
+
+/// The metrics are written and never read, so a worker without them takes the same steps.
+#[test]
+fn seed_gives_the_same_history_without_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    for seed in 0..25 {
+        let without = run_with(seed, folder.path(), false, Some(Metrics::off())).unwrap();
+        assert_eq!(one(seed).hash, without.hash, "seed {seed}");
     }
 }

@@ -1,11 +1,7 @@
 //! The worker under test: the real stages, consumers, settlers, breakers, clients and ledger, connected to the
 //! simulated world.
 
-use std::{
-    path::Path,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -28,7 +24,7 @@ use super::{
 use crate::{
     breaker,
     broker::{
-        consumer::{Consumer, ConsumerLimits},
+        consumer::{Consumer, ConsumerLimits, ConsumerParts},
         publisher::Publisher,
         settle::Settler,
         topology::{Topology, TopologyConfig},
@@ -43,18 +39,11 @@ use crate::{
     ledger::Ledger,
     retry::{self, RetryPolicy},
     stages::{Deduplicator, HostStage, LinkStage, OnFailure, Retention, Stage},
-    telemetry::{
-        metrics::{Metrics, labels},
-        traces::Tracer,
-    },
+    state::WorkerState,
+    telemetry::{metrics::labels, traces::Tracer},
     upstream::{self, TokenSource, Upstream},
     webex,
 };
-
-/// The metrics of all simulated workers. No check depends on them.
-static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
-    Metrics::new(&[]).unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
-});
 
 /// Time limit of a whole call.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(15);
@@ -73,44 +62,47 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn start(life: Life, plan: &WorldPlan, rules: &CheckedRules, token: &Path) -> Self {
+        let (metrics, whole) = (life.world.lock().metrics.clone(), WorkerState::default());
         let ledger = Ledger::simulated(SimulatedStore::new(life.clone()));
         let keep = Retention {
             margin: jiff::SignedDuration::from_hours(1),
             max: jiff::SignedDuration::from_hours(100),
         };
         let deduplicator =
-            |stage| Deduplicator::new(ledger.clone(), OnFailure::Wait, keep, METRICS.ledger(stage));
+            |stage| Deduplicator::new(ledger.clone(), OnFailure::Wait, keep, metrics.ledger(stage));
         let (publisher, jobs) = Publisher::simulated();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
         let settler = |queue: &str, stage| {
             let topology = topology(plan);
             let limit = Duration::from_secs(30);
-            let (metrics, tracer) = (METRICS.stage(stage), Tracer::default());
+            let (metrics, tracer) = (metrics.stage(stage), Tracer::default());
             let (publisher, queue) = (publisher.clone(), queue.to_owned());
             Settler::new(publisher, tracer, &topology, queue, limit, policy(rules), metrics)
         };
         let tries = Tries::new(ledger.clone());
         let stop = CancellationToken::new();
         let stage = labels::StageName::Link;
-        let link = Consumer::new(
-            LinkStage::new(links(&life, token, &ledger), session_rules(rules), deduplicator(stage)),
-            SESSIONS.to_owned(),
-            settler(SESSIONS, stage),
-            limits(plan),
-            tries.clone(),
-            METRICS.stage(stage),
-            stop.clone(),
-        );
+        let link = Consumer::new(ConsumerParts {
+            stage: LinkStage::new(links(&life, token, &ledger), session_rules(rules), deduplicator(stage)),
+            queue: SESSIONS.to_owned(),
+            settler: settler(SESSIONS, stage),
+            limits: limits(plan),
+            tries: tries.clone(),
+            state: whole.stage(LinkStage::NAME),
+            metrics: metrics.stage(stage),
+            stop: stop.clone(),
+        });
         let stage = labels::StageName::Host;
-        let host = Consumer::new(
-            HostStage::new(messages(&life, token, &ledger), link_rules(), deduplicator(stage)),
-            HOSTS.to_owned(),
-            settler(HOSTS, stage),
-            limits(plan),
-            tries.clone(),
-            METRICS.stage(stage),
-            stop.clone(),
-        );
+        let host = Consumer::new(ConsumerParts {
+            stage: HostStage::new(messages(&life, token, &ledger), link_rules(), deduplicator(stage)),
+            queue: HOSTS.to_owned(),
+            settler: settler(HOSTS, stage),
+            limits: limits(plan),
+            tries: tries.clone(),
+            state: whole.stage(HostStage::NAME),
+            metrics: metrics.stage(stage),
+            stop: stop.clone(),
+        });
         let (link, host) = (Arc::new(link), Arc::new(host));
         let tasks = vec![
             publishing,
@@ -257,7 +249,7 @@ fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, 
         rate_limit_wait: RATE_LIMIT_WAIT,
     };
     let api = Api { life: life.clone(), which };
-    let metrics = METRICS.upstream(match which {
+    let metrics = life.world.lock().metrics.upstream(match which {
         SimulatedApi::InstantConnect => labels::UpstreamName::InstantConnect,
         SimulatedApi::Messages => labels::UpstreamName::WebexMessages,
     });

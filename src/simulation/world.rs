@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::pending,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -18,6 +18,12 @@ use tokio::{
 use super::{
     broker::SimulatedQueues, checker::Checker, network::Servers, plan::WorldPlan, store::SimulatedDisk,
 };
+use crate::telemetry::metrics::Metrics;
+
+/// The metrics of all worlds, because creating them takes longer than many worlds.
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+    Metrics::new(&[]).unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
+});
 
 /// Number of the last steps that a failure shows.
 const SHOWN: usize = 80;
@@ -36,6 +42,8 @@ pub(super) struct WorldState {
     pub(super) servers: Servers,
     pub(super) disk: SimulatedDisk,
     pub(super) checker: Checker,
+    /// The metrics of all lives of the worker. No check depends on them.
+    pub(super) metrics: Metrics,
     journal: Journal,
     life: u64,
     /// Closed when the current life is over.
@@ -82,6 +90,7 @@ impl World {
             servers: Servers::new(token),
             disk: SimulatedDisk::default(),
             checker,
+            metrics: METRICS.clone(),
             journal,
             life: 0,
             death: Arc::new(Semaphore::new(0)),

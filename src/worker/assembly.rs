@@ -8,7 +8,7 @@ use super::{WorkerError, supervise::supervise};
 use crate::{
     broker::{
         connection::Connector,
-        consumer::Consumer,
+        consumer::{Consumer, ConsumerParts},
         publisher::Publisher,
         settle::Settler,
         topology::{Topology, TopologyError},
@@ -18,6 +18,7 @@ use crate::{
     instant_connect::InstantConnectClient,
     ledger::Ledger,
     stages::{Deduplicator, HostStage, LinkStage, Stage},
+    state::WorkerState,
     telemetry::{
         metrics::{Metrics, labels},
         traces::Tracer,
@@ -63,6 +64,7 @@ impl Consumers {
 /// Components that the consumers share.
 pub(super) struct Parts<'a> {
     pub(super) loaded: &'a Loaded,
+    pub(super) state: &'a WorkerState,
     pub(super) metrics: &'a Metrics,
     pub(super) ledger: &'a Ledger,
     pub(super) tracer: &'a Tracer,
@@ -94,8 +96,16 @@ impl Parts<'_> {
             config.retry.clone(),
             self.metrics.stage(name),
         );
-        let (limits, metrics) = (config.consumer_limits(), self.metrics.stage(name));
-        Arc::new(Consumer::new(stage, queue, settler, limits, self.tries.clone(), metrics, self.stop.clone()))
+        Arc::new(Consumer::new(ConsumerParts {
+            stage,
+            queue,
+            settler,
+            limits: config.consumer_limits(),
+            tries: self.tries.clone(),
+            state: self.state.stage(S::NAME),
+            metrics: self.metrics.stage(name),
+            stop: self.stop.clone(),
+        }))
     }
 
     fn link_stage(&self) -> Result<LinkStage, WorkerError> {

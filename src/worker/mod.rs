@@ -20,6 +20,7 @@ use crate::{
     config::{ConfigError, Loaded},
     fault,
     ledger::{Ledger, LedgerError},
+    state::WorkerState,
     telemetry::{
         metrics::{Metrics, labels},
         traces::Tracer,
@@ -70,15 +71,17 @@ pub(crate) async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> 
         loaded.hosts_token()?;
     }
     let metrics = Metrics::new(config.retry.delays.as_slice())?;
-    let health = health(loaded, &metrics);
-    let _admin = config.admin.listen.map(|listen| Admin::start(listen, health.clone())).transpose()?;
+    let state = WorkerState::default();
+    let health = health(loaded, &state);
+    let start = |listen| Admin::start(listen, health.clone(), metrics.clone());
+    let _admin = config.admin.listen.map(start).transpose()?;
     fault::point("worker", "starting");
     tokio::pin!(shutdown);
     let Some(ledger) = opened(Ledger::open(loaded.ledger()), &health, &mut shutdown).await? else {
         return Ok(());
     };
     health.start();
-    serve(loaded, &metrics, &health, ledger, shutdown).await
+    serve(loaded, &state, &metrics, &health, ledger, shutdown).await
 }
 
 /// Waits for the ledger to open, which takes long for a large file on a slow disk. `None` if a shutdown comes first.
@@ -100,6 +103,7 @@ async fn opened(
 
 async fn serve(
     loaded: &Loaded,
+    state: &WorkerState,
     metrics: &Metrics,
     health: &Health,
     ledger: Ledger,
@@ -112,11 +116,16 @@ async fn serve(
         Tracer::start(&url, config.telemetry.trace_context, config.tls.ca_file.as_deref())
     });
     let stop = CancellationToken::new();
-    let (publisher, mut publishing) =
-        Publisher::start(Arc::clone(&connector), topology.clone(), metrics.publishing());
+    let (publisher, mut publishing) = Publisher::start(
+        Arc::clone(&connector),
+        topology.clone(),
+        state.publishing().clone(),
+        metrics.publishing(),
+    );
     let tries = Tries::new(ledger.clone());
     let parts = Parts {
         loaded,
+        state,
         metrics,
         ledger: &ledger,
         tracer: &tracer,
@@ -150,6 +159,12 @@ async fn serve(
     };
     consumers.abort();
     drop(consumers);
+    wind_down(&tries, publishing, &ledger, &tracer).await;
+    result
+}
+
+/// Gives each part that was started a short time to end.
+async fn wind_down(tries: &Tries, publishing: JoinHandle<()>, ledger: &Ledger, tracer: &Tracer) {
     // A try that is aborted here is not a death.
     if timeout(Duration::from_secs(1), tries.idle()).await.is_err() {
         warn!(
@@ -164,7 +179,6 @@ async fn serve(
         warn!("ledger did not close within 3s (disk not responding); exiting anyway");
     }
     tracer.shut_down().await;
-    result
 }
 
 /// The error for an ended publisher task. Its panic message may be private.
@@ -173,13 +187,13 @@ async fn ended_early(publishing: &mut JoinHandle<()>) -> WorkerError {
     WorkerError::Publishing(if panicked { "panicked" } else { "has ended" })
 }
 
-fn health(loaded: &Loaded, metrics: &Metrics) -> Health {
+fn health(loaded: &Loaded, state: &WorkerState) -> Health {
     let stages: &[_] = if loaded.delivers_to_hosts() {
         &[labels::StageName::Link, labels::StageName::Host]
     } else {
         &[labels::StageName::Link]
     };
-    Health::new(metrics, stages, loaded.stuck_after())
+    Health::new(state, stages, loaded.stuck_after())
 }
 
 /// Shows that the event loop is running.
@@ -212,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn worker_is_alive_while_its_ledger_opens() {
-        let health = Health::new(&Metrics::new(&[]).unwrap(), &[labels::StageName::Link], Duration::ZERO);
+        let health = Health::new(&WorkerState::default(), &[labels::StageName::Link], Duration::ZERO);
         health.grow_late();
         let lives = async {
             while !health.is_alive() {

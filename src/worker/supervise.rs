@@ -84,7 +84,7 @@ pub(super) async fn supervise<S: Stage>(
             }
             Err(error) => error,
         };
-        consumer.metrics().connection.down(error.to_string());
+        consumer.state().connection.down(error.to_string());
         let is_new = backoff.failed(consumer.settled() > settled, error.reason());
         // A message that lapin can't read ends the connection each time, until the broker's delivery limit
         // dead-letters it. Consume one at a time so that only the unreadable message is charged a delivery, and
@@ -114,9 +114,16 @@ async fn consume_on<S: Stage>(
     topology: &Topology,
     consumer: &Arc<Consumer<S>>,
 ) -> Result<(), BrokerError> {
-    let shown = consumer.metrics().connection.up();
-    let watchdog =
-        Watchdog::new(connection, topology, consumer.queue(), consumer.metrics(), connector.timeout);
+    let shown = consumer.state().connection.up();
+    consumer.metrics().connection.established();
+    let watchdog = Watchdog::new(
+        connection,
+        topology,
+        consumer.queue(),
+        consumer.state(),
+        consumer.metrics(),
+        connector.timeout,
+    );
     let ended = tokio::select! {
         biased;
         result = consumer.consume((&**connection).into()) => result,

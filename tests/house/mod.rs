@@ -197,3 +197,39 @@ fn runbook_quotes_only_log_texts_of_the_program() {
         assert!(program.iter().any(|text| literal.is_match(text)), "not a text of the program: {quote}");
     }
 }
+
+/// With the metrics taken out, the program behaves the same: their handles take values and give none back, except
+/// timers that record when they are dropped. Watchdog and health checks read `state` instead.
+#[test]
+fn metric_handles_return_nothing_to_decide_by() {
+    let block = Regex::new(r"(?ms)^impl (\w*Metrics|\w+Timer) \{\n(.*?)^\}").unwrap();
+    let function =
+        Regex::new(r"pub(?:\([a-z]+\))? (?:const )?fn (\w+)\([^{]*?\)\s*(?:->\s*([^{]+?))?\s*\{").unwrap();
+    let mut handles = BTreeMap::<String, usize>::new();
+    let mut returned = BTreeMap::<String, BTreeSet<String>>::new();
+    let metrics = production().into_iter().filter(|(name, _)| name.starts_with("telemetry/metrics/"));
+    for (_, text) in metrics {
+        for found in block.captures_iter(&text) {
+            for function in function.captures_iter(&found[2]) {
+                *handles.entry(found[1].to_owned()).or_default() += 1;
+                if let Some(kind) = function.get(2) {
+                    returned.entry(found[1].to_owned()).or_default().insert(kind.as_str().to_owned());
+                }
+            }
+        }
+    }
+    let metrics = returned.remove("Metrics").unwrap_or_default();
+    let is_timer = |kind: &String| kind.ends_with("Timer");
+    assert!(returned.values().flatten().all(is_timer), "a handle returns a value: {returned:?}");
+    let is_handle = |kind: &String| kind.strip_suffix("Metrics").is_some_and(|name| !name.is_empty());
+    let others: Vec<_> = metrics.iter().filter(|kind| !is_handle(kind)).collect();
+    // `new`, `off` and `render`.
+    assert_eq!(others, ["Result<Self, Error>", "Result<String, Error>", "Self"]);
+    assert!(handles.len() >= 8 && handles.values().all(|functions| *functions > 0), "{handles:?}");
+
+    let renders = |(name, text): &(String, String)| {
+        !name.starts_with("telemetry/") && (text.contains(".render()") || text.contains(".gather()"))
+    };
+    let files: Vec<_> = production().into_iter().filter(renders).map(|(name, _)| name).collect();
+    assert_eq!(files, ["admin/mod.rs"]);
+}

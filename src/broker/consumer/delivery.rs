@@ -52,6 +52,7 @@ struct DeliveryWork {
 
 impl<S: Stage> Consumer<S> {
     pub(super) async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
+        let _in_progress = self.state.begin();
         let (work, receipt) = (self.metrics.begin(), delivery.receipt.clone());
         let begun = Instant::now();
         let Delivery { body, properties, redelivered, receipt: _ } = delivery;

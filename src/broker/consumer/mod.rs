@@ -29,6 +29,7 @@ use super::{
 use crate::{
     breaker::{self, Breaker},
     stages::Stage,
+    state::StageState,
     telemetry::metrics::StageMetrics,
 };
 
@@ -73,6 +74,21 @@ pub enum ConsumeMode {
     OneAtATime,
 }
 
+/// Everything that a [`Consumer`] is made of.
+#[derive(Debug)]
+pub struct ConsumerParts<S> {
+    pub stage: S,
+    /// The queue to consume.
+    pub queue: String,
+    pub settler: Settler,
+    pub limits: ConsumerLimits,
+    pub tries: Tries,
+    pub state: StageState,
+    pub metrics: StageMetrics,
+    /// Stops consuming when cancelled.
+    pub stop: CancellationToken,
+}
+
 /// Consumes one queue for one stage.
 #[derive(Debug)]
 pub struct Consumer<S> {
@@ -90,6 +106,7 @@ pub struct Consumer<S> {
     /// The [`ConsumeMode`] of the next subscription.
     mode: AtomicU8,
     settled: AtomicU64,
+    state: StageState,
     metrics: StageMetrics,
     tasks: Mutex<JoinSet<()>>,
     /// Cancelled once the worker is to stop consuming.
@@ -97,17 +114,9 @@ pub struct Consumer<S> {
 }
 
 impl<S: Stage> Consumer<S> {
-    /// Creates a consumer of `queue` for `stage`. It stops when `stop` is cancelled.
     #[must_use]
-    pub fn new(
-        stage: S,
-        queue: String,
-        settler: Settler,
-        limits: ConsumerLimits,
-        tries: Tries,
-        metrics: StageMetrics,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(parts: ConsumerParts<S>) -> Self {
+        let ConsumerParts { stage, queue, settler, limits, tries, state, metrics, stop } = parts;
         metrics.set_permits(limits.concurrency);
         Self {
             stage,
@@ -115,13 +124,14 @@ impl<S: Stage> Consumer<S> {
             settler,
             permits: Arc::new(Semaphore::new(limits.concurrency)),
             budget: Budget::new(limits.bytes),
-            breaker: Breaker::new(S::NAME, limits.breaker, metrics.breaker.clone()),
+            breaker: Breaker::new(S::NAME, limits.breaker, state.breaker.clone(), metrics.breaker.clone()),
             limits,
             tries,
             isolated: Arc::default(),
             working: Working::default(),
             mode: AtomicU8::new(ConsumeMode::RampUp as u8),
             settled: AtomicU64::new(0),
+            state,
             metrics,
             tasks: Mutex::default(),
             stop,
@@ -154,6 +164,12 @@ impl<S: Stage> Consumer<S> {
     #[must_use]
     pub fn queue(&self) -> &str {
         &self.queue
+    }
+
+    /// The stage's state.
+    #[must_use]
+    pub const fn state(&self) -> &StageState {
+        &self.state
     }
 
     /// The stage's metrics.

@@ -35,7 +35,7 @@ impl<S: Stage> Consumer<S> {
     pub(super) async fn consume_unlimited(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut redeclared = self.settler.redeclared();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
-        let _shown = self.metrics.consuming();
+        let _shown = self.state.consuming();
         loop {
             tokio::select! {
                 biased;
@@ -58,7 +58,7 @@ impl<S: Stage> Consumer<S> {
         source: Source<'_>,
     ) -> Result<(), BrokerError> {
         let mut subscription = self.subscribe(source, 1).await?;
-        let _shown = self.metrics.consuming();
+        let _shown = self.state.consuming();
         for _ in 0..self.limits.prefetch {
             let next = tokio::select! {
                 biased;
@@ -79,7 +79,7 @@ impl<S: Stage> Consumer<S> {
         let mut window = 1;
         while window < self.limits.prefetch {
             let mut subscription = self.subscribe(source, window).await?;
-            let shown = self.metrics.consuming();
+            let shown = self.state.consuming();
             let (mut ends, mut again) = (Vec::new(), true);
             while again && ends.len() < window.into() {
                 let next = tokio::select! {
@@ -142,7 +142,7 @@ impl<S: Stage> Consumer<S> {
         for _ in 0..WITHOUT_CALL_MAX {
             let mut redeclared = self.settler.redeclared();
             let mut subscription = self.subscribe(source, 1).await?;
-            let shown = self.metrics.consuming();
+            let shown = self.state.consuming();
             let (permit, delivery) = tokio::select! {
                 biased;
                 () = self.stopped() => return self.cancel_and_requeue(subscription).await,
@@ -177,7 +177,7 @@ impl<S: Stage> Consumer<S> {
     async fn settle_backlog(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut redeclared = self.settler.redeclared();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
-        let shown = self.metrics.consuming();
+        let shown = self.state.consuming();
         let probe = loop {
             let (permit, delivery) = tokio::select! {
                 biased;

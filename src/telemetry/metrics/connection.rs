@@ -1,18 +1,16 @@
 //! Metrics of the connections to the broker and of publishing.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use prometheus::{Error, Histogram, IntCounterVec, IntGauge, IntGaugeVec};
+use strum::VariantArray as _;
 
 use super::{
     LOCAL_BUCKETS,
-    families::Families,
-    labels::{Connection, Label, Published},
+    families::{Families, Recorder},
+    labels::{Connection, Label, Published, StageName},
 };
+use crate::state::WorkerState;
 
 /// The metric families of the broker.
 #[derive(Debug)]
@@ -23,8 +21,6 @@ pub(super) struct BrokerFamilies {
     publishes: IntCounterVec,
     confirms: Histogram,
     blocked: IntGauge,
-    /// Reason of each missing connection. Not a metric, because a changing text must not become a label.
-    reasons: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl BrokerFamilies {
@@ -63,8 +59,22 @@ impl BrokerFamilies {
                 "publishing_blocked",
                 "1 if the broker blocks publishing because it is short of memory or disk.",
             )?,
-            reasons: Mutex::default(),
         })
+    }
+
+    /// Sets the gauges from the state.
+    pub(super) fn show(&self, state: &WorkerState) {
+        let publishing = state.publishing();
+        let mut connections = vec![(Connection::Publish, publishing.connection.is_up())];
+        connections.extend(
+            StageName::VARIANTS
+                .iter()
+                .map(|stage| (Connection::of(*stage), state.stage(stage.as_str()).connection.is_up())),
+        );
+        for (connection, up) in connections {
+            self.connected.with_label_values(&[connection.as_str()]).set(up.into());
+        }
+        self.blocked.set(publishing.is_blocked().into());
     }
 }
 
@@ -72,42 +82,20 @@ impl BrokerFamilies {
 #[derive(Clone, Debug)]
 pub struct ConnectionMetrics {
     pub(super) connection: Connection,
-    pub(super) families: Arc<BrokerFamilies>,
+    pub(super) families: Recorder<BrokerFamilies>,
 }
 
 impl ConnectionMetrics {
-    /// Records that the connection is established, until the returned value is dropped.
-    #[must_use]
-    pub fn up(&self) -> Up {
-        self.reasons().remove(self.connection.as_str());
-        self.families.connects.with_label_values(&[self.connection.as_str()]).inc();
-        Up::new(self.families.connected.with_label_values(&[self.connection.as_str()]))
-    }
-
-    /// True if the connection is established.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.families.connected.with_label_values(&[self.connection.as_str()]).get() != 0
-    }
-
-    /// Reason of a missing connection, if known.
-    #[must_use]
-    pub fn reason(&self) -> Option<String> {
-        self.reasons().get(self.connection.as_str()).cloned()
-    }
-
-    /// Records the reason of a missing connection.
-    pub fn down(&self, reason: String) {
-        self.reasons().insert(self.connection.as_str(), reason);
-    }
-
-    fn reasons(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
-        self.families.reasons.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Counts an established connection.
+    pub fn established(&self) {
+        let labels = [self.connection.as_str()];
+        self.families.record(|families| families.connects.with_label_values(&labels).inc());
     }
 
     /// Counts a failed connection attempt.
     pub fn failed(&self) {
-        self.families.failures.with_label_values(&[self.connection.as_str()]).inc();
+        let labels = [self.connection.as_str()];
+        self.families.record(|families| families.failures.with_label_values(&labels).inc());
     }
 }
 
@@ -116,42 +104,17 @@ impl ConnectionMetrics {
 pub struct PublishMetrics {
     /// The publisher's connection.
     pub connection: ConnectionMetrics,
-    pub(super) families: Arc<BrokerFamilies>,
+    pub(super) families: Recorder<BrokerFamilies>,
 }
 
 impl PublishMetrics {
     /// Counts the broker's answer to a message, `took` after publishing; [`Published::Unknown`] if there was none.
     pub fn published(&self, result: Published, took: Duration) {
-        self.families.publishes.with_label_values(&[result.as_str()]).inc();
-        if result != Published::Unknown {
-            self.families.confirms.observe(took.as_secs_f64());
-        }
-    }
-
-    /// True if the broker blocks publishing.
-    #[must_use]
-    pub fn is_blocked(&self) -> bool {
-        self.families.blocked.get() != 0
-    }
-
-    pub fn set_blocked(&self, blocked: bool) {
-        self.families.blocked.set(blocked.into());
-    }
-}
-
-/// Adds one to a gauge until it is dropped.
-#[derive(Debug)]
-pub struct Up(IntGauge);
-
-impl Up {
-    pub(super) fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        self.0.dec();
+        self.families.record(|families| {
+            families.publishes.with_label_values(&[result.as_str()]).inc();
+            if result != Published::Unknown {
+                families.confirms.observe(took.as_secs_f64());
+            }
+        });
     }
 }

@@ -111,6 +111,17 @@ pub enum Claimed {
     Failed,
 }
 
+impl Connection {
+    /// The connection of `stage`.
+    #[must_use]
+    pub const fn of(stage: StageName) -> Self {
+        match stage {
+            StageName::Link => Self::Link,
+            StageName::Host => Self::Host,
+        }
+    }
+}
+
 impl UpstreamName {
     /// The one that `stage` calls.
     #[must_use]

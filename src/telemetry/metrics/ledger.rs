@@ -1,12 +1,12 @@
 //! Metrics of the ledger.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use prometheus::{Error, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::{
     LOCAL_BUCKETS,
-    families::Families,
+    families::{Families, Recorder},
     labels::{Claimed, Label, StageName},
 };
 
@@ -50,26 +50,28 @@ impl LedgerFamilies {
 #[derive(Clone, Debug)]
 pub struct LedgerMetrics {
     pub(super) stage: StageName,
-    pub(super) families: Arc<LedgerFamilies>,
+    pub(super) families: Recorder<LedgerFamilies>,
 }
 
 impl LedgerMetrics {
     /// Counts the ledger's answer to a claim.
     pub fn claimed(&self, result: Claimed) {
-        self.families.claims.with_label_values(&[self.stage.as_str(), result.as_str()]).inc();
+        let labels = [self.stage.as_str(), result.as_str()];
+        self.families.record(|families| families.claims.with_label_values(&labels).inc());
     }
 
     /// Records the duration of a write.
     pub fn wrote(&self, took: Duration) {
-        self.families.writes.observe(took.as_secs_f64());
+        self.families.record(|families| families.writes.observe(took.as_secs_f64()));
     }
 
     /// Counts a failed write.
     pub fn failed(&self) {
-        self.families.failures.inc();
+        self.families.record(|families| families.failures.inc());
     }
 
     pub fn set_entries(&self, entries: u64) {
-        self.families.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        let entries = i64::try_from(entries).unwrap_or(i64::MAX);
+        self.families.record(|families| families.entries.set(entries));
     }
 }

@@ -11,22 +11,24 @@ mod list;
 mod stage;
 mod upstream;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use prometheus::{Error, IntGaugeVec, Registry, TextEncoder};
 
-pub use connection::{ConnectionMetrics, PublishMetrics, Up};
+pub use connection::{ConnectionMetrics, PublishMetrics};
 pub use ledger::LedgerMetrics;
 pub use list::list;
 pub use stage::{StageMetrics, WorkTimer};
 pub use upstream::{BreakerMetrics, CallTimer, UpstreamMetrics};
 
 use connection::BrokerFamilies;
-use families::Families;
+use families::{Families, Recorder};
 use labels::{Connection, StageName, UpstreamName};
 use ledger::LedgerFamilies;
 use stage::StageFamilies;
 use upstream::UpstreamFamilies;
+
+use crate::state::WorkerState;
 
 /// Upper bounds in seconds, from OpenTelemetry's conventions for messaging and HTTP, up to the limits of a call.
 const CALL_BUCKETS: &[f64] =
@@ -46,10 +48,10 @@ const LOCAL_BUCKETS: &[f64] = &[
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
-    stages: Arc<StageFamilies>,
-    broker: Arc<BrokerFamilies>,
-    upstreams: Arc<UpstreamFamilies>,
-    ledger: Arc<LedgerFamilies>,
+    stages: Recorder<StageFamilies>,
+    broker: Recorder<BrokerFamilies>,
+    upstreams: Recorder<UpstreamFamilies>,
+    ledger: Recorder<LedgerFamilies>,
 }
 
 impl Metrics {
@@ -61,10 +63,10 @@ impl Metrics {
         let registry = Registry::new();
         let families = Families(&registry);
         let rungs: Vec<_> = delays.iter().map(|delay| stage::rung(*delay)).collect();
-        let stages = Arc::new(StageFamilies::new(&families, &rungs)?);
-        let broker = Arc::new(BrokerFamilies::new(&families)?);
-        let upstreams = Arc::new(UpstreamFamilies::new(&families)?);
-        let ledger = Arc::new(LedgerFamilies::new(&families)?);
+        let stages = Recorder::new(StageFamilies::new(&families, &rungs)?);
+        let broker = Recorder::new(BrokerFamilies::new(&families)?);
+        let upstreams = Recorder::new(UpstreamFamilies::new(&families)?);
+        let ledger = Recorder::new(LedgerFamilies::new(&families)?);
         let version = ("version", vec![env!("CARGO_PKG_VERSION")]);
         let info: IntGaugeVec = families.gauges(
             "build_info",
@@ -77,41 +79,57 @@ impl Metrics {
         Ok(Self { registry, stages, broker, upstreams, ledger })
     }
 
+    /// Metrics that record nothing, for commands that serve none.
+    #[must_use]
+    pub fn off() -> Self {
+        Self {
+            registry: Registry::new(),
+            stages: Recorder::off(),
+            broker: Recorder::off(),
+            upstreams: Recorder::off(),
+            ledger: Recorder::off(),
+        }
+    }
+
     /// Metrics of `stage`.
     #[must_use]
     pub fn stage(&self, stage: StageName) -> StageMetrics {
         let upstream = UpstreamName::of(stage);
         StageMetrics {
             stage,
-            families: Arc::clone(&self.stages),
-            connection: self.connection(StageMetrics::connection_of(stage)),
-            breaker: BreakerMetrics { upstream, families: Arc::clone(&self.upstreams) },
+            families: self.stages.clone(),
+            connection: self.connection(Connection::of(stage)),
+            breaker: BreakerMetrics { upstream, families: self.upstreams.clone() },
         }
     }
 
     /// Metrics of the calls of `upstream`.
     #[must_use]
     pub fn upstream(&self, upstream: UpstreamName) -> UpstreamMetrics {
-        UpstreamMetrics { upstream, families: Arc::clone(&self.upstreams) }
+        UpstreamMetrics { upstream, families: self.upstreams.clone() }
     }
 
     /// Metrics of the publisher.
     #[must_use]
     pub fn publishing(&self) -> PublishMetrics {
-        PublishMetrics {
-            connection: self.connection(Connection::Publish),
-            families: Arc::clone(&self.broker),
-        }
+        PublishMetrics { connection: self.connection(Connection::Publish), families: self.broker.clone() }
     }
 
     /// Metrics of the ledger for `stage`.
     #[must_use]
     pub fn ledger(&self, stage: StageName) -> LedgerMetrics {
-        LedgerMetrics { stage, families: Arc::clone(&self.ledger) }
+        LedgerMetrics { stage, families: self.ledger.clone() }
     }
 
     fn connection(&self, connection: Connection) -> ConnectionMetrics {
-        ConnectionMetrics { connection, families: Arc::clone(&self.broker) }
+        ConnectionMetrics { connection, families: self.broker.clone() }
+    }
+
+    /// Sets the gauges of connections, consumers and breakers from `state`.
+    pub(crate) fn show(&self, state: &WorkerState) {
+        self.stages.record(|families| families.show(state));
+        self.broker.record(|families| families.show(state));
+        self.upstreams.record(|families| families.show(state));
     }
 
     /// Renders all metrics in Prometheus's text format, version 0.0.4.
@@ -119,7 +137,6 @@ impl Metrics {
     /// # Errors
     /// None known.
     pub fn render(&self) -> Result<String, Error> {
-        self.stages.refresh();
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

@@ -1,30 +1,24 @@
 //! Metrics of a stage.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use prometheus::{Error, Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Error, Histogram, HistogramVec, IntCounterVec, IntGaugeVec};
 use strum::VariantArray;
 use tokio::time::Instant;
 
 use super::{
     EVENT_BUCKETS,
-    connection::{ConnectionMetrics, Up},
-    families::{Dimension, Families},
-    labels::{Connection, Label, QueueKind, StageName},
+    connection::ConnectionMetrics,
+    families::{Dimension, Families, Recorder},
+    labels::{Label, QueueKind, StageName},
     upstream::BreakerMetrics,
 };
 use crate::{
     clock,
     contract::link::Recipient,
     outcome::{Cause, Class, SettledKind},
+    state::WorkerState,
 };
 
 /// The metric families of the stages. Most have a label `stage`.
@@ -34,7 +28,6 @@ pub(super) struct StageFamilies {
     consumers: ConsumerFamilies,
     delays: DelayFamilies,
     links: LinkFamilies,
-    work: [Arc<InProgress>; 2],
 }
 
 impl StageFamilies {
@@ -44,16 +37,18 @@ impl StageFamilies {
             consumers: ConsumerFamilies::new(families)?,
             delays: DelayFamilies::new(families, rungs)?,
             links: LinkFamilies::new(families)?,
-            work: Default::default(),
         })
     }
 
-    /// Updates the gauges that are computed on each scrape.
-    pub(super) fn refresh(&self) {
+    /// Sets the gauges from the state.
+    pub(super) fn show(&self, state: &WorkerState) {
         for stage in StageName::VARIANTS {
-            let age = self.work[*stage as usize].oldest().unwrap_or_default();
-            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-            self.deliveries.oldest.with_label_values(&[stage.as_str()]).set(seconds);
+            let (state, labels) = (state.stage(stage.as_str()), [stage.as_str()]);
+            let set = |family: &IntGaugeVec, value: i64| family.with_label_values(&labels).set(value);
+            let oldest = state.oldest_work().unwrap_or_default().as_secs();
+            set(&self.deliveries.oldest, i64::try_from(oldest).unwrap_or(i64::MAX));
+            set(&self.deliveries.in_flight, i64::try_from(state.in_progress()).unwrap_or(i64::MAX));
+            set(&self.consumers.consuming, state.is_consuming().into());
         }
     }
 }
@@ -227,7 +222,7 @@ fn stage() -> Dimension<'static> {
 #[derive(Clone, Debug)]
 pub struct StageMetrics {
     pub(super) stage: StageName,
-    pub(super) families: Arc<StageFamilies>,
+    pub(super) families: Recorder<StageFamilies>,
     /// The stage's connection to the broker.
     pub connection: ConnectionMetrics,
     /// The breaker of the API that the stage calls.
@@ -238,122 +233,98 @@ impl StageMetrics {
     /// Starts the timer of a delivery.
     #[must_use]
     pub fn begin(&self) -> WorkTimer {
-        self.gauge(&self.families.deliveries.in_flight).inc();
-        let (number, since) = self.in_progress().begin();
-        WorkTimer { metrics: self.clone(), number, since, ended: SettledKind::Requeued }
+        WorkTimer { metrics: self.clone(), since: Instant::now(), ended: SettledKind::Requeued }
     }
 
     /// Sets the maximum number of deliveries in progress.
     pub fn set_permits(&self, permits: usize) {
-        self.gauge(&self.families.deliveries.permits).set(i64::try_from(permits).unwrap_or(i64::MAX));
-    }
-
-    /// Records that the broker delivers, until the returned value is dropped.
-    #[must_use]
-    pub fn consuming(&self) -> Up {
-        Up::new(self.gauge(&self.families.consumers.consuming))
-    }
-
-    /// True if the broker delivers.
-    #[must_use]
-    pub fn is_consuming(&self) -> bool {
-        self.gauge(&self.families.consumers.consuming).get() != 0
-    }
-
-    /// Age of the oldest delivery in progress.
-    #[must_use]
-    pub fn oldest_work(&self) -> Option<Duration> {
-        self.in_progress().oldest()
-    }
-
-    /// Number of deliveries received so far.
-    #[must_use]
-    pub fn taken(&self) -> u64 {
-        self.in_progress().next.load(Ordering::Relaxed)
+        let permits = i64::try_from(permits).unwrap_or(i64::MAX);
+        self.record(|families, stage| {
+            families.deliveries.permits.with_label_values(&[stage]).set(permits);
+        });
     }
 
     /// Counts a stalled consumer.
     pub fn silent(&self) {
-        self.families.consumers.silent.with_label_values(&[self.stage.as_str()]).inc();
+        self.record(|families, stage| families.consumers.silent.with_label_values(&[stage]).inc());
     }
 
     /// Sets the numbers of messages in the stage's queues, in the order of [`QueueKind`].
     pub fn set_queued(&self, messages: [u64; 3]) {
-        for (queue, messages) in QueueKind::VARIANTS.iter().zip(messages) {
-            let gauge =
-                self.families.consumers.queued.with_label_values(&[self.stage.as_str(), queue.as_str()]);
-            gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
-        }
+        self.record(|families, stage| {
+            for (queue, messages) in QueueKind::VARIANTS.iter().zip(messages) {
+                let gauge = families.consumers.queued.with_label_values(&[stage, queue.as_str()]);
+                gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
+            }
+        });
     }
 
     /// Removes the queue lengths, because they are unknown while disconnected.
     pub fn forget_queued(&self) {
-        for queue in QueueKind::VARIANTS {
-            // An error means that the series is absent already.
-            _ = self.families.consumers.queued.remove_label_values(&[self.stage.as_str(), queue.as_str()]);
-        }
+        self.record(|families, stage| {
+            for queue in QueueKind::VARIANTS {
+                // An error means that the series is absent already.
+                _ = families.consumers.queued.remove_label_values(&[stage, queue.as_str()]);
+            }
+        });
     }
 
     /// Counts a delivery that is requeued because of `amqp.delivery_timeout`.
     pub fn overdue(&self) {
-        self.families.deliveries.overdue.with_label_values(&[self.stage.as_str()]).inc();
+        self.record(|families, stage| families.deliveries.overdue.with_label_values(&[stage]).inc());
     }
 
     /// Counts a retry because of `cause`.
     pub fn retried(&self, cause: Cause) {
-        self.count(&self.families.delays.retries, cause.as_str());
+        self.count(|families| &families.delays.retries, cause.as_str());
     }
 
     /// Counts a copy in the delay queue of `delay`.
     pub fn held(&self, delay: Duration) {
-        self.count(&self.families.delays.holds, &rung(delay));
+        self.count(|families| &families.delays.holds, &rung(delay));
     }
 
     /// Counts a message that returned from the delay queue of `delay`.
     pub fn returned(&self, delay: Duration) {
         let rung = rung(delay);
-        // The delay may come from another configuration or from a publisher. A message must not create a label value.
-        let known = self.families.delays.rungs.contains(&rung);
-        self.count(&self.families.delays.returns, if known { &rung } else { OTHER_RUNG });
+        self.record(|families, stage| {
+            // The delay may come from another configuration or from a publisher. A message must not create a label
+            // value.
+            let known = families.delays.rungs.contains(&rung);
+            let label: &str = if known { &rung } else { OTHER_RUNG };
+            families.delays.returns.with_label_values(&[stage, label]).inc();
+        });
     }
 
     /// Counts a dead letter of `class`.
     pub fn dead(&self, class: Class) {
-        self.count(&self.families.deliveries.dead_letters, class.as_str());
+        self.count(|families| &families.deliveries.dead_letters, class.as_str());
     }
 
     /// Counts a confirmed link to `recipient`.
     pub fn linked(&self, recipient: Recipient) {
-        self.families.links.published.with_label_values(&[recipient.role(), recipient.channel()]).inc();
+        let labels = [recipient.role(), recipient.channel()];
+        self.record(|families, _| families.links.published.with_label_values(&labels).inc());
     }
 
     /// Records the time since `began` when all links are published or the expert's message is sent.
     pub fn delivered(&self, began: Timestamp) {
         let took = Duration::try_from(clock::now().duration_since(began)).unwrap_or_default();
-        let histogram = match self.stage {
-            StageName::Link => &self.families.links.event_to_link,
-            StageName::Host => &self.families.links.link_to_expert,
-        };
-        histogram.observe(took.as_secs_f64());
+        self.record(|families, _| {
+            let histogram = match self.stage {
+                StageName::Link => &families.links.event_to_link,
+                StageName::Host => &families.links.link_to_expert,
+            };
+            histogram.observe(took.as_secs_f64());
+        });
     }
 
-    fn in_progress(&self) -> &InProgress {
-        &self.families.work[self.stage as usize]
+    fn record(&self, record: impl FnOnce(&StageFamilies, &str)) {
+        self.families.record(|families| record(families, self.stage.as_str()));
     }
 
-    fn gauge(&self, family: &IntGaugeVec) -> IntGauge {
-        family.with_label_values(&[self.stage.as_str()])
-    }
-
-    fn count(&self, family: &IntCounterVec, value: &str) {
-        family.with_label_values(&[self.stage.as_str(), value]).inc();
-    }
-
-    pub(super) fn connection_of(stage: StageName) -> Connection {
-        match stage {
-            StageName::Link => Connection::Link,
-            StageName::Host => Connection::Host,
-        }
+    fn count(&self, family: impl FnOnce(&StageFamilies) -> &IntCounterVec, value: &str) {
+        self.record(|families, stage| family(families).with_label_values(&[stage, value]).inc());
     }
 }
 
@@ -369,7 +340,6 @@ pub(super) fn rung(delay: Duration) -> String {
 #[derive(Debug)]
 pub struct WorkTimer {
     metrics: StageMetrics,
-    number: u64,
     since: Instant,
     ended: SettledKind,
 }
@@ -383,43 +353,10 @@ impl WorkTimer {
 
 impl Drop for WorkTimer {
     fn drop(&mut self) {
-        let Self { metrics, number, since, ended } = self;
-        metrics.in_progress().end(*number);
-        metrics.gauge(&metrics.families.deliveries.in_flight).dec();
-        let labels = [metrics.stage.as_str(), ended.as_str()];
-        metrics.families.deliveries.events.with_label_values(&labels).inc();
-        metrics
-            .families
-            .deliveries
-            .durations
-            .with_label_values(&labels)
-            .observe(since.elapsed().as_secs_f64());
-    }
-}
-
-/// Start times of the deliveries in progress. Numbers ascend, so the first is the oldest.
-#[derive(Debug, Default)]
-struct InProgress {
-    next: AtomicU64,
-    since: Mutex<BTreeMap<u64, Instant>>,
-}
-
-impl InProgress {
-    fn begin(&self) -> (u64, Instant) {
-        let (number, now) = (self.next.fetch_add(1, Ordering::Relaxed), Instant::now());
-        self.lock().insert(number, now);
-        (number, now)
-    }
-
-    fn end(&self, number: u64) {
-        self.lock().remove(&number);
-    }
-
-    fn oldest(&self) -> Option<Duration> {
-        self.lock().first_key_value().map(|(_, since)| since.elapsed())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+        let (ended, took) = (self.ended.as_str(), self.since.elapsed().as_secs_f64());
+        self.metrics.count(|families| &families.deliveries.events, ended);
+        self.metrics.record(|families, stage| {
+            families.deliveries.durations.with_label_values(&[stage, ended]).observe(took);
+        });
     }
 }
