@@ -30,13 +30,13 @@ use tracing::{Span, info, warn};
 use super::{
     connection::{BrokerError, Connected, Connector, close, gone, within},
     properties::short,
-    reconnect::ReconnectBackoff,
+    supervisor::{self, ConnectedTask, supervise},
     topology::{Topology, TopologyError},
 };
 use crate::{
     fault,
-    state::PublishState,
-    telemetry::metrics::{PublishMetrics, labels::Published},
+    state::{ConnectionState, PublishState},
+    telemetry::metrics::{ConnectionMetrics, PublishMetrics, labels::Published},
 };
 
 /// Maximum number of messages that wait for their confirm.
@@ -113,8 +113,12 @@ impl Publisher {
         state: PublishState,
         metrics: PublishMetrics,
     ) -> (Self, tokio::task::JoinHandle<()>) {
-        let (sender, receiver) = mpsc::channel(QUEUED_MAX);
-        (Self(sender), tokio::spawn(run(connector, topology, receiver, state, metrics)))
+        let (sender, jobs) = mpsc::channel(QUEUED_MAX);
+        let wait_max = connector.reconnect_max;
+        let mut task = PublishTask { connector, topology, jobs, state, metrics };
+        // The task never gives up, because a consumer does if the topology does not match.
+        let publishing = async move { _ = supervise(&mut task, wait_max).await };
+        (Self(sender), tokio::spawn(publishing))
     }
 
     /// A publisher whose jobs go to the returned receiver.
@@ -136,108 +140,90 @@ impl Publisher {
     }
 }
 
-async fn run(
+/// The publishing task.
+struct PublishTask {
     connector: Arc<Connector>,
     topology: Topology,
-    mut jobs: mpsc::Receiver<PublishJob>,
+    jobs: mpsc::Receiver<PublishJob>,
     state: PublishState,
     metrics: PublishMetrics,
-) {
-    let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
-    loop {
-        let error = match open(&connector, &topology).await {
-            Ok((connection, channel)) => {
-                if let Some(took) = backoff.connected().filter(|took| !took.is_zero()) {
-                    info!(after_ms = took.as_secs_f64() * 1e3, "publisher reconnected");
-                }
-                let up = state.connection.up();
-                metrics.connection.established();
-                let ended =
-                    publish_on(&connection, channel, &connector, &topology, &mut jobs, &state, &metrics)
-                        .await;
-                drop(up);
-                if connection.status().connected() {
-                    topology.invalidate();
-                }
-                close(&connection).await;
-                match ended {
-                    Ok(()) => return,
-                    Err(error) => error,
-                }
-            }
+}
+
+impl ConnectedTask for PublishTask {
+    type Ready = (Connected, Channel);
+
+    fn name(&self) -> &'static str {
+        "publish"
+    }
+
+    fn state(&self) -> &ConnectionState {
+        &self.state.connection
+    }
+
+    fn metrics(&self) -> &ConnectionMetrics {
+        &self.metrics.connection
+    }
+
+    async fn open(&self) -> Result<Self::Ready, TopologyError> {
+        let connection = supervisor::connect(&self.connector, &self.topology, "publish").await?;
+        match open_channel(&connection, self.connector.timeout).await {
+            Ok(channel) => Ok((connection, channel)),
             Err(error) => {
-                metrics.connection.failed();
-                error
+                // Dropping the connection is not enough: lapin keeps it open for replies that it still awaits.
+                close(&connection).await;
+                Err(error.into())
             }
-        };
-        state.connection.down(error.to_string());
-        if backoff.failed(false, error.reason()) {
-            warn!(%error, "publisher lost its connection; reconnecting");
-        }
-        tokio::select! {
-            () = sleep(backoff.wait()) => {}
-            () = abandoned(&jobs) => return,
         }
     }
-}
 
-/// Publishes on successive channels of `connection`, until all `Publisher` handles are dropped (`Ok`) or an error
-/// occurs.
-async fn publish_on(
-    connection: &Connected,
-    mut channel: Channel,
-    connector: &Connector,
-    topology: &Topology,
-    jobs: &mut mpsc::Receiver<PublishJob>,
-    state: &PublishState,
-    metrics: &PublishMetrics,
-) -> Result<(), TopologyError> {
-    let limit = connector.timeout;
-    let mut refusals = Refusals::default();
-    loop {
-        let session =
-            PublishSession::new(channel.clone(), connection, topology, limit, state, metrics, &mut refusals);
-        match session.run(jobs).await.map_err(TopologyError::Broker)? {
-            End::Abandoned => return Ok(()),
-            End::Stale => {}
+    /// Publishes on successive channels of the connection, until all `Publisher` handles are dropped or an error
+    /// occurs.
+    async fn run(&mut self, (connection, channel): &Self::Ready) -> Result<(), TopologyError> {
+        let (limit, mut channel, mut refusals) =
+            (self.connector.timeout, channel.clone(), Refusals::default());
+        loop {
+            let session = PublishSession::new(
+                channel.clone(),
+                connection,
+                &self.topology,
+                limit,
+                &self.state,
+                &self.metrics,
+                &mut refusals,
+            );
+            match session.run(&mut self.jobs).await? {
+                End::Abandoned => return Ok(()),
+                End::Stale => {}
+            }
+            within("close channel", limit, connection, channel.close(200, "bye".into())).await?;
+            self.topology.ensure(connection, limit).await?;
+            channel = open_channel(connection, limit).await?;
         }
-        let close = channel.close(200, "bye".into());
-        within("close channel", limit, connection, close).await.map_err(TopologyError::Broker)?;
-        channel = prepare(connection, topology, limit).await?;
     }
-}
 
-/// Resolves when all `Publisher` handles are dropped.
-async fn abandoned(jobs: &mpsc::Receiver<PublishJob>) {
-    while !(jobs.sender_strong_count() == 0 && jobs.is_empty()) {
-        sleep(Duration::from_millis(50)).await;
+    async fn close(&self, (connection, _): Self::Ready) {
+        supervisor::disconnect(&connection, &self.topology).await;
     }
-}
 
-async fn open(connector: &Connector, topology: &Topology) -> Result<(Connected, Channel), TopologyError> {
-    let connection = connector.connect("publish").await.map_err(TopologyError::Broker)?;
-    match prepare(&connection, topology, connector.timeout).await {
-        Ok(channel) => Ok((connection, channel)),
-        Err(error) => {
-            // Dropping the connection is not enough: lapin keeps it open for replies that it still awaits.
-            close(&connection).await;
-            Err(error)
+    /// Resolves when all `Publisher` handles are dropped.
+    async fn stopped(&self) {
+        while !(self.jobs.sender_strong_count() == 0 && self.jobs.is_empty()) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn log_connected(&self, outage: Duration) {
+        if !outage.is_zero() {
+            info!(after_ms = outage.as_secs_f64() * 1e3, "publisher reconnected");
         }
     }
 }
 
-/// Opens a channel with confirms, after the topology was declared or verified.
-async fn prepare(
-    connection: &Connected,
-    topology: &Topology,
-    limit: Duration,
-) -> Result<Channel, TopologyError> {
-    topology.ensure(connection, limit).await?;
-    let channel = within("open channel", limit, connection, connection.create_channel())
-        .await
-        .map_err(TopologyError::Broker)?;
+/// Opens a channel with confirms.
+async fn open_channel(connection: &Connected, limit: Duration) -> Result<Channel, BrokerError> {
+    let channel = within("open channel", limit, connection, connection.create_channel()).await?;
     let select = channel.confirm_select(ConfirmSelectOptions::default());
-    within("select confirms", limit, connection, select).await.map_err(TopologyError::Broker)?;
+    within("select confirms", limit, connection, select).await?;
     Ok(channel)
 }
 

@@ -134,7 +134,7 @@ pub enum TopologyError {
     Mismatch(String),
     /// The request to the broker failed.
     #[error(transparent)]
-    Broker(BrokerError),
+    Broker(#[from] BrokerError),
 }
 
 impl TopologyError {

@@ -58,7 +58,7 @@ async fn lose_the_majority(testbed: &mut Testbed) {
     testbed.history.disturbed("worker killed");
     testbed.workers[0].take().unwrap().kill();
     testbed.launch_worker(0);
-    testbed.workers[0].as_ref().unwrap().until_logged("could not connect to broker", 2).await;
+    testbed.workers[0].as_ref().unwrap().until_logged("could not connect to broker", 3).await;
     for node in [1, 2] {
         testbed.nodes().start_again(node).await;
     }
