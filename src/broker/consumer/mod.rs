@@ -14,14 +14,15 @@ mod subscribe;
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     budget::Budget, connection::BrokerError, settle::Settler, source::Source, tries::Tries, working::Working,
@@ -108,7 +109,10 @@ pub struct Consumer<S> {
     settled: AtomicU64,
     state: StageState,
     metrics: StageMetrics,
-    tasks: Mutex<JoinSet<()>>,
+    /// The work in progress.
+    tasks: TaskTracker,
+    /// Cancelled to drop the work in progress.
+    abort: CancellationToken,
     /// Cancelled once the worker is to stop consuming.
     stop: CancellationToken,
 }
@@ -133,7 +137,8 @@ impl<S: Stage> Consumer<S> {
             settled: AtomicU64::new(0),
             state,
             metrics,
-            tasks: Mutex::default(),
+            tasks: TaskTracker::new(),
+            abort: CancellationToken::new(),
             stop,
         }
     }
@@ -215,30 +220,25 @@ impl<S: Stage> Consumer<S> {
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks();
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(work);
-    }
-
-    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        // The tracker can't abort a task.
+        let work = self.abort.clone().run_until_cancelled_owned(work);
+        self.tasks.spawn(work.map(drop));
     }
 
     /// Aborts the work in progress. The broker requeues the deliveries when their channel closes.
     pub fn abort(&self) {
-        self.tasks().abort_all();
+        self.abort.cancel();
     }
 
-    /// Resolves when no work is in progress.
+    /// Resolves when no work is in progress. To be called after the consumer has stopped.
     pub async fn idle(&self) {
-        let all = u32::try_from(self.limits.concurrency).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        _ = self.permits.acquire_many(all).await;
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Number of messages in progress.
     #[must_use]
     pub fn in_progress(&self) -> usize {
-        self.limits.concurrency - self.permits.available_permits().min(self.limits.concurrency)
+        self.tasks.len()
     }
 }
