@@ -1,29 +1,32 @@
 //! Connections to the broker.
+//!
+//! - `error`: failed operations, and their kinds
+//! - `reply`: waits for a reply that may never come
+
+mod error;
+mod reply;
 
 use std::{
-    future::Future,
     ops::Deref,
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use lapin::{Acker, Channel, Connection};
+use lapin::Connection;
 use secrecy::SecretString;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::{
-    greeting::Greeting,
-    handshake::{self, NonBroker},
-    stream::Ender,
-};
+pub use error::{BrokerError, Reason};
+pub use reply::{Peer, gone, within};
+
+use super::{greeting::Greeting, handshake, stream::Ender};
 use crate::{
     endpoint::{
         Obstacle,
         broker_url::{self, Node, UrlRules},
         url::read_url_file,
     },
-    masking::masked,
     tls::{Connections, Files},
 };
 
@@ -33,153 +36,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// Minimum `frame_max` of a broker: RabbitMQ's default. All properties of a message are one frame. A copy carries up
 /// to [`super::headers::COPIED_BYTES_MAX`] of the sender's headers in addition to our own.
 pub(super) const FRAME_BYTES_MIN: u32 = 131_072;
-
-/// An operation on the broker that failed. Its text shows no password.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
-    /// No reply within the time limit.
-    #[error("{0}: no answer within {1:?}")]
-    Timeout(&'static str, Duration),
-    /// An error of lapin or of the broker.
-    #[error("{0}: {text}", text = masked(&.1.to_string()))]
-    Lapin(&'static str, lapin::Error),
-    /// The broker closed the connection or channel, or it broke.
-    #[error("{}", masked(.0))]
-    Ended(String),
-    /// The URL can't be read or is invalid.
-    #[error("{0}")]
-    Url(String),
-    /// The connection could not be established.
-    #[error("connect: {0}")]
-    Unreached(Obstacle),
-    /// The peer is not an AMQP 0-9-1 broker.
-    #[error("connect: {0}")]
-    NonBroker(NonBroker),
-    /// The broker's `frame_max` is smaller than the copy of an event may need.
-    #[error(
-        "connect: the broker's frame_max is {0} bytes, and the copy of an event may need {FRAME_BYTES_MIN}; set frame_max in the broker's configuration to that or more"
-    )]
-    SmallFrames(u32),
-    /// A file that TLS needs is unusable.
-    #[error("connect: TLS: {}", masked(&.0.to_string()))]
-    Tls(rustls::Error),
-}
-
-/// The kind of an error, which does not depend on its text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// No reply at this step.
-    Timeout(&'static str),
-    /// An error with this AMQP reply code.
-    Reply(u16),
-    /// No connection to the peer.
-    Unreached(Obstacle),
-    /// The peer is not a broker.
-    NonBroker(NonBroker),
-    /// An invalid setting, or an unusable file that a setting names.
-    Setting,
-    /// The broker's exchanges or queues do not match.
-    Topology,
-    /// The connection or channel broke or was closed.
-    Ended,
-}
-
-impl BrokerError {
-    /// True if lapin could not process the bytes that it read: a property that is not UTF-8, a frame that is too
-    /// large or out of order. On an established connection, the cause is a message, and it will end the next
-    /// connection too.
-    #[must_use]
-    pub fn is_protocol_error(&self) -> bool {
-        // lapin itself raises the codes for frame, syntax, command, channel and unexpected-frame errors.
-        matches!(self, Self::Lapin(_, error) if matches!(error.kind(), lapin::ErrorKind::ParsingError(_)))
-            || matches!(self.reply_code(), Some(501..=505))
-    }
-
-    /// The kind of this error.
-    #[must_use]
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::Timeout(step, _) => Reason::Timeout(step),
-            Self::Lapin(..) => self.reply_code().map_or(Reason::Ended, Reason::Reply),
-            Self::Ended(_) => Reason::Ended,
-            Self::Url(_) | Self::Tls(_) | Self::SmallFrames(_) => Reason::Setting,
-            Self::Unreached(obstacle) => Reason::Unreached(*obstacle),
-            Self::NonBroker(non_broker) => Reason::NonBroker(*non_broker),
-        }
-    }
-
-    /// The AMQP reply code, such as 406, if the broker or lapin gave one.
-    #[must_use]
-    pub fn reply_code(&self) -> Option<u16> {
-        match self {
-            Self::Lapin(_, error) => match error.kind() {
-                lapin::ErrorKind::ProtocolError(error) => Some(error.get_id()),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-}
-
-/// A connection or channel: anything that can close while we await a reply.
-pub trait Peer: Sync {
-    /// True if no reply can arrive any more.
-    fn is_gone(&self) -> bool;
-}
-
-impl Peer for Connection {
-    fn is_gone(&self) -> bool {
-        !self.status().connected()
-    }
-}
-
-impl Peer for Connected {
-    fn is_gone(&self) -> bool {
-        !self.status().connected()
-    }
-}
-
-impl Peer for Channel {
-    fn is_gone(&self) -> bool {
-        !self.status().connected()
-    }
-}
-
-impl Peer for Acker {
-    fn is_gone(&self) -> bool {
-        self.poisoned()
-    }
-}
-
-/// Waits for the reply to `action`, until `peer` is gone, and at most for `limit`. Every request to the broker goes
-/// through this function. lapin sometimes leaves a request unanswered if the connection breaks meanwhile (measured: a
-/// close, a confirm.select, acks).
-///
-/// # Errors
-pub async fn within<T>(
-    step: &'static str,
-    limit: Duration,
-    peer: &impl Peer,
-    action: impl Future<Output = lapin::Result<T>>,
-) -> Result<T, BrokerError> {
-    tokio::select! {
-        biased;
-        result = timeout(limit, action) => match result {
-            Ok(result) => result.map_err(|error| BrokerError::Lapin(step, error)),
-            Err(_) => Err(BrokerError::Timeout(step, limit)),
-        },
-        error = gone(step, peer) => Err(error),
-    }
-}
-
-/// Resolves shortly after `peer` is gone. The delay lets lapin report the cause to other waiting tasks first.
-pub async fn gone(step: &'static str, peer: &impl Peer) -> BrokerError {
-    while !peer.is_gone() {
-        sleep(Duration::from_millis(100)).await;
-    }
-    sleep(Duration::from_millis(500)).await;
-    BrokerError::Ended(format!("{step}: the connection was closed"))
-}
 
 /// A connection that was established, and the handle that ends its stream.
 #[derive(Debug)]
