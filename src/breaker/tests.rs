@@ -2,10 +2,14 @@
 
 use std::future::Future;
 
-use super::*;
+use super::{
+    history::{DISPUTES_MAX, REMEMBERED_MAX},
+    verdict::LEDGER_MAX,
+    *,
+};
 use crate::{
     contract::time::WireTime,
-    outcome::{Batch, Death, Failure},
+    outcome::{Batch, Class, Death, Failure},
     telemetry::metrics::{Metrics, labels},
 };
 
