@@ -1,37 +1,34 @@
-//! Metrics of a stage.
+//! The metric families of the stages.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
 use prometheus::{Error, Histogram, HistogramVec, IntCounterVec, IntGaugeVec};
-use strum::VariantArray;
-use tokio::time::Instant;
+use strum::VariantArray as _;
 
-use super::{
-    EVENT_BUCKETS,
-    connection::ConnectionMetrics,
-    families::{Dimension, Families, Recorder},
-    labels::{Label, QueueKind, StageName},
-    upstream::BreakerMetrics,
-};
+use super::OTHER_RUNG;
 use crate::{
-    clock,
     contract::link::Recipient,
     outcome::{Cause, Class, SettledKind},
     state::WorkerState,
+    telemetry::metrics::{
+        EVENT_BUCKETS,
+        families::{Dimension, Families},
+        labels::{Label, QueueKind, StageName},
+    },
 };
 
 /// The metric families of the stages. Most have a label `stage`.
 #[derive(Debug)]
-pub(super) struct StageFamilies {
-    deliveries: DeliveryFamilies,
-    consumers: ConsumerFamilies,
-    delays: DelayFamilies,
-    links: LinkFamilies,
+pub(in crate::telemetry::metrics) struct StageFamilies {
+    pub(super) deliveries: DeliveryFamilies,
+    pub(super) consumers: ConsumerFamilies,
+    pub(super) delays: DelayFamilies,
+    pub(super) links: LinkFamilies,
 }
 
 impl StageFamilies {
-    pub(super) fn new(families: &Families<'_>, rungs: &[String]) -> Result<Self, Error> {
+    pub(in crate::telemetry::metrics) fn new(
+        families: &Families<'_>,
+        rungs: &[String],
+    ) -> Result<Self, Error> {
         Ok(Self {
             deliveries: DeliveryFamilies::new(families)?,
             consumers: ConsumerFamilies::new(families)?,
@@ -41,7 +38,7 @@ impl StageFamilies {
     }
 
     /// Sets the gauges from the state.
-    pub(super) fn show(&self, state: &WorkerState) {
+    pub(in crate::telemetry::metrics) fn show(&self, state: &WorkerState) {
         for stage in StageName::VARIANTS {
             let (state, labels) = (state.stage(stage.as_str()), [stage.as_str()]);
             let set = |family: &IntGaugeVec, value: i64| family.with_label_values(&labels).set(value);
@@ -55,14 +52,14 @@ impl StageFamilies {
 
 /// Families about deliveries, from their receipt to their settlement.
 #[derive(Debug)]
-struct DeliveryFamilies {
-    events: IntCounterVec,
-    durations: HistogramVec,
-    in_flight: IntGaugeVec,
-    permits: IntGaugeVec,
-    oldest: IntGaugeVec,
-    overdue: IntCounterVec,
-    dead_letters: IntCounterVec,
+pub(super) struct DeliveryFamilies {
+    pub(super) events: IntCounterVec,
+    pub(super) durations: HistogramVec,
+    pub(super) in_flight: IntGaugeVec,
+    pub(super) permits: IntGaugeVec,
+    pub(super) oldest: IntGaugeVec,
+    pub(super) overdue: IntCounterVec,
+    pub(super) dead_letters: IntCounterVec,
 }
 
 impl DeliveryFamilies {
@@ -110,10 +107,10 @@ impl DeliveryFamilies {
 
 /// Families about the consumers and their queues.
 #[derive(Debug)]
-struct ConsumerFamilies {
-    silent: IntCounterVec,
-    queued: IntGaugeVec,
-    consuming: IntGaugeVec,
+pub(super) struct ConsumerFamilies {
+    pub(super) silent: IntCounterVec,
+    pub(super) queued: IntGaugeVec,
+    pub(super) consuming: IntGaugeVec,
 }
 
 impl ConsumerFamilies {
@@ -142,12 +139,12 @@ impl ConsumerFamilies {
 
 /// Families about retries and delay queues.
 #[derive(Debug)]
-struct DelayFamilies {
-    retries: IntCounterVec,
-    holds: IntCounterVec,
-    returns: IntCounterVec,
+pub(super) struct DelayFamilies {
+    pub(super) retries: IntCounterVec,
+    pub(super) holds: IntCounterVec,
+    pub(super) returns: IntCounterVec,
     /// The labels of the configured delay queues.
-    rungs: Vec<String>,
+    pub(super) rungs: Vec<String>,
 }
 
 impl DelayFamilies {
@@ -178,10 +175,10 @@ impl DelayFamilies {
 
 /// Families about links and the time until people have them.
 #[derive(Debug)]
-struct LinkFamilies {
-    published: IntCounterVec,
-    event_to_link: Histogram,
-    link_to_expert: Histogram,
+pub(super) struct LinkFamilies {
+    pub(super) published: IntCounterVec,
+    pub(super) event_to_link: Histogram,
+    pub(super) link_to_expert: Histogram,
 }
 
 impl LinkFamilies {
@@ -216,147 +213,4 @@ impl LinkFamilies {
 /// The label `stage` and all its values.
 fn stage() -> Dimension<'static> {
     ("stage", StageName::texts())
-}
-
-/// The metrics of one stage.
-#[derive(Clone, Debug)]
-pub struct StageMetrics {
-    pub(super) stage: StageName,
-    pub(super) families: Recorder<StageFamilies>,
-    /// The stage's connection to the broker.
-    pub connection: ConnectionMetrics,
-    /// The breaker of the API that the stage calls.
-    pub breaker: BreakerMetrics,
-}
-
-impl StageMetrics {
-    /// Starts the timer of a delivery.
-    #[must_use]
-    pub fn begin(&self) -> WorkTimer {
-        WorkTimer { metrics: self.clone(), since: Instant::now(), ended: SettledKind::Requeued }
-    }
-
-    /// Sets the maximum number of deliveries in progress.
-    pub fn set_permits(&self, permits: usize) {
-        let permits = i64::try_from(permits).unwrap_or(i64::MAX);
-        self.record(|families, stage| {
-            families.deliveries.permits.with_label_values(&[stage]).set(permits);
-        });
-    }
-
-    /// Counts a stalled consumer.
-    pub fn silent(&self) {
-        self.record(|families, stage| families.consumers.silent.with_label_values(&[stage]).inc());
-    }
-
-    /// Sets the numbers of messages in the stage's queues, in the order of [`QueueKind`].
-    pub fn set_queued(&self, messages: [u64; 3]) {
-        self.record(|families, stage| {
-            for (queue, messages) in QueueKind::VARIANTS.iter().zip(messages) {
-                let gauge = families.consumers.queued.with_label_values(&[stage, queue.as_str()]);
-                gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
-            }
-        });
-    }
-
-    /// Removes the queue lengths, because they are unknown while disconnected.
-    pub fn forget_queued(&self) {
-        self.record(|families, stage| {
-            for queue in QueueKind::VARIANTS {
-                // An error means that the series is absent already.
-                _ = families.consumers.queued.remove_label_values(&[stage, queue.as_str()]);
-            }
-        });
-    }
-
-    /// Counts a delivery that is requeued because of `amqp.delivery_timeout`.
-    pub fn overdue(&self) {
-        self.record(|families, stage| families.deliveries.overdue.with_label_values(&[stage]).inc());
-    }
-
-    /// Counts a retry because of `cause`.
-    pub fn retried(&self, cause: Cause) {
-        self.count(|families| &families.delays.retries, cause.as_str());
-    }
-
-    /// Counts a copy in the delay queue of `delay`.
-    pub fn held(&self, delay: Duration) {
-        self.count(|families| &families.delays.holds, &rung(delay));
-    }
-
-    /// Counts a message that returned from the delay queue of `delay`.
-    pub fn returned(&self, delay: Duration) {
-        let rung = rung(delay);
-        self.record(|families, stage| {
-            // The delay may come from another configuration or from a publisher. A message must not create a label
-            // value.
-            let known = families.delays.rungs.contains(&rung);
-            let label: &str = if known { &rung } else { OTHER_RUNG };
-            families.delays.returns.with_label_values(&[stage, label]).inc();
-        });
-    }
-
-    /// Counts a dead letter of `class`.
-    pub fn dead(&self, class: Class) {
-        self.count(|families| &families.deliveries.dead_letters, class.as_str());
-    }
-
-    /// Counts a confirmed link to `recipient`.
-    pub fn linked(&self, recipient: Recipient) {
-        let labels = [recipient.role(), recipient.channel()];
-        self.record(|families, _| families.links.published.with_label_values(&labels).inc());
-    }
-
-    /// Records the time since `began` when all links are published or the expert's message is sent.
-    pub fn delivered(&self, began: Timestamp) {
-        let took = Duration::try_from(clock::now().duration_since(began)).unwrap_or_default();
-        self.record(|families, _| {
-            let histogram = match self.stage {
-                StageName::Link => &families.links.event_to_link,
-                StageName::Host => &families.links.link_to_expert,
-            };
-            histogram.observe(took.as_secs_f64());
-        });
-    }
-
-    fn record(&self, record: impl FnOnce(&StageFamilies, &str)) {
-        self.families.record(|families| record(families, self.stage.as_str()));
-    }
-
-    fn count(&self, family: impl FnOnce(&StageFamilies) -> &IntCounterVec, value: &str) {
-        self.record(|families, stage| family(families).with_label_values(&[stage, value]).inc());
-    }
-}
-
-/// The label `rung` of a delay queue that is not configured here.
-const OTHER_RUNG: &str = "other";
-
-/// The label `rung` of a delay queue: milliseconds, as in its name.
-pub(super) fn rung(delay: Duration) -> String {
-    delay.as_millis().to_string()
-}
-
-/// Timer of a delivery in progress. Dropping it ends the delivery, so cancelled work is measured, too.
-#[derive(Debug)]
-pub struct WorkTimer {
-    metrics: StageMetrics,
-    since: Instant,
-    ended: SettledKind,
-}
-
-impl WorkTimer {
-    /// Ends the timer of a settled delivery.
-    pub fn ended(mut self, how: SettledKind) {
-        self.ended = how;
-    }
-}
-
-impl Drop for WorkTimer {
-    fn drop(&mut self) {
-        let (ended, took) = (self.ended.as_str(), self.since.elapsed().as_secs_f64());
-        self.metrics.count(|families| &families.deliveries.events, ended);
-        self.metrics.record(|families, stage| {
-            families.deliveries.durations.with_label_values(&[stage, ended]).observe(took);
-        });
-    }
 }
