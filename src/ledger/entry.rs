@@ -5,11 +5,11 @@ use std::fmt;
 use jiff::Timestamp;
 
 /// Hash of the body of the message that claims a key.
-pub(super) type Fingerprint = [u8; 32];
+pub(crate) type Fingerprint = [u8; 32];
 
 /// Known state of an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EntryState {
+pub(crate) enum EntryState {
     /// The effect was about to happen and its outcome is unknown, or a part of it happened.
     Noted,
     /// The effect happened.
@@ -39,15 +39,20 @@ impl Entry {
         self.state == EntryState::Recorded
     }
 
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
+/// A change of a key.
+pub(crate) enum Change {
+    Put(Entry),
+    Remove,
+}
+
 /// Result of looking up an entry.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// The effect is not complete. The note of an earlier holder, if there is one.
     Free(Option<Vec<u8>>),
     Recorded(Vec<u8>),

@@ -3,12 +3,18 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-use super::entry::Entry;
+use super::{
+    LedgerError,
+    claims::KeyGuard,
+    entry::{Change, Entry},
+    entry_store::EntryStore,
+};
 use crate::clock;
 
 /// Maximum number of expired entries that one write removes. More than one, so that removal is faster than growth.
@@ -27,12 +33,12 @@ struct MemoryEntries {
 /// Leaves the keys out, because an event id may contain a phone number.
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Memory({})", self.len())
+        write!(f, "Memory({})", self.size())
     }
 }
 
 impl Memory {
-    pub(crate) fn get(&self, key: &str) -> Option<Entry> {
+    pub(crate) fn find(&self, key: &str) -> Option<Entry> {
         self.lock().by_key.get(key).cloned()
     }
 
@@ -48,12 +54,38 @@ impl Memory {
         self.lock().remove(key);
     }
 
-    pub(super) fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.lock().by_key.len() as u64
     }
 
     fn lock(&self) -> MutexGuard<'_, MemoryEntries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EntryStore for Memory {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        Box::pin(async move { Ok(self.find(key)) })
+    }
+
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
+        change: Change,
+        guard: Option<Arc<KeyGuard>>,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(async move {
+            match change {
+                Change::Put(entry) => self.put(key, entry),
+                Change::Remove => self.remove(key),
+            }
+            drop(guard);
+            Ok(())
+        })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
+        Box::pin(async move { Ok(Some(self.size())) })
     }
 }
 
@@ -104,7 +136,7 @@ mod tests {
         }
         let left = |now| {
             memory.lock().sweep(now);
-            memory.len()
+            memory.size()
         };
         assert_eq!([left(at(-1)), left(at(0)), left(at(0)), left(at(1))], [100, 36, 1, 0]);
     }
@@ -115,10 +147,10 @@ mod tests {
         memory.put("k", entry(later));
         memory.put("k", entry(later + SignedDuration::from_hours(1)));
         memory.lock().sweep(later);
-        assert!(memory.get("k").is_some());
+        assert!(memory.find("k").is_some());
         memory.remove("k");
         assert!(memory.lock().by_expiry.is_empty());
         memory.put("expired", entry(at(0)));
-        assert_eq!(memory.len(), 0, "a write removes expired entries");
+        assert_eq!(memory.size(), 0, "a write removes expired entries");
     }
 }

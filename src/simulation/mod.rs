@@ -122,7 +122,7 @@ fn calm_world() -> World {
 /// A ledger in a world without faults. The returned switch makes its disk fail.
 pub(crate) fn ledger() -> (Ledger, impl Fn(bool)) {
     let world = calm_world();
-    let ledger = Ledger::simulated(store::SimulatedStore::new(world.begin_life()));
+    let ledger = Ledger::over(store::SimulatedStore::new(world.begin_life()));
     (ledger, move |out| world.lock().disk.out = out)
 }
 

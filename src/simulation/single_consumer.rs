@@ -84,7 +84,7 @@ impl<S: Stage> SingleConsumer<S> {
             metrics.clone(),
         );
         let stage = stage(world.clone());
-        let tries = Tries::new(Ledger::simulated(SimulatedStore::new(life.clone())));
+        let tries = Tries::new(Ledger::over(SimulatedStore::new(life.clone())));
         let consumer = Consumer::new(
             stage,
             SESSIONS.to_owned(),

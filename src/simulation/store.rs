@@ -2,8 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
+use futures_util::future::BoxFuture;
+
 use super::world::Life;
-use crate::ledger::{Change, Entries, Entry, KeyGuard, LedgerError};
+use crate::ledger::{Change, Entries, Entry, EntryStore, KeyGuard, LedgerError};
 
 /// The data on the disk.
 #[derive(Default)]
@@ -27,7 +29,7 @@ impl SimulatedStore {
         Arc::new(Self(life))
     }
 
-    pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
+    async fn read(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
         self.0.pass("reading the ledger").await;
         let mut state = self.0.world.lock();
         let share = state.plan.ledger;
@@ -39,28 +41,40 @@ impl SimulatedStore {
             }
             return Err(failure());
         }
-        let entry = state.disk.entries.get(key);
+        let entry = state.disk.entries.find(key);
         state.log(format_args!("ledger: {key} read, {}", if entry.is_some() { "there" } else { "absent" }));
         drop(state);
         Ok(entry)
     }
+}
+
+impl EntryStore for SimulatedStore {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        Box::pin(self.read(key))
+    }
 
     /// Writes even if the caller gives up, as the file ledger does. Releases `guard` after the write.
-    pub(crate) async fn write(
-        &self,
-        key: &str,
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
         change: Change,
         guard: Option<Arc<KeyGuard>>,
-    ) -> Result<(), LedgerError> {
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
         let (life, key) = (self.0.clone(), key.to_owned());
-        let write = tokio::spawn(async move {
-            life.pass("writing the ledger").await;
-            let result = apply(&life, &key, change);
-            life.pass("having written the ledger").await;
-            drop(guard);
-            result
-        });
-        write.await.unwrap_or_else(|_| Err(failure()))
+        Box::pin(async move {
+            let write = tokio::spawn(async move {
+                life.pass("writing the ledger").await;
+                let result = apply(&life, &key, change);
+                life.pass("having written the ledger").await;
+                drop(guard);
+                result
+            });
+            write.await.unwrap_or_else(|_| Err(failure()))
+        })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
+        Box::pin(async { Ok(None) })
     }
 }
 

@@ -73,7 +73,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn start(life: Life, plan: &WorldPlan, rules: &CheckedRules, token: &Path) -> Self {
-        let ledger = Ledger::simulated(SimulatedStore::new(life.clone()));
+        let ledger = Ledger::over(SimulatedStore::new(life.clone()));
         let keep = Retention {
             margin: jiff::SignedDuration::from_hours(1),
             max: jiff::SignedDuration::from_hours(100),

@@ -16,13 +16,19 @@ use std::{
 };
 
 use ::redb::Database;
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
     time::interval,
 };
 
-use super::{LedgerError, claims::KeyGuard, entry::Entry};
+use super::{
+    LedgerError,
+    claims::KeyGuard,
+    entry::{Change, Entry},
+    entry_store::EntryStore,
+};
 use crate::fault;
 use writer::{Write, WriteJob, Writer};
 
@@ -30,12 +36,6 @@ use writer::{Write, WriteJob, Writer};
 const QUEUE_MAX: usize = 1024;
 /// Interval of the removal of expired entries, if no write removes them.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-
-/// A change of a key.
-pub(crate) enum Change {
-    Put(Entry),
-    Remove,
-}
 
 /// An open file.
 pub(super) struct File {
@@ -97,42 +97,6 @@ impl File {
         Ok(file)
     }
 
-    pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
-        let key = key.to_owned();
-        self.read(move |database| database::get(database, &key)).await
-    }
-
-    pub(super) async fn len(&self) -> Result<u64, LedgerError> {
-        self.read(database::len).await
-    }
-
-    pub(super) fn commits(&self) -> u64 {
-        self.shared.commits.load(Ordering::Relaxed)
-    }
-
-    /// Changes the entry of `key` and returns when the change is on the disk. `guard` is held until then, even if the
-    /// caller is cancelled.
-    pub(super) async fn write(
-        &self,
-        key: String,
-        change: Change,
-        guard: Option<Arc<KeyGuard>>,
-    ) -> Result<(), LedgerError> {
-        let jobs = self.jobs().ok_or(LedgerError::Closed)?;
-        let (done, answer) = oneshot::channel();
-        jobs.send(WriteJob::Write(Write { key, change, guard, done }))
-            .await
-            .map_err(|_| LedgerError::Closed)?;
-        drop(jobs);
-        answer.await.unwrap_or(Err(LedgerError::Closed))
-    }
-
-    pub(super) async fn close(&self) {
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // An error means that the writer thread has ended, which is the goal.
-        _ = self.finished.clone().wait_for(|finished| *finished).await;
-    }
-
     fn jobs(&self) -> Option<mpsc::Sender<WriteJob>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -148,6 +112,46 @@ impl File {
             database::guard(&shared.path, || read(&database))
         });
         answer.await.unwrap_or(Err(LedgerError::Closed))
+    }
+}
+
+impl EntryStore for File {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        let key = key.to_owned();
+        Box::pin(self.read(move |database| database::get(database, &key)))
+    }
+
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
+        change: Change,
+        guard: Option<Arc<KeyGuard>>,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(async move {
+            let jobs = self.jobs().ok_or(LedgerError::Closed)?;
+            let (done, answer) = oneshot::channel();
+            jobs.send(WriteJob::Write(Write { key: key.to_owned(), change, guard, done }))
+                .await
+                .map_err(|_| LedgerError::Closed)?;
+            drop(jobs);
+            answer.await.unwrap_or(Err(LedgerError::Closed))
+        })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
+        Box::pin(async move { self.read(database::len).await.map(Some) })
+    }
+
+    fn synchronised(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
+    }
+
+    fn finish(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+            // An error means that the writer thread has ended, which is the goal.
+            _ = self.finished.clone().wait_for(|finished| *finished).await;
+        })
     }
 }
 

@@ -6,10 +6,10 @@ use ::redb::Database;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use super::{Change, SharedFile, database};
+use super::{SharedFile, database};
 use crate::{
     clock, fault,
-    ledger::{LedgerError, claims::KeyGuard},
+    ledger::{LedgerError, claims::KeyGuard, entry::Change},
 };
 
 /// Maximum number of writes in one commit.
