@@ -19,28 +19,17 @@ pub(crate) enum EntryState {
 /// An entry, valid until its expiry time.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub(super) fingerprint: Fingerprint,
-    pub(super) state: EntryState,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) state: EntryState,
     /// The note or the result, which may hold links.
-    pub(super) bytes: Vec<u8>,
-    pub(super) until: Timestamp,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) until: Timestamp,
 }
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { state, bytes, until, .. } = self;
         write!(f, "Entry({state:?}, {} bytes, until {until})", bytes.len())
-    }
-}
-
-#[cfg(test)]
-impl Entry {
-    pub(crate) fn is_recorded(&self) -> bool {
-        self.state == EntryState::Recorded
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
     }
 }
 
@@ -62,7 +51,7 @@ pub(crate) enum Found {
 
 impl Found {
     /// Evaluates `entry` for a claimant with `fingerprint`, at `now`.
-    pub(super) fn of(entry: Option<Entry>, fingerprint: &Fingerprint, now: Timestamp) -> Self {
+    pub(crate) fn of(entry: Option<Entry>, fingerprint: &Fingerprint, now: Timestamp) -> Self {
         match entry {
             Some(entry) if entry.until > now => match entry.state {
                 _ if entry.fingerprint != *fingerprint => Self::Conflict,

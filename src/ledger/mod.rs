@@ -20,13 +20,13 @@
 //! Each entry has a time from which it counts as absent. Expired entries are removed in bounded batches: by later
 //! writes (file, memory), once a second if there are no writes (file), or by Redis itself.
 
-mod claims;
-mod entry;
-mod entry_store;
+pub(crate) mod claims;
+pub(crate) mod entry;
+pub(crate) mod entry_store;
 mod error;
 mod file;
 mod lease;
-mod memory;
+pub(crate) mod memory;
 mod redis;
 mod store;
 
@@ -44,13 +44,6 @@ use file::File;
 use memory::Memory;
 use redis::Redis;
 use store::Store;
-#[cfg(test)]
-pub(crate) use {
-    claims::KeyGuard,
-    entry::{Change, Entry},
-    entry_store::EntryStore,
-    memory::Memory as Entries,
-};
 
 /// Maximum size of a key, in bytes.
 pub const KEY_BYTES_MAX: usize = 300;

@@ -19,7 +19,7 @@ use crate::{
     broker::publisher::{Publication, PublishError},
     clock,
     instant_connect::request::LINKS_MAX,
-    ledger::Entry,
+    ledger::entry::{Entry, EntryState},
     outcome::Class,
 };
 
@@ -469,10 +469,10 @@ impl Checker {
 
     /// Records the ledger entry for `key`, or its absence.
     pub(super) fn ledger_has(&mut self, key: &str, entry: Option<&Entry>) {
-        let recorded = entry.is_some_and(Entry::is_recorded);
+        let recorded = entry.is_some_and(|entry| entry.state == EntryState::Recorded);
         // A note before the first call contains no links.
         let without_links =
-            |entry: &Entry| str::from_utf8(entry.bytes()).is_ok_and(|note| note.contains(r#""hosts":[]"#));
+            |entry: &Entry| str::from_utf8(&entry.bytes).is_ok_and(|note| note.contains(r#""hosts":[]"#));
         let noted = !recorded && entry.is_some_and(|entry| !without_links(entry));
         self.by_ledger_key(key).for_each(|seen| {
             seen.recorded |= recorded;

@@ -13,7 +13,10 @@ use axum::{
     body::{Body, Bytes},
     http::{Response as HttpResponse, response::Builder},
 };
-use futures_util::stream::{self, StreamExt};
+use futures_util::{
+    future::BoxFuture,
+    stream::{self, StreamExt},
+};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Request, Response, header::AUTHORIZATION};
 use tokio::time::{Instant, sleep_until};
@@ -23,7 +26,11 @@ use super::{
     worker::CALL_LIMIT,
     world::{Life, WorldState},
 };
-use crate::{clock, endpoint::Obstacle, upstream::CallFailure};
+use crate::{
+    clock,
+    endpoint::Obstacle,
+    upstream::transport::{CallFailure, CallStart, Transport},
+};
 
 /// The duration of a slow call, which is within the limit.
 const SLOW: Duration = Duration::from_secs(11);
@@ -145,8 +152,7 @@ impl Servers {
 }
 
 impl Api {
-    /// Makes one call within the request's own time limit, as `reqwest` does.
-    pub(crate) async fn call(&self, request: Request) -> Result<Response, CallFailure> {
+    async fn answer_to(&self, request: Request) -> Result<Response, CallFailure> {
         let limit = request.timeout().copied().unwrap_or(Duration::MAX);
         let until = Instant::now() + limit;
         self.life.point("before a call").await;
@@ -232,6 +238,23 @@ impl Api {
         state.must(rule);
         answer
     }
+}
+
+impl Transport for Api {
+    /// Makes one call within the request's own time limit, as `reqwest` does.
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<(Response, CallStart), CallFailure>> {
+        Box::pin(async move { Ok((self.answer_to(request).await?, CallStart::now(0))) })
+    }
+
+    fn proxy(&self) -> Option<&str> {
+        None
+    }
+
+    fn succeeded(&self, _: CallStart) {}
+
+    fn failed(&self, _: CallStart, _: CallFailure) {}
+
+    fn reconnect(&self, _: CallStart) {}
 }
 
 impl CallFate {

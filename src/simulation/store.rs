@@ -5,12 +5,18 @@ use std::{fmt, sync::Arc};
 use futures_util::future::BoxFuture;
 
 use super::world::Life;
-use crate::ledger::{Change, Entries, Entry, EntryStore, KeyGuard, LedgerError};
+use crate::ledger::{
+    LedgerError,
+    claims::KeyGuard,
+    entry::{Change, Entry},
+    entry_store::EntryStore,
+    memory::Memory,
+};
 
 /// The data on the disk.
 #[derive(Default)]
 pub(super) struct SimulatedDisk {
-    entries: Arc<Entries>,
+    entries: Memory,
     /// True if every read and write fails.
     pub(super) out: bool,
 }

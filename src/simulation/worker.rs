@@ -261,7 +261,7 @@ fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, 
         SimulatedApi::InstantConnect => labels::UpstreamName::InstantConnect,
         SimulatedApi::Messages => labels::UpstreamName::WebexMessages,
     });
-    let upstream = Upstream::simulated(name, api, TokenSource::file(token.to_owned()), limits, metrics);
+    let upstream = Upstream::over(Box::new(api), name, TokenSource::file(token.to_owned()), limits, metrics);
     upstream.sharing_rate_limits_in(ledger.clone(), which.name())
 }
 

@@ -17,7 +17,7 @@ use super::{
     origin::{REFUSAL_BYTES_MAX, is_webex, tracking_id},
     rate_limit::RateLimit,
     token::is_token,
-    transport::{CallFailure, CallStart, ClientError, Network, Transport},
+    transport::{CallFailure, CallStart, ClientError, Http, Network, Transport},
 };
 use crate::{
     clock,
@@ -50,7 +50,7 @@ pub struct UpstreamLimits {
 #[derive(Debug)]
 pub struct Upstream {
     name: &'static str,
-    transport: Transport,
+    transport: Box<dyn Transport>,
     token: TokenSource,
     limits: UpstreamLimits,
     metrics: UpstreamMetrics,
@@ -108,11 +108,12 @@ impl Upstream {
         network: &Network,
         metrics: UpstreamMetrics,
     ) -> Result<Self, ClientError> {
-        Ok(Self::over(Transport::new(url, &limits, network)?, name, token, limits, metrics))
+        Ok(Self::over(Box::new(Http::new(url, &limits, network)?), name, token, limits, metrics))
     }
 
-    fn over(
-        transport: Transport,
+    /// A client that sends its requests over `transport`.
+    pub(crate) fn over(
+        transport: Box<dyn Transport>,
         name: &'static str,
         token: TokenSource,
         limits: UpstreamLimits,
@@ -133,18 +134,6 @@ impl Upstream {
     #[must_use]
     pub fn traced(self, tracer: Tracer) -> Self {
         Self { tracer, ..self }
-    }
-
-    /// A client for an API of the simulation.
-    #[cfg(test)]
-    pub(crate) fn simulated(
-        name: &'static str,
-        api: crate::simulation::network::Api,
-        token: TokenSource,
-        limits: UpstreamLimits,
-        metrics: UpstreamMetrics,
-    ) -> Self {
-        Self::over(Transport::Simulated(api), name, token, limits, metrics)
     }
 
     /// The API's name, for errors and logs.

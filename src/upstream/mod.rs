@@ -7,15 +7,13 @@ mod origin;
 mod proxy;
 mod rate_limit;
 mod token;
-mod transport;
+pub(crate) mod transport;
 
 use std::{fmt, time::Duration};
 
 pub use http::{ApiResponse, Upstream, UpstreamLimits};
 pub use proxy::{Proxies, Proxy, ProxyError};
 pub use token::{TokenError, TokenSource};
-#[cfg(test)]
-pub(crate) use transport::CallFailure;
 pub use transport::{ClientError, Network};
 
 use crate::{
