@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use lapin::{BasicProperties, types::AMQPValue};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -19,7 +20,10 @@ use tokio::{
 
 use super::world::{Life, World, WorldState};
 use crate::{
-    broker::{connection::BrokerError, source::Delivery},
+    broker::{
+        connection::BrokerError,
+        source::{Deliveries, Delivery, Receipt, Settle, Subscribe, Subscription},
+    },
     contract::header,
 };
 
@@ -85,17 +89,16 @@ pub(super) struct Wire {
 #[derive(Clone)]
 pub(crate) struct SimulatedConnection(pub(super) Arc<Wire>);
 
-pub(crate) struct SimulatedSubscription {
+struct SimulatedSubscription {
     wire: Arc<Wire>,
     number: u64,
     deliveries: mpsc::UnboundedReceiver<Delivery>,
 }
 
-#[derive(Clone)]
-pub(crate) struct SimulatedReceipt {
+struct SimulatedReceipt {
     wire: Arc<Wire>,
     tag: u64,
-    used: Arc<AtomicBool>,
+    used: AtomicBool,
 }
 
 impl fmt::Debug for SimulatedReceipt {
@@ -204,12 +207,12 @@ fn deliver(state: &mut WorldState, queue: &str) {
         let tag = state.broker.number();
         let Some(to) = state.broker.subscribers.get_mut(&number) else { return };
         to.unsettled += 1;
-        let receipt = SimulatedReceipt { wire: Arc::clone(&to.wire), tag, used: Arc::default() };
+        let receipt = SimulatedReceipt { wire: Arc::clone(&to.wire), tag, used: AtomicBool::new(false) };
         let delivery = Delivery {
             body: message.body.to_vec(),
             properties: message.properties(),
             redelivered: message.deliveries > 0,
-            receipt: receipt.into(),
+            receipt: Arc::new(receipt),
         };
         // A closed receiver means that its connection is gone too.
         _ = to.deliver.send(delivery);
@@ -341,13 +344,9 @@ impl SimulatedConnection {
         Ok(Self(wire))
     }
 
-    pub(crate) fn connected(&self) -> bool {
-        !self.0.is_gone()
-    }
-
     /// A receipt on this connection for a delivery that the broker does not know.
-    pub(crate) fn receipt(&self) -> SimulatedReceipt {
-        SimulatedReceipt { wire: Arc::clone(&self.0), tag: 0, used: Arc::default() }
+    pub(crate) fn receipt(&self) -> Receipt {
+        Arc::new(SimulatedReceipt { wire: Arc::clone(&self.0), tag: 0, used: AtomicBool::new(false) })
     }
 
     /// Closes both ends.
@@ -356,11 +355,7 @@ impl SimulatedConnection {
         self.0.gone.close();
     }
 
-    pub(crate) async fn subscribe(
-        &self,
-        queue: &str,
-        prefetch: u16,
-    ) -> Result<SimulatedSubscription, BrokerError> {
+    async fn subscribe_to(&self, queue: &str, prefetch: u16) -> Result<SimulatedSubscription, BrokerError> {
         let life = &self.0.life;
         life.pass("subscribing").await;
         if self.0.is_cut() {
@@ -387,20 +382,44 @@ impl SimulatedConnection {
     }
 }
 
-impl SimulatedSubscription {
-    pub(crate) async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        if let Some(delivery) = self.deliveries.recv().await {
-            return Ok(delivery);
-        }
-        self.wire.gone().await;
-        Err(ended())
+impl Subscribe for SimulatedConnection {
+    fn connected(&self) -> bool {
+        !self.0.is_gone()
     }
 
-    pub(crate) fn check(&self) -> Result<(), BrokerError> {
+    fn subscribe<'a>(
+        &'a self,
+        queue: &'a str,
+        _name: &'a str,
+        prefetch: u16,
+        _limit: Duration,
+    ) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
+        Box::pin(async move { Ok(Box::new(self.subscribe_to(queue, prefetch).await?) as Subscription) })
+    }
+}
+
+impl Deliveries for SimulatedSubscription {
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, BrokerError>> {
+        Box::pin(async move {
+            if let Some(delivery) = self.deliveries.recv().await {
+                return Ok(delivery);
+            }
+            self.wire.gone().await;
+            Err(ended())
+        })
+    }
+
+    fn check(&self) -> Result<(), BrokerError> {
         if self.wire.is_gone() { Err(ended()) } else { Ok(()) }
     }
 
-    pub(crate) async fn cancel(mut self) -> Result<Vec<Delivery>, BrokerError> {
+    fn cancel(self: Box<Self>, _limit: Duration) -> BoxFuture<'static, Result<Vec<Delivery>, BrokerError>> {
+        Box::pin((*self).end())
+    }
+}
+
+impl SimulatedSubscription {
+    async fn end(mut self) -> Result<Vec<Delivery>, BrokerError> {
         self.wire.life.pass("cancelling").await;
         if self.wire.is_cut() {
             self.wire.gone().await;
@@ -420,13 +439,30 @@ impl SimulatedSubscription {
     }
 }
 
-impl SimulatedReceipt {
-    pub(crate) fn usable(&self) -> bool {
+impl Settle for SimulatedReceipt {
+    fn usable(&self) -> bool {
         !self.wire.is_gone() && !self.used.load(Ordering::Relaxed)
     }
 
+    fn ack(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(self.acknowledge().await) })
+    }
+
+    fn requeue(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(async move {
+            let counted = self.wire.life.world.lock().broker.counts_nacks;
+            Ok(self.nack(counted).await)
+        })
+    }
+
+    fn requeue_counted(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(self.nack(true).await) })
+    }
+}
+
+impl SimulatedReceipt {
     /// Sends the ack at once. The broker handles it later, unless the connection breaks first.
-    pub(crate) async fn ack(&self) -> bool {
+    async fn acknowledge(&self) -> bool {
         let life = self.wire.life.clone();
         life.point("before the ack").await;
         if !self.usable() || self.used.swap(true, Ordering::Relaxed) {
@@ -448,15 +484,6 @@ impl SimulatedReceipt {
         }
         life.point("after the ack").await;
         true
-    }
-
-    pub(crate) async fn requeue(&self) -> bool {
-        let counted = self.wire.life.world.lock().broker.counts_nacks;
-        self.nack(counted).await
-    }
-
-    pub(crate) async fn requeue_counted(&self) -> bool {
-        self.nack(true).await
     }
 
     async fn nack(&self, counted: bool) -> bool {

@@ -113,7 +113,7 @@ impl<S: Stage> SingleConsumer<S> {
         };
         let ended = tokio::time::timeout(CALM_MAX, async {
             tokio::select! {
-                ended = self.consumer.consume((&self.connection).into()) => panic!("{ended:?}"),
+                ended = self.consumer.consume(&self.connection) => panic!("{ended:?}"),
                 () = settled => {}
             }
         });

@@ -156,7 +156,7 @@ async fn supervise<S: Stage>(life: Life, consumer: Arc<Consumer<S>>) {
         if let Ok(connection) = SimulatedConnection::open(&life).await {
             let ended = tokio::select! {
                 biased;
-                ended = consumer.consume((&connection).into()) => ended,
+                ended = consumer.consume(&connection) => ended,
                 () = connection.0.gone() => {
                     sleep(Duration::from_secs(1)).await;
                     Err(crate::broker::connection::BrokerError::Ended("gone".to_owned()))

@@ -119,7 +119,7 @@ async fn consume_on<S: Stage>(
         Watchdog::new(connection, topology, consumer.queue(), consumer.metrics(), connector.timeout);
     let ended = tokio::select! {
         biased;
-        result = consumer.consume((&**connection).into()) => result,
+        result = consumer.consume(&**connection) => result,
         error = gone("consume", connection) => Err(error),
         error = watchdog.watch(connector) => Err(error),
     };

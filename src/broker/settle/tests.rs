@@ -64,7 +64,7 @@ impl Rig {
 
     async fn settle_by(&self, keep: Duration, outcome: Outcome, verdict: BreakerVerdict) -> Settlement {
         let context = DeliveryContext {
-            receipt: self.connection.receipt().into(),
+            receipt: self.connection.receipt(),
             properties: BasicProperties::default(),
             event_id: "event".to_owned(),
             trace: TraceContext::of(&std::collections::BTreeMap::new()),
