@@ -82,6 +82,9 @@ pub(crate) mod masking;
 pub(crate) mod outcome;
 pub mod retry;
 pub mod sandbox;
+// The simulation runs the ledger's suite, which is also an integration test and imports this crate by its name.
+#[cfg(test)]
+extern crate self as instant_connect_worker;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod stages;

@@ -38,6 +38,8 @@ mod rules;
 mod single_consumer;
 pub(crate) mod store;
 #[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 mod tests;
 mod troubles;
 mod worker;

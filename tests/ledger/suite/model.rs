@@ -38,8 +38,8 @@ fn op() -> impl Strategy<Value = Op> {
 /// The entry of each key: body, true for a result, value.
 type Kept = HashMap<usize, (u8, bool, u8)>;
 
-struct Run<'a> {
-    place: &'a Place,
+struct Run<'a, L> {
+    place: &'a L,
     ledger: Ledger,
     /// Makes the keys of each case different, because Redis keeps them between cases.
     case: u32,
@@ -47,7 +47,7 @@ struct Run<'a> {
     held: HashMap<usize, (u8, Lease)>,
 }
 
-impl Run<'_> {
+impl<L: Location> Run<'_, L> {
     async fn step(&mut self, op: &Op) {
         let until = |lives: bool| if lives { later() } else { past() };
         match *op {
@@ -72,7 +72,7 @@ impl Run<'_> {
                 }
             }
             Op::Drop { key } => drop(self.held.remove(&key)),
-            Op::Reopen if matches!(self.place, Place::Memory) => {}
+            Op::Reopen if !self.place.is_durable() => {}
             Op::Reopen => {
                 self.held.clear();
                 self.ledger.close().await;
@@ -114,8 +114,8 @@ impl Run<'_> {
     }
 }
 
-fn assert_matches_model(place: &Place, cases: u32) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+pub(crate) fn assert_matches_model(place: &impl Location, cases: u32) {
+    let runtime = place.runtime();
     let case = std::cell::Cell::new(0);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
@@ -134,19 +134,4 @@ fn assert_matches_model(place: &Place, cases: u32) {
             Ok(())
         })
         .unwrap();
-}
-
-#[test]
-fn memory_matches_the_model() {
-    assert_matches_model(&Place::Memory, 500);
-}
-
-#[test]
-fn file_matches_the_model() {
-    assert_matches_model(&Place::file(), 50);
-}
-
-#[test]
-fn redis_matches_the_model() {
-    assert_matches_model(&Place::Redis(Server::start()), 100);
 }
