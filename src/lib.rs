@@ -12,7 +12,7 @@
 //!
 //! - [`contract`]: messages on the wire, with types that hide personal data
 //! - [`outcome`]: the closed set of outcomes and of classes of dead letters
-//! - [`clock`]: the current time
+//! - [`clock`]: the time of day
 //! - [`endpoint`]: reasons why a peer was not reached, in our own words
 //! - [`masking`]: the last protection of secrets, for texts that others wrote
 //! - [`tls`]: trusted servers and the client certificate, the same for the broker, Redis and HTTPS
@@ -48,7 +48,7 @@
 //! config          → breaker broker contract endpoint instant_connect ledger masking retry stages telemetry tls upstream values
 //! dead            → broker clock contract fault outcome
 //! endpoint        → masking tls
-//! instant_connect → clock contract fault upstream
+//! instant_connect → contract fault upstream
 //! ledger          → clock endpoint fault tls
 //! outcome         → contract
 //! retry           → outcome values
@@ -70,7 +70,7 @@ pub(crate) mod breaker;
 pub mod broker;
 pub(crate) mod check;
 pub mod cli;
-pub(crate) mod clock;
+pub mod clock;
 pub mod config;
 pub mod contract;
 pub(crate) mod dead;

@@ -18,7 +18,6 @@ use tokio::{runtime::Handle, sync::watch, time::sleep};
 use tracing::warn;
 
 use crate::{
-    clock,
     contract::{ids, message::Message},
     ledger::{Claim, Ledger, LedgerError},
     retry,
@@ -129,7 +128,7 @@ impl Tries {
         if now == 0 {
             lease.release().await?;
         } else if now != recorded {
-            let until = clock::now().saturating_add(KEEP_FOR).unwrap_or(jiff::Timestamp::MAX);
+            let until = self.0.ledger.clock().now().saturating_add(KEEP_FOR).unwrap_or(jiff::Timestamp::MAX);
             let written = lease.write_note(now.to_string().as_bytes(), until).await;
             if written.is_err() && now > recorded {
                 // The entry may have been written nevertheless.

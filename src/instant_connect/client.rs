@@ -11,7 +11,6 @@ use super::{
     response::{self, LinkRules},
 };
 use crate::{
-    clock,
     contract::{
         link::{GuestLinkUrl, HostLinkUrl},
         start_session::Session,
@@ -64,7 +63,7 @@ impl InstantConnectClient {
             return Ok(links);
         };
         let request = Request::new(&self.options, session, &call);
-        let left = session.expires_at.timestamp().duration_since(clock::now());
+        let left = session.expires_at.timestamp().duration_since(self.upstream.clock().now());
         let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
         let (url, subject) = (self.url.clone(), session.event_id.as_str());
         let answer = self.upstream.post(url, &request, subject, &session.trace, left).await;

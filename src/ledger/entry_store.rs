@@ -11,10 +11,13 @@ use super::{
     entry::{Change, Entry, EntryState, Fingerprint, Found},
     store::{ClaimResult, Store, StoreClaim},
 };
-use crate::clock;
+use crate::clock::Clock;
 
 /// Entries by key.
 pub(crate) trait EntryStore: fmt::Debug + Send + Sync + 'static {
+    /// The clock by which entries expire.
+    fn clock(&self) -> &Clock;
+
     /// The entry of `key`, which may have expired.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>>;
 
@@ -50,14 +53,14 @@ impl<E: EntryStore> Store for E {
         guard: Arc<KeyGuard>,
     ) -> BoxFuture<'static, ClaimResult> {
         Box::pin(async move {
-            let found = Found::of(self.get(&key).await?, &fingerprint, clock::now());
+            let found = Found::of(self.get(&key).await?, &fingerprint, self.clock().now());
             let claim = EntryClaim { store: self, key, guard };
             Ok((found, Box::new(claim) as Box<dyn StoreClaim>))
         })
     }
 
     fn set_rate_limit<'a>(&'a self, key: &'a str, wait: Duration) -> BoxFuture<'a, Result<(), LedgerError>> {
-        let until = after(clock::now(), wait);
+        let until = after(self.clock().now(), wait);
         let entry = Entry { fingerprint: [0; 32], state: EntryState::Recorded, bytes: Vec::new(), until };
         Box::pin(async move {
             match self.get(key).await? {
@@ -70,7 +73,7 @@ impl<E: EntryStore> Store for E {
     fn rate_limited_for<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Duration>, LedgerError>> {
         Box::pin(async move {
             let entry = self.get(key).await?;
-            let left = entry.map(|entry| entry.until.duration_since(clock::now()));
+            let left = entry.map(|entry| entry.until.duration_since(self.clock().now()));
             Ok(left.and_then(|left| Duration::try_from(left).ok()).filter(|left| !left.is_zero()))
         })
     }

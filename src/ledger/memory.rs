@@ -15,14 +15,16 @@ use super::{
     entry::{Change, Entry},
     entry_store::EntryStore,
 };
-use crate::clock;
+use crate::clock::Clock;
 
 /// Maximum number of expired entries that one write removes. More than one, so that removal is faster than growth.
 const SWEEP_MAX: usize = 64;
 
 /// Entries by key and by expiry time.
-#[derive(Default)]
-pub(crate) struct Memory(Mutex<MemoryEntries>);
+pub(crate) struct Memory {
+    entries: Mutex<MemoryEntries>,
+    clock: Clock,
+}
 
 #[derive(Default)]
 struct MemoryEntries {
@@ -38,6 +40,10 @@ impl fmt::Debug for Memory {
 }
 
 impl Memory {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { entries: Mutex::default(), clock }
+    }
+
     pub(crate) fn find(&self, key: &str) -> Option<Entry> {
         self.lock().by_key.get(key).cloned()
     }
@@ -47,7 +53,7 @@ impl Memory {
         entries.remove(key);
         entries.by_expiry.insert((entry.until, key.to_owned()));
         entries.by_key.insert(key.to_owned(), entry);
-        entries.sweep(clock::steady());
+        entries.sweep(self.clock.steady());
     }
 
     pub(crate) fn remove(&self, key: &str) {
@@ -59,11 +65,15 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, MemoryEntries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl EntryStore for Memory {
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         Box::pin(async move { Ok(self.find(key)) })
     }
@@ -127,7 +137,7 @@ mod tests {
 
     #[test]
     fn expired_entries_are_removed_in_batches() {
-        let memory = Memory::default();
+        let memory = Memory::new(Clock::system());
         for number in 0..100 {
             let (key, until) = (number.to_string(), at(number / 99));
             let mut entries = memory.lock();
@@ -143,7 +153,8 @@ mod tests {
 
     #[test]
     fn replaced_or_removed_entry_leaves_no_expiry_behind() {
-        let (memory, later) = (Memory::default(), clock::now() + SignedDuration::from_hours(1));
+        let clock = Clock::system();
+        let (memory, later) = (Memory::new(clock.clone()), clock.now() + SignedDuration::from_hours(1));
         memory.put("k", entry(later));
         memory.put("k", entry(later + SignedDuration::from_hours(1)));
         memory.lock().sweep(later);

@@ -38,6 +38,7 @@ pub use error::LedgerError;
 pub use file::inspect::FileStatus;
 pub use lease::Lease;
 
+use crate::clock::Clock;
 use claims::{Acquisition, KeyClaims};
 use entry::{Fingerprint, Found};
 use file::File;
@@ -94,6 +95,7 @@ impl<T: Into<SecretString>> From<T> for RedisUrl {
 pub struct Ledger {
     claims: Arc<KeyClaims>,
     store: Arc<dyn Store>,
+    clock: Clock,
 }
 
 /// Result of a claim.
@@ -127,18 +129,24 @@ impl Ledger {
     /// [`LedgerError`] if the file is in use, damaged or inaccessible, or if the URL is not a Redis URL. A damaged file is
     /// not replaced by a new one.
     pub async fn open(kind: LedgerKind) -> Result<Self, LedgerError> {
+        let clock = Clock::system();
         Ok(match kind {
-            LedgerKind::Memory => Self::over(Arc::new(Memory::default())),
-            LedgerKind::File { path } => Self::over(File::open(path).await?),
+            LedgerKind::Memory => Self::over(Arc::new(Memory::new(clock.clone())), clock),
+            LedgerKind::File { path } => Self::over(File::open(path, clock.clone()).await?, clock),
             LedgerKind::Redis { url, prefix, ca_file } => {
-                Self::over(Arc::new(Redis::new(url, prefix, ca_file)?))
+                Self::over(Arc::new(Redis::new(url, prefix, ca_file)?), clock)
             }
         })
     }
 
-    /// A ledger whose entries are in `store`.
-    pub(crate) fn over(store: Arc<dyn Store>) -> Self {
-        Self { claims: Arc::default(), store }
+    /// A ledger whose entries are in `store` and expire by `clock`.
+    pub(crate) fn over(store: Arc<dyn Store>, clock: Clock) -> Self {
+        Self { claims: Arc::default(), store, clock }
+    }
+
+    /// The clock by which entries expire.
+    pub(crate) const fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Claims `key` for a message whose body has `fingerprint`. While another claimant (in this process, or in another

@@ -14,7 +14,7 @@
 //! - [`world`]: time, randomness, journal, the worker's lives
 //! - [`broker`], [`publishing`]: queues, connections, confirms
 //! - [`network`], [`answers`]: the two APIs
-//! - [`store`]: the disk under the ledger
+//! - [`store`]: the disk under the ledger, [`time`]: the time of day
 //! - [`worker`]: the real parts, connected to the simulation
 //! - [`troubles`]: faults that come and go
 //! - [`fairness`]: events with faults of their own
@@ -41,6 +41,7 @@ pub(crate) mod store;
 mod store_tests;
 #[cfg(test)]
 mod tests;
+mod time;
 mod troubles;
 mod worker;
 mod world;
@@ -59,7 +60,10 @@ use self::{
     plan::WorldPlan,
     world::World,
 };
-use crate::{clock, ledger::Ledger};
+use crate::{
+    clock::{self, Clock},
+    ledger::Ledger,
+};
 
 /// Longest time to finish once all faults are over.
 const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
@@ -109,8 +113,10 @@ fn calm_world() -> World {
     let mut random = Rng::with_seed(0);
     let mut plan = WorldPlan::new(&mut random);
     plan.calm();
+    let clock = Clock::system();
     let rules = CheckedRules {
-        begin: clock::now(),
+        begin: clock.now(),
+        clock,
         attempts: plan.attempts,
         total: Duration::MAX,
         lifetime: Duration::MAX,
@@ -124,7 +130,7 @@ fn calm_world() -> World {
 /// A ledger in a world without faults. The returned switch makes its disk fail.
 pub(crate) fn ledger() -> (Ledger, impl Fn(bool)) {
     let world = calm_world();
-    let ledger = Ledger::over(store::SimulatedStore::new(world.begin_life()));
+    let ledger = store::ledger(world.begin_life());
     (ledger, move |out| world.lock().disk.out = out)
 }
 
@@ -134,7 +140,9 @@ fn failure(seed: u64, error: &io::Error) -> BrokenRule {
 
 async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
     let begin: Timestamp = "2026-11-21T12:00:00.25Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
-    let _clock = clock::simulated::begin(begin);
+    // Modules that are not given a clock yet see the same time.
+    let _simulated = clock::simulated::begin(begin);
+    let clock = time::clock_at(begin);
     let mut random = Rng::with_seed(seed);
     let mut plan = WorldPlan::new(&mut random);
     if seed % 8 == 7 {
@@ -143,7 +151,7 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
     let events = events::events(&mut random, plan.events, plan.spread, begin);
     let token = folder.join("token");
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
-    let checker = checker_of(&plan, events.clone(), begin);
+    let checker = checker_of(&plan, events.clone(), begin, clock);
     let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
     // In every third seed nacks are not counted, as in RabbitMQ 4.3.
     world.lock().broker.counts_nacks = !seed.is_multiple_of(3);
@@ -162,8 +170,9 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
 }
 
 /// A checker with the limits that follow from `plan`.
-fn checker_of(plan: &WorldPlan, events: Vec<Event>, begin: Timestamp) -> Checker {
+fn checker_of(plan: &WorldPlan, events: Vec<Event>, begin: Timestamp, clock: Clock) -> Checker {
     let rules = CheckedRules {
+        clock,
         begin,
         attempts: plan.attempts,
         total: Duration::from_secs(3600),
@@ -241,7 +250,7 @@ fn send(world: &World, event: &Event) {
                 properties = properties.with_message_id(id.as_str().into());
             }
             if state.random.bool() {
-                let seconds = u64::try_from(clock::now().as_second()).unwrap_or_default();
+                let seconds = u64::try_from(state.now().as_second()).unwrap_or_default();
                 properties = properties.with_timestamp(seconds);
             }
             state.log(format_args!("{} is sent", event.session));

@@ -63,7 +63,7 @@ impl Stage for Troubled {
     fn deadline(&self, _: &Message) -> Result<WireTime, Death> {
         let over = self.begin + SignedDuration::from_mins(10);
         let is_over = || Death::new(Class::Expired, "the session is over");
-        if clock::now() < over { Ok(WireTime::floor(over)) } else { Err(is_over()) }
+        if self.world.clock().now() < over { Ok(WireTime::floor(over)) } else { Err(is_over()) }
     }
 
     fn bytes(&self, _: &Message) -> usize {

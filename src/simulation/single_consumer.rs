@@ -13,8 +13,8 @@ use super::{
     broker::{self, SESSIONS, SimulatedConnection, Stored},
     checker::{CheckedRules, Checker},
     plan::WorldPlan,
-    publishing,
-    store::SimulatedStore,
+    publishing, store,
+    time::clock_at,
     worker,
     world::World,
 };
@@ -25,7 +25,6 @@ use crate::{
         settle::Settler,
         tries::Tries,
     },
-    ledger::Ledger,
     stages::Stage,
     telemetry::{
         metrics::{Metrics, StageMetrics, labels},
@@ -57,6 +56,7 @@ impl<S: Stage> SingleConsumer<S> {
         plan.calm();
         plan_for(&mut plan);
         let rules = CheckedRules {
+            clock: clock_at(begin),
             begin,
             attempts: 1,
             total: CALM_MAX,
@@ -84,7 +84,7 @@ impl<S: Stage> SingleConsumer<S> {
             metrics.clone(),
         );
         let stage = stage(world.clone());
-        let tries = Tries::new(Ledger::over(SimulatedStore::new(life.clone())));
+        let tries = Tries::new(store::ledger(life.clone()));
         let consumer = Consumer::new(
             stage,
             SESSIONS.to_owned(),

@@ -5,16 +5,18 @@ use std::{fmt, sync::Arc};
 use futures_util::future::BoxFuture;
 
 use super::world::Life;
-use crate::ledger::{
-    LedgerError,
-    claims::KeyGuard,
-    entry::{Change, Entry},
-    entry_store::EntryStore,
-    memory::Memory,
+use crate::{
+    clock::Clock,
+    ledger::{
+        Ledger, LedgerError,
+        claims::KeyGuard,
+        entry::{Change, Entry},
+        entry_store::EntryStore,
+        memory::Memory,
+    },
 };
 
 /// The data on the disk.
-#[derive(Default)]
 pub(super) struct SimulatedDisk {
     entries: Memory,
     /// True if every read and write fails.
@@ -22,7 +24,10 @@ pub(super) struct SimulatedDisk {
 }
 
 /// The disk as one life of the worker sees it.
-pub(crate) struct SimulatedStore(Life);
+struct SimulatedStore {
+    life: Life,
+    clock: Clock,
+}
 
 impl fmt::Debug for SimulatedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,14 +35,22 @@ impl fmt::Debug for SimulatedStore {
     }
 }
 
-impl SimulatedStore {
-    pub(super) fn new(life: Life) -> Arc<Self> {
-        Arc::new(Self(life))
-    }
+/// The ledger of one life of the worker.
+pub(super) fn ledger(life: Life) -> Ledger {
+    let clock = life.world.clock();
+    Ledger::over(Arc::new(SimulatedStore { life, clock: clock.clone() }), clock)
+}
 
+impl SimulatedDisk {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { entries: Memory::new(clock), out: false }
+    }
+}
+
+impl SimulatedStore {
     async fn read(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
-        self.0.pass("reading the ledger").await;
-        let mut state = self.0.world.lock();
+        self.life.pass("reading the ledger").await;
+        let mut state = self.life.world.lock();
         let share = state.plan.ledger;
         if state.disk.out || state.chance(share) {
             state.log(format_args!("ledger: {key} can't be read"));
@@ -55,6 +68,10 @@ impl SimulatedStore {
 }
 
 impl EntryStore for SimulatedStore {
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         Box::pin(self.read(key))
     }
@@ -66,7 +83,7 @@ impl EntryStore for SimulatedStore {
         change: Change,
         guard: Option<Arc<KeyGuard>>,
     ) -> BoxFuture<'a, Result<(), LedgerError>> {
-        let (life, key) = (self.0.clone(), key.to_owned());
+        let (life, key) = (self.life.clone(), key.to_owned());
         Box::pin(async move {
             let write = tokio::spawn(async move {
                 life.pass("writing the ledger").await;

@@ -6,7 +6,7 @@ mod suite;
 
 use tokio::runtime::Runtime;
 
-use super::{calm_world, store::SimulatedStore, world::World};
+use super::{calm_world, store, world::World};
 use crate::ledger::Ledger;
 
 /// A simulated disk. Each open ledger is that of another life of the worker.
@@ -20,7 +20,7 @@ impl Disk {
 
 impl suite::Location for Disk {
     async fn open(&self) -> Ledger {
-        Ledger::over(SimulatedStore::new(self.0.begin_life()))
+        store::ledger(self.0.begin_life())
     }
 
     fn runtime(&self) -> Runtime {

@@ -21,8 +21,7 @@ use super::{
     events::ALLOWED,
     network::{Api, BODY_BYTES_MAX, SimulatedApi},
     plan::WorldPlan,
-    publishing,
-    store::SimulatedStore,
+    publishing, store,
     world::Life,
 };
 use crate::{
@@ -73,7 +72,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn start(life: Life, plan: &WorldPlan, rules: &CheckedRules, token: &Path) -> Self {
-        let ledger = Ledger::over(SimulatedStore::new(life.clone()));
+        let ledger = store::ledger(life.clone());
         let keep = Retention {
             margin: jiff::SignedDuration::from_hours(1),
             max: jiff::SignedDuration::from_hours(100),
@@ -261,7 +260,8 @@ fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, 
         SimulatedApi::InstantConnect => labels::UpstreamName::InstantConnect,
         SimulatedApi::Messages => labels::UpstreamName::WebexMessages,
     });
-    let upstream = Upstream::over(Box::new(api), name, TokenSource::file(token.to_owned()), limits, metrics);
+    let (token, clock) = (TokenSource::file(token.to_owned()), ledger.clock().clone());
+    let upstream = Upstream::over(Box::new(api), name, token, limits, metrics, clock);
     upstream.sharing_rate_limits_in(ledger.clone(), which.name())
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use fastrand::Rng;
+use jiff::Timestamp;
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep},
@@ -18,6 +19,7 @@ use tokio::{
 use super::{
     broker::SimulatedQueues, checker::Checker, network::Servers, plan::WorldPlan, store::SimulatedDisk,
 };
+use crate::clock::Clock;
 
 /// Number of the last steps that a failure shows.
 const SHOWN: usize = 80;
@@ -80,13 +82,18 @@ impl World {
             plan,
             random,
             servers: Servers::new(token),
-            disk: SimulatedDisk::default(),
+            disk: SimulatedDisk::new(checker.rules.clock.clone()),
             checker,
             journal,
             life: 0,
             death: Arc::new(Semaphore::new(0)),
             broken: Arc::new(Semaphore::new(0)),
         })))
+    }
+
+    /// The time of day in this world.
+    pub(super) fn clock(&self) -> Clock {
+        self.lock().checker.rules.clock.clone()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, WorldState> {
@@ -121,6 +128,11 @@ impl World {
 }
 
 impl WorldState {
+    /// The time of day in this world.
+    pub(super) fn now(&self) -> Timestamp {
+        self.checker.rules.clock.now()
+    }
+
     /// Writes a step to the journal.
     pub(super) fn log(&mut self, step: fmt::Arguments<'_>) {
         let journal = &mut self.journal;

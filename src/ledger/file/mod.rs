@@ -29,7 +29,7 @@ use super::{
     entry::{Change, Entry},
     entry_store::EntryStore,
 };
-use crate::fault;
+use crate::{clock::Clock, fault};
 use writer::{Write, WriteJob, Writer};
 
 /// Capacity of the write queue; further writes wait until there is space.
@@ -53,6 +53,7 @@ struct SharedFile {
     /// The database, or the error that made it unusable. After an I/O error, the writer opens the database again.
     database: RwLock<Result<Arc<Database>, LedgerError>>,
     commits: AtomicU64,
+    clock: Clock,
 }
 
 /// Opens the database again; the file must exist.
@@ -66,7 +67,7 @@ impl fmt::Debug for File {
 
 impl File {
     /// Opens the file at `path`, or creates it.
-    pub(super) async fn open(path: PathBuf) -> Result<Arc<Self>, LedgerError> {
+    pub(super) async fn open(path: PathBuf, clock: Clock) -> Result<Arc<Self>, LedgerError> {
         let (first, again) = (path.clone(), path.clone());
         let open = move || {
             fault::point("ledger", "opening");
@@ -74,15 +75,20 @@ impl File {
         };
         let opened = spawn_blocking(open).await;
         let database = opened.unwrap_or(Err(LedgerError::Closed))?;
-        Self::start(path, database, Box::new(move || database::open(&again, false)))
+        Self::start(path, database, Box::new(move || database::open(&again, false)), clock)
     }
 
-    fn start(path: PathBuf, database: Database, opener: Opener) -> Result<Arc<Self>, LedgerError> {
+    fn start(
+        path: PathBuf,
+        database: Database,
+        opener: Opener,
+        clock: Clock,
+    ) -> Result<Arc<Self>, LedgerError> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (ends, finished) = watch::channel(false);
         let database = RwLock::new(Ok(Arc::new(database)));
         let shared =
-            Arc::new(SharedFile { path: path.clone(), opener, database, commits: AtomicU64::new(0) });
+            Arc::new(SharedFile { path: path.clone(), opener, database, commits: AtomicU64::new(0), clock });
         let writer = Writer::new(receiver, shared.clone());
         let run = move || {
             writer.run();
@@ -116,6 +122,10 @@ impl File {
 }
 
 impl EntryStore for File {
+    fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         let key = key.to_owned();
         Box::pin(self.read(move |database| database::get(database, &key)))
