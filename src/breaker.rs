@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::{sync::watch, time::Instant};
@@ -280,15 +281,21 @@ impl Breaker {
     }
 
     /// Records the `outcome` of work on `event` that started at `begun`. Returns the consequence of a failure for the
-    /// event.
-    pub(crate) fn observe(&self, event: EventKey, begun: Instant, outcome: &Outcome) -> BreakerVerdict {
+    /// event, whose session ends at `deadline`.
+    pub(crate) fn observe(
+        &self,
+        event: EventKey,
+        begun: Instant,
+        outcome: &Outcome,
+        deadline: Timestamp,
+    ) -> BreakerVerdict {
         match (Signal::of(outcome), outcome) {
             (
                 signal @ (Signal::Failure | Signal::Blocked(_)),
                 Outcome::TryAgain(failure) | Outcome::Wait(failure),
             ) => {
                 let verdict = self.failed(event, signal, failure.cause, failure.retry_after, &failure.reason);
-                return self.within_session(event, verdict, failure);
+                return self.within_session(event, verdict, failure, deadline);
             }
             (Signal::Success, _) => {
                 let mut inner = self.inner();
@@ -319,12 +326,18 @@ impl Breaker {
     }
 
     /// Shortens a wait that would outlast the session. All copies of the event then wait for the same last attempts.
-    fn within_session(&self, event: EventKey, verdict: BreakerVerdict, failure: &Failure) -> BreakerVerdict {
+    fn within_session(
+        &self,
+        event: EventKey,
+        verdict: BreakerVerdict,
+        failure: &Failure,
+        deadline: Timestamp,
+    ) -> BreakerVerdict {
         let BreakerVerdict::Postponed(Postponed { wait, max }) = verdict else { return verdict };
         if failure.retry_after.is_some() {
             return verdict;
         }
-        let shorter = retry::shortened(wait, self.policy.probe_initial, failure, clock::now());
+        let shorter = retry::shortened(wait, self.policy.probe_initial, deadline, clock::now());
         if shorter == wait {
             return verdict;
         }

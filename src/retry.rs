@@ -72,7 +72,7 @@ pub enum Decision {
     GiveUp(Death),
 }
 
-/// Decides about `failure` at the time `now`. `random` (0 to 1) sets the jitter.
+/// Decides about `failure` of a message whose session ends at `deadline`. `random` (0 to 1) sets the jitter.
 ///
 /// A retry never comes before the Retry-After, which costs no attempt. A message that can't be retried before the
 /// session's deadline is given up as `expired` at once. A message without attempts or time left is given up as
@@ -82,6 +82,7 @@ pub fn decide(
     policy: &RetryPolicy,
     failure: &Failure,
     history: AttemptHistory,
+    deadline: Timestamp,
     now: Timestamp,
     random: f64,
 ) -> Decision {
@@ -90,7 +91,7 @@ pub fn decide(
         (asked + jitter(policy.initial, policy.jitter, random), history.attempts, history.waited)
     } else {
         let attempts = history.attempts.saturating_add(1);
-        let wait = shortened(wait(policy, attempts, random), policy.initial, failure, now);
+        let wait = shortened(wait(policy, attempts, random), policy.initial, deadline, now);
         (wait, attempts, history.waited.saturating_add(wait))
     };
     let at = SignedDuration::try_from(wait)
@@ -99,7 +100,7 @@ pub fn decide(
         .unwrap_or(Timestamp::MAX);
     let give_up =
         |class, why: &str| Decision::GiveUp(Death::new(class, format!("{} ({why})", failure.reason)));
-    if at >= failure.deadline.timestamp() {
+    if at >= deadline {
         return give_up(Class::Expired, "the session ends before the next attempt");
     }
     if attempts >= policy.attempts {
@@ -114,8 +115,8 @@ pub fn decide(
 /// `wait`, or half of the session's remaining time if that is shorter: an event is not given up while there is time for another
 /// attempt. A wait shorter than `least` is not used.
 #[must_use]
-pub fn shortened(wait: Duration, least: Duration, failure: &Failure, now: Timestamp) -> Duration {
-    let left = Duration::try_from(failure.deadline.timestamp().duration_since(now)).unwrap_or_default();
+pub fn shortened(wait: Duration, least: Duration, deadline: Timestamp, now: Timestamp) -> Duration {
+    let left = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
     if wait >= left && left / 2 >= least { left / 2 } else { wait }
 }
 
@@ -123,7 +124,13 @@ pub fn shortened(wait: Duration, least: Duration, failure: &Failure, now: Timest
 /// not before its Retry-After. A rate limit holds for all messages, so such a message is retried exactly at its
 /// Retry-After. Only the session's deadline ends the retries.
 #[must_use]
-pub fn postpone(failure: &Failure, history: AttemptHistory, now: Timestamp, wait: Duration) -> Decision {
+pub fn postpone(
+    failure: &Failure,
+    history: AttemptHistory,
+    deadline: Timestamp,
+    now: Timestamp,
+    wait: Duration,
+) -> Decision {
     let wait = match failure.retry_after {
         Some(asked) if failure.cause == Cause::RateLimited => asked,
         asked => wait.max(asked.unwrap_or_default()),
@@ -132,7 +139,7 @@ pub fn postpone(failure: &Failure, history: AttemptHistory, now: Timestamp, wait
         .ok()
         .and_then(|wait| now.checked_add(wait).ok())
         .unwrap_or(Timestamp::MAX);
-    if at >= failure.deadline.timestamp() {
+    if at >= deadline {
         let reason = format!("{} (the session ends before the next attempt)", failure.reason);
         return Decision::GiveUp(Death::new(Class::Expired, reason));
     }
@@ -253,7 +260,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::contract::time::WireTime;
 
     fn policy() -> RetryPolicy {
         RetryPolicy {
@@ -271,9 +277,20 @@ mod tests {
         "2026-11-21T09:00:00Z".parse().unwrap()
     }
 
-    fn failure(retry_after: Option<Duration>, left: i64) -> Failure {
-        let deadline = WireTime::floor(now() + SignedDuration::from_secs(left));
-        Failure { cause: Cause::Unavailable, reason: "it failed".into(), retry_after, deadline }
+    /// A failure, and the deadline of its session.
+    fn failure(retry_after: Option<Duration>, left: i64) -> (Failure, Timestamp) {
+        let deadline = now() + SignedDuration::from_secs(left);
+        (Failure { cause: Cause::Unavailable, reason: "it failed".into(), retry_after }, deadline)
+    }
+
+    fn decided(
+        policy: &RetryPolicy,
+        (failure, deadline): &(Failure, Timestamp),
+        history: AttemptHistory,
+        now: Timestamp,
+        random: f64,
+    ) -> Decision {
+        decide(policy, failure, history, *deadline, now, random)
     }
 
     fn first() -> AttemptHistory {
@@ -285,7 +302,7 @@ mod tests {
         let policy = RetryPolicy { jitter: 0.0, attempts: 99, total: Duration::from_secs(3600), ..policy() };
         let waits: Vec<_> = (0..8)
             .map(|attempts| {
-                match decide(
+                match decided(
                     &policy,
                     &failure(None, 3600),
                     AttemptHistory { attempts, ..first() },
@@ -339,7 +356,7 @@ mod tests {
     #[test]
     fn jitter_varies_waits_both_ways_and_a_retry_after_only_later() {
         let asked = Some(Duration::from_secs(7));
-        let wait = |retry_after, random| match decide(
+        let wait = |retry_after, random| match decided(
             &policy(),
             &failure(retry_after, 3600),
             first(),
@@ -356,7 +373,7 @@ mod tests {
     #[test]
     fn failure_of_the_last_attempt_is_exhausted() {
         let last = AttemptHistory { attempts: 4, ..first() };
-        let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), last, now(), 0.5) else {
+        let Decision::GiveUp(death) = decided(&policy(), &failure(None, 3600), last, now(), 0.5) else {
             panic!()
         };
         assert_eq!((death.class, death.reason.as_str()), (Class::Exhausted, "it failed (attempt 5 of 5)"));
@@ -365,12 +382,12 @@ mod tests {
     #[test]
     fn failure_beyond_the_total_wait_is_exhausted() {
         let old = AttemptHistory { attempts: 1, waited: Duration::from_millis(298_001) };
-        let Decision::GiveUp(death) = decide(&policy(), &failure(None, 3600), old, now(), 0.5) else {
+        let Decision::GiveUp(death) = decided(&policy(), &failure(None, 3600), old, now(), 0.5) else {
             panic!()
         };
         assert_eq!(death.class, Class::Exhausted);
         let just = AttemptHistory { attempts: 0, ..old };
-        let decision = decide(&policy(), &failure(None, 3600), just, now(), 0.5);
+        let decision = decided(&policy(), &failure(None, 3600), just, now(), 0.5);
         assert_eq!(
             decision,
             Decision::Again {
@@ -385,18 +402,18 @@ mod tests {
     fn wait_beyond_the_deadline_is_half_of_the_time_that_is_left() {
         let history = AttemptHistory { attempts: 3, waited: Duration::ZERO };
         let policy = RetryPolicy { multiplier: 100.0, max: Duration::from_secs(600), ..policy() };
-        let Decision::Again { at, .. } = decide(&policy, &failure(None, 300), history, now(), 0.5) else {
+        let Decision::Again { at, .. } = decided(&policy, &failure(None, 300), history, now(), 0.5) else {
             panic!()
         };
         assert_eq!(at, now() + SignedDuration::from_secs(150));
-        let shortly = decide(&policy, &failure(None, 1), history, now(), 0.5);
+        let shortly = decided(&policy, &failure(None, 1), history, now(), 0.5);
         assert!(matches!(shortly, Decision::GiveUp(Death { class: Class::Expired, .. })), "{shortly:?}");
     }
 
     #[test]
     fn retry_after_beyond_the_deadline_expires_at_once() {
         let Decision::GiveUp(death) =
-            decide(&policy(), &failure(Some(Duration::from_secs(60)), 60), first(), now(), 0.0)
+            decided(&policy(), &failure(Some(Duration::from_secs(60)), 60), first(), now(), 0.0)
         else {
             panic!()
         };
@@ -407,7 +424,7 @@ mod tests {
     fn retry_after_costs_no_attempt() {
         // It also does not count towards the total wait.
         let worn = AttemptHistory { attempts: 4, waited: policy().total };
-        let decision = decide(&policy(), &failure(Some(Duration::from_secs(7)), 3600), worn, now(), 0.0);
+        let decision = decided(&policy(), &failure(Some(Duration::from_secs(7)), 3600), worn, now(), 0.0);
         assert_eq!(
             decision,
             Decision::Again { at: now() + SignedDuration::from_secs(7), attempts: 4, waited: policy().total }
@@ -418,16 +435,20 @@ mod tests {
     fn postponed_message_is_not_counted_and_expires_with_its_session() {
         let (wait, asked) = (Duration::from_secs(5), Some(Duration::from_secs(60)));
         let worn = AttemptHistory { attempts: 99, waited: Duration::MAX };
-        let postponed = |retry_after, left| postpone(&failure(retry_after, left), worn, now(), wait);
+        let postponed = |retry_after, left| {
+            let (failure, deadline) = failure(retry_after, left);
+            postpone(&failure, worn, deadline, now(), wait)
+        };
         let short = Some(Duration::from_secs(1));
-        let for_all = Failure { cause: Cause::RateLimited, ..failure(short, 99) };
+        let (failure, deadline) = failure(short, 99);
+        let for_all = Failure { cause: Cause::RateLimited, ..failure };
         let again = |after| Decision::Again {
             at: now() + SignedDuration::from_secs(after),
             attempts: 99,
             waited: Duration::MAX,
         };
         assert_eq!([postponed(None, 6), postponed(asked, 61), postponed(short, 6)], [5, 60, 5].map(again));
-        assert_eq!(postpone(&for_all, worn, now(), wait), again(1));
+        assert_eq!(postpone(&for_all, worn, deadline, now(), wait), again(1));
         for over in [postponed(None, 5), postponed(asked, 60)] {
             assert!(matches!(&over, Decision::GiveUp(death) if death.class == Class::Expired), "{over:?}");
         }
@@ -495,10 +516,10 @@ mod tests {
         ) {
             let failure = failure(asked_s.map(Duration::from_secs), left_s);
             let history = AttemptHistory { attempts, waited: Duration::from_secs(waited_s) };
-            if let Decision::Again { at, attempts: counted, waited } = decide(&policy, &failure, history, now(), random) {
-                prop_assert!(at >= now() && at < failure.deadline.timestamp());
+            if let Decision::Again { at, attempts: counted, waited } = decided(&policy, &failure, history, now(), random) {
+                prop_assert!(at >= now() && at < failure.1);
                 prop_assert!(counted < policy.attempts);
-                if let Some(asked) = failure.retry_after {
+                if let Some(asked) = failure.0.retry_after {
                     prop_assert_eq!((counted, waited), (attempts, history.waited));
                     prop_assert!(at.duration_since(now()) >= SignedDuration::try_from(asked).unwrap());
                 } else {
@@ -516,7 +537,7 @@ mod tests {
             let mut at = now();
             for _ in 0..=policy.attempts {
                 let failure = failure(None, 10_000_000);
-                match decide(&policy, &failure, history, at, random) {
+                match decided(&policy, &failure, history, at, random) {
                     Decision::Again { at: next, attempts, waited } => { at = next; history = AttemptHistory { attempts, waited }; }
                     Decision::GiveUp(_) => return Ok(()),
                 }

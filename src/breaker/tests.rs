@@ -4,7 +4,6 @@ use std::future::Future;
 
 use super::*;
 use crate::{
-    contract::time::WireTime,
     outcome::{Batch, Death, Failure},
     telemetry::metrics::{Metrics, labels},
 };
@@ -14,7 +13,6 @@ fn failure(cause: Cause, retry_after: Option<u64>) -> Outcome {
         cause,
         reason: "it failed".into(),
         retry_after: retry_after.map(Duration::from_secs),
-        deadline: WireTime::floor(jiff::Timestamp::MAX),
     })
 }
 
@@ -40,7 +38,7 @@ impl Learns for Breaker {
     }
 
     fn verdict(&self, number: u32, outcome: &Outcome) -> BreakerVerdict {
-        self.observe(event(number), Instant::now(), outcome)
+        self.observe(event(number), Instant::now(), outcome, Timestamp::MAX)
     }
 
     async fn probe_fails(&self, number: u32) -> Option<u64> {
@@ -239,7 +237,7 @@ async fn success_of_earlier_work_does_not_close_the_breaker() {
     for _ in 0..3 {
         breaker.learn(1, &unavailable);
     }
-    breaker.observe(event(9), before, &done());
+    breaker.observe(event(9), before, &done(), Timestamp::MAX);
     for _ in 0..2 {
         assert_eq!(breaker.learn(1, &unavailable), None, "its own failures in a row, as before");
     }
@@ -247,7 +245,7 @@ async fn success_of_earlier_work_does_not_close_the_breaker() {
     breaker.learn(2, &unavailable);
     breaker.learn(3, &unavailable);
     assert!(breaker.probe_at().is_some());
-    breaker.observe(event(9), before, &done());
+    breaker.observe(event(9), before, &done(), Timestamp::MAX);
     assert!(breaker.probe_at().is_some(), "its work started before the breaker opened");
     breaker.learn(9, &done());
     assert_eq!(breaker.probe_at(), None);

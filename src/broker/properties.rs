@@ -10,7 +10,7 @@ use lapin::{
 
 use super::headers::{self, Taken};
 use crate::{
-    contract::{header, link::Outgoing, message::Message, trace::TraceContext},
+    contract::{header, message::Message, outgoing::Outgoing, trace::TraceContext},
     outcome::{Cause, Death},
 };
 
@@ -43,9 +43,9 @@ pub fn message(properties: &BasicProperties, body: Vec<u8>, taken: Taken<'_>) ->
     }
 }
 
-/// The properties of a link message with this trace context.
+/// The properties of a stage's message with this trace context.
 #[must_use]
-pub fn link(outgoing: &Outgoing, trace: &TraceContext, now: Timestamp) -> BasicProperties {
+pub fn outgoing(outgoing: &Outgoing, trace: &TraceContext, now: Timestamp) -> BasicProperties {
     let message_id = outgoing.message_id.to_string();
     let mut headers = FieldTable::default();
     set_trace(&mut headers, trace);

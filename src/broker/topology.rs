@@ -168,6 +168,12 @@ impl Topology {
         format!("{}.sessions", self.prefix)
     }
 
+    /// The exchange `name`, with the prefix.
+    #[must_use]
+    pub fn exchange(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
     /// The exchange to which links are published.
     #[must_use]
     pub fn links_exchange(&self) -> String {

@@ -8,9 +8,11 @@
 pub mod cloud_event;
 pub mod decode;
 pub mod device;
+pub mod identity;
 pub mod ids;
 pub mod link;
 pub mod message;
+pub mod outgoing;
 pub mod people;
 mod places;
 pub mod private;

@@ -4,14 +4,12 @@ use std::{borrow::Cow, collections::HashSet, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use strum::{EnumString, IntoStaticStr};
+use strum::EnumString;
 
 use super::{decode::Invalid, private::Private};
 
 /// Channel of the guest's message.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString, IntoStaticStr,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, EnumString)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 #[schemars(inline, !try_from)]
 #[strum(serialize_all = "lowercase")]
@@ -25,8 +23,11 @@ pub enum Channel {
 impl Channel {
     /// The value on the wire: `sms` or `whatsapp`.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.into()
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sms => "sms",
+            Self::Whatsapp => "whatsapp",
+        }
     }
 
     /// The routing key of a guest link on this channel.

@@ -100,13 +100,6 @@ impl TraceContext {
     pub fn tracestate(&self) -> Option<&str> {
         self.state.as_deref()
     }
-
-    /// Sets both headers, replacing any present values.
-    pub fn write(&self, headers: &mut BTreeMap<String, String>) {
-        headers.insert(header::TRACEPARENT.to_owned(), self.traceparent());
-        // An empty value means none. Without the header, a CloudEvent's own `tracestate` attribute would apply.
-        headers.insert(header::TRACESTATE.to_owned(), self.state.clone().unwrap_or_default());
-    }
 }
 
 /// `words` groups of 16 random hexadecimal digits, none all zero.
@@ -128,9 +121,9 @@ mod tests {
     #[test]
     fn trace_context_continues_with_the_same_trace_id() {
         let received = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
-        let mut headers = BTreeMap::from([(header::TRACEPARENT.to_owned(), received.to_owned())]);
-        headers.insert(header::TRACESTATE.to_owned(), "vendor=1".to_owned());
-        let context = TraceContext::of(&headers);
+        let headers = [(header::TRACEPARENT, received), (header::TRACESTATE, "vendor=1")];
+        let context =
+            TraceContext::of(&headers.map(|(name, text)| (name.to_owned(), text.to_owned())).into());
         assert_eq!((context.traceparent().as_str(), context.tracestate()), (received, Some("vendor=1")));
         assert!(!context.is_sampled() && !context.is_begun());
         let span = context.of_span(context.trace_id().to_owned(), "1".repeat(16));
@@ -138,8 +131,7 @@ mod tests {
         assert_eq!(span.tracestate(), Some("vendor=1"));
         let other_trace = context.of_span("2".repeat(32), "1".repeat(16));
         assert_eq!(other_trace.tracestate(), None);
-        other_trace.write(&mut headers);
-        assert_eq!(TraceContext::of(&headers), other_trace);
+        assert_eq!(of(&other_trace.traceparent()), other_trace);
     }
 
     #[test]

@@ -191,7 +191,7 @@ async fn call(
             let asked = LinksCall { hosts: 0..1, guests: 0..1 };
             let short = random.u8(..4) > 0;
             set(any_answer(random, answers::answer(&asked, short)));
-            let links = clients.instant_connect.more(session, Links::default()).await?;
+            let links = clients.instant_connect.more(session, Links::default(), &trace).await?;
             assert_eq!((links.hosts.len(), links.guests.len()), (1, 1));
             assert!(links.hosts[0].reveal() != links.guests[0].reveal());
             Ok(())

@@ -82,6 +82,8 @@ pub struct Consumer<S> {
     limits: ConsumerLimits,
     permits: Arc<Semaphore>,
     budget: Budget,
+    /// Held while a large message is parsed before its bytes are taken from the budget.
+    reading: tokio::sync::Mutex<()>,
     breaker: Breaker,
     tries: Tries,
     /// Lets messages that may have killed a worker run one at a time.
@@ -115,6 +117,7 @@ impl<S: Stage> Consumer<S> {
             settler,
             permits: Arc::new(Semaphore::new(limits.concurrency)),
             budget: Budget::new(limits.bytes),
+            reading: tokio::sync::Mutex::default(),
             breaker: Breaker::new(S::NAME, limits.breaker, metrics.breaker.clone()),
             limits,
             tries,

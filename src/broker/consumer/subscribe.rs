@@ -18,7 +18,7 @@ use crate::{
         properties,
         source::{Delivery, Source, Subscription},
     },
-    stages::Stage,
+    stages::{self, Read, Stage},
 };
 
 /// Interval at which a waiting task checks that its connection is alive.
@@ -187,9 +187,10 @@ impl<S: Stage> Consumer<S> {
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
             let message = properties::message(&delivery.properties, delivery.body.clone(), taken);
-            let effect = self.stage.effect(&message, &self.stage.identify(&message));
-            if self.stage.deadline(&message).is_ok() && self.waits(&message, EventKey::of(&effect)).is_none()
-            {
+            // Its work reads the message again, because the job must not wait in memory for the budget.
+            let Read { effect, job, .. } = stages::read(&self.stage, &message);
+            let event = EventKey::of(&effect);
+            if job.is_ok_and(|job| self.waits(event, job.deadline).is_none()) {
                 break Some((permit, delivery));
             }
             self.spawn(Arc::clone(self).work(permit, delivery));

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock,
-    contract::link::Recipient,
+    contract::{link::ROUTES, outgoing::Route},
     outcome::{Cause, Class, SettledKind},
 };
 
@@ -196,8 +196,8 @@ impl LinkFamilies {
             "Links published and confirmed by the broker, including repeats.",
             &[("role", vec![]), ("channel", vec![])],
         )?;
-        for recipient in Recipient::ALL {
-            published.get_metric_with_label_values(&[recipient.role(), recipient.channel()])?;
+        for route in ROUTES {
+            published.get_metric_with_label_values(&[route.role, route.channel])?;
         }
         Ok(Self {
             published,
@@ -322,9 +322,9 @@ impl StageMetrics {
         self.count(&self.families.deliveries.dead_letters, class.as_str());
     }
 
-    /// Counts a confirmed link to `recipient`.
-    pub fn linked(&self, recipient: Recipient) {
-        self.families.links.published.with_label_values(&[recipient.role(), recipient.channel()]).inc();
+    /// Counts a confirmed message that took `route`.
+    pub fn published(&self, route: Route) {
+        self.families.links.published.with_label_values(&[route.role, route.channel]).inc();
     }
 
     /// Records the time since `began` when all links are published or the expert's message is sent.
