@@ -40,13 +40,13 @@
 //! Each module and the modules that it imports. A test compares these lines with the code, and refuses circles.
 //!
 //! ```text
-//! admin           → telemetry
+//! admin           → contract telemetry
 //! breaker         → clock outcome retry telemetry values
 //! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages telemetry tls values
 //! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
 //! cli             → broker check config contract dead masking outcome sandbox telemetry tls upstream worker
 //! config          → breaker broker contract endpoint instant_connect ledger masking retry stages telemetry tls upstream values
-//! dead            → broker clock contract fault outcome
+//! dead            → broker clock contract fault outcome stages
 //! endpoint        → masking tls
 //! instant_connect → clock contract fault upstream
 //! ledger          → clock endpoint fault tls
@@ -57,7 +57,7 @@
 //! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
 //! values          → contract endpoint
 //! webex           → contract upstream
-//! worker          → admin broker config fault instant_connect ledger stages telemetry upstream webex
+//! worker          → admin broker config contract fault instant_connect ledger stages telemetry upstream webex
 //! ```
 
 // `make lint` builds the documentation with private items, so these links work.
@@ -84,7 +84,7 @@ pub mod retry;
 pub mod sandbox;
 #[cfg(test)]
 mod simulation;
-pub(crate) mod stages;
+pub mod stages;
 pub mod telemetry;
 pub(crate) mod tls;
 pub mod upstream;

@@ -8,9 +8,9 @@ use std::{
 
 use serde::Serialize;
 
-use crate::telemetry::metrics::{
-    ConnectionMetrics, Metrics, StageMetrics,
-    labels::{Label, StageName, UpstreamName},
+use crate::{
+    contract::stage::StageDef,
+    telemetry::metrics::{ConnectionMetrics, Metrics, StageMetrics},
 };
 
 /// An event loop without a tick for this long is stuck. It ticks once a second.
@@ -21,7 +21,7 @@ const LATE: Duration = Duration::from_secs(15);
 pub(crate) struct Health {
     metrics: Metrics,
     /// The stages that run in this worker.
-    stages: Arc<[StageName]>,
+    stages: Arc<[&'static StageDef]>,
     /// Maximum age of a delivery in progress; an older one should have been requeued long ago.
     work_age_max: Duration,
     ticked_at: Arc<Mutex<Instant>>,
@@ -52,7 +52,7 @@ struct HealthCheck {
 impl Health {
     /// Health of a worker with these `stages`, which fails if a delivery is in progress for longer than `work_age_max`.
     #[must_use]
-    pub(crate) fn new(metrics: &Metrics, stages: &[StageName], work_age_max: Duration) -> Self {
+    pub(crate) fn new(metrics: &Metrics, stages: &[&'static StageDef], work_age_max: Duration) -> Self {
         Self {
             metrics: metrics.clone(),
             stages: stages.into(),
@@ -93,13 +93,13 @@ impl Health {
             HealthCheck { ok: idle < LATE, detail: format!("last tick {} s ago", idle.as_secs()) },
         )];
         for stage in self.stages.iter() {
-            let age = self.metrics.stage(*stage).oldest_work();
+            let age = self.metrics.stage(stage).oldest_work();
             let detail = match age {
                 None => "nothing in progress".to_owned(),
                 Some(age) => format!("oldest delivery in progress for {} s", age.as_secs()),
             };
             let ok = age.is_none_or(|age| age <= self.work_age_max);
-            checks.push((format!("work.{}", stage.as_str()), HealthCheck { ok, detail }));
+            checks.push((format!("work.{}", stage.name), HealthCheck { ok, detail }));
         }
         HealthReport::of(checks)
     }
@@ -108,13 +108,12 @@ impl Health {
     pub(super) fn ready(&self) -> HealthReport {
         let mut checks = Vec::new();
         for stage in self.stages.iter() {
-            let metrics = self.metrics.stage(*stage);
-            checks.push((format!("consuming.{}", stage.as_str()), consuming(&metrics)));
-            let upstream = UpstreamName::of(*stage);
+            let metrics = self.metrics.stage(stage);
+            checks.push((format!("consuming.{}", stage.name), consuming(&metrics)));
             let accepted = !metrics.breaker.is_token_refused();
             let detail = if accepted { "not refused" } else { "refused, or no token is available" };
             let check = HealthCheck { ok: accepted, detail: detail.to_owned() };
-            checks.push((format!("token.{}", upstream.as_str()), check));
+            checks.push((format!("token.{}", stage.upstream.label), check));
         }
         checks.push(("publishing".to_owned(), self.publishing()));
         checks.push(("running".to_owned(), self.running()));
@@ -179,20 +178,19 @@ impl HealthReport {
 
 #[cfg(test)]
 mod tests {
-    use strum::VariantArray as _;
-
     use super::*;
+    use crate::stages;
 
     fn health(work_age_max: Duration) -> Health {
-        Health::new(&Metrics::new(&[]).unwrap(), StageName::VARIANTS, work_age_max)
+        Health::new(&Metrics::new(stages::ALL, &[]).unwrap(), stages::ALL, work_age_max)
     }
 
     #[test]
     fn livez_fails_on_stalled_loop_or_stuck_work() {
         let health = health(Duration::ZERO);
         assert!(health.live().ok);
-        let work = health.metrics.stage(StageName::Host).begin();
-        while health.metrics.stage(StageName::Host).oldest_work() == Some(Duration::ZERO) {}
+        let work = health.metrics.stage(&stages::HOST).begin();
+        while health.metrics.stage(&stages::HOST).oldest_work() == Some(Duration::ZERO) {}
         assert!(!health.live().ok && !health.live().checks["work.host"].ok);
         drop(work);
         assert!(health.live().ok);

@@ -5,7 +5,8 @@ use std::future::Future;
 use super::*;
 use crate::{
     outcome::{Batch, Death, Failure},
-    telemetry::metrics::{Metrics, labels},
+    stages,
+    telemetry::metrics::Metrics,
 };
 
 fn failure(cause: Cause, retry_after: Option<u64>) -> Outcome {
@@ -61,7 +62,7 @@ fn breaker() -> Breaker {
         probe_initial: Duration::from_secs(1),
         probe_max: Duration::from_secs(30),
     };
-    let metrics = Metrics::new(&[]).unwrap().stage(labels::StageName::Link).breaker;
+    let metrics = Metrics::new(stages::ALL, &[]).unwrap().stage(&stages::LINK).breaker;
     Breaker::new("link", policy, metrics)
 }
 

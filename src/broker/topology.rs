@@ -23,6 +23,7 @@ use super::{
     properties::short,
 };
 use crate::{
+    contract::stage::{QueueDef, StageDef, queues},
     masking::masked,
     values::{Bounded, Prefix},
 };
@@ -59,6 +60,7 @@ pub enum Declare {
 /// The names of this worker's exchanges and queues.
 #[derive(Clone, Debug)]
 pub struct Topology {
+    stages: Arc<[&'static StageDef]>,
     prefix: String,
     declare: Declare,
     queue_length_max: u32,
@@ -149,10 +151,11 @@ impl TopologyError {
 }
 
 impl Topology {
-    /// Creates the names for `config`, with a delay queue for each of `delays`.
+    /// Creates the names for `config` and `stages`, whose queues have a delay queue for each of `delays`.
     #[must_use]
-    pub fn new(config: &TopologyConfig, delays: &[Duration]) -> Self {
+    pub fn new(config: &TopologyConfig, stages: &[&'static StageDef], delays: &[Duration]) -> Self {
         Self {
+            stages: stages.into(),
             prefix: config.prefix.as_str().to_owned(),
             declare: config.declare,
             queue_length_max: config.queue_length_max.get(),
@@ -162,40 +165,16 @@ impl Topology {
         }
     }
 
-    /// The exchange to which flows publish start events, with the routing key `session.start`.
-    #[must_use]
-    pub fn sessions_exchange(&self) -> String {
-        format!("{}.sessions", self.prefix)
-    }
-
     /// The exchange `name`, with the prefix.
     #[must_use]
     pub fn exchange(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
     }
 
-    /// The exchange to which links are published.
+    /// The name of `queue`, with the prefix.
     #[must_use]
-    pub fn links_exchange(&self) -> String {
-        format!("{}.links", self.prefix)
-    }
-
-    /// The queue that stage `link` consumes.
-    #[must_use]
-    pub fn sessions_queue(&self) -> String {
-        format!("{}.sessions", self.prefix)
-    }
-
-    /// The queue that senders of text messages consume.
-    #[must_use]
-    pub fn guests_queue(&self) -> String {
-        format!("{}.guests", self.prefix)
-    }
-
-    /// The queue that stage `host` consumes.
-    #[must_use]
-    pub fn hosts_queue(&self) -> String {
-        format!("{}.hosts", self.prefix)
+    pub fn queue(&self, queue: &QueueDef) -> String {
+        format!("{}.{}", self.prefix, queue.name)
     }
 
     /// The dead queue of `queue`.
@@ -231,26 +210,33 @@ impl Topology {
     /// Everything that this program declares.
     #[must_use]
     pub fn plan(&self) -> TopologyPlan {
-        let exchange = |name| Exchange { name, kind: "topic" };
-        let binding = |exchange, routing_key, queue| Binding { exchange, routing_key, queue };
-        let work = [self.sessions_queue(), self.guests_queue(), self.hosts_queue()];
+        let work: Vec<_> = queues(&self.stages).collect();
+        let bindings: Vec<_> = work
+            .iter()
+            .flat_map(|queue| queue.bindings.iter().map(move |binding| (*queue, binding)))
+            .collect();
+        let mut exchanges = Vec::new();
+        for (_, (exchange, _)) in &bindings {
+            let exchange = Exchange { name: self.exchange(exchange), kind: "topic" };
+            if !exchanges.contains(&exchange) {
+                exchanges.push(exchange);
+            }
+        }
         // A queue that dead-letters comes after the one it dead-letters to.
-        let mut queues: Vec<_> =
-            work.iter().flat_map(|name| [self.dead(name), self.work(name), self.replay(name)]).collect();
+        let mut queues: Vec<_> = (work.iter().map(|queue| self.queue(queue)))
+            .flat_map(|name| [self.dead(&name), self.work(&name), self.replay(&name)])
+            .collect();
         // Only queues that this program consumes have delay queues.
-        for name in [self.sessions_queue(), self.hosts_queue()] {
+        for stage in self.stages.iter() {
+            let name = self.queue(stage.queue);
             queues.extend(self.delays.iter().map(|delay| self.delay(&name, *delay)));
         }
-        TopologyPlan {
-            exchanges: vec![exchange(self.sessions_exchange()), exchange(self.links_exchange())],
-            queues,
-            bindings: vec![
-                binding(self.sessions_exchange(), "session.start", self.sessions_queue()),
-                binding(self.links_exchange(), "guest.sms", self.guests_queue()),
-                binding(self.links_exchange(), "guest.whatsapp", self.guests_queue()),
-                binding(self.links_exchange(), "host.webex", self.hosts_queue()),
-            ],
-        }
+        let bindings = bindings.into_iter().map(|(queue, &(exchange, routing_key))| Binding {
+            exchange: self.exchange(exchange),
+            routing_key,
+            queue: self.queue(queue),
+        });
+        TopologyPlan { exchanges, queues, bindings: bindings.collect() }
     }
 
     fn bounded(&self) -> Vec<(&'static str, Argument)> {

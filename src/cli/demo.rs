@@ -19,6 +19,7 @@ use crate::{
         topology::Topology,
     },
     config::Loaded,
+    contract::{link::GUESTS, start_session},
     sandbox::{Handle, Sandbox, SandboxOptions, Text},
     worker,
 };
@@ -123,7 +124,7 @@ impl DemoParts {
             tokio::spawn(async move { worker::run(&loaded, async { _ = worker_stopped.await }).await });
         let sandbox =
             tokio::spawn(async move { _ = sandbox.serve(async { _ = sandbox_stopped.await }).await });
-        let (connector, queue, handle) = (Arc::clone(connector), topology.guests_queue(), handle.clone());
+        let (connector, queue, handle) = (Arc::clone(connector), topology.queue(&GUESTS), handle.clone());
         let phones = tokio::spawn(async move {
             // Stops with the demo. After a connection error the texts are missing, which the demo reports.
             _ = phones::forward(&connector, &queue, &handle, |text| _ = say(&received(text))).await;
@@ -161,7 +162,7 @@ async fn show(
     emit::publish(loaded, connector, topology, &message_id, event(&session).to_string().into_bytes()).await?;
     say(&format!(
         "event     {message_id} published to {} (session.start): session {session}, two guests, an expert, a room",
-        topology.sessions_exchange()
+        topology.exchange(start_session::EXCHANGE)
     ))?;
     let all = handle.until(|sandbox| {
         let counts = sandbox.counts();

@@ -10,6 +10,7 @@ use super::{CommandError, phones, say, signals};
 use crate::{
     broker::reconnect::ReconnectBackoff,
     config::Loaded,
+    contract::link::GUESTS,
     sandbox::{Sandbox, SandboxOptions, faults::FaultRule},
 };
 
@@ -56,7 +57,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError>
             return std::future::pending().await;
         }
         let connector = loaded.config.connector();
-        let queue = loaded.config.topology().guests_queue();
+        let queue = loaded.config.topology().queue(&GUESTS);
         let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
         loop {
             let begun = Instant::now();

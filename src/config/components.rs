@@ -11,12 +11,12 @@ use crate::{
         consumer::ConsumerLimits,
         topology::Topology,
     },
-    contract::start_session::SessionRules,
+    contract::{stage::StageDef, start_session::SessionRules},
     instant_connect::{
         request::{Crypto, Enc, JweAlg, JwsAlg, LinkOptions},
         response::LinkRules,
     },
-    stages::Retention,
+    stages::{self, Retention},
     upstream::UpstreamLimits,
     values::{Bounded, Period},
 };
@@ -61,7 +61,7 @@ impl Config {
     /// The names of exchanges and queues.
     #[must_use]
     pub fn topology(&self) -> Topology {
-        Topology::new(&self.topology, self.retry.delays.as_slice())
+        Topology::new(&self.topology, stages::ALL, self.retry.delays.as_slice())
     }
 
     /// Limits of each consumer.
@@ -145,6 +145,13 @@ impl LedgerConfig {
 }
 
 impl Loaded {
+    /// The stages that run in this worker.
+    #[must_use]
+    pub(crate) fn stages(&self) -> Vec<&'static StageDef> {
+        let is_off = |stage: &StageDef| *stage == stages::HOST && !self.delivers_to_hosts();
+        stages::ALL.iter().copied().filter(|stage| !is_off(stage)).collect()
+    }
+
     /// Age at which work in progress can't be ended from within.
     pub(crate) fn stuck_after(&self) -> Duration {
         self.config.consumer_limits().work_age_max() + Duration::from_secs(60)

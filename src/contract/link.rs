@@ -10,6 +10,7 @@ use super::{
     outgoing::{Outgoing, Route},
     people::{Channel, Expert, Name, PhoneNumber},
     private::Private,
+    stage::{MessageKind, QueueDef},
     start_session::{Attributes, Session},
     time::WireTime,
 };
@@ -130,7 +131,7 @@ pub const HOST_LINK_TYPE: &str = "video.host-link.v1";
 pub const HOST_ROUTING_KEY: &str = "host.webex";
 
 /// Name of the exchange for links, without the prefix.
-const EXCHANGE: &str = "links";
+pub const EXCHANGE: &str = "links";
 
 /// The routes of all links.
 pub const ROUTES: [Route; 3] = [guest_route(Channel::Sms), guest_route(Channel::Whatsapp), HOST_ROUTE];
@@ -138,6 +139,17 @@ pub const ROUTES: [Route; 3] = [guest_route(Channel::Sms), guest_route(Channel::
 /// The route of host links, to the experts.
 const HOST_ROUTE: Route =
     Route { exchange: EXCHANGE, routing_key: HOST_ROUTING_KEY, role: "host", channel: "webex" };
+
+/// The queue of guest links, which senders of text messages consume.
+pub static GUESTS: QueueDef = QueueDef {
+    name: "guests",
+    bindings: &[(EXCHANGE, Channel::Sms.routing_key()), (EXCHANGE, Channel::Whatsapp.routing_key())],
+    messages: MessageKind::GuestLink,
+};
+
+/// The queue of host links.
+pub static HOSTS: QueueDef =
+    QueueDef { name: "hosts", bindings: &[(EXCHANGE, HOST_ROUTING_KEY)], messages: MessageKind::HostLink };
 
 /// The route of guest links to the senders for `channel`.
 const fn guest_route(channel: Channel) -> Route {

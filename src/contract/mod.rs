@@ -17,6 +17,7 @@ pub mod people;
 mod places;
 pub mod private;
 pub mod schemas;
+pub mod stage;
 pub mod start_session;
 pub mod time;
 pub mod trace;

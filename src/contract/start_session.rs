@@ -19,9 +19,19 @@ use super::{
     message::Message,
     people::{self, Expert, Guest, NAME_CHARS_MAX, Name},
     private::Private,
+    stage::{MessageKind, QueueDef},
     time::WireTime,
     trace::TraceContext,
 };
+
+/// Name of the exchange for start events, without the prefix.
+pub const EXCHANGE: &str = "sessions";
+/// The routing key of start events.
+pub const ROUTING_KEY: &str = "session.start";
+
+/// The queue of start events.
+pub static SESSIONS: QueueDef =
+    QueueDef { name: "sessions", bindings: &[(EXCHANGE, ROUTING_KEY)], messages: MessageKind::StartEvent };
 
 /// Maximum total size of the keys and values of `attributes`, in bytes.
 pub const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024;

@@ -127,7 +127,7 @@ pub(crate) async fn run(
     plan: &ReplayPlan,
     progress: impl FnMut(Progress),
 ) -> Result<ReplayReport, DeadError> {
-    let work = dead_queue.kind.queue(dead_queue.topology);
+    let work = dead_queue.topology.queue(dead_queue.work);
     dead_queue.topology.verify(dead_queue.connection, &work, true, dead_queue.limit).await?;
     let staging = Topology::replay_queue(&work);
     let mut replay =

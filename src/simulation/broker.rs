@@ -20,10 +20,15 @@ use tokio::{
 use super::world::{Life, World, WorldState};
 use crate::{
     broker::{connection::BrokerError, source::Delivery},
-    contract::header,
+    contract::{
+        header,
+        stage::{StageDef, queues},
+    },
 };
 
-/// Queue names, with the topology prefix of the simulation.
+/// The topology prefix of the simulation.
+const PREFIX: &str = "sim";
+/// Queue names with this prefix.
 pub(super) const SESSIONS: &str = "sim.sessions";
 pub(super) const HOSTS: &str = "sim.hosts";
 pub(super) const GUESTS: &str = "sim.guests";
@@ -43,8 +48,12 @@ pub(super) struct Stored {
 
 /// All queues and their consumers.
 pub(super) struct SimulatedQueues {
+    /// The stages' queues, in the order of the table.
+    work: Vec<String>,
+    /// Exchange, routing key and queue of each binding.
+    bindings: Vec<(String, &'static str, String)>,
     ready: BTreeMap<String, VecDeque<Stored>>,
-    holds: BTreeMap<String, (Duration, &'static str)>,
+    holds: BTreeMap<String, (Duration, String)>,
     subscribers: BTreeMap<u64, Subscriber>,
     unsettled: BTreeMap<u64, Unsettled>,
     connections: Vec<Arc<Wire>>,
@@ -105,14 +114,21 @@ impl fmt::Debug for SimulatedReceipt {
 }
 
 impl SimulatedQueues {
-    pub(super) fn new(delays: &[Duration]) -> Self {
-        let holds = [SESSIONS, HOSTS].into_iter().flat_map(|queue| {
-            delays.iter().map(move |delay| (format!("{queue}.hold.{}", delay.as_millis()), (*delay, queue)))
+    pub(super) fn new(stages: &[&'static StageDef], delays: &[Duration]) -> Self {
+        let named = |name: &str| format!("{PREFIX}.{name}");
+        let work: Vec<_> = stages.iter().map(|stage| named(stage.queue.name)).collect();
+        let holds = work.iter().flat_map(|queue| {
+            let hold = move |delay: &Duration| format!("{queue}.hold.{}", delay.as_millis());
+            delays.iter().map(move |delay| (hold(delay), (*delay, queue.clone())))
         });
-        let ready = [SESSIONS, HOSTS].map(|queue| (queue.to_owned(), VecDeque::new()));
+        let bindings = queues(stages).flat_map(|queue| {
+            queue.bindings.iter().map(move |(exchange, key)| (named(exchange), *key, named(queue.name)))
+        });
         Self {
-            ready: ready.into(),
+            bindings: bindings.collect(),
+            ready: work.iter().map(|queue| (queue.clone(), VecDeque::new())).collect(),
             holds: holds.collect(),
+            work,
             subscribers: BTreeMap::new(),
             unsettled: BTreeMap::new(),
             connections: Vec::new(),
@@ -147,20 +163,21 @@ impl SimulatedQueues {
 }
 
 /// The queue to which the topology routes a message.
-pub(super) fn route<'a>(queues: &SimulatedQueues, exchange: &str, key: &'a str) -> Option<&'a str> {
-    match (exchange, key) {
-        _ if queues.unbound == Some(key) => None,
-        (LINKS, "guest.sms" | "guest.whatsapp") => Some(GUESTS),
-        (LINKS, "host.webex") => Some(HOSTS),
-        ("", queue) if queues.holds.contains_key(queue) => Some(queue),
-        ("", "sim.sessions.dead" | "sim.hosts.dead") => Some(key),
-        _ => None,
+pub(super) fn route(queues: &SimulatedQueues, exchange: &str, key: &str) -> Option<String> {
+    if queues.unbound == Some(key) {
+        return None;
     }
+    if exchange.is_empty() {
+        let dead = key.strip_suffix(".dead").is_some_and(|work| queues.ready.contains_key(work));
+        return (dead || queues.holds.contains_key(key)).then(|| key.to_owned());
+    }
+    let binding = queues.bindings.iter().find(|(from, bound, _)| from == exchange && *bound == key);
+    binding.map(|(_, _, queue)| queue.clone())
 }
 
 /// Stores a message in a queue.
 pub(super) fn store(world: &World, state: &mut WorldState, queue: &str, message: Stored) {
-    if let Some((delay, target)) = state.broker.holds.get(queue).copied() {
+    if let Some((delay, target)) = state.broker.holds.get(queue).cloned() {
         state.broker.held += 1;
         let late = Duration::from_millis(state.random.u64(..200));
         let world = world.clone();
@@ -168,7 +185,7 @@ pub(super) fn store(world: &World, state: &mut WorldState, queue: &str, message:
             sleep(delay + late).await;
             let mut state = world.lock();
             state.broker.held -= 1;
-            store(&world, &mut state, target, Stored { deliveries: 0, since: Instant::now(), ..message });
+            store(&world, &mut state, &target, Stored { deliveries: 0, since: Instant::now(), ..message });
         });
     } else if let Some(ready) = state.broker.ready.get_mut(queue) {
         ready.push_back(message);
@@ -272,8 +289,8 @@ pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
         state.broker.subscribers.remove(&number);
     }
     let noticed = Duration::from_millis(if state.random.bool() { 0 } else { state.random.u64(..3000) });
-    for queue in [SESSIONS, HOSTS] {
-        deliver(&mut state, queue);
+    for queue in state.broker.work.clone() {
+        deliver(&mut state, &queue);
     }
     drop(state);
     let wire = Arc::clone(wire);

@@ -19,7 +19,7 @@
 //! - [`troubles`]: faults that come and go
 //! - [`fairness`]: events with faults of their own
 //! - [`checker`], [`rules`]: the rules
-//! - `single_consumer`, `requeued`, `one_at_a_time`, in tests: one consumer by itself
+//! - `single_consumer`, `requeued`, `one_at_a_time`, `third_stage`, in tests: one consumer by itself
 
 mod answers;
 pub(crate) mod broker;
@@ -39,6 +39,8 @@ mod single_consumer;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod third_stage;
 mod troubles;
 mod worker;
 mod world;
@@ -221,7 +223,7 @@ fn history_of(world: &World, seed: u64) -> Result<SimulatedHistory, BrokenRule> 
         None => Ok(SimulatedHistory { hash, counts: std::mem::take(&mut state.checker.counts) }),
     };
     // The queues hold references to the world. Without this, the memory of each world would leak.
-    let queues = std::mem::replace(&mut state.broker, SimulatedQueues::new(&[]));
+    let queues = std::mem::replace(&mut state.broker, SimulatedQueues::new(&[], &[]));
     drop(state);
     drop(queues);
     history

@@ -15,9 +15,9 @@ use super::single_consumer::SingleConsumer;
 use crate::{
     broker::consumer::{ConsumeMode, ConsumerLimits},
     clock,
-    contract::{identity::Identity, message::Message, time::WireTime},
+    contract::{identity::Identity, message::Message, stage::StageDef, time::WireTime},
     outcome::{Class, Death, Outcome},
-    stages::{AcceptedJob, JobContext, Read, Stage},
+    stages::{AcceptedJob, JobContext, LINK, Read, Stage},
 };
 
 /// Prefetch and concurrency.
@@ -35,7 +35,7 @@ struct Slow {
 impl Stage for Slow {
     type Job = ();
 
-    const NAME: &'static str = "link";
+    const DEF: &'static StageDef = &LINK;
 
     fn bytes_max(&self, _: &Message) -> usize {
         0

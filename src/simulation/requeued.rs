@@ -12,9 +12,9 @@ use super::{plan::WorldPlan, single_consumer::SingleConsumer, world::World};
 use crate::{
     broker::consumer::ConsumerLimits,
     clock,
-    contract::{identity::Identity, message::Message, time::WireTime},
+    contract::{identity::Identity, message::Message, stage::StageDef, time::WireTime},
     outcome::{Class, Death, Outcome},
-    stages::{AcceptedJob, JobContext, Read, Stage},
+    stages::{AcceptedJob, JobContext, LINK, Read, Stage},
 };
 
 /// A fault that passes is over after this many deliveries.
@@ -41,7 +41,7 @@ struct Troubled {
 impl Stage for Troubled {
     type Job = ();
 
-    const NAME: &'static str = "link";
+    const DEF: &'static StageDef = &LINK;
 
     fn bytes_max(&self, message: &Message) -> usize {
         let count = message.deliveries();

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CALM_MAX,
-    broker::{self, SESSIONS, SimulatedConnection, Stored},
+    broker::{self, SimulatedConnection, SimulatedQueues, Stored},
     checker::{CheckedRules, Checker},
     plan::WorldPlan,
     publishing,
@@ -25,10 +25,11 @@ use crate::{
         settle::Settler,
         tries::Tries,
     },
+    contract::stage::StageDef,
     ledger::Ledger,
-    stages::Stage,
+    stages::{self, Stage},
     telemetry::{
-        metrics::{Metrics, StageMetrics, labels},
+        metrics::{Metrics, StageMetrics},
         traces::Tracer,
     },
 };
@@ -39,7 +40,9 @@ pub(super) const DELIVERIES_MAX: u32 = 5;
 pub(super) struct SingleConsumer<S> {
     pub(super) consumer: Arc<Consumer<S>>,
     pub(super) metrics: StageMetrics,
+    pub(super) all_metrics: Metrics,
     pub(super) world: World,
+    queue: String,
     publishing: JoinHandle<()>,
     connection: SimulatedConnection,
 }
@@ -47,6 +50,17 @@ pub(super) struct SingleConsumer<S> {
 impl<S: Stage> SingleConsumer<S> {
     /// Creates a world without faults, except those that `plan_for` adds and the stage causes.
     pub(super) async fn new(
+        begin: Timestamp,
+        plan_for: impl FnOnce(&mut WorldPlan),
+        limits: impl FnOnce(ConsumerLimits) -> ConsumerLimits,
+        stage: impl FnOnce(World) -> S,
+    ) -> Self {
+        Self::of_table(stages::ALL, begin, plan_for, limits, stage).await
+    }
+
+    /// The same with another table of stages, which contains the stage.
+    pub(super) async fn of_table(
+        table: &[&'static StageDef],
         begin: Timestamp,
         plan_for: impl FnOnce(&mut WorldPlan),
         limits: impl FnOnce(ConsumerLimits) -> ConsumerLimits,
@@ -73,12 +87,16 @@ impl<S: Stage> SingleConsumer<S> {
         let life = world.begin_life();
         let (publisher, jobs) = Publisher::simulated();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
-        let metrics = Metrics::new(&[]).unwrap().stage(labels::StageName::Link);
+        let all_metrics = Metrics::new(table, &plan.delays).unwrap();
+        let metrics = all_metrics.stage(S::DEF);
+        world.lock().broker = SimulatedQueues::new(table, &plan.delays);
+        let topology = worker::topology_of(table, &plan.delays);
+        let queue = topology.queue(S::DEF.queue);
         let settler = Settler::new(
             publisher,
             Tracer::default(),
-            &worker::topology(&plan),
-            SESSIONS.to_owned(),
+            &topology,
+            queue.clone(),
             limits.timeout,
             worker::policy(&rules),
             metrics.clone(),
@@ -87,7 +105,7 @@ impl<S: Stage> SingleConsumer<S> {
         let tries = Tries::new(Ledger::simulated(SimulatedStore::new(life.clone())));
         let consumer = Consumer::new(
             stage,
-            SESSIONS.to_owned(),
+            queue.clone(),
             settler,
             limits,
             tries,
@@ -95,13 +113,13 @@ impl<S: Stage> SingleConsumer<S> {
             CancellationToken::new(),
         );
         let connection = SimulatedConnection::open(&life).await.unwrap();
-        Self { consumer: Arc::new(consumer), metrics, world, publishing, connection }
+        Self { consumer: Arc::new(consumer), metrics, all_metrics, world, queue, publishing, connection }
     }
 
     /// Puts a message into its queue.
     pub(super) fn store(&self) {
         let message = Stored::new(BasicProperties::default(), Arc::from(&b"{}"[..]));
-        broker::store(&self.world, &mut self.world.lock(), SESSIONS, message);
+        broker::store(&self.world, &mut self.world.lock(), &self.queue, message);
     }
 
     /// Consumes until no message is left. Returns false if the time limit passed first.

@@ -34,7 +34,10 @@ use crate::{
         topology::{Topology, TopologyConfig},
         tries::Tries,
     },
-    contract::start_session::{SessionRules, Vertical},
+    contract::{
+        stage::StageDef,
+        start_session::{SessionRules, Vertical},
+    },
     instant_connect::{
         self,
         request::{Crypto, LinkOptions},
@@ -42,18 +45,15 @@ use crate::{
     },
     ledger::Ledger,
     retry::{self, RetryPolicy},
-    stages::{Deduplicator, HostStage, LinkStage, OnFailure, Retention, Stage},
-    telemetry::{
-        metrics::{Metrics, labels},
-        traces::Tracer,
-    },
+    stages::{self, Deduplicator, HostStage, LinkStage, OnFailure, Retention, Stage},
+    telemetry::{metrics::Metrics, traces::Tracer},
     upstream::{self, TokenSource, Upstream},
     webex,
 };
 
 /// The metrics of all simulated workers. No check depends on them.
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
-    Metrics::new(&[]).unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
+    Metrics::new(stages::ALL, &[]).unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
 });
 
 /// Time limit of a whole call.
@@ -91,7 +91,7 @@ impl Worker {
         };
         let tries = Tries::new(ledger.clone());
         let stop = CancellationToken::new();
-        let stage = labels::StageName::Link;
+        let stage = &stages::LINK;
         let link = Consumer::new(
             LinkStage::new(links(&life, token, &ledger), session_rules(rules), deduplicator(stage)),
             SESSIONS.to_owned(),
@@ -101,7 +101,7 @@ impl Worker {
             METRICS.stage(stage),
             stop.clone(),
         );
-        let stage = labels::StageName::Host;
+        let stage = &stages::HOST;
         let host = Consumer::new(
             HostStage::new(messages(&life, token, &ledger), link_rules(), deduplicator(stage)),
             HOSTS.to_owned(),
@@ -198,9 +198,13 @@ fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
     serde_json::from_value(said).unwrap_or_else(|error| unreachable!("a constant: {error}"))
 }
 
-pub(super) fn topology(plan: &WorldPlan) -> Topology {
+fn topology(plan: &WorldPlan) -> Topology {
+    topology_of(stages::ALL, &plan.delays)
+}
+
+pub(super) fn topology_of(table: &[&'static StageDef], delays: &[Duration]) -> Topology {
     let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1_000_000});
-    Topology::new(&config::<TopologyConfig>(said), &plan.delays)
+    Topology::new(&config::<TopologyConfig>(said), table, delays)
 }
 
 pub(super) fn policy(rules: &CheckedRules) -> RetryPolicy {
@@ -258,8 +262,8 @@ fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, 
     };
     let api = Api { life: life.clone(), which };
     let metrics = METRICS.upstream(match which {
-        SimulatedApi::InstantConnect => labels::UpstreamName::InstantConnect,
-        SimulatedApi::Messages => labels::UpstreamName::WebexMessages,
+        SimulatedApi::InstantConnect => stages::LINK.upstream,
+        SimulatedApi::Messages => stages::HOST.upstream,
     });
     let upstream = Upstream::simulated(name, api, TokenSource::file(token.to_owned()), limits, metrics);
     upstream.sharing_rate_limits_in(ledger.clone(), which.name())

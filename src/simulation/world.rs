@@ -76,7 +76,7 @@ impl World {
             print,
         };
         Self(Arc::new(Mutex::new(WorldState {
-            broker: SimulatedQueues::new(&plan.delays),
+            broker: SimulatedQueues::new(crate::stages::ALL, &plan.delays),
             plan,
             random,
             servers: Servers::new(token),

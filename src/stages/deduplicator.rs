@@ -239,18 +239,14 @@ fn busy(reason: String) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ledger::LedgerKind,
-        simulation,
-        telemetry::metrics::{Metrics, labels::StageName},
-    };
+    use crate::{ledger::LedgerKind, simulation, stages, telemetry::metrics::Metrics};
 
     /// Digests of two contents.
     const BODY: Digest = [1; 32];
     const OTHER: Digest = [2; 32];
 
     fn deduplicator(ledger: &Ledger, on_failure: OnFailure) -> Deduplicator {
-        let metrics = Metrics::new(&[]).unwrap().ledger(StageName::Link);
+        let metrics = Metrics::new(stages::ALL, &[]).unwrap().ledger(&stages::LINK);
         let retention =
             Retention { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(2) };
         Deduplicator::new(ledger.clone(), on_failure, retention, metrics)

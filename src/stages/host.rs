@@ -17,9 +17,10 @@ use crate::{
         decode::{self, Invalid, Problem},
         identity::Identity,
         ids::{self, EventId},
-        link::HostLink,
+        link::{HOSTS, HostLink},
         message::Message,
         people::ExpertDestination,
+        stage::{LatencyDef, StageDef, UpstreamDef},
         time::WireTime,
     },
     fault,
@@ -35,6 +36,20 @@ const DELIVERED: &[u8] = b"delivered";
 
 /// Copies of a link's bytes in memory at the same time: received, parsed, serialised, being sent.
 const COPIES: usize = 4;
+
+/// Stage `host`, as data.
+pub static HOST: StageDef = StageDef {
+    name: "host",
+    queue: &HOSTS,
+    feeds: &[],
+    routes: &[],
+    upstream: UpstreamDef { label: "webex_messages", title: "Webex Messages", key: "messages" },
+    latency: LatencyDef {
+        name: "link_to_expert_seconds",
+        help: "Time from publishing a host link (AMQP timestamp in whole seconds, which adds up to one second) until \
+               Webex has the expert's message, including delay queues.",
+    },
+};
 
 /// Stage `host`.
 #[derive(Debug)]
@@ -65,11 +80,11 @@ impl HostStage {
             Begun::Done => return Outcome::DoneBefore(Batch::default()),
             Begun::Stop(outcome) => return outcome,
         };
-        fault::point(Self::NAME, "claimed");
+        fault::point(HOST.name, "claimed");
         let noted_before = lease.as_ref().is_some_and(|lease| lease.note().is_some());
         if noted_before {
             let sent = self.client.was_sent(destination, link, trace).await;
-            fault::point(Self::NAME, "looked");
+            fault::point(HOST.name, "looked");
             match sent {
                 Ok(Some(true)) => return self.delivered(lease, *deadline).await,
                 Ok(_) => {}
@@ -79,10 +94,10 @@ impl HostStage {
         if let Some(outcome) = self.deduplicator.note(&mut lease, SENDING, *deadline).await {
             return outcome;
         }
-        fault::point(Self::NAME, "noted");
+        fault::point(HOST.name, "noted");
         let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
         let sent = self.client.send(destination, link, trace, left).await;
-        fault::point(Self::NAME, "answered");
+        fault::point(HOST.name, "answered");
         match sent {
             Ok(sent) => {
                 info!(
@@ -96,7 +111,7 @@ impl HostStage {
                 // attempt then checks before it sends.
                 if !error.unknown && !noted_before {
                     Deduplicator::release(lease).await;
-                    fault::point(Self::NAME, "released");
+                    fault::point(HOST.name, "released");
                 }
                 error.into_outcome()
             }
@@ -105,7 +120,7 @@ impl HostStage {
 
     async fn delivered(&self, lease: Option<Lease>, deadline: WireTime) -> Outcome {
         let recorded = self.deduplicator.record(lease, DELIVERED, deadline).await;
-        fault::point(Self::NAME, "recorded");
+        fault::point(HOST.name, "recorded");
         recorded.unwrap_or(Outcome::Done(Batch::default()))
     }
 }
@@ -113,7 +128,7 @@ impl HostStage {
 impl Stage for HostStage {
     type Job = HostLink;
 
-    const NAME: &'static str = "host";
+    const DEF: &'static StageDef = &HOST;
 
     fn bytes_max(&self, message: &Message) -> usize {
         COPIES * message.body.len()
@@ -150,7 +165,7 @@ impl Stage for HostStage {
             Ok(destination) => destination,
             Err(death) => return Outcome::Dead(death),
         };
-        fault::point(Self::NAME, "read");
+        fault::point(HOST.name, "read");
         self.deliver(&link, &destination, context).await
     }
 }

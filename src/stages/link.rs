@@ -16,10 +16,12 @@ use crate::{
     clock,
     contract::{
         decode,
+        link::{GUESTS, ROUTES},
         message::Message,
         outgoing::Outgoing,
         private::loggable_id,
-        start_session::{Refusal, Session, SessionRules, StartMessage},
+        stage::{LatencyDef, StageDef, UpstreamDef},
+        start_session::{Refusal, SESSIONS, Session, SessionRules, StartMessage},
         time::WireTime,
         trace::TraceContext,
     },
@@ -33,6 +35,21 @@ use crate::{
 const COPIES: usize = 4;
 /// Memory of one link without the parts that it repeats of its event: message, properties, entry of the pending confirm.
 const LINK_BYTES: usize = 8 * 1024;
+
+/// Stage `link`, as data.
+pub static LINK: StageDef = StageDef {
+    name: "link",
+    queue: &SESSIONS,
+    feeds: &[&GUESTS],
+    routes: &ROUTES,
+    upstream: UpstreamDef { label: "instant_connect", title: "Instant Connect", key: "instant-connect" },
+    latency: LatencyDef {
+        name: "event_to_link_seconds",
+        help: "Time from the event to the confirm of all its links, including delay queues. The event's time is its \
+               CloudEvent time, else the AMQP timestamp (whole seconds, which adds up to one second), else its first \
+               delivery.",
+    },
+};
 
 /// Stage `link`.
 #[derive(Debug)]
@@ -60,7 +77,7 @@ impl LinkStage {
             Begun::Done => return Ok(Outcome::DoneBefore(Batch::default())),
             Begun::Stop(outcome) => return Err(outcome),
         };
-        fault::point(Self::NAME, "claimed");
+        fault::point(LINK.name, "claimed");
         let noted = lease.as_ref().and_then(Lease::note).and_then(|note| recall(session, note));
         // The links of an earlier attempt keep their expiry time.
         context.deadline = session.expires_at;
@@ -96,7 +113,7 @@ impl LinkStage {
                     // A note outlives the lease, so that the next attempt can continue.
                     if !noted {
                         Deduplicator::release(lease).await;
-                        fault::point(Self::NAME, "released");
+                        fault::point(LINK.name, "released");
                     }
                     return Err(error.into_outcome());
                 }
@@ -106,7 +123,7 @@ impl LinkStage {
             {
                 return Err(outcome);
             }
-            fault::point(Self::NAME, "noted");
+            fault::point(LINK.name, "noted");
         }
         Ok((lease, made))
     }
@@ -115,7 +132,7 @@ impl LinkStage {
 impl Stage for LinkStage {
     type Job = Session;
 
-    const NAME: &'static str = "link";
+    const DEF: &'static StageDef = &LINK;
 
     fn bytes_max(&self, message: &Message) -> usize {
         let body = message.body.len();
@@ -144,7 +161,7 @@ impl Stage for LinkStage {
             session = %loggable_id(session.session_id.reveal()), guests = session.guests.len(),
             experts = session.experts.len(), devices = session.devices.len(), "processing start event"
         );
-        fault::point(Self::NAME, "read");
+        fault::point(LINK.name, "read");
         self.links(&mut session, context).await.unwrap_or_else(|outcome| outcome)
     }
 }
@@ -197,7 +214,7 @@ impl Publishing {
         let failed = if self.made.published.len() == self.made.links.count() {
             let failed = self.deduplicator.record(self.lease.take(), &record, self.deadline).await;
             // Not after a note, because the number of notes depends on timing.
-            fault::point(LinkStage::NAME, "recorded");
+            fault::point(LINK.name, "recorded");
             failed
         } else {
             self.deduplicator.note_part(&mut self.lease, &record, self.deadline).await

@@ -13,15 +13,21 @@ use std::{
 use futures_util::FutureExt;
 
 pub(crate) use deduplicator::{Deduplicator, OnFailure, Retention};
+pub use host::HOST;
 pub(crate) use host::HostStage;
+pub use link::LINK;
 pub(crate) use link::LinkStage;
 
 use crate::{
     contract::{
-        identity::Identity, message::Message, start_session::Digest, time::WireTime, trace::TraceContext,
+        identity::Identity, message::Message, stage::StageDef, start_session::Digest, time::WireTime,
+        trace::TraceContext,
     },
     outcome::{Class, Death, Outcome},
 };
+
+/// All stages.
+pub static ALL: &[&StageDef] = &[&LINK, &HOST];
 
 /// Reason of the death of a message whose session has ended.
 pub(crate) const SESSION_OVER: &str = "the session is over";
@@ -31,8 +37,8 @@ pub trait Stage: Send + Sync + 'static {
     /// A message of this stage, parsed and validated.
     type Job: Send;
 
-    /// `link` or `host`, for logs and metrics.
-    const NAME: &'static str;
+    /// The stage's entry in the table.
+    const DEF: &'static StageDef;
 
     /// Upper bound of the memory that processing `message` needs, in bytes, known without parsing.
     fn bytes_max(&self, message: &Message) -> usize;
@@ -87,7 +93,7 @@ pub(crate) fn read<S: Stage>(stage: &S, message: &Message) -> Read<S::Job> {
     let read = catch_unwind(AssertUnwindSafe(|| stage.read(message)));
     read.unwrap_or_else(|_| {
         let identity = Identity::without_body(message);
-        let effect = format!("{}:{}", S::NAME, identity.event_id.as_str());
+        let effect = format!("{}:{}", S::DEF.name, identity.event_id.as_str());
         Read { identity, effect, bytes: message.body.len(), job: Err(panicked::<S>()) }
     })
 }
@@ -99,7 +105,7 @@ pub(crate) async fn act<S: Stage>(stage: &S, job: S::Job, context: &mut JobConte
 }
 
 fn panicked<S: Stage>() -> Death {
-    Death::new(Class::Internal, format!("stage {} panicked (bug; see the worker's log)", S::NAME))
+    Death::new(Class::Internal, format!("stage {} panicked (bug; see the worker's log)", S::DEF.name))
 }
 
 #[cfg(test)]
@@ -111,7 +117,7 @@ mod tests {
     impl Stage for PanickingStage {
         type Job = ();
 
-        const NAME: &'static str = "link";
+        const DEF: &'static StageDef = &LINK;
 
         fn bytes_max(&self, _: &Message) -> usize {
             0

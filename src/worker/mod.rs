@@ -1,4 +1,4 @@
-//! The worker: both stages on supervised connections, until a shutdown is requested.
+//! The worker: its stages on supervised connections, until a shutdown is requested.
 
 mod assembly;
 mod supervise;
@@ -20,10 +20,8 @@ use crate::{
     config::{ConfigError, Loaded},
     fault,
     ledger::{Ledger, LedgerError},
-    telemetry::{
-        metrics::{Metrics, labels},
-        traces::Tracer,
-    },
+    stages,
+    telemetry::{metrics::Metrics, traces::Tracer},
     upstream,
 };
 
@@ -69,7 +67,7 @@ pub(crate) async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> 
     if loaded.delivers_to_hosts() {
         loaded.hosts_token()?;
     }
-    let metrics = Metrics::new(config.retry.delays.as_slice())?;
+    let metrics = Metrics::new(stages::ALL, config.retry.delays.as_slice())?;
     let health = health(loaded, &metrics);
     let _admin = config.admin.listen.map(|listen| Admin::start(listen, health.clone())).transpose()?;
     fault::point("worker", "starting");
@@ -174,12 +172,7 @@ async fn ended_early(publishing: &mut JoinHandle<()>) -> WorkerError {
 }
 
 fn health(loaded: &Loaded, metrics: &Metrics) -> Health {
-    let stages: &[_] = if loaded.delivers_to_hosts() {
-        &[labels::StageName::Link, labels::StageName::Host]
-    } else {
-        &[labels::StageName::Link]
-    };
-    Health::new(metrics, stages, loaded.stuck_after())
+    Health::new(metrics, &loaded.stages(), loaded.stuck_after())
 }
 
 /// Shows that the event loop is running.
@@ -192,11 +185,10 @@ async fn keep_alive(health: &Health) {
 
 /// Keeps the size of the ledger up to date in the metrics.
 async fn measure(ledger: &Ledger, metrics: &Metrics) {
-    let metrics = metrics.ledger(labels::StageName::Link);
     loop {
         // A read error is reported by the code that needs the entry.
         if let Ok(Some(entries)) = ledger.len().await {
-            metrics.set_entries(entries);
+            metrics.set_ledger_entries(entries);
         }
         sleep(Duration::from_secs(2)).await;
     }
@@ -212,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn worker_is_alive_while_its_ledger_opens() {
-        let health = Health::new(&Metrics::new(&[]).unwrap(), &[labels::StageName::Link], Duration::ZERO);
+        let health = Health::new(&Metrics::new(stages::ALL, &[]).unwrap(), stages::ALL, Duration::ZERO);
         health.grow_late();
         let lives = async {
             while !health.is_alive() {

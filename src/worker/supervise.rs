@@ -57,7 +57,7 @@ pub(super) async fn supervise<S: Stage>(
     while !consumer.is_stopped() {
         let settled = consumer.settled();
         let opened = tokio::select! {
-            opened = open(connector, topology, S::NAME) => opened,
+            opened = open(connector, topology, S::DEF.name) => opened,
             () = consumer.stopped() => break,
         };
         let established = opened.is_ok();
@@ -70,7 +70,7 @@ pub(super) async fn supervise<S: Stage>(
         let error = match opened {
             Ok(connection) => {
                 if backoff.connected().is_some() {
-                    info!(stage = S::NAME, "connected to broker; consuming");
+                    info!(stage = S::DEF.name, "connected to broker; consuming");
                 }
                 connected_before = true;
                 match consume_on(&connection, connector, topology, consumer).await {
@@ -94,7 +94,7 @@ pub(super) async fn supervise<S: Stage>(
         let wait = if unreadable { backoff.wait_after_unreadable() } else { backoff.wait() };
         if is_new {
             let retry_in_ms = wait.as_secs_f64() * 1e3;
-            warn!(stage = S::NAME, %error, retry_in_ms, "could not connect to broker; retrying");
+            warn!(stage = S::DEF.name, %error, retry_in_ms, "could not connect to broker; retrying");
         }
         failures.broken(established, unreadable, consumer.settled() > settled);
         consumer.set_next_mode(failures.mode());

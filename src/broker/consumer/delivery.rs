@@ -100,15 +100,14 @@ impl<S: Stage> Consumer<S> {
     async fn settle(&self, work: DeliveryWork) -> Settled {
         let DeliveryWork { message, properties, receipt, begun, deaths } = work;
         let keep_until = begun + self.limits.delivery_timeout;
-        let Ok((identity, read, _bytes)) = timeout_at(keep_until, self.read(&message, deaths)).await
-        else {
+        let Ok((identity, read, _bytes)) = timeout_at(keep_until, self.read(&message, deaths)).await else {
             // Other deliveries used up all the time of this one.
             _ = receipt.requeue_counted(self.limits.timeout).await;
             return Settled::Requeued;
         };
         let Identity { event_id, trace, occurred_at } = identity;
         let event_id = loggable_id(event_id.as_str()).into_owned();
-        let span = self.settler.process(S::NAME, &event_id, &trace);
+        let span = self.settler.process(S::DEF.name, &event_id, &trace);
         // The stage's messages belong to this span, and so does the copy for the next attempt or the dead letter.
         let trace = span.context().clone();
         // The first death of a replayed letter counted as late.
@@ -118,7 +117,7 @@ impl<S: Stage> Consumer<S> {
         let deadline = Timestamp::MAX;
         let context =
             DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at, deadline };
-        let log = DeliveryLog::begin(S::NAME, &context, message.attempts(), begun, span);
+        let log = DeliveryLog::begin(S::DEF.name, &context, message.attempts(), begun, span);
         let fields = log.fields();
         let settlement = self.settlement(context, &message, read).instrument(fields).await;
         log.settled(&settlement);

@@ -66,7 +66,7 @@ impl<S: Stage> Consumer<S> {
         if message.deliveries() < self.limits.isolate_from() {
             return Trial::default();
         }
-        let key = tries::key(S::NAME, message);
+        let key = tries::key(S::DEF.name, message);
         let unfinished = self.tries.unfinished(&key).await;
         let deaths = *unfinished.as_ref().unwrap_or(&0);
         if deaths >= self.limits.deaths_max() {

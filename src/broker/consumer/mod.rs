@@ -118,7 +118,7 @@ impl<S: Stage> Consumer<S> {
             permits: Arc::new(Semaphore::new(limits.concurrency)),
             budget: Budget::new(limits.bytes),
             reading: tokio::sync::Mutex::default(),
-            breaker: Breaker::new(S::NAME, limits.breaker, metrics.breaker.clone()),
+            breaker: Breaker::new(S::DEF.name, limits.breaker, metrics.breaker.clone()),
             limits,
             tries,
             isolated: Arc::default(),

@@ -222,9 +222,9 @@ impl<S: Stage> Consumer<S> {
     }
 
     async fn subscribe(&self, source: Source<'_>, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let name = format!("instant-connect-worker.{}.{:08x}", S::NAME, fastrand::u32(..));
+        let name = format!("instant-connect-worker.{}.{:08x}", S::DEF.name, fastrand::u32(..));
         let subscription = source.subscribe(&self.queue, &name, prefetch, self.limits.timeout).await?;
-        debug!(stage = S::NAME, queue = self.queue, prefetch, "subscribed to queue");
+        debug!(stage = S::DEF.name, queue = self.queue, prefetch, "subscribed to queue");
         Ok(subscription)
     }
 

@@ -18,7 +18,8 @@ use crate::{
     },
     outcome::Learn,
     simulation::{self, broker::SimulatedConnection},
-    telemetry::metrics::{Metrics, labels},
+    stages,
+    telemetry::metrics::Metrics,
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -45,8 +46,8 @@ impl Rig {
     /// The broker replies with `answers` to the first messages and confirms the others.
     async fn new(limit: Duration, answers: Vec<FakeAnswer>) -> Self {
         let (handle, jobs) = Publisher::simulated();
-        let metrics = Metrics::new(&DELAYS).unwrap();
-        let settler = settler(handle, limit, metrics.stage(labels::StageName::Link));
+        let metrics = Metrics::new(stages::ALL, &DELAYS).unwrap();
+        let settler = settler(handle, limit, metrics.stage(&stages::LINK));
         let published = Arc::default();
         tokio::spawn(answer(jobs, answers, Arc::clone(&published)));
         Self { settler, metrics, connection: simulation::calm().await, published }
@@ -107,7 +108,7 @@ async fn answer(
 fn topology(declare: &str) -> Topology {
     let said = json!({"prefix": "sim", "declare": declare, "queue_length_max": 1000});
     let config: TopologyConfig = serde_json::from_value(said).unwrap();
-    Topology::new(&config, &DELAYS)
+    Topology::new(&config, stages::ALL, &DELAYS)
 }
 
 fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Settler {

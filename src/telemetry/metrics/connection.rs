@@ -11,8 +11,9 @@ use prometheus::{Error, Histogram, IntCounterVec, IntGauge, IntGaugeVec};
 use super::{
     LOCAL_BUCKETS,
     families::Families,
-    labels::{Connection, Label, Published},
+    labels::{Label, PUBLISH, Published},
 };
+use crate::contract::stage::StageDef;
 
 /// The metric families of the broker.
 #[derive(Debug)]
@@ -28,8 +29,9 @@ pub(super) struct BrokerFamilies {
 }
 
 impl BrokerFamilies {
-    pub(super) fn new(families: &Families<'_>) -> Result<Self, Error> {
-        let connection = || ("connection", Connection::texts());
+    pub(super) fn new(families: &Families<'_>, stages: &[&StageDef]) -> Result<Self, Error> {
+        let connections = || stages.iter().map(|stage| stage.name).chain([PUBLISH]);
+        let connection = || ("connection", connections().collect());
         Ok(Self {
             connected: families.gauges(
                 "connected",
@@ -71,7 +73,7 @@ impl BrokerFamilies {
 /// The metrics of one connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionMetrics {
-    pub(super) connection: Connection,
+    pub(super) connection: &'static str,
     pub(super) families: Arc<BrokerFamilies>,
 }
 
@@ -79,26 +81,26 @@ impl ConnectionMetrics {
     /// Records that the connection is established, until the returned value is dropped.
     #[must_use]
     pub fn up(&self) -> Up {
-        self.reasons().remove(self.connection.as_str());
-        self.families.connects.with_label_values(&[self.connection.as_str()]).inc();
-        Up::new(self.families.connected.with_label_values(&[self.connection.as_str()]))
+        self.reasons().remove(self.connection);
+        self.families.connects.with_label_values(&[self.connection]).inc();
+        Up::new(self.families.connected.with_label_values(&[self.connection]))
     }
 
     /// True if the connection is established.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.families.connected.with_label_values(&[self.connection.as_str()]).get() != 0
+        self.families.connected.with_label_values(&[self.connection]).get() != 0
     }
 
     /// Reason of a missing connection, if known.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
-        self.reasons().get(self.connection.as_str()).cloned()
+        self.reasons().get(self.connection).cloned()
     }
 
     /// Records the reason of a missing connection.
     pub fn down(&self, reason: String) {
-        self.reasons().insert(self.connection.as_str(), reason);
+        self.reasons().insert(self.connection, reason);
     }
 
     fn reasons(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
@@ -107,7 +109,7 @@ impl ConnectionMetrics {
 
     /// Counts a failed connection attempt.
     pub fn failed(&self) {
-        self.families.failures.with_label_values(&[self.connection.as_str()]).inc();
+        self.families.failures.with_label_values(&[self.connection]).inc();
     }
 }
 

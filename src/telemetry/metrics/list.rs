@@ -42,10 +42,14 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{Sources, load};
+    use crate::{
+        config::{Sources, load},
+        stages,
+    };
 
     fn metrics() -> Metrics {
-        Metrics::new(load(&Sources::default()).unwrap().config.retry.delays.as_slice()).unwrap()
+        let loaded = load(&Sources::default()).unwrap();
+        Metrics::new(stages::ALL, loaded.config.retry.delays.as_slice()).unwrap()
     }
 
     #[test]

@@ -23,10 +23,12 @@ pub use upstream::{BreakerMetrics, CallTimer, UpstreamMetrics};
 
 use connection::BrokerFamilies;
 use families::Families;
-use labels::{Connection, StageName, UpstreamName};
+use labels::PUBLISH;
 use ledger::LedgerFamilies;
 use stage::StageFamilies;
 use upstream::UpstreamFamilies;
+
+use crate::contract::stage::{StageDef, UpstreamDef};
 
 /// Upper bounds in seconds, from OpenTelemetry's conventions for messaging and HTTP, up to the limits of a call.
 const CALL_BUCKETS: &[f64] =
@@ -53,18 +55,18 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Creates all series at zero, for delay queues of these `delays`.
+    /// Creates all series at zero, for these `stages` and delay queues of these `delays`.
     ///
     /// # Errors
     /// None known, because names and labels are fixed; a caller treats an error as a bug.
-    pub fn new(delays: &[Duration]) -> Result<Self, Error> {
+    pub fn new(stages: &[&'static StageDef], delays: &[Duration]) -> Result<Self, Error> {
         let registry = Registry::new();
         let families = Families(&registry);
         let rungs: Vec<_> = delays.iter().map(|delay| stage::rung(*delay)).collect();
-        let stages = Arc::new(StageFamilies::new(&families, &rungs)?);
-        let broker = Arc::new(BrokerFamilies::new(&families)?);
-        let upstreams = Arc::new(UpstreamFamilies::new(&families)?);
-        let ledger = Arc::new(LedgerFamilies::new(&families)?);
+        let broker = Arc::new(BrokerFamilies::new(&families, stages)?);
+        let upstreams = Arc::new(UpstreamFamilies::new(&families, stages)?);
+        let ledger = Arc::new(LedgerFamilies::new(&families, stages)?);
+        let stages = Arc::new(StageFamilies::new(&families, stages, &rungs)?);
         let version = ("version", vec![env!("CARGO_PKG_VERSION")]);
         let info: IntGaugeVec = families.gauges(
             "build_info",
@@ -79,38 +81,40 @@ impl Metrics {
 
     /// Metrics of `stage`.
     #[must_use]
-    pub fn stage(&self, stage: StageName) -> StageMetrics {
-        let upstream = UpstreamName::of(stage);
+    pub fn stage(&self, stage: &'static StageDef) -> StageMetrics {
+        let upstream = stage.upstream.label;
         StageMetrics {
             stage,
             families: Arc::clone(&self.stages),
-            connection: self.connection(StageMetrics::connection_of(stage)),
+            connection: self.connection(stage.name),
             breaker: BreakerMetrics { upstream, families: Arc::clone(&self.upstreams) },
         }
     }
 
     /// Metrics of the calls of `upstream`.
     #[must_use]
-    pub fn upstream(&self, upstream: UpstreamName) -> UpstreamMetrics {
-        UpstreamMetrics { upstream, families: Arc::clone(&self.upstreams) }
+    pub fn upstream(&self, upstream: UpstreamDef) -> UpstreamMetrics {
+        UpstreamMetrics { upstream: upstream.label, families: Arc::clone(&self.upstreams) }
     }
 
     /// Metrics of the publisher.
     #[must_use]
     pub fn publishing(&self) -> PublishMetrics {
-        PublishMetrics {
-            connection: self.connection(Connection::Publish),
-            families: Arc::clone(&self.broker),
-        }
+        PublishMetrics { connection: self.connection(PUBLISH), families: Arc::clone(&self.broker) }
+    }
+
+    /// Sets the number of entries in the ledger.
+    pub fn set_ledger_entries(&self, entries: u64) {
+        self.ledger.set_entries(entries);
     }
 
     /// Metrics of the ledger for `stage`.
     #[must_use]
-    pub fn ledger(&self, stage: StageName) -> LedgerMetrics {
+    pub fn ledger(&self, stage: &'static StageDef) -> LedgerMetrics {
         LedgerMetrics { stage, families: Arc::clone(&self.ledger) }
     }
 
-    fn connection(&self, connection: Connection) -> ConnectionMetrics {
+    fn connection(&self, connection: &'static str) -> ConnectionMetrics {
         ConnectionMetrics { connection, families: Arc::clone(&self.broker) }
     }
 

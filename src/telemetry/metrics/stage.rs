@@ -18,12 +18,12 @@ use super::{
     EVENT_BUCKETS,
     connection::{ConnectionMetrics, Up},
     families::{Dimension, Families},
-    labels::{Connection, Label, QueueKind, StageName},
+    labels::{Label, QueueKind},
     upstream::BreakerMetrics,
 };
 use crate::{
     clock,
-    contract::{link::ROUTES, outgoing::Route},
+    contract::{outgoing::Route, stage::StageDef},
     outcome::{Cause, Class, SettledKind},
 };
 
@@ -33,27 +33,48 @@ pub(super) struct StageFamilies {
     deliveries: DeliveryFamilies,
     consumers: ConsumerFamilies,
     delays: DelayFamilies,
-    links: LinkFamilies,
-    work: [Arc<InProgress>; 2],
+    links: IntCounterVec,
+    stages: Vec<StageSeries>,
+}
+
+/// The parts of one stage that have no label `stage`.
+#[derive(Debug)]
+struct StageSeries {
+    stage: &'static StageDef,
+    work: InProgress,
+    latency: Histogram,
 }
 
 impl StageFamilies {
-    pub(super) fn new(families: &Families<'_>, rungs: &[String]) -> Result<Self, Error> {
+    pub(super) fn new(
+        families: &Families<'_>,
+        stages: &[&'static StageDef],
+        rungs: &[String],
+    ) -> Result<Self, Error> {
+        let series = |stage: &'static StageDef| {
+            let latency = families.histogram(stage.latency.name, stage.latency.help, EVENT_BUCKETS)?;
+            Ok(StageSeries { stage, work: InProgress::default(), latency })
+        };
         Ok(Self {
-            deliveries: DeliveryFamilies::new(families)?,
-            consumers: ConsumerFamilies::new(families)?,
-            delays: DelayFamilies::new(families, rungs)?,
-            links: LinkFamilies::new(families)?,
-            work: Default::default(),
+            deliveries: DeliveryFamilies::new(families, stages)?,
+            consumers: ConsumerFamilies::new(families, stages)?,
+            delays: DelayFamilies::new(families, stages, rungs)?,
+            links: links(families, stages)?,
+            stages: stages.iter().copied().map(series).collect::<Result<_, Error>>()?,
         })
+    }
+
+    /// The series of `stage`; `None` if it is not in the table of these metrics.
+    fn of(&self, stage: &StageDef) -> Option<&StageSeries> {
+        self.stages.iter().find(|series| series.stage.name == stage.name)
     }
 
     /// Updates the gauges that are computed on each scrape.
     pub(super) fn refresh(&self) {
-        for stage in StageName::VARIANTS {
-            let age = self.work[*stage as usize].oldest().unwrap_or_default();
+        for StageSeries { stage, work, .. } in &self.stages {
+            let age = work.oldest().unwrap_or_default();
             let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-            self.deliveries.oldest.with_label_values(&[stage.as_str()]).set(seconds);
+            self.deliveries.oldest.with_label_values(&[stage.name]).set(seconds);
         }
     }
 }
@@ -71,7 +92,8 @@ struct DeliveryFamilies {
 }
 
 impl DeliveryFamilies {
-    fn new(families: &Families<'_>) -> Result<Self, Error> {
+    fn new(families: &Families<'_>, stages: &[&StageDef]) -> Result<Self, Error> {
+        let stage = || names(stages);
         Ok(Self {
             events: families.counters(
                 "events_total",
@@ -122,7 +144,8 @@ struct ConsumerFamilies {
 }
 
 impl ConsumerFamilies {
-    fn new(families: &Families<'_>) -> Result<Self, Error> {
+    fn new(families: &Families<'_>, stages: &[&StageDef]) -> Result<Self, Error> {
+        let stage = || names(stages);
         Ok(Self {
             silent: families.counters(
                 "silent_consumers_total",
@@ -156,7 +179,8 @@ struct DelayFamilies {
 }
 
 impl DelayFamilies {
-    fn new(families: &Families<'_>, rungs: &[String]) -> Result<Self, Error> {
+    fn new(families: &Families<'_>, stages: &[&StageDef], rungs: &[String]) -> Result<Self, Error> {
+        let stage = || names(stages);
         let labels: Vec<_> = rungs.iter().map(String::as_str).collect();
         Ok(Self {
             retries: families.counters(
@@ -181,52 +205,28 @@ impl DelayFamilies {
     }
 }
 
-/// Families about links and the time until people have them.
-#[derive(Debug)]
-struct LinkFamilies {
-    published: IntCounterVec,
-    event_to_link: Histogram,
-    link_to_expert: Histogram,
-}
-
-impl LinkFamilies {
-    fn new(families: &Families<'_>) -> Result<Self, Error> {
-        let published = families.counters(
-            "links_total",
-            "Links published and confirmed by the broker, including repeats.",
-            &[("role", vec![]), ("channel", vec![])],
-        )?;
-        for route in ROUTES {
-            published.get_metric_with_label_values(&[route.role, route.channel])?;
-        }
-        Ok(Self {
-            published,
-            event_to_link: families.histogram(
-                "event_to_link_seconds",
-                "Time from the event to the confirm of all its links, including delay queues. The event's time is its \
-                 CloudEvent time, else the AMQP timestamp (whole seconds, which adds up to one second), else its first \
-                 delivery.",
-                EVENT_BUCKETS,
-            )?,
-            link_to_expert: families.histogram(
-                "link_to_expert_seconds",
-                "Time from publishing a host link (AMQP timestamp in whole seconds, which adds up to one second) until \
-                 Webex has the expert's message, including delay queues.",
-                EVENT_BUCKETS,
-            )?,
-        })
+/// The counter of links, with a series for each route of `stages`.
+fn links(families: &Families<'_>, stages: &[&StageDef]) -> Result<IntCounterVec, Error> {
+    let published = families.counters(
+        "links_total",
+        "Links published and confirmed by the broker, including repeats.",
+        &[("role", vec![]), ("channel", vec![])],
+    )?;
+    for route in stages.iter().flat_map(|stage| stage.routes) {
+        published.get_metric_with_label_values(&[route.role, route.channel])?;
     }
+    Ok(published)
 }
 
 /// The label `stage` and all its values.
-fn stage() -> Dimension<'static> {
-    ("stage", StageName::texts())
+pub(super) fn names(stages: &[&StageDef]) -> Dimension<'static> {
+    ("stage", stages.iter().map(|stage| stage.name).collect())
 }
 
 /// The metrics of one stage.
 #[derive(Clone, Debug)]
 pub struct StageMetrics {
-    pub(super) stage: StageName,
+    pub(super) stage: &'static StageDef,
     pub(super) families: Arc<StageFamilies>,
     /// The stage's connection to the broker.
     pub connection: ConnectionMetrics,
@@ -239,8 +239,8 @@ impl StageMetrics {
     #[must_use]
     pub fn begin(&self) -> WorkTimer {
         self.gauge(&self.families.deliveries.in_flight).inc();
-        let (number, since) = self.in_progress().begin();
-        WorkTimer { metrics: self.clone(), number, since, ended: SettledKind::Requeued }
+        let number = self.in_progress().map_or(0, InProgress::begin);
+        WorkTimer { metrics: self.clone(), number, since: Instant::now(), ended: SettledKind::Requeued }
     }
 
     /// Sets the maximum number of deliveries in progress.
@@ -263,25 +263,24 @@ impl StageMetrics {
     /// Age of the oldest delivery in progress.
     #[must_use]
     pub fn oldest_work(&self) -> Option<Duration> {
-        self.in_progress().oldest()
+        self.in_progress()?.oldest()
     }
 
     /// Number of deliveries received so far.
     #[must_use]
     pub fn taken(&self) -> u64 {
-        self.in_progress().next.load(Ordering::Relaxed)
+        self.in_progress().map_or(0, |work| work.next.load(Ordering::Relaxed))
     }
 
     /// Counts a stalled consumer.
     pub fn silent(&self) {
-        self.families.consumers.silent.with_label_values(&[self.stage.as_str()]).inc();
+        self.families.consumers.silent.with_label_values(&[self.stage.name]).inc();
     }
 
     /// Sets the numbers of messages in the stage's queues, in the order of [`QueueKind`].
     pub fn set_queued(&self, messages: [u64; 3]) {
         for (queue, messages) in QueueKind::VARIANTS.iter().zip(messages) {
-            let gauge =
-                self.families.consumers.queued.with_label_values(&[self.stage.as_str(), queue.as_str()]);
+            let gauge = self.families.consumers.queued.with_label_values(&[self.stage.name, queue.as_str()]);
             gauge.set(i64::try_from(messages).unwrap_or(i64::MAX));
         }
     }
@@ -290,13 +289,13 @@ impl StageMetrics {
     pub fn forget_queued(&self) {
         for queue in QueueKind::VARIANTS {
             // An error means that the series is absent already.
-            _ = self.families.consumers.queued.remove_label_values(&[self.stage.as_str(), queue.as_str()]);
+            _ = self.families.consumers.queued.remove_label_values(&[self.stage.name, queue.as_str()]);
         }
     }
 
     /// Counts a delivery that is requeued because of `amqp.delivery_timeout`.
     pub fn overdue(&self) {
-        self.families.deliveries.overdue.with_label_values(&[self.stage.as_str()]).inc();
+        self.families.deliveries.overdue.with_label_values(&[self.stage.name]).inc();
     }
 
     /// Counts a retry because of `cause`.
@@ -324,36 +323,27 @@ impl StageMetrics {
 
     /// Counts a confirmed message that took `route`.
     pub fn published(&self, route: Route) {
-        self.families.links.published.with_label_values(&[route.role, route.channel]).inc();
+        self.families.links.with_label_values(&[route.role, route.channel]).inc();
     }
 
-    /// Records the time since `began` when all links are published or the expert's message is sent.
+    /// Records the time since `began` when the people have what the stage makes.
     pub fn delivered(&self, began: Timestamp) {
         let took = Duration::try_from(clock::now().duration_since(began)).unwrap_or_default();
-        let histogram = match self.stage {
-            StageName::Link => &self.families.links.event_to_link,
-            StageName::Host => &self.families.links.link_to_expert,
-        };
-        histogram.observe(took.as_secs_f64());
+        if let Some(series) = self.families.of(self.stage) {
+            series.latency.observe(took.as_secs_f64());
+        }
     }
 
-    fn in_progress(&self) -> &InProgress {
-        &self.families.work[self.stage as usize]
+    fn in_progress(&self) -> Option<&InProgress> {
+        self.families.of(self.stage).map(|series| &series.work)
     }
 
     fn gauge(&self, family: &IntGaugeVec) -> IntGauge {
-        family.with_label_values(&[self.stage.as_str()])
+        family.with_label_values(&[self.stage.name])
     }
 
     fn count(&self, family: &IntCounterVec, value: &str) {
-        family.with_label_values(&[self.stage.as_str(), value]).inc();
-    }
-
-    pub(super) fn connection_of(stage: StageName) -> Connection {
-        match stage {
-            StageName::Link => Connection::Link,
-            StageName::Host => Connection::Host,
-        }
+        family.with_label_values(&[self.stage.name, value]).inc();
     }
 }
 
@@ -384,9 +374,11 @@ impl WorkTimer {
 impl Drop for WorkTimer {
     fn drop(&mut self) {
         let Self { metrics, number, since, ended } = self;
-        metrics.in_progress().end(*number);
+        if let Some(work) = metrics.in_progress() {
+            work.end(*number);
+        }
         metrics.gauge(&metrics.families.deliveries.in_flight).dec();
-        let labels = [metrics.stage.as_str(), ended.as_str()];
+        let labels = [metrics.stage.name, ended.as_str()];
         metrics.families.deliveries.events.with_label_values(&labels).inc();
         metrics
             .families
@@ -405,10 +397,10 @@ struct InProgress {
 }
 
 impl InProgress {
-    fn begin(&self) -> (u64, Instant) {
-        let (number, now) = (self.next.fetch_add(1, Ordering::Relaxed), Instant::now());
-        self.lock().insert(number, now);
-        (number, now)
+    fn begin(&self) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(number, Instant::now());
+        number
     }
 
     fn end(&self, number: u64) {

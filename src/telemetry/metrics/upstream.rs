@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::{
     CALL_BUCKETS,
     families::Families,
-    labels::{Called, Label, UpstreamName},
+    labels::{Called, Label},
 };
-use crate::outcome::Cause;
+use crate::{contract::stage::StageDef, outcome::Cause};
 
 /// The metric families with a label `upstream`.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ pub(super) struct UpstreamFamilies {
 }
 
 impl UpstreamFamilies {
-    pub(super) fn new(families: &Families<'_>) -> Result<Self, Error> {
-        let upstream = || ("upstream", UpstreamName::texts());
+    pub(super) fn new(families: &Families<'_>, stages: &[&StageDef]) -> Result<Self, Error> {
+        let upstream = || ("upstream", stages.iter().map(|stage| stage.upstream.label).collect());
         Ok(Self {
             calls: families.histograms(
                 "upstream_call_duration_seconds",
@@ -62,7 +62,7 @@ impl UpstreamFamilies {
 /// The metrics of the calls of one API.
 #[derive(Clone, Debug)]
 pub struct UpstreamMetrics {
-    pub(super) upstream: UpstreamName,
+    pub(super) upstream: &'static str,
     pub(super) families: Arc<UpstreamFamilies>,
 }
 
@@ -75,7 +75,7 @@ impl UpstreamMetrics {
 
     /// Adds `wait` to the rate-limit delay of the API.
     pub fn rate_limited(&self, wait: Duration) {
-        self.families.waits.with_label_values(&[self.upstream.as_str()]).inc_by(wait.as_secs_f64());
+        self.families.waits.with_label_values(&[self.upstream]).inc_by(wait.as_secs_f64());
     }
 }
 
@@ -96,7 +96,7 @@ impl CallTimer {
 
 impl Drop for CallTimer {
     fn drop(&mut self) {
-        let labels = [self.metrics.upstream.as_str(), self.result.as_str()];
+        let labels = [self.metrics.upstream, self.result.as_str()];
         let calls = self.metrics.families.calls.with_label_values(&labels);
         calls.observe(self.since.elapsed().as_secs_f64());
     }
@@ -105,36 +105,36 @@ impl Drop for CallTimer {
 /// The metrics of the breaker of one API.
 #[derive(Clone, Debug)]
 pub struct BreakerMetrics {
-    pub(super) upstream: UpstreamName,
+    pub(super) upstream: &'static str,
     pub(super) families: Arc<UpstreamFamilies>,
 }
 
 impl BreakerMetrics {
     /// Records that the breaker opened because of `cause`.
     pub fn opened(&self, cause: Cause) {
-        let upstream = self.upstream.as_str();
+        let upstream = self.upstream;
         self.families.breaker_open.with_label_values(&[upstream]).set(1);
         self.families.breaker_opened.with_label_values(&[upstream, cause.as_str()]).inc();
     }
 
     /// Records that the breaker closed.
     pub fn closed(&self) {
-        self.families.breaker_open.with_label_values(&[self.upstream.as_str()]).set(0);
+        self.families.breaker_open.with_label_values(&[self.upstream]).set(0);
     }
 
     /// True if the breaker is open.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.families.breaker_open.with_label_values(&[self.upstream.as_str()]).get() != 0
+        self.families.breaker_open.with_label_values(&[self.upstream]).get() != 0
     }
 
     /// True if our token was refused at the last call.
     #[must_use]
     pub fn is_token_refused(&self) -> bool {
-        self.families.token_refused.with_label_values(&[self.upstream.as_str()]).get() != 0
+        self.families.token_refused.with_label_values(&[self.upstream]).get() != 0
     }
 
     pub fn set_token_refused(&self, refused: bool) {
-        self.families.token_refused.with_label_values(&[self.upstream.as_str()]).set(refused.into());
+        self.families.token_refused.with_label_values(&[self.upstream]).set(refused.into());
     }
 }
