@@ -31,8 +31,9 @@
 //! - [`telemetry`]: logs, metrics and traces
 //! - `fault`: points at which tests kill the worker; absent from releases
 //! - [`admin`]: HTTP endpoints for operators and orchestrators
-//! - [`sandbox`]: faithful fakes of both APIs
 //! - [`cli`]: one file per subcommand
+//! - `crates/sandbox`: faithful fakes of both APIs, for [`cli`] and only with the feature `sandbox`, which the production
+//!   image does not have
 //! - `simulation`, in tests only: the worker in a world with random faults, generated from a seed
 //!
 //! # Arrows
@@ -44,7 +45,7 @@
 //! breaker         → clock outcome retry telemetry values
 //! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages telemetry tls values
 //! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
-//! cli             → broker check config contract dead masking outcome sandbox telemetry tls upstream worker
+//! cli             → broker check config contract dead masking outcome telemetry tls upstream worker
 //! config          → breaker broker contract endpoint instant_connect ledger masking retry stages telemetry tls upstream values
 //! dead            → broker clock contract fault outcome
 //! endpoint        → masking tls
@@ -81,7 +82,6 @@ pub mod ledger;
 pub(crate) mod masking;
 pub(crate) mod outcome;
 pub mod retry;
-pub mod sandbox;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod stages;

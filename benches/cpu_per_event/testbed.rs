@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxOptions};
+use instant_connect_sandbox::{Handle, Sandbox, SandboxOptions};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeleteOptions},

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use instant_connect_sandbox::{Handle, RecordedMessage, Sandbox, SandboxOptions, Text};
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -19,7 +20,6 @@ use crate::{
         topology::Topology,
     },
     config::Loaded,
-    sandbox::{Handle, Sandbox, SandboxOptions, Text},
     worker,
 };
 
@@ -50,7 +50,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CommandError
     };
     let sandbox = Sandbox::bind(options).await?;
     let (url, handle) = (sandbox.url(), sandbox.handle());
-    let loaded = Arc::new(global.load_with_overrides(&settings(&url))?);
+    let loaded = Arc::new(global.load(&[], &settings(&url))?);
     let topology = loaded.config.topology();
     let connector = Arc::new(loaded.config.connector());
     let prepared = async {
@@ -194,7 +194,7 @@ async fn show(
     Ok(())
 }
 
-fn expert_received(message: &crate::sandbox::RecordedMessage) -> String {
+fn expert_received(message: &RecordedMessage) -> String {
     let card = message.attachments.first().map(|attachment| &attachment["content"]);
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     let headline = text(card.and_then(|card| card.pointer("/body/0/text")));

@@ -2,16 +2,13 @@
 
 use std::{net::SocketAddr, time::Instant};
 
+use instant_connect_sandbox::{FaultRule, Sandbox, SandboxError, SandboxOptions};
 use secrecy::SecretString;
 use tracing::info;
 use url::Url;
 
 use super::{CommandError, phones, say, signals};
-use crate::{
-    broker::reconnect::ReconnectBackoff,
-    config::Loaded,
-    sandbox::{Sandbox, SandboxOptions, faults::FaultRule},
-};
+use crate::{broker::reconnect::ReconnectBackoff, config::Loaded};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -36,6 +33,15 @@ pub(super) struct Args {
     /// Also consume guest links from the broker and show the texts that guests would receive
     #[arg(long)]
     phones: bool,
+}
+
+impl From<SandboxError> for CommandError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::NotLoopback(_) | SandboxError::BaseUrl => Self::Usage(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError> {

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use instant_connect_worker::sandbox::{Handle, RecordedCall, RecordedMessage, RecordedRole};
+use instant_connect_sandbox::{Handle, RecordedCall, RecordedMessage, RecordedRole};
 use serde_json::Value;
 use tokio::{sync::watch, time::timeout};
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxOptions};
+use instant_connect_sandbox::{Handle, Sandbox, SandboxOptions};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     message::Delivery,

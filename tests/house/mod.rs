@@ -12,6 +12,10 @@ use regex::Regex;
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 fn sources() -> Vec<(String, String)> {
+    sources_in("src")
+}
+
+fn sources_in(folder: &str) -> Vec<(String, String)> {
     fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -23,7 +27,7 @@ fn sources() -> Vec<(String, String)> {
         }
     }
 
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut paths = Vec::new();
     collect(&root, &mut paths);
     let name = |path: &Path| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
@@ -157,7 +161,7 @@ fn no_two_types_have_one_name() {
     let definition =
         Regex::new(r"(?m)^\s*(?:pub(?:\([a-z]+\))? )?(?:struct|enum|union|trait) ([A-Z]\w*)").unwrap();
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (file, text) in sources() {
+    for (file, text) in sources().into_iter().chain(sources_in("crates/sandbox/src")) {
         for found in definition.captures_iter(&text) {
             places.entry(found[1].to_owned()).or_default().push(file.clone());
         }
@@ -165,6 +169,16 @@ fn no_two_types_have_one_name() {
     assert!(places.len() > 200, "{places:?}");
     places.retain(|name, files| files.len() > 1 && name != "Args");
     assert_eq!(places, BTreeMap::new());
+}
+
+/// The production image has no sandbox.
+#[test]
+fn sandbox_is_used_by_its_commands_alone() {
+    let uses = |(_, text): &(String, String)| text.contains("instant_connect_sandbox");
+    let files: Vec<_> = production().into_iter().filter(uses).map(|(name, _)| name).collect();
+    let mut files: Vec<_> = files.iter().map(String::as_str).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["cli/demo.rs", "cli/phones.rs", "cli/sandbox.rs"]);
 }
 
 /// Elsewhere, a name whose first address does not answer would hide its other addresses.

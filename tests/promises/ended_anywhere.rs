@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use instant_connect_worker::sandbox::{Endpoint, RecordedRole};
+use instant_connect_sandbox::{Endpoint, RecordedRole};
 use serde_json::{Value, json};
 
 use crate::support::{

@@ -14,7 +14,7 @@ use axum::{
         header::{CONTENT_TYPE, RETRY_AFTER},
     },
 };
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 use jiff::Timestamp;
 use lapin::types::AMQPValue;
 use reqwest::StatusCode;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use instant_connect_worker::sandbox::RecordedMessage;
+use instant_connect_sandbox::RecordedMessage;
 
 use crate::support::{Rig, events::email, rig::random, soon};
 

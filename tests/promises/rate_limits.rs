@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 
 use crate::{
     ledger::server::Server,

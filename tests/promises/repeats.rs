@@ -1,6 +1,6 @@
 //! A repeated event has one result.
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 use serde_json::json;
 
 use crate::support::{

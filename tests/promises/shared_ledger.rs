@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 

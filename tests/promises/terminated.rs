@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 
 use crate::support::{Rig, amqp::Received, rig::random, soon};
 

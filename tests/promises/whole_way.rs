@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use instant_connect_worker::sandbox::{
-    Handle, RecordedCall, RecordedMessage, RecordedRole, RecordedVertical,
-};
+use instant_connect_sandbox::{Handle, RecordedCall, RecordedMessage, RecordedRole, RecordedVertical};
 use jiff::Timestamp;
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};

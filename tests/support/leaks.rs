@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use instant_connect_worker::sandbox::Handle;
+use instant_connect_sandbox::Handle;
 
 use super::{
     events::{DEVICE_NAME, NAMES, OPAQUE},

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxOptions};
+use instant_connect_sandbox::{Handle, Sandbox, SandboxOptions};
 use lapin::BasicProperties;
 use serde_json::Value;
 

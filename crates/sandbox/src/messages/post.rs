@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{BOT_EMAIL, ids};
-use crate::sandbox::{
+use crate::{
     api::{self, ApiError, Context},
     records::RecordedMessage,
     state::Handle,
@@ -48,7 +48,7 @@ struct Attachment {
     content: Value,
 }
 
-pub(in crate::sandbox) async fn post(
+pub(crate) async fn post(
     State(handle): State<Handle>,
     Extension(context): Extension<Context>,
     headers: HeaderMap,
@@ -150,7 +150,7 @@ fn version(text: &str) -> Option<(u32, u32)> {
 }
 
 fn html(markdown: &str) -> String {
-    format!("<p>{}</p>", crate::sandbox::page::escape(markdown).replace('\n', "<br/>"))
+    format!("<p>{}</p>", crate::page::escape(markdown).replace('\n', "<br/>"))
 }
 
 fn refused(description: impl Into<String>) -> ApiError {

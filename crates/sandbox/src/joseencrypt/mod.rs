@@ -22,7 +22,7 @@ use super::{
     records::{RecordedCall, RecordedLink, RecordedRole, RecordedVertical},
     state::Handle,
 };
-use request::{Flow, LinksRequest};
+use request::{LinksRequest, RequestedFlow};
 
 /// The Guide: "set for 15 minutes later than the time when the request was made".
 const DEFAULT_LIFETIME_S: i64 = 15 * 60;
@@ -39,7 +39,7 @@ pub(super) struct JwtClaims {
     jti: Uuid,
     pub(super) role: RecordedRole,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) flow: Option<Flow>,
+    pub(super) flow: Option<RequestedFlow>,
 }
 
 #[derive(Serialize)]

@@ -12,7 +12,7 @@ use serde_json::json;
 use url::Url;
 
 use super::ids;
-use crate::sandbox::{api::ApiError, records::RecordedMessage, state::Handle};
+use crate::{api::ApiError, records::RecordedMessage, state::Handle};
 
 /// Default and maximum number of items on a page.
 const PAGE: usize = 50;
@@ -20,7 +20,7 @@ const PAGE_MAX: usize = 1000;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::sandbox) struct RoomQuery {
+pub(crate) struct RoomQuery {
     room_id: String,
     max: Option<usize>,
     before: Option<Timestamp>,
@@ -29,13 +29,13 @@ pub(in crate::sandbox) struct RoomQuery {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::sandbox) struct PersonQuery {
+pub(crate) struct PersonQuery {
     person_id: Option<String>,
     person_email: Option<String>,
 }
 
 /// Messages of a room, newest first, in pages; the `Link` header has the URL of the next page (RFC 8288).
-pub(in crate::sandbox) async fn list(
+pub(crate) async fn list(
     State(handle): State<Handle>,
     headers: HeaderMap,
     query: Result<Query<RoomQuery>, QueryRejection>,
@@ -84,7 +84,7 @@ fn next_page(handle: &Handle, headers: &HeaderMap, room: &str, max: usize, last:
 }
 
 /// The messages of the 1:1 room with a person, newest first.
-pub(in crate::sandbox) async fn direct(
+pub(crate) async fn direct(
     State(handle): State<Handle>,
     query: Result<Query<PersonQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -105,7 +105,7 @@ pub(in crate::sandbox) async fn direct(
 }
 
 /// One message.
-pub(in crate::sandbox) async fn one(
+pub(crate) async fn one(
     State(handle): State<Handle>,
     Path(id): Path<String>,
 ) -> Result<Json<RecordedMessage>, ApiError> {

@@ -4,45 +4,45 @@ use serde::{Deserialize, Serialize};
 
 /// Wrapping of the content key: PBES2 with HMAC-SHA-2 and AES key wrap (RFC 7518, section 4.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum KeyEncryption {
+pub(crate) enum KeyEncryption {
     /// `PBES2-HS256+A128KW`
     #[serde(rename = "PBES2-HS256+A128KW")]
-    Pbes2Hs256A128Kw,
+    Hs256A128,
     /// `PBES2-HS384+A192KW`
     #[serde(rename = "PBES2-HS384+A192KW")]
-    Pbes2Hs384A192Kw,
+    Hs384A192,
     /// `PBES2-HS512+A256KW`, the Guide's default
     #[default]
     #[serde(rename = "PBES2-HS512+A256KW")]
-    Pbes2Hs512A256Kw,
+    Hs512A256,
 }
 
 impl KeyEncryption {
     /// All of the Guide's values.
-    pub const ALL: [Self; 3] = [Self::Pbes2Hs256A128Kw, Self::Pbes2Hs384A192Kw, Self::Pbes2Hs512A256Kw];
+    pub(crate) const ALL: [Self; 3] = [Self::Hs256A128, Self::Hs384A192, Self::Hs512A256];
 
     /// The wire name, which is also a part of the salt.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Pbes2Hs256A128Kw => "PBES2-HS256+A128KW",
-            Self::Pbes2Hs384A192Kw => "PBES2-HS384+A192KW",
-            Self::Pbes2Hs512A256Kw => "PBES2-HS512+A256KW",
+            Self::Hs256A128 => "PBES2-HS256+A128KW",
+            Self::Hs384A192 => "PBES2-HS384+A192KW",
+            Self::Hs512A256 => "PBES2-HS512+A256KW",
         }
     }
 
     pub(super) const fn key_bytes(self) -> usize {
         match self {
-            Self::Pbes2Hs256A128Kw => 16,
-            Self::Pbes2Hs384A192Kw => 24,
-            Self::Pbes2Hs512A256Kw => 32,
+            Self::Hs256A128 => 16,
+            Self::Hs384A192 => 24,
+            Self::Hs512A256 => 32,
         }
     }
 }
 
 /// Encryption of the signed claims (RFC 7518, section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ContentEncryption {
+pub(crate) enum ContentEncryption {
     /// `A128CBC-HS256`
     #[serde(rename = "A128CBC-HS256")]
     A128CbcHs256,
@@ -66,7 +66,8 @@ pub enum ContentEncryption {
 
 impl ContentEncryption {
     /// All of the Guide's values.
-    pub const ALL: [Self; 6] = [
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 6] = [
         Self::A128CbcHs256,
         Self::A192CbcHs384,
         Self::A256CbcHs512,
@@ -96,7 +97,7 @@ impl ContentEncryption {
 
 /// Signature of the claims (RFC 7518, section 3.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Signature {
+pub(crate) enum Signature {
     /// `HS256`
     #[serde(rename = "HS256")]
     Hs256,
@@ -111,7 +112,8 @@ pub enum Signature {
 
 impl Signature {
     /// All of the Guide's values.
-    pub const ALL: [Self; 3] = [Self::Hs256, Self::Hs384, Self::Hs512];
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 3] = [Self::Hs256, Self::Hs384, Self::Hs512];
 
     pub(super) const fn hash_bytes(self) -> usize {
         match self {

@@ -12,7 +12,7 @@ use futures_util::stream::{self, StreamExt as _};
 use serde_json::Value;
 
 use super::{Fault, WrongShape};
-use crate::sandbox::{api::ApiError, state::Handle};
+use crate::{api::ApiError, state::Handle};
 
 /// Longer than any client should wait, but short enough for a forgotten sandbox to free the request.
 const HANG: Duration = Duration::from_secs(600);
@@ -21,7 +21,7 @@ const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 const MIB: usize = 1024 * 1024;
 
 /// Applies `fault` before the request is processed. Returns a response if the fault replaces the processing.
-pub(in crate::sandbox) async fn before(fault: &Fault, handle: &Handle) -> Option<Response> {
+pub(crate) async fn before(fault: &Fault, handle: &Handle) -> Option<Response> {
     match fault {
         Fault::Status { code, retry_after } => Some(status(*code, retry_after.as_deref())),
         Fault::Page { code } => Some(page(*code)),
@@ -39,7 +39,7 @@ pub(in crate::sandbox) async fn before(fault: &Fault, handle: &Handle) -> Option
 }
 
 /// Applies `fault` to the response of a processed request; error responses are not changed.
-pub(in crate::sandbox) async fn after(fault: Fault, response: Response) -> Response {
+pub(crate) async fn after(fault: Fault, response: Response) -> Response {
     if !response.status().is_success() {
         return response;
     }
@@ -64,7 +64,7 @@ pub(in crate::sandbox) async fn after(fault: Fault, response: Response) -> Respo
 
 /// Marks a response of a proxy or load balancer, which has no tracking id.
 #[derive(Clone, Copy)]
-pub(in crate::sandbox) struct InBetween;
+pub(crate) struct InBetween;
 
 fn page(code: u16) -> Response {
     let code = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);

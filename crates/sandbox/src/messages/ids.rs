@@ -6,7 +6,7 @@ use base64::{
 };
 use uuid::Uuid;
 
-use crate::sandbox::api::ApiError;
+use crate::api::ApiError;
 
 /// The id of a person by email address, ignoring case.
 pub(super) fn person(email: &str) -> String {

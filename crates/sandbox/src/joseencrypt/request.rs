@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::sandbox::{
+use crate::{
     api::ApiError,
     jose::{ContentEncryption, ITERATIONS, KeyEncryption, SALT_BYTES, Signature},
     records::RecordedVertical,
@@ -36,14 +36,14 @@ struct JwtRequest {
     sub: String,
     nbf: Option<i64>,
     exp: Option<i64>,
-    flow: Option<Flow>,
+    flow: Option<RequestedFlow>,
 }
 
 /// Devices to call when the meeting starts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::sandbox) struct Flow {
+pub(crate) struct RequestedFlow {
     id: FlowId,
-    pub(in crate::sandbox) data: Vec<Device>,
+    pub(crate) data: Vec<RequestedDevice>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -53,8 +53,8 @@ enum FlowId {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::sandbox) struct Device {
-    pub(in crate::sandbox) uri: String,
+pub(crate) struct RequestedDevice {
+    pub(crate) uri: String,
 }
 
 /// A request that conforms to the Guide, with defaults filled in.
@@ -63,7 +63,7 @@ pub(super) struct LinksRequest {
     pub(super) sub: String,
     pub(super) nbf: Option<i64>,
     pub(super) exp: Option<i64>,
-    pub(super) flow: Option<Flow>,
+    pub(super) flow: Option<RequestedFlow>,
     pub(super) hosts: usize,
     pub(super) guests: usize,
     pub(super) short_urls: bool,

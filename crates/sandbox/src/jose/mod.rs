@@ -10,14 +10,6 @@
 //!
 //! Readers that limit the iterations of PBES2 must allow the Guide's 32,767. For example, Python's `jwcrypto` stops at
 //! 16,384 unless `jwcrypto.jwa.default_max_pbkdf2_iterations` is raised.
-//!
-//! ```
-//! use instant_connect_worker::sandbox::jose::{self, ContentEncryption, KeyEncryption, Signature, WrapKey};
-//! let wrap = WrapKey::derive(b"secret", KeyEncryption::Pbes2Hs512A256Kw, b"8 to 128 octets".to_vec(), 1000);
-//! let cipher = jose::seal(br#"{"sub":"visit-1"}"#, &jose::signing_key(b"secret"), Signature::Hs512, &wrap, ContentEncryption::A256Gcm)?;
-//! assert_eq!(jose::open(&cipher, b"secret")?, br#"{"sub":"visit-1"}"#);
-//! # Ok::<(), jose::JoseError>(())
-//! ```
 
 mod algorithms;
 mod content;
@@ -29,12 +21,12 @@ use pbkdf2::pbkdf2_hmac;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-pub use algorithms::{ContentEncryption, KeyEncryption, Signature};
+pub(crate) use algorithms::{ContentEncryption, KeyEncryption, Signature};
 
 /// The Guide's range of `saltLength`, in octets.
-pub const SALT_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
+pub(crate) const SALT_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
 /// The Guide's range of `iterations`.
-pub const ITERATIONS: std::ops::RangeInclusive<u32> = 1000..=32767;
+pub(crate) const ITERATIONS: std::ops::RangeInclusive<u32> = 1000..=32767;
 
 /// A cipher could not be created or opened.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +44,13 @@ pub enum JoseError {
 
 /// The key of the JWS: SHA-512 of the sandbox's password, 64 bytes, which every `jwsAlg` accepts.
 #[must_use]
-pub fn signing_key(password: &[u8]) -> [u8; 64] {
+pub(crate) fn signing_key(password: &[u8]) -> [u8; 64] {
     Sha512::digest(password).into()
 }
 
 /// A key-encryption key, derived from a password by PBES2, with the parameters to derive it again.
 #[derive(Clone)]
-pub struct WrapKey {
+pub(crate) struct WrapKey {
     alg: KeyEncryption,
     salt: Vec<u8>,
     iterations: u32,
@@ -70,13 +62,13 @@ impl WrapKey {
     ///
     /// `salt` is the `p2s` of the header; the input of PBKDF2 is `alg || 0x00 || salt` (RFC 7518, 4.8.1.1).
     #[must_use]
-    pub fn derive(password: &[u8], alg: KeyEncryption, salt: Vec<u8>, iterations: u32) -> Self {
+    pub(crate) fn derive(password: &[u8], alg: KeyEncryption, salt: Vec<u8>, iterations: u32) -> Self {
         let input = [alg.name().as_bytes(), &[0], &salt].concat();
         let mut key = vec![0; alg.key_bytes()];
         match alg {
-            KeyEncryption::Pbes2Hs256A128Kw => pbkdf2_hmac::<Sha256>(password, &input, iterations, &mut key),
-            KeyEncryption::Pbes2Hs384A192Kw => pbkdf2_hmac::<Sha384>(password, &input, iterations, &mut key),
-            KeyEncryption::Pbes2Hs512A256Kw => pbkdf2_hmac::<Sha512>(password, &input, iterations, &mut key),
+            KeyEncryption::Hs256A128 => pbkdf2_hmac::<Sha256>(password, &input, iterations, &mut key),
+            KeyEncryption::Hs384A192 => pbkdf2_hmac::<Sha384>(password, &input, iterations, &mut key),
+            KeyEncryption::Hs512A256 => pbkdf2_hmac::<Sha512>(password, &input, iterations, &mut key),
         }
         Self { alg, salt, iterations, key }
     }
@@ -84,13 +76,13 @@ impl WrapKey {
     fn wrap(&self, cek: &[u8]) -> Result<Vec<u8>, JoseError> {
         let mut out = vec![0; cek.len() + aes_kw::IV_LEN];
         match self.alg {
-            KeyEncryption::Pbes2Hs256A128Kw => {
+            KeyEncryption::Hs256A128 => {
                 KwAes128::new_from_slice(&self.key).map(|kw| kw.wrap_key(cek, &mut out).map(drop))
             }
-            KeyEncryption::Pbes2Hs384A192Kw => {
+            KeyEncryption::Hs384A192 => {
                 KwAes192::new_from_slice(&self.key).map(|kw| kw.wrap_key(cek, &mut out).map(drop))
             }
-            KeyEncryption::Pbes2Hs512A256Kw => {
+            KeyEncryption::Hs512A256 => {
                 KwAes256::new_from_slice(&self.key).map(|kw| kw.wrap_key(cek, &mut out).map(drop))
             }
         }
@@ -102,13 +94,13 @@ impl WrapKey {
     fn unwrap(&self, wrapped: &[u8]) -> Result<Vec<u8>, JoseError> {
         let mut out = vec![0; wrapped.len().saturating_sub(aes_kw::IV_LEN)];
         match self.alg {
-            KeyEncryption::Pbes2Hs256A128Kw => {
+            KeyEncryption::Hs256A128 => {
                 KwAes128::new_from_slice(&self.key).map(|kw| kw.unwrap_key(wrapped, &mut out).map(drop))
             }
-            KeyEncryption::Pbes2Hs384A192Kw => {
+            KeyEncryption::Hs384A192 => {
                 KwAes192::new_from_slice(&self.key).map(|kw| kw.unwrap_key(wrapped, &mut out).map(drop))
             }
-            KeyEncryption::Pbes2Hs512A256Kw => {
+            KeyEncryption::Hs512A256 => {
                 KwAes256::new_from_slice(&self.key).map(|kw| kw.unwrap_key(wrapped, &mut out).map(drop))
             }
         }
@@ -136,7 +128,7 @@ struct JwsHeader {
 }
 
 /// Signs the claims and encrypts the result; every call uses a new content key and initialisation vector.
-pub fn seal(
+pub(crate) fn seal(
     claims: &[u8],
     signing_key: &[u8],
     jws_alg: Signature,
@@ -252,7 +244,7 @@ mod tests {
     #[test]
     fn wrong_password_is_refused() {
         for enc in ContentEncryption::ALL {
-            let sealed = cipher(KeyEncryption::Pbes2Hs256A128Kw, Signature::Hs256, enc);
+            let sealed = cipher(KeyEncryption::Hs256A128, Signature::Hs256, enc);
             assert!(matches!(open(&sealed, b"wrong"), Err(JoseError::Refused)));
         }
     }
@@ -260,7 +252,7 @@ mod tests {
     #[test]
     fn change_in_any_part_is_refused() {
         for enc in ContentEncryption::ALL {
-            let sealed = cipher(KeyEncryption::Pbes2Hs512A256Kw, Signature::Hs384, enc);
+            let sealed = cipher(KeyEncryption::Hs512A256, Signature::Hs384, enc);
             let starts = std::iter::once(0).chain(sealed.match_indices('.').map(|(at, _)| at + 1));
             for at in starts {
                 let mut bytes = sealed.clone().into_bytes();
@@ -272,7 +264,7 @@ mod tests {
 
     #[test]
     fn header_outside_the_guides_range_is_refused() {
-        let wrap = WrapKey::derive(PASSWORD, KeyEncryption::Pbes2Hs256A128Kw, random_bytes(8), 999);
+        let wrap = WrapKey::derive(PASSWORD, KeyEncryption::Hs256A128, random_bytes(8), 999);
         let sealed =
             seal(b"{}", &signing_key(PASSWORD), Signature::Hs256, &wrap, ContentEncryption::A128Gcm).unwrap();
         assert!(matches!(open(&sealed, PASSWORD), Err(JoseError::Malformed(_))));
@@ -281,7 +273,7 @@ mod tests {
     #[test]
     fn cipher_starts_like_the_guides_examples() {
         assert!(
-            cipher(KeyEncryption::Pbes2Hs512A256Kw, Signature::Hs512, ContentEncryption::A256Gcm)
+            cipher(KeyEncryption::Hs512A256, Signature::Hs512, ContentEncryption::A256Gcm)
                 .starts_with("eyJwMnMiOi")
         );
     }
