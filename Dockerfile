@@ -18,10 +18,13 @@ FROM chef AS build
 ENV RUSTFLAGS="--remap-path-prefix=/src=. --remap-path-prefix=/usr/local/cargo=cargo"
 # The dependencies have their own layer, which a cache exporter can keep. It changes only if Cargo.lock changes.
 COPY --from=plan /src/recipe.json recipe.json
-RUN cargo chef cook --release --locked --bin instant-connect-worker --recipe-path recipe.json
+# `sandbox` adds the commands `demo` and `sandbox`, for trials (compose.yaml). The production image has no sandbox.
+ARG FEATURES=""
+RUN cargo chef cook --release --locked --no-default-features --features "${FEATURES}" \
+    --bin instant-connect-worker --recipe-path recipe.json
 COPY . .
 # `auditable` adds the list of dependencies to the binary, for scanners. Line tables go into a separate file.
-RUN cargo auditable build --release --locked --bin instant-connect-worker \
+RUN cargo auditable build --release --locked --no-default-features --features "${FEATURES}" --bin instant-connect-worker \
     && install -d /out/lib/instant-connect-worker \
     && objcopy --only-keep-debug target/release/instant-connect-worker /out/instant-connect-worker.debug \
     && objcopy --strip-debug --add-gnu-debuglink=/out/instant-connect-worker.debug \
