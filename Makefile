@@ -51,12 +51,17 @@ test: ## run all tests, including broker and network fault tests (several minute
 	  without='--skip operators::image --skip operators::pod'
 	fi
 	for version in 3.17 4.3; do ICW_HELM=$$version scripts/helm version --short >/dev/null; done
-	$(CARGO) test --locked --all-targets --no-run
+	$(CARGO) test --locked --workspace --all-targets --no-run
+	ICW_TEST_PRODUCTION=$$(scripts/production)
+	export ICW_TEST_PRODUCTION
 	scripts/broker native || { echo 'RabbitMQ cannot run on this machine outside containers: skipping the cluster tests'; without="$$without --skip chaos::cluster"; }
-	scripts/broker with $(CARGO) test --locked --all-targets -- $$without $(TESTS)
-	if [ -z "$(TESTS)" ]; then $(CARGO) test --locked --doc; fi
+	scripts/broker with $(CARGO) test --locked --workspace --all-targets -- $$without $(TESTS)
+	if [ -z "$(TESTS)" ]; then
+	  scripts/production test
+	  $(CARGO) test --locked --workspace --doc
+	fi
 
-image: ## build the image with Docker, Podman or buildah; IMAGE_BINARY=path uses a ready binary instead of building one
+image: ## build the image with Docker, Podman or buildah; IMAGE_BINARY=path uses a ready binary; FEATURES=sandbox adds the sandbox
 	@scripts/image
 
 test-4: ## test the promises on RabbitMQ 4.0; needs root; creates a separate root file system once
@@ -101,9 +106,12 @@ dead-replay: ## test `dead replay` with DEAD_LETTERS (100000), killed twice and 
 	$(CARGO) test --locked --test main replay_killed_half_way -- --nocapture
 
 lint: ## check formatting, clippy and documentation; a warning is an error
-	@$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	@$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --lib --bins --test production -- -D warnings
+	export RUSTDOCFLAGS='-D warnings'
+	$(CARGO) doc --locked --no-default-features --no-deps --document-private-items
+	$(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 policies: ## check the rendered chart with checkov's policies; scripts/policies lists the exceptions with their reasons
 	@scripts/policies

@@ -52,6 +52,16 @@ pub(crate) fn executable() -> PathBuf {
     given.unwrap_or_else(|| env!("CARGO_BIN_EXE_instant-connect-worker").into()).into()
 }
 
+/// The program without the sandbox, as the production image has it: the one in `ICW_TEST_PRODUCTION`, or a new build.
+pub(crate) fn production() -> PathBuf {
+    if let Some(path) = env::var_os("ICW_TEST_PRODUCTION") {
+        return path.into();
+    }
+    let built = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/production")).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    String::from_utf8(built.stdout).unwrap().trim().into()
+}
+
 fn command(arguments: &[&str], environment: &Environment) -> Command {
     let mut command = Command::new(executable());
     command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null());
