@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use serde_json::json;
 
 use super::letters::{body, count, dead, host_link, ids, put, rig, tool};
-use crate::support::{Rig, amqp::headers, event, events::event_with, poll, program::Program, rig::random};
+use testkit::{Rig, amqp::headers, event, events::event_with, poll, program::Program, rig::random};
 
 const REPLAY: [&str; 5] = ["dead", "replay", "--yes", "--queue", "sessions"];
 

@@ -4,7 +4,6 @@ mod crash;
 mod file;
 mod model;
 mod redis;
-pub(crate) mod server;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,7 +11,7 @@ use instant_connect_worker::ledger::{Claim, Lease, Ledger, LedgerError, LedgerKi
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
-use server::Server;
+use testkit::redis_server::RedisServer;
 
 const BODY: [u8; 32] = [1; 32];
 const OTHER_BODY: [u8; 32] = [2; 32];
@@ -23,7 +22,7 @@ const LONG: Duration = Duration::from_secs(60);
 pub(crate) enum Place {
     Memory,
     File(TempDir),
-    Redis(Server),
+    Redis(RedisServer),
 }
 
 impl Place {
@@ -104,7 +103,7 @@ macro_rules! promises {
         mod in_redis {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(&super::Place::Redis(super::Server::start())).await;
+                super::$name(&super::Place::Redis(super::RedisServer::start())).await;
             })+
         }
     };

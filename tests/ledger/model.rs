@@ -148,5 +148,5 @@ fn file_matches_the_model() {
 
 #[test]
 fn redis_matches_the_model() {
-    assert_matches_model(&Place::Redis(Server::start()), 100);
+    assert_matches_model(&Place::Redis(RedisServer::start()), 100);
 }

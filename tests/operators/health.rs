@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{
+use testkit::{
     Rig,
     admin::Admin,
     amqp::with_id,

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use crate::support::program;
+use testkit::program;
 
 /// Needs root on Debian; see the Makefile.
 #[test]

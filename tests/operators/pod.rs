@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{
+use testkit::{
     Rig,
     leaks::leaks,
     poll, program,

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::net::TcpListener;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{Amqp, Received},
     events::event_of,
@@ -117,14 +117,9 @@ async fn missing_broker_is_logged_once_and_the_worker_connects_later() {
     rig.broker().start_again().await;
     worker.output.until("subscribed to queue", 2).await;
     let amqp = rig.reconnect().await;
-    let event = crate::support::event(1).to_string();
-    amqp.publish(
-        &rig.name("sessions"),
-        "session.start",
-        crate::support::amqp::with_id("event-1"),
-        event.as_bytes(),
-    )
-    .await;
+    let event = testkit::event(1).to_string();
+    amqp.publish(&rig.name("sessions"), "session.start", testkit::amqp::with_id("event-1"), event.as_bytes())
+        .await;
     all_guest_links(&amqp, &rig, 1).await;
     until_every_expert_has_message(&rig, 1).await;
     assert_logged_once_per_change(&worker);

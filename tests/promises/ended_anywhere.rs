@@ -11,7 +11,7 @@ use std::{
 use instant_connect_worker::sandbox::{Endpoint, RecordedRole};
 use serde_json::{Value, json};
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{Deliveries, Received, with_id},
     events::{DEVICE, event_with, number},

@@ -20,7 +20,7 @@ use lapin::types::AMQPValue;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::with_id,
     events::{event, event_with},

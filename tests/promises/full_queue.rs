@@ -7,7 +7,7 @@ use std::{
 
 use lapin::types::AMQPValue;
 
-use crate::support::{Rig, admin::Admin, amqp::Received};
+use testkit::{Rig, admin::Admin, amqp::Received};
 
 /// The hosts queue is declared in advance and holds one message.
 const SETTINGS: [(&str, &str); 4] = [

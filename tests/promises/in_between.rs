@@ -3,7 +3,7 @@
 
 use instant_connect_worker::sandbox::Endpoint;
 
-use crate::support::{Rig, program::Program, soon};
+use testkit::{Rig, program::Program, soon};
 
 const QUICK: [(&str, &str); 5] = [
     ("retry.initial", "10ms"),

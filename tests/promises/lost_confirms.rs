@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::support::{Rig, frames};
+use testkit::{Rig, frames};
 
 /// Methods of AMQP 0-9-1.
 const CHANNEL_OPEN_OK: [u8; 4] = [0, 20, 0, 11];

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use lapin::{BasicProperties, types::AMQPValue};
 use serde_json::json;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{headers, with_id},
     event,

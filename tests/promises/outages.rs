@@ -6,7 +6,7 @@ use instant_connect_worker::sandbox::{Endpoint, Handle, RecordedCall, RecordedRo
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{Received, with_id},
     events::{DEVICE, event_with, number},

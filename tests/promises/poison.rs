@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use lapin::types::AMQPValue;
 
-use crate::support::Rig;
+use testkit::Rig;
 
 #[cfg(debug_assertions)]
 #[tokio::test]

@@ -3,7 +3,7 @@
 use instant_connect_worker::sandbox::Endpoint;
 use serde_json::json;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::with_id,
     event,

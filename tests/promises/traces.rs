@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{headers, with_id},
     collector::{Mode, Span},

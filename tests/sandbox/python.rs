@@ -3,7 +3,7 @@
 use instant_connect_worker::sandbox::Endpoint;
 
 use super::{PASSWORD, Served, TOKEN, serve};
-use crate::support::python::python;
+use testkit::python::python;
 
 /// Runs a script against the sandbox.
 async fn run(served: &Served, script: &str) -> String {

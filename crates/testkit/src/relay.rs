@@ -10,14 +10,14 @@ use tokio::{
     },
     sync::watch,
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::sleep,
 };
 
-use super::PROGRESS_TIMEOUT;
+use crate::soon;
 
 /// The treatment of bytes in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flow {
+pub enum Flow {
     Pass,
     /// Each chunk is delayed by this time.
     Delay(Duration),
@@ -38,7 +38,7 @@ struct Mode {
 }
 
 /// The relay. Dropping it ends it and its connections.
-pub(crate) struct Relay {
+pub struct Relay {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
     accepted: watch::Receiver<usize>,
@@ -47,7 +47,7 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// Starts a relay to `target`.
-    pub(crate) async fn start(target: String) -> Self {
+    pub async fn start(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mode = watch::Sender::new(Mode { up: Flow::Pass, down: Flow::Pass, cuts: 0 });
@@ -66,40 +66,40 @@ impl Relay {
     }
 
     /// Starts a relay to the broker of `url`. Returns the relay and the URL through it.
-    pub(crate) async fn in_front_of(url: &str) -> (Self, String) {
+    pub async fn in_front_of(url: &str) -> (Self, String) {
         let address = url.split(['@', '/']).nth(3).unwrap();
         let relay = Self::start(address.to_owned()).await;
         let through = url.replace(address, &relay.address().to_string());
         (relay, through)
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Changes the treatment of all connections from now on.
-    pub(crate) fn set(&self, up: Flow, down: Flow) {
+    pub fn set(&self, up: Flow, down: Flow) {
         self.mode.send_modify(|mode| (mode.up, mode.down) = (up, down));
     }
 
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         self.set(Flow::Pass, Flow::Pass);
     }
 
     /// Number of connections so far.
-    pub(crate) fn accepted(&self) -> usize {
+    pub fn accepted(&self) -> usize {
         *self.accepted.borrow()
     }
 
     /// Waits until there were this many connections.
-    pub(crate) async fn until_accepted(&self, count: usize) {
+    pub async fn until_accepted(&self, count: usize) {
         let mut accepted = self.accepted.clone();
         let enough = accepted.wait_for(|accepted| *accepted >= count);
-        _ = timeout(PROGRESS_TIMEOUT, enough).await.expect("no new connection");
+        _ = soon("a new connection", enough).await.expect("the relay runs");
     }
 
     /// Cuts all connections; bytes in transit are lost.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.mode.send_modify(|mode| mode.cuts += 1);
     }
 }

@@ -19,13 +19,13 @@ use lapin::{
 };
 use serde_json::Value;
 
-use super::{poll, soon};
+use crate::{poll, soon};
 
 /// Maximum number of outstanding confirms.
 const OUTSTANDING: usize = 500;
 
 /// A connection with a channel for publishing.
-pub(crate) struct Amqp {
+pub struct Amqp {
     connection: Connection,
     channel: Channel,
     header_texts: HeaderTexts,
@@ -49,26 +49,26 @@ const OURS: [&str; 9] = [
 
 /// A received message.
 #[derive(Clone, Debug)]
-pub(crate) struct Received {
-    pub(crate) exchange: String,
-    pub(crate) routing_key: String,
-    pub(crate) properties: BasicProperties,
-    pub(crate) body: Vec<u8>,
+pub struct Received {
+    pub exchange: String,
+    pub routing_key: String,
+    pub properties: BasicProperties,
+    pub body: Vec<u8>,
 }
 
 impl Received {
     /// The body as JSON.
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
     /// The property `message_id`.
-    pub(crate) fn id(&self) -> String {
+    pub fn id(&self) -> String {
         self.properties.message_id().as_ref().unwrap().as_str().to_owned()
     }
 
     /// All headers.
-    pub(crate) fn headers(&self) -> BTreeMap<String, AMQPValue> {
+    pub fn headers(&self) -> BTreeMap<String, AMQPValue> {
         let headers = self.properties.headers().as_ref();
         headers
             .into_iter()
@@ -78,7 +78,7 @@ impl Received {
     }
 
     /// A text header.
-    pub(crate) fn header(&self, name: &str) -> String {
+    pub fn header(&self, name: &str) -> String {
         match self.headers().get(name) {
             Some(AMQPValue::LongString(text)) => String::from_utf8(text.as_bytes().to_vec()).unwrap(),
             other => panic!("{name}: expected text, found {other:?}"),
@@ -87,7 +87,7 @@ impl Received {
 }
 
 /// A consumer of one queue. Each message is acked when it is received.
-pub(crate) struct Deliveries {
+pub struct Deliveries {
     queue: String,
     consumer: lapin::Consumer,
     header_texts: HeaderTexts,
@@ -96,7 +96,7 @@ pub(crate) struct Deliveries {
 
 impl Deliveries {
     /// The next message.
-    pub(crate) async fn next(&mut self) -> Received {
+    pub async fn next(&mut self) -> Received {
         let what = format!("a message on {}", self.queue);
         let delivery = soon(&what, self.consumer.next()).await.expect("the queue exists").unwrap();
         delivery.ack(BasicAckOptions::default()).await.unwrap();
@@ -118,7 +118,7 @@ impl Deliveries {
     }
 
     /// The next `count` messages.
-    pub(crate) async fn take(&mut self, count: usize) -> Vec<Received> {
+    pub async fn take(&mut self, count: usize) -> Vec<Received> {
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
             all.push(self.next().await);
@@ -129,7 +129,7 @@ impl Deliveries {
 
 impl Amqp {
     /// Connects. Without a broker, the test fails with advice.
-    pub(crate) async fn connect(url: &str) -> Self {
+    pub async fn connect(url: &str) -> Self {
         let address = url.rsplit('@').next().unwrap_or_default();
         let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap_or_else(|error| {
             panic!("no broker at {address} ({error}): run `make test`, which brings one, or set ICW_AMQP__URL to yours")
@@ -140,23 +140,17 @@ impl Amqp {
     }
 
     /// The program's headers of all messages that this client received.
-    pub(crate) fn header_texts(&self) -> String {
+    pub fn header_texts(&self) -> String {
         self.header_texts.lock().unwrap().clone()
     }
 
     /// Publishes a message and waits for its confirm; it must be routed.
-    pub(crate) async fn publish(
-        &self,
-        exchange: &str,
-        routing_key: &str,
-        properties: BasicProperties,
-        body: &[u8],
-    ) {
+    pub async fn publish(&self, exchange: &str, routing_key: &str, properties: BasicProperties, body: &[u8]) {
         self.publish_all(exchange, routing_key, [(properties, body.to_vec())]).await;
     }
 
     /// Publishes all messages and waits for their confirms; they must be routed.
-    pub(crate) async fn publish_all(
+    pub async fn publish_all(
         &self,
         exchange: &str,
         routing_key: &str,
@@ -179,7 +173,7 @@ impl Amqp {
     }
 
     /// Consumes an existing queue.
-    pub(crate) async fn consume(&self, queue: &str) -> Deliveries {
+    pub async fn consume(&self, queue: &str) -> Deliveries {
         let channel = self.connection.create_channel().await.unwrap();
         channel.basic_qos(500, BasicQosOptions::default()).await.unwrap();
         let consumer = channel
@@ -191,20 +185,20 @@ impl Amqp {
     }
 
     /// Removes the first message of a queue.
-    pub(crate) async fn get(&self, queue: &str) -> (BasicProperties, Vec<u8>) {
+    pub async fn get(&self, queue: &str) -> (BasicProperties, Vec<u8>) {
         let first = self.first(queue).await;
         first.acker.ack(BasicAckOptions::default()).await.unwrap();
         (first.delivery.properties, first.delivery.data)
     }
 
     /// Rejects the first message of a queue without requeue.
-    pub(crate) async fn reject_first(&self, queue: &str) {
+    pub async fn reject_first(&self, queue: &str) {
         let first = self.first(queue).await;
         first.acker.reject(BasicRejectOptions { requeue: false }).await.unwrap();
     }
 
     /// Requeues the first message of a queue, if there is one.
-    pub(crate) async fn requeue_first(&self, queue: &str) {
+    pub async fn requeue_first(&self, queue: &str) {
         if let Some(first) = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap() {
             first.acker.reject(BasicRejectOptions { requeue: true }).await.unwrap();
         }
@@ -216,7 +210,7 @@ impl Amqp {
     }
 
     /// Reads all ready messages of a queue and requeues them.
-    pub(crate) async fn read_all(&self, queue: &str) -> Vec<Received> {
+    pub async fn read_all(&self, queue: &str) -> Vec<Received> {
         let (ready, _) = self.depth(queue).await.unwrap();
         let channel = self.connection.create_channel().await.unwrap();
         // A quorum queue treats an unlimited prefetch as 2000.
@@ -242,7 +236,7 @@ impl Amqp {
     }
 
     /// Consumes a new queue that gets the messages of `exchange` with `routing_keys` from now on.
-    pub(crate) async fn tap(&self, exchange: &str, routing_keys: &[&str]) -> Deliveries {
+    pub async fn tap(&self, exchange: &str, routing_keys: &[&str]) -> Deliveries {
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let queue = self
             .channel
@@ -267,7 +261,7 @@ impl Amqp {
     }
 
     /// Publishes to a queue until the broker refuses. Returns the number of stored messages.
-    pub(crate) async fn fill(&self, queue: &str) -> usize {
+    pub async fn fill(&self, queue: &str) -> usize {
         for taken in 0.. {
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let properties = with_id(&format!("filler-{taken}"));
@@ -281,7 +275,7 @@ impl Amqp {
     }
 
     /// Creates a binding.
-    pub(crate) async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) {
+    pub async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) {
         let (options, table) = (QueueBindOptions::default(), FieldTable::default());
         self.channel
             .queue_bind(queue.into(), exchange.into(), routing_key.into(), options, table)
@@ -290,13 +284,13 @@ impl Amqp {
     }
 
     /// Removes a binding.
-    pub(crate) async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) {
+    pub async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) {
         let table = FieldTable::default();
         self.channel.queue_unbind(queue.into(), exchange.into(), routing_key.into(), table).await.unwrap();
     }
 
     /// Declares a durable queue with these arguments.
-    pub(crate) async fn declare(&self, queue: &str, arguments: &[(&'static str, AMQPValue)]) {
+    pub async fn declare(&self, queue: &str, arguments: &[(&'static str, AMQPValue)]) {
         let mut table = FieldTable::default();
         for (name, value) in arguments {
             table.insert((*name).into(), value.clone());
@@ -306,7 +300,7 @@ impl Amqp {
     }
 
     /// The numbers of ready messages and consumers of a queue; `None` if the queue does not exist.
-    pub(crate) async fn depth(&self, queue: &str) -> Option<(u32, u32)> {
+    pub async fn depth(&self, queue: &str) -> Option<(u32, u32)> {
         // A separate channel, because a missing queue closes it.
         let channel = self.connection.create_channel().await.unwrap();
         let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
@@ -317,20 +311,20 @@ impl Amqp {
     }
 
     /// Waits until a queue has neither consumers nor messages. Unacked messages have returned by then.
-    pub(crate) async fn until_unused_and_empty(&self, queue: &str) {
+    pub async fn until_unused_and_empty(&self, queue: &str) {
         let what = format!("{queue} to have no message and no consumer");
         poll(&what, async || (self.depth(queue).await? == (0, 0)).then_some(())).await;
     }
 
     /// Deletes queues with their messages.
-    pub(crate) async fn delete_queues(&self, queues: impl IntoIterator<Item = &str>) {
+    pub async fn delete_queues(&self, queues: impl IntoIterator<Item = &str>) {
         for queue in queues {
             self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
         }
     }
 
     /// Deletes exchanges.
-    pub(crate) async fn delete_exchanges(&self, exchanges: impl IntoIterator<Item = &str>) {
+    pub async fn delete_exchanges(&self, exchanges: impl IntoIterator<Item = &str>) {
         for exchange in exchanges {
             self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
         }
@@ -338,12 +332,12 @@ impl Amqp {
 }
 
 /// Properties with only a `message_id`.
-pub(crate) fn with_id(message_id: &str) -> BasicProperties {
+pub fn with_id(message_id: &str) -> BasicProperties {
     BasicProperties::default().with_message_id(message_id.into())
 }
 
 /// A table of text headers.
-pub(crate) fn headers(pairs: &[(&str, &str)]) -> FieldTable {
+pub fn headers(pairs: &[(&str, &str)]) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in pairs {
         table.insert((*name).into(), AMQPValue::LongString((*value).into()));

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     thread::JoinHandle,
@@ -13,54 +13,80 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{output::Output, poll, soon};
+use crate::{output::Output, poll, soon};
 
 /// Names and values of environment variables. The program gets no others from the test.
-pub(crate) type Environment = Vec<(String, String)>;
+pub type Environment = Vec<(String, String)>;
+
+/// The folder of Cargo's artefacts from which this test runs, such as `target/debug`.
+fn artefacts() -> PathBuf {
+    // The test itself is in `deps`, as each test of Cargo.
+    env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned()
+}
 
 /// The working directory of programs, so that their files are not in the source tree.
-pub(crate) const FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
+pub fn folder() -> PathBuf {
+    let folder = artefacts().with_file_name("tmp");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
 
 /// A running program. Dropping it kills it.
-pub(crate) struct Program {
+pub struct Program {
     child: Child,
-    pub(crate) output: Arc<Output>,
+    pub output: Arc<Output>,
     /// The last metrics that the program served.
-    pub(crate) metrics: Arc<Output>,
+    pub metrics: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
 }
 
 /// A program that has ended.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) status: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+pub struct Finished {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Finished {
     /// Standard output as JSON.
-    pub(crate) fn json(&self) -> serde_json::Value {
+    pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
 /// The program under test: this build's, or the one in `ICW_TEST_PROGRAM`. With an older build, a regression test
 /// shows that it fails without the fix.
-pub(crate) fn executable() -> PathBuf {
+pub fn executable() -> PathBuf {
     let given = env::var_os("ICW_TEST_PROGRAM").filter(|path| !path.is_empty());
-    given.unwrap_or_else(|| env!("CARGO_BIN_EXE_instant-connect-worker").into()).into()
+    given.map_or_else(|| artefacts().join("instant-connect-worker"), PathBuf::from)
 }
 
 fn command(arguments: &[&str], environment: &Environment) -> Command {
     let mut command = Command::new(executable());
     command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null());
-    command.current_dir(FOLDER);
+    command.current_dir(folder());
     command
 }
 
+/// Adds settings to an environment, such as `amqp.url` as `ICW_AMQP__URL`. A value replaces an earlier one; an empty value removes the
+/// setting.
+pub fn with_settings<'a>(
+    mut environment: Environment,
+    settings: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Environment {
+    for (key, value) in settings {
+        let name = format!("ICW_{}", key.replace('.', "__").to_uppercase());
+        environment.retain(|(known, _)| *known != name);
+        if !value.is_empty() {
+            environment.push((name, value.to_owned()));
+        }
+    }
+    environment
+}
+
 /// Runs the program to its end.
-pub(crate) async fn finished(arguments: &[&str], environment: &Environment) -> Finished {
+pub async fn finished(arguments: &[&str], environment: &Environment) -> Finished {
     let mut command = command(arguments, environment);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     Finished {
@@ -81,32 +107,39 @@ async fn scrape(address: &str) -> String {
 
 impl Program {
     /// Starts `instant-connect-worker run`.
-    pub(crate) fn run(environment: &Environment) -> Self {
+    pub fn run(environment: &Environment) -> Self {
         Self::start(&["run"], environment)
     }
 
     /// Starts a subcommand.
-    pub(crate) fn start(arguments: &[&str], environment: &Environment) -> Self {
-        let mut command = command(arguments, environment);
+    pub fn start(arguments: &[&str], environment: &Environment) -> Self {
+        Self::spawn(command(arguments, environment), Output::new())
+    }
+
+    /// Starts `instant-connect-worker run` with its log in a file, for more lines than memory should keep.
+    pub fn run_with_log(environment: &Environment, log: &Path) -> Self {
+        Self::spawn(command(&["run"], environment), Output::to_file(log))
+    }
+
+    fn spawn(mut command: Command, output: Arc<Output>) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let output = Output::new();
         let readers =
             vec![output.read(child.stdout.take().unwrap()), output.read(child.stderr.take().unwrap())];
         Self { child, output, metrics: Output::new(), readers }
     }
 
     /// The process id.
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Resident memory in KiB, as Linux counts it.
-    pub(crate) fn resident_kib(&self) -> u64 {
+    pub fn resident_kib(&self) -> u64 {
         self.memory_kib("VmRSS:").unwrap()
     }
 
     /// Peak resident memory in KiB; `None` if the program has ended.
-    pub(crate) fn resident_kib_max(&self) -> Option<u64> {
+    pub fn resident_kib_max(&self) -> Option<u64> {
         self.memory_kib("VmHWM:")
     }
 
@@ -117,19 +150,19 @@ impl Program {
     }
 
     /// Returns true if the program has not ended.
-    pub(crate) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     /// Waits for the program's end.
-    pub(crate) async fn ended(mut self) -> ExitStatus {
+    pub async fn ended(mut self) -> ExitStatus {
         let status = poll("the program's end", async || self.child.try_wait().unwrap()).await;
         self.readers.drain(..).for_each(|reader| reader.join().unwrap());
         status
     }
 
     /// Sends SIGTERM and waits for the end, which must have status 0. Stores the metrics for the leak search.
-    pub(crate) async fn stop(self) {
+    pub async fn stop(self) {
         let said = self.output.logged("admin server listens");
         if let Some(address) = said.first().map(|said| said["address"].as_str().unwrap().to_owned()) {
             let metrics = soon("the metrics", scrape(&address)).await;
@@ -141,13 +174,13 @@ impl Program {
     }
 
     /// Sends a signal.
-    pub(crate) fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
     /// Kills the program with SIGKILL.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.end();
     }
 

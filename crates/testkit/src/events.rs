@@ -1,34 +1,34 @@
-//! Start events with recognisable private values, so that [`super::leaks`] finds them in any output.
+//! Start events with recognisable private values, so that [`crate::leaks`] finds them in any output.
 
 use serde_json::{Value, json};
 
 /// Each name and each expert's e-mail address begins with one of these.
-pub(crate) const NAMES: [&str; 2] = ["Guadalupe", "Winnifred"];
+pub const NAMES: [&str; 2] = ["Guadalupe", "Winnifred"];
 /// Part of every opaque value of a flow.
-pub(crate) const OPAQUE: &str = "flowsecret";
+pub const OPAQUE: &str = "flowsecret";
 
 /// Part of every device address.
-pub(crate) const DEVICE_NAME: &str = "salon-4711";
+pub const DEVICE_NAME: &str = "salon-4711";
 /// A room device.
-pub(crate) const DEVICE: &str = "salon-4711@example.rooms.webex.com";
+pub const DEVICE: &str = "salon-4711@example.rooms.webex.com";
 
 /// A guest's number: 11 digits, the first three always the same.
-pub(crate) fn number(n: usize) -> String {
+pub fn number(n: usize) -> String {
     format!("+346{n:08}")
 }
 
 /// An expert's address.
-pub(crate) fn email(n: usize) -> String {
+pub fn email(n: usize) -> String {
     format!("winnifred-{n}@example.com")
 }
 
 /// The number of the event to which an expert's address belongs.
-pub(crate) fn event_of(email: &str) -> usize {
+pub fn event_of(email: &str) -> usize {
     email.strip_prefix("winnifred-").and_then(|rest| rest.split('@').next()).unwrap().parse().unwrap()
 }
 
 /// Start event number `n` with a guest on SMS, an expert, and no devices.
-pub(crate) fn event(n: usize) -> Value {
+pub fn event(n: usize) -> Value {
     json!({
         "sessionId": format!("visit-{n}"),
         "guests": [{"channel": "sms", "address": number(n), "name": format!("Guadalupe {n}")}],
@@ -39,7 +39,7 @@ pub(crate) fn event(n: usize) -> Value {
 }
 
 /// Start event number `n` with its fields replaced by those of `more`; `null` removes a field.
-pub(crate) fn event_with(n: usize, more: &Value) -> Value {
+pub fn event_with(n: usize, more: &Value) -> Value {
     let mut event = event(n);
     for (name, value) in more.as_object().unwrap() {
         if value.is_null() {

@@ -19,11 +19,11 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use tokio::{net::TcpListener, sync::watch};
 
-use super::{program::Environment, soon};
+use crate::{program::Environment, soon};
 
 /// The collector's response to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
     Takes,
     /// Responds with this status.
     Refuses(u16),
@@ -33,30 +33,30 @@ pub(crate) enum Mode {
 
 /// A received span, with ids in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub(crate) name: String,
-    pub(crate) kind: SpanKind,
-    pub(crate) trace_id: String,
-    pub(crate) id: String,
+pub struct Span {
+    pub name: String,
+    pub kind: SpanKind,
+    pub trace_id: String,
+    pub id: String,
     /// Empty if the span has no parent.
-    pub(crate) parent: String,
-    pub(crate) attributes: BTreeMap<String, String>,
+    pub parent: String,
+    pub attributes: BTreeMap<String, String>,
     /// Trace id and span id of each link.
-    pub(crate) links: Vec<(String, String)>,
+    pub links: Vec<(String, String)>,
     /// The error description, if the span failed.
-    pub(crate) error: Option<String>,
+    pub error: Option<String>,
     /// The resource attributes of the sender.
-    pub(crate) resource: BTreeMap<String, String>,
+    pub resource: BTreeMap<String, String>,
 }
 
 impl Span {
     /// An attribute, or an empty text.
-    pub(crate) fn get(&self, name: &str) -> &str {
+    pub fn get(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
     }
 }
 
-pub(crate) struct Collector {
+pub struct Collector {
     url: String,
     state: Arc<State>,
 }
@@ -72,7 +72,7 @@ struct State {
 }
 
 impl Collector {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State {
@@ -91,41 +91,41 @@ impl Collector {
         Self { url, state }
     }
 
-    pub(crate) fn url(&self) -> &str {
+    pub fn url(&self) -> &str {
         &self.url
     }
 
     /// Environment that makes a program send its spans here without delay.
-    pub(crate) fn environment(&self) -> Environment {
+    pub fn environment(&self) -> Environment {
         [("OTEL_EXPORTER_OTLP_ENDPOINT", self.url.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec()
     }
 
-    pub(crate) fn set_mode(&self, mode: Mode) {
+    pub fn set_mode(&self, mode: Mode) {
         *self.state.mode.lock().unwrap() = mode;
     }
 
-    pub(crate) fn spans(&self) -> Vec<Span> {
+    pub fn spans(&self) -> Vec<Span> {
         self.state.spans.lock().unwrap().clone()
     }
 
     /// All received spans as text.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.state.text.lock().unwrap().clone()
     }
 
-    pub(crate) fn header(&self, name: &str) -> Option<String> {
+    pub fn header(&self, name: &str) -> Option<String> {
         let headers = self.state.headers.lock().unwrap();
         headers.get(name).map(|value| value.to_str().unwrap().to_owned())
     }
 
-    pub(crate) fn requests(&self) -> usize {
+    pub fn requests(&self) -> usize {
         *self.state.requests.borrow()
     }
 
     /// Waits until there were this many requests in total.
-    pub(crate) async fn until_requests(&self, count: usize) {
+    pub async fn until_requests(&self, count: usize) {
         let mut requests = self.state.requests.subscribe();
         soon("requests at the collector", requests.wait_for(|requests| *requests >= count)).await.unwrap();
     }

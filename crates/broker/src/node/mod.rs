@@ -1,27 +1,24 @@
 //! The life of a node.
 
+mod launch;
+
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     net::Ipv4Addr,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    thread,
+    process::Command,
     time::Duration,
 };
 
 use rustix::process::Signal;
 
-use crate::{Error, Server, image, log_in, ports, process, record::Record, settings, wait_until};
+use crate::{Error, Server, ports, process, record::Record, settings, wait_until};
 
-/// Time limit for a node's start.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for another process' start of the same node.
+const LOCK_LIMIT: Duration = Duration::from_secs(120);
 /// Time limit for an orderly stop. Then the node is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// Time limit until the process of a node has written its id.
-const LAUNCH_LIMIT: Duration = Duration::from_secs(10);
-const LOG_LINES: usize = 30;
-
 /// A node, with all its files in one folder.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -156,102 +153,6 @@ impl Node {
         }
     }
 
-    pub(crate) fn launch(&self) -> Result<(), Error> {
-        match &self.record.server {
-            Server::Native { program, root } => self.launch_native(program, root.as_deref()),
-            Server::Docker => self.launch_container(),
-        }
-    }
-
-    fn launch_native(&self, program: &Path, root: Option<&Path>) -> Result<(), Error> {
-        let failed = || Error::io(format!("start a node in {}", self.folder.display()));
-        settings::write_files(&self.folder, &self.record).map_err(failed())?;
-        let console = File::create(self.folder.join("log/console")).map_err(failed())?;
-        let console_too = console.try_clone().map_err(failed())?;
-        let mut command = Command::new("sh");
-        settings::set_environment(&mut command, &self.folder, &self.record);
-        // ALLOW_INPUT: the Erlang VM itself becomes the background process. Its process id is known, and SIGTERM stops it.
-        command
-            .env("RABBITMQ_ALLOW_INPUT", "1")
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", settings::vm_arguments(&self.record));
-        // The process writes its id before it becomes the node, so an interrupt cannot leave an unknown node.
-        command.args(["-c", "echo $$ >pid.new && mv pid.new pid && exec \"$@\"", "sh"]);
-        if let Some(root) = root {
-            command.arg("chroot").arg(root);
-        }
-        // Erlang ignores the last argument, by which `process::vm` identifies this node.
-        command.arg(program).arg("-icw_broker").arg(&self.folder);
-        command.stdin(Stdio::null()).stdout(console).stderr(console_too);
-        // Ctrl-C for a test does not reach the broker, and all its processes can be killed together.
-        let mut child = command.process_group(0).spawn().map_err(failed())?;
-        let id = format!("{}\n", child.id());
-        wait_until(LAUNCH_LIMIT, Duration::from_millis(5), || {
-            let written = fs::read_to_string(self.folder.join("pid")).is_ok_and(|written| written == id);
-            written || !matches!(child.try_wait(), Ok(None))
-        });
-        // Otherwise the process stays a zombie after its end, for as long as this process lives.
-        thread::spawn(move || child.wait());
-        Ok(())
-    }
-
-    fn launch_container(&self) -> Result<(), Error> {
-        if self.docker(&["inspect"], &[]).is_ok() {
-            return self.docker(&["start"], &[]).map(drop);
-        }
-        let label = format!("instant-connect-worker.broker={}", self.folder.display());
-        let port = format!("127.0.0.1:{}:5672", self.record.port);
-        let image = image();
-        let options = ["run", "-d", "--hostname", "localhost", "--label", &label, "-p", &port, "--name"];
-        self.docker(&options, &[&image]).map(drop)
-    }
-
-    /// Runs `docker BEFORE CONTAINER AFTER`.
-    fn docker(&self, before: &[&str], after: &[&str]) -> Result<String, Error> {
-        process::output(Command::new("docker").args(before).arg(&self.record.container).args(after))
-    }
-
-    /// Waits until the node accepts a login. A node that does not is killed.
-    pub(crate) fn wait_ready(&self) -> Result<(), Error> {
-        let mut reason = String::new();
-        let mut ready = false;
-        wait_until(READY_LIMIT, Duration::from_millis(100), || {
-            match log_in(self.record.host, self.record.port) {
-                Ok(()) => ready = true,
-                Err(error) => reason = error.to_string(),
-            }
-            ready || !self.may_become_ready()
-        });
-        if ready {
-            return Ok(());
-        }
-        if self.port_is_taken() {
-            let Record { port, dist_port, .. } = self.record;
-            reason = format!("another program uses one of the node's ports ({port}, {dist_port})");
-        }
-        let log = self.log_tail();
-        self.kill()?;
-        Err(Error::NotReady { folder: self.folder.clone(), reason, log })
-    }
-
-    /// False if the node has ended.
-    fn may_become_ready(&self) -> bool {
-        matches!(self.record.server, Server::Docker) || self.is_running()
-    }
-
-    fn log_tail(&self) -> String {
-        let lines = LOG_LINES.to_string();
-        let text = match self.record.server {
-            Server::Native { .. } => fs::read_to_string(self.folder.join("log/console")).ok(),
-            Server::Docker => self.docker(&["logs", "--tail", &lines], &[]).ok(),
-        };
-        process::tail(&text.unwrap_or_default(), LOG_LINES).to_owned()
-    }
-
-    fn port_is_taken(&self) -> bool {
-        let console = fs::read_to_string(self.folder.join("log/console")).unwrap_or_default();
-        matches!(self.record.server, Server::Native { .. }) && console.contains("eaddrinuse")
-    }
-
     /// Shuts the node down. Its state stays.
     ///
     /// # Errors
@@ -336,7 +237,7 @@ impl Node {
 
     /// rabbitmqctl for this node.
     #[must_use]
-    pub fn ctl_command(&self, arguments: &[impl AsRef<std::ffi::OsStr>]) -> Command {
+    pub fn ctl_command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
         let Server::Native { program, root } = &self.record.server else {
             let mut command = Command::new("docker");
             command.args(["exec", &self.record.container, "rabbitmqctl"]).args(arguments);
@@ -360,7 +261,7 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Failed`].
-    pub fn ctl(&self, arguments: &[impl AsRef<std::ffi::OsStr>]) -> Result<String, Error> {
+    pub fn ctl(&self, arguments: &[impl AsRef<OsStr>]) -> Result<String, Error> {
         process::output(&mut self.ctl_command(arguments))
     }
 }
@@ -383,6 +284,6 @@ pub(crate) fn check_empty(folder: &Path) -> Result<(), Error> {
 /// One start at a time for a folder. The lock ends with the value or this process; the node does not inherit it.
 fn lock(folder: &Path) -> Result<File, Error> {
     let file = File::open(folder).map_err(Error::io(format!("open {}", folder.display())))?;
-    let locked = wait_until(READY_LIMIT * 2, Duration::from_millis(100), || file.try_lock().is_ok());
+    let locked = wait_until(LOCK_LIMIT, Duration::from_millis(100), || file.try_lock().is_ok());
     if locked { Ok(file) } else { Err(Error::Locked(folder.to_owned())) }
 }

@@ -14,27 +14,27 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 
 /// A frame from the broker.
-pub(crate) struct Frame(Vec<u8>);
+pub struct Frame(Vec<u8>);
 
 impl Frame {
-    pub(crate) fn channel(&self) -> [u8; 2] {
+    pub fn channel(&self) -> [u8; 2] {
         [self.0[1], self.0[2]]
     }
 
     /// True for a frame of the method with this class and number.
-    pub(crate) fn is(&self, method: [u8; 4]) -> bool {
+    pub fn is(&self, method: [u8; 4]) -> bool {
         self.0[0] == METHOD && self.0[7..].starts_with(&method)
     }
 
     /// True for the header or a part of the body of a message.
-    pub(crate) fn is_content(&self) -> bool {
+    pub fn is_content(&self) -> bool {
         [HEADER, BODY].contains(&self.0[0])
     }
 }
 
 /// Relays to the broker of `url`, and returns the URL of the relay. Each connection gets a filter of its own from `filters`. The
 /// filter sees each frame from the broker, and returns true if the frame passes.
-pub(crate) async fn relay<F>(url: &str, filters: impl Fn() -> F + Send + 'static) -> String
+pub async fn relay<F>(url: &str, filters: impl Fn() -> F + Send + 'static) -> String
 where
     F: FnMut(&Frame) -> bool + Send + 'static,
 {

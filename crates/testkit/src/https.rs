@@ -27,8 +27,8 @@ const BYTES_MAX: usize = 1024 * 1024;
 /// The headers that are forwarded.
 const HEADERS: [&str; 4] = ["authorization", "content-type", "trackingid", "traceparent"];
 
-pub(crate) struct Https {
-    pub(crate) url: String,
+pub struct Https {
+    pub url: String,
     /// Contains the CA's certificate.
     folder: TempDir,
     connections: Arc<AtomicU64>,
@@ -39,7 +39,7 @@ pub(crate) struct Https {
 
 impl Https {
     /// Forwards requests to `sandbox`. The certificate for `localhost` is valid until the end of `year`.
-    pub(crate) async fn in_front_of(sandbox: String, year: i32) -> Self {
+    pub async fn in_front_of(sandbox: String, year: i32) -> Self {
         // For the client that forwards requests. Err means that a provider is installed already, which is fine.
         _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -69,22 +69,22 @@ impl Https {
         https
     }
 
-    pub(crate) fn ca_file(&self) -> String {
+    pub fn ca_file(&self) -> String {
         self.folder.path().join("ca.pem").to_str().unwrap().to_owned()
     }
 
     /// Number of connections so far.
-    pub(crate) fn connections(&self) -> u64 {
+    pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::SeqCst)
     }
 
     /// Leaves requests on the present connections without a response. Later connections work.
-    pub(crate) fn hang(&self) {
+    pub fn hang(&self) {
         self.hung.send_replace(self.connections());
     }
 
     /// Freezes the present connections without closing them, like a firewall that lost its state.
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.frozen.send_replace(self.connections());
     }
 }

@@ -9,8 +9,8 @@ use std::{
 use tokio::task::spawn_blocking;
 
 /// Runs a script of `tests/python`. A missing Python fails the test, so that no test is skipped silently.
-pub(crate) async fn python(script: &str, arguments: &[&str]) -> String {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+pub async fn python(script: &str, arguments: &[&str]) -> String {
+    let root = test_broker::repository();
     let python = env::var_os("ICW_TEST_PYTHON").map_or_else(|| root.join(".venv/bin/python3"), PathBuf::from);
     let mut command = Command::new(&python);
     command.arg(root.join("tests/python").join(script)).args(arguments);

@@ -10,21 +10,21 @@ use std::{
 use secrecy::SecretString;
 use tempfile::TempDir;
 
-pub(crate) struct Server {
+pub struct RedisServer {
     port: u16,
     child: Child,
     /// The folder of the data, if it is durable.
     folder: Option<TempDir>,
 }
 
-impl Server {
+impl RedisServer {
     /// Starts a Redis that loses its data when it ends.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::run(None)
     }
 
     /// Starts a Redis that writes every confirmed command to disk.
-    pub(crate) fn durable() -> Self {
+    pub fn durable() -> Self {
         Self::run(Some(tempfile::tempdir().unwrap()))
     }
 
@@ -33,33 +33,33 @@ impl Server {
         Self { port, child: run(port, folder.as_ref()), folder }
     }
 
-    pub(crate) fn url(&self) -> SecretString {
+    pub fn url(&self) -> SecretString {
         format!("redis://127.0.0.1:{}/", self.port).into()
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// Kills the server.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Starts the server again on the same port.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.child = run(self.port, self.folder.as_ref());
     }
 
     /// Sends a signal: `STOP` suspends the server with open connections, `CONT` resumes it.
-    pub(crate) fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
     /// Ends every lease, as if its time had passed.
-    pub(crate) fn end_leases(&self) {
+    pub fn end_leases(&self) {
         let mut connection = self.connect();
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
         for key in keys {
@@ -69,12 +69,12 @@ impl Server {
         }
     }
 
-    pub(crate) fn connect(&self) -> redis::Connection {
+    pub fn connect(&self) -> redis::Connection {
         redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).unwrap().get_connection().unwrap()
     }
 }
 
-impl Drop for Server {
+impl Drop for RedisServer {
     fn drop(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();

@@ -11,34 +11,51 @@ use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxOptions};
 use lapin::BasicProperties;
 use serde_json::Value;
 
-use super::{
+use crate::{
     amqp::{Amqp, Deliveries, with_id},
     collector::Collector,
     event,
     leaks::leaks,
     output::Output,
     private_broker::PrivateBroker,
-    program::{self, Environment, Finished, Program},
+    program::{self, Environment, Finished, Program, with_settings},
     soon,
 };
 
 /// The base URL of short links, as Webex has it.
-pub(crate) const BASE_URL: &str = "https://instant.webex.com/visit/";
+pub const BASE_URL: &str = "https://instant.webex.com/visit/";
 /// The token that the sandbox accepts.
-pub(crate) const TOKEN: &str = "rig-token-that-must-not-be-shown";
+pub const TOKEN: &str = "rig-token-that-must-not-be-shown";
 /// The token after a rotation.
-pub(crate) const NEW_TOKEN: &str = "rig-token-that-came-after-it";
+pub const NEW_TOKEN: &str = "rig-token-that-came-after-it";
 /// The password of the sandbox's ciphers.
-pub(crate) const PASSWORD: &str = "rig-password-that-must-not-be-shown";
+pub const PASSWORD: &str = "rig-password-that-must-not-be-shown";
+
+/// The URL of the broker that tests share.
+pub fn shared_broker() -> String {
+    env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into())
+}
+
+/// A sandbox on a free port that accepts [`TOKEN`].
+pub async fn bind_sandbox() -> Sandbox {
+    let options = SandboxOptions {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        allow_any_address: false,
+        token: TOKEN.into(),
+        password: PASSWORD.into(),
+        base_url: Some(BASE_URL.parse().unwrap()),
+    };
+    Sandbox::bind(options).await.unwrap()
+}
 
 /// A broker, a sandbox, and a topology prefix of its own. Dropping it deletes the queues, and fails the test if the
 /// program's logs, spans or headers contain private data.
-pub(crate) struct Rig {
-    pub(crate) prefix: String,
-    pub(crate) sandbox: Handle,
-    pub(crate) amqp: Amqp,
+pub struct Rig {
+    pub prefix: String,
+    pub sandbox: Handle,
+    pub amqp: Amqp,
     /// Receives the spans of every program without another endpoint.
-    pub(crate) collector: Collector,
+    pub collector: Collector,
     url: String,
     private: Option<PrivateBroker>,
     outputs: Mutex<Vec<Arc<Output>>>,
@@ -48,27 +65,18 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// Creates a rig on the shared broker.
-    pub(crate) async fn new() -> Self {
-        let url =
-            env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into());
-        Self::on(url, None).await
+    pub async fn new() -> Self {
+        Self::on(shared_broker(), None).await
     }
 
     /// Creates a rig with its own broker.
-    pub(crate) async fn private() -> Self {
+    pub async fn private() -> Self {
         let broker = PrivateBroker::start().await;
-        Self::on(broker.url().to_owned(), Some(broker)).await
+        Self::on(broker.url(), Some(broker)).await
     }
 
     async fn on(url: String, private: Option<PrivateBroker>) -> Self {
-        let options = SandboxOptions {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            allow_any_address: false,
-            token: TOKEN.into(),
-            password: PASSWORD.into(),
-            base_url: Some(BASE_URL.parse().unwrap()),
-        };
-        let sandbox = Sandbox::bind(options).await.unwrap();
+        let sandbox = bind_sandbox().await;
         let handle = sandbox.handle();
         let address = sandbox.url();
         tokio::spawn(sandbox.serve(pending()));
@@ -89,46 +97,38 @@ impl Rig {
 
     /// The five required settings, and a free admin port.
     fn five(&self, sandbox: &str) -> Environment {
-        [
-            ("ICW_AMQP__URL", self.url.as_str()),
-            ("ICW_INSTANT_CONNECT__URL", sandbox),
-            ("ICW_INSTANT_CONNECT__TOKEN", TOKEN),
-            ("ICW_HOSTS__WEBEX_URL", sandbox),
-            ("ICW_TOPOLOGY__PREFIX", &self.prefix),
-            ("ICW_ADMIN__LISTEN", "127.0.0.1:0"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec()
+        let five = [
+            ("amqp.url", self.url.as_str()),
+            ("instant_connect.url", sandbox),
+            ("instant_connect.token", TOKEN),
+            ("hosts.webex_url", sandbox),
+            ("topology.prefix", &self.prefix),
+            ("admin.listen", "127.0.0.1:0"),
+        ];
+        with_settings(Environment::new(), five)
     }
 
     /// The environment with these settings added to the five; an empty value removes a setting.
-    pub(crate) fn environment(&self, settings: &[(&str, &str)]) -> Environment {
-        let mut environment = self.environments.lock().unwrap()[0].clone();
-        for (key, value) in settings {
-            let name = format!("ICW_{}", key.replace('.', "__").to_uppercase());
-            environment.retain(|(known, _)| *known != name);
-            if !value.is_empty() {
-                environment.push((name, (*value).to_owned()));
-            }
-        }
-        environment
+    pub fn environment(&self, settings: &[(&str, &str)]) -> Environment {
+        let five = self.environments.lock().unwrap()[0].clone();
+        with_settings(five, settings.iter().copied())
     }
 
     /// Starts the worker with `settings` added to the five and full logs, and waits until it consumes.
-    pub(crate) async fn start(&self, settings: &[(&str, &str)]) -> Program {
+    pub async fn start(&self, settings: &[(&str, &str)]) -> Program {
         let program = self.launch(settings);
         program.output.until("subscribed to queue", 1).await;
         program
     }
 
     /// Starts the worker with full logs.
-    pub(crate) fn launch(&self, settings: &[(&str, &str)]) -> Program {
+    pub fn launch(&self, settings: &[(&str, &str)]) -> Program {
         let settings = [&[("telemetry.log_level", "debug")], settings].concat();
         self.launch_with(self.environment(&settings))
     }
 
     /// Starts the worker, which gets the signal of `plan` at its point (see `src/fault.rs`).
-    pub(crate) fn launch_with_fault(&self, settings: &[(&str, &str)], plan: &str) -> Program {
+    pub fn launch_with_fault(&self, settings: &[(&str, &str)], plan: &str) -> Program {
         let mut environment = self.environment(settings);
         environment.push(("FAULT_AT".to_owned(), plan.to_owned()));
         self.run(&environment)
@@ -142,7 +142,7 @@ impl Rig {
     }
 
     /// Starts the worker with exactly this environment.
-    pub(crate) fn launch_with(&self, environment: Environment) -> Program {
+    pub fn launch_with(&self, environment: Environment) -> Program {
         let program = self.run(&environment);
         let mut environments = self.environments.lock().unwrap();
         if !environments.contains(&environment) {
@@ -152,7 +152,7 @@ impl Rig {
     }
 
     /// Runs a subcommand to its end.
-    pub(crate) async fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Finished {
+    pub async fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Finished {
         let finished = program::finished(arguments, &self.environment(settings)).await;
         let output = Output::new();
         output.read(std::io::Cursor::new(finished.stderr.clone())).join().unwrap();
@@ -161,65 +161,65 @@ impl Rig {
     }
 
     /// The private broker.
-    pub(crate) fn broker(&self) -> &PrivateBroker {
+    pub fn broker(&self) -> &PrivateBroker {
         self.private.as_ref().unwrap()
     }
 
     /// A new client for a broker that was restarted.
-    pub(crate) async fn reconnect(&self) -> Amqp {
+    pub async fn reconnect(&self) -> Amqp {
         Amqp::connect(&self.url).await
     }
 
     /// The broker's URL, for other clients.
-    pub(crate) fn url(&self) -> &str {
+    pub fn url(&self) -> &str {
         &self.url
     }
 
     /// `{prefix}.{name}`
-    pub(crate) fn name(&self, name: &str) -> String {
+    pub fn name(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
     }
 
     /// Publishes [`event`] number `n`, with `event-n` as its id.
-    pub(crate) async fn publish(&self, n: usize) {
+    pub async fn publish(&self, n: usize) {
         self.publish_event(with_id(&format!("event-{n}")), &event(n)).await;
     }
 
     /// Publishes events, with ids as [`Rig::publish`] gives them.
-    pub(crate) async fn publish_many(&self, numbers: impl IntoIterator<Item = usize>) {
+    pub async fn publish_many(&self, numbers: impl IntoIterator<Item = usize>) {
         let messages =
             numbers.into_iter().map(|n| (with_id(&format!("event-{n}")), event(n).to_string().into_bytes()));
         self.amqp.publish_all(&self.name("sessions"), "session.start", messages).await;
     }
 
     /// Publishes a start event.
-    pub(crate) async fn publish_event(&self, properties: BasicProperties, event: &Value) {
+    pub async fn publish_event(&self, properties: BasicProperties, event: &Value) {
         self.publish_body(properties, event.to_string().as_bytes()).await;
     }
 
     /// Publishes any body to the exchange of start events.
-    pub(crate) async fn publish_body(&self, properties: BasicProperties, body: &[u8]) {
+    pub async fn publish_body(&self, properties: BasicProperties, body: &[u8]) {
         self.amqp.publish(&self.name("sessions"), "session.start", properties, body).await;
     }
 
     /// Consumes guest links, as a sender of text messages does.
-    pub(crate) async fn guest_links(&self) -> Deliveries {
+    pub async fn guest_links(&self) -> Deliveries {
         self.amqp.consume(&self.name("guests")).await
     }
 
     /// Consumes dead letters of the queue `name`.
-    pub(crate) async fn dead_letters(&self, name: &str) -> Deliveries {
+    pub async fn dead_letters(&self, name: &str) -> Deliveries {
         self.amqp.consume(&self.name(&format!("{name}.dead"))).await
     }
 
     /// Waits until experts have this many messages.
-    pub(crate) async fn until_experts_have(&self, messages: u64) {
+    pub async fn until_experts_have(&self, messages: u64) {
         let arrived = self.sandbox.until(|sandbox| sandbox.counts().messages >= messages);
         soon(&format!("{messages} Webex messages"), arrived).await;
     }
 
     /// Asserts that all queues except the guests queue are empty. Call it after the worker stopped.
-    pub(crate) async fn assert_queues_are_empty(&self, amqp: &Amqp) {
+    pub async fn assert_queues_are_empty(&self, amqp: &Amqp) {
         let environment = self.environments.lock().unwrap().last().unwrap().clone();
         let queues = planned("queues", &environment).await;
         assert!(queues.len() >= 6, "{queues:?}");
@@ -239,15 +239,7 @@ impl Rig {
         let url = self.url.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let deleted = thread::spawn(move || {
-            runtime.block_on(async {
-                let amqp = Amqp::connect(&url).await;
-                for environment in environments {
-                    let queues = planned("queues", &environment).await;
-                    amqp.delete_queues(queues.iter().map(String::as_str)).await;
-                    let exchanges = planned("exchanges", &environment).await;
-                    amqp.delete_exchanges(exchanges.iter().map(String::as_str)).await;
-                }
-            });
+            runtime.block_on(delete_topology(&url, &environments));
         });
         deleted.join().map_err(|_| format!("could not delete {}.* on the broker", self.prefix))
     }
@@ -258,7 +250,7 @@ impl Drop for Rig {
         let outputs = self.outputs.lock().unwrap().clone();
         // A private broker is removed as a whole.
         let cleaned = if self.private.is_none() { self.clean_up() } else { Ok(()) };
-        for file in std::fs::read_dir(program::FOLDER).unwrap().map_while(Result::ok) {
+        for file in std::fs::read_dir(program::folder()).unwrap().map_while(Result::ok) {
             if file.file_name().to_string_lossy().starts_with(&self.prefix) {
                 // The entry is a file or a folder; one of the calls fails.
                 _ = std::fs::remove_file(file.path());
@@ -286,6 +278,17 @@ impl Drop for Rig {
     }
 }
 
+/// Deletes the queues and exchanges that the program declares in these environments.
+pub async fn delete_topology(url: &str, environments: &[Environment]) {
+    let amqp = Amqp::connect(url).await;
+    for environment in environments {
+        let queues = planned("queues", environment).await;
+        amqp.delete_queues(queues.iter().map(String::as_str)).await;
+        let exchanges = planned("exchanges", environment).await;
+        amqp.delete_exchanges(exchanges.iter().map(String::as_str)).await;
+    }
+}
+
 /// The names of the objects that the program declares in this environment.
 async fn planned(kind: &str, environment: &Environment) -> Vec<String> {
     let plan = program::finished(&["topology", "--json"], environment).await.json();
@@ -294,7 +297,7 @@ async fn planned(kind: &str, environment: &Environment) -> Vec<String> {
 }
 
 /// A random generator. Prints its seed, so that the test can be repeated: `ICW_TEST_SEED=… cargo test NAME`.
-pub(crate) fn random() -> fastrand::Rng {
+pub fn random() -> fastrand::Rng {
     let seed = env::var("ICW_TEST_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().unwrap());
     eprintln!("ICW_TEST_SEED={seed}");
     fastrand::Rng::with_seed(seed)
