@@ -4,7 +4,6 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
-    thread::sleep,
     time::Duration,
 };
 
@@ -15,20 +14,28 @@ use crate::{Error, wait_until};
 /// Time limit for the end of a process after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 
+/// Time limit until a process that executes another program has its command line.
+const EXEC_LIMIT: Duration = Duration::from_secs(2);
+
 /// The id of a node's Erlang VM, which leads a process group; `None` if it does not run. The number in the file may belong to
 /// another process by now, or to a zombie, so the process must have the folder in its command line.
 pub(crate) fn vm(folder: &Path) -> Option<Pid> {
     let id: i32 = fs::read_to_string(folder.join("pid")).ok()?.trim().parse().ok()?;
     let pid = Pid::from_raw(id).filter(|_| id > 1)?;
-    for _ in 0..3 {
-        let line = command_line(pid)?;
-        if !line.is_empty() {
-            return contains(&line, folder.as_os_str().as_encoded_bytes()).then_some(pid);
-        }
-        // A zombie, or for a moment a process that is executing another program.
-        sleep(Duration::from_millis(20));
-    }
-    None
+    let mut line = command_line(pid)?;
+    // Empty: a zombie, or for a moment a process that is executing another program. On a busy machine the moment is long.
+    wait_until(EXEC_LIMIT, Duration::from_millis(20), || {
+        line = command_line(pid).unwrap_or_default();
+        !line.is_empty() || is_zombie(pid)
+    });
+    contains(&line, folder.as_os_str().as_encoded_bytes()).then_some(pid)
+}
+
+/// True if a process has ended, whether its parent knows it or not.
+fn is_zombie(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the program's name, which is in parentheses.
+    stat.rsplit(')').next().is_none_or(|rest| !rest.trim_start().starts_with(['R', 'S', 'D', 'T', 't', 'I']))
 }
 
 fn contains(line: &[u8], part: &[u8]) -> bool {
@@ -109,5 +116,15 @@ mod tests {
         kill(&folder).unwrap();
         assert!(!reaper.join().unwrap().success());
         assert_eq!(vm(&folder), None);
+    }
+
+    #[test]
+    fn zombie_does_not_run() {
+        let outer = crate::NodeFolder::new().unwrap();
+        let mut child = Command::new("sh").args(["-c", ":", "sh"]).arg(outer.path()).spawn().unwrap();
+        fs::write(outer.path().join("pid"), child.id().to_string()).unwrap();
+        assert!(wait_until(KILL_LIMIT, Duration::from_millis(5), || is_zombie(Pid::from_child(&child))));
+        assert_eq!(vm(outer.path()), None);
+        child.wait().unwrap();
     }
 }
