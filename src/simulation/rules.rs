@@ -298,7 +298,7 @@ impl Checker {
                     other.queue == seen.queue && (same_id || other.key == seen.key)
                 };
                 let deaths: u32 = self.seen.values().filter(alike).map(|seen| seen.deaths).sum();
-                deaths + self.tries_in_doubt >= rules.deliveries_max.saturating_sub(3).max(1)
+                deaths + self.tries_in_doubt >= rules.deliveries_max.saturating_sub(3).max(2)
             }
             Class::Internal => false,
         }
