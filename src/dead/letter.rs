@@ -74,8 +74,8 @@ pub(crate) struct DeadLetter {
     pub session: Option<String>,
     /// Number of earlier deliveries by the broker.
     pub deliveries: u32,
-    /// The body, if it is JSON.
-    pub body: Option<Value>,
+    /// `notBefore` and `expiresAt` of the body. The parsed body is not kept: it may take ten times the memory of its text.
+    times: [Option<Timestamp>; 2],
     /// True if the properties are unreadable, so that only body and position are known.
     pub unreadable: bool,
     pub message: Message,
@@ -96,6 +96,10 @@ impl DeadLetter {
         let taken = Taken::Dead { queue: work, redelivered: delivery.redelivered };
         let message = properties::message(&delivery.properties, std::mem::take(&mut delivery.data), taken);
         let body = parse_body(&message);
+        let time = |name: &str| {
+            let text = body.as_ref()?.get(name)?.as_str()?.to_owned();
+            WireTime::try_from(text).ok().map(WireTime::timestamp)
+        };
         let text = |name: &str| body.as_ref().and_then(|body| body.get(name)?.as_str()).map(str::to_owned);
         let event = match kind {
             DeadQueueKind::Sessions => start_session::identify(&message).event_id.as_str().to_owned(),
@@ -132,12 +136,18 @@ impl DeadLetter {
             event,
             session: text("sessionId"),
             deliveries: message.deliveries(),
-            body,
+            times: ["notBefore", "expiresAt"].map(time),
             unreadable,
             message,
             properties: delivery.properties,
             acker: delivery.acker,
         }
+    }
+
+    /// The body, if it is JSON.
+    #[must_use]
+    pub(crate) fn json(&self) -> Option<Value> {
+        parse_body(&self.message)
     }
 
     /// Time since the death.
@@ -150,19 +160,16 @@ impl DeadLetter {
     /// [`start_session::Session::read`].
     #[must_use]
     pub(crate) fn ends_at(&self, link_lifetime: Duration) -> Option<Timestamp> {
-        let time = |name: &str| {
-            let text = self.body.as_ref()?.get(name)?.as_str()?.to_owned();
-            WireTime::try_from(text).ok().map(WireTime::timestamp)
-        };
-        if let Some(end) = time("expiresAt") {
-            return Some(end);
+        let [not_before, expires_at] = self.times;
+        if expires_at.is_some() {
+            return expires_at;
         }
         let failed = self.message.first_failed_at().or(self.died_at);
         let occurred = Some(self.kind)
             .filter(|kind| *kind == DeadQueueKind::Sessions)
             .and_then(|_| start_session::identify(&self.message).occurred_at);
         let first = [failed, occurred].into_iter().flatten().min()?;
-        let begin = time("notBefore").map_or(first, |not_before| not_before.max(first));
+        let begin = not_before.map_or(first, |not_before| not_before.max(first));
         let lifetime = SignedDuration::try_from(link_lifetime).unwrap_or(SignedDuration::MAX);
         Some(begin.saturating_add(lifetime).unwrap_or(Timestamp::MAX))
     }

@@ -171,28 +171,28 @@ fn whole(letter: &DeadLetter, view: View) -> Value {
         shown["correlationId"] = json!(message.correlation_id);
         shown["contentType"] = json!(message.content_type);
         shown["headers"] = json!(message.headers);
-        shown["body"] = match (&letter.body, std::str::from_utf8(&message.body)) {
-            (Some(body), _) => body.clone(),
+        shown["body"] = match (letter.json(), std::str::from_utf8(&message.body)) {
+            (Some(body), _) => body,
             (None, Ok(text)) => json!(text),
             (None, Err(_)) => json!({"base64": STANDARD.encode(&message.body)}),
         };
     } else {
         shown["messageId"] = json!(message.message_id.as_deref().map(loggable_id));
-        shown["body"] = letter.body.as_ref().map_or(Value::Null, |body| masked("", body));
+        shown["body"] = letter.json().map_or(Value::Null, |body| masked("", &body));
     }
     shown
 }
 
 /// The people named in the letter.
 fn people(letter: &DeadLetter, reveal: bool) -> Vec<String> {
-    let Some(body) = &letter.body else { return Vec::new() };
+    let Some(body) = letter.json() else { return Vec::new() };
     let list = |name: &str| body.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut people: Vec<String> = match letter.kind {
         DeadQueueKind::Sessions => {
             let guests = list("guests").iter().map(|guest| self::guest(guest, "address", reveal));
             guests.chain(list("experts").iter().map(|expert| self::expert(expert, reveal))).collect()
         }
-        DeadQueueKind::Guests => vec![guest(body, "to", reveal)],
+        DeadQueueKind::Guests => vec![guest(&body, "to", reveal)],
         DeadQueueKind::Hosts => {
             body.get("expert").map(|expert| self::expert(expert, reveal)).into_iter().collect()
         }

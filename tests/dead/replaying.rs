@@ -70,6 +70,18 @@ async fn replayed_letter_has_no_failure_headers_and_counts_its_replays() {
     }
 }
 
+/// An operator may have moved messages there by other means, such as a shovel.
+#[tokio::test]
+async fn other_messages_in_the_replay_queue_are_moved_and_counted() {
+    let rig = rig().await;
+    let moved =
+        (0..3).map(|n| (BasicProperties::default().with_message_id(format!("event-{n}").into()), body(n)));
+    rig.amqp.publish_all("", &rig.name("sessions.replay"), moved.collect()).await;
+    let report = tool(&rig, &["replay", "--yes", "--json", "--queue", "sessions"]).await.json();
+    assert_eq!(report["queues"][0]["resumed"], 3, "{report}");
+    assert_all_moved_once(&rig, 3).await;
+}
+
 /// The broker dead-letters such messages without any header of ours.
 #[tokio::test]
 async fn events_with_equal_bodies_and_different_header_ids_are_two_letters() {
