@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # `make image` builds this file with Docker, Podman or buildah. You can replace both base images. The build image needs Rust and a C
 # compiler on Debian 13 or older. The runtime image needs CA certificates and a C library at least as new as the build image's.
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim-trixie
