@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # `make image` builds this file with Docker, Podman or buildah. You can replace both base images. The build image needs Rust and a C
 # compiler on Debian 13 or older. The runtime image needs CA certificates and a C library at least as new as the build image's.
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim-trixie
@@ -16,12 +15,15 @@ RUN cargo chef prepare --recipe-path recipe.json
 FROM chef AS build
 # Paths in the binary (panics, line tables) must not identify the build machine.
 ENV RUSTFLAGS="--remap-path-prefix=/src=. --remap-path-prefix=/usr/local/cargo=cargo"
-# The dependencies have their own layer, which a cache exporter can keep. It changes only if Cargo.lock changes.
+# The dependencies have their own layer, which a cache exporter can keep. It changes with Cargo.lock, the manifests of the workspace and FEATURES.
 COPY --from=plan /src/recipe.json recipe.json
-RUN cargo chef cook --release --locked --bin instant-connect-worker --recipe-path recipe.json
+# `sandbox` adds the commands `demo` and `sandbox`, for trials (compose.yaml). The production image has no sandbox.
+ARG FEATURES=""
+RUN cargo chef cook --release --locked --no-default-features --features "${FEATURES}" \
+    --bin instant-connect-worker --recipe-path recipe.json
 COPY . .
 # `auditable` adds the list of dependencies to the binary, for scanners. Line tables go into a separate file.
-RUN cargo auditable build --release --locked --bin instant-connect-worker \
+RUN cargo auditable build --release --locked --no-default-features --features "${FEATURES}" --bin instant-connect-worker \
     && install -d /out/lib/instant-connect-worker \
     && objcopy --only-keep-debug target/release/instant-connect-worker /out/instant-connect-worker.debug \
     && objcopy --strip-debug --add-gnu-debuglink=/out/instant-connect-worker.debug \

@@ -32,10 +32,10 @@ help: ## print this list
 
 demo: ## run one session end to end, on a real RabbitMQ and the sandbox
 	@$(CARGO) build --locked
-	scripts/broker with $(CARGO) run --quiet --locked -- demo
+	$(CARGO) broker with $(CARGO) run --quiet --locked -- demo
 
 test: ## run all tests, including broker and network fault tests (several minutes), on a real RabbitMQ; TESTS="name …" selects some
-	@scripts/broker ensure
+	@$(CARGO) broker ensure
 	command -v redis-server >/dev/null || scripts/apt-install redis-server
 	command -v promtool >/dev/null || scripts/apt-install prometheus
 	command -v amtool >/dev/null || scripts/apt-install prometheus-alertmanager
@@ -51,34 +51,39 @@ test: ## run all tests, including broker and network fault tests (several minute
 	  without='--skip operators::image --skip operators::pod'
 	fi
 	for version in 3.17 4.3; do ICW_HELM=$$version scripts/helm version --short >/dev/null; done
-	$(CARGO) test --locked --all-targets --no-run
-	scripts/broker native || { echo 'RabbitMQ cannot run on this machine outside containers: skipping the cluster tests'; without="$$without --skip chaos::cluster"; }
-	scripts/broker with $(CARGO) test --locked --all-targets -- $$without $(TESTS)
-	if [ -z "$(TESTS)" ]; then $(CARGO) test --locked --doc; fi
+	$(CARGO) test --locked --workspace --all-targets --no-run
+	ICW_TEST_PRODUCTION=$$(scripts/production)
+	export ICW_TEST_PRODUCTION
+	$(CARGO) broker native || { echo 'RabbitMQ cannot run on this machine outside containers: skipping the cluster tests'; without="$$without --skip chaos::cluster"; }
+	$(CARGO) broker with $(CARGO) test --locked --workspace --all-targets -- $$without $(TESTS)
+	if [ -z "$(TESTS)" ]; then
+	  scripts/production test
+	  $(CARGO) test --locked --workspace --doc
+	fi
 
-image: ## build the image with Docker, Podman or buildah; IMAGE_BINARY=path uses a ready binary instead of building one
+image: ## build the image with Docker, Podman or buildah; IMAGE_BINARY=path uses a ready binary; FEATURES=sandbox adds the sandbox
 	@scripts/image
 
 test-4: ## test the promises on RabbitMQ 4.0; needs root; creates a separate root file system once
 	@export ICW_BROKER=4.0
-	scripts/broker ensure
+	$(CARGO) broker ensure
 	command -v redis-server >/dev/null || scripts/apt-install redis-server
 	ICW_TEST_PYTHON=$$(scripts/python-env)
 	export ICW_TEST_PYTHON
-	scripts/broker with $(CARGO) test --locked --test main $(if $(TESTS),$(TESTS),promises)
+	$(CARGO) broker with $(CARGO) test --locked --test main $(if $(TESTS),$(TESTS),promises)
 
 simulate: ## run SEEDS (1000000) simulated histories starting at FIRST (0); SEED=n traces one
 	@export ICW_SIM_SEEDS=$(SEEDS) ICW_SIM_FIRST=$(FIRST) ICW_SIM_SEED=$(SEED)
 	$(CARGO) test --locked --profile simulate --lib simulation_of_many_seeds -- --nocapture
 
 chaos-tests: ## run only the tests that break brokers, networks and workers under load
-	@scripts/broker ensure
+	@$(CARGO) broker ensure
 	command -v redis-server >/dev/null || scripts/apt-install redis-server
-	scripts/broker with $(CARGO) test --locked --test main chaos
+	$(CARGO) broker with $(CARGO) test --locked --test main chaos
 
 # One worker has a file ledger; several workers (CHAOS_WORKERS) share a Redis.
 chaos: ## send CHAOS_EVENTS (100000) during CHAOS_KILLS (50) and CHAOS_RESTARTS (20); writes target/chaos.md and .json
-	@scripts/broker ensure
+	@$(CARGO) broker ensure
 	if [ "$(CHAOS_WORKERS)" -gt 1 ]; then command -v redis-server >/dev/null || scripts/apt-install redis-server; fi
 	export CHAOS_EVENTS=$(CHAOS_EVENTS) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_RESTARTS=$(CHAOS_RESTARTS)
 	export CHAOS_SEED=$(CHAOS_SEED) CHAOS_WORKERS=$(CHAOS_WORKERS) CHAOS_REPORT=$(CHAOS_REPORT)
@@ -92,18 +97,21 @@ bodies: ## random tests: BODIES (10000000) for the decoders, ANSWERS (1000000) f
 	CARGO_PROFILE_DEV_OPT_LEVEL=2 $(CARGO) test --locked --test main random:: -- --nocapture --test-threads 1
 
 bench: ## measure CPU per event against a plain baseline, BENCH_ROUNDS (5) of BENCH_EVENTS (5000)
-	@scripts/broker ensure
-	scripts/broker with $(CARGO) bench --locked --bench cpu_per_event
+	@$(CARGO) broker ensure
+	$(CARGO) broker with $(CARGO) bench --locked --bench cpu_per_event
 
 dead-replay: ## test `dead replay` with DEAD_LETTERS (100000), killed twice and run again
-	@scripts/broker ensure
+	@$(CARGO) broker ensure
 	export DEAD_LETTERS=$(DEAD_LETTERS)
 	$(CARGO) test --locked --test main replay_killed_half_way -- --nocapture
 
 lint: ## check formatting, clippy and documentation; a warning is an error
-	@$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	@$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --lib --bins --test production -- -D warnings
+	export RUSTDOCFLAGS='-D warnings'
+	$(CARGO) doc --locked --no-default-features --no-deps --document-private-items
+	$(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 policies: ## check the rendered chart with checkov's policies; scripts/policies lists the exceptions with their reasons
 	@scripts/policies

@@ -18,7 +18,6 @@ pub(crate) use plan::point;
 mod plan {
     use std::{
         io::{Write, stderr},
-        process::{Command, id},
         sync::{
             LazyLock,
             atomic::{AtomicU32, Ordering},
@@ -26,18 +25,34 @@ mod plan {
         thread,
     };
 
+    use rustix::process::{Signal, getpid, kill_process};
+
+    enum FaultKind {
+        Panic,
+        Hang,
+        Signal(Signal),
+    }
+
     struct FaultPlan {
         point: String,
         /// Remaining passes until the signal.
         left: AtomicU32,
-        signal: String,
+        kind: FaultKind,
     }
 
     static PLAN: LazyLock<Option<FaultPlan>> = LazyLock::new(|| {
         let text = std::env::var("FAULT_AT").ok()?;
         let mut parts = text.split(':').map(str::to_owned);
-        let (point, passes, signal) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(FaultPlan { point, left: AtomicU32::new(passes.parse().ok()?), signal })
+        let (point, passes) = (parts.next()?, parts.next()?);
+        let kind = match parts.next()?.as_str() {
+            "PANIC" => FaultKind::Panic,
+            "HANG" => FaultKind::Hang,
+            "KILL" => FaultKind::Signal(Signal::KILL),
+            "STOP" => FaultKind::Signal(Signal::STOP),
+            "TERM" => FaultKind::Signal(Signal::TERM),
+            _ => return None,
+        };
+        Some(FaultPlan { point, left: AtomicU32::new(passes.parse().ok()?), kind })
     });
 
     pub(crate) fn point(scope: &str, step: &str) {
@@ -46,17 +61,15 @@ mod plan {
         // If standard error can't be written, the test has ended.
         _ = stderr().write_all(format!("fault point {point}\n").as_bytes());
         if point == plan.point && plan.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            assert!(
-                plan.signal != "PANIC",
-                "with what a panic must not show: +34600000001 at https://instant.webex.com/visit/panic"
-            );
-            if plan.signal == "HANG" {
-                hang();
-            }
-            // Without `unsafe`, only another process can send a signal.
-            _ = Command::new("kill").args(["-s", &plan.signal, &id().to_string()]).status();
-            if plan.signal == "KILL" {
-                hang();
+            match plan.kind {
+                FaultKind::Panic => assert!(
+                    point.is_empty(),
+                    "with what a panic must not show: +34600000001 at https://instant.webex.com/visit/panic"
+                ),
+                FaultKind::Hang => hang(),
+                // The signal arrives before this call returns. A `kill` of another process would leave the other threads
+                // time to go on.
+                FaultKind::Signal(signal) => _ = kill_process(getpid(), signal),
             }
         }
     }

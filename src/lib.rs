@@ -12,10 +12,11 @@
 //!
 //! - [`contract`]: messages on the wire, with types that hide personal data
 //! - [`outcome`]: the closed set of outcomes and of classes of dead letters
-//! - [`clock`]: the current time
+//! - [`clock`]: the time of day
 //! - [`endpoint`]: reasons why a peer was not reached, in our own words
 //! - [`masking`]: the last protection of secrets, for texts that others wrote
 //! - [`tls`]: trusted servers and the client certificate, the same for the broker, Redis and HTTPS
+//! - [`state`]: the state that the watchdog and the health checks read; the metrics show it as gauges
 //! - [`retry`]: retry decisions, a pure function
 //! - [`breaker`]: stops consuming while an API is down or refuses our token
 //! - [`values`]: value types of settings
@@ -31,8 +32,9 @@
 //! - [`telemetry`]: logs, metrics and traces
 //! - `fault`: points at which tests kill the worker; absent from releases
 //! - [`admin`]: HTTP endpoints for operators and orchestrators
-//! - [`sandbox`]: faithful fakes of both APIs
 //! - [`cli`]: one file per subcommand
+//! - `crates/sandbox`: faithful fakes of both APIs, for [`cli`] and only with the feature `sandbox`, which the production
+//!   image does not have
 //! - `simulation`, in tests only: the worker in a world with random faults, generated from a seed
 //!
 //! # Arrows
@@ -40,24 +42,24 @@
 //! Each module and the modules that it imports. A test compares these lines with the code, and refuses circles.
 //!
 //! ```text
-//! admin           → telemetry
-//! breaker         → clock outcome retry telemetry values
-//! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages telemetry tls values
+//! admin           → contract state telemetry
+//! breaker         → clock outcome retry state telemetry values
+//! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages state telemetry tls values
 //! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
-//! cli             → broker check config contract dead masking outcome sandbox telemetry tls upstream worker
+//! cli             → broker check config contract dead masking outcome state telemetry tls upstream worker
 //! config          → breaker broker contract endpoint instant_connect ledger masking retry stages telemetry tls upstream values
-//! dead            → broker clock contract fault outcome
+//! dead            → broker clock contract fault outcome stages
 //! endpoint        → masking tls
-//! instant_connect → clock contract fault upstream
+//! instant_connect → contract fault upstream
 //! ledger          → clock endpoint fault tls
 //! outcome         → contract
 //! retry           → outcome values
 //! stages          → clock contract fault instant_connect ledger outcome retry telemetry webex
-//! telemetry       → clock contract endpoint masking outcome tls
+//! telemetry       → clock contract endpoint masking outcome state tls
 //! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
 //! values          → contract endpoint
 //! webex           → contract upstream
-//! worker          → admin broker config fault instant_connect ledger stages telemetry upstream webex
+//! worker          → admin broker config contract fault instant_connect ledger stages state telemetry upstream webex
 //! ```
 
 // `make lint` builds the documentation with private items, so these links work.
@@ -70,7 +72,7 @@ pub(crate) mod breaker;
 pub mod broker;
 pub(crate) mod check;
 pub mod cli;
-pub(crate) mod clock;
+pub mod clock;
 pub mod config;
 pub mod contract;
 pub(crate) mod dead;
@@ -81,10 +83,13 @@ pub mod ledger;
 pub(crate) mod masking;
 pub(crate) mod outcome;
 pub mod retry;
-pub mod sandbox;
+// The simulation runs the ledger's suite, which is also an integration test and imports this crate by its name.
+#[cfg(test)]
+extern crate self as instant_connect_worker;
 #[cfg(test)]
 mod simulation;
-pub(crate) mod stages;
+pub mod stages;
+pub(crate) mod state;
 pub mod telemetry;
 pub(crate) mod tls;
 pub mod upstream;

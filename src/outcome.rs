@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use strum::{EnumDiscriminants, EnumString, IntoStaticStr, VariantArray};
 use uuid::Uuid;
 
-use crate::contract::{link::Outgoing, time::WireTime};
+use crate::contract::outgoing::Outgoing;
 
 /// The decision of a stage about a message. Only the runtime carries it out.
 #[derive(Debug)]
@@ -106,8 +106,6 @@ pub struct Failure {
     pub reason: String,
     /// The wait that the API requested.
     pub retry_after: Option<Duration>,
-    /// End of the session; nothing is sent for it afterwards.
-    pub deadline: WireTime,
 }
 
 /// The reason for which a message is dead-lettered.

@@ -17,4 +17,3 @@ mod operators;
 mod promises;
 mod random;
 mod sandbox;
-mod support;

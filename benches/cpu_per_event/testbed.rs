@@ -8,18 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxOptions};
-use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeleteOptions},
+use instant_connect_sandbox::Handle;
+use serde_json::json;
+use testkit::{
+    amqp::{Amqp, with_id},
+    program::{self, Environment, with_settings},
+    rig::{TOKEN, bind_sandbox, delete_topology, shared_broker},
 };
-use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::{Contender, plain};
 
-const WORKER: &str = env!("CARGO_BIN_EXE_instant-connect-worker");
-const TOKEN: &str = "bench-token";
 /// The address of the worker's metrics.
 pub(crate) const ADMIN: &str = "127.0.0.1:19464";
 /// Time limit of a round.
@@ -39,56 +38,41 @@ pub(crate) struct Cost {
 pub(crate) struct Testbed {
     sandbox: Handle,
     collector: String,
-    channel: Channel,
-    _connection: Connection,
+    url: String,
+    amqp: Amqp,
     prefix: String,
-    environment: Vec<(&'static str, String)>,
+    environment: Environment,
 }
 
 impl Testbed {
     pub(crate) async fn new() -> Self {
-        let url =
-            env::var("ICW_AMQP__URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned());
-        let options = SandboxOptions {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            allow_any_address: false,
-            token: TOKEN.into(),
-            password: "bench".into(),
-            base_url: Some("https://instant.webex.com/visit/".parse().unwrap()),
-        };
-        let sandbox = Sandbox::bind(options).await.unwrap();
+        let url = shared_broker();
+        let sandbox = bind_sandbox().await;
         let (handle, address) = (sandbox.handle(), sandbox.url());
         tokio::spawn(sandbox.serve(pending()));
-        let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let prefix = format!("icw-bench-{:08x}", fastrand::u32(..));
-        let environment = vec![
-            ("ICW_AMQP__URL", url),
-            ("ICW_INSTANT_CONNECT__URL", address.to_string()),
-            ("ICW_INSTANT_CONNECT__TOKEN", TOKEN.to_owned()),
-            ("ICW_HOSTS__WEBEX_URL", address.to_string()),
-            ("ICW_TOPOLOGY__PREFIX", prefix.clone()),
+        let settings = [
+            ("amqp.url", url.as_str()),
+            ("instant_connect.url", address.as_str()),
+            ("instant_connect.token", TOKEN),
+            ("hosts.webex_url", address.as_str()),
+            ("topology.prefix", &prefix),
         ];
-        Self {
-            sandbox: handle,
-            collector: collector().await,
-            channel,
-            _connection: connection,
-            prefix,
-            environment,
-        }
+        let environment = with_settings(Environment::new(), settings);
+        let amqp = Amqp::connect(&url).await;
+        Self { sandbox: handle, collector: collector().await, url, amqp, prefix, environment }
     }
 
     /// Measures `contender` while it processes `events` that are already queued.
     pub(crate) async fn serve(&self, contender: Contender, events: usize) -> Cost {
-        self.worker(&["topology", "--declare"]);
+        let declared = program::finished(&["topology", "--declare"], &self.environment).await;
+        assert_eq!(declared.status, Some(0), "{declared:?}");
         self.publish(events).await;
         let folder = tempfile::tempdir().unwrap();
         let (program, argument) = if contender == Contender::Plain {
             (env::current_exe().unwrap(), plain::FLAG)
         } else {
-            (WORKER.into(), "run")
+            (program::executable(), "run")
         };
         let mut command = Command::new(program);
         command.arg(argument);
@@ -119,8 +103,7 @@ impl Testbed {
     }
 
     async fn publish(&self, events: usize) {
-        let exchange = format!("{}.sessions", self.prefix);
-        for n in 0..events {
+        let messages = (0..events).map(|n| {
             let event = json!({
                 "sessionId": format!("visit-{n}"),
                 "guests": [{"channel": "sms", "address": format!("+346{n:08}"), "name": "Ana"}],
@@ -128,47 +111,17 @@ impl Testbed {
                 "correlationId": format!("flow-{n}"),
                 "attributes": {"resumeKey": format!("chat-{n}")},
             });
-            let properties = BasicProperties::default()
+            let properties = with_id(&format!("event-{n}"))
                 .with_delivery_mode(2)
-                .with_message_id(format!("event-{n}").into())
                 .with_content_type("application/json".into());
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            let body = event.to_string();
-            self.channel
-                .basic_publish(
-                    exchange.as_str().into(),
-                    "session.start".into(),
-                    options,
-                    body.as_bytes(),
-                    properties,
-                )
-                .await
-                .unwrap();
-        }
-        assert!(self.channel.wait_for_confirms().await.unwrap().is_empty(), "all events are routed");
-    }
-
-    /// Runs another subcommand.
-    fn worker(&self, arguments: &[&str]) -> Vec<u8> {
-        let output =
-            Command::new(WORKER).args(arguments).envs(self.environment.iter().cloned()).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
+            (properties, event.to_string().into_bytes())
+        });
+        self.amqp.publish_all(&format!("{}.sessions", self.prefix), "session.start", messages).await;
     }
 
     /// Deletes the declared exchanges and queues.
     pub(crate) async fn clean_up(&self) {
-        let plan: Value = serde_json::from_slice(&self.worker(&["topology", "--json"])).unwrap();
-        let names = |kind: &str| -> Vec<String> {
-            let things = plan[kind].as_array().unwrap();
-            things.iter().map(|thing| thing["name"].as_str().unwrap().to_owned()).collect()
-        };
-        for queue in names("queues") {
-            self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
-        }
-        for exchange in names("exchanges") {
-            self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
-        }
+        delete_topology(&self.url, std::slice::from_ref(&self.environment)).await;
     }
 }
 

@@ -1,4 +1,5 @@
-//! Liveness and readiness of the worker. Both are read from the metrics, so they never contradict the metrics.
+//! Liveness and readiness of the worker. Both follow from the worker's state, as its gauges do, so they never contradict
+//! the metrics.
 
 use std::{
     collections::BTreeMap,
@@ -8,9 +9,9 @@ use std::{
 
 use serde::Serialize;
 
-use crate::telemetry::metrics::{
-    ConnectionMetrics, Metrics, StageMetrics,
-    labels::{Label, StageName, UpstreamName},
+use crate::{
+    contract::stage::StageDef,
+    state::{ConnectionState, StageState, WorkerState},
 };
 
 /// An event loop without a tick for this long is stuck. It ticks once a second.
@@ -19,9 +20,9 @@ const LATE: Duration = Duration::from_secs(15);
 /// The state of one worker; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
-    metrics: Metrics,
+    state: WorkerState,
     /// The stages that run in this worker.
-    stages: Arc<[StageName]>,
+    stages: Arc<[&'static StageDef]>,
     /// Maximum age of a delivery in progress; an older one should have been requeued long ago.
     work_age_max: Duration,
     ticked_at: Arc<Mutex<Instant>>,
@@ -52,9 +53,9 @@ struct HealthCheck {
 impl Health {
     /// Health of a worker with these `stages`, which fails if a delivery is in progress for longer than `work_age_max`.
     #[must_use]
-    pub(crate) fn new(metrics: &Metrics, stages: &[StageName], work_age_max: Duration) -> Self {
+    pub(crate) fn new(state: &WorkerState, stages: &[&'static StageDef], work_age_max: Duration) -> Self {
         Self {
-            metrics: metrics.clone(),
+            state: state.clone(),
             stages: stages.into(),
             work_age_max,
             ticked_at: Arc::new(Mutex::new(Instant::now())),
@@ -81,8 +82,8 @@ impl Health {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
-    pub(super) const fn metrics(&self) -> &Metrics {
-        &self.metrics
+    pub(super) const fn state(&self) -> &WorkerState {
+        &self.state
     }
 
     /// Liveness. Ignores the broker and Webex, because a restart would not help there.
@@ -93,13 +94,13 @@ impl Health {
             HealthCheck { ok: idle < LATE, detail: format!("last tick {} s ago", idle.as_secs()) },
         )];
         for stage in self.stages.iter() {
-            let age = self.metrics.stage(*stage).oldest_work();
+            let age = self.state.stage(stage.name).oldest_work();
             let detail = match age {
                 None => "nothing in progress".to_owned(),
                 Some(age) => format!("oldest delivery in progress for {} s", age.as_secs()),
             };
             let ok = age.is_none_or(|age| age <= self.work_age_max);
-            checks.push((format!("work.{}", stage.as_str()), HealthCheck { ok, detail }));
+            checks.push((format!("work.{}", stage.name), HealthCheck { ok, detail }));
         }
         HealthReport::of(checks)
     }
@@ -108,13 +109,12 @@ impl Health {
     pub(super) fn ready(&self) -> HealthReport {
         let mut checks = Vec::new();
         for stage in self.stages.iter() {
-            let metrics = self.metrics.stage(*stage);
-            checks.push((format!("consuming.{}", stage.as_str()), consuming(&metrics)));
-            let upstream = UpstreamName::of(*stage);
-            let accepted = !metrics.breaker.is_token_refused();
+            let state = self.state.stage(stage.name);
+            checks.push((format!("consuming.{}", stage.name), consuming(&state)));
+            let accepted = !state.breaker.is_token_refused();
             let detail = if accepted { "not refused" } else { "refused, or no token is available" };
             let check = HealthCheck { ok: accepted, detail: detail.to_owned() };
-            checks.push((format!("token.{}", upstream.as_str()), check));
+            checks.push((format!("token.{}", stage.upstream.label), check));
         }
         checks.push(("publishing".to_owned(), self.publishing()));
         checks.push(("running".to_owned(), self.running()));
@@ -132,9 +132,9 @@ impl Health {
     }
 
     fn publishing(&self) -> HealthCheck {
-        let metrics = self.metrics.publishing();
-        let (ok, detail) = match (metrics.connection.is_up(), metrics.is_blocked()) {
-            (false, _) => return disconnected(&metrics.connection),
+        let state = self.state.publishing();
+        let (ok, detail) = match (state.connection.is_up(), state.is_blocked()) {
+            (false, _) => return disconnected(&state.connection),
             (true, true) => (false, "blocked by the broker: it is short of memory or disk"),
             (true, false) => (true, "connected"),
         };
@@ -154,14 +154,14 @@ impl Health {
     }
 }
 
-fn disconnected(connection: &ConnectionMetrics) -> HealthCheck {
+fn disconnected(connection: &ConnectionState) -> HealthCheck {
     let reason = connection.reason().map_or_else(String::new, |reason| format!(": {reason}"));
     HealthCheck { ok: false, detail: format!("not connected to the broker{reason}") }
 }
 
-fn consuming(metrics: &StageMetrics) -> HealthCheck {
-    let (ok, detail) = match (metrics.connection.is_up(), metrics.breaker.is_open(), metrics.is_consuming()) {
-        (false, ..) => return disconnected(&metrics.connection),
+fn consuming(state: &StageState) -> HealthCheck {
+    let (ok, detail) = match (state.connection.is_up(), state.breaker.is_open(), state.is_consuming()) {
+        (false, ..) => return disconnected(&state.connection),
         (true, true, _) => {
             (false, "paused: the breaker is open (reason: see the metric breaker_opened_total)")
         }
@@ -179,20 +179,20 @@ impl HealthReport {
 
 #[cfg(test)]
 mod tests {
-    use strum::VariantArray as _;
-
     use super::*;
+    use crate::stages;
 
     fn health(work_age_max: Duration) -> Health {
-        Health::new(&Metrics::new(&[]).unwrap(), StageName::VARIANTS, work_age_max)
+        Health::new(&WorkerState::default(), stages::ALL, work_age_max)
     }
 
     #[test]
     fn livez_fails_on_stalled_loop_or_stuck_work() {
         let health = health(Duration::ZERO);
         assert!(health.live().ok);
-        let work = health.metrics.stage(StageName::Host).begin();
-        while health.metrics.stage(StageName::Host).oldest_work() == Some(Duration::ZERO) {}
+        let host = health.state.stage(stages::HOST.name);
+        let work = host.begin();
+        while host.oldest_work() == Some(Duration::ZERO) {}
         assert!(!health.live().ok && !health.live().checks["work.host"].ok);
         drop(work);
         assert!(health.live().ok);

@@ -19,6 +19,8 @@ use tracing::info;
 
 use health::{Health, HealthReport};
 
+use crate::telemetry::metrics::Metrics;
+
 /// Reason that the server could not start.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -42,31 +44,31 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError`] if the address is in use or is not an address of this machine.
-    pub(crate) fn start(listen: SocketAddr, health: Health) -> Result<Self, AdminError> {
+    pub(crate) fn start(listen: SocketAddr, health: Health, metrics: Metrics) -> Result<Self, AdminError> {
         let failed = |source| AdminError { listen, source };
         let listener = TcpListener::bind(listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
-        serve::start(listener, router(health), stopped).map_err(failed)?;
+        serve::start(listener, router(health, metrics), stopped).map_err(failed)?;
         info!(%address, "admin server listens");
         Ok(Self { _stop: stop })
     }
 }
 
-fn router(health: Health) -> Router {
+fn router(health: Health, shown: Metrics) -> Router {
     Router::new()
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(health)
+        .with_state((health, shown))
 }
 
-async fn live(State(health): State<Health>) -> impl IntoResponse {
+async fn live(State((health, _)): State<(Health, Metrics)>) -> impl IntoResponse {
     response(health.live())
 }
 
-async fn ready(State(health): State<Health>) -> impl IntoResponse {
+async fn ready(State((health, _)): State<(Health, Metrics)>) -> impl IntoResponse {
     response(health.ready())
 }
 
@@ -74,8 +76,9 @@ fn response(report: HealthReport) -> impl IntoResponse {
     (if report.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
 }
 
-async fn metrics(State(health): State<Health>) -> impl IntoResponse {
-    match health.metrics().render() {
+async fn metrics(State((health, metrics)): State<(Health, Metrics)>) -> impl IntoResponse {
+    metrics.show(health.state());
+    match metrics.render() {
         Ok(text) => (StatusCode::OK, [("content-type", prometheus::TEXT_FORMAT)], text),
         Err(error) => {
             (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], format!("{error}\n"))

@@ -2,11 +2,15 @@
 
 use std::future::Future;
 
-use super::*;
+use super::{
+    history::{DISPUTES_MAX, REMEMBERED_MAX},
+    verdict::LEDGER_MAX,
+    *,
+};
 use crate::{
-    contract::time::WireTime,
-    outcome::{Batch, Death, Failure},
-    telemetry::metrics::{Metrics, labels},
+    outcome::{Batch, Class, Death, Failure},
+    stages,
+    telemetry::metrics::Metrics,
 };
 
 fn failure(cause: Cause, retry_after: Option<u64>) -> Outcome {
@@ -14,7 +18,6 @@ fn failure(cause: Cause, retry_after: Option<u64>) -> Outcome {
         cause,
         reason: "it failed".into(),
         retry_after: retry_after.map(Duration::from_secs),
-        deadline: WireTime::floor(jiff::Timestamp::MAX),
     })
 }
 
@@ -40,7 +43,7 @@ impl Learns for Breaker {
     }
 
     fn verdict(&self, number: u32, outcome: &Outcome) -> BreakerVerdict {
-        self.observe(event(number), Instant::now(), outcome)
+        self.observe(event(number), Instant::now(), outcome, Timestamp::MAX)
     }
 
     async fn probe_fails(&self, number: u32) -> Option<u64> {
@@ -63,8 +66,8 @@ fn breaker() -> Breaker {
         probe_initial: Duration::from_secs(1),
         probe_max: Duration::from_secs(30),
     };
-    let metrics = Metrics::new(&[]).unwrap().stage(labels::StageName::Link).breaker;
-    Breaker::new("link", policy, metrics)
+    let metrics = Metrics::off().stage(&stages::LINK).breaker;
+    Breaker::new("link", policy, BreakerState::default(), metrics)
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,12 +182,12 @@ async fn breaker_without_waiting_messages_is_shown_as_closed_until_the_next_fail
         breaker.learn(number, &unavailable);
     }
     breaker.nothing_waits();
-    assert!(breaker.metrics.is_open(), "no probe is due yet");
+    assert!(breaker.state.is_open(), "no probe is due yet");
     tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
     breaker.nothing_waits();
-    assert!(!breaker.metrics.is_open() && breaker.probe_at().is_some());
+    assert!(!breaker.state.is_open() && breaker.probe_at().is_some());
     breaker.learn(4, &unavailable);
-    assert!(breaker.metrics.is_open());
+    assert!(breaker.state.is_open());
     // Opened by one event that failed for two minutes, and hidden when that event was over.
     let few = self::breaker();
     for _ in 0..3 {
@@ -193,13 +196,13 @@ async fn breaker_without_waiting_messages_is_shown_as_closed_until_the_next_fail
     pass(120_000).await;
     few.learn(1, &unavailable);
     few.nothing_waits();
-    assert!(!few.metrics.is_open());
+    assert!(!few.state.is_open());
     few.learn(2, &unavailable);
-    assert!(few.metrics.is_open());
+    assert!(few.state.is_open());
     breaker.learn(5, &failure(Cause::Token, None));
     tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
     breaker.nothing_waits();
-    assert!(breaker.metrics.is_open(), "the next event would meet the refused token");
+    assert!(breaker.state.is_open(), "the next event would meet the refused token");
 }
 
 /// This looks like an outage: the failures are not counted, and other events are not delayed.
@@ -239,7 +242,7 @@ async fn success_of_earlier_work_does_not_close_the_breaker() {
     for _ in 0..3 {
         breaker.learn(1, &unavailable);
     }
-    breaker.observe(event(9), before, &done());
+    breaker.observe(event(9), before, &done(), Timestamp::MAX);
     for _ in 0..2 {
         assert_eq!(breaker.learn(1, &unavailable), None, "its own failures in a row, as before");
     }
@@ -247,7 +250,7 @@ async fn success_of_earlier_work_does_not_close_the_breaker() {
     breaker.learn(2, &unavailable);
     breaker.learn(3, &unavailable);
     assert!(breaker.probe_at().is_some());
-    breaker.observe(event(9), before, &done());
+    breaker.observe(event(9), before, &done(), Timestamp::MAX);
     assert!(breaker.probe_at().is_some(), "its work started before the breaker opened");
     breaker.learn(9, &done());
     assert_eq!(breaker.probe_at(), None);
@@ -261,11 +264,11 @@ async fn success_while_rate_limited_does_not_close_the_breaker() {
     pass(1).await;
     breaker.learn(2, &done());
     assert_eq!(breaker.probe_at(), Some(until), "no call would be made before");
-    assert!(breaker.metrics.is_open());
+    assert!(breaker.state.is_open());
     tokio::time::sleep_until(until).await;
     breaker.learn(2, &done());
     assert_eq!(breaker.probe_at(), None);
-    assert!(!breaker.metrics.is_open());
+    assert!(!breaker.state.is_open());
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,11 +370,11 @@ async fn ledger_outages_are_not_counted_against_an_event() {
 async fn token_refusal_is_shown_until_the_token_works() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::Unavailable, None));
-    assert!(!breaker.metrics.is_token_refused());
+    assert!(!breaker.state.is_token_refused());
     breaker.learn(2, &failure(Cause::Token, None));
-    assert!(breaker.metrics.is_token_refused());
+    assert!(breaker.state.is_token_refused());
     breaker.learn(3, &done());
-    assert!(!breaker.metrics.is_token_refused());
+    assert!(!breaker.state.is_token_refused());
 }
 
 #[tokio::test(start_paused = true)]

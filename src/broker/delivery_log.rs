@@ -76,11 +76,11 @@ impl DeliveryLog {
             Settled::Done => log_line!(info, "done"),
             Settled::TryAgain(_) => log_line!(info, "retry scheduled"),
             Settled::Wait(_) => log_line!(info, "deferred; attempt not counted"),
-            Settled::Early => log_line!(debug, "not due yet; held again"),
-            Settled::Requeued => log_line!(info, "returned to broker; attempt not counted"),
+            Settled::Early => log_line!(debug, "not due yet; sent to a delay queue again"),
+            Settled::Requeued => log_line!(info, "requeued; attempt not counted"),
             Settled::Dead(_) => log_line!(warn, "dead-lettered"),
             Settled::Unfulfilled => {
-                log_line!(warn, "returned to broker: outcome could not be carried out");
+                log_line!(warn, "requeued: the outcome could not be carried out");
             }
             Settled::Lost => log_line!(warn, "not settled; the broker will redeliver the message"),
         }

@@ -4,6 +4,7 @@
 //! - [`connection`]: one connection with time limits; lapin's own recovery is off
 //! - `handshake`: opens a connection and recognizes a peer that is not a broker; `stream`: the bytes that lapin reads
 //! - `property_filter`: removes properties that lapin can't read, for commands whose connection must stay open
+//! - `supervisor`: keeps a task connected, for consumers and the publisher
 //! - [`reconnect`]: waits between connection attempts, and limits log lines about an outage
 //! - [`greeting`]: product, version and capabilities of a broker
 //! - [`topology`]: exchanges, queues and bindings
@@ -36,6 +37,7 @@ pub mod reconnect;
 pub mod settle;
 pub mod source;
 mod stream;
+pub(crate) mod supervisor;
 pub mod topology;
 pub mod tries;
 pub mod watchdog;

@@ -1,7 +1,12 @@
 //! Carries out an outcome: publishes its messages with confirms, then settles the delivery. Deliveries are
 //! acknowledged only here.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::pin,
+    time::Duration,
+};
 
 use futures_util::{
     StreamExt,
@@ -27,7 +32,7 @@ use super::{
 use crate::{
     breaker::{BreakerVerdict, Postponed},
     clock,
-    contract::{link::Outgoing, message::Message, private::loggable_id, time::WireTime, trace::TraceContext},
+    contract::{message::Message, outgoing::Outgoing, private::loggable_id, trace::TraceContext},
     fault,
     outcome::{Batch, Cause, Class, Death, Failure, Outcome, Settled, Then},
     retry::{self, AttemptHistory, Decision, RetryPolicy},
@@ -37,7 +42,7 @@ use crate::{
     },
 };
 
-/// If only some links of an event are confirmed after this time, those are recorded.
+/// If only some messages of an event are confirmed after this time, those are recorded.
 const RECORD_AFTER: Duration = Duration::from_millis(250);
 
 /// The part of a delivery that is needed to settle it, without its body.
@@ -55,6 +60,8 @@ pub struct DeliveryContext {
     pub keep_until: Instant,
     /// The event's time, as far as it is known.
     pub happened_at: Timestamp,
+    /// End of the session, if the message is valid; nothing is sent for it afterwards.
+    pub deadline: Timestamp,
 }
 
 /// Settles the deliveries of one queue.
@@ -63,12 +70,9 @@ pub struct Settler {
     publisher: Publisher,
     tracer: Tracer,
     queue: String,
-    links_exchange: String,
-    /// This program declares the queues of the links.
-    declares: bool,
+    topology: Topology,
     limit: Duration,
     retry: RetryPolicy,
-    delays: Vec<Duration>,
     metrics: StageMetrics,
     redeclared: watch::Receiver<u64>,
 }
@@ -102,16 +106,14 @@ impl Settler {
         retry: RetryPolicy,
         metrics: StageMetrics,
     ) -> Self {
-        let delays = topology.delays().to_vec();
-        let (links_exchange, declares) = (topology.links_exchange(), topology.creates());
-        let redeclared = topology.redeclared();
-        Self { publisher, tracer, queue, links_exchange, declares, limit, retry, delays, metrics, redeclared }
+        let (topology, redeclared) = (topology.clone(), topology.redeclared());
+        Self { publisher, tracer, queue, topology, limit, retry, metrics, redeclared }
     }
 
     /// The shortest delay of a delay queue.
     #[must_use]
     pub fn shortest_delay(&self) -> Duration {
-        self.delays.first().copied().unwrap_or_default()
+        self.topology.delays().first().copied().unwrap_or_default()
     }
 
     /// Longer than any wait of a message for its next attempt.
@@ -146,7 +148,7 @@ impl Settler {
                 self.ack(context, Settlement::of(Settled::Done, None)).await
             }
             Outcome::Done(batch) | Outcome::DoneBefore(batch) => {
-                self.publish_links(context, message, batch, now).await
+                self.publish_batch(context, message, batch, now).await
             }
             Outcome::Dead(death) => self.dead(context, message, &death).await,
             Outcome::TryAgain(failure) | Outcome::Wait(failure) => {
@@ -159,8 +161,8 @@ impl Settler {
         }
     }
 
-    /// Publishes the links of `batch`, records which of them the broker confirmed, and settles the delivery.
-    async fn publish_links(
+    /// Publishes the messages of `batch`, records which of them the broker confirmed, and settles the delivery.
+    async fn publish_batch(
         &self,
         context: &DeliveryContext,
         message: &Message,
@@ -168,15 +170,15 @@ impl Settler {
         now: Timestamp,
     ) -> Settlement {
         let left = left(&outgoing, now);
-        let (links, (tell, confirmed)) = (&outgoing, watch::channel(Vec::new()));
+        let (messages, (tell, confirmed)) = (&outgoing, watch::channel(Vec::new()));
         let publish = pin!(async move {
             // A publisher without a connection waits, and drops jobs whose caller has given up. With no time left, do
             // not even try: the publish could win the race against the timeout.
             if left.is_zero() {
                 return None;
             }
-            let sending = links.iter().map(|link| self.link(context, link, now)).collect();
-            let confirmed = |one: &Sending| tell.send_modify(|confirmed| confirmed.extend(one.link));
+            let sending = messages.iter().map(|outgoing| self.outgoing(context, outgoing, now)).collect();
+            let confirmed = |one: &Sending| tell.send_modify(|confirmed| confirmed.extend(one.outgoing));
             timeout(left, self.publish(context, sending, confirmed)).await.ok()
         });
         let recording = pin!(record(then, confirmed));
@@ -187,12 +189,12 @@ impl Settler {
         let recorded = self.recorded(context, recording);
         let Some(published) = published else {
             recorded.await;
-            let reason = "the links expired before they could be published";
+            let reason = "the session ended before its messages could be published";
             return self.dead(context, message, &Death::new(Class::Expired, reason)).await;
         };
         let Err(Unpublished { error, keys }) = published else {
             for outgoing in &outgoing {
-                self.metrics.linked(outgoing.recipient);
+                self.metrics.published(outgoing.route);
             }
             self.metrics.delivered(context.happened_at);
             let ack = self.ack(context, Settlement::of(Settled::Done, None));
@@ -200,21 +202,21 @@ impl Settler {
             // acknowledged message.
             return tokio::join!(recorded, ack).1;
         };
-        // Links that were confirmed must not be published again with the others.
+        // Messages that were confirmed must not be published again with the others.
         recorded.await;
         if error == PublishError::Unroutable {
-            let reason = format!("no queue is bound to exchange {} for {keys}", self.links_exchange);
+            let reason = format!("no queue is bound to {keys}");
             self.dead(context, message, &Death::new(Class::Unroutable, reason)).await
         } else {
             self.unfulfilled(context, error.to_string()).await
         }
     }
 
-    /// Waits until the confirmed links are recorded, at most for the processing time.
+    /// Waits until the confirmed messages are recorded, at most for the processing time.
     async fn recorded(&self, context: &DeliveryContext, recording: Option<impl Future<Output = ()>>) {
         if timeout_at(self.until(context), OptionFuture::from(recording)).await.is_err() {
             warn!(
-                "ledger did not record the published links within amqp.delivery_timeout; a repeat of the event publishes them again"
+                "ledger did not record the published messages within amqp.delivery_timeout; a repeat of the event publishes them again"
             );
         }
     }
@@ -228,21 +230,23 @@ impl Settler {
         now: Timestamp,
     ) -> Settlement {
         let history = AttemptHistory { attempts: message.attempts(), waited: message.waited() };
-        let deadline = failure.deadline.timestamp();
+        let deadline = context.deadline;
         let (decision, postponed_to) = match verdict {
             BreakerVerdict::Postponed(Postponed { wait, max }) => {
                 let left = Duration::try_from(deadline.duration_since(now)).unwrap_or_default();
                 let (wait, delay) =
-                    retry::postponed_for(&self.delays, wait, max, left).unwrap_or((wait, wait));
+                    retry::postponed_for(self.topology.delays(), wait, max, left).unwrap_or((wait, wait));
                 let delay = Some(delay).filter(|_| failure.retry_after.is_none());
-                (retry::postpone(failure, history, now, wait), delay)
+                (retry::postpone(failure, history, deadline, now, wait), delay)
             }
             BreakerVerdict::Unclear(times) => {
                 let wait = retry::wait(&self.retry, times, fastrand::f64());
-                let wait = retry::shortened(wait, self.retry.initial, failure, now);
-                (retry::postpone(failure, history, now, wait), None)
+                let wait = retry::shortened(wait, self.retry.initial, deadline, now);
+                (retry::postpone(failure, history, deadline, now, wait), None)
             }
-            BreakerVerdict::Own => (retry::decide(&self.retry, failure, history, now, fastrand::f64()), None),
+            BreakerVerdict::Own => {
+                (retry::decide(&self.retry, failure, history, deadline, now, fastrand::f64()), None)
+            }
         };
         let (at, attempts, waited) = match decision {
             Decision::Again { at, attempts, waited } => (at, attempts, waited),
@@ -251,7 +255,9 @@ impl Settler {
         let first_failed_at = message.first_failed_at().unwrap_or(now);
         let retry_headers =
             RetryHeaders { cause: failure.cause, attempts, waited, first_failed_at, not_before: at };
-        let Some(delay) = postponed_to.or_else(|| retry::delay_for(&self.delays, now, at, deadline)) else {
+        let Some(delay) =
+            postponed_to.or_else(|| retry::delay_for(self.topology.delays(), now, at, deadline))
+        else {
             return self.unfulfilled(context, "no delay queue is configured".to_owned()).await;
         };
         let settled = match verdict {
@@ -264,17 +270,16 @@ impl Settler {
         self.delay(context, delay, copy, &message.body, Settlement::of(settled, failure.reason.clone())).await
     }
 
-    /// Delays a message whose event must not be processed now, because of `reason`. Its session ends at `deadline`.
-    /// No attempt counts.
+    /// Delays a message whose event must not be processed now, because of `reason`. No attempt
+    /// counts.
     pub async fn busy(
         &self,
         context: &DeliveryContext,
         message: &Message,
-        deadline: WireTime,
         reason: &str,
         postponed: Postponed,
     ) -> Settlement {
-        let failure = Failure { cause: Cause::Busy, reason: reason.to_owned(), retry_after: None, deadline };
+        let failure = Failure { cause: Cause::Busy, reason: reason.to_owned(), retry_after: None };
         self.try_again(context, message, &failure, BreakerVerdict::Postponed(postponed), clock::now()).await
     }
 
@@ -286,7 +291,7 @@ impl Settler {
         message: &Message,
         at: Timestamp,
     ) -> Settlement {
-        let Some(delay) = retry::delay_for(&self.delays, clock::now(), at, at) else {
+        let Some(delay) = retry::delay_for(self.topology.delays(), clock::now(), at, at) else {
             return self.unfulfilled(context, "no delay queue is configured".to_owned()).await;
         };
         let settlement = Settlement::of(Settled::Early, None);
@@ -342,15 +347,15 @@ impl Settler {
         }
     }
 
-    fn link(&self, context: &DeliveryContext, outgoing: &Outgoing, now: Timestamp) -> Sending {
-        let (exchange, routing_key) =
-            (self.links_exchange.clone(), outgoing.recipient.routing_key().to_owned());
+    fn outgoing(&self, context: &DeliveryContext, outgoing: &Outgoing, now: Timestamp) -> Sending {
+        let exchange = self.topology.exchange(outgoing.route.exchange);
+        let routing_key = outgoing.route.routing_key.to_owned();
         let message_id = outgoing.message_id.to_string();
         let span = self.tracer.publish(&exchange, &routing_key, Some(&message_id), &context.trace);
-        let properties = properties::link(outgoing, span.context(), now);
+        let properties = properties::outgoing(outgoing, span.context(), now);
         let body = outgoing.body.reveal().as_slice().into();
         let publication = Publication { exchange, routing_key, properties, body };
-        Sending { publication, span, link: Some(outgoing.message_id) }
+        Sending { publication, span, outgoing: Some(outgoing.message_id) }
     }
 
     /// A copy of the delivery for `queue`, one of our own queues.
@@ -366,7 +371,7 @@ impl Settler {
         let properties = properties(&queue, span.context());
         let publication =
             Publication { exchange: String::new(), routing_key: queue, properties, body: body.into() };
-        Sending { publication, span, link: None }
+        Sending { publication, span, outgoing: None }
     }
 
     /// Publishes all messages, and repeats those that were not confirmed. Ends when all are confirmed, one is
@@ -393,7 +398,7 @@ impl Settler {
         sending: &mut Vec<Sending>,
         mut confirmed: impl FnMut(&Sending),
     ) -> Result<(), Unpublished> {
-        let (mut tries, mut redeclared) = (0, !self.declares);
+        let (mut tries, mut redeclared) = (0, !self.topology.creates());
         loop {
             // The broker redelivers the message because its channel is closed. Publishing now would cause a
             // duplicate.
@@ -401,8 +406,8 @@ impl Settler {
                 return Err(PublishError::Unknown.into());
             }
             let until = self.until(context);
-            // The publisher redeclares a missing queue of ours, and those of the links if this program declares them.
-            // The next try then finds the queue. A link returned after that is of no interest.
+            // The publisher redeclares a missing queue of ours, and those of a stage's messages if this program declares
+            // them. The next try then finds the queue. A message returned after that is of no interest.
             let ours = sending.iter().all(|one| one.publication.exchange.is_empty());
             let publish = |(position, one): (usize, &Sending)| {
                 let publish = self.publisher.publish(one.publication.clone());
@@ -489,8 +494,8 @@ async fn gone(receipt: &Receipt, until: Instant) {
     }
 }
 
-/// Records confirmed links until no more can follow. If others are not confirmed yet, a first record is made early:
-/// another worker then does not publish these links again.
+/// Records confirmed messages until no more can follow. If others are not confirmed yet, a first record is made early:
+/// another worker then does not publish these messages again.
 async fn record(mut then: Then, mut confirmed: watch::Receiver<Vec<Uuid>>) {
     while confirmed.changed().await.is_ok() {
         let all = async { while confirmed.changed().await.is_ok() {} };
@@ -510,11 +515,11 @@ fn left(outgoing: &[Outgoing], now: Timestamp) -> Duration {
 struct Sending {
     publication: Publication,
     span: DeliverySpan,
-    /// The message id, for a link.
-    link: Option<Uuid>,
+    /// The message id, for a message of the stage.
+    outgoing: Option<Uuid>,
 }
 
-/// The error of a batch that is not known to be delivered, and the routing keys without a queue.
+/// The error of a batch that is not known to be delivered, and the exchanges and routing keys without a queue.
 struct Unpublished {
     error: PublishError,
     keys: String,
@@ -526,14 +531,18 @@ impl From<PublishError> for Unpublished {
     }
 }
 
-/// The routing keys of returned messages, each once.
+/// The exchanges and routing keys of returned messages, each once.
 fn unroutable(sending: &[Sending], results: &[Result<(), PublishError>]) -> String {
     let returned =
         sending.iter().zip(results).filter(|(_, result)| **result == Err(PublishError::Unroutable));
-    let mut keys: Vec<_> = returned.map(|(one, _)| one.publication.routing_key.as_str()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys.join(" or ")
+    let mut keys: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (Sending { publication, .. }, _) in returned {
+        keys.entry(&publication.exchange).or_default().insert(&publication.routing_key);
+    }
+    let texts = keys.into_iter().map(|(exchange, keys)| {
+        format!("exchange {exchange} for {}", keys.into_iter().collect::<Vec<_>>().join(" or "))
+    });
+    texts.collect::<Vec<_>>().join(" and ")
 }
 
 #[cfg(test)]

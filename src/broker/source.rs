@@ -1,11 +1,11 @@
-//! Subscribing to queues and settling deliveries: the part of AMQP that the consumer and the settler need. Tests
-//! replace the broker by the one of `simulation`.
+//! Subscribing to queues and settling deliveries: the part of AMQP that the consumer and the settler need, as
+//! interfaces, and their implementation with lapin.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use lapin::{
-    Acker, BasicProperties, Channel, Connection, Consumer as Deliveries,
+    Acker, BasicProperties, Channel, Connection, Consumer as LapinConsumer,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
         BasicRejectOptions,
@@ -17,37 +17,61 @@ use super::{
     connection::{BrokerError, within},
     properties::short,
 };
-#[cfg(test)]
-use crate::simulation::broker as simulated;
 
 /// A connection on which deliveries arrive.
-#[derive(Clone, Copy)]
-pub struct Source<'a>(SourceKind<'a>);
-
-#[derive(Clone, Copy)]
-enum SourceKind<'a> {
-    Broker(&'a Connection),
-    #[cfg(test)]
-    Simulated(&'a simulated::SimulatedConnection),
-}
-
+pub type Source<'a> = &'a dyn Subscribe;
 /// A subscription to one queue.
-pub(super) enum Subscription {
-    Broker(Box<Consuming>),
-    #[cfg(test)]
-    Simulated(simulated::SimulatedSubscription),
+pub type Subscription = Box<dyn Deliveries>;
+/// Settles one delivery, once.
+pub type Receipt = Arc<dyn Settle>;
+
+/// The part of a connection that a consumer needs.
+pub trait Subscribe: Send + Sync {
+    /// True if the connection is open.
+    fn connected(&self) -> bool;
+
+    /// Subscribes to `queue` with the given prefetch; `limit` applies to each reply of the broker. `name` shows in
+    /// the broker's list of consumers.
+    fn subscribe<'a>(
+        &'a self,
+        queue: &'a str,
+        name: &'a str,
+        prefetch: u16,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<Subscription, BrokerError>>;
 }
 
-/// A subscription with its own channel.
-pub(super) struct Consuming {
-    channel: Channel,
-    tag: ShortString,
-    deliveries: Deliveries,
-    queue: String,
+/// The deliveries of a subscription.
+pub trait Deliveries: Send + Sync {
+    /// Waits for the next delivery. Cancel-safe.
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, BrokerError>>;
+
+    /// Returns an error if the channel is closed.
+    fn check(&self) -> Result<(), BrokerError>;
+
+    /// Cancels the subscription. Returns the deliveries that had arrived and were not taken.
+    fn cancel(self: Box<Self>, limit: Duration) -> BoxFuture<'static, Result<Vec<Delivery>, BrokerError>>;
+}
+
+/// The ways to settle a delivery. Each returns `false` if the broker has already taken the delivery back; `limit`
+/// applies to writing the frame.
+pub trait Settle: fmt::Debug + Send + Sync {
+    /// True if the delivery still belongs to this worker and is not settled.
+    fn usable(&self) -> bool;
+
+    /// Acknowledges the delivery.
+    fn ack(&self, limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>>;
+
+    /// Requeues the delivery. RabbitMQ 4.3 and later does not count it towards the delivery limit.
+    fn requeue(&self, limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>>;
+
+    /// Requeues the delivery so that every RabbitMQ version counts it towards the delivery limit. A message that fails
+    /// each time then reaches the limit.
+    fn requeue_counted(&self, limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>>;
 }
 
 /// One delivery, split into its parts.
-pub(crate) struct Delivery {
+pub struct Delivery {
     pub(crate) body: Vec<u8>,
     pub(crate) properties: BasicProperties,
     /// The broker has delivered the message before, and it was not acknowledged.
@@ -56,99 +80,38 @@ pub(crate) struct Delivery {
     pub(crate) receipt: Receipt,
 }
 
-/// Settles one delivery, once.
-#[derive(Clone, Debug)]
-pub struct Receipt(ReceiptKind);
-
-#[derive(Clone, Debug)]
-enum ReceiptKind {
-    Broker {
-        acker: Acker,
-        /// Keeps the channel open until its last delivery is dropped.
-        _channel: Channel,
-    },
-    #[cfg(test)]
-    Simulated(simulated::SimulatedReceipt),
+/// A subscription with its own channel.
+struct Consuming {
+    channel: Channel,
+    tag: ShortString,
+    deliveries: LapinConsumer,
+    queue: String,
 }
 
-impl<'a> From<&'a Connection> for Source<'a> {
-    fn from(connection: &'a Connection) -> Self {
-        Self(SourceKind::Broker(connection))
-    }
+/// A delivery of a channel.
+#[derive(Debug)]
+struct ChannelReceipt {
+    acker: Acker,
+    /// Keeps the channel open until its last delivery is dropped.
+    _channel: Channel,
 }
 
-#[cfg(test)]
-impl<'a> From<&'a simulated::SimulatedConnection> for Source<'a> {
-    fn from(connection: &'a simulated::SimulatedConnection) -> Self {
-        Self(SourceKind::Simulated(connection))
-    }
-}
-
-#[cfg(test)]
-impl From<simulated::SimulatedReceipt> for Receipt {
-    fn from(receipt: simulated::SimulatedReceipt) -> Self {
-        Self(ReceiptKind::Simulated(receipt))
-    }
-}
-
-impl Source<'_> {
-    /// True if the connection is open.
-    pub(super) fn connected(self) -> bool {
-        match self.0 {
-            SourceKind::Broker(connection) => connection.status().connected(),
-            #[cfg(test)]
-            SourceKind::Simulated(connection) => connection.connected(),
-        }
+impl Subscribe for Connection {
+    fn connected(&self) -> bool {
+        self.status().connected()
     }
 
-    /// Subscribes to `queue` with the given prefetch; `limit` applies to each reply of the broker. `name` shows in
-    /// the broker's list of consumers.
-    pub(super) async fn subscribe(
-        self,
-        queue: &str,
-        name: &str,
+    fn subscribe<'a>(
+        &'a self,
+        queue: &'a str,
+        name: &'a str,
         prefetch: u16,
         limit: Duration,
-    ) -> Result<Subscription, BrokerError> {
-        match self.0 {
-            SourceKind::Broker(connection) => {
-                let consuming = Consuming::begin(connection, queue, name, prefetch, limit).await?;
-                Ok(Subscription::Broker(Box::new(consuming)))
-            }
-            #[cfg(test)]
-            SourceKind::Simulated(connection) => {
-                connection.subscribe(queue, prefetch).await.map(Subscription::Simulated)
-            }
-        }
-    }
-}
-
-impl Subscription {
-    /// Waits for the next delivery. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        match self {
-            Self::Broker(consuming) => consuming.next().await,
-            #[cfg(test)]
-            Self::Simulated(subscription) => subscription.next().await,
-        }
-    }
-
-    /// Returns an error if the channel is closed.
-    pub(super) fn check(&self) -> Result<(), BrokerError> {
-        match self {
-            Self::Broker(consuming) => consuming.check(),
-            #[cfg(test)]
-            Self::Simulated(subscription) => subscription.check(),
-        }
-    }
-
-    /// Cancels the subscription. Returns the deliveries that had arrived and were not taken.
-    pub(super) async fn cancel(self, limit: Duration) -> Result<Vec<Delivery>, BrokerError> {
-        match self {
-            Self::Broker(consuming) => consuming.cancel(limit).await,
-            #[cfg(test)]
-            Self::Simulated(subscription) => subscription.cancel().await,
-        }
+    ) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
+        Box::pin(async move {
+            let consuming = Consuming::begin(self, queue, name, prefetch, limit).await?;
+            Ok(Box::new(consuming) as Subscription)
+        })
     }
 }
 
@@ -169,16 +132,20 @@ impl Consuming {
         let deliveries = within("consume", limit, &channel, consume).await?;
         Ok(Self { channel, tag, deliveries, queue: queue.to_owned() })
     }
+}
 
-    async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        match self.deliveries.next().await {
-            Some(Ok(delivery)) => Ok(Delivery::new(delivery, &self.channel)),
-            Some(Err(error)) => Err(BrokerError::Lapin("consume", error)),
-            None => Err(BrokerError::Ended(format!(
-                "the broker ended the consumer of {}; was the queue deleted?",
-                self.queue
-            ))),
-        }
+impl Deliveries for Consuming {
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, BrokerError>> {
+        Box::pin(async move {
+            match self.deliveries.next().await {
+                Some(Ok(delivery)) => Ok(Delivery::new(delivery, &self.channel)),
+                Some(Err(error)) => Err(BrokerError::Lapin("consume", error)),
+                None => Err(BrokerError::Ended(format!(
+                    "the broker ended the consumer of {}; was the queue deleted?",
+                    self.queue
+                ))),
+            }
+        })
     }
 
     fn check(&self) -> Result<(), BrokerError> {
@@ -189,71 +156,48 @@ impl Consuming {
         }
     }
 
-    async fn cancel(mut self, limit: Duration) -> Result<Vec<Delivery>, BrokerError> {
-        let cancel = self.channel.basic_cancel(self.tag, BasicCancelOptions::default());
-        within("cancel", limit, &self.channel, cancel).await?;
-        // Everything that the broker delivered before its reply has arrived by now.
-        let mut left = Vec::new();
-        while let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() {
-            left.push(Delivery::new(delivery, &self.channel));
-        }
-        Ok(left)
+    fn cancel(
+        mut self: Box<Self>,
+        limit: Duration,
+    ) -> BoxFuture<'static, Result<Vec<Delivery>, BrokerError>> {
+        Box::pin(async move {
+            let cancel = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default());
+            within("cancel", limit, &self.channel, cancel).await?;
+            // Everything that the broker delivered before its reply has arrived by now.
+            let mut left = Vec::new();
+            while let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() {
+                left.push(Delivery::new(delivery, &self.channel));
+            }
+            Ok(left)
+        })
     }
 }
 
 impl Delivery {
     fn new(delivery: lapin::message::Delivery, channel: &Channel) -> Self {
-        let receipt = Receipt(ReceiptKind::Broker { acker: delivery.acker, _channel: channel.clone() });
+        let receipt = Arc::new(ChannelReceipt { acker: delivery.acker, _channel: channel.clone() });
         let redelivered = delivery.redelivered;
         Self { body: delivery.data, properties: delivery.properties, redelivered, receipt }
     }
 }
 
-impl Receipt {
-    /// True if the delivery still belongs to this worker and is not settled.
-    pub(super) fn usable(&self) -> bool {
-        match &self.0 {
-            ReceiptKind::Broker { acker, .. } => acker.usable(),
-            #[cfg(test)]
-            ReceiptKind::Simulated(receipt) => receipt.usable(),
-        }
+impl Settle for ChannelReceipt {
+    fn usable(&self) -> bool {
+        self.acker.usable()
     }
 
-    /// Acknowledges the delivery; `false` if the broker has already taken it back. `limit` applies to writing the
-    /// frame.
-    pub(super) async fn ack(&self, limit: Duration) -> Result<bool, BrokerError> {
-        match &self.0 {
-            ReceiptKind::Broker { acker, .. } => {
-                within("acknowledge", limit, acker, acker.ack(BasicAckOptions::default())).await
-            }
-            #[cfg(test)]
-            ReceiptKind::Simulated(receipt) => Ok(receipt.ack().await),
-        }
+    fn ack(&self, limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        let ack = self.acker.ack(BasicAckOptions::default());
+        Box::pin(within("acknowledge", limit, &self.acker, ack))
     }
 
-    /// Requeues the delivery, otherwise like [`Receipt::ack`]. RabbitMQ 4.3 and later does not count it towards the
-    /// delivery limit.
-    pub(super) async fn requeue(&self, limit: Duration) -> Result<bool, BrokerError> {
-        match &self.0 {
-            ReceiptKind::Broker { acker, .. } => {
-                let options = BasicNackOptions { requeue: true, multiple: false };
-                within("requeue", limit, acker, acker.nack(options)).await
-            }
-            #[cfg(test)]
-            ReceiptKind::Simulated(receipt) => Ok(receipt.requeue().await),
-        }
+    fn requeue(&self, limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        let nack = self.acker.nack(BasicNackOptions { requeue: true, multiple: false });
+        Box::pin(within("requeue", limit, &self.acker, nack))
     }
 
-    /// Requeues the delivery so that every RabbitMQ version counts it towards the delivery limit; otherwise like
-    /// [`Receipt::ack`]. A message that fails each time then reaches the limit.
-    pub(super) async fn requeue_counted(&self, limit: Duration) -> Result<bool, BrokerError> {
-        match &self.0 {
-            ReceiptKind::Broker { acker, .. } => {
-                let options = BasicRejectOptions { requeue: true };
-                within("requeue", limit, acker, acker.reject(options)).await
-            }
-            #[cfg(test)]
-            ReceiptKind::Simulated(receipt) => Ok(receipt.requeue_counted().await),
-        }
+    fn requeue_counted(&self, limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        let reject = self.acker.reject(BasicRejectOptions { requeue: true });
+        Box::pin(within("requeue", limit, &self.acker, reject))
     }
 }

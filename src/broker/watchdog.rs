@@ -13,7 +13,10 @@ use super::{
     properties::short,
     topology::{Depth, Topology},
 };
-use crate::telemetry::metrics::{StageMetrics, labels::QueueKind};
+use crate::{
+    state::StageState,
+    telemetry::metrics::{StageMetrics, labels::QueueKind},
+};
 
 /// Consecutive checks before a consumer counts as stalled, or before unanswered checks without deliveries end the
 /// connection.
@@ -23,11 +26,18 @@ const CHECKS: u32 = 3;
 /// broker's log.
 const SKIPPED_MAX: u32 = 15;
 
+/// Reply codes of AMQP 0-9-1: the user lacks a right.
+const ACCESS_REFUSED: u16 = 403;
+/// The queue does not exist.
+const NOT_FOUND: u16 = 404;
+
 /// A queue whose length is read.
 #[derive(Debug)]
 struct WatchedQueue {
     kind: QueueKind,
     name: String,
+    /// Messages ready at the last check that could tell; 0 if the queue was missing.
+    ready: Option<u64>,
     /// Checks to skip before looking at this queue again.
     skip: u32,
     /// Checks to skip after the next failure.
@@ -36,14 +46,17 @@ struct WatchedQueue {
 
 impl WatchedQueue {
     fn new(kind: QueueKind, name: String) -> Self {
-        Self { kind, name, skip: 0, next_skip: 0 }
+        Self { kind, name, ready: None, skip: 0, next_skip: 0 }
     }
 
-    fn read(&mut self) {
+    fn read(&mut self, ready: u64) {
+        self.ready = Some(ready);
         self.next_skip = 0;
     }
 
-    fn not_read(&mut self) {
+    /// Records that the broker refused the read with the reply code `code`.
+    fn not_read(&mut self, code: Option<u16>) {
+        self.ready = (code == Some(NOT_FOUND)).then_some(0);
         self.skip = self.next_skip;
         self.next_skip = (2 * self.skip + 1).min(SKIPPED_MAX);
     }
@@ -63,8 +76,11 @@ pub struct Watchdog<'a> {
     channel: Option<Channel>,
     queue: &'a str,
     queues: Vec<WatchedQueue>,
+    state: &'a StageState,
     metrics: &'a StageMetrics,
     limit: Duration,
+    /// The broker denied reading a length, and this was logged.
+    denied: bool,
 }
 
 /// State of a stage's work queue.
@@ -83,6 +99,7 @@ impl<'a> Watchdog<'a> {
         connection: &'a Connection,
         topology: &Topology,
         queue: &'a str,
+        state: &'a StageState,
         metrics: &'a StageMetrics,
         limit: Duration,
     ) -> Self {
@@ -93,20 +110,20 @@ impl<'a> Watchdog<'a> {
             WatchedQueue::new(QueueKind::Dead, Topology::dead_queue(queue)),
         ];
         queues.extend(topology.delays().iter().map(delay_queue));
-        Self { connection, channel: None, queue, queues, metrics, limit }
+        Self { connection, channel: None, queue, queues, state, metrics, limit, denied: false }
     }
 
     /// Checks at the interval of `connector`, until the consumer has stalled or the broker does not reply.
     pub async fn watch(mut self, connector: &Connector) -> BrokerError {
-        let (mut stalled, mut unanswered, mut taken) = (0, 0, self.metrics.taken());
+        let (mut stalled, mut unanswered, mut taken) = (0, 0, self.state.taken());
         loop {
             sleep(connector.watch_interval).await;
             let QueueState { ready, no_consumer } = match self.check().await {
                 Ok(work) => work,
                 // A cluster that lost a node may reply slowly for one queue, and still serve the others.
                 Err(error @ BrokerError::Timeout(..)) => {
-                    let before = std::mem::replace(&mut taken, self.metrics.taken());
-                    let delivers = taken != before || self.metrics.oldest_work().is_some();
+                    let before = std::mem::replace(&mut taken, self.state.taken());
+                    let delivers = taken != before || self.state.oldest_work().is_some();
                     unanswered = if delivers { 0 } else { unanswered + 1 };
                     if unanswered >= CHECKS {
                         return error;
@@ -117,8 +134,8 @@ impl<'a> Watchdog<'a> {
                 Err(error) => return error,
             };
             unanswered = 0;
-            let idle = self.metrics.is_consuming() && self.metrics.oldest_work().is_none();
-            let before = std::mem::replace(&mut taken, self.metrics.taken());
+            let idle = self.state.is_consuming() && self.state.oldest_work().is_none();
+            let before = std::mem::replace(&mut taken, self.state.taken());
             // A queue that was deleted and declared again has lost its consumers and delivers to none.
             let suspicious = ready > 0 || no_consumer;
             stalled = if suspicious && idle && taken == before { stalled + 1 } else { 0 };
@@ -137,15 +154,14 @@ impl<'a> Watchdog<'a> {
 
     /// Updates the queue lengths in the metrics; returns the state of the work queue.
     async fn check(&mut self) -> Result<QueueState, BrokerError> {
-        let (mut sums, mut work) = ([0; 3], QueueState::default());
+        let mut work = QueueState::default();
         for queue in &mut self.queues {
             if !queue.is_due() {
                 continue;
             }
             match depth(self.connection, self.channel.take(), &queue.name, self.limit).await {
                 Ok((depth, channel)) => {
-                    queue.read();
-                    sums[queue.kind as usize] += u64::from(depth.ready);
+                    queue.read(depth.ready.into());
                     if matches!(queue.kind, QueueKind::Work) {
                         work = QueueState { ready: depth.ready.into(), no_consumer: depth.consumers == 0 };
                     }
@@ -154,15 +170,32 @@ impl<'a> Watchdog<'a> {
                 // The queue is missing or access is denied, and the channel is closed. The queue may return: the
                 // worker redeclares a dead queue when it needs one.
                 Err(error) if error.reply_code().is_some() => {
+                    let code = error.reply_code();
+                    if code == Some(ACCESS_REFUSED) && !std::mem::replace(&mut self.denied, true) {
+                        warn!(
+                            queue = queue.name, %error,
+                            "the broker denies reading a queue's length; metrics and alerts do not include it"
+                        );
+                    }
                     debug!(queue = queue.name, %error, "failed to read queue length");
-                    queue.not_read();
+                    queue.not_read(code);
                 }
                 Err(error) => return Err(error),
             }
         }
-        self.metrics.set_queued(sums);
+        self.metrics.set_queued(sums(&self.queues));
         Ok(work)
     }
+}
+
+/// The messages of each kind of queue, in the order of [`QueueKind`]; `None` if the length of one of them is unknown.
+fn sums(queues: &[WatchedQueue]) -> [Option<u64>; 3] {
+    let mut sums = [Some(0); 3];
+    for queue in queues {
+        let sum = &mut sums[queue.kind as usize];
+        *sum = sum.zip(queue.ready).map(|(sum, ready)| sum + ready);
+    }
+    sums
 }
 
 /// Reads the counts of the queue `name` on `channel` or a new channel; returns the channel too.
@@ -193,8 +226,8 @@ mod tests {
             let due = |queue: &mut WatchedQueue| {
                 let due = queue.is_due();
                 match (due, there) {
-                    (true, true) => queue.read(),
-                    (true, false) => queue.not_read(),
+                    (true, true) => queue.read(7),
+                    (true, false) => queue.not_read(Some(NOT_FOUND)),
                     (false, _) => {}
                 }
                 due
@@ -204,5 +237,18 @@ mod tests {
         assert_eq!(checks(63, false), [0, 1, 3, 7, 15, 31, 47]);
         assert_eq!(checks(3, true), [0, 1, 2]);
         assert_eq!(checks(4, false), [0, 1, 3]);
+    }
+
+    #[test]
+    fn length_that_the_broker_does_not_tell_is_unknown_and_not_zero() {
+        let queue = |kind| WatchedQueue::new(kind, String::new());
+        let mut queues = [queue(QueueKind::Work), queue(QueueKind::Held), queue(QueueKind::Held)];
+        queues[0].read(3);
+        queues[1].read(2);
+        assert_eq!(sums(&queues), [Some(3), None, Some(0)], "one delay queue was never read");
+        queues[2].not_read(Some(NOT_FOUND));
+        assert_eq!(sums(&queues), [Some(3), Some(2), Some(0)]);
+        queues[0].not_read(Some(ACCESS_REFUSED));
+        assert_eq!(sums(&queues), [None, Some(2), Some(0)]);
     }
 }

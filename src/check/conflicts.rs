@@ -12,6 +12,9 @@ const PREFETCH_FACTOR: u32 = 4;
 /// Smallest useful `amqp.deliveries_max`: so many workers may crash while a harmless message is in progress.
 const DELIVERIES_FEW: u32 = 3;
 
+/// The longest delay for which the alert `InstantConnectHoldsDoNotReturn` is made: it waits 15 minutes.
+const ALERTED_DELAY_MAX: Duration = Duration::from_secs(10 * 60);
+
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let mut found =
         vec![grace(loaded, "instant_connect.timeout", loaded.config.instant_connect.timeout.get())];
@@ -26,6 +29,7 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         attempts(loaded),
         first_delay(loaded),
         longest_delays(loaded),
+        alerted_delays(loaded),
         rate_limit(loaded, "instant_connect", loaded.config.instant_connect.rate_limit_wait.get()),
         queue_length(loaded),
     ]);
@@ -180,6 +184,17 @@ fn longest_delays(loaded: &Loaded) -> Finding {
         ),
         advice,
     )
+}
+
+fn alerted_delays(loaded: &Loaded) -> Finding {
+    let about = on(loaded, &["retry.delays"]);
+    match loaded.config.retry.delays.as_slice().last() {
+        Some(longest) if *longest > ALERTED_DELAY_MAX => about.warn(
+            format!("the alert InstantConnectHoldsDoNotReturn fires while messages wait for {longest:?} as they should"),
+            "keep each value of retry.delays at 10m or below, or widen the windows of the alert",
+        ),
+        _ => about.pass("the alert InstantConnectHoldsDoNotReturn fits the longest delay"),
+    }
 }
 
 fn rate_limit(loaded: &Loaded, section: &str, wait: Duration) -> Finding {

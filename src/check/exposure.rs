@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{
         LedgerChoice, Loaded,
-        load::{Origin, SECRETS},
+        settings::{Origin, SECRETS},
     },
     endpoint::url::is_loopback,
     ledger::LedgerKind,

@@ -157,16 +157,19 @@ pub(crate) fn settings(loaded: &Loaded) -> Vec<Finding> {
     [conflicts::all(loaded), exposure::all(loaded), tls::all(loaded)].concat()
 }
 
-/// Checks everything that the settings name over the network, concurrently.
-pub(crate) async fn connect(loaded: &Loaded) -> Vec<Finding> {
+/// Checks everything that the settings name over the network, concurrently; the ledger only if `with_ledger`.
+pub(crate) async fn connect(loaded: &Loaded, with_ledger: bool) -> Vec<Finding> {
     let (mut broker, mut webex) = (Vec::new(), Vec::new());
     let (mut ledger, mut collector) = (Vec::new(), Vec::new());
     tokio::join!(
         within(CheckGroup::Broker, "broker", &mut broker, async |found| broker::run(loaded, found).await),
         within(CheckGroup::Webex, "Webex", &mut webex, async |found| found
             .extend(Box::pin(webex::run(loaded)).await)),
-        within(CheckGroup::Ledger, "ledger", &mut ledger, async |found| found
-            .extend(ledger::run(loaded).await)),
+        within(CheckGroup::Ledger, "ledger", &mut ledger, async |found| {
+            if with_ledger {
+                found.extend(ledger::run(loaded).await);
+            }
+        }),
         within(CheckGroup::Telemetry, "collector", &mut collector, async |found| found
             .extend(collector::run(loaded).await)),
     );

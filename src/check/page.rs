@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use strum::VariantArray as _;
 
 use super::{CheckGroup, CheckVerdict, Finding, Series};
-use crate::config::load::Origin;
+use crate::config::settings::Origin;
 
 /// Maximum width of a line of names, if a name is not longer.
 const WIDTH: usize = 100;

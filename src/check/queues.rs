@@ -1,5 +1,7 @@
 //! Checks of the declared topology and of the user's permissions on the broker.
 
+use std::collections::BTreeSet;
+
 use super::{
     CheckGroup::Broker,
     Finding,
@@ -55,11 +57,9 @@ pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Find
         });
     }
     found.extend(bindings(probe, &topology, declare).await);
-    let mut consumed = vec![topology.sessions_queue()];
-    if loaded.delivers_to_hosts() {
-        consumed.push(topology.hosts_queue());
-    }
-    for queue in consumed {
+    let stages = loaded.stages();
+    for stage in &stages {
+        let queue = topology.queue(stage.queue);
         found.push(permitted(
             CONSUME,
             &queue,
@@ -68,11 +68,11 @@ pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Find
         ));
     }
     // Messages for delay and dead queues go through the default exchange.
-    let publish = [
-        (topology.links_exchange(), "grant the user write on the prefix"),
-        (String::new(), "grant the user write on amq.default"),
-    ];
-    for (exchange, advice) in publish {
+    let exchanges: BTreeSet<_> =
+        stages.iter().flat_map(|stage| stage.routes).map(|route| topology.exchange(route.exchange)).collect();
+    let prefixed = exchanges.into_iter().map(|exchange| (exchange, "grant the user write on the prefix"));
+    let default = (String::new(), "grant the user write on amq.default");
+    for (exchange, advice) in prefixed.chain([default]) {
         let name = if exchange.is_empty() {
             "the default exchange".to_owned()
         } else {

@@ -67,6 +67,10 @@ const CONFLICTS: &[(&[&str], &str)] = &[
     ),
     (&["retry.delays=1s,3h"], "beyond link_lifetime: 1 of 2"),
     (
+        &["retry.delays=1s,15m"],
+        "warn: retry.delays = [\"1s\", \"15m\"]: the alert InstantConnectHoldsDoNotReturn fires",
+    ),
+    (
         &["retry.delays=3h"],
         "fail: retry.delays = [\"3h\"], instant_connect.link_lifetime = \"2h\": delay queues return",
     ),

@@ -12,7 +12,8 @@ use crate::{
     config::Loaded,
     contract::{decode, trace::TraceContext},
     endpoint::url::{is_local, is_loopback},
-    telemetry::metrics::{Metrics, labels::UpstreamName::WebexMessages},
+    stages,
+    telemetry::metrics::Metrics,
     upstream::{ErrorCause, TokenSource, Upstream, UpstreamError, UpstreamLimits},
 };
 
@@ -115,8 +116,7 @@ async fn person(loaded: &Loaded, token: TokenSource) -> TokenResult {
         body_bytes_max: section.body_bytes_max.size(),
         rate_limit_wait: Duration::from_secs(1),
     };
-    // These metrics are never rendered; the command ends at once.
-    let metrics = Metrics::new(&[]).map_err(|error| unable(&error))?.upstream(WebexMessages);
+    let metrics = Metrics::off().upstream(stages::HOST.upstream);
     let network = loaded.network().map_err(|error| unable(&error))?;
     let upstream = Upstream::new("Webex", &url, token, limits, &network, metrics);
     let upstream = upstream.map_err(|error| unable(&error))?;

@@ -13,10 +13,14 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Args {
     /// Also test the broker, its exchanges, queues and permissions, the tokens, the ledger and the collector
     #[arg(long)]
     connect: bool,
+    /// With --connect: do not open the ledger, because its file is on the volume of a running worker
+    #[arg(long, requires = "connect")]
+    without_ledger: bool,
     /// Show every setting, and list the passed checks
     #[arg(long)]
     all: bool,
@@ -32,7 +36,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     let configured = findings.iter().all(|finding| finding.result == CheckVerdict::Pass);
     findings.extend(check::settings(loaded));
     if args.connect {
-        findings.extend(Box::pin(check::connect(loaded)).await);
+        findings.extend(Box::pin(check::connect(loaded, !args.without_ledger)).await);
     }
     if args.json {
         let settings: Vec<_> = loaded

@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use strum::VariantArray;
 
 use super::{CommandError, progress::Line, say, say_json};
 use crate::{
     broker::{connection::close, topology::Topology},
     config::Loaded,
+    contract::{private::has_phone_number, stage::QueueDef},
     dead::{
-        DeadError, DeadQueue, DeadQueueKind, Filter,
+        DeadError, DeadQueue, Filter,
         discard::discard,
         replay::{self, ReplayPlan, ReplayReport},
         summary::{AGES, DeadQueueSummary, LetterRow, View, show, summarize},
+        work_queue, work_queues,
     },
     outcome::Class,
 };
@@ -80,8 +81,8 @@ enum DeadCommand {
 #[derive(Debug, clap::Args)]
 struct QueueArgs {
     /// Only letters of this queue: sessions, guests or hosts; repeatable
-    #[arg(long = "queue", value_name = "QUEUE")]
-    queues: Vec<DeadQueueKind>,
+    #[arg(long = "queue", value_name = "QUEUE", value_parser = work_queue)]
+    queues: Vec<&'static QueueDef>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -144,8 +145,8 @@ struct DeadTool<'a> {
 }
 
 impl DeadTool<'_> {
-    async fn open(&self, kind: DeadQueueKind) -> Result<DeadQueue<'_>, DeadError> {
-        DeadQueue::open(self.connection, self.topology, kind, self.loaded.config.amqp.timeout.get()).await
+    async fn open(&self, queue: &'static QueueDef) -> Result<DeadQueue<'_>, DeadError> {
+        DeadQueue::open(self.connection, self.topology, queue, self.loaded.config.amqp.timeout.get()).await
     }
 
     fn link_lifetime(&self) -> Duration {
@@ -155,9 +156,9 @@ impl DeadTool<'_> {
     async fn list(&self, which: &LetterArgs, limit: u16, output: Output) -> Result<(), CommandError> {
         let view = View { reveal: output.reveal, limit: limit.into(), link_lifetime: self.link_lifetime() };
         let mut summaries = Vec::new();
-        for kind in which.queues.kinds() {
-            let dead_queue = self.open(kind).await?;
-            let mut line = Line::new("checked", kind.as_str());
+        for queue in which.queues.chosen() {
+            let dead_queue = self.open(queue).await?;
+            let mut line = Line::new("checked", queue.name);
             summaries
                 .push(summarize(&dead_queue, &which.filter(), view, |progress| line.update(progress)).await?);
             line.end();
@@ -173,8 +174,8 @@ impl DeadTool<'_> {
         let view = View { reveal: output.reveal, limit: MOST, link_lifetime: self.link_lifetime() };
         let filter = Filter { event: Some(id.to_owned()), ..Filter::default() };
         let mut letters = Vec::new();
-        for kind in queues.kinds() {
-            letters.extend(show(&self.open(kind).await?, &filter, view).await?);
+        for queue in queues.chosen() {
+            letters.extend(show(&self.open(queue).await?, &filter, view).await?);
         }
         if letters.is_empty() {
             return Err(CommandError::Failed("no dead letter has this id".to_owned()));
@@ -194,9 +195,9 @@ impl DeadTool<'_> {
     ) -> Result<(), CommandError> {
         let plan = ReplayPlan { filter: which.filter(), link_lifetime: self.link_lifetime(), rate };
         let mut reports = Vec::new();
-        for kind in which.queues.kinds() {
-            let dead_queue = self.open(kind).await?;
-            let mut line = Line::new(if yes { "replayed" } else { "checked" }, kind.as_str());
+        for queue in which.queues.chosen() {
+            let dead_queue = self.open(queue).await?;
+            let mut line = Line::new(if yes { "replayed" } else { "checked" }, queue.name);
             let update = |progress| line.update(progress);
             let report = if yes {
                 replay::run(&dead_queue, &plan, update).await?
@@ -204,14 +205,14 @@ impl DeadTool<'_> {
                 replay::dry_run(&dead_queue, &plan, update).await?
             };
             line.end();
-            reports.push((kind, report));
+            reports.push((queue, report));
         }
         if json {
-            let queues: Vec<_> = reports.iter().map(|(kind, report)| report_json(*kind, report)).collect();
+            let queues: Vec<_> = reports.iter().map(|(queue, report)| report_json(queue, report)).collect();
             return say_json(&json!({"dryRun": !yes, "queues": queues}));
         }
-        for (kind, report) in &reports {
-            say(&report_text(*kind, report, yes))?;
+        for (queue, report) in &reports {
+            say(&report_text(queue, report, yes))?;
         }
         hint(yes)
     }
@@ -225,9 +226,9 @@ impl DeadTool<'_> {
     ) -> Result<(), CommandError> {
         let mut dropped = Vec::new();
         let view = View { reveal: false, limit: 0, link_lifetime: self.link_lifetime() };
-        for kind in which.queues.kinds() {
-            let dead_queue = self.open(kind).await?;
-            let mut line = Line::new(if yes { "dropped" } else { "checked" }, kind.as_str());
+        for queue in which.queues.chosen() {
+            let dead_queue = self.open(queue).await?;
+            let mut line = Line::new(if yes { "dropped" } else { "checked" }, queue.name);
             let update = |progress| line.update(progress);
             let count = if yes {
                 discard(&dead_queue, &which.filter(), reason, update).await?
@@ -235,28 +236,26 @@ impl DeadTool<'_> {
                 summarize(&dead_queue, &which.filter(), view, update).await?.classes.values().flatten().sum()
             };
             line.end();
-            dropped.push((kind, count));
+            dropped.push((queue, count));
         }
         if json {
-            let queues: Vec<_> = dropped
-                .iter()
-                .map(|(kind, count)| json!({"queue": kind.as_str(), "dropped": count}))
-                .collect();
+            let queues: Vec<_> =
+                dropped.iter().map(|(queue, count)| json!({"queue": queue.name, "dropped": count})).collect();
             return say_json(&json!({"dryRun": !yes, "queues": queues}));
         }
-        for (kind, count) in &dropped {
-            say(&format!("{}: {count} {}", kind.as_str(), if yes { "dropped" } else { "would be dropped" }))?;
+        for (queue, count) in &dropped {
+            say(&format!("{}: {count} {}", queue.name, if yes { "dropped" } else { "would be dropped" }))?;
         }
         hint(yes)
     }
 }
 
 impl QueueArgs {
-    fn kinds(&self) -> Vec<DeadQueueKind> {
+    fn chosen(&self) -> Vec<&'static QueueDef> {
         if self.queues.is_empty() {
-            return DeadQueueKind::VARIANTS.to_vec();
+            return work_queues().collect();
         }
-        DeadQueueKind::VARIANTS.iter().copied().filter(|kind| self.queues.contains(kind)).collect()
+        work_queues().filter(|queue| self.queues.contains(queue)).collect()
     }
 }
 
@@ -276,17 +275,17 @@ fn hint(yes: bool) -> Result<(), CommandError> {
     if yes { Ok(()) } else { say("dry run: nothing was changed; pass --yes to make the changes") }
 }
 
-fn report_json(kind: DeadQueueKind, report: &ReplayReport) -> Value {
+fn report_json(queue: &'static QueueDef, report: &ReplayReport) -> Value {
     json!({
-        "queue": kind.as_str(), "replayed": report.total(), "classes": report.replayed, "expired": report.expired,
+        "queue": queue.name, "replayed": report.total(), "classes": report.replayed, "expired": report.expired,
         "diedMeanwhile": report.newer, "others": report.others, "resumed": report.resumed,
     })
 }
 
-fn report_text(kind: DeadQueueKind, report: &ReplayReport, yes: bool) -> String {
+fn report_text(queue: &'static QueueDef, report: &ReplayReport, yes: bool) -> String {
     let classes: Vec<_> = report.replayed.iter().map(|(class, count)| format!("{count} {class}")).collect();
     let what = if yes { "replayed" } else { "would be replayed" };
-    let mut parts = vec![format!("{}: {} {what}", kind.as_str(), report.total())];
+    let mut parts = vec![format!("{}: {} {what}", queue.name, report.total())];
     if !classes.is_empty() {
         parts.push(format!("({})", classes.join(", ")));
     }
@@ -376,7 +375,15 @@ fn rate(text: &str) -> Result<f64, String> {
 
 /// Refuses a reason that may identify people, because it is logged.
 fn reason(text: &str) -> Result<String, String> {
-    let digits = text.split(|c: char| !c.is_ascii_digit()).any(|run| run.len() >= 7);
+    // A date has as many digits as a phone number.
+    let is_date = |word: &str| {
+        let word = word.trim_end_matches([',', '.', ';', ':', ')']).trim_start_matches('(');
+        // Without the dashes it could be a number of eight digits.
+        word.len() == 10 && word.as_bytes()[4] == b'-' && word.parse::<jiff::civil::Date>().is_ok()
+    };
+    let words: Vec<_> =
+        text.split_whitespace().map(|word| if is_date(word) { "date" } else { word }).collect();
+    let digits = has_phone_number(&words.join(" "));
     let valid =
         !text.trim().is_empty() && text.len() <= 500 && !text.contains(['@', '\n']) && !text.contains("://");
     if valid && !digits {
@@ -384,5 +391,29 @@ fn reason(text: &str) -> Result<String, String> {
     } else {
         Err("expected a reason in one line of at most 500 bytes, without phone numbers, addresses or links"
             .to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_may_name_a_date_but_no_number_address_or_link() {
+        for good in ["outage of 2026-11-20, sessions over", "ticket INC-48151", "test events"] {
+            assert_eq!(reason(good), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "caller +34 600 111 222 asked",
+            "caller 600-111-222",
+            "555 12 34",
+            "caller 91231204 asked",
+            "+20251130",
+            "for ana@example.com",
+            "https://instant.webex.com/visit/x",
+        ] {
+            assert!(reason(bad).is_err(), "{bad}");
+        }
     }
 }

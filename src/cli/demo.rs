@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use instant_connect_sandbox::{Handle, RecordedMessage, Sandbox, SandboxOptions, Text};
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -19,7 +20,7 @@ use crate::{
         topology::Topology,
     },
     config::Loaded,
-    sandbox::{Handle, Sandbox, SandboxOptions, Text},
+    contract::{link::GUESTS, start_session},
     worker,
 };
 
@@ -50,7 +51,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CommandError
     };
     let sandbox = Sandbox::bind(options).await?;
     let (url, handle) = (sandbox.url(), sandbox.handle());
-    let loaded = Arc::new(global.load_with_overrides(&settings(&url))?);
+    let loaded = Arc::new(global.load(&[], &settings(&url))?);
     let topology = loaded.config.topology();
     let connector = Arc::new(loaded.config.connector());
     let prepared = async {
@@ -123,7 +124,7 @@ impl DemoParts {
             tokio::spawn(async move { worker::run(&loaded, async { _ = worker_stopped.await }).await });
         let sandbox =
             tokio::spawn(async move { _ = sandbox.serve(async { _ = sandbox_stopped.await }).await });
-        let (connector, queue, handle) = (Arc::clone(connector), topology.guests_queue(), handle.clone());
+        let (connector, queue, handle) = (Arc::clone(connector), topology.queue(&GUESTS), handle.clone());
         let phones = tokio::spawn(async move {
             // Stops with the demo. After a connection error the texts are missing, which the demo reports.
             _ = phones::forward(&connector, &queue, &handle, |text| _ = say(&received(text))).await;
@@ -161,7 +162,7 @@ async fn show(
     emit::publish(loaded, connector, topology, &message_id, event(&session).to_string().into_bytes()).await?;
     say(&format!(
         "event     {message_id} published to {} (session.start): session {session}, two guests, an expert, a room",
-        topology.sessions_exchange()
+        topology.exchange(start_session::EXCHANGE)
     ))?;
     let all = handle.until(|sandbox| {
         let counts = sandbox.counts();
@@ -194,7 +195,7 @@ async fn show(
     Ok(())
 }
 
-fn expert_received(message: &crate::sandbox::RecordedMessage) -> String {
+fn expert_received(message: &RecordedMessage) -> String {
     let card = message.attachments.first().map(|attachment| &attachment["content"]);
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     let headline = text(card.and_then(|card| card.pointer("/body/0/text")));

@@ -18,14 +18,12 @@ use crate::{
     config::Loaded,
     contract::{
         BODY_BYTES_MAX, decode,
-        start_session::{StartSession, check},
+        start_session::{EXCHANGE, ROUTING_KEY, StartSession, check},
         trace::TraceContext,
     },
+    state::PublishState,
     telemetry::metrics::Metrics,
 };
-
-/// The routing key of start events.
-const ROUTING_KEY: &str = "session.start";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -84,10 +82,10 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     publish(loaded, &connector, &topology, &message_id, body).await?;
     if args.json {
         return say_json(
-            &json!({"messageId": message_id, "exchange": topology.sessions_exchange(), "routingKey": ROUTING_KEY}),
+            &json!({"messageId": message_id, "exchange": topology.exchange(EXCHANGE), "routingKey": ROUTING_KEY}),
         );
     }
-    say(&format!("published {message_id} to {} ({ROUTING_KEY})", topology.sessions_exchange()))
+    say(&format!("published {message_id} to {} ({ROUTING_KEY})", topology.exchange(EXCHANGE)))
 }
 
 /// Publishes `body` as a start event, confirmed.
@@ -98,11 +96,10 @@ pub(super) async fn publish(
     message_id: &str,
     body: Vec<u8>,
 ) -> Result<(), CommandError> {
-    // These metrics are never rendered; the command ends at once.
-    let metrics = Metrics::new(&[])?.publishing();
-    let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone(), metrics);
+    let (state, metrics) = (PublishState::default(), Metrics::off().publishing());
+    let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone(), state, metrics);
     let publication = Publication {
-        exchange: topology.sessions_exchange(),
+        exchange: topology.exchange(EXCHANGE),
         routing_key: ROUTING_KEY.to_owned(),
         properties: properties::start_event(
             message_id,

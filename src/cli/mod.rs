@@ -3,13 +3,18 @@
 
 mod check;
 mod dead;
+#[cfg(feature = "sandbox")]
 mod demo;
 mod emit;
 mod health;
 mod log;
+#[cfg(not(feature = "sandbox"))]
+mod no_sandbox;
+#[cfg(feature = "sandbox")]
 mod phones;
 mod progress;
 mod run;
+#[cfg(feature = "sandbox")]
 mod sandbox;
 mod schema;
 mod signals;
@@ -29,7 +34,6 @@ use crate::{
     broker::{connection::BrokerError, topology::TopologyError},
     config::{self, ConfigError, Loaded, Sources},
     masking::masked,
-    sandbox::SandboxError,
     telemetry,
     worker::WorkerError,
 };
@@ -63,9 +67,14 @@ enum Command {
     /// Run the worker
     Run,
     /// Show one session end to end on a sandbox: the messages that each person receives
+    #[cfg(feature = "sandbox")]
     Demo(demo::Args),
     /// Serve simulated Instant Connect and Webex Messages APIs
+    #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Args),
+    #[cfg(not(feature = "sandbox"))]
+    #[command(hide = true, alias = "sandbox", disable_help_flag = true)]
+    Demo(no_sandbox::Args),
     /// Publish a start event
     Emit(emit::Args),
     /// Check the effective configuration and show it; with --connect, also test the connections
@@ -121,21 +130,6 @@ impl From<TopologyError> for CommandError {
     }
 }
 
-impl From<SandboxError> for CommandError {
-    fn from(error: SandboxError) -> Self {
-        match error {
-            SandboxError::NotLoopback(_) | SandboxError::BaseUrl => Self::Usage(error.to_string()),
-            error => Self::Failed(error.to_string()),
-        }
-    }
-}
-
-impl From<prometheus::Error> for CommandError {
-    fn from(error: prometheus::Error) -> Self {
-        Self::Failed(format!("metrics: {error}"))
-    }
-}
-
 impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         Self::Failed(error.to_string())
@@ -167,19 +161,19 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
     match &cli.command {
         Command::Schema(args) => return schema::run(args),
         Command::Log(args) => return log::run(args),
+        #[cfg(not(feature = "sandbox"))]
+        Command::Demo(args) => return no_sandbox::run(args),
         _ => {}
     }
-    // By default the demo logs only warnings, as text, because a person reads it.
-    let quiet = matches!(cli.command, Command::Demo(_));
-    let loaded = cli.global.load(if quiet {
-        &["telemetry.log_format=text", "telemetry.log_level=warn"]
-    } else {
-        &[]
-    })?;
+    let loaded = cli.global.load(cli.command.defaults(), &[])?;
     let level = telemetry::logs::init(loaded.config.telemetry.log_format, loaded.config.telemetry.log_level);
     match cli.command {
         Command::Run => run::run(&loaded, level).await,
+        #[cfg(feature = "sandbox")]
         Command::Demo(args) => demo::run(&cli.global, &args).await,
+        #[cfg(not(feature = "sandbox"))]
+        Command::Demo(args) => no_sandbox::run(&args),
+        #[cfg(feature = "sandbox")]
         Command::Sandbox(args) => sandbox::run(&loaded, args).await,
         Command::Emit(args) => emit::run(&loaded, &args).await,
         Command::Check(args) => check::run(&loaded, &args).await,
@@ -191,18 +185,20 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
     }
 }
 
+impl Command {
+    /// Defaults of this command, above the built-in defaults.
+    const fn defaults(&self) -> &'static [&'static str] {
+        match self {
+            // The demo logs only warnings, as text, because a person reads it.
+            Self::Demo(_) => &["telemetry.log_format=text", "telemetry.log_level=warn"],
+            _ => &[],
+        }
+    }
+}
+
 impl Global {
-    /// Loads the configuration, with `defaults` below all other sources except the built-in defaults.
-    fn load(&self, defaults: &[&str]) -> Result<Loaded, ConfigError> {
-        self.load_over(defaults, &[])
-    }
-
-    /// Loads the configuration, with `more` above all other sources.
-    fn load_with_overrides(&self, more: &[String]) -> Result<Loaded, ConfigError> {
-        self.load_over(&[], more)
-    }
-
-    fn load_over(&self, defaults: &[&str], more: &[String]) -> Result<Loaded, ConfigError> {
+    /// Loads the configuration, with `defaults` below all other sources except the built-in defaults, and `more` above all.
+    fn load(&self, defaults: &[&str], more: &[String]) -> Result<Loaded, ConfigError> {
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
             let Ok(name) = name.into_string() else { continue };

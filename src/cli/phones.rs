@@ -1,6 +1,7 @@
 //! Simulates the senders of text messages: consumes guest links and delivers them to the sandbox's phones.
 
 use futures_util::StreamExt;
+use instant_connect_sandbox::{Handle, Text};
 use jiff::Timestamp;
 use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
@@ -13,7 +14,6 @@ use crate::{
         properties::short,
     },
     contract::{decode, link::GuestLink},
-    sandbox::{Handle, Text},
 };
 
 /// Consumes `queue` until the connection fails, and passes each text to `each`.

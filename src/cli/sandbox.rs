@@ -2,16 +2,13 @@
 
 use std::{net::SocketAddr, time::Instant};
 
+use instant_connect_sandbox::{FaultRule, Sandbox, SandboxError, SandboxOptions};
 use secrecy::SecretString;
 use tracing::info;
 use url::Url;
 
 use super::{CommandError, phones, say, signals};
-use crate::{
-    broker::reconnect::ReconnectBackoff,
-    config::Loaded,
-    sandbox::{Sandbox, SandboxOptions, faults::FaultRule},
-};
+use crate::{broker::reconnect::ReconnectBackoff, config::Loaded, contract::link::GUESTS};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,6 +35,15 @@ pub(super) struct Args {
     phones: bool,
 }
 
+impl From<SandboxError> for CommandError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::NotLoopback(_) | SandboxError::BaseUrl => Self::Usage(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
 pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError> {
     let options = SandboxOptions {
         listen: args.listen,
@@ -56,7 +62,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError>
             return std::future::pending().await;
         }
         let connector = loaded.config.connector();
-        let queue = loaded.config.topology().guests_queue();
+        let queue = loaded.config.topology().queue(&GUESTS);
         let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
         loop {
             let begun = Instant::now();

@@ -4,19 +4,25 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{AmqpConfig, Config, HostsConfig, InstantConnectConfig, LedgerConfig, Loaded};
+use super::{
+    AmqpConfig, Auth, Config, HostsConfig, HostsDelivery, InstantConnectConfig, LedgerChoice, LedgerConfig,
+    Loaded,
+};
 use crate::{
     broker::{
         connection::{Connector, ConnectorSettings},
         consumer::ConsumerLimits,
         topology::Topology,
     },
-    contract::start_session::SessionRules,
+    contract::{stage::StageDef, start_session::SessionRules},
+    endpoint::broker_url,
     instant_connect::{
         request::{Crypto, Enc, JweAlg, JwsAlg, LinkOptions},
         response::LinkRules,
     },
-    stages::Retention,
+    ledger,
+    stages::{self, Retention},
+    tls::{ClientFiles, Files},
     upstream::UpstreamLimits,
     values::{Bounded, Period},
 };
@@ -61,7 +67,7 @@ impl Config {
     /// The names of exchanges and queues.
     #[must_use]
     pub fn topology(&self) -> Topology {
-        Topology::new(&self.topology, self.retry.delays.as_slice())
+        Topology::new(&self.topology, stages::ALL, self.retry.delays.as_slice())
     }
 
     /// Limits of each consumer.
@@ -97,6 +103,20 @@ impl Config {
             link_lifetime: signed(section.link_lifetime),
             devices: self.devices.allowed.clone(),
         }
+    }
+
+    /// TLS files for the broker.
+    #[must_use]
+    pub fn broker_tls(&self) -> Files {
+        let files = self.amqp.client_cert_file.clone().zip(self.amqp.client_key_file.clone());
+        let client = files.map(|(certificate, key)| ClientFiles { certificate, key });
+        Files { client, ..self.tls() }
+    }
+
+    /// TLS files for all other connections.
+    #[must_use]
+    pub fn tls(&self) -> Files {
+        Files { ca: self.tls.ca_file.clone(), client: None }
     }
 }
 
@@ -144,7 +164,53 @@ impl LedgerConfig {
     }
 }
 
+impl AmqpConfig {
+    /// Rules for the broker's URLs.
+    #[must_use]
+    pub fn url_rules(&self) -> broker_url::UrlRules {
+        broker_url::UrlRules { allow_insecure: self.allow_insecure, external: self.auth == Auth::External }
+    }
+}
+
 impl Loaded {
+    /// The configured ledger.
+    #[must_use]
+    pub fn ledger(&self) -> ledger::LedgerKind {
+        let (section, prefix) = (&self.config.ledger, self.config.topology.prefix.as_str());
+        match section.kind {
+            LedgerChoice::Memory => ledger::LedgerKind::Memory,
+            LedgerChoice::File => {
+                let path = section.path.clone().unwrap_or_else(|| format!("{prefix}.ledger").into());
+                ledger::LedgerKind::File { path }
+            }
+            LedgerChoice::Redis => {
+                let allow_insecure = section.allow_insecure;
+                let url = match section.url_file.clone() {
+                    Some(path) => ledger::RedisUrl::File { path, allow_insecure },
+                    None => section.url.clone().into(),
+                };
+                ledger::LedgerKind::Redis {
+                    url,
+                    prefix: prefix.to_owned(),
+                    ca_file: self.config.tls.ca_file.clone(),
+                }
+            }
+        }
+    }
+
+    /// True if stage `host` runs in this worker.
+    #[must_use]
+    pub fn delivers_to_hosts(&self) -> bool {
+        self.config.hosts.delivery == HostsDelivery::Webex
+    }
+
+    /// The stages that run in this worker.
+    #[must_use]
+    pub(crate) fn stages(&self) -> Vec<&'static StageDef> {
+        let is_off = |stage: &StageDef| *stage == stages::HOST && !self.delivers_to_hosts();
+        stages::ALL.iter().copied().filter(|stage| !is_off(stage)).collect()
+    }
+
     /// Age at which work in progress can't be ended from within.
     pub(crate) fn stuck_after(&self) -> Duration {
         self.config.consumer_limits().work_age_max() + Duration::from_secs(60)

@@ -1,8 +1,9 @@
 //! The configuration: typed, validated, and documented by `config/default.toml`, which is built in.
 //!
-//! - [`mod@load`]: the layers and the origin of each value
-//! - `components`: the settings in the form that each component takes
+//! - [`mod@load`]: the layers
+//! - [`settings`]: the merged values, their origins, and what may be shown of them
 //! - [`validate`]: rules between settings
+//! - `components`, `urls`, `tokens`: the settings in the form that each component takes
 //! - [`mod@schema`]: JSON Schema of the settings
 //! - `otel`: OpenTelemetry's own variables
 
@@ -12,14 +13,18 @@ mod components;
 pub mod load;
 mod otel;
 pub mod schema;
+pub mod settings;
+mod tokens;
+mod urls;
 pub mod validate;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-pub use load::{ConfigError, Loaded, Sources, load};
+pub use load::{Loaded, Sources, load};
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
+pub use settings::ConfigError;
 use url::Url;
 
 use crate::{

@@ -2,7 +2,10 @@
 //! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>). They are a layer just above the
 //! defaults, so every setting of this program wins. The SDK itself reads the other variables.
 
-use super::load::{ConfigError, Loaded, Origin, Settings, set_text};
+use super::{
+    load::{Loaded, set_text},
+    settings::{ConfigError, Origin, Settings},
+};
 use crate::endpoint::url::is_local;
 
 const ENDPOINT: &str = "telemetry.otlp_endpoint";

@@ -3,13 +3,14 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::{
     decode,
     ids::Role,
+    outgoing::{Outgoing, Route},
     people::{Channel, Expert, Name, PhoneNumber},
     private::Private,
+    stage::{MessageKind, QueueDef},
     start_session::{Attributes, Session},
     time::WireTime,
 };
@@ -129,64 +130,33 @@ pub const HOST_LINK_TYPE: &str = "video.host-link.v1";
 /// The routing key of host links.
 pub const HOST_ROUTING_KEY: &str = "host.webex";
 
-/// Recipient of a link message, without personal data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recipient {
-    /// A guest, reached through a sender for this channel.
-    Guest(Channel),
-    /// An expert, reached through Webex.
-    Host,
+/// Name of the exchange for links, without the prefix.
+pub const EXCHANGE: &str = "links";
+
+/// The routes of all links.
+pub const ROUTES: [Route; 3] = [guest_route(Channel::Sms), guest_route(Channel::Whatsapp), HOST_ROUTE];
+
+/// The route of host links, to the experts.
+const HOST_ROUTE: Route =
+    Route { exchange: EXCHANGE, routing_key: HOST_ROUTING_KEY, role: "host", channel: "webex" };
+
+/// The queue of guest links, which senders of text messages consume.
+pub static GUESTS: QueueDef = QueueDef {
+    name: "guests",
+    bindings: &[(EXCHANGE, Channel::Sms.routing_key()), (EXCHANGE, Channel::Whatsapp.routing_key())],
+    messages: MessageKind::GuestLink,
+};
+
+/// The queue of host links.
+pub static HOSTS: QueueDef =
+    QueueDef { name: "hosts", bindings: &[(EXCHANGE, HOST_ROUTING_KEY)], messages: MessageKind::HostLink };
+
+/// The route of guest links to the senders for `channel`.
+const fn guest_route(channel: Channel) -> Route {
+    Route { exchange: EXCHANGE, routing_key: channel.routing_key(), role: "guest", channel: channel.as_str() }
 }
 
-impl Recipient {
-    /// All recipients.
-    pub const ALL: [Self; 3] = [Self::Guest(Channel::Sms), Self::Guest(Channel::Whatsapp), Self::Host];
-
-    /// `guest` or `host`.
-    #[must_use]
-    pub const fn role(self) -> &'static str {
-        match self {
-            Self::Guest(_) => "guest",
-            Self::Host => "host",
-        }
-    }
-
-    /// `sms`, `whatsapp` or `webex`.
-    #[must_use]
-    pub fn channel(self) -> &'static str {
-        match self {
-            Self::Guest(channel) => channel.as_str(),
-            Self::Host => "webex",
-        }
-    }
-
-    /// The routing key of the recipient's link.
-    #[must_use]
-    pub const fn routing_key(self) -> &'static str {
-        match self {
-            Self::Guest(channel) => channel.routing_key(),
-            Self::Host => HOST_ROUTING_KEY,
-        }
-    }
-}
-
-/// A link message, ready to publish to the links exchange. Its routing key, type and id follow from the type of its link.
-#[derive(Clone, Debug)]
-pub struct Outgoing {
-    /// The recipient, which determines the routing key.
-    pub recipient: Recipient,
-    /// The property `type`.
-    pub kind: &'static str,
-    /// The property `message_id`, the same at every repeat of the event.
-    pub message_id: Uuid,
-    /// The property `correlation_id`, at most 255 bytes.
-    pub correlation_id: Private<String>,
-    /// The body, JSON.
-    pub body: Private<Vec<u8>>,
-    /// When the session ends. The message must not be published after that time.
-    pub deadline: WireTime,
-}
-
+/// Messages with links. Their routes, types and ids follow from the types of the links.
 impl Outgoing {
     /// Builds the message for the guest at `position` of `session`.
     ///
@@ -212,8 +182,7 @@ impl Outgoing {
             attributes: session.attributes.clone(),
         };
         let body = serde_json::to_vec(&link)?;
-        let recipient = Recipient::Guest(guest.channel);
-        Ok(Self::new(session, Role::Guest, position, recipient, GUEST_LINK_TYPE, body))
+        Ok(Self::link(session, Role::Guest, position, guest_route(guest.channel), GUEST_LINK_TYPE, body))
     }
 
     /// Builds the message for the expert at `position` of `session`.
@@ -238,19 +207,19 @@ impl Outgoing {
             attributes: session.attributes.clone(),
         };
         let body = serde_json::to_vec(&link)?;
-        Ok(Self::new(session, Role::Host, position, Recipient::Host, HOST_LINK_TYPE, body))
+        Ok(Self::link(session, Role::Host, position, HOST_ROUTE, HOST_LINK_TYPE, body))
     }
 
-    fn new(
+    fn link(
         session: &Session,
         role: Role,
         position: usize,
-        recipient: Recipient,
+        route: Route,
         kind: &'static str,
         body: Vec<u8>,
     ) -> Self {
         Self {
-            recipient,
+            route,
             kind,
             message_id: session.event_id.link_id(role, position),
             correlation_id: session.correlation.clone(),

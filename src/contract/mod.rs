@@ -8,13 +8,16 @@
 pub mod cloud_event;
 pub mod decode;
 pub mod device;
+pub mod identity;
 pub mod ids;
 pub mod link;
 pub mod message;
+pub mod outgoing;
 pub mod people;
 mod places;
 pub mod private;
 pub mod schemas;
+pub mod stage;
 pub mod start_session;
 pub mod time;
 pub mod trace;

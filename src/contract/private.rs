@@ -47,22 +47,30 @@ impl<T: JsonSchema> JsonSchema for Private<T> {
     }
 }
 
+/// Digits in a row that may be a phone number.
+const PHONE_DIGITS: usize = 7;
+
 /// Returns an external id unchanged if it is safe to log, else a UUIDv5 of it. A flow's author may have used a customer's number
 /// or address as an id, and a log must not show it.
 ///
-/// Safe ids are UUIDs, and ids of 1 to 128 letters, digits, `-`, `_`, `.` and `:` without a long run of digits. A run is long
-/// from 9 digits on, or from 7 if the id has no letter; separators do not end a run. So no id is logged that could be a phone
-/// number.
+/// Safe ids are UUIDs, and ids of 1 to 128 letters, digits, `-`, `_`, `.` and `:` without 7 digits in a row; separators do not
+/// end a row. The shortest phone numbers with an area have 7 digits, for example in Iceland.
 #[must_use]
 pub fn loggable_id(id: &str) -> Cow<'_, str> {
     let allowed_characters = !id.is_empty()
         && id.len() <= 128
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
-    let joined = id.replace(['-', '_', '.', ':'], "");
-    let run = joined.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
-    let limit = if joined.bytes().any(|b| b.is_ascii_alphabetic()) { 9 } else { 7 };
-    let is_safe = allowed_characters && (run < limit || uuid::Uuid::try_parse(id).is_ok());
+    let is_safe = allowed_characters && (!has_phone_number(id) || uuid::Uuid::try_parse(id).is_ok());
     if is_safe { Cow::Borrowed(id) } else { Cow::Owned(super::ids::hash(id.as_bytes()).to_string()) }
+}
+
+/// True if `text` contains as many digits in a row as a phone number has. What people write between the digits of a number
+/// does not end a row.
+#[must_use]
+pub(crate) fn has_phone_number(text: &str) -> bool {
+    let between = |c: char| c.is_whitespace() || "-_.:/()\u{2010}\u{2011}\u{2013}".contains(c);
+    let joined: String = text.chars().filter(|c| !between(*c)).collect();
+    joined.split(|c: char| !c.is_ascii_digit()).any(|row| row.len() >= PHONE_DIGITS)
 }
 
 #[cfg(test)]
@@ -78,7 +86,7 @@ mod tests {
 
     #[test]
     fn loggable_id_keeps_ids_and_hashes_personal_data() {
-        for id in ["visit-48151623", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "a", "flow:7f3a_1.2", "123456"] {
+        for id in ["visit-481516", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "a", "flow:7f3a_1.2", "123456"] {
             assert_eq!(loggable_id(id), id);
         }
         for person in [
@@ -91,6 +99,8 @@ mod tests {
             "tel:34600111222",
             "wa-34600111222",
             "34600111222x",
+            "sms-91234567",
+            "call-555-1234",
             "3460-0111-222a",
         ] {
             assert_ne!(loggable_id(person), person);

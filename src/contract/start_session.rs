@@ -9,17 +9,29 @@ use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr};
 
 use super::{
-    BODY_BYTES_MAX, cloud_event,
+    BODY_BYTES_MAX,
+    cloud_event::{self, Unwrapped},
     decode::{self, Invalid, Problem},
     device::{AllowList, Device},
     header,
+    identity::Identity,
     ids::{self, EventId},
     message::Message,
     people::{self, Expert, Guest, NAME_CHARS_MAX, Name},
     private::Private,
+    stage::{MessageKind, QueueDef},
     time::WireTime,
     trace::TraceContext,
 };
+
+/// Name of the exchange for start events, without the prefix.
+pub const EXCHANGE: &str = "sessions";
+/// The routing key of start events.
+pub const ROUTING_KEY: &str = "session.start";
+
+/// The queue of start events.
+pub static SESSIONS: QueueDef =
+    QueueDef { name: "sessions", bindings: &[(EXCHANGE, ROUTING_KEY)], messages: MessageKind::StartEvent };
 
 /// Maximum total size of the keys and values of `attributes`, in bytes.
 pub const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024;
@@ -160,8 +172,6 @@ pub struct Session {
     pub correlation: Private<String>,
     /// The event's attributes, copied into every link message.
     pub attributes: Option<Attributes>,
-    /// The event's trace.
-    pub trace: TraceContext,
     /// Hash of the event's content. Events with the same content have the same digest.
     pub digest: Digest,
 }
@@ -187,9 +197,64 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl Refusal {
+    fn map(self, change: impl FnOnce(Invalid) -> Invalid) -> Self {
+        match self {
+            Self::Invalid(invalid) => Self::Invalid(change(invalid)),
+            Self::Expired(invalid) => Self::Expired(change(invalid)),
+            Self::DeviceNotAllowed(invalid) => Self::DeviceNotAllowed(change(invalid)),
+        }
+    }
+}
+
 impl From<Invalid> for Refusal {
     fn from(invalid: Invalid) -> Self {
         Self::Invalid(invalid)
+    }
+}
+
+/// A start event, taken out of its envelope once: first it is identified, then read.
+pub struct StartMessage<'a> {
+    message: &'a Message,
+    /// The event's identity.
+    pub identity: Identity,
+    wrapped: Result<Unwrapped<'a>, Invalid>,
+}
+
+/// Without the event.
+impl fmt::Debug for StartMessage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartMessage").finish_non_exhaustive()
+    }
+}
+
+impl<'a> StartMessage<'a> {
+    /// Removes the envelope of the start event in `message`.
+    #[must_use]
+    pub fn open(message: &'a Message) -> Self {
+        let wrapped = check_size(message).and_then(|()| cloud_event::unwrap(message));
+        Self { message, identity: identity(message, wrapped.as_ref().ok()), wrapped }
+    }
+
+    /// Parses and validates the start event at the time `now`.
+    ///
+    /// # Errors
+    /// [`Refusal`], which names the field and the problem, without values from the message.
+    pub fn session(&self, rules: &SessionRules, now: Timestamp) -> Result<Session, Refusal> {
+        let Self { message, identity, wrapped } = self;
+        check_size(message)?;
+        if let Some(encoding) = &message.content_encoding
+            && !["", "identity", "utf-8", "utf8"].contains(&encoding.to_ascii_lowercase().as_str())
+        {
+            return Err(Invalid::new("", ENCODED).into());
+        }
+        let wrapped = wrapped.as_ref().map_err(Invalid::clone)?;
+        let path = wrapped.path;
+        let within = |invalid: Invalid| if path.is_empty() { invalid } else { invalid.within(path) };
+        let start: StartSession = decode::from_json(wrapped.data)
+            .map_err(|invalid| with_sender_hint(invalid, message))
+            .map_err(within)?;
+        validated(start, message, identity, rules, now).map_err(|refusal| refusal.map(within))
     }
 }
 
@@ -197,65 +262,61 @@ impl Session {
     /// Parses and validates the start event in `message` at the time `now`.
     ///
     /// # Errors
-    /// [`Refusal`], which names the field and the problem, without values from the message.
+    /// As [`StartMessage::session`].
     pub fn read(message: &Message, rules: &SessionRules, now: Timestamp) -> Result<Self, Refusal> {
-        if message.body.len() > BODY_BYTES_MAX {
-            let problem = Problem::TooLarge { bytes: message.body.len(), max: BODY_BYTES_MAX };
-            return Err(Invalid::new("", problem).into());
-        }
-        if let Some(encoding) = &message.content_encoding
-            && !["", "identity", "utf-8", "utf8"].contains(&encoding.to_ascii_lowercase().as_str())
-        {
-            return Err(Invalid::new("", ENCODED).into());
-        }
-        let wrapped = cloud_event::unwrap(message)?;
-        let within =
-            |invalid: Invalid| if wrapped.path.is_empty() { invalid } else { invalid.within(wrapped.path) };
-        let mut start: StartSession = decode::from_json(wrapped.data)
-            .map_err(|invalid| with_sender_hint(invalid, message))
-            .map_err(within)?;
-        let Identity { event_id, trace, occurred_at } = identify(message);
-        check(&start, now)
-            .map_err(|invalid| refusal(invalid, &start, message, occurred_at))
-            .map_err(within_refusal(within))?;
-        start.guests = people::unique_guests(start.guests);
-        start.experts = people::unique_experts(start.experts);
-        start.devices = start
-            .devices
-            .map(|devices| allowed_devices(devices, &rules.devices))
-            .transpose()
-            .map_err(within_refusal(within))?;
-        let digest = digest(&start);
-        let expires_at = start.expires_at.unwrap_or_else(|| {
-            // Counted from the event's own time or its first attempt, whichever is earlier: waiting must not move the deadline.
-            let known_since =
-                [message.first_failed_at(), occurred_at].into_iter().flatten().fold(now, Timestamp::min);
-            let from =
-                start.not_before.map_or(known_since, |not_before| not_before.timestamp().max(known_since));
-            WireTime::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
-        });
-        if expires_at.timestamp() <= now {
-            return Err(Refusal::Expired(within(Invalid::new("expiresAt", Problem::SessionOver))));
-        }
-        let correlation = correlation(start.correlation_id.as_ref(), message, &event_id);
-        Ok(Self {
-            subject: format!("{}{}", rules.subject_prefix, ids::subject(&start.session_id)),
-            session_id: start.session_id.into(),
-            event_id,
-            guests: start.guests,
-            experts: start.experts,
-            devices: start.devices.unwrap_or_default(),
-            vertical: start.vertical.unwrap_or(rules.vertical),
-            host_login: start.host_login.unwrap_or(rules.host_login),
-            not_before: start.not_before,
-            expires_at,
-            correlation_id: start.correlation_id,
-            correlation,
-            attributes: start.attributes,
-            trace,
-            digest,
-        })
+        StartMessage::open(message).session(rules, now)
     }
+}
+
+/// The session of `start`, the event in `message`.
+fn validated(
+    mut start: StartSession,
+    message: &Message,
+    identity: &Identity,
+    rules: &SessionRules,
+    now: Timestamp,
+) -> Result<Session, Refusal> {
+    let Identity { event_id, occurred_at, .. } = identity;
+    check(&start, now).map_err(|invalid| refusal(invalid, &start, message, *occurred_at))?;
+    start.guests = people::unique_guests(start.guests);
+    start.experts = people::unique_experts(start.experts);
+    start.devices = start.devices.map(|devices| allowed_devices(devices, &rules.devices)).transpose()?;
+    let digest = digest(&start);
+    let expires_at = start.expires_at.unwrap_or_else(|| {
+        // Counted from the event's own time or its first attempt, whichever is earlier: waiting must not move the deadline.
+        let known_since =
+            [message.first_failed_at(), *occurred_at].into_iter().flatten().fold(now, Timestamp::min);
+        let from = start.not_before.map_or(known_since, |not_before| not_before.timestamp().max(known_since));
+        WireTime::floor(from.saturating_add(rules.link_lifetime).unwrap_or(Timestamp::MAX))
+    });
+    if expires_at.timestamp() <= now {
+        return Err(Refusal::Expired(Invalid::new("expiresAt", Problem::SessionOver)));
+    }
+    let correlation = correlation(start.correlation_id.as_ref(), message, event_id);
+    Ok(Session {
+        subject: format!("{}{}", rules.subject_prefix, ids::subject(&start.session_id)),
+        session_id: start.session_id.into(),
+        event_id: event_id.clone(),
+        guests: start.guests,
+        experts: start.experts,
+        devices: start.devices.unwrap_or_default(),
+        vertical: start.vertical.unwrap_or(rules.vertical),
+        host_login: start.host_login.unwrap_or(rules.host_login),
+        not_before: start.not_before,
+        expires_at,
+        correlation_id: start.correlation_id,
+        correlation,
+        attributes: start.attributes,
+        digest,
+    })
+}
+
+fn check_size(message: &Message) -> Result<(), Invalid> {
+    if message.body.len() > BODY_BYTES_MAX {
+        let problem = Problem::TooLarge { bytes: message.body.len(), max: BODY_BYTES_MAX };
+        return Err(Invalid::new("", problem));
+    }
+    Ok(())
 }
 
 impl Session {
@@ -289,42 +350,24 @@ fn with_sender_hint(invalid: Invalid, message: &Message) -> Invalid {
     }
 }
 
-/// Event id, trace and time of an event, valid or not.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// The event's id.
-    pub event_id: EventId,
-    /// The event's trace.
-    pub trace: TraceContext,
-    /// The event's own time, if it has one.
-    pub occurred_at: Option<Timestamp>,
-}
-
 /// Identifies the start event in `message`, including the attributes of a CloudEvent.
 #[must_use]
 pub fn identify(message: &Message) -> Identity {
-    let wrapped = if message.body.len() <= BODY_BYTES_MAX { cloud_event::unwrap(message).ok() } else { None };
-    let occurred_at = wrapped.as_ref().and_then(|wrapped| wrapped.time).or(message.published_at);
-    let (id, mut headers) = wrapped.map(|wrapped| (wrapped.id, wrapped.trace)).unwrap_or_default();
+    StartMessage::open(message).identity
+}
+
+fn identity(message: &Message, wrapped: Option<&Unwrapped<'_>>) -> Identity {
+    let mut headers = wrapped.map(|wrapped| wrapped.trace.clone()).unwrap_or_default();
     let own = message
         .headers
         .iter()
         .filter(|(name, _)| matches!(name.as_str(), header::TRACEPARENT | header::TRACESTATE));
     headers.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+    let id = wrapped.and_then(|wrapped| wrapped.id.as_deref());
     Identity {
-        event_id: EventId::of(message.message_id.as_deref(), id.as_deref(), &message.body),
+        event_id: EventId::of(message.message_id.as_deref(), id, &message.body),
         trace: TraceContext::of(&headers),
-        occurred_at,
-    }
-}
-
-/// Identifies `message` without parsing its body.
-#[must_use]
-pub fn named(message: &Message) -> Identity {
-    Identity {
-        event_id: EventId::of(message.message_id.as_deref(), None, &message.body),
-        trace: TraceContext::of(&message.headers),
-        occurred_at: message.published_at,
+        occurred_at: wrapped.and_then(|wrapped| wrapped.time).or(message.published_at),
     }
 }
 
@@ -460,14 +503,6 @@ fn allowed_devices(devices: Vec<Device>, allowed: &AllowList) -> Result<Vec<Devi
         }
     }
     Ok(unique)
-}
-
-fn within_refusal(within: impl Fn(Invalid) -> Invalid) -> impl Fn(Refusal) -> Refusal {
-    move |refusal| match refusal {
-        Refusal::Invalid(invalid) => Refusal::Invalid(within(invalid)),
-        Refusal::Expired(invalid) => Refusal::Expired(within(invalid)),
-        Refusal::DeviceNotAllowed(invalid) => Refusal::DeviceNotAllowed(within(invalid)),
-    }
 }
 
 /// Returns the AMQP correlation id, or the event id if AMQP cannot carry the given one. An AMQP short string has at most 255
@@ -866,9 +901,12 @@ mod tests {
 
     #[test]
     fn structured_cloud_event_is_unwrapped() {
-        let session = Session::read(&cloud_event(FULL), &rules(), NOW.parse().unwrap()).unwrap();
+        let message = cloud_event(FULL);
+        let start = StartMessage::open(&message);
+        let session = start.session(&rules(), NOW.parse().unwrap()).unwrap();
         assert_eq!(session.event_id.as_str(), "/flows/7#ce-1");
-        assert_eq!(session.trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(session.event_id, start.identity.event_id);
+        assert_eq!(start.identity.trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
     }
 
     #[test]

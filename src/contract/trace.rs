@@ -1,21 +1,20 @@
 //! W3C Trace Context, copied from the event to every outgoing message and call.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
+
+use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
 use super::header;
 
-/// Trace id, parent span and flags of a message (<https://www.w3.org/TR/trace-context/>).
+/// Trace id, parent span, flags and vendor-specific state of a message (<https://www.w3.org/TR/trace-context/>).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    trace_id: String,
-    parent_id: String,
-    flags: u8,
+    /// Without the `tracestate`, because this context becomes a part of spans.
+    span: SpanContext,
+    /// The `tracestate`: text from outside, forwarded unread and not shown in spans.
     state: Option<String>,
     is_begun: bool,
 }
-
-/// Flag bit: the caller records this trace.
-const SAMPLED: u8 = 1;
 
 impl TraceContext {
     /// Continues the trace in `headers`, or starts a new one if they hold none.
@@ -25,44 +24,36 @@ impl TraceContext {
             headers.get(header::TRACESTATE).filter(|state| !state.is_empty() && state.len() <= 512).cloned();
         headers
             .get(header::TRACEPARENT)
-            .and_then(|value| Self::parse(value))
-            .map_or_else(Self::begin, |context| Self { state, ..context })
-    }
-
-    fn parse(value: &str) -> Option<Self> {
-        let mut parts = value.split('-');
-        let mut hex = |length: usize| {
-            let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-            parts.next().filter(|part| part.len() == length && part.bytes().all(lower_hex))
-        };
-        let (version, trace_id, parent_id, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
-        let zero = |id: &str| id.bytes().all(|b| b == b'0');
-        let known = version != "ff" && (version != "00" || parts.next().is_none());
-        (known && !zero(trace_id) && !zero(parent_id)).then(|| Self {
-            trace_id: trace_id.to_owned(),
-            parent_id: parent_id.to_owned(),
-            flags: u8::from_str_radix(flags, 16).unwrap_or_default(),
-            state: None,
-            is_begun: false,
-        })
+            .and_then(|value| parse(value))
+            .map_or_else(Self::begin, |span| Self { span, state, is_begun: false })
     }
 
     fn begin() -> Self {
-        let (trace_id, parent_id) = (random_hex(2), random_hex(1));
-        Self { trace_id, parent_id, flags: SAMPLED, state: None, is_begun: true }
+        let random = || fastrand::u64(1..);
+        let trace_id = TraceId::from(u128::from(random()) << 64 | u128::from(random()));
+        let span = context(trace_id, SpanId::from(random()), TraceFlags::SAMPLED);
+        Self { span, state: None, is_begun: true }
     }
 
-    /// Context of a span of this program; both ids are hexadecimal. `tracestate` is kept only within the same trace.
+    /// Context of a span of this program. `tracestate` is kept only within the same trace.
     #[must_use]
-    pub fn of_span(&self, trace_id: String, span_id: String) -> Self {
-        let state = self.state.clone().filter(|_| trace_id == self.trace_id);
-        Self { trace_id, parent_id: span_id, flags: self.flags | SAMPLED, state, is_begun: false }
+    pub fn of_span(&self, span: &SpanContext) -> Self {
+        let state = self.state.clone().filter(|_| span.trace_id() == self.span.trace_id());
+        let flags = self.span.trace_flags().with_sampled(true);
+        Self { span: context(span.trace_id(), span.span_id(), flags), state, is_begun: false }
     }
 
     /// The same context with the sampled flag cleared.
     #[must_use]
     pub fn unsampled(&self) -> Self {
-        Self { flags: self.flags & !SAMPLED, ..self.clone() }
+        let flags = self.span.trace_flags().with_sampled(false);
+        Self { span: context(self.span.trace_id(), self.span.span_id(), flags), ..self.clone() }
+    }
+
+    /// The parent of spans, without the `tracestate`.
+    #[must_use]
+    pub const fn span(&self) -> &SpanContext {
+        &self.span
     }
 
     /// True if the trace was started here because the message had none. Its parent id then names no real span.
@@ -73,26 +64,21 @@ impl TraceContext {
 
     /// True if the caller records this trace.
     #[must_use]
-    pub const fn is_sampled(&self) -> bool {
-        self.flags & SAMPLED != 0
+    pub fn is_sampled(&self) -> bool {
+        self.span.is_sampled()
     }
 
     /// 32 hexadecimal digits, for logs.
     #[must_use]
-    pub fn trace_id(&self) -> &str {
-        &self.trace_id
-    }
-
-    /// 16 hexadecimal digits.
-    #[must_use]
-    pub fn parent_id(&self) -> &str {
-        &self.parent_id
+    pub fn trace_id(&self) -> String {
+        self.span.trace_id().to_string()
     }
 
     /// The `traceparent` header.
     #[must_use]
     pub fn traceparent(&self) -> String {
-        format!("00-{}-{}-{:02x}", self.trace_id, self.parent_id, self.flags)
+        let flags = self.span.trace_flags();
+        format!("00-{}-{}-{flags:02x}", self.span.trace_id(), self.span.span_id())
     }
 
     /// The `tracestate` header, if the message had one.
@@ -100,21 +86,25 @@ impl TraceContext {
     pub fn tracestate(&self) -> Option<&str> {
         self.state.as_deref()
     }
-
-    /// Sets both headers, replacing any present values.
-    pub fn write(&self, headers: &mut BTreeMap<String, String>) {
-        headers.insert(header::TRACEPARENT.to_owned(), self.traceparent());
-        // An empty value means none. Without the header, a CloudEvent's own `tracestate` attribute would apply.
-        headers.insert(header::TRACESTATE.to_owned(), self.state.clone().unwrap_or_default());
-    }
 }
 
-/// `words` groups of 16 random hexadecimal digits, none all zero.
-fn random_hex(words: usize) -> String {
-    (0..words).fold(String::with_capacity(words * 16), |mut text, _| {
-        _ = write!(text, "{:016x}", fastrand::u64(1..));
-        text
-    })
+fn context(trace_id: TraceId, span_id: SpanId, flags: TraceFlags) -> SpanContext {
+    SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE)
+}
+
+/// Reads a `traceparent` header. OpenTelemetry's own parser is not used: it belongs to the SDK, and drops the flags that it
+/// does not know.
+fn parse(value: &str) -> Option<SpanContext> {
+    let mut parts = value.split('-');
+    let mut hex = |length: usize| {
+        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        parts.next().filter(|part| part.len() == length && part.bytes().all(lower_hex))
+    };
+    let (version, trace_id, parent_id, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
+    let is_known = version != "ff" && (version != "00" || parts.next().is_none());
+    let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);
+    let span = context(TraceId::from_hex(trace_id).ok()?, SpanId::from_hex(parent_id).ok()?, flags);
+    (is_known && span.is_valid()).then_some(span)
 }
 
 #[cfg(test)]
@@ -128,18 +118,28 @@ mod tests {
     #[test]
     fn trace_context_continues_with_the_same_trace_id() {
         let received = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
-        let mut headers = BTreeMap::from([(header::TRACEPARENT.to_owned(), received.to_owned())]);
-        headers.insert(header::TRACESTATE.to_owned(), "vendor=1".to_owned());
-        let context = TraceContext::of(&headers);
+        let headers = [(header::TRACEPARENT, received), (header::TRACESTATE, "vendor=1")];
+        let context =
+            TraceContext::of(&headers.map(|(name, text)| (name.to_owned(), text.to_owned())).into());
         assert_eq!((context.traceparent().as_str(), context.tracestate()), (received, Some("vendor=1")));
         assert!(!context.is_sampled() && !context.is_begun());
-        let span = context.of_span(context.trace_id().to_owned(), "1".repeat(16));
+        let of_span = |trace_id: &str| {
+            let (trace_id, span_id) =
+                (TraceId::from_hex(trace_id).unwrap(), SpanId::from(0x1111_1111_1111_1111));
+            context.of_span(&SpanContext::new(
+                trace_id,
+                span_id,
+                TraceFlags::SAMPLED,
+                false,
+                TraceState::NONE,
+            ))
+        };
+        let span = of_span(&context.trace_id());
         assert_eq!(span.traceparent(), "00-4bf92f3577b34da6a3ce929d0e0e4736-1111111111111111-01");
         assert_eq!(span.tracestate(), Some("vendor=1"));
-        let other_trace = context.of_span("2".repeat(32), "1".repeat(16));
+        let other_trace = of_span(&"2".repeat(32));
         assert_eq!(other_trace.tracestate(), None);
-        other_trace.write(&mut headers);
-        assert_eq!(TraceContext::of(&headers), other_trace);
+        assert_eq!(of(&other_trace.traceparent()), other_trace);
     }
 
     #[test]
@@ -152,8 +152,8 @@ mod tests {
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
         ] {
             let context = of(wrong);
-            assert!(TraceContext::parse(&context.traceparent()).is_some());
-            assert!(!wrong.contains(context.trace_id()));
+            assert!(parse(&context.traceparent()).is_some());
+            assert!(!wrong.contains(&context.trace_id()));
         }
     }
 }

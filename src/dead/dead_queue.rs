@@ -13,11 +13,14 @@ use lapin::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{DeadLetter, DeadQueueKind};
-use crate::broker::{
-    connection::{BrokerError, within},
-    properties::short,
-    topology::{Topology, TopologyError},
+use super::DeadLetter;
+use crate::{
+    broker::{
+        connection::{BrokerError, within},
+        properties::short,
+        topology::{Topology, TopologyError},
+    },
+    contract::stage::QueueDef,
 };
 
 /// Maximum letters in transit to this program, because unread letters take memory.
@@ -79,8 +82,8 @@ pub(crate) struct DeadQueue<'a> {
     pub(super) connection: &'a Connection,
     pub(super) topology: &'a Topology,
     pub(super) limit: Duration,
-    /// The kind of letters.
-    pub kind: DeadQueueKind,
+    /// The work queue that the letters came from.
+    pub work: &'static QueueDef,
     /// The name of the dead queue.
     pub queue: String,
     /// Letters at the start.
@@ -91,23 +94,23 @@ pub(crate) struct DeadQueue<'a> {
 }
 
 impl<'a> DeadQueue<'a> {
-    /// Opens the dead queue of `kind`, with `limit` for each answer of the broker.
+    /// Opens the dead queue of `work`, with `limit` for each answer of the broker.
     ///
     /// # Errors
     /// [`DeadError`].
     pub(crate) async fn open(
         connection: &'a Connection,
         topology: &'a Topology,
-        kind: DeadQueueKind,
+        work: &'static QueueDef,
         limit: Duration,
     ) -> Result<Self, DeadError> {
-        let queue = Topology::dead_queue(&kind.queue(topology));
+        let queue = Topology::dead_queue(&topology.queue(work));
         topology.verify(connection, &queue, true, limit).await?;
         lock(connection, &queue, limit).await?;
         let limit_known = topology.creates();
         // Declaring an existing queue compares its arguments: with another delivery limit, reading would lose letters.
         topology.verify(connection, &queue, !limit_known, limit).await?;
-        let staging = Topology::replay_queue(&kind.queue(topology));
+        let staging = Topology::replay_queue(&topology.queue(work));
         // Only a replay needs this queue, and reports its absence.
         let problem = topology.verify(connection, &staging, !limit_known, limit).await.err();
         if let Some(error) =
@@ -116,7 +119,7 @@ impl<'a> DeadQueue<'a> {
             return Err(error.into());
         }
         let mut dead_queue =
-            Self { connection, topology, limit, kind, queue, letters: 0, staged: 0, limit_known };
+            Self { connection, topology, limit, work, queue, letters: 0, staged: 0, limit_known };
         dead_queue.letters = dead_queue.wait_for_sole_access(&dead_queue.queue).await?;
         dead_queue.staged = match dead_queue.wait_for_sole_access(&staging).await {
             Err(DeadError::Topology(TopologyError::Mismatch(_))) => 0,
@@ -221,8 +224,8 @@ impl Reader<'_> {
     pub(crate) async fn next(&mut self) -> Result<Option<DeadLetter>, DeadError> {
         let Some(delivery) = self.delivery().await? else { return Ok(None) };
         let letter = DeadLetter::of(
-            self.dead_queue.kind,
-            &self.dead_queue.kind.queue(self.dead_queue.topology),
+            self.dead_queue.work,
+            &self.dead_queue.topology.queue(self.dead_queue.work),
             self.seen,
             delivery,
         );

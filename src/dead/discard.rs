@@ -10,6 +10,8 @@ use crate::{clock, contract::private::loggable_id};
 
 /// Letters named in one log line.
 const BATCH: usize = 100;
+/// Bytes of bodies in memory at most, but for the last letter.
+pub(super) const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Drops the letters that `filter` selects, and logs each with the reason before it is dropped. Reports to `progress`
 /// after each letter; returns the number of dropped letters.
@@ -27,13 +29,15 @@ pub(crate) async fn discard(
     loop {
         let letters = dead_queue.wait_for_sole_access(&dead_queue.queue).await?;
         let mut reader = dead_queue.read(letters).await?;
-        let (mut batch, mut acknowledged) = (Vec::new(), 0);
+        let (mut batch, mut bytes, mut acknowledged) = (Vec::new(), 0, 0);
         while let Some(letter) = reader.next().await? {
             // Letters that died after the start were not part of the operator's decision.
             if filter.matches(&letter, begun) && letter.died_at.is_none_or(|died| died < begun) {
+                bytes += letter.message.body.len();
                 batch.push(letter);
             }
-            if batch.len() == BATCH {
+            if batch.len() == BATCH || bytes >= BATCH_BYTES {
+                bytes = 0;
                 acknowledged += drop_batch(&mut reader, dead_queue, &mut batch, reason, &mut dropped).await?;
             }
             progress(Progress { seen: reader.seen, total: letters, done: dropped.len() as u64 });

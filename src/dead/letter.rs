@@ -9,47 +9,35 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
-use strum::{EnumString, IntoStaticStr, VariantArray};
 use uuid::Uuid;
 
 use crate::{
-    broker::{headers::Taken, is_unreadable, properties, topology::Topology},
-    contract::{BODY_BYTES_MAX, cloud_event, header, ids, message::Message, start_session, time::WireTime},
-    outcome::{Class, names},
+    broker::{headers::Taken, is_unreadable, properties},
+    contract::{
+        BODY_BYTES_MAX, cloud_event, header, ids,
+        message::Message,
+        stage::{MessageKind, QueueDef, queues},
+        start_session,
+        time::WireTime,
+    },
+    outcome::Class,
+    stages,
 };
 
-/// The work queue that dead letters came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr, VariantArray)]
-#[strum(serialize_all = "lowercase", const_into_str, parse_err_ty = String, parse_err_fn = unknown_queue)]
-pub(crate) enum DeadQueueKind {
-    /// Start events, for stage `link`.
-    Sessions,
-    /// Guest links, for the senders of text messages.
-    Guests,
-    /// Host links, for stage `host`.
-    Hosts,
+/// All work queues.
+pub(crate) fn work_queues() -> impl Iterator<Item = &'static QueueDef> {
+    queues(stages::ALL)
 }
 
-impl DeadQueueKind {
-    /// The queue's name without its prefix.
-    #[must_use]
-    pub(crate) const fn as_str(self) -> &'static str {
-        self.into_str()
-    }
-
-    /// The name of the work queue.
-    #[must_use]
-    pub(crate) fn queue(self, topology: &Topology) -> String {
-        match self {
-            Self::Sessions => topology.sessions_queue(),
-            Self::Guests => topology.guests_queue(),
-            Self::Hosts => topology.hosts_queue(),
-        }
-    }
-}
-
-fn unknown_queue(_: &str) -> String {
-    format!("expected one of {}", names::<DeadQueueKind>())
+/// The work queue with this name, without the prefix.
+///
+/// # Errors
+/// The known names.
+pub(crate) fn work_queue(name: &str) -> Result<&'static QueueDef, String> {
+    work_queues().find(|queue| queue.name == name).ok_or_else(|| {
+        let known: Vec<_> = work_queues().map(|queue| queue.name).collect();
+        format!("expected one of {}", known.join(", "))
+    })
 }
 
 /// A dead letter, delivered and not acknowledged. Its `Debug` shows nothing private.
@@ -57,7 +45,7 @@ pub(crate) struct DeadLetter {
     /// The letter's own id, made from this message and this death.
     pub id: Uuid,
     /// The work queue it came from.
-    pub kind: DeadQueueKind,
+    pub work: &'static QueueDef,
     /// Class of the dead letter; `None` if neither this program nor the broker named one.
     pub class: Option<Class>,
     /// Reason of the death, for a person; shows nothing private.
@@ -74,8 +62,8 @@ pub(crate) struct DeadLetter {
     pub session: Option<String>,
     /// Number of earlier deliveries by the broker.
     pub deliveries: u32,
-    /// The body, if it is JSON.
-    pub body: Option<Value>,
+    /// `notBefore` and `expiresAt` of the body. The parsed body is not kept: it may take ten times the memory of its text.
+    times: [Option<Timestamp>; 2],
     /// True if the properties are unreadable, so that only body and position are known.
     pub unreadable: bool,
     pub message: Message,
@@ -91,15 +79,19 @@ impl fmt::Debug for DeadLetter {
 }
 
 impl DeadLetter {
-    /// Reads a delivery from the dead queue of the `work` queue, at `position` from 1.
-    pub(super) fn of(kind: DeadQueueKind, work: &str, position: u32, mut delivery: Delivery) -> Self {
-        let taken = Taken::Dead { queue: work, redelivered: delivery.redelivered };
+    /// Reads a delivery from the dead queue of `work`, whose name is `queue`, at `position` from 1.
+    pub(super) fn of(work: &'static QueueDef, queue: &str, position: u32, mut delivery: Delivery) -> Self {
+        let taken = Taken::Dead { queue, redelivered: delivery.redelivered };
         let message = properties::message(&delivery.properties, std::mem::take(&mut delivery.data), taken);
         let body = parse_body(&message);
+        let time = |name: &str| {
+            let text = body.as_ref()?.get(name)?.as_str()?.to_owned();
+            WireTime::try_from(text).ok().map(WireTime::timestamp)
+        };
         let text = |name: &str| body.as_ref().and_then(|body| body.get(name)?.as_str()).map(str::to_owned);
-        let event = match kind {
-            DeadQueueKind::Sessions => start_session::identify(&message).event_id.as_str().to_owned(),
-            DeadQueueKind::Guests | DeadQueueKind::Hosts => {
+        let event = match work.messages {
+            MessageKind::StartEvent => start_session::identify(&message).event_id.as_str().to_owned(),
+            MessageKind::GuestLink | MessageKind::HostLink => {
                 text("eventId").or_else(|| message.message_id.clone()).unwrap_or_default()
             }
         };
@@ -123,7 +115,7 @@ impl DeadLetter {
         let id = [&texts[..], &[message.body.as_slice()]].concat().join(&0);
         Self {
             id: ids::hash(&id),
-            kind,
+            work,
             class: class.or(broker.class()),
             reason,
             attempts: message.attempts(),
@@ -132,12 +124,18 @@ impl DeadLetter {
             event,
             session: text("sessionId"),
             deliveries: message.deliveries(),
-            body,
+            times: ["notBefore", "expiresAt"].map(time),
             unreadable,
             message,
             properties: delivery.properties,
             acker: delivery.acker,
         }
+    }
+
+    /// The body, if it is JSON.
+    #[must_use]
+    pub(crate) fn json(&self) -> Option<Value> {
+        parse_body(&self.message)
     }
 
     /// Time since the death.
@@ -150,19 +148,16 @@ impl DeadLetter {
     /// [`start_session::Session::read`].
     #[must_use]
     pub(crate) fn ends_at(&self, link_lifetime: Duration) -> Option<Timestamp> {
-        let time = |name: &str| {
-            let text = self.body.as_ref()?.get(name)?.as_str()?.to_owned();
-            WireTime::try_from(text).ok().map(WireTime::timestamp)
-        };
-        if let Some(end) = time("expiresAt") {
-            return Some(end);
+        let [not_before, expires_at] = self.times;
+        if expires_at.is_some() {
+            return expires_at;
         }
         let failed = self.message.first_failed_at().or(self.died_at);
-        let occurred = Some(self.kind)
-            .filter(|kind| *kind == DeadQueueKind::Sessions)
+        let occurred = Some(self.work.messages)
+            .filter(|kind| *kind == MessageKind::StartEvent)
             .and_then(|_| start_session::identify(&self.message).occurred_at);
         let first = [failed, occurred].into_iter().flatten().min()?;
-        let begin = time("notBefore").map_or(first, |not_before| not_before.max(first));
+        let begin = not_before.map_or(first, |not_before| not_before.max(first));
         let lifetime = SignedDuration::try_from(link_lifetime).unwrap_or(SignedDuration::MAX);
         Some(begin.saturating_add(lifetime).unwrap_or(Timestamp::MAX))
     }
@@ -251,7 +246,7 @@ mod tests {
             delivery.properties =
                 delivery.properties.with_timestamp(at(timestamp).as_second().unsigned_abs());
         }
-        DeadLetter::of(DeadQueueKind::Sessions, WORK, 1, delivery)
+        DeadLetter::of(&start_session::SESSIONS, WORK, 1, delivery)
     }
 
     #[test]

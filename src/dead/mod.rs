@@ -34,7 +34,7 @@ pub(crate) mod summary;
 
 pub(crate) use dead_queue::{DeadError, DeadQueue};
 pub(crate) use filter::Filter;
-pub(crate) use letter::{DeadLetter, DeadQueueKind};
+pub(crate) use letter::{DeadLetter, work_queue, work_queues};
 
 /// Progress of a command on one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

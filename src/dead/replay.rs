@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{
     DeadError, DeadLetter, DeadQueue, Filter, Progress,
     dead_queue::{Reader, WINDOW},
+    discard::BATCH_BYTES,
 };
 use crate::{
     broker::{
@@ -127,20 +128,29 @@ pub(crate) async fn run(
     plan: &ReplayPlan,
     progress: impl FnMut(Progress),
 ) -> Result<ReplayReport, DeadError> {
-    let work = dead_queue.kind.queue(dead_queue.topology);
+    let work = dead_queue.topology.queue(dead_queue.work);
     dead_queue.topology.verify(dead_queue.connection, &work, true, dead_queue.limit).await?;
     let staging = Topology::replay_queue(&work);
     let mut replay =
         Replay { dead_queue, plan, begun: clock::now(), staging, report: ReplayReport::default(), progress };
     loop {
-        let mut copies = replay.copies().await?;
-        replay.report.resumed += copies.len() as u64;
+        let Copies { letters: mut copies, others } = replay.copies().await?;
+        replay.report.resumed += (copies.len() + others) as u64;
         let more = replay.stage(&mut copies).await?;
-        replay.release(copies.len()).await?;
+        replay.release(copies.len() + others).await?;
         if !more {
             return Ok(replay.report);
         }
     }
+}
+
+/// What an interrupted replay left in the replay queue.
+#[derive(Default)]
+struct Copies {
+    /// Ids of the letters that have a copy.
+    letters: HashSet<Uuid>,
+    /// Messages that an operator moved into the queue by other means.
+    others: usize,
 }
 
 struct Replay<'a, P> {
@@ -154,21 +164,25 @@ struct Replay<'a, P> {
 }
 
 impl<P: FnMut(Progress)> Replay<'_, P> {
-    /// Returns the ids of the letters with copies in the replay queue, and removes duplicate copies.
-    async fn copies(&self) -> Result<HashSet<Uuid>, DeadError> {
+    /// Returns the copies in the replay queue, and removes duplicates.
+    async fn copies(&self) -> Result<Copies, DeadError> {
         loop {
             let ready = self.dead_queue.wait_for_sole_access(&self.staging).await?;
-            let (mut ids, mut duplicates) = (HashSet::new(), false);
+            let (mut copies, mut duplicates) = (Copies::default(), false);
             let mut reader = self.dead_queue.read_from(&self.staging, ready, WINDOW).await?;
             while let Some(copy) = reader.delivery().await? {
-                if replay_of(&copy).is_some_and(|id| !ids.insert(id)) {
+                let Some(id) = replay_of(&copy) else {
+                    copies.others += 1;
+                    continue;
+                };
+                if !copies.letters.insert(id) {
                     duplicates = true;
                     reader.acknowledge(&copy.acker).await?;
                 }
             }
             reader.close().await?;
             if !duplicates {
-                return Ok(ids);
+                return Ok(copies);
             }
         }
     }
@@ -196,7 +210,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
                         batch.push(letter);
                     }
                 }
-                if batch.len() >= CHUNK {
+                if batch.len() >= CHUNK || bytes(&batch) >= BATCH_BYTES {
                     acknowledged += self.copy(&mut reader, &mut batch, copies).await?;
                 }
                 let seen = reader.seen;
@@ -292,13 +306,18 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
                 reader.reject(&copy.acker).await?;
                 released += 1;
                 fault::point("replay", "released");
-                let done = self.report.total() - u64::from(ready - reader.seen.min(ready));
+                let done = self.report.total().saturating_sub(ready.saturating_sub(reader.seen).into());
                 (self.progress)(Progress { seen: reader.seen, total: ready, done });
             }
             // If a rejection did not reach the queue, its copy is still there. If so, repeat.
             reader.close().await?;
         }
     }
+}
+
+/// Bytes of the bodies of `letters`.
+fn bytes(letters: &[DeadLetter]) -> usize {
+    letters.iter().map(|letter| letter.message.body.len()).sum()
 }
 
 fn replay_of(copy: &Delivery) -> Option<Uuid> {

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{DeadError, DeadLetter, DeadQueue, DeadQueueKind, Filter, Progress, replay::class};
+use super::{DeadError, DeadLetter, DeadQueue, Filter, Progress, replay::class};
 use crate::{
     clock,
     contract::{
         decode::{self, BY_PUBLISHER},
         private::loggable_id,
+        stage::MessageKind,
         time::WireTime,
     },
 };
@@ -106,7 +107,7 @@ pub(crate) async fn summarize(
     reader.close().await?;
     let rows = latest.into_values().rev().collect();
     Ok(DeadQueueSummary {
-        queue: dead_queue.kind.as_str(),
+        queue: dead_queue.work.name,
         letters,
         interrupted: dead_queue.staged,
         classes,
@@ -148,7 +149,7 @@ impl LetterRow {
             id: letter.id.to_string(),
             event: id(&letter.event),
             session: letter.session.as_deref().map(id),
-            queue: letter.kind.as_str(),
+            queue: letter.work.name,
             class: class(letter),
             reason: letter.reason.clone(),
             attempts: letter.attempts,
@@ -171,29 +172,29 @@ fn whole(letter: &DeadLetter, view: View) -> Value {
         shown["correlationId"] = json!(message.correlation_id);
         shown["contentType"] = json!(message.content_type);
         shown["headers"] = json!(message.headers);
-        shown["body"] = match (&letter.body, std::str::from_utf8(&message.body)) {
-            (Some(body), _) => body.clone(),
+        shown["body"] = match (letter.json(), std::str::from_utf8(&message.body)) {
+            (Some(body), _) => body,
             (None, Ok(text)) => json!(text),
             (None, Err(_)) => json!({"base64": STANDARD.encode(&message.body)}),
         };
     } else {
         shown["messageId"] = json!(message.message_id.as_deref().map(loggable_id));
-        shown["body"] = letter.body.as_ref().map_or(Value::Null, |body| masked("", body));
+        shown["body"] = letter.json().map_or(Value::Null, |body| masked("", &body));
     }
     shown
 }
 
 /// The people named in the letter.
 fn people(letter: &DeadLetter, reveal: bool) -> Vec<String> {
-    let Some(body) = &letter.body else { return Vec::new() };
+    let Some(body) = letter.json() else { return Vec::new() };
     let list = |name: &str| body.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mut people: Vec<String> = match letter.kind {
-        DeadQueueKind::Sessions => {
+    let mut people: Vec<String> = match letter.work.messages {
+        MessageKind::StartEvent => {
             let guests = list("guests").iter().map(|guest| self::guest(guest, "address", reveal));
             guests.chain(list("experts").iter().map(|expert| self::expert(expert, reveal))).collect()
         }
-        DeadQueueKind::Guests => vec![guest(body, "to", reveal)],
-        DeadQueueKind::Hosts => {
+        MessageKind::GuestLink => vec![guest(&body, "to", reveal)],
+        MessageKind::HostLink => {
             body.get("expert").map(|expert| self::expert(expert, reveal)).into_iter().collect()
         }
     };

@@ -1,9 +1,10 @@
 //! Classification of connection failures for the broker, Redis, Webex and the collector, with texts of this program. The
 //! text of a library or a peer may repeat a URL with its password, so that text never leaves this module.
-//! `dial` connects to a name that has several addresses.
+//! `dial` connects to a name that has several addresses, `http` has the HTTP client.
 
 pub(crate) mod broker_url;
 mod dial;
+pub(crate) mod http;
 pub(crate) mod redis_url;
 pub(crate) mod url;
 

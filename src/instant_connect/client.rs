@@ -11,10 +11,10 @@ use super::{
     response::{self, LinkRules},
 };
 use crate::{
-    clock,
     contract::{
         link::{GuestLinkUrl, HostLinkUrl},
         start_session::Session,
+        trace::TraceContext,
     },
     fault,
     upstream::{ErrorCause, Upstream, UpstreamError},
@@ -59,15 +59,20 @@ impl InstantConnectClient {
     ///
     /// # Errors
     /// [`UpstreamError`] if the call returns no usable links.
-    pub async fn more(&self, session: &Session, mut links: Links) -> Result<Links, UpstreamError> {
+    pub async fn more(
+        &self,
+        session: &Session,
+        mut links: Links,
+        trace: &TraceContext,
+    ) -> Result<Links, UpstreamError> {
         let Some(call) = LinksCall::after(links.count(), session.experts.len(), session.guests.len()) else {
             return Ok(links);
         };
         let request = Request::new(&self.options, session, &call);
-        let left = session.expires_at.timestamp().duration_since(clock::now());
+        let left = session.expires_at.timestamp().duration_since(self.upstream.clock().now());
         let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
         let (url, subject) = (self.url.clone(), session.event_id.as_str());
-        let answer = self.upstream.post(url, &request, subject, &session.trace, left).await;
+        let answer = self.upstream.post(url, &request, subject, trace, left).await;
         let mut answer = answer.map_err(forbidden)?;
         fault::point("link", "answered");
         let (hosts, guests) = response::read(&answer.body, &call, session.vertical, &self.rules)

@@ -4,12 +4,12 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-/// Hash of the body of the message that claims a key.
-pub(super) type Fingerprint = [u8; 32];
+/// Hash of the content that claims a key: the same at every repeat of an effect.
+pub(crate) type Fingerprint = [u8; 32];
 
 /// Known state of an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EntryState {
+pub(crate) enum EntryState {
     /// The effect was about to happen and its outcome is unknown, or a part of it happened.
     Noted,
     /// The effect happened.
@@ -19,11 +19,11 @@ pub(super) enum EntryState {
 /// An entry, valid until its expiry time.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub(super) fingerprint: Fingerprint,
-    pub(super) state: EntryState,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) state: EntryState,
     /// The note or the result, which may hold links.
-    pub(super) bytes: Vec<u8>,
-    pub(super) until: Timestamp,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) until: Timestamp,
 }
 
 impl fmt::Debug for Entry {
@@ -33,21 +33,15 @@ impl fmt::Debug for Entry {
     }
 }
 
-#[cfg(test)]
-impl Entry {
-    pub(crate) fn is_recorded(&self) -> bool {
-        self.state == EntryState::Recorded
-    }
-
-    #[cfg(test)]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
+/// A change of a key.
+pub(crate) enum Change {
+    Put(Entry),
+    Remove,
 }
 
 /// Result of looking up an entry.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// The effect is not complete. The note of an earlier holder, if there is one.
     Free(Option<Vec<u8>>),
     Recorded(Vec<u8>),
@@ -57,7 +51,7 @@ pub(super) enum Found {
 
 impl Found {
     /// Evaluates `entry` for a claimant with `fingerprint`, at `now`.
-    pub(super) fn of(entry: Option<Entry>, fingerprint: &Fingerprint, now: Timestamp) -> Self {
+    pub(crate) fn of(entry: Option<Entry>, fingerprint: &Fingerprint, now: Timestamp) -> Self {
         match entry {
             Some(entry) if entry.until > now => match entry.state {
                 _ if entry.fingerprint != *fingerprint => Self::Conflict,

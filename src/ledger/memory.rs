@@ -3,20 +3,28 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-use super::entry::Entry;
-use crate::clock;
+use super::{
+    LedgerError,
+    claims::KeyGuard,
+    entry::{Change, Entry},
+    entry_store::EntryStore,
+};
+use crate::clock::Clock;
 
 /// Maximum number of expired entries that one write removes. More than one, so that removal is faster than growth.
 const SWEEP_MAX: usize = 64;
 
 /// Entries by key and by expiry time.
-#[derive(Default)]
-pub(crate) struct Memory(Mutex<MemoryEntries>);
+pub(crate) struct Memory {
+    entries: Mutex<MemoryEntries>,
+    clock: Clock,
+}
 
 #[derive(Default)]
 struct MemoryEntries {
@@ -27,12 +35,16 @@ struct MemoryEntries {
 /// Leaves the keys out, because an event id may contain a phone number.
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Memory({})", self.len())
+        write!(f, "Memory({})", self.size())
     }
 }
 
 impl Memory {
-    pub(crate) fn get(&self, key: &str) -> Option<Entry> {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { entries: Mutex::default(), clock }
+    }
+
+    pub(crate) fn find(&self, key: &str) -> Option<Entry> {
         self.lock().by_key.get(key).cloned()
     }
 
@@ -41,19 +53,49 @@ impl Memory {
         entries.remove(key);
         entries.by_expiry.insert((entry.until, key.to_owned()));
         entries.by_key.insert(key.to_owned(), entry);
-        entries.sweep(clock::steady());
+        entries.sweep(self.clock.steady());
     }
 
     pub(crate) fn remove(&self, key: &str) {
         self.lock().remove(key);
     }
 
-    pub(super) fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.lock().by_key.len() as u64
     }
 
     fn lock(&self) -> MutexGuard<'_, MemoryEntries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EntryStore for Memory {
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        Box::pin(async move { Ok(self.find(key)) })
+    }
+
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
+        change: Change,
+        guard: Option<Arc<KeyGuard>>,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(async move {
+            match change {
+                Change::Put(entry) => self.put(key, entry),
+                Change::Remove => self.remove(key),
+            }
+            drop(guard);
+            Ok(())
+        })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
+        Box::pin(async move { Ok(Some(self.size())) })
     }
 }
 
@@ -95,7 +137,7 @@ mod tests {
 
     #[test]
     fn expired_entries_are_removed_in_batches() {
-        let memory = Memory::default();
+        let memory = Memory::new(Clock::system());
         for number in 0..100 {
             let (key, until) = (number.to_string(), at(number / 99));
             let mut entries = memory.lock();
@@ -104,21 +146,22 @@ mod tests {
         }
         let left = |now| {
             memory.lock().sweep(now);
-            memory.len()
+            memory.size()
         };
         assert_eq!([left(at(-1)), left(at(0)), left(at(0)), left(at(1))], [100, 36, 1, 0]);
     }
 
     #[test]
     fn replaced_or_removed_entry_leaves_no_expiry_behind() {
-        let (memory, later) = (Memory::default(), clock::now() + SignedDuration::from_hours(1));
+        let clock = Clock::system();
+        let (memory, later) = (Memory::new(clock.clone()), clock.now() + SignedDuration::from_hours(1));
         memory.put("k", entry(later));
         memory.put("k", entry(later + SignedDuration::from_hours(1)));
         memory.lock().sweep(later);
-        assert!(memory.get("k").is_some());
+        assert!(memory.find("k").is_some());
         memory.remove("k");
         assert!(memory.lock().by_expiry.is_empty());
         memory.put("expired", entry(at(0)));
-        assert_eq!(memory.len(), 0, "a write removes expired entries");
+        assert_eq!(memory.size(), 0, "a write removes expired entries");
     }
 }

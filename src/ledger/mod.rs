@@ -20,36 +20,31 @@
 //! Each entry has a time from which it counts as absent. Expired entries are removed in bounded batches: by later
 //! writes (file, memory), once a second if there are no writes (file), or by Redis itself.
 
-mod claims;
-mod entry;
+pub(crate) mod claims;
+pub(crate) mod entry;
+pub(crate) mod entry_store;
 mod error;
 mod file;
 mod lease;
-mod memory;
+pub(crate) mod memory;
 mod redis;
+mod store;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
 pub use error::LedgerError;
 pub use file::inspect::FileStatus;
 pub use lease::Lease;
 
-use crate::clock;
-#[cfg(test)]
-use crate::simulation::store as simulated;
+use crate::clock::Clock;
 use claims::{Acquisition, KeyClaims};
-pub(crate) use entry::Entry;
-use entry::{EntryState, Fingerprint, Found};
-pub(crate) use file::Change;
+use entry::{Fingerprint, Found};
 use file::File;
-use lease::Holding;
 use memory::Memory;
 use redis::Redis;
-#[cfg(test)]
-pub(crate) use {claims::KeyGuard, memory::Memory as Entries};
+use store::Store;
 
 /// Maximum size of a key, in bytes.
 pub const KEY_BYTES_MAX: usize = 300;
@@ -99,16 +94,8 @@ impl<T: Into<SecretString>> From<T> for RedisUrl {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     claims: Arc<KeyClaims>,
-    store: LedgerStore,
-}
-
-#[derive(Clone, Debug)]
-enum LedgerStore {
-    Memory(Arc<Memory>),
-    File(Arc<File>),
-    Redis(Arc<Redis>),
-    #[cfg(test)]
-    Simulated(Arc<simulated::SimulatedStore>),
+    store: Arc<dyn Store>,
+    clock: Clock,
 }
 
 /// Result of a claim.
@@ -142,20 +129,24 @@ impl Ledger {
     /// [`LedgerError`] if the file is in use, damaged or inaccessible, or if the URL is not a Redis URL. A damaged file is
     /// not replaced by a new one.
     pub async fn open(kind: LedgerKind) -> Result<Self, LedgerError> {
-        let store = match kind {
-            LedgerKind::Memory => LedgerStore::Memory(Arc::default()),
-            LedgerKind::File { path } => LedgerStore::File(File::open(path).await?),
+        let clock = Clock::system();
+        Ok(match kind {
+            LedgerKind::Memory => Self::over(Arc::new(Memory::new(clock.clone())), clock),
+            LedgerKind::File { path } => Self::over(File::open(path, clock.clone()).await?, clock),
             LedgerKind::Redis { url, prefix, ca_file } => {
-                LedgerStore::Redis(Arc::new(Redis::new(url, prefix, ca_file)?))
+                Self::over(Arc::new(Redis::new(url, prefix, ca_file)?), clock)
             }
-        };
-        Ok(Self { claims: Arc::default(), store })
+        })
     }
 
-    /// A ledger over the simulation's store.
-    #[cfg(test)]
-    pub(crate) fn simulated(store: Arc<simulated::SimulatedStore>) -> Self {
-        Self { claims: Arc::default(), store: LedgerStore::Simulated(store) }
+    /// A ledger whose entries are in `store` and expire by `clock`.
+    pub(crate) fn over(store: Arc<dyn Store>, clock: Clock) -> Self {
+        Self { claims: Arc::default(), store, clock }
+    }
+
+    /// The clock by which entries expire.
+    pub(crate) const fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Claims `key` for a message whose body has `fingerprint`. While another claimant (in this process, or in another
@@ -173,32 +164,18 @@ impl Ledger {
         check("a key", key.len(), KEY_BYTES_MAX)?;
         let since = tokio::time::Instant::now();
         let guard = match self.claims.acquire(key, &fingerprint, patience).await {
-            Acquisition::Acquired(guard) => guard,
+            Acquisition::Acquired(guard) => Arc::new(guard),
             Acquisition::Conflict => return Ok(Claim::Conflict),
             Acquisition::Busy => return Ok(Claim::Busy),
         };
-        let (found, holding) = match &self.store {
-            LedgerStore::Memory(memory) => {
-                let found = Found::of(memory.get(key), &fingerprint, clock::now());
-                (found, Holding::Memory(memory.clone(), guard))
-            }
-            LedgerStore::File(file) => {
-                let found = Found::of(file.get(key).await?, &fingerprint, clock::now());
-                (found, Holding::File(file.clone(), Arc::new(guard)))
-            }
-            #[cfg(test)]
-            LedgerStore::Simulated(store) => {
-                let found = Found::of(store.get(key).await?, &fingerprint, clock::now());
-                (found, Holding::Simulated(store.clone(), Arc::new(guard)))
-            }
-            LedgerStore::Redis(redis) => {
-                let left = patience.saturating_sub(since.elapsed());
-                let (found, held) = redis.claim(key, fingerprint, left, guard).await?;
-                (found, Holding::Redis(Box::new(held)))
-            }
-        };
+        let left = patience.saturating_sub(since.elapsed());
+        let store = Arc::clone(&self.store);
+        let (found, claim) = store.claim(key.to_owned(), fingerprint, left, guard.clone()).await?;
         Ok(match found {
-            Found::Free(note) => Claim::Mine(Lease::new(key, fingerprint, note, holding)),
+            Found::Free(note) => {
+                guard.start_acting(fingerprint);
+                Claim::Mine(Lease::new(fingerprint, note, claim))
+            }
             Found::Recorded(result) => Claim::Recorded(result),
             Found::Conflict => Claim::Conflict,
             Found::Busy => Claim::Busy,
@@ -211,26 +188,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the wait cannot be written.
     pub async fn set_rate_limit(&self, key: &str, wait: Duration) -> Result<(), LedgerError> {
-        let until = after(clock::now(), wait);
-        let entry = Entry { fingerprint: [0; 32], state: EntryState::Recorded, bytes: Vec::new(), until };
-        let shorter = |known: Option<Entry>| known.is_none_or(|known| known.until < until);
-        match &self.store {
-            LedgerStore::Redis(redis) => redis.set_rate_limit(key, wait).await,
-            LedgerStore::Memory(memory) => {
-                if shorter(memory.get(key)) {
-                    memory.put(key, entry);
-                }
-                Ok(())
-            }
-            LedgerStore::File(file) if shorter(file.get(key).await?) => {
-                file.write(key.to_owned(), Change::Put(entry), None).await
-            }
-            #[cfg(test)]
-            LedgerStore::Simulated(store) if shorter(store.get(key).await?) => {
-                store.write(key, Change::Put(entry), None).await
-            }
-            _ => Ok(()),
-        }
+        self.store.set_rate_limit(key, wait).await
     }
 
     /// Remaining time for which `key` is rate limited.
@@ -238,21 +196,13 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the entry cannot be read.
     pub async fn rate_limited_for(&self, key: &str) -> Result<Option<Duration>, LedgerError> {
-        let entry = match &self.store {
-            LedgerStore::Redis(redis) => return redis.rate_limited_for(key).await,
-            LedgerStore::Memory(memory) => memory.get(key),
-            LedgerStore::File(file) => file.get(key).await?,
-            #[cfg(test)]
-            LedgerStore::Simulated(store) => store.get(key).await?,
-        };
-        let left = entry.map(|entry| entry.until.duration_since(clock::now()));
-        Ok(left.and_then(|left| Duration::try_from(left).ok()).filter(|left| !left.is_zero()))
+        self.store.rate_limited_for(key).await
     }
 
     /// True if other processes can write to this ledger.
     #[must_use]
-    pub const fn is_shared(&self) -> bool {
-        matches!(self.store, LedgerStore::Redis(_))
+    pub fn is_shared(&self) -> bool {
+        self.store.is_shared()
     }
 
     /// Checks that the ledger is usable, for readiness and `check`.
@@ -260,13 +210,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger is not usable.
     pub async fn ping(&self) -> Result<(), LedgerError> {
-        match &self.store {
-            LedgerStore::Memory(_) => Ok(()),
-            LedgerStore::File(file) => file.len().await.map(drop),
-            LedgerStore::Redis(redis) => redis.ping().await,
-            #[cfg(test)]
-            LedgerStore::Simulated(_) => Ok(()),
-        }
+        self.store.ping().await
     }
 
     /// Inspects the ledger file at `path` without changing it, even if a worker has the file open.
@@ -283,10 +227,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the command fails.
     pub async fn info(&self) -> Result<Option<String>, LedgerError> {
-        match &self.store {
-            LedgerStore::Redis(redis) => redis.info().await.map(Some),
-            _ => Ok(None),
-        }
+        self.store.info().await
     }
 
     /// Number of entries, for a gauge; expired entries count until they are removed. `None` for Redis, which would have
@@ -295,38 +236,21 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the file cannot be read.
     pub async fn len(&self) -> Result<Option<u64>, LedgerError> {
-        match &self.store {
-            LedgerStore::Memory(memory) => Ok(Some(memory.len())),
-            LedgerStore::File(file) => file.len().await.map(Some),
-            LedgerStore::Redis(_) => Ok(None),
-            #[cfg(test)]
-            LedgerStore::Simulated(_) => Ok(None),
-        }
+        self.store.len().await
     }
 
     /// Number of commits synchronised to the disk since the ledger was opened; 0 for memory and Redis. Under load there
     /// are far fewer commits than records, because waiting writes share one commit.
     #[must_use]
     pub fn commits(&self) -> u64 {
-        match &self.store {
-            LedgerStore::File(file) => file.commits(),
-            LedgerStore::Memory(_) | LedgerStore::Redis(_) => 0,
-            #[cfg(test)]
-            LedgerStore::Simulated(_) => 0,
-        }
+        self.store.commits()
     }
 
     /// Finishes pending writes and closes the file; later operations fail with [`LedgerError::Closed`]. Closing twice
     /// is harmless, and so is dropping the ledger without closing it.
     pub async fn close(&self) {
-        if let LedgerStore::File(file) = &self.store {
-            file.close().await;
-        }
+        self.store.close().await;
     }
-}
-
-fn after(now: Timestamp, wait: Duration) -> Timestamp {
-    SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
 }
 
 fn check(what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), LedgerError> {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use lapin::{BasicProperties, types::AMQPValue};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -19,11 +20,19 @@ use tokio::{
 
 use super::world::{Life, World, WorldState};
 use crate::{
-    broker::{connection::BrokerError, source::Delivery},
-    contract::header,
+    broker::{
+        connection::BrokerError,
+        source::{Deliveries, Delivery, Receipt, Settle, Subscribe, Subscription},
+    },
+    contract::{
+        header,
+        stage::{StageDef, queues},
+    },
 };
 
-/// Queue names, with the topology prefix of the simulation.
+/// The topology prefix of the simulation.
+const PREFIX: &str = "sim";
+/// Queue names with this prefix.
 pub(super) const SESSIONS: &str = "sim.sessions";
 pub(super) const HOSTS: &str = "sim.hosts";
 pub(super) const GUESTS: &str = "sim.guests";
@@ -43,8 +52,12 @@ pub(super) struct Stored {
 
 /// All queues and their consumers.
 pub(super) struct SimulatedQueues {
+    /// The stages' queues, in the order of the table.
+    work: Vec<String>,
+    /// Exchange, routing key and queue of each binding.
+    bindings: Vec<(String, &'static str, String)>,
     ready: BTreeMap<String, VecDeque<Stored>>,
-    holds: BTreeMap<String, (Duration, &'static str)>,
+    holds: BTreeMap<String, (Duration, String)>,
     subscribers: BTreeMap<u64, Subscriber>,
     unsettled: BTreeMap<u64, Unsettled>,
     connections: Vec<Arc<Wire>>,
@@ -85,17 +98,16 @@ pub(super) struct Wire {
 #[derive(Clone)]
 pub(crate) struct SimulatedConnection(pub(super) Arc<Wire>);
 
-pub(crate) struct SimulatedSubscription {
+struct SimulatedSubscription {
     wire: Arc<Wire>,
     number: u64,
     deliveries: mpsc::UnboundedReceiver<Delivery>,
 }
 
-#[derive(Clone)]
-pub(crate) struct SimulatedReceipt {
+struct SimulatedReceipt {
     wire: Arc<Wire>,
     tag: u64,
-    used: Arc<AtomicBool>,
+    used: AtomicBool,
 }
 
 impl fmt::Debug for SimulatedReceipt {
@@ -105,14 +117,22 @@ impl fmt::Debug for SimulatedReceipt {
 }
 
 impl SimulatedQueues {
-    pub(super) fn new(delays: &[Duration]) -> Self {
-        let holds = [SESSIONS, HOSTS].into_iter().flat_map(|queue| {
-            delays.iter().map(move |delay| (format!("{queue}.hold.{}", delay.as_millis()), (*delay, queue)))
+    pub(super) fn new(stages: &[&'static StageDef], delays: &[Duration]) -> Self {
+        let named = |name: &str| format!("{PREFIX}.{name}");
+        let work: Vec<_> = stages.iter().map(|stage| named(stage.queue.name)).collect();
+        let holds = work.iter().flat_map(|queue| {
+            delays
+                .iter()
+                .map(move |delay| (format!("{queue}.hold.{}", delay.as_millis()), (*delay, queue.clone())))
         });
-        let ready = [SESSIONS, HOSTS].map(|queue| (queue.to_owned(), VecDeque::new()));
+        let bindings = queues(stages).flat_map(|queue| {
+            queue.bindings.iter().map(move |(exchange, key)| (named(exchange), *key, named(queue.name)))
+        });
         Self {
-            ready: ready.into(),
+            bindings: bindings.collect(),
+            ready: work.iter().map(|queue| (queue.clone(), VecDeque::new())).collect(),
             holds: holds.collect(),
+            work,
             subscribers: BTreeMap::new(),
             unsettled: BTreeMap::new(),
             connections: Vec::new(),
@@ -147,20 +167,21 @@ impl SimulatedQueues {
 }
 
 /// The queue to which the topology routes a message.
-pub(super) fn route<'a>(queues: &SimulatedQueues, exchange: &str, key: &'a str) -> Option<&'a str> {
-    match (exchange, key) {
-        _ if queues.unbound == Some(key) => None,
-        (LINKS, "guest.sms" | "guest.whatsapp") => Some(GUESTS),
-        (LINKS, "host.webex") => Some(HOSTS),
-        ("", queue) if queues.holds.contains_key(queue) => Some(queue),
-        ("", "sim.sessions.dead" | "sim.hosts.dead") => Some(key),
-        _ => None,
+pub(super) fn route(queues: &SimulatedQueues, exchange: &str, key: &str) -> Option<String> {
+    if queues.unbound == Some(key) {
+        return None;
     }
+    if exchange.is_empty() {
+        let dead = key.strip_suffix(".dead").is_some_and(|work| queues.ready.contains_key(work));
+        return (dead || queues.holds.contains_key(key)).then(|| key.to_owned());
+    }
+    let binding = queues.bindings.iter().find(|(from, bound, _)| from == exchange && *bound == key);
+    binding.map(|(_, _, queue)| queue.clone())
 }
 
 /// Stores a message in a queue.
 pub(super) fn store(world: &World, state: &mut WorldState, queue: &str, message: Stored) {
-    if let Some((delay, target)) = state.broker.holds.get(queue).copied() {
+    if let Some((delay, target)) = state.broker.holds.get(queue).cloned() {
         state.broker.held += 1;
         let late = Duration::from_millis(state.random.u64(..200));
         let world = world.clone();
@@ -168,7 +189,7 @@ pub(super) fn store(world: &World, state: &mut WorldState, queue: &str, message:
             sleep(delay + late).await;
             let mut state = world.lock();
             state.broker.held -= 1;
-            store(&world, &mut state, target, Stored { deliveries: 0, since: Instant::now(), ..message });
+            store(&world, &mut state, &target, Stored { deliveries: 0, since: Instant::now(), ..message });
         });
     } else if let Some(ready) = state.broker.ready.get_mut(queue) {
         ready.push_back(message);
@@ -204,12 +225,12 @@ fn deliver(state: &mut WorldState, queue: &str) {
         let tag = state.broker.number();
         let Some(to) = state.broker.subscribers.get_mut(&number) else { return };
         to.unsettled += 1;
-        let receipt = SimulatedReceipt { wire: Arc::clone(&to.wire), tag, used: Arc::default() };
+        let receipt = SimulatedReceipt { wire: Arc::clone(&to.wire), tag, used: AtomicBool::new(false) };
         let delivery = Delivery {
             body: message.body.to_vec(),
             properties: message.properties(),
             redelivered: message.deliveries > 0,
-            receipt: receipt.into(),
+            receipt: Arc::new(receipt),
         };
         // A closed receiver means that its connection is gone too.
         _ = to.deliver.send(delivery);
@@ -272,8 +293,8 @@ pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
         state.broker.subscribers.remove(&number);
     }
     let noticed = Duration::from_millis(if state.random.bool() { 0 } else { state.random.u64(..3000) });
-    for queue in [SESSIONS, HOSTS] {
-        deliver(&mut state, queue);
+    for queue in state.broker.work.clone() {
+        deliver(&mut state, &queue);
     }
     drop(state);
     let wire = Arc::clone(wire);
@@ -341,13 +362,9 @@ impl SimulatedConnection {
         Ok(Self(wire))
     }
 
-    pub(crate) fn connected(&self) -> bool {
-        !self.0.is_gone()
-    }
-
     /// A receipt on this connection for a delivery that the broker does not know.
-    pub(crate) fn receipt(&self) -> SimulatedReceipt {
-        SimulatedReceipt { wire: Arc::clone(&self.0), tag: 0, used: Arc::default() }
+    pub(crate) fn receipt(&self) -> Receipt {
+        Arc::new(SimulatedReceipt { wire: Arc::clone(&self.0), tag: 0, used: AtomicBool::new(false) })
     }
 
     /// Closes both ends.
@@ -356,11 +373,7 @@ impl SimulatedConnection {
         self.0.gone.close();
     }
 
-    pub(crate) async fn subscribe(
-        &self,
-        queue: &str,
-        prefetch: u16,
-    ) -> Result<SimulatedSubscription, BrokerError> {
+    async fn subscribe_to(&self, queue: &str, prefetch: u16) -> Result<SimulatedSubscription, BrokerError> {
         let life = &self.0.life;
         life.pass("subscribing").await;
         if self.0.is_cut() {
@@ -387,20 +400,44 @@ impl SimulatedConnection {
     }
 }
 
-impl SimulatedSubscription {
-    pub(crate) async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        if let Some(delivery) = self.deliveries.recv().await {
-            return Ok(delivery);
-        }
-        self.wire.gone().await;
-        Err(ended())
+impl Subscribe for SimulatedConnection {
+    fn connected(&self) -> bool {
+        !self.0.is_gone()
     }
 
-    pub(crate) fn check(&self) -> Result<(), BrokerError> {
+    fn subscribe<'a>(
+        &'a self,
+        queue: &'a str,
+        _name: &'a str,
+        prefetch: u16,
+        _limit: Duration,
+    ) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
+        Box::pin(async move { Ok(Box::new(self.subscribe_to(queue, prefetch).await?) as Subscription) })
+    }
+}
+
+impl Deliveries for SimulatedSubscription {
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, BrokerError>> {
+        Box::pin(async move {
+            if let Some(delivery) = self.deliveries.recv().await {
+                return Ok(delivery);
+            }
+            self.wire.gone().await;
+            Err(ended())
+        })
+    }
+
+    fn check(&self) -> Result<(), BrokerError> {
         if self.wire.is_gone() { Err(ended()) } else { Ok(()) }
     }
 
-    pub(crate) async fn cancel(mut self) -> Result<Vec<Delivery>, BrokerError> {
+    fn cancel(self: Box<Self>, _limit: Duration) -> BoxFuture<'static, Result<Vec<Delivery>, BrokerError>> {
+        Box::pin((*self).end())
+    }
+}
+
+impl SimulatedSubscription {
+    async fn end(mut self) -> Result<Vec<Delivery>, BrokerError> {
         self.wire.life.pass("cancelling").await;
         if self.wire.is_cut() {
             self.wire.gone().await;
@@ -420,13 +457,30 @@ impl SimulatedSubscription {
     }
 }
 
-impl SimulatedReceipt {
-    pub(crate) fn usable(&self) -> bool {
+impl Settle for SimulatedReceipt {
+    fn usable(&self) -> bool {
         !self.wire.is_gone() && !self.used.load(Ordering::Relaxed)
     }
 
+    fn ack(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(self.acknowledge().await) })
+    }
+
+    fn requeue(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(async move {
+            let counted = self.wire.life.world.lock().broker.counts_nacks;
+            Ok(self.nack(counted).await)
+        })
+    }
+
+    fn requeue_counted(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(self.nack(true).await) })
+    }
+}
+
+impl SimulatedReceipt {
     /// Sends the ack at once. The broker handles it later, unless the connection breaks first.
-    pub(crate) async fn ack(&self) -> bool {
+    async fn acknowledge(&self) -> bool {
         let life = self.wire.life.clone();
         life.point("before the ack").await;
         if !self.usable() || self.used.swap(true, Ordering::Relaxed) {
@@ -448,15 +502,6 @@ impl SimulatedReceipt {
         }
         life.point("after the ack").await;
         true
-    }
-
-    pub(crate) async fn requeue(&self) -> bool {
-        let counted = self.wire.life.world.lock().broker.counts_nacks;
-        self.nack(counted).await
-    }
-
-    pub(crate) async fn requeue_counted(&self) -> bool {
-        self.nack(true).await
     }
 
     async fn nack(&self, counted: bool) -> bool {

@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{
     broker::publisher::{Publication, PublishError},
-    clock,
+    clock::Clock,
     instant_connect::request::LINKS_MAX,
-    ledger::Entry,
+    ledger::entry::{Entry, EntryState},
     outcome::Class,
 };
 
@@ -87,6 +87,7 @@ pub(super) struct Checker {
 /// The settings that the rules use.
 #[derive(Clone, Debug)]
 pub(super) struct CheckedRules {
+    pub(super) clock: Clock,
     pub(super) begin: Timestamp,
     pub(super) attempts: u32,
     pub(super) total: Duration,
@@ -183,9 +184,8 @@ struct Open {
     disturbances_before: u64,
 }
 
-/// Records the current time. Returns true if `max` per minute is exceeded.
-fn too_often(moments: &mut Vec<Timestamp>, max: usize) -> bool {
-    let now = clock::now();
+/// Records that something happened `now`. Returns true if `max` per minute is exceeded.
+fn too_often(moments: &mut Vec<Timestamp>, now: Timestamp, max: usize) -> bool {
     moments.retain(|at| now.duration_since(*at) < SignedDuration::from_secs(60));
     moments.push(now);
     moments.len() > max
@@ -272,7 +272,7 @@ impl Checker {
     /// Checks a new subscription with `prefetch`.
     pub(super) fn subscribed(&mut self, queue: &str, prefetch: u16) -> Result<(), String> {
         let which = usize::from(queue == HOSTS);
-        let now = clock::now();
+        let now = self.rules.clock.now();
         let asked = self.rate_limited_until[which].is_some_and(|until| now < until);
         // Work that was in progress when the rate limit arrived is done by then.
         let known = self.rate_limit_learnt_at[which].is_some_and(|at| now.duration_since(at) > KEPT_AFTER);
@@ -324,6 +324,7 @@ impl Checker {
     }
 
     pub(super) fn delivered(&mut self, tag: u64, queue: &str, message: &Stored) -> Result<(), String> {
+        let now = self.rules.clock.now();
         self.count("deliveries");
         let (of, seen) = self.of_stored(queue, message);
         let seen =
@@ -333,11 +334,10 @@ impl Checker {
         seen.copy_confirmed = false;
         // Each worker that dies between a confirm and its ack leaves one more copy, and each copy is delivered.
         let alike = (seen.inputs + seen.copies).saturating_sub(seen.acks).max(1) as usize;
-        let now = clock::now();
         seen.alike.retain(|(at, _)| now.duration_since(*at) < SignedDuration::from_secs(60));
         seen.alike.push((now, alike));
         let most = seen.alike.iter().map(|(_, alike)| *alike).max().unwrap_or(1);
-        let spins = too_often(&mut seen.delivered_at, DELIVERIES_PER_MINUTE_MAX * most);
+        let spins = too_often(&mut seen.delivered_at, now, DELIVERIES_PER_MINUTE_MAX * most);
         let (copies_before, name) = (seen.copies, seen.name.clone());
         self.open.insert(tag, Open { of, copies_before, disturbances_before: self.disturbances });
         if spins { Err(format!("{name} is delivered too often")) } else { Ok(()) }
@@ -420,7 +420,7 @@ impl Checker {
         self.count("worker ends");
         for (until, at) in self.rate_limited_until.iter_mut().zip(self.rate_limited_at) {
             // The worker may not have recorded a rate limit that it received just now.
-            let kept = at.is_some_and(|at| clock::now().duration_since(at) > KEPT_AFTER);
+            let kept = at.is_some_and(|at| self.rules.clock.now().duration_since(at) > KEPT_AFTER);
             *until = until.filter(|_| kept && !self.ledger_fails).map(|until| until - KEPT_TO);
         }
         self.outage_calls = [0; 2];
@@ -450,7 +450,7 @@ impl Checker {
 
     /// Records a ledger failure, which opens the breakers.
     pub(super) fn ledger_stops(&mut self) {
-        self.learnt.iter_mut().for_each(|of_api| of_api.stops = Some(clock::now()));
+        self.learnt.iter_mut().for_each(|of_api| of_api.stops = Some(self.rules.clock.now()));
     }
 
     /// Records a failed ledger write. A running worker retries the write while it may hold the delivery.
@@ -469,10 +469,10 @@ impl Checker {
 
     /// Records the ledger entry for `key`, or its absence.
     pub(super) fn ledger_has(&mut self, key: &str, entry: Option<&Entry>) {
-        let recorded = entry.is_some_and(Entry::is_recorded);
+        let recorded = entry.is_some_and(|entry| entry.state == EntryState::Recorded);
         // A note before the first call contains no links.
         let without_links =
-            |entry: &Entry| str::from_utf8(entry.bytes()).is_ok_and(|note| note.contains(r#""hosts":[]"#));
+            |entry: &Entry| str::from_utf8(&entry.bytes).is_ok_and(|note| note.contains(r#""hosts":[]"#));
         let noted = !recorded && entry.is_some_and(|entry| !without_links(entry));
         self.by_ledger_key(key).for_each(|seen| {
             seen.recorded |= recorded;
@@ -498,7 +498,7 @@ impl Checker {
         if *calls > self.outage_calls_max {
             return Err(format!("{which:?} is down, but received {calls} calls"));
         }
-        let now = clock::now();
+        let now = self.rules.clock.now();
         if let Some(until) = self.rate_limited_until[which as usize].filter(|until| now < *until) {
             return Err(format!("early: a call to {which:?}, which is rate limited until {until}"));
         }
@@ -514,7 +514,7 @@ impl Checker {
         if one && seen.not_before.is_some_and(|at| now < at) {
             return Err(format!("early: a call for {}, which is not due yet", seen.name));
         }
-        if too_often(&mut seen.called_at, CALLS_PER_MINUTE_MAX) {
+        if too_often(&mut seen.called_at, now, CALLS_PER_MINUTE_MAX) {
             return Err(format!("too many calls for {}", seen.name));
         }
         let (name, number) = (seen.name.clone(), seen.event);
@@ -539,7 +539,8 @@ impl Checker {
         let looks = matches!(asked, SimulatedRequest::List { .. });
         let this_call_only = self.learn(which, asked.key(), looks, learnt);
         if let CallResult::Wait(until) = learnt {
-            let unnamed = || clock::now().checked_add(SignedDuration::try_from(RATE_LIMIT_WAIT).ok()?).ok();
+            let unnamed =
+                || self.rules.clock.now().checked_add(SignedDuration::try_from(RATE_LIMIT_WAIT).ok()?).ok();
             let ever = &mut self.ever_rate_limited_until[which as usize];
             *ever = (*ever).max(until.or_else(unnamed));
         }
@@ -547,10 +548,10 @@ impl Checker {
             let rate_limited_until = &mut self.rate_limited_until[which as usize];
             if *rate_limited_until < Some(until) {
                 *rate_limited_until = Some(until);
-                self.rate_limit_learnt_at[which as usize] = Some(clock::now());
-                self.rate_limited_at[which as usize] = Some(clock::now());
+                self.rate_limit_learnt_at[which as usize] = Some(self.rules.clock.now());
+                self.rate_limited_at[which as usize] = Some(self.rules.clock.now());
             }
-            let wait = Duration::try_from(until.duration_since(clock::now())).unwrap_or_default();
+            let wait = Duration::try_from(until.duration_since(self.rules.clock.now())).unwrap_or_default();
             self.longest_wait = self.longest_wait.max(wait);
         }
         self.count(match learnt {
@@ -596,7 +597,7 @@ impl Checker {
 
     /// Records the result of a call. Returns true for a Retry-After that may apply to this call only.
     fn learn(&mut self, which: SimulatedApi, key: &str, looks: bool, learnt: CallResult) -> bool {
-        let (now, of_api) = (clock::now(), &mut self.learnt[which as usize]);
+        let (now, of_api) = (self.rules.clock.now(), &mut self.learnt[which as usize]);
         match learnt {
             CallResult::Worked | CallResult::Refused => {
                 let long =
@@ -647,12 +648,16 @@ impl Checker {
         let of_api = &self.learnt[which as usize];
         // The worker may learn of the wait from the ledger, and use it late.
         let asked = self.ever_rate_limited_until[which as usize];
-        let asked = asked.is_some_and(|until| clock::now().duration_since(until) < UNOBSERVED_MAX);
+        let asked = asked.is_some_and(|until| self.rules.clock.now().duration_since(until) < UNOBSERVED_MAX);
         let stops = of_api.stops.is_some() || asked;
         let events: BTreeSet<_> = of_api.failed.iter().map(|(_, key)| key).collect();
         let few = of_api.failed.len() >= self.breaker_failures
-            && of_api.failed.first().is_some_and(|(at, _)| clock::now().duration_since(*at) >= FEW_AFTER);
-        let few = few || of_api.few.is_some_and(|at| clock::now().duration_since(at) < UNOBSERVED_MAX);
+            && of_api
+                .failed
+                .first()
+                .is_some_and(|(at, _)| self.rules.clock.now().duration_since(*at) >= FEW_AFTER);
+        let few =
+            few || of_api.few.is_some_and(|at| self.rules.clock.now().duration_since(at) < UNOBSERVED_MAX);
         if stops || few || events.len() >= self.breaker_failures {
             return Ok(());
         }
@@ -661,7 +666,7 @@ impl Checker {
 
     /// Checks that the breaker does not close during a rate limit.
     pub(super) fn breaker_closed(&self, which: SimulatedApi) -> Result<(), String> {
-        if self.learnt[which as usize].no_call_until.is_some_and(|until| clock::now() < until) {
+        if self.learnt[which as usize].no_call_until.is_some_and(|until| self.rules.clock.now() < until) {
             return Err(format!("{which:?}: breaker closed during a rate limit"));
         }
         Ok(())
@@ -684,7 +689,8 @@ impl Checker {
             return Ok(());
         }
         // Devices of links that have ended are called again, with new links.
-        let last = seen.devices_until.replace(until).filter(|last| *last > clock::now().as_second());
+        let last =
+            seen.devices_until.replace(until).filter(|last| *last > self.rules.clock.now().as_second());
         if last.is_some() && (seen.devices_known || seen.noted) {
             return Err(format!("repeated: the devices of {session} are called again"));
         }

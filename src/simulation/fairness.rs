@@ -7,7 +7,6 @@ use fastrand::Rng;
 use tokio::time::sleep;
 
 use super::{events, network::Outage, plan::WorldPlan, send, world::World};
-use crate::clock;
 
 /// The number of the event that always fails. The slow event and the others follow it.
 const FAILING: usize = 900;
@@ -73,7 +72,7 @@ pub(super) async fn cut_off(world: &World, seed: u64) {
     world.lock().servers.outage[0] = Some(Outage::Hangs);
     world.lock().log(format_args!("calls of sessions that are nearly over hang"));
     for number in FAILING..FAILING + CUT_OFF {
-        let event = events::short(&mut random, number, clock::now());
+        let event = events::short(&mut random, number, world.clock().now());
         world.lock().checker.expect(event.clone());
         send(world, &event);
         sleep(Duration::from_millis(random.u64(10..5_000))).await;
@@ -108,7 +107,7 @@ pub(super) async fn limited_late(world: &World, seed: u64) {
 }
 
 fn one(world: &World, random: &mut Rng, number: usize, copies: usize) {
-    let mut event = events::plain(random, number, Duration::ZERO, clock::now());
+    let mut event = events::plain(random, number, Duration::ZERO, world.clock().now());
     event.sent = vec![Duration::ZERO; copies];
     world.lock().checker.expect(event.clone());
     send(world, &event);

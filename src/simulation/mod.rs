@@ -14,12 +14,12 @@
 //! - [`world`]: time, randomness, journal, the worker's lives
 //! - [`broker`], [`publishing`]: queues, connections, confirms
 //! - [`network`], [`answers`]: the two APIs
-//! - [`store`]: the disk under the ledger
+//! - [`store`]: the disk under the ledger, [`time`]: the time of day
 //! - [`worker`]: the real parts, connected to the simulation
 //! - [`troubles`]: faults that come and go
 //! - [`fairness`]: events with faults of their own
 //! - [`checker`], [`rules`]: the rules
-//! - `single_consumer`, `requeued`, `one_at_a_time`, in tests: one consumer by itself
+//! - `single_consumer`, `requeued`, `one_at_a_time`, `third_stage`, in tests: one consumer by itself
 
 mod answers;
 pub(crate) mod broker;
@@ -38,7 +38,12 @@ mod rules;
 mod single_consumer;
 pub(crate) mod store;
 #[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod third_stage;
+mod time;
 mod troubles;
 mod worker;
 mod world;
@@ -57,7 +62,11 @@ use self::{
     plan::WorldPlan,
     world::World,
 };
-use crate::{clock, ledger::Ledger};
+use crate::{
+    clock::{self, Clock},
+    ledger::Ledger,
+    telemetry::metrics::Metrics,
+};
 
 /// Longest time to finish once all faults are over.
 const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
@@ -89,10 +98,20 @@ impl fmt::Debug for BrokenRule {
 
 /// Runs the history of `seed`, with the token file in `folder`.
 fn run(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
+    run_with(seed, folder, print, None)
+}
+
+/// As [`run`]. `metrics` replace those that all worlds share.
+fn run_with(
+    seed: u64,
+    folder: &Path,
+    print: bool,
+    metrics: Option<Metrics>,
+) -> Result<SimulatedHistory, BrokenRule> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| failure(seed, &error))?;
     fastrand::seed(seed);
-    runtime.block_on(live(seed, folder, print))
+    runtime.block_on(live(seed, folder, print, metrics))
 }
 
 /// A connection in a world without faults, for tests of single parts.
@@ -107,8 +126,10 @@ fn calm_world() -> World {
     let mut random = Rng::with_seed(0);
     let mut plan = WorldPlan::new(&mut random);
     plan.calm();
+    let clock = Clock::system();
     let rules = CheckedRules {
-        begin: clock::now(),
+        begin: clock.now(),
+        clock,
         attempts: plan.attempts,
         total: Duration::MAX,
         lifetime: Duration::MAX,
@@ -122,7 +143,7 @@ fn calm_world() -> World {
 /// A ledger in a world without faults. The returned switch makes its disk fail.
 pub(crate) fn ledger() -> (Ledger, impl Fn(bool)) {
     let world = calm_world();
-    let ledger = Ledger::simulated(store::SimulatedStore::new(world.begin_life()));
+    let ledger = store::ledger(world.begin_life());
     (ledger, move |out| world.lock().disk.out = out)
 }
 
@@ -130,9 +151,16 @@ fn failure(seed: u64, error: &io::Error) -> BrokenRule {
     BrokenRule { seed, rule: error.to_string(), steps: String::new() }
 }
 
-async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
+async fn live(
+    seed: u64,
+    folder: &Path,
+    print: bool,
+    metrics: Option<Metrics>,
+) -> Result<SimulatedHistory, BrokenRule> {
     let begin: Timestamp = "2026-11-21T12:00:00.25Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
-    let _clock = clock::simulated::begin(begin);
+    // Modules that are not given a clock yet see the same time.
+    let _simulated = clock::simulated::begin(begin);
+    let clock = time::clock_at(begin);
     let mut random = Rng::with_seed(seed);
     let mut plan = WorldPlan::new(&mut random);
     if seed % 8 == 7 {
@@ -141,8 +169,11 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
     let events = events::events(&mut random, plan.events, plan.spread, begin);
     let token = folder.join("token");
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
-    let checker = checker_of(&plan, events.clone(), begin);
+    let checker = checker_of(&plan, events.clone(), begin, clock);
     let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
+    if let Some(metrics) = metrics {
+        world.lock().metrics = metrics;
+    }
     // In every third seed nacks are not counted, as in RabbitMQ 4.3.
     world.lock().broker.counts_nacks = !seed.is_multiple_of(3);
     world.lock().log(format_args!("{plan:?}"));
@@ -160,8 +191,9 @@ async fn live(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory,
 }
 
 /// A checker with the limits that follow from `plan`.
-fn checker_of(plan: &WorldPlan, events: Vec<Event>, begin: Timestamp) -> Checker {
+fn checker_of(plan: &WorldPlan, events: Vec<Event>, begin: Timestamp, clock: Clock) -> Checker {
     let rules = CheckedRules {
+        clock,
         begin,
         attempts: plan.attempts,
         total: Duration::from_secs(3600),
@@ -221,7 +253,7 @@ fn history_of(world: &World, seed: u64) -> Result<SimulatedHistory, BrokenRule> 
         None => Ok(SimulatedHistory { hash, counts: std::mem::take(&mut state.checker.counts) }),
     };
     // The queues hold references to the world. Without this, the memory of each world would leak.
-    let queues = std::mem::replace(&mut state.broker, SimulatedQueues::new(&[]));
+    let queues = std::mem::replace(&mut state.broker, SimulatedQueues::new(&[], &[]));
     drop(state);
     drop(queues);
     history
@@ -239,7 +271,7 @@ fn send(world: &World, event: &Event) {
                 properties = properties.with_message_id(id.as_str().into());
             }
             if state.random.bool() {
-                let seconds = u64::try_from(clock::now().as_second()).unwrap_or_default();
+                let seconds = u64::try_from(state.now().as_second()).unwrap_or_default();
                 properties = properties.with_timestamp(seconds);
             }
             state.log(format_args!("{} is sent", event.session));

@@ -13,7 +13,10 @@ use axum::{
     body::{Body, Bytes},
     http::{Response as HttpResponse, response::Builder},
 };
-use futures_util::stream::{self, StreamExt};
+use futures_util::{
+    future::BoxFuture,
+    stream::{self, StreamExt},
+};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Request, Response, header::AUTHORIZATION};
 use tokio::time::{Instant, sleep_until};
@@ -23,7 +26,10 @@ use super::{
     worker::CALL_LIMIT,
     world::{Life, WorldState},
 };
-use crate::{clock, endpoint::Obstacle, upstream::CallFailure};
+use crate::{
+    endpoint::Obstacle,
+    upstream::transport::{CallFailure, CallStart, Transport},
+};
 
 /// The duration of a slow call, which is within the limit.
 const SLOW: Duration = Duration::from_secs(11);
@@ -145,8 +151,7 @@ impl Servers {
 }
 
 impl Api {
-    /// Makes one call within the request's own time limit, as `reqwest` does.
-    pub(crate) async fn call(&self, request: Request) -> Result<Response, CallFailure> {
+    async fn answer_to(&self, request: Request) -> Result<Response, CallFailure> {
         let limit = request.timeout().copied().unwrap_or(Duration::MAX);
         let until = Instant::now() + limit;
         self.life.point("before a call").await;
@@ -162,11 +167,12 @@ impl Api {
         let answer = tokio::time::timeout_at(until, self.answer(fate, &asked, until)).await;
         let answer = answer.unwrap_or(Err(CallFailure::TimedOut));
         self.life.point("after a call").await;
+        let now = self.life.world.clock().now();
         let learnt = match (&answer, fate) {
             (Err(CallFailure::TimedOut), _) | (Ok(_), CallFate::Endless) if limit < CALL_LIMIT => {
                 CallResult::CutOff
             }
-            (Ok(_), _) => fate.learnt(self.which),
+            (Ok(_), _) => fate.learnt(self.which, now),
             (Err(_), _) => CallResult::Failed,
         };
         let mut state = self.life.world.lock();
@@ -234,14 +240,31 @@ impl Api {
     }
 }
 
+impl Transport for Api {
+    /// Makes one call within the request's own time limit, as `reqwest` does.
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<(Response, CallStart), CallFailure>> {
+        Box::pin(async move { Ok((self.answer_to(request).await?, CallStart::now(0))) })
+    }
+
+    fn proxy(&self) -> Option<&str> {
+        None
+    }
+
+    fn succeeded(&self, _: CallStart) {}
+
+    fn failed(&self, _: CallStart, _: CallFailure) {}
+
+    fn reconnect(&self, _: CallStart) {}
+}
+
 impl CallFate {
     fn of(state: &mut WorldState, which: SimulatedApi) -> Self {
         match state.servers.outage[which as usize] {
             Some(Outage::Unreachable) => return Self::Unreachable,
             Some(Outage::Status(status)) => return Self::Status(status, None, false),
             Some(Outage::Hangs) => return Self::Hangs(state.random.bool()),
-            Some(Outage::Limited(until)) if until > clock::now() => {
-                let left = until.duration_since(clock::now()).as_secs() + 1;
+            Some(Outage::Limited(until)) if until > state.now() => {
+                let left = until.duration_since(state.now()).as_secs() + 1;
                 return Self::Status(429, Some(retry_after(state, left)), false);
             }
             _ => {}
@@ -286,7 +309,7 @@ impl CallFate {
         }
     }
 
-    fn learnt(self, which: SimulatedApi) -> CallResult {
+    fn learnt(self, which: SimulatedApi, now: Timestamp) -> CallResult {
         match (self, which) {
             (Self::Fine, _) => CallResult::Worked,
             (Self::Status(401, ..), _) | (Self::Status(403, ..), SimulatedApi::InstantConnect) => {
@@ -294,7 +317,7 @@ impl CallFate {
             }
             (Self::Status(429, None, _), _) => CallResult::Wait(None),
             (Self::Status(423, Some(_), _), _) => CallResult::Later,
-            (Self::Status(_, Some(retry_after), _), _) => CallResult::Wait(retry_after.until()),
+            (Self::Status(_, Some(retry_after), _), _) => CallResult::Wait(retry_after.until(now)),
             (Self::Status(423, ..), _) => CallResult::Failed,
             (Self::Status(400..=499, ..), _) => CallResult::Refused,
             // The effect is unknown after a response that is not Webex's, and after an unreadable success.
@@ -370,15 +393,15 @@ fn retry_after(state: &mut WorldState, seconds: i64) -> RetryAfter {
     if state.random.bool() {
         return RetryAfter::Seconds(seconds);
     }
-    let at = clock::now().saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
+    let at = state.now().saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
     RetryAfter::Date(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
 impl RetryAfter {
-    /// The end of the delay if the header is read now.
-    fn until(self) -> Option<Timestamp> {
+    /// The end of the delay if the header is read `now`.
+    fn until(self, now: Timestamp) -> Option<Timestamp> {
         match self {
-            Self::Seconds(seconds) => clock::now().checked_add(SignedDuration::from_secs(seconds)).ok(),
+            Self::Seconds(seconds) => now.checked_add(SignedDuration::from_secs(seconds)).ok(),
             Self::Date(at) => Some(at),
             Self::Unreadable => None,
         }

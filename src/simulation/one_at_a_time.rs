@@ -15,13 +15,9 @@ use super::single_consumer::SingleConsumer;
 use crate::{
     broker::consumer::{ConsumeMode, ConsumerLimits},
     clock,
-    contract::{
-        message::Message,
-        start_session::{self, Identity},
-        time::WireTime,
-    },
+    contract::{identity::Identity, message::Message, stage::StageDef, time::WireTime},
     outcome::{Class, Death, Outcome},
-    stages::Stage,
+    stages::{AcceptedJob, JobContext, LINK, Read, Stage},
 };
 
 /// Prefetch and concurrency.
@@ -37,25 +33,24 @@ struct Slow {
 }
 
 impl Stage for Slow {
-    const NAME: &'static str = "link";
+    type Job = ();
 
-    fn identify(&self, message: &Message) -> Identity {
-        start_session::identify(message)
-    }
+    const DEF: &'static StageDef = &LINK;
 
-    fn effect(&self, _: &Message, _: &Identity) -> String {
-        self.names.fetch_add(1, Ordering::Relaxed).to_string()
-    }
-
-    fn deadline(&self, _: &Message) -> Result<WireTime, Death> {
-        Ok(WireTime::floor(Timestamp::MAX))
-    }
-
-    fn bytes(&self, _: &Message) -> usize {
+    fn bytes_max(&self, _: &Message) -> usize {
         0
     }
 
-    async fn handle(&self, _: &Message) -> Outcome {
+    fn read(&self, message: &Message) -> Read<()> {
+        Read {
+            identity: Identity::without_body(message),
+            effect: self.names.fetch_add(1, Ordering::Relaxed).to_string(),
+            bytes: 0,
+            job: Ok(AcceptedJob { job: (), deadline: WireTime::floor(Timestamp::MAX), digest: [0; 32] }),
+        }
+    }
+
+    async fn act(&self, (): (), _: &mut JobContext) -> Outcome {
         let others = self.now.fetch_add(1, Ordering::Relaxed);
         self.others.lock().unwrap_or_else(PoisonError::into_inner).push(others);
         sleep(Duration::from_secs(1)).await;

@@ -103,7 +103,7 @@ fn fate(life: &Life) -> PublishFate {
 fn store(life: &Life, publication: &Publication) -> Result<(), PublishError> {
     let mut state = life.world.lock();
     let queue = broker::route(&state.broker, &publication.exchange, &publication.routing_key);
-    let Some(queue) = queue.map(str::to_owned) else {
+    let Some(queue) = queue else {
         state.log(format_args!("{} has no binding", publication.routing_key));
         state.checker.unroutable(publication);
         return Err(PublishError::Unroutable);

@@ -12,13 +12,9 @@ use super::{plan::WorldPlan, single_consumer::SingleConsumer, world::World};
 use crate::{
     broker::consumer::ConsumerLimits,
     clock,
-    contract::{
-        message::Message,
-        start_session::{self, Identity},
-        time::WireTime,
-    },
+    contract::{identity::Identity, message::Message, stage::StageDef, time::WireTime},
     outcome::{Class, Death, Outcome},
-    stages::Stage,
+    stages::{AcceptedJob, JobContext, LINK, Read, Stage},
 };
 
 /// A fault that passes is over after this many deliveries.
@@ -43,9 +39,11 @@ struct Troubled {
 }
 
 impl Stage for Troubled {
-    const NAME: &'static str = "link";
+    type Job = ();
 
-    fn identify(&self, message: &Message) -> Identity {
+    const DEF: &'static StageDef = &LINK;
+
+    fn bytes_max(&self, message: &Message) -> usize {
         let count = message.deliveries();
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).push(count);
         if count >= PASSES_AFTER {
@@ -53,29 +51,23 @@ impl Stage for Troubled {
         } else {
             assert!(self.trouble != Trouble::Defect, "a defect outside the stage");
         }
-        start_session::identify(message)
-    }
-
-    fn effect(&self, _: &Message, _: &Identity) -> String {
-        "link:one".to_owned()
-    }
-
-    fn deadline(&self, _: &Message) -> Result<WireTime, Death> {
-        let over = self.begin + SignedDuration::from_mins(10);
-        let is_over = || Death::new(Class::Expired, "the session is over");
-        if clock::now() < over { Ok(WireTime::floor(over)) } else { Err(is_over()) }
-    }
-
-    fn bytes(&self, _: &Message) -> usize {
         0
     }
 
-    async fn handle(&self, message: &Message) -> Outcome {
-        match (self.trouble, self.deadline(message)) {
-            (Trouble::Hangs, Ok(_)) => pending().await,
-            (Trouble::Hangs, Err(death)) => Outcome::Dead(death),
-            _ => Outcome::Dead(Death::new(Class::Invalid, "not an event")),
-        }
+    fn read(&self, message: &Message) -> Read<()> {
+        let over = self.begin + SignedDuration::from_mins(10);
+        let job = match self.trouble {
+            Trouble::Hangs if clock::now() < over => {
+                Ok(AcceptedJob { job: (), deadline: WireTime::floor(over), digest: [0; 32] })
+            }
+            Trouble::Hangs => Err(Death::new(Class::Expired, "the session is over")),
+            _ => Err(Death::new(Class::Invalid, "not an event")),
+        };
+        Read { identity: Identity::without_body(message), effect: "link:one".to_owned(), bytes: 0, job }
+    }
+
+    async fn act(&self, (): (), _: &mut JobContext) -> Outcome {
+        pending().await
     }
 }
 
@@ -97,7 +89,7 @@ async fn delivered(trouble: Trouble) -> (Vec<u32>, bool) {
     let in_time = consumer.settles_all().await;
     let counts = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
     assert!(in_time, "{trouble:?}: not settled after {} deliveries", counts.len());
-    (counts, consumer.metrics.breaker.is_open())
+    (counts, consumer.state.breaker.is_open())
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     broker::publisher::Publication,
-    clock,
     contract::{
         header,
         ids::Role,
@@ -70,7 +69,7 @@ impl Checker {
         let until = link["expiresAt"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
         let name =
             format!("{} of {}", publication.routing_key, link["sessionId"].as_str().unwrap_or("something"));
-        let late = until.is_none_or(|until| clock::now() > until);
+        let late = until.is_none_or(|until| self.rules.clock.now() > until);
         self.set_name(&publication.body, name.clone());
         if late { Err(format!("late: {name} is published after its session ended")) } else { Ok(()) }
     }
@@ -232,12 +231,12 @@ impl Checker {
             ));
         }
         if let Some(delay) = delay {
-            let back = clock::now() + SignedDuration::try_from(delay).unwrap_or_default();
+            let back = self.rules.clock.now() + SignedDuration::try_from(delay).unwrap_or_default();
             let slack = SignedDuration::try_from(rules.first_delay + LATENCY_MAX).unwrap_or_default();
             let not_before = text_header(publication, header::NOT_BEFORE);
             let not_before = not_before.and_then(|at| at.parse::<Timestamp>().ok());
             // A copy that is already due was decided for an earlier delivery and waited for the broker.
-            let prompt = undisturbed && not_before.is_none_or(|at| at > clock::now());
+            let prompt = undisturbed && not_before.is_none_or(|at| at > self.rules.clock.now());
             let late = |deadline: Timestamp| {
                 not_before.is_some_and(|at| at >= deadline) || (prompt && back > deadline + slack)
             };
@@ -264,7 +263,7 @@ impl Checker {
     fn may_die(&self, id: &Uuid, class: Class) -> bool {
         let Some(seen) = self.seen.get(id) else { return false };
         let event = &self.events[seen.event];
-        let (now, rules) = (clock::now(), &self.rules);
+        let (now, rules) = (self.rules.clock.now(), &self.rules);
         let after = |wait: Duration| now + SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
         let backoff = Duration::from_secs_f64(1.2 * 3f64.powi(seen.failures.min(8).cast_signed()).min(600.0));
         let next = after(backoff.max(self.longest_wait) + Duration::from_secs(2));
@@ -298,7 +297,7 @@ impl Checker {
                     other.queue == seen.queue && (same_id || other.key == seen.key)
                 };
                 let deaths: u32 = self.seen.values().filter(alike).map(|seen| seen.deaths).sum();
-                deaths + self.tries_in_doubt >= rules.deliveries_max.saturating_sub(3).max(1)
+                deaths + self.tries_in_doubt >= rules.deliveries_max.saturating_sub(3).max(2)
             }
             Class::Internal => false,
         }

@@ -10,27 +10,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CALM_MAX,
-    broker::{self, SESSIONS, SimulatedConnection, Stored},
+    broker::{self, SimulatedConnection, SimulatedQueues, Stored},
     checker::{CheckedRules, Checker},
     plan::WorldPlan,
-    publishing,
-    store::SimulatedStore,
+    publishing, store,
+    time::clock_at,
     worker,
     world::World,
 };
 use crate::{
     broker::{
-        consumer::{Consumer, ConsumerLimits},
+        consumer::{Consumer, ConsumerLimits, ConsumerParts},
         publisher::Publisher,
         settle::Settler,
         tries::Tries,
     },
-    ledger::Ledger,
-    stages::Stage,
-    telemetry::{
-        metrics::{Metrics, StageMetrics, labels},
-        traces::Tracer,
-    },
+    contract::stage::StageDef,
+    stages::{self, Stage},
+    state::StageState,
+    telemetry::{metrics::Metrics, traces::Tracer},
 };
 
 /// A message with this many deliveries is set aside.
@@ -38,8 +36,10 @@ pub(super) const DELIVERIES_MAX: u32 = 5;
 
 pub(super) struct SingleConsumer<S> {
     pub(super) consumer: Arc<Consumer<S>>,
-    pub(super) metrics: StageMetrics,
+    pub(super) state: StageState,
+    pub(super) all_metrics: Metrics,
     pub(super) world: World,
+    queue: String,
     publishing: JoinHandle<()>,
     connection: SimulatedConnection,
 }
@@ -52,11 +52,23 @@ impl<S: Stage> SingleConsumer<S> {
         limits: impl FnOnce(ConsumerLimits) -> ConsumerLimits,
         stage: impl FnOnce(World) -> S,
     ) -> Self {
+        Self::of_table(stages::ALL, begin, plan_for, limits, stage).await
+    }
+
+    /// The same with another table of stages, which contains the stage.
+    pub(super) async fn of_table(
+        table: &[&'static StageDef],
+        begin: Timestamp,
+        plan_for: impl FnOnce(&mut WorldPlan),
+        limits: impl FnOnce(ConsumerLimits) -> ConsumerLimits,
+        stage: impl FnOnce(World) -> S,
+    ) -> Self {
         let mut random = Rng::with_seed(1);
         let mut plan = WorldPlan::new(&mut random);
         plan.calm();
         plan_for(&mut plan);
         let rules = CheckedRules {
+            clock: clock_at(begin),
             begin,
             attempts: 1,
             total: CALM_MAX,
@@ -73,35 +85,41 @@ impl<S: Stage> SingleConsumer<S> {
         let life = world.begin_life();
         let (publisher, jobs) = Publisher::simulated();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
-        let metrics = Metrics::new(&[]).unwrap().stage(labels::StageName::Link);
+        let all_metrics = Metrics::new(table, &plan.delays).unwrap();
+        let metrics = all_metrics.stage(S::DEF);
+        world.lock().broker = SimulatedQueues::new(table, &plan.delays);
+        let topology = worker::topology_of(table, &plan.delays);
+        let queue = topology.queue(S::DEF.queue);
         let settler = Settler::new(
             publisher,
             Tracer::default(),
-            &worker::topology(&plan),
-            SESSIONS.to_owned(),
+            &topology,
+            queue.clone(),
             limits.timeout,
             worker::policy(&rules),
             metrics.clone(),
         );
         let stage = stage(world.clone());
-        let tries = Tries::new(Ledger::simulated(SimulatedStore::new(life.clone())));
-        let consumer = Consumer::new(
+        let tries = Tries::new(store::ledger(life.clone()));
+        let seen = StageState::default();
+        let consumer = Consumer::new(ConsumerParts {
             stage,
-            SESSIONS.to_owned(),
+            queue: queue.clone(),
             settler,
             limits,
             tries,
-            metrics.clone(),
-            CancellationToken::new(),
-        );
+            state: seen.clone(),
+            metrics,
+            stop: CancellationToken::new(),
+        });
         let connection = SimulatedConnection::open(&life).await.unwrap();
-        Self { consumer: Arc::new(consumer), metrics, world, publishing, connection }
+        Self { consumer: Arc::new(consumer), state: seen, all_metrics, world, queue, publishing, connection }
     }
 
     /// Puts a message into its queue.
     pub(super) fn store(&self) {
         let message = Stored::new(BasicProperties::default(), Arc::from(&b"{}"[..]));
-        broker::store(&self.world, &mut self.world.lock(), SESSIONS, message);
+        broker::store(&self.world, &mut self.world.lock(), &self.queue, message);
     }
 
     /// Consumes until no message is left. Returns false if the time limit passed first.
@@ -113,7 +131,7 @@ impl<S: Stage> SingleConsumer<S> {
         };
         let ended = tokio::time::timeout(CALM_MAX, async {
             tokio::select! {
-                ended = self.consumer.consume((&self.connection).into()) => panic!("{ended:?}"),
+                ended = self.consumer.consume(&self.connection) => panic!("{ended:?}"),
                 () = settled => {}
             }
         });

@@ -2,19 +2,32 @@
 
 use std::{fmt, sync::Arc};
 
+use futures_util::future::BoxFuture;
+
 use super::world::Life;
-use crate::ledger::{Change, Entries, Entry, KeyGuard, LedgerError};
+use crate::{
+    clock::Clock,
+    ledger::{
+        Ledger, LedgerError,
+        claims::KeyGuard,
+        entry::{Change, Entry},
+        entry_store::EntryStore,
+        memory::Memory,
+    },
+};
 
 /// The data on the disk.
-#[derive(Default)]
 pub(super) struct SimulatedDisk {
-    entries: Arc<Entries>,
+    entries: Memory,
     /// True if every read and write fails.
     pub(super) out: bool,
 }
 
 /// The disk as one life of the worker sees it.
-pub(crate) struct SimulatedStore(Life);
+struct SimulatedStore {
+    life: Life,
+    clock: Clock,
+}
 
 impl fmt::Debug for SimulatedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,14 +35,22 @@ impl fmt::Debug for SimulatedStore {
     }
 }
 
-impl SimulatedStore {
-    pub(super) fn new(life: Life) -> Arc<Self> {
-        Arc::new(Self(life))
-    }
+/// The ledger of one life of the worker.
+pub(super) fn ledger(life: Life) -> Ledger {
+    let clock = life.world.clock();
+    Ledger::over(Arc::new(SimulatedStore { life, clock: clock.clone() }), clock)
+}
 
-    pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
-        self.0.pass("reading the ledger").await;
-        let mut state = self.0.world.lock();
+impl SimulatedDisk {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { entries: Memory::new(clock), out: false }
+    }
+}
+
+impl SimulatedStore {
+    async fn read(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
+        self.life.pass("reading the ledger").await;
+        let mut state = self.life.world.lock();
         let share = state.plan.ledger;
         if state.disk.out || state.chance(share) {
             state.log(format_args!("ledger: {key} can't be read"));
@@ -39,28 +60,44 @@ impl SimulatedStore {
             }
             return Err(failure());
         }
-        let entry = state.disk.entries.get(key);
+        let entry = state.disk.entries.find(key);
         state.log(format_args!("ledger: {key} read, {}", if entry.is_some() { "there" } else { "absent" }));
         drop(state);
         Ok(entry)
     }
+}
+
+impl EntryStore for SimulatedStore {
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        Box::pin(self.read(key))
+    }
 
     /// Writes even if the caller gives up, as the file ledger does. Releases `guard` after the write.
-    pub(crate) async fn write(
-        &self,
-        key: &str,
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
         change: Change,
         guard: Option<Arc<KeyGuard>>,
-    ) -> Result<(), LedgerError> {
-        let (life, key) = (self.0.clone(), key.to_owned());
-        let write = tokio::spawn(async move {
-            life.pass("writing the ledger").await;
-            let result = apply(&life, &key, change);
-            life.pass("having written the ledger").await;
-            drop(guard);
-            result
-        });
-        write.await.unwrap_or_else(|_| Err(failure()))
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        let (life, key) = (self.life.clone(), key.to_owned());
+        Box::pin(async move {
+            let write = tokio::spawn(async move {
+                life.pass("writing the ledger").await;
+                let result = apply(&life, &key, change);
+                life.pass("having written the ledger").await;
+                drop(guard);
+                result
+            });
+            write.await.unwrap_or_else(|_| Err(failure()))
+        })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
+        Box::pin(async { Ok(None) })
     }
 }
 

@@ -2,14 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    env,
+    env, fs,
+    io::Write as _,
     num::NonZero,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Instant,
 };
 
-use super::{SimulatedHistory, run};
+use super::{SimulatedHistory, run, run_with};
+use crate::telemetry::metrics::Metrics;
 
 /// Number of seeds in the normal test run.
 const SEEDS: u64 = 1000;
@@ -24,6 +29,8 @@ fn one(seed: u64) -> SimulatedHistory {
 }
 
 /// `ICW_SIM_SEED` runs one seed and prints all its steps. Otherwise `ICW_SIM_SEEDS` seeds run, from `ICW_SIM_FIRST`.
+/// `ICW_SIM_HASHES` names a file for the hash of each history: a change that must not change behaviour keeps all of
+/// them.
 #[test]
 #[allow(clippy::print_stdout, reason = "the totals are the result of the run")]
 fn simulation_of_many_seeds() {
@@ -34,6 +41,7 @@ fn simulation_of_many_seeds() {
     }
     let (first, seeds) = (setting("ICW_SIM_FIRST").unwrap_or(0), setting("ICW_SIM_SEEDS").unwrap_or(SEEDS));
     let (next, begun) = (AtomicU64::new(first), Instant::now());
+    let hashes = env::var("ICW_SIM_HASHES").ok().map(|path| Mutex::new(fs::File::create(path).unwrap()));
     let live = || {
         let folder = tempfile::tempdir().unwrap();
         let mut counts = BTreeMap::new();
@@ -43,6 +51,10 @@ fn simulation_of_many_seeds() {
                 return counts;
             }
             let history = run(seed, folder.path(), false).unwrap();
+            if let Some(file) = &hashes {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                writeln!(file, "{seed} {:016x}", history.hash).unwrap();
+            }
             for (what, count) in history.counts {
                 *counts.entry(what).or_insert(0) += count;
             }
@@ -207,5 +219,15 @@ fn few_events_open_the_breaker_until_a_success_is_known() {
 fn seed_gives_the_same_history_twice() {
     for seed in 0..20 {
         assert_eq!(one(seed).hash, one(seed).hash, "seed {seed}");
+    }
+}
+
+/// The metrics are written and never read, so a worker without them takes the same steps.
+#[test]
+fn seed_gives_the_same_history_without_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    for seed in 0..25 {
+        let without = run_with(seed, folder.path(), false, Some(Metrics::off())).unwrap();
+        assert_eq!(one(seed).hash, without.hash, "seed {seed}");
     }
 }

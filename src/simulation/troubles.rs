@@ -14,7 +14,6 @@ use super::{
     worker::Worker,
     world::{World, WorldState},
 };
-use crate::clock;
 
 /// A planned end of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +147,7 @@ async fn outage(world: World, rate_limit: bool) {
         let mut state = world.lock();
         let lasts = span(&mut state, 120);
         let which = state.random.usize(..2);
-        let until = clock::now() + SignedDuration::try_from(lasts).unwrap_or_default();
+        let until = state.now() + SignedDuration::try_from(lasts).unwrap_or_default();
         let outage = if rate_limit { Outage::Limited(until) } else { Outage::new(&mut state.random) };
         state.log(format_args!("API {which} is out: {outage:?}"));
         state.servers.outage[which] = Some(outage);

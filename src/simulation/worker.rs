@@ -1,11 +1,7 @@
 //! The worker under test: the real stages, consumers, settlers, breakers, clients and ledger, connected to the
 //! simulated world.
 
-use std::{
-    path::Path,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -21,20 +17,22 @@ use super::{
     events::ALLOWED,
     network::{Api, BODY_BYTES_MAX, SimulatedApi},
     plan::WorldPlan,
-    publishing,
-    store::SimulatedStore,
+    publishing, store,
     world::Life,
 };
 use crate::{
     breaker,
     broker::{
-        consumer::{Consumer, ConsumerLimits},
+        consumer::{Consumer, ConsumerLimits, ConsumerParts},
         publisher::Publisher,
         settle::Settler,
         topology::{Topology, TopologyConfig},
         tries::Tries,
     },
-    contract::start_session::{SessionRules, Vertical},
+    contract::{
+        stage::StageDef,
+        start_session::{SessionRules, Vertical},
+    },
     instant_connect::{
         self,
         request::{Crypto, LinkOptions},
@@ -42,19 +40,12 @@ use crate::{
     },
     ledger::Ledger,
     retry::{self, RetryPolicy},
-    stages::{Deduplicator, HostStage, LinkStage, OnFailure, Retention, Stage},
-    telemetry::{
-        metrics::{Metrics, labels},
-        traces::Tracer,
-    },
+    stages::{self, Deduplicator, HostStage, LinkStage, OnFailure, Retention, Stage},
+    state::WorkerState,
+    telemetry::traces::Tracer,
     upstream::{self, TokenSource, Upstream},
     webex,
 };
-
-/// The metrics of all simulated workers. No check depends on them.
-static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
-    Metrics::new(&[]).unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
-});
 
 /// Time limit of a whole call.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(15);
@@ -73,44 +64,47 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn start(life: Life, plan: &WorldPlan, rules: &CheckedRules, token: &Path) -> Self {
-        let ledger = Ledger::simulated(SimulatedStore::new(life.clone()));
+        let (metrics, whole) = (life.world.lock().metrics.clone(), WorkerState::default());
+        let ledger = store::ledger(life.clone());
         let keep = Retention {
             margin: jiff::SignedDuration::from_hours(1),
             max: jiff::SignedDuration::from_hours(100),
         };
         let deduplicator =
-            |stage| Deduplicator::new(ledger.clone(), OnFailure::Wait, keep, METRICS.ledger(stage));
+            |stage| Deduplicator::new(ledger.clone(), OnFailure::Wait, keep, metrics.ledger(stage));
         let (publisher, jobs) = Publisher::simulated();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
         let settler = |queue: &str, stage| {
             let topology = topology(plan);
             let limit = Duration::from_secs(30);
-            let (metrics, tracer) = (METRICS.stage(stage), Tracer::default());
+            let (metrics, tracer) = (metrics.stage(stage), Tracer::default());
             let (publisher, queue) = (publisher.clone(), queue.to_owned());
             Settler::new(publisher, tracer, &topology, queue, limit, policy(rules), metrics)
         };
         let tries = Tries::new(ledger.clone());
         let stop = CancellationToken::new();
-        let stage = labels::StageName::Link;
-        let link = Consumer::new(
-            LinkStage::new(links(&life, token, &ledger), session_rules(rules), deduplicator(stage)),
-            SESSIONS.to_owned(),
-            settler(SESSIONS, stage),
-            limits(plan),
-            tries.clone(),
-            METRICS.stage(stage),
-            stop.clone(),
-        );
-        let stage = labels::StageName::Host;
-        let host = Consumer::new(
-            HostStage::new(messages(&life, token, &ledger), link_rules(), deduplicator(stage)),
-            HOSTS.to_owned(),
-            settler(HOSTS, stage),
-            limits(plan),
-            tries.clone(),
-            METRICS.stage(stage),
-            stop.clone(),
-        );
+        let stage = &stages::LINK;
+        let link = Consumer::new(ConsumerParts {
+            stage: LinkStage::new(links(&life, token, &ledger), session_rules(rules), deduplicator(stage)),
+            queue: SESSIONS.to_owned(),
+            settler: settler(SESSIONS, stage),
+            limits: limits(plan),
+            tries: tries.clone(),
+            state: whole.stage(stage.name),
+            metrics: metrics.stage(stage),
+            stop: stop.clone(),
+        });
+        let stage = &stages::HOST;
+        let host = Consumer::new(ConsumerParts {
+            stage: HostStage::new(messages(&life, token, &ledger), link_rules(), deduplicator(stage)),
+            queue: HOSTS.to_owned(),
+            settler: settler(HOSTS, stage),
+            limits: limits(plan),
+            tries: tries.clone(),
+            state: whole.stage(stage.name),
+            metrics: metrics.stage(stage),
+            stop: stop.clone(),
+        });
         let (link, host) = (Arc::new(link), Arc::new(host));
         let tasks = vec![
             publishing,
@@ -156,7 +150,7 @@ async fn supervise<S: Stage>(life: Life, consumer: Arc<Consumer<S>>) {
         if let Ok(connection) = SimulatedConnection::open(&life).await {
             let ended = tokio::select! {
                 biased;
-                ended = consumer.consume((&connection).into()) => ended,
+                ended = consumer.consume(&connection) => ended,
                 () = connection.0.gone() => {
                     sleep(Duration::from_secs(1)).await;
                     Err(crate::broker::connection::BrokerError::Ended("gone".to_owned()))
@@ -198,9 +192,13 @@ fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
     serde_json::from_value(said).unwrap_or_else(|error| unreachable!("a constant: {error}"))
 }
 
-pub(super) fn topology(plan: &WorldPlan) -> Topology {
+fn topology(plan: &WorldPlan) -> Topology {
+    topology_of(stages::ALL, &plan.delays)
+}
+
+pub(super) fn topology_of(table: &[&'static StageDef], delays: &[Duration]) -> Topology {
     let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1_000_000});
-    Topology::new(&config::<TopologyConfig>(said), &plan.delays)
+    Topology::new(&config::<TopologyConfig>(said), table, delays)
 }
 
 pub(super) fn policy(rules: &CheckedRules) -> RetryPolicy {
@@ -257,11 +255,12 @@ fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, 
         rate_limit_wait: RATE_LIMIT_WAIT,
     };
     let api = Api { life: life.clone(), which };
-    let metrics = METRICS.upstream(match which {
-        SimulatedApi::InstantConnect => labels::UpstreamName::InstantConnect,
-        SimulatedApi::Messages => labels::UpstreamName::WebexMessages,
+    let metrics = life.world.lock().metrics.upstream(match which {
+        SimulatedApi::InstantConnect => stages::LINK.upstream,
+        SimulatedApi::Messages => stages::HOST.upstream,
     });
-    let upstream = Upstream::simulated(name, api, TokenSource::file(token.to_owned()), limits, metrics);
+    let (token, clock) = (TokenSource::file(token.to_owned()), ledger.clock().clone());
+    let upstream = Upstream::over(Box::new(api), name, token, limits, metrics, clock);
     upstream.sharing_rate_limits_in(ledger.clone(), which.name())
 }
 

@@ -5,11 +5,12 @@ use std::{
     fmt,
     future::pending,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use fastrand::Rng;
+use jiff::Timestamp;
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep},
@@ -18,6 +19,12 @@ use tokio::{
 use super::{
     broker::SimulatedQueues, checker::Checker, network::Servers, plan::WorldPlan, store::SimulatedDisk,
 };
+use crate::{clock::Clock, stages, telemetry::metrics::Metrics};
+
+/// The metrics of all worlds, because creating them takes longer than many worlds.
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+    Metrics::new(stages::ALL, &[]).unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
+});
 
 /// Number of the last steps that a failure shows.
 const SHOWN: usize = 80;
@@ -36,6 +43,8 @@ pub(super) struct WorldState {
     pub(super) servers: Servers,
     pub(super) disk: SimulatedDisk,
     pub(super) checker: Checker,
+    /// The metrics of all lives of the worker. No check depends on them.
+    pub(super) metrics: Metrics,
     journal: Journal,
     life: u64,
     /// Closed when the current life is over.
@@ -76,17 +85,23 @@ impl World {
             print,
         };
         Self(Arc::new(Mutex::new(WorldState {
-            broker: SimulatedQueues::new(&plan.delays),
+            broker: SimulatedQueues::new(stages::ALL, &plan.delays),
             plan,
             random,
             servers: Servers::new(token),
-            disk: SimulatedDisk::default(),
+            disk: SimulatedDisk::new(checker.rules.clock.clone()),
             checker,
+            metrics: METRICS.clone(),
             journal,
             life: 0,
             death: Arc::new(Semaphore::new(0)),
             broken: Arc::new(Semaphore::new(0)),
         })))
+    }
+
+    /// The time of day in this world.
+    pub(super) fn clock(&self) -> Clock {
+        self.lock().checker.rules.clock.clone()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, WorldState> {
@@ -121,6 +136,11 @@ impl World {
 }
 
 impl WorldState {
+    /// The time of day in this world.
+    pub(super) fn now(&self) -> Timestamp {
+        self.checker.rules.clock.now()
+    }
+
     /// Writes a step to the journal.
     pub(super) fn log(&mut self, step: fmt::Arguments<'_>) {
         let journal = &mut self.journal;

@@ -12,13 +12,12 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 use tracing::warn;
 
 use crate::{
     clock,
-    contract::time::WireTime,
+    contract::{start_session::Digest, time::WireTime},
     ledger::{Claim, Lease, Ledger, LedgerError},
     outcome::{Cause, Class, Death, Failure, Outcome},
     retry,
@@ -93,9 +92,9 @@ impl Deduplicator {
         Self { ledger, on_failure, retention, metrics, failing: Arc::default() }
     }
 
-    /// Claims `key` for a message with this `content`, whose session ends at `deadline`.
-    pub(super) async fn begin(&self, key: &str, content: &[u8], deadline: WireTime) -> Begun {
-        let claim = self.ledger.claim(key, Sha256::digest(content).into(), PATIENCE).await;
+    /// Claims the effect `key` of a message whose content has this `digest`.
+    pub(super) async fn begin(&self, key: &str, digest: Digest) -> Begun {
+        let claim = self.ledger.claim(key, digest, PATIENCE).await;
         self.metrics.claimed(match &claim {
             Ok(Claim::Mine(_)) => Claimed::Miss,
             Ok(Claim::Recorded(_)) => Claimed::Hit,
@@ -110,10 +109,8 @@ impl Deduplicator {
                 Class::Invalid,
                 "the event id was already used with different content",
             ))),
-            Ok(Claim::Busy) => {
-                Begun::Stop(busy("another worker is processing the same event".to_owned(), deadline))
-            }
-            Err(error) => self.failed(&error, deadline).map_or(Begun::Act(None), Begun::Stop),
+            Ok(Claim::Busy) => Begun::Stop(busy("another worker is processing the same event".to_owned())),
+            Err(error) => self.failed(&error).map_or(Begun::Act(None), Begun::Stop),
         }
     }
 
@@ -146,7 +143,7 @@ impl Deduplicator {
         deadline: WireTime,
     ) -> Option<Outcome> {
         let noted = self.timed(lease.as_mut()?.write_note(note, self.until(deadline))).await;
-        noted.err().and_then(|error| self.failed(&error, deadline))
+        noted.err().and_then(|error| self.failed(&error))
     }
 
     /// Writes `note` before an effect if the last write failed. Returns an outcome if this write fails too and the
@@ -177,7 +174,7 @@ impl Deduplicator {
                 EffectProgress::Complete(result) => self.timed(lease.record(result, until)).await,
             };
             let error = written.err()?;
-            let outcome = self.failed(&error, deadline);
+            let outcome = self.failed(&error);
             let waits = matches!(outcome, Some(Outcome::Wait(_))) && error != LedgerError::Closed;
             if !waits {
                 return outcome;
@@ -214,10 +211,10 @@ impl Deduplicator {
     }
 
     /// Outcome of a failed ledger operation; `None` if processing may continue without the ledger.
-    fn failed(&self, error: &LedgerError, deadline: WireTime) -> Option<Outcome> {
+    fn failed(&self, error: &LedgerError) -> Option<Outcome> {
         match (error, self.on_failure) {
             // The ledger works: the other worker's result counts, and this one must not be published as well.
-            (LedgerError::Lost, _) => Some(busy(error.to_string(), deadline)),
+            (LedgerError::Lost, _) => Some(busy(error.to_string())),
             // Waiting does not make the value smaller.
             (LedgerError::TooLarge { .. }, _) => Some(Outcome::Dead(Death::new(Class::Internal, error))),
             (_, OnFailure::Continue) => {
@@ -228,29 +225,28 @@ impl Deduplicator {
                 cause: Cause::Ledger,
                 reason: error.to_string(),
                 retry_after: None,
-                deadline,
             })),
         }
     }
 }
 
 /// Outcome if another worker has the event. That worker soon records a result, or its claim expires.
-fn busy(reason: String, deadline: WireTime) -> Outcome {
+fn busy(reason: String) -> Outcome {
     let (cause, retry_after) = (Cause::Busy, Some(Duration::from_secs(1)));
-    Outcome::TryAgain(Failure { cause, reason, retry_after, deadline })
+    Outcome::TryAgain(Failure { cause, reason, retry_after })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ledger::LedgerKind,
-        simulation,
-        telemetry::metrics::{Metrics, labels::StageName},
-    };
+    use crate::{ledger::LedgerKind, simulation, stages, telemetry::metrics::Metrics};
+
+    /// Digests of two contents.
+    const BODY: Digest = [1; 32];
+    const OTHER: Digest = [2; 32];
 
     fn deduplicator(ledger: &Ledger, on_failure: OnFailure) -> Deduplicator {
-        let metrics = Metrics::new(&[]).unwrap().ledger(StageName::Link);
+        let metrics = Metrics::new(stages::ALL, &[]).unwrap().ledger(&stages::LINK);
         let retention =
             Retention { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(2) };
         Deduplicator::new(ledger.clone(), on_failure, retention, metrics)
@@ -262,7 +258,7 @@ mod tests {
     }
 
     async fn act(deduplicator: &Deduplicator) -> Option<Lease> {
-        match deduplicator.begin("k", b"body", deadline()).await {
+        match deduplicator.begin("k", BODY).await {
             Begun::Act(lease) => lease,
             Begun::Done => panic!("done"),
             Begun::Stop(outcome) => panic!("{outcome:?}"),
@@ -296,8 +292,8 @@ mod tests {
         let lease = act(&deduplicator).await;
         assert_eq!(lease.as_ref().unwrap().note(), None);
         assert!(deduplicator.record(lease, b"r", deadline()).await.is_none());
-        assert!(matches!(deduplicator.begin("k", b"body", deadline()).await, Begun::Done));
-        let other = deduplicator.begin("k", b"another", deadline()).await;
+        assert!(matches!(deduplicator.begin("k", BODY).await, Begun::Done));
+        let other = deduplicator.begin("k", OTHER).await;
         assert!(matches!(other, Begun::Stop(Outcome::Dead(Death { class: Class::Invalid, .. }))));
     }
 
@@ -312,7 +308,7 @@ mod tests {
             ledger.close().await;
             assert_eq!(waits(deduplicator.note(&mut lease, b"n", deadline()).await.as_ref()), wait);
             assert_eq!(waits(deduplicator.record(lease, b"r", deadline()).await.as_ref()), wait);
-            match deduplicator.begin("k", b"body", deadline()).await {
+            match deduplicator.begin("k", BODY).await {
                 Begun::Stop(outcome) => assert!(wait && waits(Some(&outcome))),
                 Begun::Act(lease) => assert!(!wait && lease.is_none()),
                 Begun::Done => panic!("done"),
@@ -343,7 +339,7 @@ mod tests {
         assert_eq!(lease.as_ref().unwrap().note(), Some(&b"p"[..]));
         let (kept, ()) = tokio::join!(deduplicator.record(lease, b"r", later), outage());
         assert!(kept.is_none());
-        assert!(matches!(deduplicator.begin("k", b"body", later).await, Begun::Done));
+        assert!(matches!(deduplicator.begin("k", BODY).await, Begun::Done));
     }
 
     #[tokio::test(start_paused = true)]
@@ -361,10 +357,10 @@ mod tests {
         let ledger = Ledger::open(LedgerKind::Memory).await.unwrap();
         for on_failure in [OnFailure::Wait, OnFailure::Continue] {
             let deduplicator = deduplicator(&ledger, on_failure);
-            let outcome = deduplicator.failed(&LedgerError::Lost, deadline);
+            let outcome = deduplicator.failed(&LedgerError::Lost);
             let Some(Outcome::TryAgain(failure)) = outcome else { panic!("{outcome:?}") };
             assert_eq!((failure.cause, failure.retry_after), (Cause::Busy, Some(Duration::from_secs(1))));
-            let Begun::Act(lease) = deduplicator.begin("k", b"", deadline).await else {
+            let Begun::Act(lease) = deduplicator.begin("k", BODY).await else {
                 panic!("the key was not claimed")
             };
             let huge = vec![0; crate::ledger::VALUE_BYTES_MAX + 1];

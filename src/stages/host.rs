@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tracing::info;
 
 use super::{
-    Stage,
+    AcceptedJob, JobContext, Read, SESSION_OVER, Stage,
     deduplicator::{Begun, Deduplicator},
 };
 use crate::{
@@ -14,13 +15,13 @@ use crate::{
     contract::{
         BODY_BYTES_MAX,
         decode::{self, Invalid, Problem},
+        identity::Identity,
         ids::{self, EventId},
-        link::HostLink,
+        link::{HOSTS, HostLink},
         message::Message,
         people::ExpertDestination,
-        start_session::Identity,
+        stage::{LatencyDef, StageDef, UpstreamDef},
         time::WireTime,
-        trace::TraceContext,
     },
     fault,
     instant_connect::response::LinkRules,
@@ -35,6 +36,20 @@ const DELIVERED: &[u8] = b"delivered";
 
 /// Copies of a link's bytes in memory at the same time: received, parsed, serialised, being sent.
 const COPIES: usize = 4;
+
+/// Stage `host`, as data.
+pub static HOST: StageDef = StageDef {
+    name: "host",
+    queue: &HOSTS,
+    feeds: &[],
+    routes: &[],
+    upstream: UpstreamDef { label: "webex_messages", title: "Webex Messages", key: "messages" },
+    latency: LatencyDef {
+        name: "link_to_expert_seconds",
+        help: "Time from publishing a host link (AMQP timestamp in whole seconds, which adds up to one second) until \
+               Webex has the expert's message, including delay queues.",
+    },
+};
 
 /// Stage `host`.
 #[derive(Debug)]
@@ -53,109 +68,105 @@ impl HostStage {
     /// Sends `link` to `destination`, unless it was already sent.
     async fn deliver(
         &self,
-        message: &Message,
         link: &HostLink,
         destination: &ExpertDestination<'_>,
-        trace: &TraceContext,
+        context: &JobContext,
     ) -> Outcome {
-        let deadline = link.expires_at;
-        let id = id(message);
+        let JobContext { trace, deadline, effect, digest } = context;
         // Only the message id identifies the effect. If the ledger of stage `link` was lost, the same message is published
         // again with another link to the same meeting. The expert may already have a link.
-        let mut lease = match self.deduplicator.begin(&effect(&id), id.as_bytes(), deadline).await {
+        let mut lease = match self.deduplicator.begin(effect, *digest).await {
             Begun::Act(lease) => lease,
             Begun::Done => return Outcome::DoneBefore(Batch::default()),
             Begun::Stop(outcome) => return outcome,
         };
-        fault::point(Self::NAME, "claimed");
+        fault::point(HOST.name, "claimed");
         let noted_before = lease.as_ref().is_some_and(|lease| lease.note().is_some());
         if noted_before {
             let sent = self.client.was_sent(destination, link, trace).await;
-            fault::point(Self::NAME, "looked");
+            fault::point(HOST.name, "looked");
             match sent {
-                Ok(Some(true)) => return self.delivered(lease, deadline).await,
+                Ok(Some(true)) => return self.delivered(lease, *deadline).await,
                 Ok(_) => {}
-                Err(error) => return error.into_outcome(deadline),
+                Err(error) => return error.into_outcome(),
             }
         }
-        if let Some(outcome) = self.deduplicator.note(&mut lease, SENDING, deadline).await {
+        if let Some(outcome) = self.deduplicator.note(&mut lease, SENDING, *deadline).await {
             return outcome;
         }
-        fault::point(Self::NAME, "noted");
+        fault::point(HOST.name, "noted");
         let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
         let sent = self.client.send(destination, link, trace, left).await;
-        fault::point(Self::NAME, "answered");
+        fault::point(HOST.name, "answered");
         match sent {
             Ok(sent) => {
                 info!(
                     tracking_id = sent.tracking_id.as_deref().unwrap_or("none"),
                     "host link sent to expert"
                 );
-                self.delivered(lease, deadline).await
+                self.delivered(lease, *deadline).await
             }
             Err(error) => {
                 // Keep the note if the message may have been sent, by this attempt or late by an earlier one: the next
                 // attempt then checks before it sends.
                 if !error.unknown && !noted_before {
                     Deduplicator::release(lease).await;
-                    fault::point(Self::NAME, "released");
+                    fault::point(HOST.name, "released");
                 }
-                error.into_outcome(deadline)
+                error.into_outcome()
             }
         }
     }
 
     async fn delivered(&self, lease: Option<Lease>, deadline: WireTime) -> Outcome {
         let recorded = self.deduplicator.record(lease, DELIVERED, deadline).await;
-        fault::point(Self::NAME, "recorded");
+        fault::point(HOST.name, "recorded");
         recorded.unwrap_or(Outcome::Done(Batch::default()))
     }
 }
 
 impl Stage for HostStage {
-    const NAME: &'static str = "host";
+    type Job = HostLink;
 
-    fn identify(&self, message: &Message) -> Identity {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct KnownFields {
-            event_id: String,
-        }
+    const DEF: &'static StageDef = &HOST;
 
-        let known = decode::from_json::<KnownFields>(&message.body).map(|known| known.event_id).ok();
-        let id = known.as_deref().or(message.message_id.as_deref());
-        Identity {
-            event_id: EventId::of(id, None, &message.body),
-            trace: TraceContext::of(&message.headers),
-            occurred_at: message.published_at,
-        }
-    }
-
-    fn effect(&self, message: &Message, _: &Identity) -> String {
-        effect(&id(message))
-    }
-
-    fn deadline(&self, message: &Message) -> Result<WireTime, Death> {
-        let link = read(message, &self.rules)?;
-        checked(&link).map(|_| link.expires_at)
-    }
-
-    fn bytes(&self, message: &Message) -> usize {
+    fn bytes_max(&self, message: &Message) -> usize {
         COPIES * message.body.len()
     }
 
-    async fn handle(&self, message: &Message) -> Outcome {
-        let link = match read(message, &self.rules) {
-            Ok(link) => link,
-            Err(death) => return Outcome::Dead(death),
+    fn read(&self, message: &Message) -> Read<HostLink> {
+        let link = parsed(message);
+        let known = match &link {
+            Ok(link) => Some(link.event_id.clone()),
+            Err(_) => event_id(&message.body),
         };
-        let destination = match checked(&link) {
+        let id = id(message);
+        let digest = Sha256::digest(&id).into();
+        Read {
+            identity: Identity {
+                event_id: EventId::of(
+                    known.as_deref().or(message.message_id.as_deref()),
+                    None,
+                    &message.body,
+                ),
+                ..Identity::without_body(message)
+            },
+            effect: format!("host:{id}"),
+            bytes: self.bytes_max(message),
+            job: link
+                .map_err(|invalid| Death::new(Class::Invalid, invalid))
+                .and_then(|link| checked(link, &self.rules))
+                .map(|link| AcceptedJob { deadline: link.expires_at, digest, job: link }),
+        }
+    }
+
+    async fn act(&self, link: HostLink, context: &mut JobContext) -> Outcome {
+        let destination = match destination(&link) {
             Ok(destination) => destination,
             Err(death) => return Outcome::Dead(death),
         };
-        let trace = TraceContext::of(&message.headers);
-        fault::point(Self::NAME, "read");
-        self.deliver(message, &link, &destination, &trace).await
+        fault::point(HOST.name, "read");
+        self.deliver(&link, &destination, context).await
     }
 }
 
@@ -164,28 +175,23 @@ fn id(message: &Message) -> String {
     message.message_id.clone().unwrap_or_else(|| ids::hash(&message.body).to_string())
 }
 
-/// Ledger key for sending the message with this `id`.
-fn effect(id: &str) -> String {
-    format!("host:{id}")
-}
-
-/// Destination of `link`, if the destination is valid and the session has not ended.
-fn checked(link: &HostLink) -> Result<ExpertDestination<'_>, Death> {
-    let destination = link
-        .expert
-        .address()
-        .map_err(|invalid: Invalid| Death::new(Class::Invalid, invalid.within("expert")))?;
-    if link.expires_at.timestamp() <= clock::now() {
-        return Err(Death::new(Class::Expired, "the session is over"));
+/// The event id in the body of a host link that is invalid otherwise.
+fn event_id(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct KnownFields {
+        event_id: String,
     }
-    Ok(destination)
+
+    decode::from_json::<KnownFields>(body).map(|known| known.event_id).ok()
 }
 
-fn read(message: &Message, rules: &LinkRules) -> Result<HostLink, Death> {
-    parsed(message, rules).map_err(|invalid| Death::new(Class::Invalid, invalid))
+fn destination(link: &HostLink) -> Result<ExpertDestination<'_>, Death> {
+    let invalid = |invalid: Invalid| Death::new(Class::Invalid, invalid.within("expert"));
+    link.expert.address().map_err(invalid)
 }
 
-fn parsed(message: &Message, rules: &LinkRules) -> Result<HostLink, Invalid> {
+fn parsed(message: &Message) -> Result<HostLink, Invalid> {
     // A host link repeats parts of its event, so it is not much larger than an event.
     if message.body.len() > 2 * BODY_BYTES_MAX {
         return Err(Invalid::new(
@@ -193,13 +199,20 @@ fn parsed(message: &Message, rules: &LinkRules) -> Result<HostLink, Invalid> {
             Problem::TooLarge { bytes: message.body.len(), max: 2 * BODY_BYTES_MAX },
         ));
     }
-    let link: HostLink = decode::from_json(&message.body)?;
+    decode::from_json(&message.body)
+}
+
+/// Refuses a link that is not Instant Connect's, a link without a valid destination, and one whose session has ended.
+fn checked(link: HostLink, rules: &LinkRules) -> Result<HostLink, Death> {
     // An expert must get only links of Instant Connect, because other producers may write to the queue.
     let url = link.address.reveal();
     let safe = url.bytes().all(|b| b.is_ascii_graphic() && !b"()<>[]\"\\`".contains(&b));
-    if safe && rules.allow(url) {
-        Ok(link)
-    } else {
-        Err(Invalid::new("url", "expected an Instant Connect link"))
+    if !safe || !rules.allow(url) {
+        return Err(Death::new(Class::Invalid, Invalid::new("url", "expected an Instant Connect link")));
     }
+    destination(&link)?;
+    if link.expires_at.timestamp() <= clock::now() {
+        return Err(Death::new(Class::Expired, SESSION_OVER));
+    }
+    Ok(link)
 }

@@ -4,22 +4,26 @@ use std::collections::BTreeSet;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{
-    Stage,
+    AcceptedJob, JobContext, Read, Stage,
     deduplicator::{Begun, Deduplicator},
 };
 use crate::{
     clock,
     contract::{
         decode,
-        link::Outgoing,
+        link::{GUESTS, ROUTES},
         message::Message,
+        outgoing::Outgoing,
         private::loggable_id,
-        start_session::{self, Identity, Refusal, Session, SessionRules},
+        stage::{LatencyDef, StageDef, UpstreamDef},
+        start_session::{Refusal, SESSIONS, Session, SessionRules, StartMessage},
         time::WireTime,
+        trace::TraceContext,
     },
     fault,
     instant_connect::{InstantConnectClient, Links},
@@ -31,8 +35,21 @@ use crate::{
 const COPIES: usize = 4;
 /// Memory of one link without the parts that it repeats of its event: message, properties, entry of the pending confirm.
 const LINK_BYTES: usize = 8 * 1024;
-/// Up to this size a rough estimate of an event's memory is sufficient.
-const SMALL: usize = 256 * 1024;
+
+/// Stage `link`, as data.
+pub static LINK: StageDef = StageDef {
+    name: "link",
+    queue: &SESSIONS,
+    feeds: &[&GUESTS],
+    routes: &ROUTES,
+    upstream: UpstreamDef { label: "instant_connect", title: "Instant Connect", key: "instant-connect" },
+    latency: LatencyDef {
+        name: "event_to_link_seconds",
+        help: "Time from the event to the confirm of all its links, including delay queues. The event's time is its \
+               CloudEvent time, else the AMQP timestamp (whole seconds, which adds up to one second), else its first \
+               delivery.",
+    },
+};
 
 /// Stage `link`.
 #[derive(Debug)]
@@ -52,23 +69,20 @@ impl LinkStage {
         Self { client, rules, deduplicator }
     }
 
-    fn read(&self, message: &Message) -> Result<Session, Death> {
-        Session::read(message, &self.rules, clock::now()).map_err(|refusal| refused(&refusal))
-    }
-
     /// The messages with the links of `session`. Existing links are used again; new links are noted in the ledger before
     /// they are published. Messages that the broker has confirmed are recorded and not published again.
-    async fn links(&self, session: &mut Session) -> Result<Outcome, Outcome> {
-        let key = effect(session.event_id.as_str());
-        let lease = match self.deduplicator.begin(&key, &session.digest, session.expires_at).await {
+    async fn links(&self, session: &mut Session, context: &mut JobContext) -> Result<Outcome, Outcome> {
+        let lease = match self.deduplicator.begin(&context.effect, context.digest).await {
             Begun::Act(lease) => lease,
             Begun::Done => return Ok(Outcome::DoneBefore(Batch::default())),
             Begun::Stop(outcome) => return Err(outcome),
         };
-        fault::point(Self::NAME, "claimed");
+        fault::point(LINK.name, "claimed");
         let noted = lease.as_ref().and_then(Lease::note).and_then(|note| recall(session, note));
+        // The links of an earlier attempt keep their expiry time.
+        context.deadline = session.expires_at;
         let made_before = noted.as_ref().is_some_and(|made| made.is_complete(session));
-        let (lease, made) = self.make(session, lease, noted.unwrap_or_default()).await?;
+        let (lease, made) = self.make(session, lease, noted.unwrap_or_default(), &context.trace).await?;
         let outgoing = messages(session, &made)?;
         let (deduplicator, deadline) = (self.deduplicator.clone(), session.expires_at);
         let batch = Batch::followed_by(outgoing, Publishing { deduplicator, lease, made, deadline });
@@ -83,6 +97,7 @@ impl LinkStage {
         session: &Session,
         mut lease: Option<Lease>,
         mut made: LinkProgress,
+        trace: &TraceContext,
     ) -> Result<(Option<Lease>, LinkProgress), Outcome> {
         made.expires_at = Some(session.expires_at);
         let first = written(&made)?;
@@ -92,15 +107,15 @@ impl LinkStage {
         }
         while !made.is_complete(session) {
             let noted = made.links.count() > 0;
-            made.links = match self.client.more(session, made.links).await {
+            made.links = match self.client.more(session, made.links, trace).await {
                 Ok(links) => links,
                 Err(error) => {
                     // A note outlives the lease, so that the next attempt can continue.
                     if !noted {
                         Deduplicator::release(lease).await;
-                        fault::point(Self::NAME, "released");
+                        fault::point(LINK.name, "released");
                     }
-                    return Err(error.into_outcome(session.expires_at));
+                    return Err(error.into_outcome());
                 }
             };
             if let Some(outcome) =
@@ -108,56 +123,53 @@ impl LinkStage {
             {
                 return Err(outcome);
             }
-            fault::point(Self::NAME, "noted");
+            fault::point(LINK.name, "noted");
         }
         Ok((lease, made))
     }
 }
 
 impl Stage for LinkStage {
-    const NAME: &'static str = "link";
+    type Job = Session;
 
-    fn identify(&self, message: &Message) -> Identity {
-        start_session::identify(message)
-    }
+    const DEF: &'static StageDef = &LINK;
 
-    fn effect(&self, _: &Message, identity: &Identity) -> String {
-        effect(identity.event_id.as_str())
-    }
-
-    fn deadline(&self, message: &Message) -> Result<WireTime, Death> {
-        self.read(message).map(|session| session.expires_at)
-    }
-
-    fn bytes(&self, message: &Message) -> usize {
+    fn bytes_max(&self, message: &Message) -> usize {
         let body = message.body.len();
-        // Each person is a JSON object, and no link repeats more than twice the event. This shows for most events that
-        // they are small, without parsing them.
+        // Each person is a JSON object, and no link repeats more than twice the event.
         let people = message.body.split(|byte| *byte == b'{').count();
-        let most =
-            people.saturating_mul(LINK_BYTES.saturating_add(2 * COPIES * body)).saturating_add(COPIES * body);
-        if most <= SMALL {
-            return most;
-        }
-        let links = self.read(message).map_or(0, |session| {
+        people.saturating_mul(LINK_BYTES.saturating_add(2 * COPIES * body)).saturating_add(COPIES * body)
+    }
+
+    fn read(&self, message: &Message) -> Read<Session> {
+        let start = StartMessage::open(message);
+        let session = start.session(&self.rules, clock::now());
+        let links = session.as_ref().map_or(0, |session| {
             let people = session.guests.len() + session.experts.len();
             people * LINK_BYTES + COPIES * session.echoed()
         });
-        links + COPIES * body
+        Read {
+            effect: effect(start.identity.event_id.as_str()),
+            identity: start.identity,
+            bytes: links + COPIES * message.body.len(),
+            job: session.map(accepted).map_err(|refusal| refused(&refusal)),
+        }
     }
 
-    async fn handle(&self, message: &Message) -> Outcome {
-        let mut session = match self.read(message) {
-            Ok(session) => session,
-            Err(death) => return Outcome::Dead(death),
-        };
+    async fn act(&self, mut session: Session, context: &mut JobContext) -> Outcome {
         debug!(
             session = %loggable_id(session.session_id.reveal()), guests = session.guests.len(),
             experts = session.experts.len(), devices = session.devices.len(), "processing start event"
         );
-        fault::point(Self::NAME, "read");
-        self.links(&mut session).await.unwrap_or_else(|outcome| outcome)
+        fault::point(LINK.name, "read");
+        self.links(&mut session, context).await.unwrap_or_else(|outcome| outcome)
     }
+}
+
+fn accepted(session: Session) -> AcceptedJob<Session> {
+    // Hashed twice: entries of earlier releases have this fingerprint, and any other would make their events invalid.
+    let digest = Sha256::digest(session.digest).into();
+    AcceptedJob { deadline: session.expires_at, digest, job: session }
 }
 
 /// Ledger key for the links of the event with this id.
@@ -203,7 +215,7 @@ impl Publishing {
         let failed = if self.made.published.len() == self.made.links.count() {
             let failed = self.deduplicator.record(self.lease.take(), &record, self.deadline).await;
             // Not after a note, because the number of notes depends on timing.
-            fault::point(LinkStage::NAME, "recorded");
+            fault::point(LINK.name, "recorded");
             failed
         } else {
             self.deduplicator.note_part(&mut self.lease, &record, self.deadline).await

@@ -1,5 +1,10 @@
 //! Sends spans to a collector by OTLP over HTTP, from a thread of the SDK, in batches and from a bounded queue. A slow or
 //! failing collector never delays or breaks the processing of deliveries.
+//!
+//! The exporter could use the blocking client of `reqwest` on the SDK's thread. That client would replace only the hand-over
+//! to our runtime in [`OnRuntime`], with a thread and a runtime of its own, and it must not be created, used or dropped
+//! within a runtime, as [`try_collector`] does. Our own [`HttpClient`] is needed in any case: the exporter's errors do not
+//! name the failed step, or contain the URL.
 
 use std::{
     path::Path,
@@ -24,12 +29,14 @@ use opentelemetry_sdk::{
         SpanProcessor,
     },
 };
-use reqwest::redirect;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 use url::Url;
 
-use crate::{endpoint::Obstacle, tls};
+use crate::{
+    endpoint::{Obstacle, http},
+    tls,
+};
 
 /// Maximum queued spans; further spans are dropped and counted.
 const QUEUED_MAX: usize = 2048;
@@ -121,13 +128,7 @@ pub(super) fn provider(
 }
 
 fn exporter(endpoint: &Url, ca_file: Option<&Path>, spans: &Arc<Spans>) -> Result<OtlpExporter, OtlpError> {
-    let client = reqwest::Client::builder()
-        .user_agent(concat!("instant-connect-worker/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TIMEOUT)
-        .tls_backend_preconfigured(tls::https(ca_file)?)
-        // A redirect could take the headers to another host.
-        .redirect(redirect::Policy::none());
+    let client = http::client(tls::https(ca_file)?).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
     let client = if endpoint.scheme() == "http" { client.no_proxy() } else { client };
     let client = OnRuntime { client: client.build()?, runtime: Handle::current(), spans: Arc::clone(spans) };
     let exporter = OtlpExporter::builder()

@@ -13,8 +13,7 @@ use std::{borrow::Cow, fmt, path::Path, sync::Arc, time::Duration};
 use opentelemetry::{
     Context, KeyValue, StringValue, Value,
     trace::{
-        Link, Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags,
-        TraceId, TraceState, Tracer as _, TracerProvider as _,
+        Link, Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider as _,
     },
 };
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span as SdkSpan};
@@ -103,7 +102,7 @@ impl Tracer {
         if came.is_begun() {
             inner.begin(builder, None, came)
         } else if linked {
-            let link = Link::new(span_context(came), Vec::new(), 0);
+            let link = Link::new(came.span().clone(), Vec::new(), 0);
             inner.begin(builder.with_links(vec![link]), None, came)
         } else {
             inner.begin(builder, Some(came), came)
@@ -184,7 +183,7 @@ impl TracerState {
     ) -> DeliverySpan {
         let context = Context::new();
         let context = match parent {
-            Some(parent) => context.with_remote_span_context(span_context(parent)),
+            Some(parent) => context.with_remote_span_context(parent.span().clone()),
             None => context,
         };
         let span = self.tracer.build_with_context(builder, &context);
@@ -192,21 +191,9 @@ impl TracerState {
             // An unrecorded span must not become a parent.
             return DeliverySpan { span: None, context: came.unsampled() };
         }
-        let ids = span.span_context();
-        let context = came.of_span(ids.trace_id().to_string(), ids.span_id().to_string());
+        let context = came.of_span(span.span_context());
         DeliverySpan { span: Some(span), context }
     }
-}
-
-fn span_context(context: &TraceContext) -> SpanContext {
-    SpanContext::new(
-        TraceId::from_hex(context.trace_id()).unwrap_or(TraceId::INVALID),
-        SpanId::from_hex(context.parent_id()).unwrap_or(SpanId::INVALID),
-        if context.is_sampled() { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED },
-        true,
-        // Text from outside: forwarded, and not shown in spans.
-        TraceState::NONE,
-    )
 }
 
 /// A span in progress, which ends when it is dropped.

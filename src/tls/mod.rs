@@ -215,7 +215,7 @@ impl<T> Latest<T> {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.stale, true) {
-                    warn!(%error, "TLS file not usable; the last usable content stays in use");
+                    warn!(%error, "could not load a TLS file; still using its last valid content");
                 }
             }
         }

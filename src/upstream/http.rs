@@ -17,10 +17,10 @@ use super::{
     origin::{REFUSAL_BYTES_MAX, is_webex, tracking_id},
     rate_limit::RateLimit,
     token::is_token,
-    transport::{CallFailure, CallStart, ClientError, Network, Transport},
+    transport::{CallFailure, CallStart, ClientError, Http, Network, Transport},
 };
 use crate::{
-    clock,
+    clock::Clock,
     contract::{header, trace::TraceContext},
     ledger::Ledger,
     retry::{RETRY_AFTER_MAX, parse_retry_after},
@@ -50,12 +50,13 @@ pub struct UpstreamLimits {
 #[derive(Debug)]
 pub struct Upstream {
     name: &'static str,
-    transport: Transport,
+    transport: Box<dyn Transport>,
     token: TokenSource,
     limits: UpstreamLimits,
     metrics: UpstreamMetrics,
     tracer: Tracer,
     rate_limit: RateLimit,
+    clock: Clock,
 }
 
 /// A response with a success status. The metrics count it as malformed until its reader [marks it as
@@ -108,18 +109,27 @@ impl Upstream {
         network: &Network,
         metrics: UpstreamMetrics,
     ) -> Result<Self, ClientError> {
-        Ok(Self::over(Transport::new(url, &limits, network)?, name, token, limits, metrics))
+        Ok(Self::over(
+            Box::new(Http::new(url, &limits, network)?),
+            name,
+            token,
+            limits,
+            metrics,
+            Clock::system(),
+        ))
     }
 
-    fn over(
-        transport: Transport,
+    /// A client that sends its requests over `transport`, in the time of `clock`.
+    pub(crate) fn over(
+        transport: Box<dyn Transport>,
         name: &'static str,
         token: TokenSource,
         limits: UpstreamLimits,
         metrics: UpstreamMetrics,
+        clock: Clock,
     ) -> Self {
-        let tracer = Tracer::default();
-        Self { name, transport, token, limits, metrics, tracer, rate_limit: RateLimit::default() }
+        let (tracer, rate_limit) = (Tracer::default(), RateLimit::default());
+        Self { name, transport, token, limits, metrics, tracer, rate_limit, clock }
     }
 
     /// Stores the API's rate limit in `ledger` under `key`. The limit then also applies after a restart, and to the other
@@ -135,16 +145,9 @@ impl Upstream {
         Self { tracer, ..self }
     }
 
-    /// A client for an API of the simulation.
-    #[cfg(test)]
-    pub(crate) fn simulated(
-        name: &'static str,
-        api: crate::simulation::network::Api,
-        token: TokenSource,
-        limits: UpstreamLimits,
-        metrics: UpstreamMetrics,
-    ) -> Self {
-        Self::over(Transport::Simulated(api), name, token, limits, metrics)
+    /// The clock by which sessions end.
+    pub(crate) const fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The API's name, for errors and logs.
@@ -389,7 +392,7 @@ impl Upstream {
             400..=499 => ErrorCause::Request,
             _ => ErrorCause::Malformed,
         };
-        let wait = requested_wait(&headers, self.limits.rate_limit_wait);
+        let wait = requested_wait(&headers, self.clock.now(), self.limits.rate_limit_wait);
         let wait =
             wait.or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
         let retry_after = wait
@@ -429,9 +432,9 @@ fn kind(error: &UpstreamError) -> Cow<'static, str> {
 }
 
 /// The longest wait of all Retry-After headers; `unreadable` for a header that cannot be parsed. A date is relative to
-/// the Date header of the response, because our clock may differ.
-fn requested_wait(headers: &HeaderMap, unreadable: Duration) -> Option<Duration> {
-    let now = date(headers).unwrap_or_else(clock::now);
+/// the Date header of the response, because our clock may differ; without that header, it is relative to `now`.
+fn requested_wait(headers: &HeaderMap, now: Timestamp, unreadable: Duration) -> Option<Duration> {
+    let now = date(headers).unwrap_or(now);
     let values = headers.get_all(RETRY_AFTER).iter();
     values.map(|value| value.to_str().ok().and_then(|value| longest(value, now)).unwrap_or(unreadable)).max()
 }
@@ -467,10 +470,10 @@ mod tests {
             let headers = headers.iter().map(|(name, value)| {
                 (reqwest::header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
             });
-            requested_wait(&headers.collect(), minute)
+            requested_wait(&headers.collect(), Timestamp::now(), minute)
         };
         let date = |seconds: i64| {
-            let at = Timestamp::from_second(clock::now().as_second() + seconds).unwrap();
+            let at = Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap();
             httpdate::fmt_http_date(at.into())
         };
         // Clocks that are an hour slow and an hour fast.
@@ -504,7 +507,11 @@ mod tests {
             for value in &values {
                 headers.append(RETRY_AFTER, HeaderValue::from_str(value).unwrap());
             }
-            assert_eq!(requested_wait(&headers, minute), Some(Duration::from_secs(seconds)), "{values:?}");
+            assert_eq!(
+                requested_wait(&headers, Timestamp::now(), minute),
+                Some(Duration::from_secs(seconds)),
+                "{values:?}"
+            );
         }
     }
 }

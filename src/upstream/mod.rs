@@ -7,19 +7,16 @@ mod origin;
 mod proxy;
 mod rate_limit;
 mod token;
-mod transport;
+pub(crate) mod transport;
 
 use std::{fmt, time::Duration};
 
 pub use http::{ApiResponse, Upstream, UpstreamLimits};
 pub use proxy::{Proxies, Proxy, ProxyError};
 pub use token::{TokenError, TokenSource};
-#[cfg(test)]
-pub(crate) use transport::CallFailure;
 pub use transport::{ClientError, Network};
 
 use crate::{
-    contract::time::WireTime,
     outcome::{self, Class, Death, Failure, Outcome},
     telemetry::metrics::labels::Called,
 };
@@ -81,16 +78,16 @@ impl UpstreamError {
         }
     }
 
-    /// Outcome of the message for which the call was made, whose session ends at `deadline`.
+    /// Outcome of the message for which the call was made.
     #[must_use]
-    pub fn into_outcome(self, deadline: WireTime) -> Outcome {
+    pub fn into_outcome(self) -> Outcome {
         let cause = match self.cause {
             ErrorCause::Token => outcome::Cause::Token,
             ErrorCause::Malformed => outcome::Cause::Malformed,
             ErrorCause::RateLimited => outcome::Cause::RateLimited,
             _ => outcome::Cause::Unavailable,
         };
-        let failure = Failure { cause, reason: self.reason, retry_after: self.retry_after, deadline };
+        let failure = Failure { cause, reason: self.reason, retry_after: self.retry_after };
         match self.cause {
             ErrorCause::Transient | ErrorCause::RateLimited | ErrorCause::Malformed => {
                 Outcome::TryAgain(failure)

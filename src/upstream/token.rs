@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Mutex, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 /// Maximum age of a token before its file is read again.
 const FRESH: Duration = Duration::from_secs(1);
@@ -24,7 +25,15 @@ pub enum TokenSource {
 #[derive(Debug)]
 pub struct TokenFile {
     path: PathBuf,
-    last: Mutex<Option<(Instant, SecretString)>>,
+    last: Mutex<Option<LastRead>>,
+}
+
+#[derive(Debug)]
+struct LastRead {
+    at: Instant,
+    token: SecretString,
+    /// The file could not be used at the last attempt to read it, and this was logged.
+    is_stale: bool,
 }
 
 /// Reason that there is no token.
@@ -45,7 +54,7 @@ impl TokenSource {
         Self::File(TokenFile { path, last: Mutex::new(None) })
     }
 
-    /// The current token. A failed read, for example while the file is replaced, keeps the last token.
+    /// The current token. A failed read, for example while the file is replaced, keeps the last token and is logged once.
     ///
     /// # Errors
     /// [`TokenError`] if the file cannot be read or holds no token, and no token was read before.
@@ -60,18 +69,26 @@ impl TokenSource {
 impl TokenFile {
     fn current(&self) -> Result<SecretString, TokenError> {
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((read_at, token)) = last.as_ref()
-            && read_at.elapsed() < FRESH
-        {
-            return Ok(token.clone());
+        if let Some(last) = last.as_ref().filter(|last| last.at.elapsed() < FRESH) {
+            return Ok(last.token.clone());
         }
-        match (self.read(), last.as_ref()) {
-            (Ok(token), _) => {
+        match (self.read(), last.as_mut()) {
+            (Ok(token), before) => {
                 crate::masking::remember(token.expose_secret());
-                *last = Some((Instant::now(), token.clone()));
+                if before.is_some_and(|last| last.is_stale) {
+                    info!(file = %self.path.display(), "token file is usable again; using its token");
+                }
+                *last = Some(LastRead { at: Instant::now(), token: token.clone(), is_stale: false });
                 Ok(token)
             }
-            (Err(_), Some((_, token))) => Ok(token.clone()),
+            (Err(error), Some(last)) => {
+                if !std::mem::replace(&mut last.is_stale, true) {
+                    warn!(%error, "could not read the token again; still using the last token");
+                }
+                // The next attempt follows after the same time, also if the file stays unusable.
+                last.at = Instant::now();
+                Ok(last.token.clone())
+            }
             (Err(error), None) => Err(error),
         }
     }
@@ -85,7 +102,8 @@ impl TokenFile {
             .take(BYTES_MAX)
             .read_to_string(&mut text)
             .map_err(unreadable)?;
-        let token = SecretString::from(text.trim());
+        // Windows editors begin a file with a byte order mark.
+        let token = SecretString::from(text.trim_start_matches('\u{feff}').trim());
         if is_token(&token) {
             Ok(token)
         } else {
@@ -122,11 +140,16 @@ mod tests {
         std::fs::write(&path, "first\n").unwrap();
         let TokenSource::File(file) = TokenSource::file(path.clone()) else { panic!() };
         assert_eq!(file.current().unwrap().expose_secret(), "first");
-        let age = |file: &TokenFile| file.last.lock().unwrap().as_mut().unwrap().0 -= FRESH;
+        let read_again = |file: &TokenFile| {
+            file.last.lock().unwrap().as_mut().unwrap().at -= FRESH;
+            file.current().unwrap().expose_secret().to_owned()
+        };
+        let is_stale = |file: &TokenFile| file.last.lock().unwrap().as_ref().unwrap().is_stale;
         std::fs::remove_file(&path).unwrap();
-        age(&file);
-        assert_eq!(file.current().unwrap().expose_secret(), "first");
-        std::fs::write(&path, "second").unwrap();
-        assert_eq!(file.current().unwrap().expose_secret(), "second");
+        assert_eq!((read_again(&file).as_str(), is_stale(&file)), ("first", true));
+        std::fs::write(&path, "Bearer second").unwrap();
+        assert_eq!((read_again(&file).as_str(), is_stale(&file)), ("first", true));
+        std::fs::write(&path, "\u{feff}second\r\n").unwrap();
+        assert_eq!((read_again(&file).as_str(), is_stale(&file)), ("second", false));
     }
 }

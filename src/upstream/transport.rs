@@ -1,12 +1,13 @@
 //! The HTTP call itself, without the rules of [`super::Upstream`].
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use reqwest::{Client, Request, Response, redirect};
+use futures_util::future::BoxFuture;
+use reqwest::{Client, Request, Response};
 use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
@@ -16,13 +17,10 @@ use super::{
     UpstreamLimits,
     proxy::{Proxies, Proxy},
 };
-use crate::{endpoint::Obstacle, tls};
-
-#[cfg(test)]
-use crate::simulation::network as simulated;
-
-/// Interval and timeout of HTTP/2 keep-alive pings.
-const PING: Duration = Duration::from_secs(5);
+use crate::{
+    endpoint::{Obstacle, http},
+    tls,
+};
 
 /// Network settings for reaching an API.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +41,23 @@ pub enum ClientError {
     Http(#[from] reqwest::Error),
 }
 
-/// Sends requests.
-#[derive(Debug)]
-pub(super) enum Transport {
-    Http(Box<Http>),
-    #[cfg(test)]
-    Simulated(simulated::Api),
+/// Sends requests, and learns from their ends which connections work. The reader of a response body reports the end of
+/// the call with [`succeeded`](Self::succeeded) or [`failed`](Self::failed).
+pub(crate) trait Transport: fmt::Debug + Send + Sync {
+    /// Sends a request within its own time limit, and returns the response head with an unread body.
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<(Response, CallStart), CallFailure>>;
+
+    /// Host and port of the proxy, if calls use one.
+    fn proxy(&self) -> Option<&str>;
+
+    /// Reports that the connection of this call works.
+    fn succeeded(&self, start: CallStart);
+
+    /// Reports that the call ended without a complete response.
+    fn failed(&self, start: CallStart, failure: CallFailure);
+
+    /// Makes the next call use a new connection.
+    fn reconnect(&self, start: CallStart);
 }
 
 /// A client with its connections, and the parts to build another one.
@@ -72,9 +81,16 @@ struct CurrentClient {
 
 /// Client number and start time of a call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CallStart {
+pub(crate) struct CallStart {
     client: u64,
     at: Instant,
+}
+
+impl CallStart {
+    /// The start, at this moment, of a call by client number `client`.
+    pub(crate) fn now(client: u64) -> Self {
+        Self { client, at: Instant::now() }
+    }
 }
 
 /// Step at which a call failed without a complete response.
@@ -90,78 +106,48 @@ pub(crate) enum CallFailure {
     Other,
 }
 
-impl Transport {
+impl Http {
     /// A transport for calls to the host of `url`.
     pub(super) fn new(url: &Url, limits: &UpstreamLimits, network: &Network) -> Result<Self, ClientError> {
         let tls = tls::https(network.ca_file.as_deref())?;
         let proxy = network.proxies.of_url(url).cloned();
         let client = client(&tls, proxy.as_ref(), limits)?;
         let current = Mutex::new(CurrentClient { client, number: 0, succeeded_at: None });
-        Ok(Self::Http(Box::new(Http { tls, proxy, limits: *limits, current })))
+        Ok(Self { tls, proxy, limits: *limits, current })
     }
 
-    /// Host and port of the proxy, if calls use one.
-    pub(super) fn proxy(&self) -> Option<&str> {
-        match self {
-            Self::Http(http) => http.proxy.as_ref().map(|proxy| proxy.shown.as_str()),
-            #[cfg(test)]
-            Self::Simulated(_) => None,
-        }
-    }
-
-    /// Sends a request within its own time limit, and returns the response head with an unread body. The reader of the
-    /// body must report the end of the call with [`succeeded`](Self::succeeded) or [`failed`](Self::failed).
-    pub(super) async fn call(&self, request: Request) -> Result<(Response, CallStart), CallFailure> {
-        match self {
-            Self::Http(http) => {
-                let (client, start) = http.begin();
-                let response = client.execute(request).await.map_err(CallFailure::from);
-                let response = response.inspect_err(|failure| http.failed(start, *failure))?;
-                Ok((response, start))
-            }
-            #[cfg(test)]
-            Self::Simulated(api) => {
-                Ok((api.call(request).await?, CallStart { client: 0, at: Instant::now() }))
-            }
-        }
-    }
-
-    /// Reports that the connection of this call works.
-    pub(super) fn succeeded(&self, start: CallStart) {
-        match self {
-            Self::Http(http) => http.succeeded(start),
-            #[cfg(test)]
-            Self::Simulated(_) => {}
-        }
-    }
-
-    /// Reports that the call ended without a complete response.
-    pub(super) fn failed(&self, start: CallStart, failure: CallFailure) {
-        match self {
-            Self::Http(http) => http.failed(start, failure),
-            #[cfg(test)]
-            Self::Simulated(_) => {}
-        }
-    }
-
-    /// Makes the next call use a new connection.
-    pub(super) fn reconnect(&self, start: CallStart) {
-        match self {
-            Self::Http(http) => http.renew(&mut http.current(), start),
-            #[cfg(test)]
-            Self::Simulated(_) => {}
-        }
-    }
-}
-
-impl Http {
     fn current(&self) -> MutexGuard<'_, CurrentClient> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin(&self) -> (Client, CallStart) {
         let current = self.current();
-        (current.client.clone(), CallStart { client: current.number, at: Instant::now() })
+        (current.client.clone(), CallStart::now(current.number))
+    }
+
+    fn renew(&self, current: &mut CurrentClient, start: CallStart) {
+        if current.number != start.client {
+            return;
+        }
+        // The same parts built a client before, so this succeeds. Calls in progress keep the old client until they end.
+        if let Ok(client) = client(&self.tls, self.proxy.as_ref(), &self.limits) {
+            *current = CurrentClient { client, number: current.number + 1, succeeded_at: None };
+        }
+    }
+}
+
+impl Transport for Http {
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<(Response, CallStart), CallFailure>> {
+        Box::pin(async move {
+            let (client, start) = self.begin();
+            let response = client.execute(request).await.map_err(CallFailure::from);
+            let response = response.inspect_err(|failure| self.failed(start, *failure))?;
+            Ok((response, start))
+        })
+    }
+
+    fn proxy(&self) -> Option<&str> {
+        self.proxy.as_ref().map(|proxy| proxy.shown.as_str())
     }
 
     fn succeeded(&self, start: CallStart) {
@@ -181,14 +167,8 @@ impl Http {
         }
     }
 
-    fn renew(&self, current: &mut CurrentClient, start: CallStart) {
-        if current.number != start.client {
-            return;
-        }
-        // The same parts built a client before, so this succeeds. Calls in progress keep the old client until they end.
-        if let Ok(client) = client(&self.tls, self.proxy.as_ref(), &self.limits) {
-            *current = CurrentClient { client, number: current.number + 1, succeeded_at: None };
-        }
+    fn reconnect(&self, start: CallStart) {
+        self.renew(&mut self.current(), start);
     }
 }
 
@@ -197,18 +177,9 @@ fn client(
     proxy: Option<&Proxy>,
     limits: &UpstreamLimits,
 ) -> Result<Client, reqwest::Error> {
-    let builder = Client::builder()
-        .user_agent(concat!("instant-connect-worker/", env!("CARGO_PKG_VERSION")))
+    let builder = http::client(tls.clone())
         .connect_timeout(limits.connect_timeout)
         .timeout(limits.timeout)
-        .pool_idle_timeout(Duration::from_secs(30))
-        .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PING)
-        .http2_keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-        .tls_backend_preconfigured(tls.clone())
-        // A redirect could take the token to another host.
-        .redirect(redirect::Policy::none())
         // Only `proxy` applies: the client itself would silently ignore a proxy variable that it cannot parse.
         .no_proxy();
     let builder = match proxy {

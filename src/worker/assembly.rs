@@ -1,68 +1,98 @@
-//! Assembles the consumers of both stages from the configuration.
+//! Assembles the consumers of the stages from the configuration.
 
 use std::sync::Arc;
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, try_join_all},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{WorkerError, supervise::supervise};
 use crate::{
     broker::{
         connection::Connector,
-        consumer::Consumer,
+        consumer::{Consumer, ConsumerParts},
         publisher::Publisher,
         settle::Settler,
         topology::{Topology, TopologyError},
         tries::Tries,
     },
     config::Loaded,
+    contract::stage::StageDef,
     instant_connect::InstantConnectClient,
     ledger::Ledger,
-    stages::{Deduplicator, HostStage, LinkStage, Stage},
-    telemetry::{
-        metrics::{Metrics, labels},
-        traces::Tracer,
-    },
+    stages::{self, Deduplicator, HostStage, LinkStage, Stage},
+    state::WorkerState,
+    telemetry::{metrics::Metrics, traces::Tracer},
     upstream::Upstream,
     webex::WebexClient,
 };
 
-/// The consumers of both stages; stage `host` only if this worker delivers to hosts.
-pub(super) struct Consumers {
-    link: Arc<Consumer<LinkStage>>,
-    host: Option<Arc<Consumer<HostStage>>>,
+/// A consumer with its stage, whichever it is.
+trait StageRunner: Send + Sync {
+    /// Consumes until a stop is requested and the work in progress is done.
+    fn run<'a>(
+        &'a self,
+        connector: &'a Connector,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<(), TopologyError>>;
+    /// Aborts the work in progress.
+    fn abort(&self);
+    /// Number of deliveries in progress.
+    fn in_progress(&self) -> usize;
 }
+
+impl<S: Stage> StageRunner for Arc<Consumer<S>> {
+    fn run<'a>(
+        &'a self,
+        connector: &'a Connector,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<(), TopologyError>> {
+        supervise(connector, topology, self).boxed()
+    }
+
+    fn abort(&self) {
+        Consumer::abort(self);
+    }
+
+    fn in_progress(&self) -> usize {
+        Consumer::in_progress(self)
+    }
+}
+
+/// The consumers of the stages that run in this worker.
+pub(super) struct Consumers(Vec<Box<dyn StageRunner>>);
 
 impl Consumers {
     /// Consumes until a stop is requested and the work in progress is done.
     pub(super) async fn run(&self, connector: &Connector, topology: &Topology) -> Result<(), TopologyError> {
-        match &self.host {
-            Some(host) => {
-                let both = tokio::try_join!(
-                    supervise(connector, topology, &self.link),
-                    supervise(connector, topology, host)
-                );
-                both.map(drop)
-            }
-            None => supervise(connector, topology, &self.link).await,
-        }
+        try_join_all(self.0.iter().map(|runner| runner.run(connector, topology))).await.map(drop)
     }
 
     /// Aborts the work in progress.
     pub(super) fn abort(&self) {
-        self.link.abort();
-        if let Some(host) = &self.host {
-            host.abort();
-        }
+        self.0.iter().for_each(|runner| runner.abort());
     }
 
     pub(super) fn in_progress(&self) -> usize {
-        self.link.in_progress() + self.host.as_ref().map_or(0, |host| host.in_progress())
+        self.0.iter().map(|runner| runner.in_progress()).sum()
     }
 }
+
+/// Builds the consumer of a stage.
+type Build = fn(&Parts<'_>) -> Result<Box<dyn StageRunner>, WorkerError>;
+
+/// Every stage of the table, and how it is built.
+const BUILDERS: &[(&StageDef, Build)] = &[
+    (&stages::LINK, |parts| Ok(parts.consumer(parts.link_stage()?))),
+    (&stages::HOST, |parts| Ok(parts.consumer(parts.host_stage()?))),
+];
 
 /// Components that the consumers share.
 pub(super) struct Parts<'a> {
     pub(super) loaded: &'a Loaded,
+    pub(super) state: &'a WorkerState,
     pub(super) metrics: &'a Metrics,
     pub(super) ledger: &'a Ledger,
     pub(super) tracer: &'a Tracer,
@@ -74,17 +104,14 @@ pub(super) struct Parts<'a> {
 
 impl Parts<'_> {
     pub(super) fn consumers(&self) -> Result<Consumers, WorkerError> {
-        let link = self.consumer(self.link_stage()?, self.topology.sessions_queue(), labels::StageName::Link);
-        let host = if self.loaded.delivers_to_hosts() {
-            Some(self.consumer(self.host_stage()?, self.topology.hosts_queue(), labels::StageName::Host))
-        } else {
-            None
-        };
-        Ok(Consumers { link, host })
+        let run = self.loaded.stages();
+        let builders = BUILDERS.iter().filter(|(stage, _)| run.contains(stage));
+        builders.map(|(_, build)| build(self)).collect::<Result<Vec<_>, _>>().map(Consumers)
     }
 
-    fn consumer<S: Stage>(&self, stage: S, queue: String, name: labels::StageName) -> Arc<Consumer<S>> {
+    fn consumer<S: Stage>(&self, stage: S) -> Box<dyn StageRunner> {
         let config = &self.loaded.config;
+        let queue = self.topology.queue(S::DEF.queue);
         let settler = Settler::new(
             self.publisher.clone(),
             self.tracer.clone(),
@@ -92,52 +119,73 @@ impl Parts<'_> {
             queue.clone(),
             config.amqp.timeout.get(),
             config.retry.clone(),
-            self.metrics.stage(name),
+            self.metrics.stage(S::DEF),
         );
-        let (limits, metrics) = (config.consumer_limits(), self.metrics.stage(name));
-        Arc::new(Consumer::new(stage, queue, settler, limits, self.tries.clone(), metrics, self.stop.clone()))
+        Box::new(Arc::new(Consumer::new(ConsumerParts {
+            stage,
+            queue,
+            settler,
+            limits: config.consumer_limits(),
+            tries: self.tries.clone(),
+            state: self.state.stage(S::DEF.name),
+            metrics: self.metrics.stage(S::DEF),
+            stop: self.stop.clone(),
+        })))
     }
 
     fn link_stage(&self) -> Result<LinkStage, WorkerError> {
         let section = &self.loaded.config.instant_connect;
         let url = self.loaded.joseencrypt_url();
+        let api = stages::LINK.upstream;
         let upstream = Upstream::new(
-            "Instant Connect",
+            api.title,
             &url,
             self.loaded.instant_connect_token()?,
             section.limits(),
             &self.loaded.network()?,
-            self.metrics.upstream(labels::UpstreamName::InstantConnect),
+            self.metrics.upstream(api),
         )?;
-        let upstream = self.shared(upstream, "instant-connect");
+        let upstream = self.shared(upstream, api.key);
         let client = InstantConnectClient::new(upstream, url, section.options(), section.link_rules());
         let rules = self.loaded.config.session_rules();
-        Ok(LinkStage::new(client, rules, self.deduplicator(labels::StageName::Link)))
+        Ok(LinkStage::new(client, rules, self.deduplicator(&stages::LINK)))
     }
 
     fn host_stage(&self) -> Result<HostStage, WorkerError> {
         let config = &self.loaded.config;
         let url = self.loaded.messages_url();
+        let api = stages::HOST.upstream;
         let upstream = Upstream::new(
-            "Webex Messages",
+            api.title,
             &url,
             self.loaded.hosts_token()?,
             config.hosts.limits(),
             &self.loaded.network()?,
-            self.metrics.upstream(labels::UpstreamName::WebexMessages),
+            self.metrics.upstream(api),
         )?;
-        let client = WebexClient::new(self.shared(upstream, "messages"), url);
+        let client = WebexClient::new(self.shared(upstream, api.key), url);
         let rules = config.instant_connect.link_rules();
-        Ok(HostStage::new(client, rules, self.deduplicator(labels::StageName::Host)))
+        Ok(HostStage::new(client, rules, self.deduplicator(&stages::HOST)))
     }
 
     fn shared(&self, upstream: Upstream, key: &str) -> Upstream {
         upstream.traced(self.tracer.clone()).sharing_rate_limits_in(self.ledger.clone(), key)
     }
 
-    fn deduplicator(&self, stage: labels::StageName) -> Deduplicator {
+    fn deduplicator(&self, stage: &'static StageDef) -> Deduplicator {
         let section = &self.loaded.config.ledger;
         let metrics = self.metrics.ledger(stage);
         Deduplicator::new(self.ledger.clone(), section.on_failure, section.retention(), metrics)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_of_the_table_can_be_built() {
+        let built: Vec<_> = BUILDERS.iter().map(|(stage, _)| *stage).collect();
+        assert_eq!(built, stages::ALL);
     }
 }

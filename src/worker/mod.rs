@@ -1,4 +1,4 @@
-//! The worker: both stages on supervised connections, until a shutdown is requested.
+//! The worker: its stages on supervised connections, until a shutdown is requested.
 
 mod assembly;
 mod supervise;
@@ -20,10 +20,9 @@ use crate::{
     config::{ConfigError, Loaded},
     fault,
     ledger::{Ledger, LedgerError},
-    telemetry::{
-        metrics::{Metrics, labels},
-        traces::Tracer,
-    },
+    stages,
+    state::WorkerState,
+    telemetry::{metrics::Metrics, traces::Tracer},
     upstream,
 };
 
@@ -69,16 +68,18 @@ pub(crate) async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> 
     if loaded.delivers_to_hosts() {
         loaded.hosts_token()?;
     }
-    let metrics = Metrics::new(config.retry.delays.as_slice())?;
-    let health = health(loaded, &metrics);
-    let _admin = config.admin.listen.map(|listen| Admin::start(listen, health.clone())).transpose()?;
+    let metrics = Metrics::new(stages::ALL, config.retry.delays.as_slice())?;
+    let state = WorkerState::default();
+    let health = health(loaded, &state);
+    let start = |listen| Admin::start(listen, health.clone(), metrics.clone());
+    let _admin = config.admin.listen.map(start).transpose()?;
     fault::point("worker", "starting");
     tokio::pin!(shutdown);
     let Some(ledger) = opened(Ledger::open(loaded.ledger()), &health, &mut shutdown).await? else {
         return Ok(());
     };
     health.start();
-    serve(loaded, &metrics, &health, ledger, shutdown).await
+    serve(loaded, &state, &metrics, &health, ledger, shutdown).await
 }
 
 /// Waits for the ledger to open, which takes long for a large file on a slow disk. `None` if a shutdown comes first.
@@ -100,6 +101,7 @@ async fn opened(
 
 async fn serve(
     loaded: &Loaded,
+    state: &WorkerState,
     metrics: &Metrics,
     health: &Health,
     ledger: Ledger,
@@ -112,11 +114,16 @@ async fn serve(
         Tracer::start(&url, config.telemetry.trace_context, config.tls.ca_file.as_deref())
     });
     let stop = CancellationToken::new();
-    let (publisher, mut publishing) =
-        Publisher::start(Arc::clone(&connector), topology.clone(), metrics.publishing());
+    let (publisher, mut publishing) = Publisher::start(
+        Arc::clone(&connector),
+        topology.clone(),
+        state.publishing().clone(),
+        metrics.publishing(),
+    );
     let tries = Tries::new(ledger.clone());
     let parts = Parts {
         loaded,
+        state,
         metrics,
         ledger: &ledger,
         tracer: &tracer,
@@ -137,7 +144,7 @@ async fn serve(
         sleep(grace).await;
         warn!(
             in_progress = consumers.in_progress(),
-            "shutdown.grace elapsed with deliveries still in progress; returning them to the broker"
+            "shutdown.grace elapsed with deliveries still in progress; requeueing them"
         );
     };
     let result = tokio::select! {
@@ -150,6 +157,12 @@ async fn serve(
     };
     consumers.abort();
     drop(consumers);
+    wind_down(&tries, publishing, &ledger, &tracer).await;
+    result
+}
+
+/// Gives each part that was started a short time to end.
+async fn wind_down(tries: &Tries, publishing: JoinHandle<()>, ledger: &Ledger, tracer: &Tracer) {
     // A try that is aborted here is not a death.
     if timeout(Duration::from_secs(1), tries.idle()).await.is_err() {
         warn!(
@@ -164,7 +177,6 @@ async fn serve(
         warn!("ledger did not close within 3s (disk not responding); exiting anyway");
     }
     tracer.shut_down().await;
-    result
 }
 
 /// The error for an ended publisher task. Its panic message may be private.
@@ -173,13 +185,8 @@ async fn ended_early(publishing: &mut JoinHandle<()>) -> WorkerError {
     WorkerError::Publishing(if panicked { "panicked" } else { "has ended" })
 }
 
-fn health(loaded: &Loaded, metrics: &Metrics) -> Health {
-    let stages: &[_] = if loaded.delivers_to_hosts() {
-        &[labels::StageName::Link, labels::StageName::Host]
-    } else {
-        &[labels::StageName::Link]
-    };
-    Health::new(metrics, stages, loaded.stuck_after())
+fn health(loaded: &Loaded, state: &WorkerState) -> Health {
+    Health::new(state, &loaded.stages(), loaded.stuck_after())
 }
 
 /// Shows that the event loop is running.
@@ -192,11 +199,10 @@ async fn keep_alive(health: &Health) {
 
 /// Keeps the size of the ledger up to date in the metrics.
 async fn measure(ledger: &Ledger, metrics: &Metrics) {
-    let metrics = metrics.ledger(labels::StageName::Link);
     loop {
         // A read error is reported by the code that needs the entry.
         if let Ok(Some(entries)) = ledger.len().await {
-            metrics.set_entries(entries);
+            metrics.set_ledger_entries(entries);
         }
         sleep(Duration::from_secs(2)).await;
     }
@@ -212,7 +218,7 @@ mod tests {
 
     #[tokio::test]
     async fn worker_is_alive_while_its_ledger_opens() {
-        let health = Health::new(&Metrics::new(&[]).unwrap(), &[labels::StageName::Link], Duration::ZERO);
+        let health = Health::new(&WorkerState::default(), stages::ALL, Duration::ZERO);
         health.grow_late();
         let lives = async {
             while !health.is_alive() {

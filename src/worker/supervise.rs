@@ -1,19 +1,20 @@
 //! Keeps each consumer connected and consuming, until a shutdown is requested.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::{
     broker::{
-        connection::{BrokerError, Connected, Connector, close, gone},
+        connection::{Connected, Connector, gone},
         consumer::{ConsumeMode, Consumer},
-        reconnect::ReconnectBackoff,
+        supervisor::{self, Broken, ConnectedTask},
         topology::{Topology, TopologyError},
         watchdog::Watchdog,
     },
     stages::Stage,
+    state::ConnectionState,
+    telemetry::metrics::ConnectionMetrics,
 };
 
 /// History of connection failures, which may be caused by a message.
@@ -51,98 +52,96 @@ pub(super) async fn supervise<S: Stage>(
     topology: &Topology,
     consumer: &Arc<Consumer<S>>,
 ) -> Result<(), TopologyError> {
-    let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
-    let mut connected_before = false;
-    let mut failures = FailureHistory::default();
-    while !consumer.is_stopped() {
-        let settled = consumer.settled();
-        let opened = tokio::select! {
-            opened = open(connector, topology, S::NAME) => opened,
-            () = consumer.stopped() => break,
-        };
-        let established = opened.is_ok();
-        if !established {
-            consumer.metrics().connection.failed();
-            // The queue lengths are outdated from now on and would keep alerts firing. After an immediate reconnect
-            // they stay until the next check, so an alert for waiting messages does not restart its time.
-            consumer.metrics().forget_queued();
-        }
-        let error = match opened {
-            Ok(connection) => {
-                if backoff.connected().is_some() {
-                    info!(stage = S::NAME, "connected to broker; consuming");
-                }
-                connected_before = true;
-                match consume_on(&connection, connector, topology, consumer).await {
-                    Ok(()) => return Ok(()),
-                    Err(error) => TopologyError::Broker(error),
-                }
-            }
-            Err(TopologyError::Mismatch(problem)) if !connected_before => {
-                error!(problem, "broker topology does not match the configuration; exiting");
-                return Err(TopologyError::Mismatch(problem));
-            }
-            Err(error) => error,
-        };
-        consumer.metrics().connection.down(error.to_string());
-        let is_new = backoff.failed(consumer.settled() > settled, error.reason());
-        // A message that lapin can't read ends the connection each time, until the broker's delivery limit
-        // dead-letters it. Consume one at a time so that only the unreadable message is charged a delivery, and
-        // reconnect fast so that this ends soon. No message can arrive before a connection is established.
-        let unreadable =
-            established && matches!(&error, TopologyError::Broker(error) if error.is_protocol_error());
-        let wait = if unreadable { backoff.wait_after_unreadable() } else { backoff.wait() };
-        if is_new {
-            let retry_in_ms = wait.as_secs_f64() * 1e3;
-            warn!(stage = S::NAME, %error, retry_in_ms, "could not connect to broker; retrying");
-        }
-        failures.broken(established, unreadable, consumer.settled() > settled);
-        consumer.set_next_mode(failures.mode());
-        tokio::select! {
-            () = sleep(wait) => {}
-            () = consumer.stopped() => {}
-        }
-    }
+    let mut task = ConsumerTask { connector, topology, consumer, failures: FailureHistory::default() };
+    supervisor::supervise(&mut task, connector.reconnect_max).await.inspect_err(|error| {
+        error!(problem = %error, "broker topology does not match the configuration; exiting");
+    })?;
     consumer.idle().await;
     Ok(())
 }
 
-/// Consumes on `connection` until it breaks (`Err`), or until a stop is requested and the work in progress is done.
-async fn consume_on<S: Stage>(
-    connection: &Connected,
-    connector: &Connector,
-    topology: &Topology,
-    consumer: &Arc<Consumer<S>>,
-) -> Result<(), BrokerError> {
-    let shown = consumer.metrics().connection.up();
-    let watchdog =
-        Watchdog::new(connection, topology, consumer.queue(), consumer.metrics(), connector.timeout);
-    let ended = tokio::select! {
-        biased;
-        result = consumer.consume((&**connection).into()) => result,
-        error = gone("consume", connection) => Err(error),
-        error = watchdog.watch(connector) => Err(error),
-    };
-    if ended.is_ok() {
-        consumer.idle().await;
-    }
-    if connection.status().connected() {
-        topology.invalidate();
-    }
-    close(connection).await;
-    drop(shown);
-    ended
+/// A consumer, with the history of its connections.
+struct ConsumerTask<'a, S> {
+    connector: &'a Connector,
+    topology: &'a Topology,
+    consumer: &'a Arc<Consumer<S>>,
+    failures: FailureHistory,
 }
 
-async fn open(connector: &Connector, topology: &Topology, stage: &str) -> Result<Connected, TopologyError> {
-    let connection = connector.connect(&format!("consume {stage}")).await.map_err(TopologyError::Broker)?;
-    match topology.ensure(&connection, connector.timeout).await {
-        Ok(()) => Ok(connection),
-        Err(error) => {
-            // Dropping the connection is not enough: lapin keeps it open for replies that it still awaits.
-            close(&connection).await;
-            Err(error)
+impl<S: Stage> ConnectedTask for ConsumerTask<'_, S> {
+    type Ready = Connected;
+
+    fn name(&self) -> &'static str {
+        S::DEF.name
+    }
+
+    fn state(&self) -> &ConnectionState {
+        &self.consumer.state().connection
+    }
+
+    fn metrics(&self) -> &ConnectionMetrics {
+        &self.consumer.metrics().connection
+    }
+
+    async fn open(&self) -> Result<Connected, TopologyError> {
+        supervisor::connect(self.connector, self.topology, &format!("consume {}", S::DEF.name)).await
+    }
+
+    /// Consumes until the connection breaks, or until a stop is requested and the work in progress is done.
+    async fn run(&mut self, connection: &Connected) -> Result<(), TopologyError> {
+        let consumer = self.consumer;
+        let watchdog = Watchdog::new(
+            connection,
+            self.topology,
+            consumer.queue(),
+            consumer.state(),
+            consumer.metrics(),
+            self.connector.timeout,
+        );
+        tokio::select! {
+            biased;
+            result = consumer.consume(&**connection) => result?,
+            error = gone("consume", connection) => return Err(error.into()),
+            error = watchdog.watch(self.connector) => return Err(error.into()),
         }
+        consumer.idle().await;
+        Ok(())
+    }
+
+    async fn close(&self, connection: Connected) {
+        supervisor::disconnect(&connection, self.topology).await;
+    }
+
+    async fn stopped(&self) {
+        self.consumer.stopped().await;
+    }
+
+    fn progress(&self) -> u64 {
+        self.consumer.settled()
+    }
+
+    fn log_connected(&self, _outage: Duration) {
+        info!(connection = S::DEF.name, "connected to broker; consuming");
+    }
+
+    fn gives_up(&self, error: &TopologyError) -> bool {
+        matches!(error, TopologyError::Mismatch(_))
+    }
+
+    /// A message that lapin can't read ends the connection each time, until the broker's delivery limit dead-letters
+    /// it. The next connection consumes one at a time so that only the unreadable message is charged a delivery. No
+    /// message can arrive before a connection is established.
+    fn broken(&mut self, broken: &Broken<'_>) -> bool {
+        if !broken.established {
+            // The queue lengths are outdated from now on and would keep alerts firing. After an immediate reconnect
+            // they stay until the next check, so an alert for waiting messages does not restart its time.
+            self.consumer.metrics().forget_queued();
+        }
+        let unreadable = broken.established
+            && matches!(broken.error, TopologyError::Broker(error) if error.is_protocol_error());
+        self.failures.broken(broken.established, unreadable, broken.worked);
+        self.consumer.set_next_mode(self.failures.mode());
+        unreadable
     }
 }
 

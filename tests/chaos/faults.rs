@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
+use testkit::relay::Flow;
 use tokio::time::sleep;
 
 use super::{
-    relay::Flow,
     storm::{random, setting},
     testbed::{Plan, Testbed},
 };
@@ -116,11 +116,11 @@ async fn chaos_disk_alarm_blocks_publishing_and_loses_nothing() {
         testbed.history.until_confirmed(events + 100).await;
         testbed.history.disturbed("disk alarm");
         let worker = testbed.workers[0].as_ref().unwrap();
-        testbed.nodes().disk_is_full(true).await;
+        testbed.nodes[0].disk_is_full(true).await;
         testbed.sandbox.clear_faults();
-        worker.until_logged("broker blocked publishing", alarm).await;
-        testbed.nodes().disk_is_full(false).await;
-        worker.until_logged("broker unblocked publishing", alarm).await;
+        worker.output.until("broker blocked publishing", alarm).await;
+        testbed.nodes[0].disk_is_full(false).await;
+        worker.output.until("broker unblocked publishing", alarm).await;
         testbed.history.healed("disk alarm");
     }
     let report = testbed.finish().await;

@@ -7,14 +7,12 @@ use std::{
     time::Instant,
 };
 
-use instant_connect_worker::sandbox::{Handle, RecordedCall, RecordedMessage, RecordedRole};
+use instant_connect_sandbox::{Handle, RecordedCall, RecordedMessage, RecordedRole};
 use serde_json::Value;
+use testkit::{WAIT_LIMIT, rig::BASE_URL};
 use tokio::{sync::watch, time::timeout};
 
-use super::{
-    BASE_URL, PROGRESS_TIMEOUT,
-    event::{Kind, Start},
-};
+use super::event::{Kind, Start};
 
 /// Number of examples that are kept of each failure.
 pub(super) const EXAMPLES: usize = 20;
@@ -229,7 +227,7 @@ impl History {
         self.until(|inner| inner.confirmed.saturating_sub(inner.finished) < window).await;
     }
 
-    /// Waits for a condition. Panics if nothing happens for [`PROGRESS_TIMEOUT`].
+    /// Waits for a condition. Panics if nothing happens for [`WAIT_LIMIT`].
     async fn until(&self, mut condition: impl FnMut(&Inner) -> bool) {
         let mut version = self.version.subscribe();
         loop {
@@ -237,10 +235,10 @@ impl History {
             if condition(&self.inner()) {
                 return;
             }
-            if timeout(PROGRESS_TIMEOUT, version.changed()).await.is_err() {
+            if timeout(WAIT_LIMIT, version.changed()).await.is_err() {
                 let inner = self.inner();
                 panic!(
-                    "no progress for {PROGRESS_TIMEOUT:?}: {} confirmed, {} finished, missing events: {:?}",
+                    "no progress for {WAIT_LIMIT:?}: {} confirmed, {} finished, missing events: {:?}",
                     inner.confirmed,
                     inner.finished,
                     inner.lost()

@@ -2,12 +2,10 @@
 
 use std::{env, path::PathBuf, time::Duration};
 
+use testkit::relay::Flow;
 use tokio::time::sleep;
 
-use super::{
-    relay::Flow,
-    testbed::{Plan, Testbed},
-};
+use super::testbed::{Plan, Testbed};
 
 /// A random generator. Prints its seed, so that the test can be repeated.
 pub(crate) fn random() -> fastrand::Rng {
@@ -141,9 +139,9 @@ async fn inject(fault: StormFault, testbed: &mut Testbed, random: &mut fastrand:
         }
         StormFault::DiskAlarm => {
             testbed.history.disturbed("disk alarm");
-            testbed.nodes().disk_is_full(true).await;
+            testbed.nodes[0].disk_is_full(true).await;
             sleep(Duration::from_millis(random.u64(500..3000))).await;
-            testbed.nodes().disk_is_full(false).await;
+            testbed.nodes[0].disk_is_full(false).await;
             testbed.history.healed("disk alarm");
         }
     }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use lapin::{BasicProperties, types::AMQPValue};
 use serde_json::{Value, json};
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{Received, headers, with_id},
     events::{email, event_with},

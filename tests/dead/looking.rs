@@ -4,7 +4,7 @@ use lapin::BasicProperties;
 use serde_json::{Value, json};
 
 use super::letters::{body, contents, count, dead, host_link, ids, put, rig, tool};
-use crate::support::{
+use testkit::{
     Rig,
     amqp::with_id,
     events::{email, number},
@@ -256,7 +256,7 @@ async fn second_dead_command_and_missing_queue_are_refused() {
     let letters = (0..50).map(|n| (dead(&format!("event-{n}"), "exhausted", 1), body(n))).collect();
     put(&rig, "sessions", letters).await;
     let slow = ["dead", "replay", "--yes", "--rate", "1/s", "--queue", "sessions"];
-    let replay = crate::support::program::Program::start(&slow, &rig.environment(&[]));
+    let replay = testkit::program::Program::start(&slow, &rig.environment(&[]));
     poll("the replay's first letter", async || {
         (rig.amqp.depth(&rig.name("sessions")).await?.0 > 0).then_some(())
     })

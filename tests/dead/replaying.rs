@@ -9,7 +9,15 @@ use lapin::BasicProperties;
 use serde_json::json;
 
 use super::letters::{body, count, dead, host_link, ids, put, rig, tool};
-use crate::support::{Rig, amqp::headers, event, events::event_with, poll, program::Program, rig::random};
+use testkit::{
+    Rig,
+    amqp::{headers, with_id},
+    event,
+    events::event_with,
+    poll,
+    program::Program,
+    rig::random,
+};
 
 const REPLAY: [&str; 5] = ["dead", "replay", "--yes", "--queue", "sessions"];
 
@@ -68,6 +76,17 @@ async fn replayed_letter_has_no_failure_headers_and_counts_its_replays() {
         again = again.with_headers(table);
         put(&rig, "sessions", vec![(again, message.body)]).await;
     }
+}
+
+/// An operator may have moved messages there by other means, such as a shovel.
+#[tokio::test]
+async fn other_messages_in_the_replay_queue_are_moved_and_counted() {
+    let rig = rig().await;
+    let moved = (0..3).map(|n| (with_id(&format!("event-{n}")), body(n))).collect::<Vec<_>>();
+    rig.amqp.publish_all("", &rig.name("sessions.replay"), moved).await;
+    let report = tool(&rig, &["replay", "--yes", "--json", "--queue", "sessions"]).await.json();
+    assert_eq!(report["queues"][0]["resumed"], 3, "{report}");
+    assert_all_moved_once(&rig, 3).await;
 }
 
 /// The broker dead-letters such messages without any header of ours.

@@ -12,6 +12,10 @@ use regex::Regex;
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 fn sources() -> Vec<(String, String)> {
+    sources_in("src")
+}
+
+fn sources_in(folder: &str) -> Vec<(String, String)> {
     fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -23,7 +27,7 @@ fn sources() -> Vec<(String, String)> {
         }
     }
 
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut paths = Vec::new();
     collect(&root, &mut paths);
     let name = |path: &Path| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
@@ -157,7 +161,7 @@ fn no_two_types_have_one_name() {
     let definition =
         Regex::new(r"(?m)^\s*(?:pub(?:\([a-z]+\))? )?(?:struct|enum|union|trait) ([A-Z]\w*)").unwrap();
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (file, text) in sources() {
+    for (file, text) in sources().into_iter().chain(sources_in("crates/sandbox/src")) {
         for found in definition.captures_iter(&text) {
             places.entry(found[1].to_owned()).or_default().push(file.clone());
         }
@@ -165,6 +169,16 @@ fn no_two_types_have_one_name() {
     assert!(places.len() > 200, "{places:?}");
     places.retain(|name, files| files.len() > 1 && name != "Args");
     assert_eq!(places, BTreeMap::new());
+}
+
+/// The production image has no sandbox.
+#[test]
+fn sandbox_is_used_by_its_commands_alone() {
+    let uses = |(_, text): &(String, String)| text.contains("instant_connect_sandbox");
+    let files: Vec<_> = production().into_iter().filter(uses).map(|(name, _)| name).collect();
+    let mut files: Vec<_> = files.iter().map(String::as_str).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["cli/demo.rs", "cli/phones.rs", "cli/sandbox.rs"]);
 }
 
 /// Elsewhere, a name whose first address does not answer would hide its other addresses.
@@ -196,4 +210,40 @@ fn runbook_quotes_only_log_texts_of_the_program() {
         let literal = Regex::new(&format!("\"{}\"", parts.join("[^\"]*"))).unwrap();
         assert!(program.iter().any(|text| literal.is_match(text)), "not a text of the program: {quote}");
     }
+}
+
+/// With the metrics taken out, the program behaves the same: their handles take values and give none back, except
+/// timers that record when they are dropped. Watchdog and health checks read `state` instead.
+#[test]
+fn metric_handles_return_nothing_to_decide_by() {
+    let block = Regex::new(r"(?ms)^impl (\w*Metrics|\w+Timer) \{\n(.*?)^\}").unwrap();
+    let function =
+        Regex::new(r"pub(?:\([a-z]+\))? (?:const )?fn (\w+)\([^{]*?\)\s*(?:->\s*([^{]+?))?\s*\{").unwrap();
+    let mut handles = BTreeMap::<String, usize>::new();
+    let mut returned = BTreeMap::<String, BTreeSet<String>>::new();
+    let metrics = production().into_iter().filter(|(name, _)| name.starts_with("telemetry/metrics/"));
+    for (_, text) in metrics {
+        for found in block.captures_iter(&text) {
+            for function in function.captures_iter(&found[2]) {
+                *handles.entry(found[1].to_owned()).or_default() += 1;
+                if let Some(kind) = function.get(2) {
+                    returned.entry(found[1].to_owned()).or_default().insert(kind.as_str().to_owned());
+                }
+            }
+        }
+    }
+    let metrics = returned.remove("Metrics").unwrap_or_default();
+    let is_timer = |kind: &String| kind.ends_with("Timer");
+    assert!(returned.values().flatten().all(is_timer), "a handle returns a value: {returned:?}");
+    let is_handle = |kind: &String| kind.strip_suffix("Metrics").is_some_and(|name| !name.is_empty());
+    let others: Vec<_> = metrics.iter().filter(|kind| !is_handle(kind)).collect();
+    // `new`, `off` and `render`.
+    assert_eq!(others, ["Result<Self, Error>", "Result<String, Error>", "Self"]);
+    assert!(handles.len() >= 8 && handles.values().all(|functions| *functions > 0), "{handles:?}");
+
+    let renders = |(name, text): &(String, String)| {
+        !name.starts_with("telemetry/") && (text.contains(".render()") || text.contains(".gather()"))
+    };
+    let files: Vec<_> = production().into_iter().filter(renders).map(|(name, _)| name).collect();
+    assert_eq!(files, ["admin/mod.rs"]);
 }

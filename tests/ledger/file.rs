@@ -1,8 +1,13 @@
 //! Faults of the ledger file.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt;
+use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinSet;
 
 use super::*;

@@ -11,10 +11,10 @@ use secrecy::ExposeSecret;
 use super::*;
 
 fn place() -> Place {
-    Place::Redis(Server::start())
+    Place::Redis(RedisServer::start())
 }
 
-fn server(place: &mut Place) -> &mut Server {
+fn server(place: &mut Place) -> &mut RedisServer {
     let Place::Redis(server) = place else { panic!("not Redis") };
     server
 }
@@ -254,7 +254,7 @@ async fn url_file_is_read_at_each_connection() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("url");
     let write = |url: &str| std::fs::write(&path, format!("{url}\n")).unwrap();
-    let first = Server::start();
+    let first = RedisServer::start();
     write(first.url().expose_secret());
     let url = RedisUrl::File { path: path.clone(), allow_insecure: false };
     let ledger = Ledger::open(LedgerKind::Redis { url, prefix: String::new(), ca_file: None }).await.unwrap();
@@ -264,7 +264,7 @@ async fn url_file_is_read_at_each_connection() {
     let error = ledger.ping().await.unwrap_err().to_string();
     assert!(error.contains("ledger.url_file") && error.contains("expected rediss://"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
-    let second = Server::start();
+    let second = RedisServer::start();
     write(second.url().expose_secret());
     ledger.ping().await.unwrap();
 }
@@ -273,7 +273,7 @@ async fn url_file_is_read_at_each_connection() {
 async fn connection_to_a_replica_is_replaced_by_the_current_url() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("url");
-    let (old, new) = (Server::start(), Server::start());
+    let (old, new) = (RedisServer::start(), RedisServer::start());
     std::fs::write(&path, old.url().expose_secret()).unwrap();
     let url = RedisUrl::File { path: path.clone(), allow_insecure: false };
     let ledger = Ledger::open(LedgerKind::Redis { url, prefix: String::new(), ca_file: None }).await.unwrap();
@@ -298,7 +298,7 @@ async fn invalid_url_is_an_error_without_the_url() {
 }
 
 /// Starts a TLS proxy with a certificate from its own CA. Returns its address and the CA as PEM.
-async fn tls_in_front_of(server: &Server) -> (std::net::SocketAddr, String) {
+async fn tls_in_front_of(server: &RedisServer) -> (std::net::SocketAddr, String) {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
     use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 
@@ -334,7 +334,7 @@ async fn tls_in_front_of(server: &Server) -> (std::net::SocketAddr, String) {
 
 #[tokio::test]
 async fn redis_with_a_private_ca_works_with_tls_ca_file() {
-    let (folder, server) = (tempfile::tempdir().unwrap(), Server::start());
+    let (folder, server) = (tempfile::tempdir().unwrap(), RedisServer::start());
     let (address, ca) = tls_in_front_of(&server).await;
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, ca).unwrap();

@@ -3,14 +3,12 @@
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
 
-use crate::{
-    ledger::server::Server,
-    support::{
-        Rig,
-        collector::Mode,
-        program::Finished,
-        rig::{NEW_TOKEN, PASSWORD, TOKEN},
-    },
+use testkit::{
+    Rig,
+    collector::Mode,
+    program::Finished,
+    redis_server::RedisServer,
+    rig::{NEW_TOKEN, PASSWORD, TOKEN},
 };
 
 type Settings<'a> = &'a [(&'a str, &'a str)];
@@ -262,7 +260,7 @@ async fn ledger_is_checked_in_each_state() {
     std::fs::write(&path, "not a ledger".repeat(1000)).unwrap();
     check(&rig, &file).await.is("ledger", "fail", &["damaged"]);
 
-    let mut server = Server::start();
+    let mut server = RedisServer::start();
     let url = server.url();
     let redis = [("ledger.kind", "redis"), ("ledger.url", secrecy::ExposeSecret::expose_secret(&url))];
     let found = check(&rig, &redis).await;

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use crate::support::{
+use testkit::{
     poll,
     private_broker::PrivateBroker,
     program::{Environment, Program, finished},

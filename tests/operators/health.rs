@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{
+use testkit::{
     Rig,
     admin::Admin,
     amqp::with_id,
@@ -171,7 +171,7 @@ async fn overdue_delivery_is_logged_counted_and_requeued() {
     rig.guest_links().await.take(30).await;
     admin.until("events_total{outcome=\"requeued\",stage=\"link\"}", "1").await;
     assert_eq!(admin.series().await["overdue_total{stage=\"link\"}"], "1");
-    let said = worker.output.logged("processing exceeded amqp.delivery_timeout; returning the delivery");
+    let said = worker.output.logged("processing exceeded amqp.delivery_timeout; requeueing the delivery");
     assert_eq!((said.len(), &said[0]["event_id"]), (1, &json!("event-1")));
     worker.stop().await;
 }

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
 use serde_json::json;
 
-use crate::support::{
+use testkit::{
     Rig,
     admin::{Admin, Series},
     amqp::with_id,

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{
+use testkit::{
     Rig,
     leaks::leaks,
     poll, program,
@@ -53,7 +53,7 @@ impl Pod {
         pod.secret("icw-amqp", "url", rig.url());
         pod.secret("icw-webex", "token", TOKEN);
         let image = concat!("localhost/instant-connect-worker:", env!("CARGO_PKG_VERSION"));
-        let binary = program::executable();
+        let binary = program::production();
         let nothing = Path::new("/dev/null");
         run("scripts/image-local", &[&pod.path(""), binary.to_str().unwrap(), image], nothing);
         let environment = rig.environment(&[]);

@@ -6,7 +6,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::support::{
+use testkit::{
     Rig,
     https::Https,
     program::{self, Environment, Finished},

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use instant_connect_worker::telemetry::metrics::Metrics;
+use instant_connect_worker::{stages, telemetry::metrics::Metrics};
 use regex::Regex;
 
 use super::{DASHBOARD, RULES, alerts::prometheus::shortened, expressions, read};
@@ -50,7 +50,7 @@ fn dashboard_is_the_output_of_its_script() {
 /// All metrics with their labels and the values of each label.
 fn metrics() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let delays = [1, 5, 30, 120, 600].map(Duration::from_secs);
-    let text = Metrics::new(&delays).unwrap().render().unwrap();
+    let text = Metrics::new(stages::ALL, &delays).unwrap().render().unwrap();
     let label = Regex::new(r#"([a-z_]+)="([^"]*)""#).unwrap();
     let mut metrics: BTreeMap<_, BTreeMap<_, BTreeSet<_>>> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::support::{Rig, admin::Admin, frames};
+use testkit::{Rig, admin::Admin, frames};
 
 /// Methods of AMQP 0-9-1.
 const CONSUME_OK: [u8; 4] = [0, 60, 0, 21];

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{Received, headers, with_id},
     event,

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::time::sleep;
 
 use super::broker_restarts::{all_guest_links, until_every_expert_has_message};
-use crate::support::{Rig, admin::Admin, soon};
+use testkit::{Rig, admin::Admin, soon};
 
 /// The worker's connections as the broker lists them.
 async fn connections(rig: &Rig) -> BTreeSet<String> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::support::{
+use testkit::{
     Rig, event,
     events::{email, number},
     program::{Finished, finished},

@@ -8,7 +8,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::support::{Rig, admin::Admin, poll, program::Program, soon};
+use testkit::{Rig, admin::Admin, poll, program::Program, soon};
 
 /// Opens a listener on a free port. Returns it with its URL.
 async fn peer(scheme: &str) -> (TcpListener, String) {

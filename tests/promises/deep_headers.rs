@@ -1,6 +1,6 @@
 //! Headers as deep or as large as one frame can carry stop no worker, no tool, and no other event.
 
-use crate::support::{Rig, amqp::Amqp, event, poll, program::Finished, python::python};
+use testkit::{Rig, amqp::Amqp, event, poll, program::Finished, python::python};
 
 /// The deepest nesting that one frame of 128 KiB can carry, minus some room for the broker's headers.
 const DEEPEST: usize = 26_000;

@@ -8,10 +8,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use instant_connect_worker::sandbox::{Endpoint, RecordedRole};
+use instant_connect_sandbox::{Endpoint, RecordedRole};
 use serde_json::{Value, json};
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{Deliveries, Received, with_id},
     events::{DEVICE, event_with, number},

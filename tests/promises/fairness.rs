@@ -14,13 +14,13 @@ use axum::{
         header::{CONTENT_TYPE, RETRY_AFTER},
     },
 };
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 use jiff::Timestamp;
 use lapin::types::AMQPValue;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::with_id,
     events::{event, event_with},

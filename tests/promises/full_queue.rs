@@ -7,7 +7,7 @@ use std::{
 
 use lapin::types::AMQPValue;
 
-use crate::support::{Rig, admin::Admin, amqp::Received};
+use testkit::{Rig, admin::Admin, amqp::Received};
 
 /// The hosts queue is declared in advance and holds one message.
 const SETTINGS: [(&str, &str); 4] = [
@@ -65,7 +65,7 @@ async fn guest_links_confirmed_before_shutdown_are_not_published_again() {
 /// their links meanwhile.
 #[tokio::test]
 async fn full_hosts_queue_keeps_events_and_guests_get_their_links() {
-    const UNFULFILLED: &str = "returned to broker: outcome could not be carried out";
+    const UNFULFILLED: &str = "requeued: the outcome could not be carried out";
     let (rig, fillers) = rig().await;
     let settings = [
         &SETTINGS[..],

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::support::{Rig, https::Https, program::Program};
+use testkit::{Rig, https::Https, program::Program};
 
 /// Starts the worker with both APIs behind `https`.
 async fn start(rig: &Rig, https: &Https, timeout: &str) -> Program {

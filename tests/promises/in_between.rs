@@ -1,9 +1,9 @@
 //! A proxy, a load balancer or a captive portal answers in Webex's place. Its response is neither a success nor a
 //! refusal.
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 
-use crate::support::{Rig, program::Program, soon};
+use testkit::{Rig, program::Program, soon};
 
 const QUICK: [(&str, &str); 5] = [
     ("retry.initial", "10ms"),

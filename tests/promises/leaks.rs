@@ -3,7 +3,12 @@
 #[cfg(debug_assertions)]
 use std::sync::Arc;
 
-use crate::support::{Rig, rig::PASSWORD};
+use testkit::{
+    Rig,
+    events::DEVICE,
+    leaks::leaks,
+    rig::{PASSWORD, TOKEN},
+};
 
 #[tokio::test]
 async fn connection_error_shows_no_url_password() {
@@ -67,4 +72,29 @@ async fn publisher_panic_stops_the_worker_and_the_next_one_continues() {
         rig.until_experts_have(1).await;
         worker.stop().await;
     }
+}
+
+#[tokio::test]
+async fn leak_search_finds_each_kind_of_private_data() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[]).await;
+    rig.publish(1).await;
+    rig.guest_links().await.next().await;
+    worker.stop().await;
+    let code = rig.sandbox.links().into_keys().next().unwrap();
+    for line in [
+        "name=Guadalupe",
+        "to winnifred-1@example.com",
+        "number 34600000001 called",
+        DEVICE,
+        "correlation flowsecret-flow-1",
+        "https://elsewhere/visit/x",
+        TOKEN,
+        PASSWORD,
+        &format!("short={code};"),
+    ] {
+        assert_eq!(leaks(line, &rig.sandbox).len(), 1, "{line}");
+    }
+    let fine = r#"{"timestamp":"2026-11-21T10:00:00.346000Z","session":"visit-1","trace_id":"34600000001a"}"#;
+    assert_eq!(leaks(fine, &rig.sandbox), Vec::<String>::new());
 }

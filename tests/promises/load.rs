@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::broker_restarts::{all_guest_links, experts, until_every_expert_has_message};
-use crate::support::{Rig, events::event_of, rig::random, soon};
+use testkit::{Rig, events::event_of, rig::random, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_events_no_loss_no_duplicates_bounded_memory() {
@@ -64,7 +64,7 @@ async fn killed_workers_under_load_lose_nothing_and_keep_message_ids() {
     let known = rig.sandbox.links();
     let (mut served, mut repeats) = (HashSet::new(), 0);
     for copies in links.values() {
-        let bodies: Vec<_> = copies.iter().map(crate::support::amqp::Received::json).collect();
+        let bodies: Vec<_> = copies.iter().map(testkit::amqp::Received::json).collect();
         assert!(
             served.insert(bodies[0]["eventId"].to_string()),
             "repeats of an event have the same message_id"

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::with_id,
     events::{event_with, number},

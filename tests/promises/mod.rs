@@ -18,6 +18,7 @@ mod lost_confirms;
 mod memory;
 mod moved_by_operators;
 mod outages;
+mod phone_numbers;
 mod poison;
 mod queue_deleted;
 mod rate_limits;

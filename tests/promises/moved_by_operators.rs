@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use lapin::{BasicProperties, types::AMQPValue};
 use serde_json::json;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{headers, with_id},
     event,
@@ -192,6 +192,6 @@ async fn dead_letter_moved_by_hand_starts_with_attempt_1() {
         rig.amqp.publish("", &work, properties, &body).await;
     }
     until_ready(&rig, &dead, 1).await;
-    assert_eq!(rig.sandbox.requests(instant_connect_worker::sandbox::Endpoint::JoseEncrypt), 3);
+    assert_eq!(rig.sandbox.requests(instant_connect_sandbox::Endpoint::JoseEncrypt), 3);
     worker.kill();
 }

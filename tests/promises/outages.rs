@@ -2,11 +2,11 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use instant_connect_worker::sandbox::{Endpoint, Handle, RecordedCall, RecordedRole};
+use instant_connect_sandbox::{Endpoint, Handle, RecordedCall, RecordedRole};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{Received, with_id},
     events::{DEVICE, event_with, number},
@@ -83,10 +83,10 @@ async fn retry_after_as_a_date_is_honoured() {
     let date = at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
     // The text form of rules allows no commas, so the rule is built here.
     let code = 429;
-    let fault = instant_connect_worker::sandbox::Fault::Status { code, retry_after: Some(date) };
-    let times = instant_connect_worker::sandbox::Frequency::Times(1);
+    let fault = instant_connect_sandbox::Fault::Status { code, retry_after: Some(date) };
+    let times = instant_connect_sandbox::Frequency::Times(1);
     let endpoint = Endpoint::JoseEncrypt;
-    rig.sandbox.fault(instant_connect_worker::sandbox::FaultRule { endpoint, fault, times });
+    rig.sandbox.fault(instant_connect_sandbox::FaultRule { endpoint, fault, times });
     rig.publish(1).await;
     rig.guest_links().await.next().await;
     assert!(rig.sandbox.calls()[0].at >= at, "not before the date");

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use lapin::types::AMQPValue;
 
-use crate::support::Rig;
+use testkit::Rig;
 
 #[cfg(debug_assertions)]
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn event_that_kills_workers_is_poison_after_the_limit() {
 /// Publishing fails for much longer than `amqp.deliveries_max` times `amqp.delivery_timeout`.
 #[tokio::test]
 async fn publishing_outage_makes_no_event_poison() {
-    const UNFULFILLED: &str = "returned to broker: outcome could not be carried out";
+    const UNFULFILLED: &str = "requeued: the outcome could not be carried out";
     let rig = Rig::new().await;
     let settings = [
         ("hosts.delivery", "amqp"),

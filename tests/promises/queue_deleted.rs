@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use instant_connect_worker::sandbox::RecordedMessage;
+use instant_connect_sandbox::RecordedMessage;
 
-use crate::support::{Rig, events::email, rig::random, soon};
+use testkit::{Rig, events::email, rig::random, soon};
 
 /// Number of times that the queue is deleted.
 const ROUNDS: usize = 20;

@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 
-use crate::{
-    ledger::server::Server,
-    support::{Rig, poll},
-};
+use testkit::{Rig, poll, redis_server::RedisServer};
 
 /// The delay that the API imposes.
 const WAIT: Duration = Duration::from_secs(10);
@@ -50,7 +47,7 @@ async fn restarted_worker_honours_the_rest_of_a_retry_after() {
 async fn retry_after_applies_to_all_workers_on_one_redis() {
     use secrecy::ExposeSecret;
 
-    let server = Server::start();
+    let server = RedisServer::start();
     let rig = Rig::new().await;
     let url = server.url();
     let settings = [

@@ -1,9 +1,9 @@
 //! A repeated event has one result.
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 use serde_json::json;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::with_id,
     event,

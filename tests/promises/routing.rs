@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use lapin::types::AMQPValue;
 
-use crate::support::{Rig, amqp::Received, program::Program, soon};
+use testkit::{Rig, amqp::Received, program::Program, soon};
 
 async fn declared(rig: &Rig) {
     let declared = rig.command(&["topology", "--declare"], &[]).await;
@@ -29,7 +29,7 @@ async fn unroutable_link_is_dead_lettered_with_exchange_and_key() {
     assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-1", "unroutable"));
     let reason = letter.header("x-dead-reason");
     assert!(reason.contains(&rig.name("links")) && reason.contains("guest.sms"), "{reason}");
-    assert_eq!(letter.json(), crate::support::event(1));
+    assert_eq!(letter.json(), testkit::event(1));
     worker.stop().await;
 }
 

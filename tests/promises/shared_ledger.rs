@@ -2,22 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::{
-    ledger::server::Server,
-    support::{
-        Rig,
-        admin::Admin,
-        amqp::with_id,
-        event,
-        events::{DEVICE, event_with, number},
-        poll,
-        program::Program,
-        soon,
-    },
+use testkit::{
+    Rig,
+    admin::Admin,
+    amqp::with_id,
+    event,
+    events::{DEVICE, event_with, number},
+    poll,
+    program::Program,
+    redis_server::RedisServer,
+    soon,
 };
 
 const OPENED: &str = "breaker opened; consuming paused (attempts are not counted while it is open)";
@@ -40,7 +38,7 @@ fn settings<'a>(url: &'a str, on_failure: &'a str) -> Vec<(&'a str, &'a str)> {
 /// Checks that each event led to one call, one link for its guest and one message for its expert.
 async fn assert_each_is_processed_once(rig: &Rig, events: usize) {
     let links = rig.guest_links().await.take(events).await;
-    let ids: BTreeSet<_> = links.iter().map(crate::support::amqp::Received::id).collect();
+    let ids: BTreeSet<_> = links.iter().map(testkit::amqp::Received::id).collect();
     assert_eq!(ids.len(), events, "no link was repeated");
     rig.until_experts_have(events as u64).await;
 }
@@ -71,7 +69,7 @@ async fn until_calls(rig: &Rig, calls: u64) {
 #[tokio::test]
 async fn redis_outage_delays_events_without_counts_loss_or_duplicates() {
     const EVENTS: usize = 1200;
-    let mut server = Server::durable();
+    let mut server = RedisServer::durable();
     let rig = Rig::new().await;
     let url = server.url();
     let mut settings = settings(url.expose_secret(), "wait");
@@ -110,7 +108,7 @@ async fn redis_outage_delays_events_without_counts_loss_or_duplicates() {
 
 #[tokio::test]
 async fn links_made_during_a_redis_outage_are_stored_later() {
-    let mut server = Server::durable();
+    let mut server = RedisServer::durable();
     let rig = Rig::new().await;
     let url = server.url();
     let mut settings = settings(url.expose_secret(), "wait");
@@ -143,7 +141,7 @@ async fn links_made_during_a_redis_outage_are_stored_later() {
 #[tokio::test]
 async fn events_are_processed_without_redis_if_on_failure_is_continue() {
     const EVENTS: usize = 30;
-    let mut server = Server::start();
+    let mut server = RedisServer::start();
     let rig = Rig::new().await;
     let url = server.url();
     let worker = rig.start(&settings(url.expose_secret(), "continue")).await;
@@ -183,7 +181,7 @@ async fn events_are_processed_without_redis_if_on_failure_is_continue() {
 #[tokio::test]
 async fn two_workers_with_the_same_event_give_one_result() {
     const EVENTS: usize = 100;
-    let server = Server::start();
+    let server = RedisServer::start();
     let rig = Rig::new().await;
     let url = server.url();
     // A small prefetch, so that both workers get some events.
@@ -216,7 +214,7 @@ async fn two_workers_with_the_same_event_give_one_result() {
 #[tokio::test]
 async fn worker_suspended_past_its_lease_publishes_no_second_links() {
     for on_failure in ["continue", "wait"] {
-        let server = Server::start();
+        let server = RedisServer::start();
         let rig = Rig::new().await;
         let url = server.url();
         // The next message is delivered to the other worker.

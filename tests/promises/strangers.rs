@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{
+use testkit::{
     Rig,
     admin::Admin,
     amqp::{headers, with_id},

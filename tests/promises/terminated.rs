@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 
-use crate::support::{Rig, amqp::Received, rig::random, soon};
+use testkit::{Rig, amqp::Received, rig::random, soon};
 
 /// With one attempt, an event with a counted failure would be dead.
 const ONCE: [(&str, &str); 1] = [("retry.attempts", "1")];
-const TOO_LATE: &str =
-    "shutdown.grace elapsed with deliveries still in progress; returning them to the broker";
+const TOO_LATE: &str = "shutdown.grace elapsed with deliveries still in progress; requeueing them";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_terminated_under_load_stops_in_time_and_repeats_nothing() {

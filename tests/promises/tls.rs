@@ -7,7 +7,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use crate::support::{Rig, poll};
+use testkit::{Rig, poll};
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
@@ -32,8 +32,8 @@ fn issue(ca: &Ca, folder: &Path, name: &str) {
 async fn with_tls(rig: &Rig, ca: &Ca, host: &str) -> String {
     let folder = rig.broker().folder();
     fs::write(folder.join("ca.pem"), ca.pem()).unwrap();
-    issue(ca, &folder, host);
-    issue(ca, &folder, "worker");
+    issue(ca, folder, host);
+    issue(ca, folder, "worker");
     // The port is free again when the broker starts.
     let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
     let shown = folder.display();

@@ -4,11 +4,12 @@ use std::{collections::HashSet, sync::Arc};
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{headers, with_id},
     collector::{Mode, Span},
     event,
+    https::Https,
     rig::TOKEN,
 };
 
@@ -247,4 +248,33 @@ async fn dead_letter_names_the_span_that_published_it() {
     assert_eq!(letter.header("traceparent"), format!("00-{TRACE_ID}-{}-01", span.id));
     let process = spans.iter().find(|span| span.parent == FLOW).unwrap();
     assert_eq!(process.error.as_deref(), Some("`sessionId`: missing required field"));
+}
+
+/// A connection that a firewall has forgotten would otherwise swallow every batch until TCP gives up.
+#[tokio::test]
+async fn dead_connection_to_the_collector_is_detected_by_pings() {
+    let rig = Rig::new().await;
+    let https = Https::in_front_of(rig.collector.url().to_owned(), 2050).await;
+    let mut environment = rig.environment(&[("telemetry.otlp_endpoint", &https.url)]);
+    environment.push(("SSL_CERT_FILE".to_owned(), https.ca_file()));
+    let worker = rig.launch_with(environment);
+    let output = Arc::clone(&worker.output);
+    output.until("connected to broker; consuming", 1).await;
+    rig.publish(1).await;
+    rig.collector.until_requests(1).await;
+    https.freeze();
+    rig.publish(2).await;
+    output.until(DOWN, 1).await;
+    // A batch may still fail on the old connection, so there must be spans until one gets through.
+    let more_spans = async {
+        for n in 3_u32.. {
+            rig.publish(n as usize).await;
+            rig.until_experts_have(n.into()).await;
+        }
+    };
+    tokio::select! {
+        () = more_spans => {}
+        () = output.until("OTLP collector recovered", 1) => {}
+    }
+    worker.stop().await;
 }

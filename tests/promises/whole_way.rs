@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use instant_connect_worker::sandbox::{
-    Handle, RecordedCall, RecordedMessage, RecordedRole, RecordedVertical,
-};
+use instant_connect_sandbox::{Handle, RecordedCall, RecordedMessage, RecordedRole, RecordedVertical};
 use jiff::Timestamp;
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{
+use testkit::{
     Rig,
     amqp::{Received, headers, with_id},
     events::{DEVICE, email, event_with, number},
@@ -270,7 +268,7 @@ async fn unknown_headers_of_other_types_are_ignored() {
     table.insert("number".into(), AMQPValue::LongInt(7));
     table.insert("nothing".into(), AMQPValue::Void);
     table.insert("bytes".into(), AMQPValue::LongString(vec![0xff_u8, 0xfe].into()));
-    rig.publish_event(with_id("event-1").with_headers(table), &crate::support::event(1)).await;
+    rig.publish_event(with_id("event-1").with_headers(table), &testkit::event(1)).await;
     let link = rig.guest_links().await.next().await;
     assert_eq!(link.header("traceparent").split('-').next_back(), Some("01"), "a new trace starts here");
     worker.stop().await;
@@ -281,7 +279,7 @@ async fn absurd_not_before_header_does_not_delay_a_message_forever() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
     let held = headers(&[("x-retry-reason", "unavailable"), ("x-not-before", "9999-01-01T00:00:00Z")]);
-    rig.publish_event(with_id("event-1").with_headers(held), &crate::support::event(1)).await;
+    rig.publish_event(with_id("event-1").with_headers(held), &testkit::event(1)).await;
     rig.until_experts_have(1).await;
     worker.stop().await;
 }

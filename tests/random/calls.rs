@@ -12,7 +12,8 @@ use instant_connect_worker::{
         self, Links,
         request::{Crypto, LinkOptions, LinksCall},
     },
-    telemetry::metrics::{Metrics, labels},
+    stages,
+    telemetry::metrics::Metrics,
     upstream::{Network, TokenSource, Upstream, UpstreamError, UpstreamLimits},
     webex,
 };
@@ -132,7 +133,7 @@ impl Clients {
             body_bytes_max: 64 * 1024,
             rate_limit_wait: Duration::from_secs(1),
         };
-        let metrics = Metrics::new(&[]).unwrap().upstream(labels::UpstreamName::InstantConnect);
+        let metrics = Metrics::new(stages::ALL, &[]).unwrap().upstream(stages::LINK.upstream);
         let token = || TokenSource::Value(TOKEN.into());
         let upstream =
             |name| Upstream::new(name, url, token(), limits, &Network::default(), metrics.clone()).unwrap();
@@ -191,7 +192,7 @@ async fn call(
             let asked = LinksCall { hosts: 0..1, guests: 0..1 };
             let short = random.u8(..4) > 0;
             set(any_answer(random, answers::answer(&asked, short)));
-            let links = clients.instant_connect.more(session, Links::default()).await?;
+            let links = clients.instant_connect.more(session, Links::default(), &trace).await?;
             assert_eq!((links.hosts.len(), links.guests.len()), (1, 1));
             assert!(links.hosts[0].reveal() != links.guests[0].reveal());
             Ok(())

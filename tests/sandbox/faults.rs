@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use instant_connect_worker::sandbox::{Endpoint, Fault, FaultRule, Frequency};
+use instant_connect_sandbox::{Endpoint, Fault, FaultRule, Frequency};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::{

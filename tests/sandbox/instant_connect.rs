@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use instant_connect_worker::sandbox::{Endpoint, RecordedRole, jose};
+use instant_connect_sandbox::{Endpoint, RecordedRole, jose};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ mod python;
 
 use std::future::pending;
 
-use instant_connect_worker::sandbox::{Handle, Sandbox, SandboxError, SandboxOptions};
+use instant_connect_sandbox::{Handle, Sandbox, SandboxError, SandboxOptions};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use url::Url;

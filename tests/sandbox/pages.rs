@@ -1,6 +1,6 @@
 //! The sandbox's web pages.
 
-use instant_connect_worker::sandbox::Text;
+use instant_connect_sandbox::Text;
 use jiff::Timestamp;
 use reqwest::StatusCode;
 use serde_json::{Value, json};

@@ -1,9 +1,9 @@
 //! Third-party readers and clients: `jwcrypto` and Cisco's community SDK `webexpythonsdk`.
 
-use instant_connect_worker::sandbox::Endpoint;
+use instant_connect_sandbox::Endpoint;
 
 use super::{PASSWORD, Served, TOKEN, serve};
-use crate::support::python::python;
+use testkit::python::python;
 
 /// Runs a script against the sandbox.
 async fn run(served: &Served, script: &str) -> String {

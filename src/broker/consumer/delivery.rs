@@ -26,19 +26,18 @@ use crate::{
         source::{Delivery, Receipt},
     },
     clock,
-    contract::{
-        message::Message,
-        private::loggable_id,
-        start_session::{self, Identity},
-        time::WireTime,
-    },
+    contract::{identity::Identity, message::Message, private::loggable_id, time::WireTime},
     fault,
     outcome::{Class, Death, Outcome, Settled},
-    stages::{self, Stage},
+    stages::{self, AcceptedJob, JobContext, SESSION_OVER, Stage},
 };
 
 /// The wait of a message while another delivery of its event is being processed.
 const BUSY: Postponed = Postponed { wait: Duration::from_secs(1), max: Duration::from_secs(5) };
+
+/// A message that needs at most this many bytes is read only when the budget has them. The bound of a larger message may
+/// be far above its need, so it is read first.
+const SMALL: usize = 256 * 1024;
 
 /// A delivery in progress.
 struct DeliveryWork {
@@ -50,8 +49,17 @@ struct DeliveryWork {
     deaths: Option<u32>,
 }
 
+/// The content of a message.
+enum Content<J> {
+    /// Not parsed, because this many workers died while processing the message.
+    Poison(u32),
+    /// The effect that the message requests, and its job.
+    Known(String, Result<AcceptedJob<J>, Death>),
+}
+
 impl<S: Stage> Consumer<S> {
     pub(super) async fn work(self: Arc<Self>, permit: OwnedSemaphorePermit, delivery: Delivery) {
+        let _in_progress = self.state.begin();
         let (work, receipt) = (self.metrics.begin(), delivery.receipt.clone());
         let begun = Instant::now();
         let Delivery { body, properties, redelivered, receipt: _ } = delivery;
@@ -61,12 +69,7 @@ impl<S: Stage> Consumer<S> {
         if let Some(delay) = properties::delayed_for(&properties, &self.queue).filter(|_| !redelivered) {
             self.metrics.returned(delay);
         }
-        let ready = async {
-            let trial = self.trial(&message).await;
-            let bytes = if trial.deaths.is_some() { message.body.len() } else { self.stage.bytes(&message) };
-            (trial, self.budget.take(bytes).await)
-        };
-        let Ok((trial, bytes)) = timeout_at(begun + self.limits.delivery_timeout, ready).await else {
+        let Ok(trial) = timeout_at(begun + self.limits.delivery_timeout, self.trial(&message)).await else {
             // Other deliveries used up all the time of this one.
             _ = receipt.requeue_counted(self.limits.timeout).await;
             return;
@@ -92,34 +95,32 @@ impl<S: Stage> Consumer<S> {
             _ = receipt.requeue_counted(self.limits.timeout).await;
             drop(work);
         }
-        drop((permit, bytes));
+        drop(permit);
     }
 
     async fn settle(&self, work: DeliveryWork) -> Settled {
-        let DeliveryWork { mut message, properties, receipt, begun, deaths } = work;
+        let DeliveryWork { message, properties, receipt, begun, deaths } = work;
         let keep_until = begun + self.limits.delivery_timeout;
-        let identity = if deaths.is_none() {
-            fault::point(&self.queue, "taken");
-            self.stage.identify(&message)
-        } else {
-            // The body may be the reason why workers die, so it is not parsed.
-            start_session::named(&message)
+        let Ok((identity, work, _bytes)) = timeout_at(keep_until, self.read(&message, deaths)).await else {
+            // Other deliveries used up all the time of this one.
+            _ = receipt.requeue_counted(self.limits.timeout).await;
+            return Settled::Requeued;
         };
-        let effect = EventKey::of(&self.stage.effect(&message, &identity));
         let Identity { event_id, trace, occurred_at } = identity;
         let event_id = loggable_id(event_id.as_str()).into_owned();
-        let span = self.settler.process(S::NAME, &event_id, &trace);
-        let trace = span.context().clone();
+        let span = self.settler.process(S::DEF.name, &event_id, &trace);
         // The stage's messages belong to this span, and so does the copy for the next attempt or the dead letter.
-        trace.write(&mut message.headers);
+        let trace = span.context().clone();
         // The first death of a replayed letter counted as late.
         let happened_at = (message.replayed_at().or(occurred_at))
             .or_else(|| message.first_failed_at())
             .unwrap_or_else(clock::now);
-        let context = DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at };
-        let log = DeliveryLog::begin(S::NAME, &context, message.attempts(), begun, span);
+        let deadline = Timestamp::MAX;
+        let context =
+            DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at, deadline };
+        let log = DeliveryLog::begin(S::DEF.name, &context, message.attempts(), begun, span);
         let fields = log.fields();
-        let settlement = self.settlement(&context, &message, effect, deaths).instrument(fields).await;
+        let settlement = self.settlement(context, &message, work).instrument(fields).await;
         log.settled(&settlement);
         if settlement.settled != Settled::Lost {
             self.settled.fetch_add(1, Ordering::Relaxed);
@@ -127,65 +128,122 @@ impl<S: Stage> Consumer<S> {
         settlement.settled
     }
 
+    /// Reads a message and takes the memory that its processing needs.
+    async fn read(
+        &self,
+        message: &Message,
+        deaths: Option<u32>,
+    ) -> (Identity, Content<S::Job>, Option<OwnedSemaphorePermit>) {
+        if let Some(deaths) = deaths {
+            // The body may be the reason why workers die, so it is not parsed.
+            let bytes = self.budget.take(message.body.len()).await;
+            return (Identity::without_body(message), Content::Poison(deaths), bytes);
+        }
+        fault::point(&self.queue, "taken");
+        let bytes_max = self.stage.bytes_max(message);
+        let (read, bytes) = if bytes_max <= SMALL {
+            let bytes = self.budget.take(bytes_max).await;
+            (stages::read(&self.stage, message), bytes)
+        } else {
+            // One at a time, because such a message is parsed before its bytes are taken.
+            let _turn = self.reading.lock().await;
+            let read = stages::read(&self.stage, message);
+            let bytes = self.budget.take(read.bytes).await;
+            (read, bytes)
+        };
+        (read.identity, Content::Known(read.effect, read.job), bytes)
+    }
+
     /// Decides about a message and carries the decision out.
     async fn settlement(
         &self,
-        context: &DeliveryContext,
+        context: DeliveryContext,
         message: &Message,
-        effect: EventKey,
-        deaths: Option<u32>,
+        work: Content<S::Job>,
     ) -> Settlement {
-        if let Some(deaths) = deaths {
-            let before = self.limits.isolate_from();
-            let reason = format!(
-                "{deaths} workers died while processing this message, after {before} deliveries without an outcome"
-            );
-            let poison = Outcome::Dead(Death::new(Class::Poison, reason));
-            return self.settler.settle(context, message, poison, BreakerVerdict::Own).await;
-        }
-        if let Some(at) = self.not_due_until(message).await {
-            return self.settler.delay_again(context, message, at).await;
-        }
-        let worked = self.working.begin(effect);
-        match self.must_wait(message, effect, worked.is_some()) {
-            Some((deadline, reason, postponed)) => {
-                self.settler.busy(context, message, deadline, reason, postponed).await
+        let (effect, job) = match work {
+            Content::Poison(deaths) => {
+                let before = self.limits.isolate_from();
+                let reason = format!(
+                    "{deaths} workers died while processing this message, after {before} deliveries without an outcome"
+                );
+                let poison = Outcome::Dead(Death::new(Class::Poison, reason));
+                return self.settler.settle(&context, message, poison, BreakerVerdict::Own).await;
             }
-            None => self.process(context, message, effect).await,
+            Content::Known(effect, job) => (effect, job),
+        };
+        if let Some(at) = self.not_due_until(message).await {
+            return self.settler.delay_again(&context, message, at).await;
+        }
+        let event = EventKey::of(&effect);
+        let worked = self.working.begin(event);
+        match job.and_then(in_time) {
+            Ok(job) => {
+                let context = DeliveryContext { deadline: job.deadline.timestamp(), ..context };
+                match self.must_wait(event, job.deadline, worked.is_some()) {
+                    Some((reason, postponed)) => {
+                        self.settler.busy(&context, message, reason, postponed).await
+                    }
+                    None => self.process(context, message, effect, job).await,
+                }
+            }
+            Err(death) => {
+                let outcome = Outcome::Dead(death);
+                self.carry_out(&context, message, event, Instant::now(), outcome).await
+            }
         }
     }
 
-    /// The deadline, reason and wait of a message that must wait for another message with the same effect. `alone` is
-    /// true if no other delivery is processing this effect.
+    /// The reason and wait of a message that must wait for another message with the same effect. `alone` is true if no
+    /// other delivery is processing this effect.
     fn must_wait(
         &self,
-        message: &Message,
-        effect: EventKey,
+        event: EventKey,
+        deadline: WireTime,
         alone: bool,
-    ) -> Option<(WireTime, &'static str, Postponed)> {
+    ) -> Option<(&'static str, Postponed)> {
         if alone {
-            let (deadline, postponed) = self.waits(message, effect)?;
-            return Some((deadline, "the same event failed a moment ago", postponed));
+            let postponed = self.waits(event, deadline)?;
+            return Some(("the same event failed a moment ago", postponed));
         }
-        Some((self.stage.deadline(message).ok()?, "the same event is being processed", BUSY))
+        Some(("the same event is being processed", BUSY))
     }
 
-    /// The deadline and wait of a message whose event failed a moment ago. A wait that would outlast the session is
-    /// skipped, which leaves time for a last attempt.
-    pub(super) fn waits(&self, message: &Message, effect: EventKey) -> Option<(WireTime, Postponed)> {
-        let postponed = self.breaker.waits(effect)?;
-        let deadline = self.stage.deadline(message).ok()?;
+    /// The wait of a message whose event failed a moment ago. A wait that would outlast the session is skipped, which
+    /// leaves time for a last attempt.
+    pub(super) fn waits(&self, event: EventKey, deadline: WireTime) -> Option<Postponed> {
+        let postponed = self.breaker.waits(event)?;
         let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
-        (postponed.wait < left).then_some((deadline, postponed))
+        (postponed.wait < left).then_some(postponed)
     }
 
-    /// Runs the stage on a message and settles the delivery.
-    async fn process(&self, context: &DeliveryContext, message: &Message, effect: EventKey) -> Settlement {
-        let begun = Instant::now();
-        let outcome = timeout_at(context.keep_until, stages::run(&self.stage, message)).await;
-        let outcome = outcome.unwrap_or_else(|_| self.overdue(effect));
+    /// Lets the stage act on a job and settles the delivery.
+    async fn process(
+        &self,
+        context: DeliveryContext,
+        message: &Message,
+        effect: String,
+        AcceptedJob { job, deadline, digest }: AcceptedJob<S::Job>,
+    ) -> Settlement {
+        let (begun, event) = (Instant::now(), EventKey::of(&effect));
+        let mut acting = JobContext { trace: context.trace.clone(), deadline, effect, digest };
+        let outcome = timeout_at(context.keep_until, stages::act(&self.stage, job, &mut acting)).await;
+        let outcome = outcome.unwrap_or_else(|_| self.overdue(event));
+        let context = DeliveryContext { deadline: acting.deadline.timestamp(), ..context };
+        self.carry_out(&context, message, event, begun, outcome).await
+    }
+
+    /// Settles a delivery as its `outcome` says. Work on its `event` started at `begun`.
+    async fn carry_out(
+        &self,
+        context: &DeliveryContext,
+        message: &Message,
+        event: EventKey,
+        begun: Instant,
+        outcome: Outcome,
+    ) -> Settlement {
         fault::point(&self.queue, "decided");
-        let verdict = self.breaker.observe(effect, begun, &outcome);
+        let verdict = self.breaker.observe(event, begun, &outcome, context.deadline);
         self.settler.settle(context, message, outcome, verdict).await
     }
 
@@ -208,7 +266,16 @@ impl<S: Stage> Consumer<S> {
     fn overdue(&self, effect: EventKey) -> Outcome {
         self.metrics.overdue();
         self.breaker.overdue(effect);
-        warn!("processing exceeded amqp.delivery_timeout; returning the delivery");
+        warn!("processing exceeded amqp.delivery_timeout; requeueing the delivery");
         Outcome::Requeued
+    }
+}
+
+/// The job, if its session has not ended since its message was read.
+fn in_time<J>(job: AcceptedJob<J>) -> Result<AcceptedJob<J>, Death> {
+    if job.deadline.timestamp() > clock::now() {
+        Ok(job)
+    } else {
+        Err(Death::new(Class::Expired, SESSION_OVER))
     }
 }

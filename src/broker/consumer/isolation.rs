@@ -16,19 +16,30 @@ use crate::{
 /// From this many deliveries without an outcome, each try of a message is recorded in the ledger. A worker may have
 /// died while processing it.
 const ISOLATE_FROM: u32 = 3;
+/// A single death accuses nobody: all messages in progress lose their worker together. From the second try on, messages
+/// run one at a time.
+const DEATHS_MIN: u32 = 2;
 /// Isolated messages start in random order, spread over this time.
 const ISOLATED_SPREAD_MS: u64 = 250;
 
 impl ConsumerLimits {
     /// Number of deliveries without an outcome from which a try is recorded.
     pub(super) fn isolate_from(&self) -> u32 {
-        ISOLATE_FROM.min(self.deliveries_max.saturating_sub(1))
+        isolate_from(self.deliveries_max)
     }
 
     /// Number of unfinished tries at which a message is dead-lettered. Each is a worker that died.
     pub(super) fn deaths_max(&self) -> u32 {
-        self.deliveries_max.saturating_sub(self.isolate_from()).max(1)
+        deaths_max(self.deliveries_max)
     }
+}
+
+fn isolate_from(deliveries_max: u32) -> u32 {
+    ISOLATE_FROM.min(deliveries_max.saturating_sub(DEATHS_MIN))
+}
+
+fn deaths_max(deliveries_max: u32) -> u32 {
+    deliveries_max.saturating_sub(isolate_from(deliveries_max)).max(DEATHS_MIN)
 }
 
 /// The recorded try of an isolated message; empty for other messages.
@@ -66,7 +77,7 @@ impl<S: Stage> Consumer<S> {
         if message.deliveries() < self.limits.isolate_from() {
             return Trial::default();
         }
-        let key = tries::key(S::NAME, message);
+        let key = tries::key(S::DEF.name, message);
         let unfinished = self.tries.unfinished(&key).await;
         let deaths = *unfinished.as_ref().unwrap_or(&0);
         if deaths >= self.limits.deaths_max() {
@@ -80,5 +91,18 @@ impl<S: Stage> Consumer<S> {
         };
         let recorded = if unfinished.is_ok() { self.tries.begin(&key).await.ok() } else { None };
         Trial { recorded, turn, ..Trial::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn one_death_never_makes_a_message_poison() {
+        for (most, before, deaths) in
+            [(1, 0, 2), (2, 0, 2), (3, 1, 2), (4, 2, 2), (5, 3, 2), (20, 3, 17), (90, 3, 87)]
+        {
+            assert_eq!((isolate_from(most), deaths_max(most)), (before, deaths), "{most}");
+        }
     }
 }

@@ -14,14 +14,15 @@ mod subscribe;
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     budget::Budget, connection::BrokerError, settle::Settler, source::Source, tries::Tries, working::Working,
@@ -29,6 +30,7 @@ use super::{
 use crate::{
     breaker::{self, Breaker},
     stages::Stage,
+    state::StageState,
     telemetry::metrics::StageMetrics,
 };
 
@@ -73,6 +75,21 @@ pub enum ConsumeMode {
     OneAtATime,
 }
 
+/// Everything that a [`Consumer`] is made of.
+#[derive(Debug)]
+pub struct ConsumerParts<S> {
+    pub stage: S,
+    /// The queue to consume.
+    pub queue: String,
+    pub settler: Settler,
+    pub limits: ConsumerLimits,
+    pub tries: Tries,
+    pub state: StageState,
+    pub metrics: StageMetrics,
+    /// Stops consuming when cancelled.
+    pub stop: CancellationToken,
+}
+
 /// Consumes one queue for one stage.
 #[derive(Debug)]
 pub struct Consumer<S> {
@@ -82,6 +99,8 @@ pub struct Consumer<S> {
     limits: ConsumerLimits,
     permits: Arc<Semaphore>,
     budget: Budget,
+    /// Held while a large message is parsed before its bytes are taken from the budget.
+    reading: tokio::sync::Mutex<()>,
     breaker: Breaker,
     tries: Tries,
     /// Lets messages that may have killed a worker run one at a time.
@@ -90,24 +109,20 @@ pub struct Consumer<S> {
     /// The [`ConsumeMode`] of the next subscription.
     mode: AtomicU8,
     settled: AtomicU64,
+    state: StageState,
     metrics: StageMetrics,
-    tasks: Mutex<JoinSet<()>>,
+    /// The work in progress.
+    tasks: TaskTracker,
+    /// Cancelled to drop the work in progress.
+    abort: CancellationToken,
     /// Cancelled once the worker is to stop consuming.
     stop: CancellationToken,
 }
 
 impl<S: Stage> Consumer<S> {
-    /// Creates a consumer of `queue` for `stage`. It stops when `stop` is cancelled.
     #[must_use]
-    pub fn new(
-        stage: S,
-        queue: String,
-        settler: Settler,
-        limits: ConsumerLimits,
-        tries: Tries,
-        metrics: StageMetrics,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(parts: ConsumerParts<S>) -> Self {
+        let ConsumerParts { stage, queue, settler, limits, tries, state, metrics, stop } = parts;
         metrics.set_permits(limits.concurrency);
         Self {
             stage,
@@ -115,15 +130,23 @@ impl<S: Stage> Consumer<S> {
             settler,
             permits: Arc::new(Semaphore::new(limits.concurrency)),
             budget: Budget::new(limits.bytes),
-            breaker: Breaker::new(S::NAME, limits.breaker, metrics.breaker.clone()),
+            reading: tokio::sync::Mutex::default(),
+            breaker: Breaker::new(
+                S::DEF.name,
+                limits.breaker,
+                state.breaker.clone(),
+                metrics.breaker.clone(),
+            ),
             limits,
             tries,
             isolated: Arc::default(),
             working: Working::default(),
             mode: AtomicU8::new(ConsumeMode::RampUp as u8),
             settled: AtomicU64::new(0),
+            state,
             metrics,
-            tasks: Mutex::default(),
+            tasks: TaskTracker::new(),
+            abort: CancellationToken::new(),
             stop,
         }
     }
@@ -154,6 +177,12 @@ impl<S: Stage> Consumer<S> {
     #[must_use]
     pub fn queue(&self) -> &str {
         &self.queue
+    }
+
+    /// The stage's state.
+    #[must_use]
+    pub const fn state(&self) -> &StageState {
+        &self.state
     }
 
     /// The stage's metrics.
@@ -199,30 +228,25 @@ impl<S: Stage> Consumer<S> {
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks();
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(work);
-    }
-
-    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        // The tracker can't abort a task.
+        let work = self.abort.clone().run_until_cancelled_owned(work);
+        self.tasks.spawn(work.map(drop));
     }
 
     /// Aborts the work in progress. The broker requeues the deliveries when their channel closes.
     pub fn abort(&self) {
-        self.tasks().abort_all();
+        self.abort.cancel();
     }
 
-    /// Resolves when no work is in progress.
+    /// Resolves when no work is in progress. To be called after the consumer has stopped.
     pub async fn idle(&self) {
-        let all = u32::try_from(self.limits.concurrency).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        _ = self.permits.acquire_many(all).await;
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Number of messages in progress.
     #[must_use]
     pub fn in_progress(&self) -> usize {
-        self.limits.concurrency - self.permits.available_permits().min(self.limits.concurrency)
+        self.tasks.len()
     }
 }

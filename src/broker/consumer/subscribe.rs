@@ -18,7 +18,7 @@ use crate::{
         properties,
         source::{Delivery, Source, Subscription},
     },
-    stages::Stage,
+    stages::{self, Read, Stage},
 };
 
 /// Interval at which a waiting task checks that its connection is alive.
@@ -35,7 +35,7 @@ impl<S: Stage> Consumer<S> {
     pub(super) async fn consume_unlimited(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut redeclared = self.settler.redeclared();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
-        let _shown = self.metrics.consuming();
+        let _shown = self.state.consuming();
         loop {
             tokio::select! {
                 biased;
@@ -58,7 +58,7 @@ impl<S: Stage> Consumer<S> {
         source: Source<'_>,
     ) -> Result<(), BrokerError> {
         let mut subscription = self.subscribe(source, 1).await?;
-        let _shown = self.metrics.consuming();
+        let _shown = self.state.consuming();
         for _ in 0..self.limits.prefetch {
             let next = tokio::select! {
                 biased;
@@ -79,7 +79,7 @@ impl<S: Stage> Consumer<S> {
         let mut window = 1;
         while window < self.limits.prefetch {
             let mut subscription = self.subscribe(source, window).await?;
-            let shown = self.metrics.consuming();
+            let shown = self.state.consuming();
             let (mut ends, mut again) = (Vec::new(), true);
             while again && ends.len() < window.into() {
                 let next = tokio::select! {
@@ -142,7 +142,7 @@ impl<S: Stage> Consumer<S> {
         for _ in 0..WITHOUT_CALL_MAX {
             let mut redeclared = self.settler.redeclared();
             let mut subscription = self.subscribe(source, 1).await?;
-            let shown = self.metrics.consuming();
+            let shown = self.state.consuming();
             let (permit, delivery) = tokio::select! {
                 biased;
                 () = self.stopped() => return self.cancel_and_requeue(subscription).await,
@@ -177,7 +177,7 @@ impl<S: Stage> Consumer<S> {
     async fn settle_backlog(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
         let mut redeclared = self.settler.redeclared();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
-        let shown = self.metrics.consuming();
+        let shown = self.state.consuming();
         let probe = loop {
             let (permit, delivery) = tokio::select! {
                 biased;
@@ -187,9 +187,10 @@ impl<S: Stage> Consumer<S> {
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
             let message = properties::message(&delivery.properties, delivery.body.clone(), taken);
-            let effect = self.stage.effect(&message, &self.stage.identify(&message));
-            if self.stage.deadline(&message).is_ok() && self.waits(&message, EventKey::of(&effect)).is_none()
-            {
+            // Its work reads the message again, because the job must not wait in memory for the budget.
+            let Read { effect, job, .. } = stages::read(&self.stage, &message);
+            let event = EventKey::of(&effect);
+            if job.is_ok_and(|job| self.waits(event, job.deadline).is_none()) {
                 break Some((permit, delivery));
             }
             self.spawn(Arc::clone(self).work(permit, delivery));
@@ -221,9 +222,9 @@ impl<S: Stage> Consumer<S> {
     }
 
     async fn subscribe(&self, source: Source<'_>, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let name = format!("instant-connect-worker.{}.{:08x}", S::NAME, fastrand::u32(..));
+        let name = format!("instant-connect-worker.{}.{:08x}", S::DEF.name, fastrand::u32(..));
         let subscription = source.subscribe(&self.queue, &name, prefetch, self.limits.timeout).await?;
-        debug!(stage = S::NAME, queue = self.queue, prefetch, "subscribed to queue");
+        debug!(stage = S::DEF.name, queue = self.queue, prefetch, "subscribed to queue");
         Ok(subscription)
     }
 

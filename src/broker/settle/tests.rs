@@ -1,6 +1,9 @@
 //! Settling in paused time, with scripted replies of the broker to each publish.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::future::BoxFuture;
 use serde_json::json;
@@ -11,13 +14,15 @@ use super::*;
 use crate::{
     broker::{publisher::PublishJob, topology::TopologyConfig},
     contract::{
-        link::{GUEST_LINK_TYPE, Recipient},
+        link::{GUEST_LINK_TYPE, ROUTES},
         people::Channel,
         private::Private,
+        time::WireTime,
     },
     outcome::Learn,
     simulation::{self, broker::SimulatedConnection},
-    telemetry::metrics::{Metrics, labels},
+    stages,
+    telemetry::metrics::Metrics,
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -44,8 +49,8 @@ impl Rig {
     /// The broker replies with `answers` to the first messages and confirms the others.
     async fn new(limit: Duration, answers: Vec<FakeAnswer>) -> Self {
         let (handle, jobs) = Publisher::simulated();
-        let metrics = Metrics::new(&DELAYS).unwrap();
-        let settler = settler(handle, limit, metrics.stage(labels::StageName::Link));
+        let metrics = Metrics::new(stages::ALL, &DELAYS).unwrap();
+        let settler = settler(handle, limit, metrics.stage(&stages::LINK));
         let published = Arc::default();
         tokio::spawn(answer(jobs, answers, Arc::clone(&published)));
         Self { settler, metrics, connection: simulation::calm().await, published }
@@ -53,7 +58,7 @@ impl Rig {
 
     /// Lets the settler declare the queues of the links.
     fn with_declared_link_queues(mut self) -> Self {
-        self.settler.declares = true;
+        self.settler.topology = topology("create");
         self
     }
 
@@ -64,12 +69,13 @@ impl Rig {
 
     async fn settle_by(&self, keep: Duration, outcome: Outcome, verdict: BreakerVerdict) -> Settlement {
         let context = DeliveryContext {
-            receipt: self.connection.receipt().into(),
+            receipt: self.connection.receipt(),
             properties: BasicProperties::default(),
             event_id: "event".to_owned(),
-            trace: TraceContext::of(&std::collections::BTreeMap::new()),
+            trace: TraceContext::of(&BTreeMap::new()),
             keep_until: Instant::now() + keep,
             happened_at: clock::now(),
+            deadline: deadline().timestamp(),
         };
         self.settler.settle(&context, &Message::default(), outcome, verdict).await
     }
@@ -102,10 +108,14 @@ async fn answer(
     }
 }
 
-fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Settler {
-    let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1000});
+fn topology(declare: &str) -> Topology {
+    let said = json!({"prefix": "sim", "declare": declare, "queue_length_max": 1000});
     let config: TopologyConfig = serde_json::from_value(said).unwrap();
-    let topology = Topology::new(&config, &DELAYS);
+    Topology::new(&config, stages::ALL, &DELAYS)
+}
+
+fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Settler {
+    let topology = topology("off");
     let retry = RetryPolicy {
         initial: Duration::from_secs(1),
         max: LONG,
@@ -124,7 +134,7 @@ fn deadline() -> WireTime {
 
 fn link(channel: Channel) -> Outgoing {
     Outgoing {
-        recipient: Recipient::Guest(channel),
+        route: *ROUTES.iter().find(|route| route.channel == channel.as_str()).unwrap(),
         kind: GUEST_LINK_TYPE,
         message_id: Uuid::new_v4(),
         correlation_id: Private::new("flow".to_owned()),
@@ -152,7 +162,7 @@ impl RecordingLedger {
 
 fn fails() -> Outcome {
     let reason = "it failed".to_owned();
-    Outcome::TryAgain(Failure { cause: Cause::Token, reason, retry_after: None, deadline: deadline() })
+    Outcome::TryAgain(Failure { cause: Cause::Token, reason, retry_after: None })
 }
 
 #[test]
@@ -313,7 +323,7 @@ async fn expired_links_are_not_published() {
     let rig = Rig::new(LONG, Vec::new()).await;
     let ended = Outgoing { deadline: WireTime::floor(clock::now()), ..link(Channel::Sms) };
     let settlement = rig.settle(LONG, Outcome::DoneBefore(vec![link(Channel::Sms), ended].into())).await;
-    let reason = "the links expired before they could be published".to_owned();
+    let reason = "the session ended before its messages could be published".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Expired), reason));
     assert_eq!(rig.published(), ["sim.sessions.dead"]);
 }
@@ -358,7 +368,7 @@ async fn event_done_before_is_measured_only_if_links_are_published() {
 async fn delay_of_a_retry_is_never_the_next_longer_one() {
     let fails = |retry_after| {
         let reason = "it failed".to_owned();
-        Outcome::TryAgain(Failure { cause: Cause::Unavailable, reason, retry_after, deadline: deadline() })
+        Outcome::TryAgain(Failure { cause: Cause::Unavailable, reason, retry_after })
     };
     let mut rig = Rig::new(LONG, Vec::new()).await;
     rig.settler.retry.jitter = 0.2;

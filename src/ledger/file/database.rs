@@ -14,10 +14,10 @@ use redb::{
 };
 use tracing::warn;
 
-use super::{Change, writer::Write};
+use super::writer::Write;
 use crate::ledger::{
     LedgerError,
-    entry::{Entry, EntryState},
+    entry::{Change, Entry, EntryState},
 };
 
 /// Expiry (milliseconds since the epoch), true for a result or false for a note, fingerprint, bytes.

@@ -16,26 +16,26 @@ use std::{
 };
 
 use ::redb::Database;
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
     time::interval,
 };
 
-use super::{LedgerError, claims::KeyGuard, entry::Entry};
-use crate::fault;
+use super::{
+    LedgerError,
+    claims::KeyGuard,
+    entry::{Change, Entry},
+    entry_store::EntryStore,
+};
+use crate::{clock::Clock, fault};
 use writer::{Write, WriteJob, Writer};
 
 /// Capacity of the write queue; further writes wait until there is space.
 const QUEUE_MAX: usize = 1024;
 /// Interval of the removal of expired entries, if no write removes them.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-
-/// A change of a key.
-pub(crate) enum Change {
-    Put(Entry),
-    Remove,
-}
 
 /// An open file.
 pub(super) struct File {
@@ -53,6 +53,7 @@ struct SharedFile {
     /// The database, or the error that made it unusable. After an I/O error, the writer opens the database again.
     database: RwLock<Result<Arc<Database>, LedgerError>>,
     commits: AtomicU64,
+    clock: Clock,
 }
 
 /// Opens the database again; the file must exist.
@@ -66,7 +67,7 @@ impl fmt::Debug for File {
 
 impl File {
     /// Opens the file at `path`, or creates it.
-    pub(super) async fn open(path: PathBuf) -> Result<Arc<Self>, LedgerError> {
+    pub(super) async fn open(path: PathBuf, clock: Clock) -> Result<Arc<Self>, LedgerError> {
         let (first, again) = (path.clone(), path.clone());
         let open = move || {
             fault::point("ledger", "opening");
@@ -74,15 +75,20 @@ impl File {
         };
         let opened = spawn_blocking(open).await;
         let database = opened.unwrap_or(Err(LedgerError::Closed))?;
-        Self::start(path, database, Box::new(move || database::open(&again, false)))
+        Self::start(path, database, Box::new(move || database::open(&again, false)), clock)
     }
 
-    fn start(path: PathBuf, database: Database, opener: Opener) -> Result<Arc<Self>, LedgerError> {
+    fn start(
+        path: PathBuf,
+        database: Database,
+        opener: Opener,
+        clock: Clock,
+    ) -> Result<Arc<Self>, LedgerError> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (ends, finished) = watch::channel(false);
         let database = RwLock::new(Ok(Arc::new(database)));
         let shared =
-            Arc::new(SharedFile { path: path.clone(), opener, database, commits: AtomicU64::new(0) });
+            Arc::new(SharedFile { path: path.clone(), opener, database, commits: AtomicU64::new(0), clock });
         let writer = Writer::new(receiver, shared.clone());
         let run = move || {
             writer.run();
@@ -95,42 +101,6 @@ impl File {
         let file = Arc::new(Self { shared, jobs: Mutex::new(Some(sender)), finished });
         tokio::spawn(sweep(Arc::downgrade(&file)));
         Ok(file)
-    }
-
-    pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
-        let key = key.to_owned();
-        self.read(move |database| database::get(database, &key)).await
-    }
-
-    pub(super) async fn len(&self) -> Result<u64, LedgerError> {
-        self.read(database::len).await
-    }
-
-    pub(super) fn commits(&self) -> u64 {
-        self.shared.commits.load(Ordering::Relaxed)
-    }
-
-    /// Changes the entry of `key` and returns when the change is on the disk. `guard` is held until then, even if the
-    /// caller is cancelled.
-    pub(super) async fn write(
-        &self,
-        key: String,
-        change: Change,
-        guard: Option<Arc<KeyGuard>>,
-    ) -> Result<(), LedgerError> {
-        let jobs = self.jobs().ok_or(LedgerError::Closed)?;
-        let (done, answer) = oneshot::channel();
-        jobs.send(WriteJob::Write(Write { key, change, guard, done }))
-            .await
-            .map_err(|_| LedgerError::Closed)?;
-        drop(jobs);
-        answer.await.unwrap_or(Err(LedgerError::Closed))
-    }
-
-    pub(super) async fn close(&self) {
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // An error means that the writer thread has ended, which is the goal.
-        _ = self.finished.clone().wait_for(|finished| *finished).await;
     }
 
     fn jobs(&self) -> Option<mpsc::Sender<WriteJob>> {
@@ -148,6 +118,50 @@ impl File {
             database::guard(&shared.path, || read(&database))
         });
         answer.await.unwrap_or(Err(LedgerError::Closed))
+    }
+}
+
+impl EntryStore for File {
+    fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        let key = key.to_owned();
+        Box::pin(self.read(move |database| database::get(database, &key)))
+    }
+
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
+        change: Change,
+        guard: Option<Arc<KeyGuard>>,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(async move {
+            let jobs = self.jobs().ok_or(LedgerError::Closed)?;
+            let (done, answer) = oneshot::channel();
+            jobs.send(WriteJob::Write(Write { key: key.to_owned(), change, guard, done }))
+                .await
+                .map_err(|_| LedgerError::Closed)?;
+            drop(jobs);
+            answer.await.unwrap_or(Err(LedgerError::Closed))
+        })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
+        Box::pin(async move { self.read(database::len).await.map(Some) })
+    }
+
+    fn synchronised(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
+    }
+
+    fn finish(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+            // An error means that the writer thread has ended, which is the goal.
+            _ = self.finished.clone().wait_for(|finished| *finished).await;
+        })
     }
 }
 

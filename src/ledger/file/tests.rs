@@ -61,19 +61,19 @@ async fn full_disk_that_has_space_again_recovers_without_loss() {
             database::guard(&path, || Ok(Builder::new().create_with_backend(disk)?))
         })
     };
-    let file = File::start(path.clone(), opener().unwrap(), opener).unwrap();
-    file.write("before".to_owned(), entry(1), None).await.unwrap();
+    let file = File::start(path.clone(), opener().unwrap(), opener, Clock::system()).unwrap();
+    file.write("before", entry(1), None).await.unwrap();
     full.store(true, SeqCst);
     for _ in 0..2 {
-        let refused = file.write("while".to_owned(), entry(2), None).await.unwrap_err();
+        let refused = file.write("while", entry(2), None).await.unwrap_err();
         assert_eq!(refused, LedgerError::Full { path: path.clone() });
-        assert_eq!(file.len().await.unwrap_err(), LedgerError::Full { path: path.clone() });
+        assert_eq!(file.count().await.unwrap_err(), LedgerError::Full { path: path.clone() });
     }
     full.store(false, SeqCst);
-    file.write("after".to_owned(), entry(3), None).await.unwrap();
+    file.write("after", entry(3), None).await.unwrap();
     assert_eq!(file.get("before").await.unwrap().unwrap().bytes, [1]);
     assert_eq!(file.get("after").await.unwrap().unwrap().bytes, [3]);
-    file.close().await;
+    file.finish().await;
     assert_eq!(file.get("after").await, Err(LedgerError::Closed));
 }
 

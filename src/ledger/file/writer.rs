@@ -6,10 +6,10 @@ use ::redb::Database;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use super::{Change, SharedFile, database};
+use super::{SharedFile, database};
 use crate::{
-    clock, fault,
-    ledger::{LedgerError, claims::KeyGuard},
+    fault,
+    ledger::{LedgerError, claims::KeyGuard, entry::Change},
 };
 
 /// Maximum number of writes in one commit.
@@ -86,7 +86,9 @@ impl Writer {
     fn sweep(&self) {
         loop {
             let expired = self.database().and_then(|database| {
-                database::guard(&self.shared.path, || database::has_expired(&database, clock::steady()))
+                database::guard(&self.shared.path, || {
+                    database::has_expired(&database, self.shared.clock.steady())
+                })
             });
             match expired {
                 Ok(true) if self.commit(&[], SWEEP_MAX).is_ok() && self.jobs.is_empty() => {}
@@ -99,7 +101,7 @@ impl Writer {
     fn commit(&self, writes: &[Write], sweep_max: usize) -> Result<(), LedgerError> {
         let result = self.database().and_then(|database| {
             database::guard(&self.shared.path, || {
-                database::apply(&database, writes, clock::steady(), sweep_max)
+                database::apply(&database, writes, self.shared.clock.steady(), sweep_max)
             })
         });
         match &result {
@@ -147,7 +149,10 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::entry::{Entry, EntryState};
+    use crate::{
+        clock::Clock,
+        ledger::entry::{Entry, EntryState},
+    };
 
     const LATER: Timestamp = Timestamp::MAX;
 
@@ -163,6 +168,7 @@ mod tests {
             opener: Box::new(|| Err(LedgerError::Closed)),
             database: RwLock::new(database),
             commits: AtomicU64::new(0),
+            clock: Clock::system(),
         };
         Writer::new(receiver, Arc::new(shared))
     }

@@ -5,7 +5,7 @@ mod connection;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use futures_util::future::Either;
+use futures_util::future::{BoxFuture, Either};
 use tokio::{task::AbortHandle, time::sleep};
 use uuid::Uuid;
 
@@ -13,6 +13,7 @@ use super::{
     LedgerError, RedisUrl,
     claims::KeyGuard,
     entry::{Entry, Fingerprint, Found},
+    store::{ClaimResult, Store, StoreClaim},
 };
 use connection::{Arguments, RedisConnection};
 
@@ -31,14 +32,21 @@ pub(super) struct Redis {
     prefix: String,
 }
 
-/// A claim in Redis. Dropping it tells Redis that the claim has ended, and keeps a note. The guard of this process is
-/// released when Redis has answered.
-pub(super) struct HeldLease {
-    redis: Arc<Redis>,
+/// The names of a claim in Redis.
+#[derive(Clone)]
+struct ClaimNames {
+    /// The key with its prefix.
     key: String,
     token: String,
     fingerprint: Fingerprint,
-    guard: Option<KeyGuard>,
+}
+
+/// A claim in Redis. Dropping it tells Redis that the claim has ended, and keeps a note. The guard of this process is
+/// released when Redis has answered.
+struct HeldLease {
+    redis: Arc<Redis>,
+    names: ClaimNames,
+    guard: Option<Arc<KeyGuard>>,
     renewal: Option<AbortHandle>,
     /// True if there is nothing to tell Redis when this claim is dropped.
     ended: bool,
@@ -49,70 +57,39 @@ impl Redis {
         Ok(Self { connection: RedisConnection::new(url, ca_file)?, prefix })
     }
 
-    /// Checks that the script can run.
-    pub(super) async fn ping(self: &Arc<Self>) -> Result<(), LedgerError> {
-        done(&self.without_claim("").call("ping", 0, b"").await?)
+    /// The names of a new claim of `key`, or of an operation that needs no claim.
+    fn names(&self, key: &str, fingerprint: Fingerprint) -> ClaimNames {
+        ClaimNames { key: format!("{}{key}", self.prefix), token: Uuid::new_v4().to_string(), fingerprint }
     }
 
-    /// Stores that `key` is rate limited for `wait`, by the clock of the server.
-    pub(super) async fn set_rate_limit(
-        self: &Arc<Self>,
-        key: &str,
-        wait: Duration,
-    ) -> Result<(), LedgerError> {
-        let milliseconds = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-        done(&self.without_claim(key).call("rest", milliseconds, b"").await?)
+    async fn call(
+        &self,
+        names: &ClaimNames,
+        op: &'static str,
+        until_ms: i64,
+        bytes: &[u8],
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        let arguments = Arguments {
+            key: &names.key,
+            op,
+            token: &names.token,
+            fingerprint: &names.fingerprint,
+            lease: LEASE,
+            until_ms,
+            bytes,
+        };
+        self.connection.call(&arguments).await
     }
 
-    /// Remaining time for which `key` is rate limited.
-    pub(super) async fn rate_limited_for(
-        self: &Arc<Self>,
-        key: &str,
-    ) -> Result<Option<Duration>, LedgerError> {
-        match &self.without_claim(key).call("rests", 0, b"").await?[..] {
-            [state] if state == b"free" => Ok(None),
-            [state, left] if state == b"rests" => {
-                let left = std::str::from_utf8(left).ok().and_then(|left| left.parse().ok());
-                left.map(Duration::from_millis).map(Some).ok_or_else(unknown)
-            }
-            _ => Err(unknown()),
-        }
-    }
-
-    /// A handle for an operation that needs no claim.
-    fn without_claim(self: &Arc<Self>, key: &str) -> HeldLease {
-        let mut held = self.held(key, [0; 32], None);
-        held.ended = true;
-        held
-    }
-
-    /// Output of the `INFO` command.
-    pub(super) async fn info(&self) -> Result<String, LedgerError> {
-        self.connection.info().await
-    }
-
-    fn held(self: &Arc<Self>, key: &str, fingerprint: Fingerprint, guard: Option<KeyGuard>) -> HeldLease {
-        HeldLease {
-            redis: self.clone(),
-            key: format!("{}{key}", self.prefix),
-            token: Uuid::new_v4().to_string(),
-            fingerprint,
-            guard,
-            renewal: None,
-            ended: false,
-        }
-    }
-
-    /// Claims `key`. If another worker holds the claim, waits for at most `patience`.
-    pub(super) async fn claim(
-        self: &Arc<Self>,
-        key: &str,
-        fingerprint: Fingerprint,
+    /// Claims the key of `names`. If another worker holds the claim, waits for at most `patience`.
+    async fn acquire(
+        self: Arc<Self>,
+        names: ClaimNames,
         patience: Duration,
-        guard: KeyGuard,
+        guard: Arc<KeyGuard>,
     ) -> Result<(Found, HeldLease), LedgerError> {
         // Created before the request, so that cancelling this call ends the claim in Redis.
-        let mut held = self.held(key, fingerprint, Some(guard));
+        let mut held = HeldLease { redis: self, names, guard: Some(guard), renewal: None, ended: false };
         let timeout = sleep(patience);
         tokio::pin!(timeout);
         let mut wait = POLL_FIRST;
@@ -136,38 +113,73 @@ impl Redis {
     }
 }
 
+impl Store for Redis {
+    fn claim(
+        self: Arc<Self>,
+        key: String,
+        fingerprint: Fingerprint,
+        patience: Duration,
+        guard: Arc<KeyGuard>,
+    ) -> BoxFuture<'static, ClaimResult> {
+        let names = self.names(&key, fingerprint);
+        Box::pin(async move {
+            let (found, held) = self.acquire(names, patience, guard).await?;
+            Ok((found, Box::new(held) as Box<dyn StoreClaim>))
+        })
+    }
+
+    /// By the clock of the server.
+    fn set_rate_limit<'a>(&'a self, key: &'a str, wait: Duration) -> BoxFuture<'a, Result<(), LedgerError>> {
+        let milliseconds = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        let names = self.names(key, [0; 32]);
+        Box::pin(async move { done(&self.call(&names, "rest", milliseconds, b"").await?) })
+    }
+
+    fn rate_limited_for<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Duration>, LedgerError>> {
+        let names = self.names(key, [0; 32]);
+        Box::pin(async move {
+            match &self.call(&names, "rests", 0, b"").await?[..] {
+                [state] if state == b"free" => Ok(None),
+                [state, left] if state == b"rests" => {
+                    let left = std::str::from_utf8(left).ok().and_then(|left| left.parse().ok());
+                    left.map(Duration::from_millis).map(Some).ok_or_else(unknown)
+                }
+                _ => Err(unknown()),
+            }
+        })
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    /// Checks that the script can run.
+    fn ping(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        let names = self.names("", [0; 32]);
+        Box::pin(async move { done(&self.call(&names, "ping", 0, b"").await?) })
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<Option<String>, LedgerError>> {
+        Box::pin(async move { self.connection.info().await.map(Some) })
+    }
+
+    /// Redis would have to scan every key.
+    fn len(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn commits(&self) -> u64 {
+        0
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
 impl HeldLease {
-    pub(super) const fn guard(&self) -> Option<&KeyGuard> {
-        self.guard.as_ref()
-    }
-
-    pub(super) async fn note(&self, entry: &Entry) -> Result<(), LedgerError> {
-        done(&self.call("note", entry.until.as_millisecond(), &entry.bytes).await?)
-    }
-
-    pub(super) async fn record(&mut self, entry: &Entry) -> Result<(), LedgerError> {
-        let answer = self.call("record", entry.until.as_millisecond(), &entry.bytes).await?;
-        self.ended = true;
-        done(&answer)
-    }
-
-    pub(super) async fn release(&mut self) -> Result<(), LedgerError> {
-        let answer = self.call("release", 0, b"").await?;
-        self.ended = true;
-        done(&answer)
-    }
-
     async fn call(&self, op: &'static str, until_ms: i64, bytes: &[u8]) -> Result<Vec<Vec<u8>>, LedgerError> {
-        let arguments = Arguments {
-            key: &self.key,
-            op,
-            token: &self.token,
-            fingerprint: &self.fingerprint,
-            lease: LEASE,
-            until_ms,
-            bytes,
-        };
-        self.redis.connection.call(&arguments).await
+        self.redis.call(&self.names, op, until_ms, bytes).await
     }
 
     /// Starts to renew this claim in the background.
@@ -186,15 +198,30 @@ impl HeldLease {
 
     /// The same claim for a background task; dropping this copy does nothing.
     fn detached_copy(&self) -> Self {
-        Self {
-            redis: self.redis.clone(),
-            key: self.key.clone(),
-            token: self.token.clone(),
-            fingerprint: self.fingerprint,
-            guard: None,
-            renewal: None,
-            ended: true,
-        }
+        let (redis, names) = (self.redis.clone(), self.names.clone());
+        Self { redis, names, guard: None, renewal: None, ended: true }
+    }
+}
+
+impl StoreClaim for HeldLease {
+    fn note(&mut self, entry: Entry) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(async move { done(&self.call("note", entry.until.as_millisecond(), &entry.bytes).await?) })
+    }
+
+    fn record(&mut self, entry: Entry) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(async move {
+            let answer = self.call("record", entry.until.as_millisecond(), &entry.bytes).await?;
+            self.ended = true;
+            done(&answer)
+        })
+    }
+
+    fn release(&mut self, _noted: bool) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(async move {
+            let answer = self.call("release", 0, b"").await?;
+            self.ended = true;
+            done(&answer)
+        })
     }
 }
 

@@ -1,18 +1,15 @@
 //! Metrics of the connections to the broker and of publishing.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use prometheus::{Error, Histogram, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::{
     LOCAL_BUCKETS,
-    families::Families,
-    labels::{Connection, Label, Published},
+    families::{Families, Recorder},
+    labels::{Label, PUBLISH, Published},
 };
+use crate::{contract::stage::StageDef, state::WorkerState};
 
 /// The metric families of the broker.
 #[derive(Debug)]
@@ -23,13 +20,12 @@ pub(super) struct BrokerFamilies {
     publishes: IntCounterVec,
     confirms: Histogram,
     blocked: IntGauge,
-    /// Reason of each missing connection. Not a metric, because a changing text must not become a label.
-    reasons: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl BrokerFamilies {
-    pub(super) fn new(families: &Families<'_>) -> Result<Self, Error> {
-        let connection = || ("connection", Connection::texts());
+    pub(super) fn new(families: &Families<'_>, stages: &[&StageDef]) -> Result<Self, Error> {
+        let connections = || stages.iter().map(|stage| stage.name).chain([PUBLISH]);
+        let connection = || ("connection", connections().collect());
         Ok(Self {
             connected: families.gauges(
                 "connected",
@@ -63,51 +59,37 @@ impl BrokerFamilies {
                 "publishing_blocked",
                 "1 if the broker blocks publishing because it is short of memory or disk.",
             )?,
-            reasons: Mutex::default(),
         })
+    }
+
+    /// Sets the gauges from the state.
+    pub(super) fn show(&self, state: &WorkerState, stages: &[&StageDef]) {
+        let publishing = state.publishing();
+        self.connected.with_label_values(&[PUBLISH]).set(publishing.connection.is_up().into());
+        for stage in stages {
+            let up = state.stage(stage.name).connection.is_up();
+            self.connected.with_label_values(&[stage.name]).set(up.into());
+        }
+        self.blocked.set(publishing.is_blocked().into());
     }
 }
 
 /// The metrics of one connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionMetrics {
-    pub(super) connection: Connection,
-    pub(super) families: Arc<BrokerFamilies>,
+    pub(super) connection: &'static str,
+    pub(super) families: Recorder<BrokerFamilies>,
 }
 
 impl ConnectionMetrics {
-    /// Records that the connection is established, until the returned value is dropped.
-    #[must_use]
-    pub fn up(&self) -> Up {
-        self.reasons().remove(self.connection.as_str());
-        self.families.connects.with_label_values(&[self.connection.as_str()]).inc();
-        Up::new(self.families.connected.with_label_values(&[self.connection.as_str()]))
-    }
-
-    /// True if the connection is established.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.families.connected.with_label_values(&[self.connection.as_str()]).get() != 0
-    }
-
-    /// Reason of a missing connection, if known.
-    #[must_use]
-    pub fn reason(&self) -> Option<String> {
-        self.reasons().get(self.connection.as_str()).cloned()
-    }
-
-    /// Records the reason of a missing connection.
-    pub fn down(&self, reason: String) {
-        self.reasons().insert(self.connection.as_str(), reason);
-    }
-
-    fn reasons(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
-        self.families.reasons.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Counts an established connection.
+    pub fn established(&self) {
+        self.families.record(|families| families.connects.with_label_values(&[self.connection]).inc());
     }
 
     /// Counts a failed connection attempt.
     pub fn failed(&self) {
-        self.families.failures.with_label_values(&[self.connection.as_str()]).inc();
+        self.families.record(|families| families.failures.with_label_values(&[self.connection]).inc());
     }
 }
 
@@ -116,42 +98,17 @@ impl ConnectionMetrics {
 pub struct PublishMetrics {
     /// The publisher's connection.
     pub connection: ConnectionMetrics,
-    pub(super) families: Arc<BrokerFamilies>,
+    pub(super) families: Recorder<BrokerFamilies>,
 }
 
 impl PublishMetrics {
     /// Counts the broker's answer to a message, `took` after publishing; [`Published::Unknown`] if there was none.
     pub fn published(&self, result: Published, took: Duration) {
-        self.families.publishes.with_label_values(&[result.as_str()]).inc();
-        if result != Published::Unknown {
-            self.families.confirms.observe(took.as_secs_f64());
-        }
-    }
-
-    /// True if the broker blocks publishing.
-    #[must_use]
-    pub fn is_blocked(&self) -> bool {
-        self.families.blocked.get() != 0
-    }
-
-    pub fn set_blocked(&self, blocked: bool) {
-        self.families.blocked.set(blocked.into());
-    }
-}
-
-/// Adds one to a gauge until it is dropped.
-#[derive(Debug)]
-pub struct Up(IntGauge);
-
-impl Up {
-    pub(super) fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        self.0.dec();
+        self.families.record(|families| {
+            families.publishes.with_label_values(&[result.as_str()]).inc();
+            if result != Published::Unknown {
+                families.confirms.observe(took.as_secs_f64());
+            }
+        });
     }
 }

@@ -1,5 +1,7 @@
 //! Creates and registers metric families with all of their series.
 
+use std::sync::Arc;
+
 use prometheus::{
     Counter, CounterVec, Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, core::Collector,
@@ -10,6 +12,32 @@ pub(super) type Dimension<'a> = (&'a str, Vec<&'a str>);
 
 /// Prefix of every name except the process metrics, which have Prometheus's names.
 const PREFIX: &str = "instant_connect_";
+
+/// The families that a handle records in; none if metrics are off.
+#[derive(Debug)]
+pub(super) struct Recorder<F>(Option<Arc<F>>);
+
+impl<F> Recorder<F> {
+    pub(super) fn new(families: F) -> Self {
+        Self(Some(Arc::new(families)))
+    }
+
+    pub(super) const fn off() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn record(&self, record: impl FnOnce(&F)) {
+        if let Some(families) = &self.0 {
+            record(families);
+        }
+    }
+}
+
+impl<F> Clone for Recorder<F> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 /// Creates families and registers them.
 pub(super) struct Families<'a>(pub(super) &'a Registry);

@@ -17,16 +17,6 @@ pub trait Label: VariantArray + Into<&'static str> + Copy {
 
 impl<T: VariantArray + Into<&'static str> + Copy> Label for T {}
 
-/// Label `stage`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
-#[strum(serialize_all = "kebab-case")]
-pub enum StageName {
-    /// Events become links.
-    Link,
-    /// Host links become messages.
-    Host,
-}
-
 /// Label `queue`: which of a stage's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
@@ -37,16 +27,6 @@ pub enum QueueKind {
     Held,
     /// Its dead letters.
     Dead,
-}
-
-/// Label `upstream`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
-#[strum(serialize_all = "snake_case")]
-pub enum UpstreamName {
-    /// Instant Connect, called by stage `link`.
-    InstantConnect,
-    /// The Messages API, called by stage `host`.
-    WebexMessages,
 }
 
 /// Label `result` of a call of an upstream.
@@ -83,17 +63,8 @@ pub enum Published {
     Unknown,
 }
 
-/// Label `connection`: what a connection to the broker is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
-#[strum(serialize_all = "kebab-case")]
-pub enum Connection {
-    /// Deliveries of stage `link`.
-    Link,
-    /// Deliveries of stage `host`.
-    Host,
-    /// Everything that is published.
-    Publish,
-}
+/// Label `connection` of the publisher's connection. Each stage's connection has the name of the stage.
+pub const PUBLISH: &str = "publish";
 
 /// Label `result` of a claim in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
@@ -109,15 +80,4 @@ pub enum Claimed {
     Conflict,
     /// The ledger is down.
     Failed,
-}
-
-impl UpstreamName {
-    /// The one that `stage` calls.
-    #[must_use]
-    pub const fn of(stage: StageName) -> Self {
-        match stage {
-            StageName::Link => Self::InstantConnect,
-            StageName::Host => Self::WebexMessages,
-        }
-    }
 }

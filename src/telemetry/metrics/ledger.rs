@@ -1,14 +1,16 @@
 //! Metrics of the ledger.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use prometheus::{Error, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::{
     LOCAL_BUCKETS,
-    families::Families,
-    labels::{Claimed, Label, StageName},
+    families::{Families, Recorder},
+    labels::{Claimed, Label},
+    stage::names,
 };
+use crate::contract::stage::StageDef;
 
 /// The metric families of the ledger.
 #[derive(Debug)]
@@ -20,14 +22,14 @@ pub(super) struct LedgerFamilies {
 }
 
 impl LedgerFamilies {
-    pub(super) fn new(families: &Families<'_>) -> Result<Self, Error> {
+    pub(super) fn new(families: &Families<'_>, stages: &[&StageDef]) -> Result<Self, Error> {
         Ok(Self {
             claims: families.counters(
                 "ledger_claims_total",
                 "Ledger answers before an outside effect: miss (not processed before); hit (processed before: the \
                  recorded result is used again); busy (another worker is processing it); conflict (the id was used \
                  before with another body); failed (ledger unavailable).",
-                &[("stage", StageName::texts()), ("result", Claimed::texts())],
+                &[names(stages), ("result", Claimed::texts())],
             )?,
             writes: families.histogram(
                 "ledger_write_duration_seconds",
@@ -46,30 +48,33 @@ impl LedgerFamilies {
     }
 }
 
+impl LedgerFamilies {
+    pub(super) fn set_entries(&self, entries: u64) {
+        self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+}
+
 /// The ledger's metrics for one stage.
 #[derive(Clone, Debug)]
 pub struct LedgerMetrics {
-    pub(super) stage: StageName,
-    pub(super) families: Arc<LedgerFamilies>,
+    pub(super) stage: &'static StageDef,
+    pub(super) families: Recorder<LedgerFamilies>,
 }
 
 impl LedgerMetrics {
     /// Counts the ledger's answer to a claim.
     pub fn claimed(&self, result: Claimed) {
-        self.families.claims.with_label_values(&[self.stage.as_str(), result.as_str()]).inc();
+        let labels = [self.stage.name, result.as_str()];
+        self.families.record(|families| families.claims.with_label_values(&labels).inc());
     }
 
     /// Records the duration of a write.
     pub fn wrote(&self, took: Duration) {
-        self.families.writes.observe(took.as_secs_f64());
+        self.families.record(|families| families.writes.observe(took.as_secs_f64()));
     }
 
     /// Counts a failed write.
     pub fn failed(&self) {
-        self.families.failures.inc();
-    }
-
-    pub fn set_entries(&self, entries: u64) {
-        self.families.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.families.record(|families| families.failures.inc());
     }
 }

@@ -42,10 +42,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{Sources, load};
+    use crate::{
+        config::{Sources, load},
+        stages,
+        state::WorkerState,
+    };
 
     fn metrics() -> Metrics {
-        Metrics::new(load(&Sources::default()).unwrap().config.retry.delays.as_slice()).unwrap()
+        let loaded = load(&Sources::default()).unwrap();
+        Metrics::new(stages::ALL, loaded.config.retry.delays.as_slice()).unwrap()
     }
 
     #[test]
@@ -63,7 +68,9 @@ mod tests {
 
     #[test]
     fn every_series_starts_at_zero() {
-        let text = metrics().render().unwrap();
+        let metrics = metrics();
+        metrics.show(&WorkerState::default());
+        let text = metrics.render().unwrap();
         let ours = text.lines().filter(|line| line.starts_with("instant_connect_"));
         let not_zero: Vec<_> = ours.filter(|line| !line.ends_with(" 0")).collect();
         assert_eq!(

@@ -15,18 +15,23 @@ use std::{sync::Arc, time::Duration};
 
 use prometheus::{Error, IntGaugeVec, Registry, TextEncoder};
 
-pub use connection::{ConnectionMetrics, PublishMetrics, Up};
+pub use connection::{ConnectionMetrics, PublishMetrics};
 pub use ledger::LedgerMetrics;
 pub use list::list;
 pub use stage::{StageMetrics, WorkTimer};
 pub use upstream::{BreakerMetrics, CallTimer, UpstreamMetrics};
 
 use connection::BrokerFamilies;
-use families::Families;
-use labels::{Connection, StageName, UpstreamName};
+use families::{Families, Recorder};
+use labels::PUBLISH;
 use ledger::LedgerFamilies;
 use stage::StageFamilies;
 use upstream::UpstreamFamilies;
+
+use crate::{
+    contract::stage::{StageDef, UpstreamDef},
+    state::WorkerState,
+};
 
 /// Upper bounds in seconds, from OpenTelemetry's conventions for messaging and HTTP, up to the limits of a call.
 const CALL_BUCKETS: &[f64] =
@@ -45,26 +50,27 @@ const LOCAL_BUCKETS: &[f64] = &[
 /// All metrics of one worker; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    table: Arc<[&'static StageDef]>,
     registry: Registry,
-    stages: Arc<StageFamilies>,
-    broker: Arc<BrokerFamilies>,
-    upstreams: Arc<UpstreamFamilies>,
-    ledger: Arc<LedgerFamilies>,
+    stages: Recorder<StageFamilies>,
+    broker: Recorder<BrokerFamilies>,
+    upstreams: Recorder<UpstreamFamilies>,
+    ledger: Recorder<LedgerFamilies>,
 }
 
 impl Metrics {
-    /// Creates all series at zero, for delay queues of these `delays`.
+    /// Creates all series at zero, for the stages of `table` and delay queues of these `delays`.
     ///
     /// # Errors
     /// None known, because names and labels are fixed; a caller treats an error as a bug.
-    pub fn new(delays: &[Duration]) -> Result<Self, Error> {
+    pub fn new(table: &[&'static StageDef], delays: &[Duration]) -> Result<Self, Error> {
         let registry = Registry::new();
         let families = Families(&registry);
         let rungs: Vec<_> = delays.iter().map(|delay| stage::rung(*delay)).collect();
-        let stages = Arc::new(StageFamilies::new(&families, &rungs)?);
-        let broker = Arc::new(BrokerFamilies::new(&families)?);
-        let upstreams = Arc::new(UpstreamFamilies::new(&families)?);
-        let ledger = Arc::new(LedgerFamilies::new(&families)?);
+        let broker = Recorder::new(BrokerFamilies::new(&families, table)?);
+        let upstreams = Recorder::new(UpstreamFamilies::new(&families, table)?);
+        let ledger = Recorder::new(LedgerFamilies::new(&families, table)?);
+        let stages = Recorder::new(StageFamilies::new(&families, table, &rungs)?);
         let version = ("version", vec![env!("CARGO_PKG_VERSION")]);
         let info: IntGaugeVec = families.gauges(
             "build_info",
@@ -74,44 +80,66 @@ impl Metrics {
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, stages, broker, upstreams, ledger })
+        Ok(Self { table: table.into(), registry, stages, broker, upstreams, ledger })
+    }
+
+    /// Metrics that record nothing, for commands that serve none.
+    #[must_use]
+    pub fn off() -> Self {
+        Self {
+            table: Arc::default(),
+            registry: Registry::new(),
+            stages: Recorder::off(),
+            broker: Recorder::off(),
+            upstreams: Recorder::off(),
+            ledger: Recorder::off(),
+        }
     }
 
     /// Metrics of `stage`.
     #[must_use]
-    pub fn stage(&self, stage: StageName) -> StageMetrics {
-        let upstream = UpstreamName::of(stage);
+    pub fn stage(&self, stage: &'static StageDef) -> StageMetrics {
+        let upstream = stage.upstream.label;
         StageMetrics {
             stage,
-            families: Arc::clone(&self.stages),
-            connection: self.connection(StageMetrics::connection_of(stage)),
-            breaker: BreakerMetrics { upstream, families: Arc::clone(&self.upstreams) },
+            families: self.stages.clone(),
+            connection: self.connection(stage.name),
+            breaker: BreakerMetrics { upstream, families: self.upstreams.clone() },
         }
     }
 
     /// Metrics of the calls of `upstream`.
     #[must_use]
-    pub fn upstream(&self, upstream: UpstreamName) -> UpstreamMetrics {
-        UpstreamMetrics { upstream, families: Arc::clone(&self.upstreams) }
+    pub fn upstream(&self, upstream: UpstreamDef) -> UpstreamMetrics {
+        UpstreamMetrics { upstream: upstream.label, families: self.upstreams.clone() }
     }
 
     /// Metrics of the publisher.
     #[must_use]
     pub fn publishing(&self) -> PublishMetrics {
-        PublishMetrics {
-            connection: self.connection(Connection::Publish),
-            families: Arc::clone(&self.broker),
-        }
+        PublishMetrics { connection: self.connection(PUBLISH), families: self.broker.clone() }
+    }
+
+    /// Sets the number of entries in the ledger.
+    pub fn set_ledger_entries(&self, entries: u64) {
+        self.ledger.record(|families| families.set_entries(entries));
     }
 
     /// Metrics of the ledger for `stage`.
     #[must_use]
-    pub fn ledger(&self, stage: StageName) -> LedgerMetrics {
-        LedgerMetrics { stage, families: Arc::clone(&self.ledger) }
+    pub fn ledger(&self, stage: &'static StageDef) -> LedgerMetrics {
+        LedgerMetrics { stage, families: self.ledger.clone() }
     }
 
-    fn connection(&self, connection: Connection) -> ConnectionMetrics {
-        ConnectionMetrics { connection, families: Arc::clone(&self.broker) }
+    fn connection(&self, connection: &'static str) -> ConnectionMetrics {
+        ConnectionMetrics { connection, families: self.broker.clone() }
+    }
+
+    /// Sets the gauges of connections, consumers and breakers from `state`.
+    pub(crate) fn show(&self, state: &WorkerState) {
+        self.stages.record(|families| families.show(state, &self.table));
+        self.broker.record(|families| families.show(state, &self.table));
+        self.upstreams.record(|families| families.show(state, &self.table));
     }
 
     /// Renders all metrics in Prometheus's text format, version 0.0.4.
@@ -119,7 +147,6 @@ impl Metrics {
     /// # Errors
     /// None known.
     pub fn render(&self) -> Result<String, Error> {
-        self.stages.refresh();
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

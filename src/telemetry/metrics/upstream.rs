@@ -1,16 +1,16 @@
 //! Metrics of the two APIs and of their breakers.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use prometheus::{CounterVec, Error, HistogramVec, IntCounterVec, IntGaugeVec};
 use tokio::time::Instant;
 
 use super::{
     CALL_BUCKETS,
-    families::Families,
-    labels::{Called, Label, UpstreamName},
+    families::{Families, Recorder},
+    labels::{Called, Label},
 };
-use crate::outcome::Cause;
+use crate::{contract::stage::StageDef, outcome::Cause, state::WorkerState};
 
 /// The metric families with a label `upstream`.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ pub(super) struct UpstreamFamilies {
 }
 
 impl UpstreamFamilies {
-    pub(super) fn new(families: &Families<'_>) -> Result<Self, Error> {
-        let upstream = || ("upstream", UpstreamName::texts());
+    pub(super) fn new(families: &Families<'_>, stages: &[&StageDef]) -> Result<Self, Error> {
+        let upstream = || ("upstream", stages.iter().map(|stage| stage.upstream.label).collect());
         Ok(Self {
             calls: families.histograms(
                 "upstream_call_duration_seconds",
@@ -57,13 +57,22 @@ impl UpstreamFamilies {
             )?,
         })
     }
+
+    /// Sets the gauges from the state.
+    pub(super) fn show(&self, state: &WorkerState, stages: &[&StageDef]) {
+        for stage in stages {
+            let (breaker, labels) = (state.stage(stage.name).breaker, [stage.upstream.label]);
+            self.breaker_open.with_label_values(&labels).set(breaker.is_open().into());
+            self.token_refused.with_label_values(&labels).set(breaker.is_token_refused().into());
+        }
+    }
 }
 
 /// The metrics of the calls of one API.
 #[derive(Clone, Debug)]
 pub struct UpstreamMetrics {
-    pub(super) upstream: UpstreamName,
-    pub(super) families: Arc<UpstreamFamilies>,
+    pub(super) upstream: &'static str,
+    pub(super) families: Recorder<UpstreamFamilies>,
 }
 
 impl UpstreamMetrics {
@@ -75,7 +84,8 @@ impl UpstreamMetrics {
 
     /// Adds `wait` to the rate-limit delay of the API.
     pub fn rate_limited(&self, wait: Duration) {
-        self.families.waits.with_label_values(&[self.upstream.as_str()]).inc_by(wait.as_secs_f64());
+        self.families
+            .record(|families| families.waits.with_label_values(&[self.upstream]).inc_by(wait.as_secs_f64()));
     }
 }
 
@@ -96,45 +106,23 @@ impl CallTimer {
 
 impl Drop for CallTimer {
     fn drop(&mut self) {
-        let labels = [self.metrics.upstream.as_str(), self.result.as_str()];
-        let calls = self.metrics.families.calls.with_label_values(&labels);
-        calls.observe(self.since.elapsed().as_secs_f64());
+        let labels = [self.metrics.upstream, self.result.as_str()];
+        let took = self.since.elapsed().as_secs_f64();
+        self.metrics.families.record(|families| families.calls.with_label_values(&labels).observe(took));
     }
 }
 
 /// The metrics of the breaker of one API.
 #[derive(Clone, Debug)]
 pub struct BreakerMetrics {
-    pub(super) upstream: UpstreamName,
-    pub(super) families: Arc<UpstreamFamilies>,
+    pub(super) upstream: &'static str,
+    pub(super) families: Recorder<UpstreamFamilies>,
 }
 
 impl BreakerMetrics {
-    /// Records that the breaker opened because of `cause`.
+    /// Counts an opening of the breaker because of `cause`.
     pub fn opened(&self, cause: Cause) {
-        let upstream = self.upstream.as_str();
-        self.families.breaker_open.with_label_values(&[upstream]).set(1);
-        self.families.breaker_opened.with_label_values(&[upstream, cause.as_str()]).inc();
-    }
-
-    /// Records that the breaker closed.
-    pub fn closed(&self) {
-        self.families.breaker_open.with_label_values(&[self.upstream.as_str()]).set(0);
-    }
-
-    /// True if the breaker is open.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.families.breaker_open.with_label_values(&[self.upstream.as_str()]).get() != 0
-    }
-
-    /// True if our token was refused at the last call.
-    #[must_use]
-    pub fn is_token_refused(&self) -> bool {
-        self.families.token_refused.with_label_values(&[self.upstream.as_str()]).get() != 0
-    }
-
-    pub fn set_token_refused(&self, refused: bool) {
-        self.families.token_refused.with_label_values(&[self.upstream.as_str()]).set(refused.into());
+        let labels = [self.upstream, cause.as_str()];
+        self.families.record(|families| families.breaker_opened.with_label_values(&labels).inc());
     }
 }

@@ -8,17 +8,15 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::prometheus::Prometheus;
-use crate::{
-    chaos::relay::Relay,
-    ledger::server::Server,
-    support::{
-        Rig,
-        admin::Admin,
-        amqp::with_id,
-        events::{event_with, number},
-        program::Program,
-        soon,
-    },
+use testkit::{
+    Rig,
+    admin::Admin,
+    amqp::with_id,
+    events::{event_with, number},
+    program::Program,
+    redis_server::RedisServer,
+    relay::Relay,
+    soon,
 };
 
 /// The names of the alerts that fired as expected.
@@ -181,7 +179,7 @@ pub(super) async fn stuck(prometheus: &Prometheus) -> Fired {
 /// Events that are retried many times; then the ledger is down.
 pub(super) async fn ledger(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
-    let mut redis = Server::start();
+    let mut redis = RedisServer::start();
     let url = redis.url();
     let settings = [
         ("breaker.failures", "1000"),

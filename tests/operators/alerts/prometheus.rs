@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use url::Url;
 
 use super::super::{RULES, read};
-use crate::support::{admin::Admin, poll};
+use testkit::{admin::Admin, poll};
 
 /// Factor by which all times are shorter than in the rules, so that minutes become seconds.
 const SHORTER: u64 = 60;

@@ -1,0 +1,80 @@
+//! A relay in front of the broker that drops chosen AMQP frames.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
+
+/// Frame types of AMQP 0-9-1.
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+
+/// A frame from the broker.
+pub struct Frame(Vec<u8>);
+
+impl Frame {
+    pub fn channel(&self) -> [u8; 2] {
+        [self.0[1], self.0[2]]
+    }
+
+    /// True for a frame of the method with this class and number.
+    pub fn is(&self, method: [u8; 4]) -> bool {
+        self.0[0] == METHOD && self.0[7..].starts_with(&method)
+    }
+
+    /// True for the header or a part of the body of a message.
+    pub fn is_content(&self) -> bool {
+        [HEADER, BODY].contains(&self.0[0])
+    }
+}
+
+/// Relays to the broker of `url`, and returns the URL of the relay. Each connection gets a filter of its own from `filters`. The
+/// filter sees each frame from the broker, and returns true if the frame passes.
+pub async fn relay<F>(url: &str, filters: impl Fn() -> F + Send + 'static) -> String
+where
+    F: FnMut(&Frame) -> bool + Send + 'static,
+{
+    let (credentials, rest) = url.rsplit_once('@').unwrap();
+    let (broker, vhost) = rest.split_once('/').unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let relay = format!("{credentials}@{}/{vhost}", listener.local_addr().unwrap());
+    let broker = broker.to_owned();
+    tokio::spawn(async move {
+        while let Ok((worker, _)) = listener.accept().await {
+            let (mut from_worker, to_worker) = worker.into_split();
+            let (from_broker, mut to_broker) = TcpStream::connect(&broker).await.unwrap().into_split();
+            let filter = filters();
+            tokio::spawn(async move {
+                // If either side disconnects, so does the other.
+                tokio::select! {
+                    _ = copy(&mut from_worker, &mut to_broker) => {}
+                    _ = pass(from_broker, to_worker, filter) => {}
+                }
+            });
+        }
+    });
+    relay
+}
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut filter: impl FnMut(&Frame) -> bool,
+) -> std::io::Result<()> {
+    loop {
+        let mut frame = vec![0; 7];
+        from.read_exact(&mut frame).await?;
+        let bytes = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]) as usize;
+        // Each frame ends with one byte.
+        frame.resize(7 + bytes + 1, 0);
+        from.read_exact(&mut frame[7..]).await?;
+        let frame = Frame(frame);
+        if filter(&frame) {
+            to.write_all(&frame.0).await?;
+        }
+    }
+}

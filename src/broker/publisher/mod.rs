@@ -1,0 +1,118 @@
+//! The one task that publishes. It keeps many confirms outstanding. A message counts as delivered only when the
+//! broker has confirmed it and not returned it.
+//!
+//! Two properties of lapin shape this task (measured, not guessed). First, a channel on which several tasks publish
+//! can attach a confirm to the wrong message, so there is one task. Second, a returned message arrives attached to
+//! *some* confirm that the same or an earlier acknowledgement settles. So a confirm counts only after every confirm
+//! that could carry its return has been seen.
+//!
+//! - `task`: keeps the connection and its channels
+//! - `session`: publishes on one channel; `confirms`: believes its confirms
+//! - `pending`: messages without an answer
+//! - `refusals`: routes on which a channel must be replaced
+
+mod confirms;
+mod pending;
+mod refusals;
+mod session;
+mod task;
+
+use std::sync::Arc;
+
+use lapin::BasicProperties;
+use strum::IntoStaticStr;
+use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
+
+use task::PublishTask;
+
+use super::{connection::Connector, supervisor::supervise, topology::Topology};
+use crate::{state::PublishState, telemetry::metrics::PublishMetrics};
+
+/// Maximum number of messages that wait to be published.
+const QUEUED_MAX: usize = 1024;
+
+/// A message to publish. Its properties make it persistent; it is always mandatory.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The exchange; empty for the default exchange.
+    pub exchange: String,
+    pub routing_key: String,
+    pub properties: BasicProperties,
+    pub body: Arc<[u8]>,
+}
+
+/// Reason for which a message is not known to be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case", const_into_str)]
+pub enum PublishError {
+    /// The broker returned the message.
+    #[error("message returned: no queue is bound to the routing key")]
+    Unroutable,
+    /// The broker refused the message: a queue is full, or its leader is unavailable.
+    #[error("the broker refused the message (is a queue full?)")]
+    Nacked,
+    /// The connection broke, or no confirm arrived in time. The message may have been delivered.
+    #[error("no confirm before the time limit or the end of the broker connection")]
+    #[strum(serialize = "unconfirmed")]
+    Unknown,
+    /// The publisher has stopped.
+    #[error("the publisher has stopped")]
+    Ended,
+}
+
+impl PublishError {
+    /// The name in spans.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.into_str()
+    }
+}
+
+/// A handle to the publishing task.
+#[derive(Clone, Debug)]
+pub struct Publisher(mpsc::Sender<PublishJob>);
+
+#[derive(Debug)]
+pub(crate) struct PublishJob {
+    pub(crate) publication: Publication,
+    /// Span of the delivery that the message belongs to, for log lines.
+    pub(crate) delivery: Span,
+    pub(crate) reply: oneshot::Sender<Result<(), PublishError>>,
+}
+
+impl Publisher {
+    /// Starts the task. The task ends, with its connection, when all handles are dropped and all replies are sent.
+    #[must_use]
+    pub fn start(
+        connector: Arc<Connector>,
+        topology: Topology,
+        state: PublishState,
+        metrics: PublishMetrics,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
+        let (sender, jobs) = mpsc::channel(QUEUED_MAX);
+        let wait_max = connector.reconnect_max;
+        let mut task = PublishTask { connector, topology, jobs, state, metrics };
+        // The task never gives up, because a consumer does if the topology does not match.
+        let publishing = async move { _ = supervise(&mut task, wait_max).await };
+        (Self(sender), tokio::spawn(publishing))
+    }
+
+    /// A publisher whose jobs go to the returned receiver.
+    #[cfg(test)]
+    pub(crate) fn simulated() -> (Self, mpsc::Receiver<PublishJob>) {
+        let (sender, receiver) = mpsc::channel(QUEUED_MAX);
+        (Self(sender), receiver)
+    }
+
+    /// Publishes and waits for the broker's confirm. Without a connection this waits; the caller sets the time limit.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+        let (reply, answer) = oneshot::channel();
+        let delivery = Span::current();
+        self.0.send(PublishJob { publication, delivery, reply }).await.map_err(|_| PublishError::Ended)?;
+        answer.await.unwrap_or(Err(PublishError::Ended))
+    }
+}

@@ -1,0 +1,266 @@
+//! Publishing on one channel.
+
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    pin::pin,
+    time::Duration,
+};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use lapin::{
+    Channel, Confirmation, Connection,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tracing::{Span, info, warn};
+
+use super::{
+    Publication, PublishError, PublishJob,
+    pending::{MessageKey, Pending},
+    refusals::Refusals,
+};
+use crate::{
+    broker::{
+        connection::{BrokerError, gone},
+        properties::short,
+        topology::Topology,
+    },
+    fault,
+    state::PublishState,
+    telemetry::metrics::PublishMetrics,
+};
+
+/// Maximum number of messages that wait for their confirm.
+const OUTSTANDING_MAX: usize = 1024;
+/// Multiple of `amqp.timeout` for which a confirm may be late while the channel answers.
+const LATE_FACTOR: u32 = 4;
+/// Interval between two checks if the broker blocks publishing.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum wait for confirms on a stale channel.
+const STALE_MAX: Duration = Duration::from_secs(2);
+
+/// Reason for which a channel is no longer used, other than an error.
+pub(super) enum End {
+    /// All `Publisher` handles are dropped.
+    Abandoned,
+    /// The next message needs a new channel.
+    Stale,
+}
+
+/// Publishing on one channel.
+pub(super) struct PublishSession<'a> {
+    pub(super) channel: Channel,
+    pub(super) connection: &'a Connection,
+    pub(super) topology: &'a Topology,
+    state: &'a PublishState,
+    pub(super) metrics: &'a PublishMetrics,
+    pub(super) refusals: &'a mut Refusals,
+    /// Time since which the channel must not be used for further messages.
+    pub(super) stale_since: Option<Instant>,
+    /// A message of this delivery was returned: a queue or binding that this program declares is missing.
+    pub(super) missing: Option<Span>,
+    /// Missing queues that were logged on this channel.
+    pub(super) reported: HashSet<String>,
+    /// The broker blocks publishing.
+    blocked: bool,
+    pub(super) last_answer: Instant,
+    pub(super) limit: Duration,
+    pub(super) next: u64,
+    pub(super) confirms: FuturesUnordered<BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>,
+    pub(super) pending: HashMap<u64, Pending>,
+    /// Confirmed or refused, but a `basic.return` may still be in flight.
+    pub(super) unresolved: Vec<(u64, bool)>,
+    /// Returned messages, each with the number of the first publish after its return.
+    pub(super) returned: Vec<(MessageKey, u64)>,
+}
+
+impl<'a> PublishSession<'a> {
+    pub(super) fn new(
+        channel: Channel,
+        connection: &'a Connection,
+        topology: &'a Topology,
+        limit: Duration,
+        state: &'a PublishState,
+        metrics: &'a PublishMetrics,
+        refusals: &'a mut Refusals,
+    ) -> Self {
+        refusals.reset();
+        Self {
+            channel,
+            connection,
+            topology,
+            state,
+            metrics,
+            refusals,
+            stale_since: None,
+            missing: None,
+            reported: HashSet::new(),
+            blocked: false,
+            last_answer: Instant::now(),
+            limit,
+            next: 0,
+            confirms: FuturesUnordered::new(),
+            pending: HashMap::new(),
+            unresolved: Vec::new(),
+            returned: Vec::new(),
+        }
+    }
+
+    /// Publishes until all handles are dropped, the channel is stale or an error occurs. Dropping the reply channel
+    /// of a pending message tells its caller that the result is unknown.
+    pub(super) async fn run(mut self, jobs: &mut mpsc::Receiver<PublishJob>) -> Result<End, BrokerError> {
+        let connection = self.connection;
+        let result = tokio::select! {
+            biased;
+            result = self.serve(jobs) => result,
+            error = gone("publish", connection) => Err(error),
+        };
+        for (_, pending) in self.pending.drain() {
+            pending.answer(Err(PublishError::Unknown), self.metrics);
+        }
+        self.state.set_blocked(false);
+        result
+    }
+
+    async fn serve(&mut self, jobs: &mut mpsc::Receiver<PublishJob>) -> Result<End, BrokerError> {
+        let mut open = true;
+        let mut health = interval(CHECK_INTERVAL.min(self.limit));
+        health.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while open || !self.pending.is_empty() {
+            if self.stale_since.is_none() && self.refusals.take_due() {
+                info!("broker refuses all messages to a queue on this channel; opening a new channel");
+                self.stale_since = Some(Instant::now());
+            }
+            let stale = self.stale_since.map(|since| since.elapsed());
+            // While the broker blocks this connection, no channel can be closed or opened on it.
+            if !self.blocked && stale.is_some_and(|stale| self.pending.is_empty() || stale >= STALE_MAX) {
+                return Ok(End::Stale);
+            }
+            tokio::select! {
+                biased;
+                _ = health.tick() => self.check_health().await?,
+                Some((id, confirmation)) = self.confirms.next() => self.handle_confirm(id, confirmation).await?,
+                job = jobs.recv(), if open && stale.is_none() && !self.blocked && self.pending.len() < OUTSTANDING_MAX => match job {
+                    // The caller has given up, and its delivery is requeued.
+                    Some(job) if job.reply.is_closed() => {}
+                    Some(job) => self.publish(job).await?,
+                    None => open = false,
+                },
+            }
+        }
+        Ok(End::Abandoned)
+    }
+
+    async fn check_health(&mut self) -> Result<(), BrokerError> {
+        if self.is_blocked()? {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let overdue: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(id, _)| *id).collect();
+        if overdue.is_empty() {
+            return Ok(());
+        }
+        // A channel without any reply is lost. If the channel replies, a missing confirm concerns one queue.
+        if now - self.last_answer >= self.limit / 2 {
+            let channel = self.channel.clone();
+            let select = channel.confirm_select(ConfirmSelectOptions::default());
+            self.await_reply("select confirms", select).await?;
+            self.last_answer = Instant::now();
+            self.record_ready_confirms()?;
+        }
+        // A queue without a leader confirms late. While the channel is open, a second publish would be a second message.
+        let late = self.limit * (LATE_FACTOR - 1);
+        for id in overdue {
+            let is_answered = self.unresolved.iter().any(|(unresolved, _)| *unresolved == id);
+            if !is_answered
+                && self.pending.get(&id).is_some_and(|pending| pending.deadline + late <= now)
+                && let Some(pending) = self.pending.remove(&id)
+            {
+                pending.answer(Err(PublishError::Unknown), self.metrics);
+                // The broker may confirm nothing more for this queue on this channel, for example if somebody redeclared the queue.
+                if self.stale_since.is_none() {
+                    info!("broker does not confirm a message on this channel; opening a new channel");
+                    self.stale_since = Some(now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns true if the broker blocks publishing; logs transitions and updates the state. Blocked time does not
+    /// count towards any confirm's time limit.
+    pub(super) fn is_blocked(&mut self) -> Result<bool, BrokerError> {
+        if !self.channel.status().connected() {
+            return Err(BrokerError::Ended("the channel was closed".to_owned()));
+        }
+        let blocked = self.connection.status().blocked();
+        self.state.set_blocked(blocked);
+        match (std::mem::replace(&mut self.blocked, blocked), blocked) {
+            (false, true) => warn!(
+                "broker blocked publishing (memory or disk alarm); publishing is paused until the alarm ends"
+            ),
+            (true, false) => info!("broker unblocked publishing"),
+            _ => {}
+        }
+        if blocked {
+            self.restart_time_limits();
+        }
+        Ok(blocked)
+    }
+
+    /// Restarts the time limit of every confirm.
+    pub(super) fn restart_time_limits(&mut self) {
+        let now = Instant::now();
+        self.last_answer = now;
+        self.pending.values_mut().for_each(|pending| pending.deadline = now + self.limit);
+    }
+
+    /// Waits for `action`, at most for the limit, not counting blocked time. lapin writes nothing while the broker
+    /// blocks, and a new connection would be blocked too. If the connection ends, [`PublishSession::run`] ends this
+    /// wait.
+    pub(super) async fn await_reply<T>(
+        &mut self,
+        step: &'static str,
+        action: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        let mut action = pin!(action);
+        let mut until = Instant::now() + self.limit;
+        loop {
+            let pause = CHECK_INTERVAL.min(until.saturating_duration_since(Instant::now()));
+            if let Ok(result) = timeout(pause, &mut action).await {
+                return result.map_err(|error| BrokerError::Lapin(step, error));
+            }
+            if self.is_blocked()? {
+                until = Instant::now() + self.limit;
+            } else if Instant::now() >= until {
+                return Err(BrokerError::Timeout(step, self.limit));
+            }
+        }
+    }
+
+    async fn publish(&mut self, job: PublishJob) -> Result<(), BrokerError> {
+        let Publication { exchange, routing_key, properties, body } = job.publication;
+        let key = MessageKey::of(&exchange, &routing_key, &properties);
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let id = self.next;
+        self.next += 1;
+        let since = Instant::now();
+        self.pending.insert(
+            id,
+            Pending { key, delivery: job.delivery, since, deadline: since + self.limit, reply: job.reply },
+        );
+        let channel = self.channel.clone();
+        let publish =
+            channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
+        fault::point("publish", "asked");
+        let confirm = self.await_reply("publish", publish).await?;
+        fault::point("publish", "sent");
+        self.confirms.push(confirm.map(move |confirmation| (id, confirmation)).boxed());
+        Ok(())
+    }
+}

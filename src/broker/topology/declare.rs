@@ -1,0 +1,169 @@
+//! Declares and verifies the topology, and explains the broker's refusals.
+
+use std::{fmt::Write, time::Duration};
+
+use lapin::{
+    Channel, Connection, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+use super::{Argument, Binding, Exchange, Queue, Topology, TopologyError};
+use crate::broker::{
+    connection::{BrokerError, within},
+    properties::short,
+};
+
+/// The counts of a queue in the broker's reply to a declaration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages ready for delivery.
+    pub ready: u32,
+    pub consumers: u32,
+}
+
+impl Topology {
+    /// Declares the queue `name`, or only verifies that it exists if `passive`. Returns its number of ready messages
+    /// and consumers. If the queue exists, declaring compares its arguments.
+    ///
+    /// # Errors
+    /// [`TopologyError`].
+    pub async fn verify(
+        &self,
+        connection: &Connection,
+        name: &str,
+        passive: bool,
+        limit: Duration,
+    ) -> Result<Depth, TopologyError> {
+        // On its own channel, because a refusal closes it.
+        let channel = within("open channel", limit, connection, connection.create_channel())
+            .await
+            .map_err(TopologyError::Broker)?;
+        let planned = self.plan().queues.into_iter().find(|queue| queue.name == name);
+        let queue = planned.unwrap_or(Queue { name: name.to_owned(), arguments: Vec::new() });
+        let depth = declare_queue(&channel, &queue, passive, limit)
+            .await
+            .map_err(|error| explain(error, "queue", name))?;
+        _ = within("close channel", limit, connection, channel.close(200, "done".into())).await;
+        Ok(depth)
+    }
+
+    /// Declares everything, or only verifies that it exists if `passive`.
+    ///
+    /// # Errors
+    /// [`TopologyError`].
+    pub async fn declare(
+        &self,
+        connection: &Connection,
+        passive: bool,
+        limit: Duration,
+    ) -> Result<(), TopologyError> {
+        let channel = within("open channel", limit, connection, connection.create_channel())
+            .await
+            .map_err(TopologyError::Broker)?;
+        let plan = self.plan();
+        for exchange in &plan.exchanges {
+            declare_exchange(&channel, exchange, passive, limit)
+                .await
+                .map_err(|error| explain(error, "exchange", &exchange.name))?;
+        }
+        let needed = |queue: &&Queue| !(passive && queue.is_replay());
+        for queue in plan.queues.iter().filter(needed) {
+            declare_queue(&channel, queue, passive, limit)
+                .await
+                .map_err(|error| explain(error, "queue", &queue.name))?;
+        }
+        for binding in plan.bindings.iter().filter(|_| !passive) {
+            bind(&channel, binding, limit).await.map_err(|error| match error.reply_code() {
+                // Queue and exchange were declared a moment ago, so somebody has just deleted one; the next attempt
+                // redeclares it.
+                Some(404) => TopologyError::Broker(error),
+                _ => explain(error, "binding of queue", &binding.queue),
+            })?;
+        }
+        // The channel is not used again. If it can't be closed, it ends with its connection.
+        _ = within("close channel", limit, connection, channel.close(200, "done".into())).await;
+        Ok(())
+    }
+}
+
+pub(crate) async fn declare_exchange(
+    channel: &Channel,
+    exchange: &Exchange,
+    passive: bool,
+    limit: Duration,
+) -> Result<(), BrokerError> {
+    let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+    within(
+        "declare exchange",
+        limit,
+        channel,
+        channel.exchange_declare(short(&exchange.name), ExchangeKind::Topic, options, FieldTable::default()),
+    )
+    .await
+}
+
+pub(crate) async fn declare_queue(
+    channel: &Channel,
+    queue: &Queue,
+    passive: bool,
+    limit: Duration,
+) -> Result<Depth, BrokerError> {
+    let mut arguments = FieldTable::default();
+    for (name, value) in &queue.arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Number(number) => AMQPValue::LongInt(*number),
+        };
+        arguments.insert((*name).into(), value);
+    }
+    let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+    within("declare queue", limit, channel, channel.queue_declare(short(&queue.name), options, arguments))
+        .await
+        .map(|queue| Depth { ready: queue.message_count(), consumers: queue.consumer_count() })
+}
+
+async fn bind(channel: &Channel, binding: &Binding, limit: Duration) -> Result<(), BrokerError> {
+    let (queue, exchange) = (short(&binding.queue), short(&binding.exchange));
+    within(
+        "bind queue",
+        limit,
+        channel,
+        channel.queue_bind(
+            queue,
+            exchange,
+            binding.routing_key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        ),
+    )
+    .await
+}
+
+/// The argument that the broker's 406 names.
+pub(crate) fn inequivalent(reply: &str) -> Option<&str> {
+    reply.split("inequivalent arg '").nth(1)?.split('\'').next()
+}
+
+/// Adds the meaning of the broker's refusal and advice.
+fn explain(error: BrokerError, kind: &str, name: &str) -> TopologyError {
+    let reply = error.to_string();
+    let mut text = format!("{kind} {name}: ");
+    let hint = match error.reply_code() {
+        Some(404) => {
+            "does not exist; declare it with `instant-connect-worker topology --declare`, or set topology.declare = \"create\""
+        }
+        Some(406) => {
+            if let Some(argument) = inequivalent(&reply) {
+                _ = write!(text, "argument {argument} differs: ");
+            }
+            "it already exists with other arguments; delete it (when it is empty), change the setting behind the argument, or set topology.declare = \"check\""
+        }
+        Some(403) => {
+            "permission denied; grant configure, write and read on the prefix, and write on amq.default; or let an administrator declare it and set topology.declare = \"check\""
+        }
+        _ => return TopologyError::Broker(error),
+    };
+    _ = write!(text, "{hint} (broker: {reply})");
+    TopologyError::Mismatch(text)
+}

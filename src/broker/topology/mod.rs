@@ -1,0 +1,187 @@
+//! Exchanges, queues and bindings, named as the contract says.
+//!
+//! - `plan`: all exchanges, queues and bindings
+//! - `declare`: declares and verifies them
+
+mod declare;
+mod plan;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use lapin::Connection;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tokio::sync::watch;
+
+pub use declare::Depth;
+pub(crate) use declare::{declare_exchange, declare_queue, inequivalent};
+pub use plan::{Argument, Binding, Exchange, Queue, TopologyPlan};
+
+use super::connection::{BrokerError, Reason};
+use crate::{
+    contract::stage::{QueueDef, StageDef},
+    masking::masked,
+    values::{Bounded, Prefix},
+};
+
+/// Suffix of the name of a replay queue.
+pub(super) const REPLAY: &str = ".replay";
+
+/// Section `topology`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct TopologyConfig {
+    /// Prefix of all names.
+    pub prefix: Prefix,
+    /// Declaration of what is missing.
+    pub declare: Declare,
+    /// Maximum length of each queue.
+    pub queue_length_max: Bounded<1, 2_147_483_647>,
+}
+
+/// `topology.declare`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Declare {
+    /// Declare missing exchanges, queues and bindings.
+    Create,
+    /// Verify that exchanges and queues exist.
+    Check,
+    /// Neither declare nor verify.
+    Off,
+}
+
+/// The names of this worker's exchanges and queues.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    stages: Arc<[&'static StageDef]>,
+    prefix: String,
+    declare: Declare,
+    queue_length_max: u32,
+    delays: Vec<Duration>,
+    /// The broker's topology was declared or verified. Shared by all clones.
+    verified: Arc<AtomicBool>,
+    /// Number of times that something missing was redeclared. Shared by all clones.
+    redeclared: Arc<watch::Sender<u64>>,
+}
+
+/// A topology that could not be declared or verified.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// The broker's topology differs from the plan. Only an operator can change that.
+    #[error("{}", masked(.0))]
+    Mismatch(String),
+    /// The request to the broker failed.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+impl TopologyError {
+    /// The kind of this error.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Mismatch(_) => Reason::Topology,
+            Self::Broker(error) => error.reason(),
+        }
+    }
+}
+
+impl Topology {
+    /// Creates the names for `config` and `stages`, whose queues have a delay queue for each of `delays`.
+    #[must_use]
+    pub fn new(config: &TopologyConfig, stages: &[&'static StageDef], delays: &[Duration]) -> Self {
+        Self {
+            stages: stages.into(),
+            prefix: config.prefix.as_str().to_owned(),
+            declare: config.declare,
+            queue_length_max: config.queue_length_max.get(),
+            delays: delays.to_vec(),
+            verified: Arc::default(),
+            redeclared: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// The exchange `name`, with the prefix.
+    #[must_use]
+    pub fn exchange(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// The name of `queue`, with the prefix.
+    #[must_use]
+    pub fn queue(&self, queue: &QueueDef) -> String {
+        format!("{}.{}", self.prefix, queue.name)
+    }
+
+    /// The dead queue of `queue`.
+    #[must_use]
+    pub fn dead_queue(queue: &str) -> String {
+        format!("{queue}.dead")
+    }
+
+    /// The delay queue in which messages of `queue` wait for `delay`.
+    #[must_use]
+    pub fn delay_queue(queue: &str, delay: Duration) -> String {
+        format!("{queue}.hold.{}", delay.as_millis())
+    }
+
+    /// The queue through which dead letters return to `queue`.
+    #[must_use]
+    pub fn replay_queue(queue: &str) -> String {
+        format!("{queue}{REPLAY}")
+    }
+
+    /// True if this program declares what is missing.
+    #[must_use]
+    pub fn creates(&self) -> bool {
+        self.declare == Declare::Create
+    }
+
+    /// The delays of the delay queues, ascending.
+    #[must_use]
+    pub fn delays(&self) -> &[Duration] {
+        &self.delays
+    }
+
+    /// Declares, verifies or ignores the topology, as `topology.declare` says; `limit` applies to each reply. A
+    /// topology that was found correct is not requested again at each new connection. A cluster that lost a node may
+    /// take a minute to answer a declaration, and serves its queues meanwhile.
+    ///
+    /// # Errors
+    /// [`TopologyError`], which names the exchange or queue and the argument.
+    pub async fn ensure(&self, connection: &Connection, limit: Duration) -> Result<(), TopologyError> {
+        let passive = match self.declare {
+            Declare::Off => return Ok(()),
+            Declare::Create => false,
+            Declare::Check => true,
+        };
+        if !self.verified.load(Ordering::Relaxed) {
+            self.declare(connection, passive, limit).await?;
+            self.verified.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Makes the next [`Topology::ensure`] declare or verify again. Callers use it after an error on a connection
+    /// that is still open: a queue or an exchange may be missing.
+    pub fn invalidate(&self) {
+        self.verified.store(false, Ordering::Relaxed);
+    }
+
+    /// Notifies all consumers that a missing queue or binding was redeclared. A queue of the same name may be a new
+    /// one, and the broker does not always notify the consumers of the old one.
+    pub(super) fn notify_redeclared(&self) {
+        self.redeclared.send_modify(|times| *times += 1);
+    }
+
+    /// Changes with each [`Topology::notify_redeclared`].
+    pub(super) fn redeclared(&self) -> watch::Receiver<u64> {
+        self.redeclared.subscribe()
+    }
+}

@@ -1,0 +1,177 @@
+//! The merged settings: the value and the origin of each key, and the values that may be shown.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use toml::Value;
+
+use super::load::defaults;
+
+/// Keys with secret values, which are never shown.
+pub const SECRETS: [&str; 4] = ["amqp.url", "instant_connect.token", "hosts.token", "ledger.url"];
+
+/// Origin of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `config/default.toml`.
+    Default,
+    /// A file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// `--set`.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag => f.write_str("--set"),
+        }
+    }
+}
+
+/// A configuration error: origin, key, value and the expected value.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub(super) String);
+
+impl ConfigError {
+    /// Creates an error without a single key.
+    pub(crate) fn new(problem: impl Into<String>) -> Self {
+        Self(problem.into())
+    }
+}
+
+/// The merged values with their origins. `Debug` shows no secret.
+#[derive(Default)]
+pub struct Settings(pub(super) BTreeMap<String, (Value, Origin)>);
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.rows().map(|(key, value, _)| (key, value))).finish()
+    }
+}
+
+impl Settings {
+    /// Key, value as TOML (secrets hidden) and origin of every setting.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, String, &Origin)> {
+        self.0.iter().map(|(key, (value, origin))| (key.as_str(), shown(key, value), origin))
+    }
+
+    /// The rows of [`rows`](Self::rows) whose value differs from the built-in default.
+    pub fn changed_rows(&self) -> impl Iterator<Item = (&str, String, &Origin)> {
+        let defaults = defaults().unwrap_or_default();
+        self.rows().filter(move |(key, ..)| {
+            let value = |settings: &Self| settings.0.get(*key).map(|(value, _)| value.clone());
+            value(self) != value(&defaults)
+        })
+    }
+
+    /// Value of `key` as TOML, hidden if it is a secret; empty for an unknown key.
+    #[must_use]
+    pub fn shown(&self, key: &str) -> String {
+        self.0.get(key).map(|(value, _)| shown(key, value)).unwrap_or_default()
+    }
+
+    /// Creates an error about `key`.
+    pub(crate) fn error(&self, key: &str, problem: impl fmt::Display) -> ConfigError {
+        match self.0.get(key) {
+            Some((value, origin)) => {
+                ConfigError(format!("{origin}: {key} = {}: {problem}", shown(key, value)))
+            }
+            None => ConfigError(format!("{key}: {problem}")),
+        }
+    }
+
+    /// Origin of `key`'s value.
+    #[must_use]
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.0.get(key).map(|(_, origin)| origin)
+    }
+
+    pub(super) fn set(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
+        let Some((default, _)) = self.0.get(key) else { return Err(self.unknown(key, &origin)) };
+        let value = match (default, value) {
+            (Value::Float(_), Value::Integer(number)) => {
+                Value::Float(f64::from(i32::try_from(number).unwrap_or(i32::MAX)))
+            }
+            (_, value) => value,
+        };
+        if !default.same_type(&value) {
+            let problem = format!("expected {}", kind(default));
+            return Err(ConfigError(format!("{origin}: {key} = {}: {problem}", shown(key, &value))));
+        }
+        self.0.insert(key.to_owned(), (value, origin));
+        Ok(())
+    }
+
+    fn unknown(&self, key: &str, origin: &Origin) -> ConfigError {
+        let (section, _) = key.split_once('.').unwrap_or((key, ""));
+        let in_section: Vec<_> =
+            self.0.keys().filter_map(|known| known.strip_prefix(section)?.strip_prefix('.')).collect();
+        let known = if in_section.is_empty() {
+            let mut sections: Vec<_> = self.0.keys().filter_map(|known| known.split('.').next()).collect();
+            sections.dedup();
+            format!("known sections: {}", sections.join(", "))
+        } else {
+            format!("known in {section}: {}", in_section.join(", "))
+        };
+        let near = self
+            .0
+            .keys()
+            .map(|known| (strsim::jaro_winkler(known, key), known))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = match near {
+            Some((score, near)) if score > 0.85 => format!(" (did you mean {near}?)"),
+            _ => String::new(),
+        };
+        ConfigError(format!("{origin}: {key}: unknown key{hint}; {known}"))
+    }
+}
+
+/// `value` as errors may show it. A secret is often pasted into the wrong variable. Therefore values of path and URL settings
+/// are also hidden if they are no path or URL, or contain a user, a password or a query.
+fn shown(key: &str, value: &Value) -> String {
+    let hidden = match value {
+        Value::String(text) if text.is_empty() => false,
+        Value::String(text) => {
+            SECRETS.contains(&key) || (key.ends_with("_file") && !is_path(text)) || is_secret_url(key, text)
+        }
+        Value::Array(items) => items.iter().filter_map(Value::as_str).any(|text| is_secret_url(key, text)),
+        _ => SECRETS.contains(&key),
+    };
+    if hidden { "[hidden]".to_owned() } else { value.to_string() }
+}
+
+/// True if `text` looks like a path.
+pub(super) fn is_path(text: &str) -> bool {
+    text.contains('/') && !text.contains("://")
+}
+
+/// True if `text`, as a value of `key`, is a URL that may contain a secret. Also true if it should be a URL and is none,
+/// because it may be a misplaced token.
+fn is_secret_url(key: &str, text: &str) -> bool {
+    let should_be = ["url", "urls", "endpoint"].iter().any(|end| key.ends_with(end));
+    has_userinfo(text) || (should_be && !text.contains("://"))
+}
+
+/// True if `text` is a URL with a user or a query, because both may contain keys.
+fn has_userinfo(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once("://") else { return false };
+    let host = rest.split(['/', '?', '#']).next();
+    rest.contains('?') || host.is_some_and(|host| host.contains('@'))
+}
+
+const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Array(_) => "a list of strings",
+        Value::Table(_) => "a section",
+        Value::String(_) | Value::Datetime(_) => "a string",
+    }
+}

@@ -1,0 +1,49 @@
+//! Sources of the tokens.
+
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{ConfigError, Loaded};
+use crate::{masking, upstream::TokenSource};
+
+impl Loaded {
+    /// The token for Instant Connect; a token file is read once as a test.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if no token is given or the file contains none.
+    pub fn instant_connect_token(&self) -> Result<TokenSource, ConfigError> {
+        let section = &self.config.instant_connect;
+        self.token_source("instant_connect", &section.token, section.token_file.as_deref())?.ok_or_else(|| {
+            ConfigError::new("instant_connect.token: expected a bot token; set ICW_INSTANT_CONNECT__TOKEN, or ICW_INSTANT_CONNECT__TOKEN_FILE to a file that contains the token")
+        })
+    }
+
+    /// The token for messages: `hosts.token`, else Instant Connect's.
+    ///
+    /// # Errors
+    /// As [`Loaded::instant_connect_token`].
+    pub fn hosts_token(&self) -> Result<TokenSource, ConfigError> {
+        let section = &self.config.hosts;
+        match self.token_source("hosts", &section.token, section.token_file.as_deref())? {
+            Some(source) => Ok(source),
+            None => self.instant_connect_token(),
+        }
+    }
+
+    fn token_source(
+        &self,
+        section: &str,
+        token: &SecretString,
+        file: Option<&Path>,
+    ) -> Result<Option<TokenSource>, ConfigError> {
+        if !token.expose_secret().is_empty() {
+            masking::remember(token.expose_secret());
+            return Ok(Some(TokenSource::Value(token.clone())));
+        }
+        let Some(path) = file else { return Ok(None) };
+        let source = TokenSource::file(path.to_owned());
+        source.current().map_err(|error| self.settings.error(&format!("{section}.token_file"), error))?;
+        Ok(Some(source))
+    }
+}
