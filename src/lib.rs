@@ -26,7 +26,7 @@
 //! - [`ledger`]: completed effects, consulted before every outside effect
 //! - [`broker`]: deliveries, publishing, settling; it does not depend on Webex
 //! - [`dead`]: viewing, replaying and dropping dead letters
-//! - [`worker`]: both stages, supervised
+//! - [`worker`]: all stages, supervised
 //! - [`check`]: findings for an operator before a worker runs
 //! - [`config`]: layers over `config/default.toml`, which is the reference
 //! - [`telemetry`]: logs, metrics and traces

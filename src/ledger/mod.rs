@@ -149,7 +149,7 @@ impl Ledger {
         &self.clock
     }
 
-    /// Claims `key` for a message whose body has `fingerprint`. While another claimant (in this process, or in another
+    /// Claims `key` for content with this `fingerprint`. While another claimant (in this process, or in another
     /// process on the same Redis) holds the claim, this call waits for at most `patience`. It can be cancelled at any
     /// point.
     ///

@@ -15,7 +15,7 @@ pub(crate) type ClaimResult = Result<(Found, Box<dyn StoreClaim>), LedgerError>;
 
 /// Claims and entries of one kind of ledger.
 pub(crate) trait Store: fmt::Debug + Send + Sync {
-    /// Claims `key` for a message whose body has `fingerprint`. If another process holds the claim, waits for at most
+    /// Claims `key` for content with this `fingerprint`. If another process holds the claim, waits for at most
     /// `patience`. The claim in the store keeps `guard` until the next claimant sees all that was written.
     fn claim(
         self: Arc<Self>,

@@ -43,7 +43,7 @@ pub struct ConsumerLimits {
     pub concurrency: usize,
     /// Maximum number of bytes that their processing may take.
     pub bytes: usize,
-    /// Workers that may die while processing one message before it is dead-lettered.
+    /// Workers that may die while processing one message before it is dead-lettered; at least two.
     pub deliveries_max: u32,
     /// Maximum processing time per delivery.
     pub delivery_timeout: Duration,
