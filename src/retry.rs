@@ -241,19 +241,5 @@ fn jitter(wait: Duration, share: f64, random: f64) -> Duration {
 /// otherwise stop the worker until it is restarted. After this time one message probes again.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// Parses a Retry-After header (RFC 9110, section 10.2.3): seconds, or a date relative to `now`. A past date is no
-/// wait. `None` for anything else.
-#[must_use]
-pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
-    let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // Digits that overflow an integer mean a very long time, not an error.
-        let seconds = value.parse().unwrap_or(u64::MAX);
-        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
-    }
-    let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(RETRY_AFTER_MAX))
-}
-
 #[cfg(test)]
 mod tests;

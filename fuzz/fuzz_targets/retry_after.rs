@@ -8,5 +8,5 @@ fuzz_target!(|input: (i64, &str)| {
     let Ok(now) = jiff::Timestamp::from_second(second) else {
         return;
     };
-    let _: Option<std::time::Duration> = instant_connect_worker::retry::parse_retry_after(header, now);
+    let _: Option<std::time::Duration> = instant_connect_worker::upstream::parse_retry_after(header, now);
 });

@@ -4,8 +4,8 @@ use std::{borrow::Cow, time::Duration};
 
 use jiff::Timestamp;
 use reqwest::{
-    Method, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
+    Method, Request,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -14,24 +14,20 @@ use url::Url;
 
 use super::{
     ErrorCause, TokenSource, UpstreamError,
-    origin::{REFUSAL_BYTES_MAX, is_webex, tracking_id},
     rate_limit::RateLimit,
+    response::{Oversize, ResponseParts},
     token::is_token,
-    transport::{CallFailure, CallStart, ClientError, Http, Network, Transport},
+    transport::{CallFailure, ClientError, Http, Network, Transport},
 };
 use crate::{
     clock::Clock,
     contract::{header, trace::TraceContext},
     ledger::Ledger,
-    retry::{RETRY_AFTER_MAX, parse_retry_after},
     telemetry::{
         metrics::{CallTimer, UpstreamMetrics, labels::Called},
-        traces::{DeliverySpan, Tracer},
+        traces::Tracer,
     },
 };
-
-/// Minimum wait after a Retry-After; the same as in Cisco's SDK.
-const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// The limits of every call.
 #[derive(Clone, Copy, Debug)]
@@ -49,14 +45,14 @@ pub struct UpstreamLimits {
 /// An API that is called with a bearer token.
 #[derive(Debug)]
 pub struct Upstream {
-    name: &'static str,
-    transport: Box<dyn Transport>,
+    pub(super) name: &'static str,
+    pub(super) transport: Box<dyn Transport>,
     token: TokenSource,
-    limits: UpstreamLimits,
-    metrics: UpstreamMetrics,
+    pub(super) limits: UpstreamLimits,
+    pub(super) metrics: UpstreamMetrics,
     tracer: Tracer,
-    rate_limit: RateLimit,
-    clock: Clock,
+    pub(super) rate_limit: RateLimit,
+    pub(super) clock: Clock,
 }
 
 /// A response with a success status. The metrics count it as malformed until its reader [marks it as
@@ -72,21 +68,6 @@ pub struct ApiResponse {
     /// Time of the response, by the API's clock.
     pub date: Option<Timestamp>,
     call: CallTimer,
-}
-
-/// Treatment of a response body that is too large.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Oversize {
-    Malformed,
-    Truncate,
-}
-
-/// Parts of a response.
-struct ResponseParts {
-    body: Vec<u8>,
-    is_whole: bool,
-    tracking_id: Option<String>,
-    date: Option<Timestamp>,
 }
 
 impl ApiResponse {
@@ -243,45 +224,6 @@ impl Upstream {
         })
     }
 
-    /// Sends the request and reads a response with a success status.
-    async fn answer(
-        &self,
-        request: Request,
-        subject: &str,
-        span: &mut DeliverySpan,
-        oversize: Oversize,
-    ) -> Result<ResponseParts, UpstreamError> {
-        let (response, start) =
-            self.transport.call(request).await.map_err(|failure| self.unanswered(failure))?;
-        let tracking_id = tracking_id(response.headers());
-        span.set("http.response.status_code", i64::from(response.status().as_u16()));
-        if let Some(id) = &tracking_id {
-            span.set_list("http.response.header.trackingid", id);
-        }
-        if !response.status().is_success() {
-            let refused = self.refused(response, start, tracking_id.as_deref()).await;
-            let Some(wait) = refused.retry_after.filter(|_| refused.cause == ErrorCause::RateLimited) else {
-                return Err(refused);
-            };
-            if self.rate_limit.is_for_subject_only(subject) {
-                return Err(UpstreamError { cause: ErrorCause::Transient, ..refused });
-            }
-            self.metrics.rate_limited(self.rate_limit.set(wait).await);
-            return Err(refused);
-        }
-        let status = response.status().as_u16();
-        let date = date(response.headers());
-        let bytes_max = self.limits.body_bytes_max;
-        let read = self.bounded(response, start, bytes_max).await.and_then(|(body, is_whole)| {
-            if is_whole || oversize == Oversize::Truncate {
-                return Ok((body, is_whole));
-            }
-            Err(UpstreamError::malformed(self.name, format!("more than {bytes_max} bytes")))
-        });
-        let (body, is_whole) = read.map_err(|error| UpstreamError { status: Some(status), ..error })?;
-        Ok(ResponseParts { body, is_whole, tracking_id, date })
-    }
-
     /// Converts a failure at the end of the session. An error response is kept; anything else is not a failure of the
     /// API.
     fn session_over(&self, error: UpstreamError) -> UpstreamError {
@@ -323,102 +265,6 @@ impl Upstream {
         value.set_sensitive(true);
         Ok(value)
     }
-
-    /// Reads at most `bytes_max` bytes of the body; the flag is true if that is the whole body.
-    async fn bounded(
-        &self,
-        mut response: Response,
-        start: CallStart,
-        bytes_max: usize,
-    ) -> Result<(Vec<u8>, bool), UpstreamError> {
-        let (mut body, mut is_whole) = (Vec::new(), true);
-        while is_whole {
-            let chunk = response.chunk().await.map_err(|error| {
-                let failure = CallFailure::from(error);
-                self.transport.failed(start, failure);
-                self.unanswered(failure)
-            })?;
-            let Some(chunk) = chunk else { break };
-            let fits = chunk.len().min(bytes_max - body.len());
-            body.extend_from_slice(&chunk[..fits]);
-            is_whole = fits == chunk.len();
-        }
-        self.transport.succeeded(start);
-        Ok((body, is_whole))
-    }
-
-    /// Error for a call without a complete response. Names the failed step, not the URL, whose query may name a person.
-    fn unanswered(&self, failure: CallFailure) -> UpstreamError {
-        let step = match failure {
-            CallFailure::NoConnection(obstacle) => format!("no connection: {obstacle}"),
-            CallFailure::TimedOut => "no response within the time limit".to_owned(),
-            CallFailure::CutOff => "the response was cut off".to_owned(),
-            CallFailure::Other => "the connection failed during the call".to_owned(),
-        };
-        let via =
-            self.transport.proxy().map_or_else(String::new, |proxy| format!(" (through the proxy {proxy})"));
-        UpstreamError {
-            cause: ErrorCause::Transient,
-            status: None,
-            unknown: !matches!(failure, CallFailure::NoConnection(_)),
-            reason: format!("{}: {step}{via}", self.name),
-            retry_after: None,
-        }
-    }
-
-    /// Error for a status other than success. A 4xx counts as Webex's decision only if the response is from Webex.
-    async fn refused(
-        &self,
-        response: Response,
-        start: CallStart,
-        tracking_id: Option<&str>,
-    ) -> UpstreamError {
-        let (status, headers) = (response.status(), response.headers().clone());
-        let webex = if status.is_client_error() && tracking_id.is_none() {
-            let read = self.bounded(response, start, REFUSAL_BYTES_MAX).await;
-            read.is_ok_and(|(body, is_whole)| is_whole && is_webex(&body))
-        } else {
-            self.transport.succeeded(start);
-            tracking_id.is_some()
-        };
-        // The connection was reused for another name of the same certificate, but this server does not serve that name.
-        if status == StatusCode::MISDIRECTED_REQUEST {
-            self.transport.reconnect(start);
-        }
-        let cause = match status.as_u16() {
-            407 | 408 | 421 | 423 | 425 | 429 | 500..=599 => ErrorCause::Transient,
-            400..=499 if !webex => ErrorCause::Transient,
-            401 => ErrorCause::Token,
-            400..=499 => ErrorCause::Request,
-            _ => ErrorCause::Malformed,
-        };
-        let wait = requested_wait(&headers, self.clock.now(), self.limits.rate_limit_wait);
-        let wait =
-            wait.or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
-        let retry_after = wait
-            .map(|wait| wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
-            .filter(|_| cause == ErrorCause::Transient);
-        // Any other 4xx is about this request, such as a locked room or a request that is too early.
-        let for_all = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
-        let cause = if for_all && retry_after.is_some() { ErrorCause::RateLimited } else { cause };
-        let origin = match tracking_id {
-            Some(id) => format!(", tracking id {id}"),
-            None if status.is_client_error() && !webex => {
-                "; not a Webex response (no tracking id, no Webex error body): a proxy or load balancer answered"
-                    .to_owned()
-            }
-            None if status.is_redirection() => "; redirects are not followed".to_owned(),
-            None => String::new(),
-        };
-        UpstreamError {
-            cause,
-            status: Some(status.as_u16()),
-            // Only a Webex response proves that nothing was done; behind a gateway, Webex may have acted.
-            unknown: !(webex && status.is_client_error()),
-            reason: format!("{} answered {}{origin}", self.name, status.as_u16()),
-            retry_after,
-        }
-    }
 }
 
 /// Error type for spans, from a small set.
@@ -431,87 +277,8 @@ fn kind(error: &UpstreamError) -> Cow<'static, str> {
     }
 }
 
-/// The longest wait of all Retry-After headers; `unreadable` for a header that cannot be parsed. A date is relative to
-/// the Date header of the response, because our clock may differ; without that header, it is relative to `now`.
-fn requested_wait(headers: &HeaderMap, now: Timestamp, unreadable: Duration) -> Option<Duration> {
-    let now = date(headers).unwrap_or(now);
-    let values = headers.get_all(RETRY_AFTER).iter();
-    values.map(|value| value.to_str().ok().and_then(|value| longest(value, now)).unwrap_or(unreadable)).max()
-}
-
-/// The longest wait in a header value. A proxy may have joined two headers with a comma.
-fn longest(value: &str, now: Timestamp) -> Option<Duration> {
-    let parts: Vec<_> = value.split(',').map(str::trim).collect();
-    // A date also contains a comma.
-    let dates = parts.windows(2).map(|pair| pair.join(", "));
-    let waits = parts.iter().map(|part| (*part).to_owned()).chain(dates);
-    waits.filter_map(|wait| parse_retry_after(&wait, now)).max()
-}
-
-fn date(headers: &HeaderMap) -> Option<Timestamp> {
-    let date = headers.get(DATE)?.to_str().ok()?;
-    Timestamp::try_from(httpdate::parse_http_date(date).ok()?).ok()
-}
-
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
         headers.insert(name, value);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_date_is_relative_to_the_response_date() {
-        let minute = Duration::from_secs(60);
-        let wait = |headers: &[(&'static str, String)]| {
-            let headers = headers.iter().map(|(name, value)| {
-                (reqwest::header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
-            });
-            requested_wait(&headers.collect(), Timestamp::now(), minute)
-        };
-        let date = |seconds: i64| {
-            let at = Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap();
-            httpdate::fmt_http_date(at.into())
-        };
-        // Clocks that are an hour slow and an hour fast.
-        for wrong in [-3600, 3600] {
-            let headers = [("date", date(wrong)), ("retry-after", date(wrong + 30))];
-            assert_eq!(wait(&headers), Some(Duration::from_secs(30)));
-        }
-        let without = wait(&[("retry-after", date(30))]).unwrap();
-        assert!((28..=30).contains(&without.as_secs()), "{without:?}");
-        assert_eq!(wait(&[("date", date(0)), ("retry-after", "7".to_owned())]), Some(Duration::from_secs(7)));
-        assert_eq!(wait(&[("retry-after", "soon".to_owned())]), Some(minute));
-        assert_eq!(wait(&[("date", date(0))]), None);
-        assert_eq!(wait(&[("retry-after", String::new())]), Some(minute));
-    }
-
-    #[test]
-    fn longest_of_several_waits_applies() {
-        let minute = Duration::from_secs(60);
-        let in_90 = "Sat, 21 Nov 2026 12:01:30 GMT";
-        for (values, seconds) in [
-            (vec!["2", "40"], 40),
-            (vec!["40", "2"], 40),
-            (vec!["2, 40"], 40),
-            (vec!["2", "soon"], 60),
-            (vec!["2", in_90], 90),
-            (vec![&format!("2, {in_90}")], 90),
-            (vec![&format!("{in_90}, Sat, 21 Nov 2026 12:00:05 GMT"), "7"], 90),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(DATE, HeaderValue::from_static("Sat, 21 Nov 2026 12:00:00 GMT"));
-            for value in &values {
-                headers.append(RETRY_AFTER, HeaderValue::from_str(value).unwrap());
-            }
-            assert_eq!(
-                requested_wait(&headers, Timestamp::now(), minute),
-                Some(Duration::from_secs(seconds)),
-                "{values:?}"
-            );
-        }
     }
 }

@@ -2,10 +2,10 @@
 //! limits for responses, and failures classified by the possible reaction.
 
 mod http;
-mod limited_subjects;
 mod origin;
 mod proxy;
 mod rate_limit;
+mod response;
 mod token;
 pub(crate) mod transport;
 
@@ -13,6 +13,7 @@ use std::{fmt, time::Duration};
 
 pub use http::{ApiResponse, Upstream, UpstreamLimits};
 pub use proxy::{Proxies, Proxy, ProxyError};
+pub use rate_limit::parse_retry_after;
 pub use token::{TokenError, TokenSource};
 pub use transport::{ClientError, Network};
 

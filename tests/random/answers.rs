@@ -12,7 +12,7 @@ use instant_connect_worker::{
         request::{LINKS_MAX, LinksCall},
         response::{self, LinkRules},
     },
-    retry::parse_retry_after,
+    upstream::parse_retry_after,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};

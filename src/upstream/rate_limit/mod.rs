@@ -1,36 +1,21 @@
 //! Rate limit of an API (`Retry-After`), shared by all tasks. With a ledger, the limit also applies after a restart of
 //! the worker, and to the other workers on the same Redis.
 
+mod retry_after;
+mod stored;
+mod subjects;
+
 use std::{
-    fmt,
-    future::Future,
-    sync::{
-        Mutex as Lock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex as Lock, PoisonError},
     time::Duration,
 };
 
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout},
-};
-use tracing::warn;
+use tokio::time::Instant;
 
-use super::limited_subjects::LimitedSubjects;
-use crate::{
-    ledger::{Ledger, LedgerError},
-    retry::RETRY_AFTER_MAX,
-};
-
-/// Time limit for a ledger operation. A call never fails because of the ledger.
-const LIMIT: Duration = Duration::from_secs(5);
-/// Time for which a value read from a shared ledger is used.
-const FRESH: Duration = Duration::from_secs(1);
-/// Pause of reads after a ledger failure.
-const RETRY_PAUSE: Duration = Duration::from_secs(10);
-/// Minimum extension over the last written wait for a new write.
-const GROWTH_MIN: Duration = Duration::from_millis(500);
+pub use self::retry_after::parse_retry_after;
+pub(super) use self::retry_after::{RETRY_AFTER_MIN, date, requested_wait};
+use self::{stored::StoredLimit, subjects::LimitedSubjects};
+use crate::{ledger::Ledger, retry::RETRY_AFTER_MAX};
 
 /// Time until which an API must not be called.
 #[derive(Debug, Default)]
@@ -40,33 +25,10 @@ pub(super) struct RateLimit {
     subjects: Lock<LimitedSubjects>,
 }
 
-/// The copy of a rate limit in the ledger.
-struct StoredLimit {
-    ledger: Ledger,
-    key: String,
-    state: Mutex<StoredState>,
-    failed: AtomicBool,
-}
-
-#[derive(Default)]
-struct StoredState {
-    /// Time of the next read; `None` if no other process writes to the ledger.
-    read_at: Option<Instant>,
-    read: bool,
-    written: Option<Instant>,
-}
-
-impl fmt::Debug for StoredLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoredLimit").field("key", &self.key).finish_non_exhaustive()
-    }
-}
-
 impl RateLimit {
     /// A rate limit that is also stored in `ledger` under `key`.
     pub(super) fn stored_in(ledger: Ledger, key: String) -> Self {
-        let stored = StoredLimit { ledger, key, state: Mutex::default(), failed: AtomicBool::new(false) };
-        Self { stored: Some(stored), ..Self::default() }
+        Self { stored: Some(StoredLimit::new(ledger, key)), ..Self::default() }
     }
 
     /// Remaining time for which the API must not be called.
@@ -112,58 +74,6 @@ impl RateLimit {
         let before = known.unwrap_or(now).max(now);
         *known = (*known).max(now.checked_add(wait));
         known.map_or(Duration::ZERO, |until| until.saturating_duration_since(before))
-    }
-}
-
-impl StoredLimit {
-    /// Reads the wait from the ledger, if a read is due.
-    async fn read(&self) -> Option<Duration> {
-        let mut state = self.state.lock().await;
-        let now = Instant::now();
-        if state.read_at.map_or(state.read, |at| now < at) {
-            return None;
-        }
-        let wait = self.run(self.ledger.rate_limited_for(&self.key)).await;
-        let pause = match wait {
-            Some(_) if self.ledger.is_shared() => Some(FRESH),
-            Some(_) => None,
-            None => Some(RETRY_PAUSE),
-        };
-        state.read = true;
-        state.read_at = pause.map(|pause| Instant::now() + pause);
-        wait.flatten()
-    }
-
-    async fn write(&self, wait: Duration) {
-        let mut state = self.state.lock().await;
-        let until = Instant::now() + wait;
-        if state.written.is_some_and(|written| until < written + GROWTH_MIN) {
-            return;
-        }
-        if self.run(self.ledger.set_rate_limit(&self.key, wait)).await.is_some() {
-            state.written = Some(until);
-        }
-    }
-
-    /// Runs a ledger operation within [`LIMIT`]; logs only the first of several failures in a row.
-    async fn run<T>(&self, operation: impl Future<Output = Result<T, LedgerError>>) -> Option<T> {
-        let result = timeout(LIMIT, operation).await.unwrap_or(Err(LedgerError::Slow { limit: LIMIT }));
-        match result {
-            Ok(value) => {
-                self.failed.store(false, Ordering::Relaxed);
-                Some(value)
-            }
-            Err(error) => {
-                if !self.failed.swap(true, Ordering::Relaxed) {
-                    warn!(
-                        %error,
-                        "cannot read or write rate limits in the ledger; a Retry-After does not reach other workers, or \
-                         this worker after a restart"
-                    );
-                }
-                None
-            }
-        }
     }
 }
 
