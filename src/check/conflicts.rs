@@ -68,9 +68,8 @@ fn prefetch(loaded: &Loaded) -> Finding {
     }
     if prefetch > concurrency.saturating_mul(PREFETCH_FACTOR) {
         return about.warn(
-            "each stage prefetches far more messages than it processes; other workers cannot get them, and they age towards \
-             the broker's acknowledgement timeout. Each time the breaker opens they are requeued, which RabbitMQ before 4.3 \
-             counts: after 100 times it dead-letters a message that no worker ever processed",
+            "each stage prefetches far more messages than it processes, so other workers cannot get them. When the breaker opens \
+             they are requeued; RabbitMQ before 4.3 dead-letters a message after 100 requeues",
             "set amqp.prefetch to about amqp.concurrency",
         );
     }
@@ -98,7 +97,7 @@ fn ack_timeout(loaded: &Loaded) -> Finding {
     let age = loaded.config.consumer_limits().work_age_max();
     if age < ACK_TIMEOUT {
         return about.pass(format!(
-            "in-flight work is requeued after at most {age:?}, before RabbitMQ's default ack timeout of {ACK_TIMEOUT:?}"
+            "work in progress is requeued after at most {age:?}, before RabbitMQ's default acknowledgement timeout of {ACK_TIMEOUT:?}"
         ));
     }
     about.warn(
@@ -115,7 +114,7 @@ fn delivery_limit(loaded: &Loaded) -> Finding {
     let most = loaded.config.amqp.deliveries_max.get();
     if most < DELIVERIES_FEW {
         return about.warn(
-            "a few crashes of workers turn an in-flight message into a dead letter (poison)",
+            "a few worker crashes turn a message in progress into a dead letter (poison)",
             "set amqp.deliveries_max to 3 or more (default 20)",
         );
     }
@@ -143,7 +142,7 @@ fn attempts(loaded: &Loaded) -> Finding {
                     "of {} attempts only {fit} fit within {end}; the rest can never happen",
                     policy.attempts
                 ),
-                format!("lower retry.attempts or the waits between them, or raise {end}"),
+                format!("lower retry.attempts, retry.initial or retry.multiplier, or raise {end}"),
             );
         }
     }
@@ -190,7 +189,7 @@ fn alerted_delays(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["retry.delays"]);
     match loaded.config.retry.delays.as_slice().last() {
         Some(longest) if *longest > ALERTED_DELAY_MAX => about.warn(
-            format!("the alert InstantConnectHoldsDoNotReturn fires while messages wait for {longest:?} as they should"),
+            format!("the alert InstantConnectHoldsDoNotReturn fires although nothing is wrong: messages may wait for {longest:?}"),
             "keep each value of retry.delays at 10m or below, or widen the windows of the alert",
         ),
         _ => about.pass("the alert InstantConnectHoldsDoNotReturn fits the longest delay"),
@@ -212,10 +211,10 @@ fn rate_limit(loaded: &Loaded, section: &str, wait: Duration) -> Finding {
 fn queue_length(loaded: &Loaded) -> Finding {
     let about = on(loaded, &["topology.queue_length_max", "amqp.prefetch"]);
     if loaded.config.topology.queue_length_max.get() >= loaded.config.amqp.prefetch.get() {
-        return about.pass("a delay queue has room for every in-flight message");
+        return about.pass("a delay queue has room for all messages in progress");
     }
     about.warn(
-        "if every in-flight message fails at once the delay queue overflows and the remainder is redelivered without \
+        "if all messages in progress fail at once, the delay queue overflows and the rest is redelivered without \
          delay",
         "raise topology.queue_length_max (existing queues must be deleted and declared again)",
     )

@@ -43,8 +43,8 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 fn ledger(loaded: &Loaded) -> Finding {
     match loaded.ledger() {
         LedgerKind::Memory => on(Ledger, loaded, &["ledger.kind"]).warn(
-            "the ledger is lost when the worker stops: an event that is delivered again later is processed again, and its \
-             expert gets another message",
+            "the ledger is lost when the worker stops: an event that is repeated later is processed again: its guests and \
+             experts get new messages, and its devices are dialled again",
             "set ledger.kind to file, with ledger.path on a persistent volume, or to redis",
         ),
         LedgerKind::Redis { .. } => on(Ledger, loaded, &["ledger.kind"]).pass("shared by all workers with this prefix"),
@@ -73,7 +73,7 @@ fn ledger_outage(loaded: &Loaded) -> Finding {
     match loaded.config.ledger.on_failure {
         OnFailure::Wait => about.pass("events wait while the ledger is unavailable"),
         OnFailure::Continue => about.warn(
-            "while the ledger is unavailable, an event that is delivered twice is processed twice: its devices are called and its expert is notified twice",
+            "while the ledger is unavailable, a repeated event is processed again: its guests and experts get new messages, and its devices are dialled again",
             "set ledger.on_failure to wait if duplicates are worse than a pause",
         ),
     }
@@ -87,8 +87,8 @@ fn retention(loaded: &Loaded) -> Finding {
         return about.pass("ledger entries outlive the links");
     }
     about.warn(
-        "ledger entries expire while the links are still valid: an event that is delivered again later is processed again, \
-         its devices are called and its expert is notified again",
+        "ledger entries expire while the links are still valid: an event that is repeated later is processed again: its guests and \
+         experts get new messages, and its devices are dialled again",
         format!("set ledger.keep_max to at least {needed:?}"),
     )
 }
@@ -145,7 +145,7 @@ fn devices(loaded: &Loaded) -> Finding {
             "no devices are allowed; an event that names one becomes a dead letter (device-not-allowed)",
         )
     } else {
-        about.pass("events may dial these devices, which auto-answer")
+        about.pass("events may dial these devices, which answer by themselves")
     }
 }
 

@@ -81,7 +81,7 @@ const CONFLICTS: &[(&[&str], &str)] = &[
     (&["hosts.rate_limit_wait=3h"], "warn: hosts.rate_limit_wait = \"3h\", instant_connect.link"),
     (
         &["topology.queue_length_max=10"],
-        "warn: topology.queue_length_max = 10, amqp.prefetch = 32: if every in-flight",
+        "warn: topology.queue_length_max = 10, amqp.prefetch = 32: if all messages in progress",
     ),
     (&["ledger.kind=memory", "ledger.path="], "warn: ledger.kind = \"memory\": the ledger is lost"),
     (

@@ -35,7 +35,8 @@ struct HealthFinding {
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let Some(listen) = loaded.config.admin.listen else {
-        let problem = "admin.listen: the admin server is off, so no health is served; set it to an address such as 127.0.0.1:9464";
+        let problem =
+            "admin.listen is off, so there are no health checks; set it to an address such as 127.0.0.1:9464";
         return Err(CommandError::Usage(problem.to_owned()));
     };
     let (path, state) = if args.live { ("livez", "alive") } else { ("readyz", "ready") };

@@ -17,7 +17,7 @@ pub(super) struct Args {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum LogArg {
-    /// Debug logging, until `configured`
+    /// Debug logging, until `log configured`
     Debug,
     /// The level of `telemetry.log_level`
     Configured,

@@ -10,10 +10,10 @@ pub(super) async fn run(loaded: &Loaded, level: LogSwitch) -> Result<(), Command
         version = env!("CARGO_PKG_VERSION"),
         prefix = loaded.config.topology.prefix.as_str(),
         devices_allowed = !loaded.config.devices.allowed.is_empty(),
-        "starting"
+        "worker starting"
     );
     signals::log_level(level)?;
     worker::run(loaded, signals::shutdown()?).await?;
-    info!("stopped");
+    info!("worker stopped");
     Ok(())
 }

@@ -202,9 +202,13 @@ fn parse(settings: &Settings) -> Result<Config, ConfigError> {
     }
     serde_path_to_error::deserialize(serde_json::Value::Object(sections)).map_err(|error| {
         let path = error.path().to_string();
-        let key = path.split('[').next().unwrap_or_default();
+        let (key, entry) = path.split_once('[').unwrap_or((&path, ""));
         let invalid = decode::explain("", &error.inner().to_string()).to_string();
-        settings.error(key, invalid.strip_prefix("body: ").unwrap_or(&invalid))
+        let invalid = invalid.strip_prefix("body: ").unwrap_or(&invalid);
+        match entry.trim_end_matches(']').parse::<usize>() {
+            Ok(entry) => settings.error(key, format!("entry {}: {invalid}", entry + 1)),
+            Err(_) => settings.error(key, invalid),
+        }
     })
 }
 

@@ -132,9 +132,17 @@ impl Settings {
     }
 }
 
-/// `value` as errors may show it. A secret is often pasted into the wrong variable. Therefore values of path and URL settings
+/// The key whose entries are addresses of devices.
+const DEVICES: &str = "devices.allowed";
+
+/// `value` as errors may show it: of device addresses, only their number. A secret is often pasted into the wrong variable. Therefore values of path and URL settings
 /// are also hidden if they are no path or URL, or contain a user, a password or a query.
 fn shown(key: &str, value: &Value) -> String {
+    if let (DEVICES, Value::Array(items)) = (key, value)
+        && !items.is_empty()
+    {
+        return format!("[{} hidden]", items.len());
+    }
     let hidden = match value {
         Value::String(text) if text.is_empty() => false,
         Value::String(text) => {

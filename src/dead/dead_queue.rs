@@ -46,6 +46,11 @@ pub(crate) enum DeadError {
     /// Another `dead` command has locked the queue.
     #[error("{0}: queue is locked by another `dead` command; hint: retry when that command finishes")]
     Locked(String),
+    /// The user may not declare the queue's lock.
+    #[error(
+        "{0}: cannot lock the queue: access refused; hint: grant the user `configure` on {0}.lock, a queue that exists only while `dead` runs"
+    )]
+    LockRefused(String),
     /// The queue has a consumer.
     #[error("{0}: queue already has a consumer; hint: stop that consumer first")]
     HasConsumer(String),
@@ -197,6 +202,7 @@ async fn lock(connection: &Connection, queue: &str, limit: Duration) -> Result<(
     match locked {
         Ok(_) => Ok(()),
         Err(error) if error.reply_code() == Some(405) => Err(DeadError::Locked(queue.to_owned())),
+        Err(error) if error.reply_code() == Some(403) => Err(DeadError::LockRefused(queue.to_owned())),
         Err(error) => Err(error.into()),
     }
 }

@@ -28,7 +28,10 @@ async fn invalid_configuration_exits_2_and_names_key_value_and_expectation() {
         ("[retry]\ninitial = \"soon\"\n", vec!["retry.initial = \"soon\"", "expected a duration such as"]),
         ("[amqp]\nprefetsh = 1\n", vec!["amqp.prefetsh", "unknown key (did you mean amqp.prefetch?)"]),
         ("[hosts]\ndelivery = \"fax\"\n", vec!["hosts.delivery = \"fax\"", "expected webex or amqp"]),
-        ("[devices]\nallowed = [\"*\"]\n", vec!["devices.allowed = [\"*\"]", "expected device addresses"]),
+        (
+            "[devices]\nallowed = [\"*\"]\n",
+            vec!["devices.allowed = [1 hidden]: entry 1: expected device addresses"],
+        ),
         ("[amqp\n", vec!["line 1: invalid TOML"]),
     ] {
         std::fs::write(&file, text).unwrap();
@@ -313,7 +316,7 @@ async fn sigterm_stops_an_idle_worker_with_status_0() {
     let worker = rig.start(&[]).await;
     let output = std::sync::Arc::clone(&worker.output);
     worker.stop().await;
-    assert_eq!(output.records().last().unwrap()["message"], "stopped");
+    assert_eq!(output.records().last().unwrap()["message"], "worker stopped");
     assert_eq!(rig.amqp.depth(&rig.name("sessions")).await, Some((0, 0)));
 }
 

@@ -87,10 +87,10 @@ pub(super) struct LetterArgs {
     /// Only letters of this event
     #[arg(long, value_name = "ID")]
     pub(super) event: Option<String>,
-    /// Only letters that died longer ago than this, such as 30m or 2h
+    /// Only letters that were dead-lettered longer ago than this, such as 30m or 2h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) older_than: Option<Duration>,
-    /// Only letters that died within this time, such as 30m or 2h
+    /// Only letters that were dead-lettered within this time, such as 30m or 2h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) newer_than: Option<Duration>,
 }

@@ -33,7 +33,7 @@ pub(super) fn report_text(queue: &'static QueueDef, report: &ReplayReport, yes: 
     for (count, text) in [
         (report.resumed, "of them started by an interrupted replay"),
         (report.expired, "skipped because their sessions have ended"),
-        (report.newer, "skipped because they died after this command started"),
+        (report.newer, "skipped because they were dead-lettered after this command started"),
         (report.others, "skipped by the filter or unreadable"),
     ] {
         if count > 0 {

@@ -96,7 +96,7 @@ fn error_names_origin_key_value_and_expectation() {
         ),
         (
             ("ICW_DEVICES__ALLOWED", "*"),
-            "environment ICW_DEVICES__ALLOWED: devices.allowed = [\"*\"]: expected device addresses such as room-12@example.rooms.webex.com, or with a wildcard such as *@example.rooms.webex.com",
+            "environment ICW_DEVICES__ALLOWED: devices.allowed = [1 hidden]: entry 1: expected device addresses such as room-12@example.rooms.webex.com, or with a wildcard such as *@example.rooms.webex.com",
         ),
         (
             ("ICW_AMQP_URL", "x"),

@@ -45,14 +45,14 @@ impl BrokerFamilies {
             publishes: families.counters(
                 "publishes_total",
                 "Messages published (links, copies for delay queues, dead letters), by the broker's answer: confirmed; \
-                 returned (no queue is bound to the routing key); nacked (refused: is a queue full?); unknown (no answer \
+                 returned (no queue is bound to the routing key); nacked (refused by the broker; usually a queue is full); unknown (no answer \
                  before the connection failed, or within four times amqp.timeout). Unconfirmed messages are published again, or their \
                  deliveries are requeued.",
                 &[("result", Published::texts())],
             )?,
             confirms: families.histogram(
                 "confirm_duration_seconds",
-                "Time from publishing a message to the broker's answer.",
+                "Time from publishing a message to the broker's answer (ack, nack or return).",
                 LOCAL_BUCKETS,
             )?,
             blocked: families.gauge(

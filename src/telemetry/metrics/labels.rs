@@ -21,11 +21,11 @@ impl<T: VariantArray + Into<&'static str> + Copy> Label for T {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum QueueKind {
-    /// What the stage takes.
+    /// The work queue.
     Work,
-    /// All its hold queues.
+    /// All delay queues.
     Held,
-    /// Its dead letters.
+    /// The dead queue.
     Dead,
 }
 
@@ -33,19 +33,19 @@ pub enum QueueKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Called {
-    /// An answer that can be used.
+    /// A usable response.
     Ok,
-    /// No connection, no whole answer in time, 408, 423, 425, 5xx.
+    /// No connection, no complete response in time, 407, 408, 421, 423, 425, 5xx, or a 4xx of a proxy.
     Unavailable,
-    /// 429, or another answer with a Retry-After.
+    /// 429, or another response with a Retry-After.
     RateLimited,
     /// 401.
     Token,
-    /// Another 4xx: this request is refused for good.
+    /// Another 4xx: this request is refused permanently.
     Rejected,
-    /// An answer that can't be believed.
+    /// A malformed response.
     Malformed,
-    /// Nobody waited for the answer any more: `amqp.delivery_timeout`, or the end of the worker.
+    /// Cancelled by `amqp.delivery_timeout` or by the end of the worker.
     Abandoned,
 }
 
@@ -53,13 +53,13 @@ pub enum Called {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Published {
-    /// The broker has it, in a queue.
+    /// Confirmed: the message is in a queue.
     Confirmed,
     /// No queue is bound for it.
     Returned,
     /// The broker refused it.
     Nacked,
-    /// No confirm came: it may or may not have arrived.
+    /// No confirm: the message may have arrived.
     Unknown,
 }
 
@@ -70,13 +70,13 @@ pub const PUBLISH: &str = "publish";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Claimed {
-    /// Nothing was recorded: the stage acts.
+    /// Nothing is recorded: the stage acts.
     Miss,
-    /// It was done before; the recorded result is used.
+    /// Done before; the recorded result is used.
     Hit,
-    /// Another worker is at it.
+    /// Another worker is processing it.
     Busy,
-    /// The id was used before, with other content.
+    /// The id was used before with different content.
     Conflict,
     /// The ledger is down.
     Failed,

@@ -28,7 +28,7 @@ impl LedgerFamilies {
                 "ledger_claims_total",
                 "Ledger answers before an outside effect: miss (not processed before); hit (processed before: the \
                  recorded result is used again); busy (another worker is processing it); conflict (the id was used \
-                 before with another body); failed (ledger unavailable).",
+                 before with different content); failed (ledger unavailable).",
                 &[names(stages), ("result", Claimed::texts())],
             )?,
             writes: families.histogram(
@@ -38,7 +38,7 @@ impl LedgerFamilies {
             )?,
             failures: families.counter(
                 "ledger_write_failures_total",
-                "Notes and results that the ledger failed to write.",
+                "Failed ledger writes (notes and results), including repeated writes.",
             )?,
             entries: families.gauge(
                 "ledger_entries",

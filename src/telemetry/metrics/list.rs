@@ -10,8 +10,8 @@ use super::Metrics;
 #[must_use]
 pub fn list(metrics: &Metrics) -> String {
     let mut text = String::from(
-        "# Metrics\n\nServed on `/metrics`. Generated from the program by `make metrics`. Every series exists from the \
-         start, at zero.\n\n| name | type | labels | meaning |\n|---|---|---|---|\n",
+        "# Metrics\n\nThe worker serves these metrics on `/metrics`. `make metrics` generates this list from the program. Every series exists from the \
+         start, at zero (`build_info`: 1).\n\n| name | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for family in metrics.registry.gather() {
         let mut labels: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -28,9 +28,10 @@ impl UpstreamFamilies {
         Ok(Self {
             calls: families.histograms(
                 "upstream_call_duration_seconds",
-                "Time of each API call, by result: ok; unavailable (no connection, no complete answer in time, 5xx); \
-                 rate-limited (Retry-After or 429); token (401: our token is rejected); rejected (another 4xx); \
-                 malformed (unusable response); abandoned (caller gave up, or the session was over).",
+                "Time of each API call, by result: ok; unavailable (no connection, no complete response in time, 407, 408, \
+                 421, 423, 425, 5xx, or a 4xx of a proxy); rate-limited (Retry-After or 429); token (401: our token is refused); \
+                 rejected (another 4xx); malformed (unusable response); abandoned (amqp.delivery_timeout, shutdown, or the session \
+                 was over).",
                 CALL_BUCKETS,
                 &[upstream(), ("result", Called::texts())],
             )?,
@@ -52,7 +53,7 @@ impl UpstreamFamilies {
             )?,
             token_refused: families.gauges(
                 "token_refused",
-                "1 if the API rejected our token, or no token is available, as of the last call.",
+                "1 if the API refused our token, or its token file is unusable, as of the last call.",
                 &[upstream()],
             )?,
         })

@@ -75,7 +75,7 @@ impl DeliveryFamilies {
             events: families.counters(
                 "events_total",
                 "Deliveries by outcome (also in the log): done; try-again (delay queue, attempt counted if the failure is the event's own); wait (delay \
-                 queue, attempt not counted: for example, an API is down or rejects our token); early (not due yet: \
+                 queue, attempt not counted: for example, an API is down or refuses our token); early (not due yet: \
                  delay queue again); dead (dead queue); requeued (amqp.delivery_timeout exceeded, or the worker stopped \
                  or panicked); unfulfilled (requeued: outcome could not be carried out); lost (channel \
                  closed: the broker redelivers it).",
@@ -132,12 +132,12 @@ impl ConsumerFamilies {
             queued: families.gauges(
                 "queue_messages",
                 "Messages ready in the stage's work queue (work), delay queues (held) and dead queue (dead), read every \
-                 amqp.watch_interval. Absent while disconnected, and if the broker denies reading it.",
+                 amqp.watch_interval. Absent after a failed connection attempt until the next read, and if the broker denies reading it.",
                 &[stage(), ("queue", QueueKind::texts())],
             )?,
             consuming: families.gauges(
                 "consuming",
-                "1 if the broker delivers to this stage; 0 while disconnected, between the breaker's probes, and for a \
+                "1 if this stage is subscribed to its queue; 0 while disconnected, between the breaker's probes, and for a \
                  stage that does not run in this worker.",
                 &[stage()],
             )?,
@@ -174,7 +174,7 @@ impl DelayFamilies {
             returns: families.counters(
                 "returns_total",
                 "Deliveries that returned from a delay queue, by its delay in milliseconds. Each counts once, regardless \
-                 of the worker that delayed it. In the long run equal to holds_total, unless the broker keeps some.",
+                 of the worker that delayed it. In the long run equal to holds_total, unless messages stay in a delay queue.",
                 &[stage(), ("rung", [&labels[..], &[OTHER_RUNG]].concat())],
             )?,
             rungs: rungs.to_vec(),
