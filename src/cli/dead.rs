@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{CommandError, progress::Line, say, say_json};
 use crate::{
     broker::{connection::close, topology::Topology},
+    clock::Clock,
     config::Loaded,
     contract::{private::has_phone_number, stage::QueueDef},
     dead::{
@@ -146,7 +147,8 @@ struct DeadTool<'a> {
 
 impl DeadTool<'_> {
     async fn open(&self, queue: &'static QueueDef) -> Result<DeadQueue<'_>, DeadError> {
-        DeadQueue::open(self.connection, self.topology, queue, self.loaded.config.amqp.timeout.get()).await
+        let limit = self.loaded.config.amqp.timeout.get();
+        DeadQueue::open(self.connection, self.topology, queue, limit, Clock::system()).await
     }
 
     fn link_lifetime(&self) -> Duration {

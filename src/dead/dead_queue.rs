@@ -20,6 +20,7 @@ use crate::{
         properties::short,
         topology::{Topology, TopologyError},
     },
+    clock::Clock,
     contract::stage::QueueDef,
 };
 
@@ -82,6 +83,7 @@ pub(crate) struct DeadQueue<'a> {
     pub(super) connection: &'a Connection,
     pub(super) topology: &'a Topology,
     pub(super) limit: Duration,
+    pub(super) clock: Clock,
     /// The work queue that the letters came from.
     pub work: &'static QueueDef,
     /// The name of the dead queue.
@@ -103,6 +105,7 @@ impl<'a> DeadQueue<'a> {
         topology: &'a Topology,
         work: &'static QueueDef,
         limit: Duration,
+        clock: Clock,
     ) -> Result<Self, DeadError> {
         let queue = Topology::dead_queue(&topology.queue(work));
         topology.verify(connection, &queue, true, limit).await?;
@@ -119,7 +122,7 @@ impl<'a> DeadQueue<'a> {
             return Err(error.into());
         }
         let mut dead_queue =
-            Self { connection, topology, limit, work, queue, letters: 0, staged: 0, limit_known };
+            Self { connection, topology, limit, clock, work, queue, letters: 0, staged: 0, limit_known };
         dead_queue.letters = dead_queue.wait_for_sole_access(&dead_queue.queue).await?;
         dead_queue.staged = match dead_queue.wait_for_sole_access(&staging).await {
             Err(DeadError::Topology(TopologyError::Mismatch(_))) => 0,

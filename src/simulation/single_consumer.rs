@@ -22,7 +22,7 @@ use crate::{
     broker::{
         consumer::{Consumer, ConsumerLimits, ConsumerParts},
         publisher::Publisher,
-        settle::Settler,
+        settle::{Settler, SettlerParts},
         tries::Tries,
     },
     contract::stage::StageDef,
@@ -90,15 +90,16 @@ impl<S: Stage> SingleConsumer<S> {
         world.lock().broker = SimulatedQueues::new(table, &plan.delays);
         let topology = worker::topology_of(table, &plan.delays);
         let queue = topology.queue(S::DEF.queue);
-        let settler = Settler::new(
+        let settler = Settler::new(SettlerParts {
             publisher,
-            Tracer::default(),
-            &topology,
-            queue.clone(),
-            limits.timeout,
-            worker::policy(&rules),
-            metrics.clone(),
-        );
+            tracer: Tracer::default(),
+            topology,
+            queue: queue.clone(),
+            limit: limits.timeout,
+            retry: worker::policy(&rules),
+            clock: rules.clock.clone(),
+            metrics: metrics.clone(),
+        });
         let stage = stage(world.clone());
         let tries = Tries::new(store::ledger(life.clone()));
         let seen = StageState::default();

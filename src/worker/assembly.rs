@@ -14,7 +14,7 @@ use crate::{
         connection::Connector,
         consumer::{Consumer, ConsumerParts},
         publisher::Publisher,
-        settle::Settler,
+        settle::{Settler, SettlerParts},
         topology::{Topology, TopologyError},
         tries::Tries,
     },
@@ -112,15 +112,16 @@ impl Parts<'_> {
     fn consumer<S: Stage>(&self, stage: S) -> Box<dyn StageRunner> {
         let config = &self.loaded.config;
         let queue = self.topology.queue(S::DEF.queue);
-        let settler = Settler::new(
-            self.publisher.clone(),
-            self.tracer.clone(),
-            self.topology,
-            queue.clone(),
-            config.amqp.timeout.get(),
-            config.retry.clone(),
-            self.metrics.stage(S::DEF),
-        );
+        let settler = Settler::new(SettlerParts {
+            publisher: self.publisher.clone(),
+            tracer: self.tracer.clone(),
+            topology: self.topology.clone(),
+            queue: queue.clone(),
+            limit: config.amqp.timeout.get(),
+            retry: config.retry.clone(),
+            clock: self.ledger.clock().clone(),
+            metrics: self.metrics.stage(S::DEF),
+        });
         Box::new(Arc::new(Consumer::new(ConsumerParts {
             stage,
             queue,
