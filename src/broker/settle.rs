@@ -24,9 +24,9 @@ use uuid::Uuid;
 
 use super::{
     connection::BrokerError,
+    port::Receipt,
     properties::{self, RetryHeaders},
     publisher::{Publication, PublishError, Publisher},
-    source::Receipt,
     topology::Topology,
 };
 use crate::{

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use super::{CommandError, progress::Line, say, say_json};
 use crate::{
-    broker::{connection::close, topology::Topology},
+    broker::{
+        connection::{Connected, close},
+        topology::Topology,
+    },
     clock::Clock,
     config::Loaded,
     contract::{private::has_phone_number, stage::QueueDef},
@@ -141,7 +144,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
 
 struct DeadTool<'a> {
     loaded: &'a Loaded,
-    connection: &'a lapin::Connection,
+    connection: &'a Connected,
     topology: &'a Topology,
 }
 

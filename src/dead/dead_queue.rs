@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream::SelectAll};
 use lapin::{
-    Acker, Channel, Connection, Consumer,
+    Acker, Channel, Consumer,
     message::Delivery,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, QueueDeclareOptions,
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::DeadLetter;
 use crate::{
     broker::{
-        connection::{BrokerError, within},
+        connection::{BrokerError, Connected, within},
         properties::short,
         topology::{Topology, TopologyError},
     },
@@ -80,7 +80,7 @@ pub(crate) enum DeadError {
 
 /// An open dead queue. When its connection closes for any reason, the broker requeues all unacknowledged letters.
 pub(crate) struct DeadQueue<'a> {
-    pub(super) connection: &'a Connection,
+    pub(super) connection: &'a Connected,
     pub(super) topology: &'a Topology,
     pub(super) limit: Duration,
     pub(super) clock: Clock,
@@ -101,7 +101,7 @@ impl<'a> DeadQueue<'a> {
     /// # Errors
     /// [`DeadError`].
     pub(crate) async fn open(
-        connection: &'a Connection,
+        connection: &'a Connected,
         topology: &'a Topology,
         work: &'static QueueDef,
         limit: Duration,
@@ -186,7 +186,7 @@ impl<'a> DeadQueue<'a> {
 }
 
 /// Locks `queue` by an exclusive queue, which no other connection can declare and which ends with this one.
-async fn lock(connection: &Connection, queue: &str, limit: Duration) -> Result<(), DeadError> {
+async fn lock(connection: &Connected, queue: &str, limit: Duration) -> Result<(), DeadError> {
     let channel = within("open channel", limit, connection, connection.create_channel()).await?;
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let name = format!("{queue}.lock");
@@ -325,7 +325,7 @@ impl Reader<'_> {
 
     async fn is_empty(&self) -> Result<bool, DeadError> {
         let DeadQueue { connection, topology, limit, .. } = self.dead_queue;
-        Ok(topology.verify(connection, &self.queue, true, *limit).await?.ready == 0)
+        Ok(topology.verify(*connection, &self.queue, true, *limit).await?.ready == 0)
     }
 
     /// Adds a consumer. The prefetch limits the unacknowledged letters of each consumer, and unchanged letters stay

@@ -83,7 +83,7 @@ impl<S: Stage> SingleConsumer<S> {
         let checker = Checker::new(Vec::new(), rules.clone());
         let world = World::new(plan.clone(), random, checker, String::new(), false);
         let life = world.begin_life();
-        let (publisher, jobs) = Publisher::simulated();
+        let (publisher, jobs) = Publisher::queue();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
         let all_metrics = Metrics::new(table, &plan.delays).unwrap();
         let metrics = all_metrics.stage(S::DEF);

@@ -72,7 +72,7 @@ impl Worker {
         };
         let deduplicator =
             |stage| Deduplicator::new(ledger.clone(), OnFailure::Wait, keep, metrics.ledger(stage));
-        let (publisher, jobs) = Publisher::simulated();
+        let (publisher, jobs) = Publisher::queue();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
         let settler = |queue: &str, stage| {
             Settler::new(SettlerParts {

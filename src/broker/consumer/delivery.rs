@@ -21,9 +21,9 @@ use crate::{
     broker::{
         delivery_log::DeliveryLog,
         headers::Taken,
+        port::{Delivery, Receipt},
         properties,
         settle::{DeliveryContext, Settlement},
-        source::{Delivery, Receipt},
     },
     contract::{identity::Identity, message::Message, private::loggable_id, time::WireTime},
     fault,

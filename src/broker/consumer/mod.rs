@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    budget::Budget, connection::BrokerError, settle::Settler, source::Source, tries::Tries, working::Working,
+    budget::Budget, connection::BrokerError, port::Source, settle::Settler, tries::Tries, working::Working,
 };
 use crate::{
     breaker::{self, Breaker},

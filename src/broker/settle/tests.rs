@@ -48,7 +48,7 @@ struct Rig {
 impl Rig {
     /// The broker replies with `answers` to the first messages and confirms the others.
     async fn new(limit: Duration, answers: Vec<FakeAnswer>) -> Self {
-        let (handle, jobs) = Publisher::simulated();
+        let (handle, jobs) = Publisher::queue();
         let metrics = Metrics::new(stages::ALL, &DELAYS).unwrap();
         let settler = settler(handle, limit, metrics.stage(&stages::LINK));
         let published = Arc::default();
@@ -341,7 +341,7 @@ async fn settling_ends_at_once_without_publisher_time_or_channel() {
     let links = || Outcome::Done(vec![link(Channel::Sms)].into());
     let begun = Instant::now();
     let mut ended = Rig::new(LONG, Vec::new()).await;
-    ended.settler.publisher = Publisher::simulated().0;
+    ended.settler.publisher = Publisher::queue().0;
     let settlement = ended.settle(LONG, links()).await;
     assert_eq!(settlement, Settlement::of(Settled::Unfulfilled, PublishError::Ended.to_string()));
 
