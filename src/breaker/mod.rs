@@ -32,6 +32,7 @@ use history::BreakerHistory;
 use signal::Signal;
 
 use crate::{
+    clock::Clock,
     outcome::{Cause, Outcome},
     retry,
     state::BreakerState,
@@ -67,6 +68,7 @@ pub(crate) struct Breaker {
     policy: BreakerPolicy,
     state: BreakerState,
     metrics: BreakerMetrics,
+    clock: Clock,
     inner: Mutex<BreakerHistory>,
     /// Time of the next probe; `None` while closed.
     probe_at: watch::Sender<Option<Instant>>,
@@ -94,12 +96,14 @@ impl Breaker {
         policy: BreakerPolicy,
         shown: BreakerState,
         metrics: BreakerMetrics,
+        clock: Clock,
     ) -> Self {
         Self {
             stage,
             policy,
             state: shown,
             metrics,
+            clock,
             inner: Mutex::default(),
             probe_at: watch::Sender::new(None),
         }

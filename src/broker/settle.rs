@@ -24,14 +24,14 @@ use uuid::Uuid;
 
 use super::{
     connection::BrokerError,
+    port::Receipt,
     properties::{self, RetryHeaders},
     publisher::{Publication, PublishError, Publisher},
-    source::Receipt,
     topology::Topology,
 };
 use crate::{
     breaker::{BreakerVerdict, Postponed},
-    clock,
+    clock::Clock,
     contract::{message::Message, outgoing::Outgoing, private::loggable_id, trace::TraceContext},
     fault,
     outcome::{Batch, Cause, Class, Death, Failure, Outcome, Settled, Then},
@@ -64,6 +64,21 @@ pub struct DeliveryContext {
     pub deadline: Timestamp,
 }
 
+/// Everything that a [`Settler`] is made of.
+#[derive(Debug)]
+pub struct SettlerParts {
+    pub publisher: Publisher,
+    pub tracer: Tracer,
+    pub topology: Topology,
+    /// The queue of the deliveries.
+    pub queue: String,
+    /// Time limit for each reply of the broker.
+    pub limit: Duration,
+    pub retry: RetryPolicy,
+    pub clock: Clock,
+    pub metrics: StageMetrics,
+}
+
 /// Settles the deliveries of one queue.
 #[derive(Clone, Debug)]
 pub struct Settler {
@@ -73,6 +88,7 @@ pub struct Settler {
     topology: Topology,
     limit: Duration,
     retry: RetryPolicy,
+    clock: Clock,
     metrics: StageMetrics,
     redeclared: watch::Receiver<u64>,
 }
@@ -95,19 +111,16 @@ impl Settlement {
 }
 
 impl Settler {
-    /// Creates a settler for deliveries of `queue`, which are retried as `retry` says.
     #[must_use]
-    pub fn new(
-        publisher: Publisher,
-        tracer: Tracer,
-        topology: &Topology,
-        queue: String,
-        limit: Duration,
-        retry: RetryPolicy,
-        metrics: StageMetrics,
-    ) -> Self {
-        let (topology, redeclared) = (topology.clone(), topology.redeclared());
-        Self { publisher, tracer, queue, topology, limit, retry, metrics, redeclared }
+    pub fn new(parts: SettlerParts) -> Self {
+        let SettlerParts { publisher, tracer, topology, queue, limit, retry, clock, metrics } = parts;
+        let redeclared = topology.redeclared();
+        Self { publisher, tracer, queue, topology, limit, retry, clock, metrics, redeclared }
+    }
+
+    /// The clock by which events expire.
+    pub(super) const fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The shortest delay of a delay queue.
@@ -141,7 +154,7 @@ impl Settler {
         outcome: Outcome,
         verdict: BreakerVerdict,
     ) -> Settlement {
-        let now = clock::now();
+        let now = self.clock.now();
         match outcome {
             // Nothing is published now, so nothing is measured.
             Outcome::DoneBefore(batch) if batch.outgoing.is_empty() => {
@@ -196,7 +209,8 @@ impl Settler {
             for outgoing in &outgoing {
                 self.metrics.published(outgoing.route);
             }
-            self.metrics.delivered(context.happened_at);
+            let took = self.clock.now().duration_since(context.happened_at);
+            self.metrics.delivered(Duration::try_from(took).unwrap_or_default());
             let ack = self.ack(context, Settlement::of(Settled::Done, None));
             // The record starts before the ack, and the ack does not wait for it: the broker does not redeliver an
             // acknowledged message.
@@ -280,7 +294,8 @@ impl Settler {
         postponed: Postponed,
     ) -> Settlement {
         let failure = Failure { cause: Cause::Busy, reason: reason.to_owned(), retry_after: None };
-        self.try_again(context, message, &failure, BreakerVerdict::Postponed(postponed), clock::now()).await
+        self.try_again(context, message, &failure, BreakerVerdict::Postponed(postponed), self.clock.now())
+            .await
     }
 
     /// Delays a message that came back before its time; no attempt counts. The next longer delay queue would have
@@ -291,7 +306,7 @@ impl Settler {
         message: &Message,
         at: Timestamp,
     ) -> Settlement {
-        let Some(delay) = retry::delay_for(self.topology.delays(), clock::now(), at, at) else {
+        let Some(delay) = retry::delay_for(self.topology.delays(), self.clock.now(), at, at) else {
             return self.unfulfilled(context, "no delay queue is configured".to_owned()).await;
         };
         let settlement = Settlement::of(Settled::Early, None);
@@ -328,7 +343,7 @@ impl Settler {
 
     async fn dead(&self, context: &DeliveryContext, message: &Message, death: &Death) -> Settlement {
         let properties = |_: &str, trace: &TraceContext| {
-            properties::dead(&context.properties, message, death, trace, clock::now())
+            properties::dead(&context.properties, message, death, trace, self.clock.now())
         };
         let letter = self.copy(context, Topology::dead_queue(&self.queue), properties, &message.body);
         match self.publish(context, vec![letter], |_| ()).await {

@@ -4,13 +4,12 @@
 
 use std::time::Duration;
 
-use lapin::{Channel, Connection, options::QueueDeclareOptions, types::FieldTable};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{
-    connection::{BrokerError, Connector, within},
-    properties::short,
+    connection::{BrokerError, within},
+    port::{BrokerChannel, BrokerConnection},
     topology::{Depth, Topology},
 };
 use crate::{
@@ -71,9 +70,9 @@ impl WatchedQueue {
 
 /// Watches the queues of one stage.
 #[derive(Debug)]
-pub struct Watchdog<'a> {
-    connection: &'a Connection,
-    channel: Option<Channel>,
+pub struct Watchdog<'a, C: BrokerConnection> {
+    connection: &'a C,
+    channel: Option<C::Channel>,
     queue: &'a str,
     queues: Vec<WatchedQueue>,
     state: &'a StageState,
@@ -92,11 +91,11 @@ struct QueueState {
     no_consumer: bool,
 }
 
-impl<'a> Watchdog<'a> {
+impl<'a, C: BrokerConnection> Watchdog<'a, C> {
     /// Watches the consumer of `queue` on `connection`, whose metrics are `metrics`.
     #[must_use]
     pub fn new(
-        connection: &'a Connection,
+        connection: &'a C,
         topology: &Topology,
         queue: &'a str,
         state: &'a StageState,
@@ -113,11 +112,11 @@ impl<'a> Watchdog<'a> {
         Self { connection, channel: None, queue, queues, state, metrics, limit, denied: false }
     }
 
-    /// Checks at the interval of `connector`, until the consumer has stalled or the broker does not reply.
-    pub async fn watch(mut self, connector: &Connector) -> BrokerError {
+    /// Checks at this interval, until the consumer has stalled or the broker does not reply.
+    pub async fn watch(mut self, interval: Duration) -> BrokerError {
         let (mut stalled, mut unanswered, mut taken) = (0, 0, self.state.taken());
         loop {
-            sleep(connector.watch_interval).await;
+            sleep(interval).await;
             let QueueState { ready, no_consumer } = match self.check().await {
                 Ok(work) => work,
                 // A cluster that lost a node may reply slowly for one queue, and still serve the others.
@@ -199,20 +198,18 @@ fn sums(queues: &[WatchedQueue]) -> [Option<u64>; 3] {
 }
 
 /// Reads the counts of the queue `name` on `channel` or a new channel; returns the channel too.
-async fn depth(
-    connection: &Connection,
-    channel: Option<Channel>,
+async fn depth<C: BrokerConnection>(
+    connection: &C,
+    channel: Option<C::Channel>,
     name: &str,
     limit: Duration,
-) -> Result<(Depth, Channel), BrokerError> {
+) -> Result<(Depth, C::Channel), BrokerError> {
     let channel = match channel {
         Some(channel) => channel,
-        None => within("open channel", limit, connection, connection.create_channel()).await?,
+        None => within("open channel", limit, connection, connection.open_channel()).await?,
     };
-    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let declare = channel.queue_declare(short(name), options, FieldTable::default());
-    let queue = within("read queue length", limit, &channel, declare).await?;
-    Ok((Depth { ready: queue.message_count(), consumers: queue.consumer_count() }, channel))
+    let depth = within("read queue length", limit, &channel, channel.declare_queue(name, &[], true)).await?;
+    Ok((depth, channel))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::world::{Life, World, WorldState};
 use crate::{
     broker::{
         connection::BrokerError,
-        source::{Deliveries, Delivery, Receipt, Settle, Subscribe, Subscription},
+        port::{Deliveries, Delivery, Peer, Receipt, Settle, Subscribe, Subscription},
     },
     contract::{
         header,
@@ -400,11 +400,13 @@ impl SimulatedConnection {
     }
 }
 
-impl Subscribe for SimulatedConnection {
-    fn connected(&self) -> bool {
-        !self.0.is_gone()
+impl Peer for SimulatedConnection {
+    fn is_gone(&self) -> bool {
+        self.0.is_gone()
     }
+}
 
+impl Subscribe for SimulatedConnection {
     fn subscribe<'a>(
         &'a self,
         queue: &'a str,

@@ -62,11 +62,7 @@ use self::{
     plan::WorldPlan,
     world::World,
 };
-use crate::{
-    clock::{self, Clock},
-    ledger::Ledger,
-    telemetry::metrics::Metrics,
-};
+use crate::{clock::Clock, ledger::Ledger, telemetry::metrics::Metrics};
 
 /// Longest time to finish once all faults are over.
 const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
@@ -158,8 +154,6 @@ async fn live(
     metrics: Option<Metrics>,
 ) -> Result<SimulatedHistory, BrokenRule> {
     let begin: Timestamp = "2026-11-21T12:00:00.25Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
-    // Modules that are not given a clock yet see the same time.
-    let _simulated = clock::simulated::begin(begin);
     let clock = time::clock_at(begin);
     let mut random = Rng::with_seed(seed);
     let mut plan = WorldPlan::new(&mut random);

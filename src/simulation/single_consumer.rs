@@ -22,7 +22,7 @@ use crate::{
     broker::{
         consumer::{Consumer, ConsumerLimits, ConsumerParts},
         publisher::Publisher,
-        settle::Settler,
+        settle::{Settler, SettlerParts},
         tries::Tries,
     },
     contract::stage::StageDef,
@@ -83,22 +83,23 @@ impl<S: Stage> SingleConsumer<S> {
         let checker = Checker::new(Vec::new(), rules.clone());
         let world = World::new(plan.clone(), random, checker, String::new(), false);
         let life = world.begin_life();
-        let (publisher, jobs) = Publisher::simulated();
+        let (publisher, jobs) = Publisher::queue();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
         let all_metrics = Metrics::new(table, &plan.delays).unwrap();
         let metrics = all_metrics.stage(S::DEF);
         world.lock().broker = SimulatedQueues::new(table, &plan.delays);
         let topology = worker::topology_of(table, &plan.delays);
         let queue = topology.queue(S::DEF.queue);
-        let settler = Settler::new(
+        let settler = Settler::new(SettlerParts {
             publisher,
-            Tracer::default(),
-            &topology,
-            queue.clone(),
-            limits.timeout,
-            worker::policy(&rules),
-            metrics.clone(),
-        );
+            tracer: Tracer::default(),
+            topology,
+            queue: queue.clone(),
+            limit: limits.timeout,
+            retry: worker::policy(&rules),
+            clock: rules.clock.clone(),
+            metrics: metrics.clone(),
+        });
         let stage = stage(world.clone());
         let tries = Tries::new(store::ledger(life.clone()));
         let seen = StageState::default();

@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 use super::{single_consumer::SingleConsumer, worker};
 use crate::{
-    clock,
     contract::{
         identity::Identity,
         message::Message,
@@ -88,7 +87,6 @@ impl Stage for ToyStage {
 #[tokio::test(start_paused = true)]
 async fn third_stage_runs_from_its_entry_in_the_table() {
     let begin: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
-    let _clock = clock::simulated::begin(begin);
     let stage = ToyStage {
         attempts: AtomicU32::new(0),
         deadline: WireTime::floor(begin + SignedDuration::from_hours(1)),

@@ -25,7 +25,7 @@ use crate::{
     broker::{
         consumer::{Consumer, ConsumerLimits, ConsumerParts},
         publisher::Publisher,
-        settle::Settler,
+        settle::{Settler, SettlerParts},
         topology::{Topology, TopologyConfig},
         tries::Tries,
     },
@@ -72,14 +72,19 @@ impl Worker {
         };
         let deduplicator =
             |stage| Deduplicator::new(ledger.clone(), OnFailure::Wait, keep, metrics.ledger(stage));
-        let (publisher, jobs) = Publisher::simulated();
+        let (publisher, jobs) = Publisher::queue();
         let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
         let settler = |queue: &str, stage| {
-            let topology = topology(plan);
-            let limit = Duration::from_secs(30);
-            let (metrics, tracer) = (metrics.stage(stage), Tracer::default());
-            let (publisher, queue) = (publisher.clone(), queue.to_owned());
-            Settler::new(publisher, tracer, &topology, queue, limit, policy(rules), metrics)
+            Settler::new(SettlerParts {
+                publisher: publisher.clone(),
+                tracer: Tracer::default(),
+                topology: topology(plan),
+                queue: queue.to_owned(),
+                limit: Duration::from_secs(30),
+                retry: policy(rules),
+                clock: rules.clock.clone(),
+                metrics: metrics.stage(stage),
+            })
         };
         let tries = Tries::new(ledger.clone());
         let stop = CancellationToken::new();

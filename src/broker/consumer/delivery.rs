@@ -21,11 +21,10 @@ use crate::{
     broker::{
         delivery_log::DeliveryLog,
         headers::Taken,
+        port::{Delivery, Receipt},
         properties,
         settle::{DeliveryContext, Settlement},
-        source::{Delivery, Receipt},
     },
-    clock,
     contract::{identity::Identity, message::Message, private::loggable_id, time::WireTime},
     fault,
     outcome::{Class, Death, Outcome, Settled},
@@ -114,7 +113,7 @@ impl<S: Stage> Consumer<S> {
         // The first death of a replayed letter counted as late.
         let happened_at = (message.replayed_at().or(occurred_at))
             .or_else(|| message.first_failed_at())
-            .unwrap_or_else(clock::now);
+            .unwrap_or_else(|| self.clock().now());
         let deadline = Timestamp::MAX;
         let context =
             DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at, deadline };
@@ -177,7 +176,7 @@ impl<S: Stage> Consumer<S> {
         }
         let event = EventKey::of(&effect);
         let worked = self.working.begin(event);
-        match job.and_then(in_time) {
+        match job.and_then(|job| in_time(job, self.clock().now())) {
             Ok(job) => {
                 let context = DeliveryContext { deadline: job.deadline.timestamp(), ..context };
                 match self.must_wait(event, job.deadline, worked.is_some()) {
@@ -213,7 +212,8 @@ impl<S: Stage> Consumer<S> {
     /// leaves time for a last attempt.
     pub(super) fn waits(&self, event: EventKey, deadline: WireTime) -> Option<Postponed> {
         let postponed = self.breaker.waits(event)?;
-        let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
+        let left =
+            Duration::try_from(deadline.timestamp().duration_since(self.clock().now())).unwrap_or_default();
         (postponed.wait < left).then_some(postponed)
     }
 
@@ -250,7 +250,7 @@ impl<S: Stage> Consumer<S> {
     /// The time of the next attempt, if it is too far ahead to wait for it here.
     async fn not_due_until(&self, message: &Message) -> Option<Timestamp> {
         let at = message.not_before()?;
-        let wait = Duration::try_from(at.duration_since(clock::now())).unwrap_or_default();
+        let wait = Duration::try_from(at.duration_since(self.clock().now())).unwrap_or_default();
         // Longer than any delay we set: clock skew, or another producer wrote the header.
         if wait > self.settler.longest_wait() {
             return None;
@@ -272,10 +272,6 @@ impl<S: Stage> Consumer<S> {
 }
 
 /// The job, if its session has not ended since its message was read.
-fn in_time<J>(job: AcceptedJob<J>) -> Result<AcceptedJob<J>, Death> {
-    if job.deadline.timestamp() > clock::now() {
-        Ok(job)
-    } else {
-        Err(Death::new(Class::Expired, SESSION_OVER))
-    }
+fn in_time<J>(job: AcceptedJob<J>, now: Timestamp) -> Result<AcceptedJob<J>, Death> {
+    if job.deadline.timestamp() > now { Ok(job) } else { Err(Death::new(Class::Expired, SESSION_OVER)) }
 }

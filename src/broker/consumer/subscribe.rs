@@ -15,8 +15,8 @@ use crate::{
     broker::{
         connection::BrokerError,
         headers::Taken,
+        port::{Delivery, Source, Subscription},
         properties,
-        source::{Delivery, Source, Subscription},
     },
     stages::{self, Read, Stage},
 };
@@ -245,7 +245,7 @@ impl<S: Stage> Consumer<S> {
                 () = self.stopped() => return Ok(()),
                 () = sleep_until(at.min(Instant::now() + HEALTH)) => {}
             }
-            if !source.connected() {
+            if source.is_gone() {
                 return Err(BrokerError::Ended("the connection was closed".to_owned()));
             }
         }

@@ -48,7 +48,7 @@ struct Rig {
 impl Rig {
     /// The broker replies with `answers` to the first messages and confirms the others.
     async fn new(limit: Duration, answers: Vec<FakeAnswer>) -> Self {
-        let (handle, jobs) = Publisher::simulated();
+        let (handle, jobs) = Publisher::queue();
         let metrics = Metrics::new(stages::ALL, &DELAYS).unwrap();
         let settler = settler(handle, limit, metrics.stage(&stages::LINK));
         let published = Arc::default();
@@ -74,7 +74,7 @@ impl Rig {
             event_id: "event".to_owned(),
             trace: TraceContext::of(&BTreeMap::new()),
             keep_until: Instant::now() + keep,
-            happened_at: clock::now(),
+            happened_at: Timestamp::now(),
             deadline: deadline().timestamp(),
         };
         self.settler.settle(&context, &Message::default(), outcome, verdict).await
@@ -115,7 +115,6 @@ fn topology(declare: &str) -> Topology {
 }
 
 fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Settler {
-    let topology = topology("off");
     let retry = RetryPolicy {
         initial: Duration::from_secs(1),
         max: LONG,
@@ -125,11 +124,20 @@ fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Sett
         total: LONG,
         delays: DELAYS.to_vec().try_into().unwrap(),
     };
-    Settler::new(publisher, Tracer::default(), &topology, "sim.sessions".to_owned(), limit, retry, metrics)
+    Settler::new(SettlerParts {
+        publisher,
+        tracer: Tracer::default(),
+        topology: topology("off"),
+        queue: "sim.sessions".to_owned(),
+        limit,
+        retry,
+        clock: Clock::system(),
+        metrics,
+    })
 }
 
 fn deadline() -> WireTime {
-    WireTime::floor(clock::now() + LONG)
+    WireTime::floor(Timestamp::now() + LONG)
 }
 
 fn link(channel: Channel) -> Outgoing {
@@ -233,7 +241,7 @@ async fn links_confirmed_before_the_work_is_dropped_are_recorded_once() {
 async fn links_confirmed_before_the_session_ends_are_recorded() {
     let rig = Rig::new(LONG, vec![Says(Ok(())), Nothing]).await;
     let mut links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
-    links[1].deadline = WireTime::floor(clock::now() + Duration::from_secs(20));
+    links[1].deadline = WireTime::floor(Timestamp::now() + Duration::from_secs(20));
     let (id, ledger) = (links[0].message_id, RecordingLedger::default());
     let settlement = rig.settle(LONG, Outcome::Done(Batch::followed_by(links, ledger.clone()))).await;
     assert_eq!(settlement.settled, Settled::Dead(Class::Expired));
@@ -321,7 +329,7 @@ async fn publish_without_time_left_awaits_its_confirm_and_is_not_retried() {
 #[tokio::test(start_paused = true)]
 async fn expired_links_are_not_published() {
     let rig = Rig::new(LONG, Vec::new()).await;
-    let ended = Outgoing { deadline: WireTime::floor(clock::now()), ..link(Channel::Sms) };
+    let ended = Outgoing { deadline: WireTime::floor(Timestamp::now()), ..link(Channel::Sms) };
     let settlement = rig.settle(LONG, Outcome::DoneBefore(vec![link(Channel::Sms), ended].into())).await;
     let reason = "the session ended before its messages could be published".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Expired), reason));
@@ -333,7 +341,7 @@ async fn settling_ends_at_once_without_publisher_time_or_channel() {
     let links = || Outcome::Done(vec![link(Channel::Sms)].into());
     let begun = Instant::now();
     let mut ended = Rig::new(LONG, Vec::new()).await;
-    ended.settler.publisher = Publisher::simulated().0;
+    ended.settler.publisher = Publisher::queue().0;
     let settlement = ended.settle(LONG, links()).await;
     assert_eq!(settlement, Settlement::of(Settled::Unfulfilled, PublishError::Ended.to_string()));
 

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use lapin::Connection;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -23,7 +22,10 @@ pub use declare::Depth;
 pub(crate) use declare::{declare_exchange, declare_queue, inequivalent};
 pub use plan::{Argument, Binding, Exchange, Queue, TopologyPlan};
 
-use super::connection::{BrokerError, Reason};
+use super::{
+    connection::{BrokerError, Reason},
+    port::BrokerConnection,
+};
 use crate::{
     contract::stage::{QueueDef, StageDef},
     masking::masked,
@@ -155,7 +157,11 @@ impl Topology {
     ///
     /// # Errors
     /// [`TopologyError`], which names the exchange or queue and the argument.
-    pub async fn ensure(&self, connection: &Connection, limit: Duration) -> Result<(), TopologyError> {
+    pub async fn ensure(
+        &self,
+        connection: &impl BrokerConnection,
+        limit: Duration,
+    ) -> Result<(), TopologyError> {
         let passive = match self.declare {
             Declare::Off => return Ok(()),
             Declare::Create => false,
