@@ -127,7 +127,10 @@ impl Breaker {
         let mut inner = self.inner();
         if self.is_due() && inner.cause != Some(Cause::Token) && !std::mem::replace(&mut inner.hidden, true) {
             self.state.set_open(false);
-            info!(stage = self.stage, "breaker half-open: no message waits; the next message probes the API");
+            info!(
+                stage = self.stage,
+                "breaker shown as closed: no message waited for 15 minutes; the next message probes the API"
+            );
         }
     }
 
@@ -222,6 +225,10 @@ impl Breaker {
         let since = *inner.failing_since.get_or_insert_with(Instant::now);
         if inner.failing.len() < enough {
             inner.failing.insert(event);
+        }
+        if self.is_due() {
+            // The probe failed for another reason. If the API still refuses the token, the next call that reaches it says so.
+            self.state.set_token_refused(false);
         }
         // If a probe was due, this failure was the probe, and the next one must wait.
         if inner.failing.len() >= enough || inner.hidden || (self.is_due() && !inner.opened_by_few) {

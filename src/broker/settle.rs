@@ -32,7 +32,12 @@ use super::{
 use crate::{
     breaker::{BreakerVerdict, Postponed},
     clock::Clock,
-    contract::{message::Message, outgoing::Outgoing, private::loggable_id, trace::TraceContext},
+    contract::{
+        message::Message,
+        outgoing::{Outgoing, Route},
+        private::loggable_id,
+        trace::TraceContext,
+    },
     fault,
     outcome::{Batch, Cause, Class, Death, Failure, Outcome, Settled, Then},
     retry::{self, AttemptHistory, Decision, RetryPolicy},
@@ -130,8 +135,8 @@ impl Settler {
     }
 
     /// Longer than any wait of a message for its next attempt.
-    pub(super) fn longest_wait(&self) -> Duration {
-        retry::longest_wait(&self.retry)
+    pub(super) fn longest_wait(&self, probe_max: Duration) -> Duration {
+        retry::longest_wait(&self.retry, probe_max)
     }
 
     /// Changes when a missing queue or binding is redeclared, from now on.
@@ -191,7 +196,11 @@ impl Settler {
                 return None;
             }
             let sending = messages.iter().map(|outgoing| self.outgoing(context, outgoing, now)).collect();
-            let confirmed = |one: &Sending| tell.send_modify(|confirmed| confirmed.extend(one.outgoing));
+            let confirmed = |one: &Sending| {
+                let Some((message_id, route)) = one.outgoing else { return };
+                self.metrics.published(route);
+                tell.send_modify(|confirmed| confirmed.push(message_id));
+            };
             timeout(left, self.publish(context, sending, confirmed)).await.ok()
         });
         let recording = pin!(record(then, confirmed));
@@ -206,9 +215,6 @@ impl Settler {
             return self.dead(context, message, &Death::new(Class::Expired, reason)).await;
         };
         let Err(Unpublished { error, keys }) = published else {
-            for outgoing in &outgoing {
-                self.metrics.published(outgoing.route);
-            }
             let took = self.clock.now().duration_since(context.happened_at);
             self.metrics.delivered(Duration::try_from(took).unwrap_or_default());
             let ack = self.ack(context, Settlement::of(Settled::Done, None));
@@ -230,7 +236,8 @@ impl Settler {
     async fn recorded(&self, context: &DeliveryContext, recording: Option<impl Future<Output = ()>>) {
         if timeout_at(self.until(context), OptionFuture::from(recording)).await.is_err() {
             warn!(
-                "ledger did not record the published messages within amqp.delivery_timeout; a repeat of the event publishes them again"
+                "failed to record published links in the ledger in time; if their event is delivered again, the same links are \
+                 published again"
             );
         }
     }
@@ -370,7 +377,7 @@ impl Settler {
         let properties = properties::outgoing(outgoing, span.context(), now);
         let body = outgoing.body.reveal().as_slice().into();
         let publication = Publication { exchange, routing_key, properties, body };
-        Sending { publication, span, outgoing: Some(outgoing.message_id) }
+        Sending { publication, span, outgoing: Some((outgoing.message_id, outgoing.route)) }
     }
 
     /// A copy of the delivery for `queue`, one of our own queues.
@@ -530,8 +537,8 @@ fn left(outgoing: &[Outgoing], now: Timestamp) -> Duration {
 struct Sending {
     publication: Publication,
     span: DeliverySpan,
-    /// The message id, for a message of the stage.
-    outgoing: Option<Uuid>,
+    /// Message id and route, for a message of the stage.
+    outgoing: Option<(Uuid, Route)>,
 }
 
 /// The error of a batch that is not known to be delivered, and the exchanges and routing keys without a queue.

@@ -83,7 +83,7 @@ pub struct Watchdog<'a, C: BrokerConnection> {
 }
 
 /// State of a stage's work queue.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct QueueState {
     /// Messages ready for delivery.
     ready: u64,
@@ -117,44 +117,47 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
         let (mut stalled, mut unanswered, mut taken) = (0, 0, self.state.taken());
         loop {
             sleep(interval).await;
-            let QueueState { ready, no_consumer } = match self.check().await {
-                Ok(work) => work,
-                // A cluster that lost a node may reply slowly for one queue, and still serve the others.
-                Err(error @ BrokerError::Timeout(..)) => {
-                    let before = std::mem::replace(&mut taken, self.state.taken());
-                    let delivers = taken != before || self.state.oldest_work().is_some();
-                    unanswered = if delivers { 0 } else { unanswered + 1 };
-                    if unanswered >= CHECKS {
-                        return error;
-                    }
-                    debug!(queue = self.queue, %error, "failed to read queue lengths; retrying");
-                    continue;
-                }
+            let (work, unread) = match self.check().await {
+                Ok(checked) => checked,
                 Err(error) => return error,
             };
-            unanswered = 0;
-            let idle = self.state.is_consuming() && self.state.oldest_work().is_none();
-            let before = std::mem::replace(&mut taken, self.state.taken());
+            let works = self.state.oldest_work().is_some();
+            let delivers = std::mem::replace(&mut taken, self.state.taken()) != taken;
+            // A cluster that lost a node may reply slowly for one queue, and still serve the others.
+            unanswered = if unread.is_some() && !delivers && !works { unanswered + 1 } else { 0 };
+            if let Some(error) = unread {
+                if unanswered >= CHECKS {
+                    return error;
+                }
+                debug!(queue = self.queue, %error, "failed to read queue lengths; retrying");
+            }
+            let Some(QueueState { ready, no_consumer }) = work else { continue };
+            let idle = self.state.is_consuming() && !works;
             // A queue that was deleted and declared again has lost its consumers and delivers to none.
             let suspicious = ready > 0 || no_consumer;
-            stalled = if suspicious && idle && taken == before { stalled + 1 } else { 0 };
+            stalled = if suspicious && idle && !delivers { stalled + 1 } else { 0 };
             if stalled >= CHECKS {
                 self.metrics.silent();
                 warn!(
                     queue = self.queue,
                     ready,
                     no_consumer,
-                    "consumer stalled: messages are ready but none are delivered; reconnecting"
+                    "consumer stalled: the queue has ready messages or no consumer, and nothing is delivered; reconnecting"
                 );
                 return BrokerError::Ended(format!("the consumer of {} stalled", self.queue));
             }
         }
     }
 
-    /// Updates the queue lengths in the metrics; returns the state of the work queue.
-    async fn check(&mut self) -> Result<QueueState, BrokerError> {
-        let mut work = QueueState::default();
+    /// Updates the queue lengths in the metrics. Returns the state of the work queue, if it is known, and the timeout that ended
+    /// the check early. The lengths that were not read are then unknown.
+    async fn check(&mut self) -> Result<(Option<QueueState>, Option<BrokerError>), BrokerError> {
+        let (mut work, mut unread) = (None, None);
         for queue in &mut self.queues {
+            if unread.is_some() {
+                queue.ready = None;
+                continue;
+            }
             if !queue.is_due() {
                 continue;
             }
@@ -162,7 +165,8 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
                 Ok((depth, channel)) => {
                     queue.read(depth.ready.into());
                     if matches!(queue.kind, QueueKind::Work) {
-                        work = QueueState { ready: depth.ready.into(), no_consumer: depth.consumers == 0 };
+                        let (ready, no_consumer) = (depth.ready.into(), depth.consumers == 0);
+                        work = Some(QueueState { ready, no_consumer });
                     }
                     self.channel = Some(channel);
                 }
@@ -173,17 +177,19 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
                     if code == Some(ACCESS_REFUSED) && !std::mem::replace(&mut self.denied, true) {
                         warn!(
                             queue = queue.name, %error,
-                            "the broker denies reading a queue's length; metrics and alerts do not include it"
+                            "the broker denies reading a queue's length: metrics and alerts do not include it, and a stalled consumer of \
+                             this queue is not detected"
                         );
                     }
                     debug!(queue = queue.name, %error, "failed to read queue length");
                     queue.not_read(code);
                 }
+                Err(error @ BrokerError::Timeout(..)) => (queue.ready, unread) = (None, Some(error)),
                 Err(error) => return Err(error),
             }
         }
         self.metrics.set_queued(sums(&self.queues));
-        Ok(work)
+        Ok((work, unread))
     }
 }
 

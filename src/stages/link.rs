@@ -222,7 +222,9 @@ impl Publishing {
             self.deduplicator.note_part(&mut self.lease, &record, self.deadline).await
         };
         if failed.is_some() {
-            warn!("failed to record published links; if their event is repeated, they are published again");
+            warn!(
+                "failed to record published links in the ledger; if their event is delivered again, the same links are published again"
+            );
         }
     }
 }

@@ -139,7 +139,7 @@ async fn serve(
     let stop_when_told = async {
         shutdown.await;
         health.end();
-        info!(grace_s = grace.as_secs(), "shutting down: stopped consuming");
+        info!(grace_s = grace.as_secs(), "shutting down: consuming stops; finishing deliveries in progress");
         stop.cancel();
         sleep(grace).await;
         warn!(

@@ -64,14 +64,9 @@ impl<S: Stage> Consumer<S> {
         let Delivery { body, properties, redelivered, receipt: _ } = delivery;
         let taken = Taken::Work { queue: &self.queue, redelivered };
         let message = properties::message(&properties, body, taken);
-        // A redelivered message was counted at its first delivery.
-        if let Some(delay) = properties::delayed_for(&properties, &self.queue).filter(|_| !redelivered) {
-            self.metrics.returned(delay);
-        }
+        self.count_return(&properties, redelivered);
         let Ok(trial) = timeout_at(begun + self.limits.delivery_timeout, self.trial(&message)).await else {
-            // Other deliveries used up all the time of this one.
-            _ = receipt.requeue_counted(self.limits.timeout).await;
-            return;
+            return self.requeue_unread(&message, &receipt, begun).await;
         };
         let work_on =
             DeliveryWork { message, properties, receipt: receipt.clone(), begun, deaths: trial.deaths };
@@ -101,8 +96,7 @@ impl<S: Stage> Consumer<S> {
         let DeliveryWork { message, properties, receipt, begun, deaths } = work;
         let keep_until = begun + self.limits.delivery_timeout;
         let Ok((identity, work, _bytes)) = timeout_at(keep_until, self.read(&message, deaths)).await else {
-            // Other deliveries used up all the time of this one.
-            _ = receipt.requeue_counted(self.limits.timeout).await;
+            self.requeue_unread(&message, &receipt, begun).await;
             return Settled::Requeued;
         };
         let Identity { event_id, trace, occurred_at } = identity;
@@ -125,6 +119,30 @@ impl<S: Stage> Consumer<S> {
             self.settled.fetch_add(1, Ordering::Relaxed);
         }
         settlement.settled
+    }
+
+    /// Counts the return of a message from a delay queue. A redelivered message was counted at its first delivery.
+    pub(super) fn count_return(&self, properties: &BasicProperties, redelivered: bool) {
+        if let Some(delay) = properties::delayed_for(properties, &self.queue).filter(|_| !redelivered) {
+            self.metrics.returned(delay);
+        }
+    }
+
+    /// Requeues a delivery that was not read in time, because other deliveries used up all its time.
+    async fn requeue_unread(&self, message: &Message, receipt: &Receipt, begun: Instant) {
+        let Identity { event_id, trace, .. } = Identity::without_body(message);
+        self.metrics.overdue();
+        warn!(
+            event_id = %loggable_id(event_id.as_str()),
+            trace_id = trace.trace_id(),
+            stage = S::DEF.name,
+            attempt = message.attempts().saturating_add(1),
+            outcome = Settled::Requeued.as_str(),
+            duration_ms = begun.elapsed().as_secs_f64() * 1e3,
+            reason = "other deliveries used up all its processing time",
+            "requeued; attempt not counted"
+        );
+        _ = receipt.requeue_counted(self.limits.timeout).await;
     }
 
     /// Reads a message and takes the memory that its processing needs.
@@ -252,7 +270,7 @@ impl<S: Stage> Consumer<S> {
         let at = message.not_before()?;
         let wait = Duration::try_from(at.duration_since(self.clock().now())).unwrap_or_default();
         // Longer than any delay we set: clock skew, or another producer wrote the header.
-        if wait > self.settler.longest_wait() {
+        if wait > self.settler.longest_wait(self.limits.breaker.probe_max) {
             return None;
         }
         if wait > self.settler.shortest_delay() {

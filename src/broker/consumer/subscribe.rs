@@ -109,7 +109,7 @@ impl<S: Stage> Consumer<S> {
         Ok(())
     }
 
-    /// Cancels the subscription and processes deliveries that were not taken yet. Requeuing them would count a
+    /// Cancels the subscription and processes deliveries that were not taken yet. Requeueing them would count a
     /// delivery.
     async fn cancel_and_process(
         self: &Arc<Self>,
@@ -119,7 +119,7 @@ impl<S: Stage> Consumer<S> {
         for delivery in subscription.cancel(self.limits.timeout).await? {
             match Arc::clone(&self.permits).try_acquire_owned() {
                 Ok(permit) => ends.push(self.start_work(permit, delivery)),
-                Err(_) => _ = delivery.receipt.requeue(self.limits.timeout).await?,
+                Err(_) => _ = self.requeue(delivery).await?,
             }
         }
         Ok(ends)
@@ -187,6 +187,10 @@ impl<S: Stage> Consumer<S> {
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
             let message = properties::message(&delivery.properties, delivery.body.clone(), taken);
+            // Its body may be the reason why workers die, so it is only read in a recorded try.
+            if message.deliveries() >= self.limits.isolate_from() {
+                break Some((permit, delivery));
+            }
             // Its work reads the message again, because the job must not wait in memory for the budget.
             let Read { effect, job, .. } = stages::read(&self.stage, &message);
             let event = EventKey::of(&effect);
@@ -230,11 +234,16 @@ impl<S: Stage> Consumer<S> {
 
     /// Cancels the subscription and requeues deliveries that were not taken. Work in progress continues.
     async fn cancel_and_requeue(&self, subscription: Subscription) -> Result<(), BrokerError> {
-        let limit = self.limits.timeout;
-        for delivery in subscription.cancel(limit).await? {
-            delivery.receipt.requeue(limit).await?;
+        for delivery in subscription.cancel(self.limits.timeout).await? {
+            self.requeue(delivery).await?;
         }
         Ok(())
+    }
+
+    /// Requeues a delivery that was not taken.
+    async fn requeue(&self, delivery: Delivery) -> Result<bool, BrokerError> {
+        self.count_return(&delivery.properties, delivery.redelivered);
+        delivery.receipt.requeue(self.limits.timeout).await
     }
 
     /// Waits until `at`, or until a stop is requested.
