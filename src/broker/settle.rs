@@ -27,7 +27,7 @@ use super::{
     port::Receipt,
     properties::{self, RetryHeaders},
     publisher::{Publication, PublishError, Publisher},
-    topology::Topology,
+    topology::{Redeclared, Topology},
 };
 use crate::{
     breaker::{BreakerVerdict, Postponed},
@@ -95,7 +95,6 @@ pub struct Settler {
     retry: RetryPolicy,
     clock: Clock,
     metrics: StageMetrics,
-    redeclared: watch::Receiver<u64>,
 }
 
 /// The settlement of a delivery, for its log line.
@@ -119,8 +118,7 @@ impl Settler {
     #[must_use]
     pub fn new(parts: SettlerParts) -> Self {
         let SettlerParts { publisher, tracer, topology, queue, limit, retry, clock, metrics } = parts;
-        let redeclared = topology.redeclared();
-        Self { publisher, tracer, queue, topology, limit, retry, clock, metrics, redeclared }
+        Self { publisher, tracer, queue, topology, limit, retry, clock, metrics }
     }
 
     /// The clock by which events expire.
@@ -139,11 +137,9 @@ impl Settler {
         retry::longest_wait(&self.retry, probe_max)
     }
 
-    /// Changes when a missing queue or binding is redeclared, from now on.
-    pub(super) fn redeclared(&self) -> watch::Receiver<u64> {
-        let mut redeclared = self.redeclared.clone();
-        redeclared.mark_unchanged();
-        redeclared
+    /// Sees when a missing queue or binding is redeclared, from now on.
+    pub(super) fn redeclared(&self) -> Redeclared {
+        self.topology.redeclared()
     }
 
     /// Starts the span of a delivery's processing by `stage`.

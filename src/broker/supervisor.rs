@@ -80,6 +80,7 @@ pub(crate) async fn supervise<T: ConnectedTask>(
     loop {
         let progress = task.progress();
         let opened = tokio::select! {
+            biased;
             opened = task.open() => opened,
             () = task.stopped() => return Ok(()),
         };
@@ -112,6 +113,7 @@ pub(crate) async fn supervise<T: ConnectedTask>(
             log_broken(task.name(), established, &error, wait);
         }
         tokio::select! {
+            biased;
             () = sleep(wait) => {}
             () = task.stopped() => return Ok(()),
         }

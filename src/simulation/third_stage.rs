@@ -111,7 +111,7 @@ async fn third_stage_runs_from_its_entry_in_the_table() {
 
 #[test]
 fn topology_has_the_queues_of_the_third_stage() {
-    let plan = worker::topology_of(TABLE, &[Duration::from_secs(1)]).plan();
+    let plan = worker::topology_of(TABLE, &[Duration::from_secs(1)], true).plan();
     let queues: Vec<_> = plan.queues.iter().map(|queue| queue.name.as_str()).collect();
     for name in ["wishes", "wishes.dead", "wishes.replay", "wishes.hold.1000", "boxes", "boxes.dead"] {
         assert!(queues.contains(&format!("sim.{name}").as_str()), "{name}: {queues:?}");

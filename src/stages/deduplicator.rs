@@ -244,7 +244,11 @@ fn busy(reason: String) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ledger::LedgerKind, simulation, stages, telemetry::metrics::Metrics};
+    use crate::{
+        ledger::{LedgerKind, testing},
+        stages,
+        telemetry::metrics::Metrics,
+    };
 
     /// Digests of two contents.
     const BODY: Digest = [1; 32];
@@ -326,7 +330,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn write_after_an_effect_waits_for_the_ledger_and_write_before_does_not() {
         let later = WireTime::floor(Timestamp::MAX);
-        let (ledger, disk_is_out) = simulation::ledger();
+        let (ledger, disk_is_out) = testing::ledger();
         let deduplicator = deduplicator(&ledger, OnFailure::Wait);
         let outage = async || {
             disk_is_out(true);
@@ -350,7 +354,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn continue_policy_does_not_wait_for_the_ledger() {
-        let (ledger, disk_is_out) = simulation::ledger();
+        let (ledger, disk_is_out) = testing::ledger();
         let deduplicator = deduplicator(&ledger, OnFailure::Continue);
         let lease = act(&deduplicator).await;
         disk_is_out(true);

@@ -1,10 +1,10 @@
 //! The modes in which a consumer takes deliveries from its queue.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::join_all};
 use tokio::{
-    sync::{OwnedSemaphorePermit, oneshot, watch},
+    sync::{OwnedSemaphorePermit, oneshot},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::debug;
@@ -41,7 +41,7 @@ impl<S: Stage> Consumer<S> {
                 biased;
                 () = self.stopped() => break,
                 () = self.breaker.opened() => break,
-                () = changed(&mut redeclared) => return self.cancel_and_process(subscription).await.map(drop),
+                () = redeclared.changed() => return self.cancel_and_process(subscription).await.map(drop),
                 next = self.next(&mut subscription) => {
                     let (permit, delivery) = next?;
                     self.spawn(Arc::clone(self).work(permit, delivery));
@@ -146,7 +146,7 @@ impl<S: Stage> Consumer<S> {
             let (permit, delivery) = tokio::select! {
                 biased;
                 () = self.stopped() => return self.cancel_and_requeue(subscription).await,
-                () = changed(&mut redeclared) => return self.cancel_and_requeue(subscription).await,
+                () = redeclared.changed() => return self.cancel_and_requeue(subscription).await,
                 next = self.next_probe(&mut subscription) => next?,
             };
             self.cancel_and_requeue(subscription).await?;
@@ -182,7 +182,7 @@ impl<S: Stage> Consumer<S> {
             let (permit, delivery) = tokio::select! {
                 biased;
                 () = self.stopped() => break None,
-                () = changed(&mut redeclared) => break None,
+                () = redeclared.changed() => break None,
                 next = self.next_probe(&mut subscription) => next?,
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
@@ -283,13 +283,5 @@ impl<S: Stage> Consumer<S> {
                 () = sleep(HEALTH) => subscription.check()?,
             }
         }
-    }
-}
-
-/// Resolves when the queues were redeclared. The consumed queue may then be gone, without a notification from the
-/// broker.
-async fn changed(redeclared: &mut watch::Receiver<u64>) {
-    if redeclared.changed().await.is_err() {
-        pending::<()>().await;
     }
 }

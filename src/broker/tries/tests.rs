@@ -1,7 +1,7 @@
 //! Tests of recorded tries.
 
 use super::*;
-use crate::{ledger::LedgerKind, simulation};
+use crate::ledger::{LedgerKind, testing};
 
 async fn memory() -> Tries {
     Tries::new(Ledger::open(LedgerKind::Memory).await.unwrap())
@@ -31,7 +31,7 @@ async fn try_is_counted_only_if_it_does_not_end() {
 
 #[tokio::test(start_paused = true)]
 async fn try_that_ends_while_the_ledger_is_down_is_not_a_death() {
-    let (ledger, disk_is_out) = simulation::ledger();
+    let (ledger, disk_is_out) = testing::ledger();
     let tries = Tries::new(ledger);
     let died = tries.begin("k").await.unwrap();
     died.count_as_death();
