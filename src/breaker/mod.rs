@@ -137,13 +137,12 @@ impl Breaker {
     /// Resolves when the breaker is open.
     pub(crate) async fn opened(&self) {
         // The sender lives as long as this breaker, so the wait can't fail.
-        _ = self.probe_at.subscribe().wait_for(Option::is_some).await;
+        _ = self.probes().wait_for(Option::is_some).await;
     }
 
-    /// Resolves when the breaker is closed.
-    #[cfg(test)]
-    pub(crate) async fn closed(&self) {
-        _ = self.probe_at.subscribe().wait_for(Option::is_none).await;
+    /// The time of the next probe whenever it changes.
+    pub(crate) fn probes(&self) -> watch::Receiver<Option<Instant>> {
+        self.probe_at.subscribe()
     }
 
     /// Records the `outcome` of work on `event` that started at `begun`. Returns the consequence of a failure for the
