@@ -224,10 +224,14 @@ impl Breaker {
         cause: Cause,
         reason: &str,
     ) {
+        match cause {
+            Cause::Token => self.state.set_token_refused(true),
+            Cause::Ledger => {}
+            // The probe failed for another reason. If the API still refuses the token, the next call that reaches it says so.
+            _ if self.is_due() => self.state.set_token_refused(false),
+            _ => {}
+        }
         if let Signal::Blocked(wait) = signal {
-            if cause == Cause::Token {
-                self.state.set_token_refused(true);
-            }
             let until = wait.and_then(|wait| Instant::now().checked_add(wait));
             inner.rate_limited_until = inner.rate_limited_until.max(until);
             inner.opened_by_few = false;
@@ -238,10 +242,6 @@ impl Breaker {
         let since = *inner.failing_since.get_or_insert_with(Instant::now);
         if inner.failing.len() < enough {
             inner.failing.insert(event);
-        }
-        if self.is_due() {
-            // The probe failed for another reason. If the API still refuses the token, the next call that reaches it says so.
-            self.state.set_token_refused(false);
         }
         // If a probe was due, this failure was the probe, and the next one must wait.
         if inner.failing.len() >= enough || inner.hidden || (self.is_due() && !inner.opened_by_few) {

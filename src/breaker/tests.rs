@@ -395,6 +395,9 @@ async fn token_refusal_is_not_shown_if_the_probe_fails_for_another_reason() {
     pass(60_000).await;
     breaker.learn(2, &failure(Cause::Token, None));
     assert!(breaker.state.is_token_refused());
+    pass(60_000).await;
+    breaker.learn(2, &failure(Cause::RateLimited, Some(1)));
+    assert!(!breaker.state.is_token_refused() && breaker.state.is_open());
 }
 
 #[tokio::test(start_paused = true)]

@@ -102,7 +102,12 @@ impl Tries {
             }
             begun.map(|_| Try { tries, key: Some(key) })
         };
-        tokio::spawn(begin).await.unwrap_or(Err(LedgerError::Lost))
+        tokio::spawn(begin).await.unwrap_or_else(|error| {
+            if error.is_panic() {
+                self.0.open.send_modify(|open| *open -= 1);
+            }
+            Err(LedgerError::Lost)
+        })
     }
 
     /// Forgets all tries of `key`.

@@ -37,6 +37,8 @@ struct WatchedQueue {
     name: String,
     /// Messages ready at the last check that could tell; 0 if the queue was missing.
     ready: Option<u64>,
+    /// Checks in a row that could not read the queue, because the broker did not reply in time.
+    late: u32,
     /// Checks to skip before looking at this queue again.
     skip: u32,
     /// Checks to skip after the next failure.
@@ -45,12 +47,21 @@ struct WatchedQueue {
 
 impl WatchedQueue {
     fn new(kind: QueueKind, name: String) -> Self {
-        Self { kind, name, ready: None, skip: 0, next_skip: 0 }
+        Self { kind, name, ready: None, late: 0, skip: 0, next_skip: 0 }
     }
 
     fn read(&mut self, ready: u64) {
         self.ready = Some(ready);
-        self.next_skip = 0;
+        (self.late, self.next_skip) = (0, 0);
+    }
+
+    /// Records that this check did not read the queue in time. A single late reply keeps the length, so that an alert for waiting
+    /// messages does not restart its time.
+    fn not_in_time(&mut self) {
+        self.late += 1;
+        if self.late >= CHECKS {
+            self.ready = None;
+        }
     }
 
     /// Records that the broker refused the read with the reply code `code`.
@@ -131,6 +142,9 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
                 }
                 debug!(queue = self.queue, %error, "failed to read queue lengths; retrying");
             }
+            if delivers || works {
+                stalled = 0;
+            }
             let Some(QueueState { ready, no_consumer }) = work else { continue };
             let idle = self.state.is_consuming() && !works;
             // A queue that was deleted and declared again has lost its consumers and delivers to none.
@@ -150,12 +164,12 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
     }
 
     /// Updates the queue lengths in the metrics. Returns the state of the work queue, if it is known, and the timeout that ended
-    /// the check early. The lengths that were not read are then unknown.
+    /// the check early.
     async fn check(&mut self) -> Result<(Option<QueueState>, Option<BrokerError>), BrokerError> {
         let (mut work, mut unread) = (None, None);
         for queue in &mut self.queues {
             if unread.is_some() {
-                queue.ready = None;
+                queue.not_in_time();
                 continue;
             }
             if !queue.is_due() {
@@ -184,7 +198,10 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
                     debug!(queue = queue.name, %error, "failed to read queue length");
                     queue.not_read(code);
                 }
-                Err(error @ BrokerError::Timeout(..)) => (queue.ready, unread) = (None, Some(error)),
+                Err(error @ BrokerError::Timeout(..)) => {
+                    queue.not_in_time();
+                    unread = Some(error);
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -145,7 +145,7 @@ fn devices(loaded: &Loaded) -> Finding {
             "no devices are allowed; an event that names one becomes a dead letter (device-not-allowed)",
         )
     } else {
-        about.pass("events may dial these devices, which answer by themselves")
+        about.pass("events may dial the devices of this list, which answer by themselves")
     }
 }
 

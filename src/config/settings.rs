@@ -138,10 +138,12 @@ const DEVICES: &str = "devices.allowed";
 /// `value` as errors may show it: of device addresses, only their number. A secret is often pasted into the wrong variable. Therefore values of path and URL settings
 /// are also hidden if they are no path or URL, or contain a user, a password or a query.
 fn shown(key: &str, value: &Value) -> String {
-    if let (DEVICES, Value::Array(items)) = (key, value)
-        && !items.is_empty()
-    {
-        return format!("[{} hidden]", items.len());
+    match value {
+        Value::Array(items) if key == DEVICES && !items.is_empty() => {
+            return format!("[{} hidden]", items.len());
+        }
+        Value::String(_) | Value::Table(_) if key == DEVICES => return "[hidden]".to_owned(),
+        _ => {}
     }
     let hidden = match value {
         Value::String(text) if text.is_empty() => false,

@@ -134,7 +134,8 @@ impl<S: Stage> Consumer<S> {
         self.metrics.overdue();
         warn!(
             event_id = %loggable_id(event_id.as_str()),
-            trace_id = trace.trace_id(),
+            // A trace in the body is not known yet.
+            trace_id = (!trace.is_begun()).then(|| trace.trace_id()),
             stage = S::DEF.name,
             attempt = message.attempts().saturating_add(1),
             outcome = Settled::Requeued.as_str(),

@@ -198,7 +198,11 @@ impl<S: Stage> Consumer<S> {
             let message = properties::message(&delivery.properties, delivery.body.clone(), taken);
             // Its body may be the reason why workers die, so it is only read in a recorded try.
             if message.deliveries() >= self.limits.isolate_from() {
-                break Some((permit, delivery));
+                self.finish_work(permit, delivery).await;
+                if !self.breaker.is_due() || self.is_stopped() {
+                    break None;
+                }
+                continue;
             }
             // Its work reads the message again, because the job must not wait in memory for the budget.
             let Read { effect, job, .. } = stages::read(&self.stage, &message);

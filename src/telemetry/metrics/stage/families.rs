@@ -132,7 +132,7 @@ impl ConsumerFamilies {
             queued: families.gauges(
                 "queue_messages",
                 "Messages ready in the stage's work queue (work), delay queues (held) and dead queue (dead), read every \
-                 amqp.watch_interval. Absent after a failed connection attempt until the next read, and if the broker denies reading it.",
+                 amqp.watch_interval. Absent after a failed connection attempt until the next read, if three reads in a row time out, and if the broker denies reading it.",
                 &[stage(), ("queue", QueueKind::texts())],
             )?,
             consuming: families.gauges(
