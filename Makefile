@@ -25,7 +25,7 @@ MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/st
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint policies deny fuzz mutants schemas metrics dashboard chart chart-files release clean
+.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint policies deny fuzz mutants breakages schemas metrics dashboard chart chart-files release clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -137,6 +137,10 @@ mutants: ## check that tests notice changes to retry, outcome, settling and the 
 	export ICW_SIM_SEEDS=300 CARGO_PROFILE_DEV_DEBUG=0
 	$(CARGO) mutants -o target -C=--locked -C=--lib -C=--test=main $(foreach file,$(MUTATED),-f '$(file)') \
 	  -- -- --skip promises:: retry:: outcome:: settle:: ledger:: deduplicator:: simulation::
+
+# In a copy of this folder. The script lists the changes, with the rule that found each.
+breakages: ## check that the simulation finds mistakes in supervisor, watchdog and publisher, with at most SEEDS (2000) seeds
+	@SEEDS=$(if $(filter-out file,$(origin SEEDS)),$(SEEDS)) scripts/breakages $(TESTS)
 
 release: ## write VERSION to all places, make the SBOM and the chart's package, and print what to push
 	@scripts/release "$(VERSION)"

@@ -1,7 +1,10 @@
 //! The worker in a simulated world that a seed determines. Everything above the ports is real: supervisor, watchdog,
-//! publisher, topology, stages, retries, settling, breakers, clients and ledger. The broker, the two APIs, the disk, time and randomness are simulated. Messages are delivered,
-//! refused, lost and returned. Responses come late, wrong or never. Connections break. The worker dies at any of its
+//! publisher, topology, stages, retries, settling, breakers, clients and ledger. The broker, the two APIs, the disk,
+//! time and randomness are simulated. Messages are delivered, refused, lost and returned. Responses come late, wrong or
+//! never. Connections break, consumers stall, queues are deleted, alarms block publishing. The worker dies at any of its
 //! steps and starts again. With every step [`checker`] verifies that the contract still holds.
+//!
+//! `make breakages` shows that the simulation finds mistakes in these parts: it makes some, one at a time.
 //!
 //! Everything runs on one thread in paused time, so one seed is one history. `make simulate` runs many seeds. A seed
 //! that fails prints its number and its last steps; `make simulate SEED=…` runs it again with all steps. Once
@@ -26,22 +29,16 @@ mod broker;
 mod checker;
 mod events;
 mod fairness;
-pub(crate) mod network;
-#[cfg(test)]
+mod network;
 mod one_at_a_time;
 mod plan;
-#[cfg(test)]
 mod requeued;
 mod rules;
-#[cfg(test)]
 mod single_consumer;
-pub(crate) mod store;
-#[cfg(test)]
+mod store;
 mod store_tests;
 mod tap;
-#[cfg(test)]
 mod tests;
-#[cfg(test)]
 mod third_stage;
 mod time;
 mod troubles;

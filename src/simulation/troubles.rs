@@ -146,7 +146,11 @@ async fn live(
 }
 
 async fn broker_restart(world: World) {
-    world.lock().broker.up = false;
+    {
+        let mut state = world.lock();
+        state.broker.up = false;
+        state.checker.disturbances += 1;
+    }
     broker::cut_all(&world, "the broker stops");
     let down = span(&mut world.lock(), 60);
     sleep(down).await;

@@ -65,7 +65,7 @@ pub(super) struct Worker {
 }
 
 /// What the consumers of one life share.
-struct Parts<'a> {
+struct LifeParts<'a> {
     plan: &'a WorldPlan,
     rules: &'a CheckedRules,
     topology: &'a Topology,
@@ -76,7 +76,7 @@ struct Parts<'a> {
     stop: &'a CancellationToken,
 }
 
-impl Parts<'_> {
+impl LifeParts<'_> {
     fn consumer<S: Stage>(&self, stage: S) -> Arc<Consumer<S>> {
         let (queue, metrics) = (self.topology.queue(S::DEF.queue), self.metrics.stage(S::DEF));
         let settler = Settler::new(SettlerParts {
@@ -119,7 +119,7 @@ impl Worker {
             Publisher::start(Arc::clone(&broker), topology.clone(), shown, metrics.publishing());
         let (publisher, tapped) = tap::tap(life.clone(), publisher);
         let (tries, stop) = (Tries::new(ledger.clone()), CancellationToken::new());
-        let parts = Parts {
+        let parts = LifeParts {
             plan,
             rules,
             topology: &topology,

@@ -4,9 +4,11 @@
 //! - `topology`: exchanges, queues and bindings as they were declared
 //! - `connection`, `channel`, `subscription`: the worker's end, which implements the broker's port
 //! - `publishing`: the fate of each published message
+//! - `faults`: broken connections, deleted queues, stalled consumers, alarms
 
 mod channel;
 mod connection;
+mod faults;
 mod publishing;
 mod subscription;
 mod topology;
@@ -23,12 +25,14 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-pub(super) use self::connection::SimulatedBroker;
-pub(crate) use self::connection::SimulatedConnection;
 use self::{
     connection::Wire,
     subscription::{SimulatedReceipt, Subscriber},
     topology::DeclaredTopology,
+};
+pub(super) use self::{
+    connection::{SimulatedBroker, SimulatedConnection},
+    faults::{block, connections, cut_all, cut_one, delete_queue, restore, stall, unbind},
 };
 use super::world::{World, WorldState};
 use crate::{
@@ -276,95 +280,4 @@ pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
         sleep(noticed).await;
         wire.gone.close();
     });
-}
-
-/// Closes all connections.
-pub(super) fn cut_all(world: &World, why: &str) {
-    let connections = world.lock().broker.connections.clone();
-    for wire in &connections {
-        cut(world, wire, why);
-    }
-}
-
-/// Closes one random connection.
-pub(super) fn cut_one(world: &World) {
-    let wire = {
-        let mut state = world.lock();
-        let count = state.broker.connections.len();
-        (count > 0)
-            .then(|| state.random.usize(..count))
-            .map(|index| Arc::clone(&state.broker.connections[index]))
-    };
-    if let Some(wire) = wire {
-        cut(world, &wire, "the network");
-    }
-}
-
-/// Blocks publishing, or ends that.
-pub(super) fn block(state: &mut WorldState, blocked: bool) {
-    state.log(format_args!("publishing is blocked: {blocked}"));
-    state.checker.disturbances += 1;
-    if let Some(before) = state.broker.blocked.take() {
-        before.close();
-    }
-    state.broker.blocked = blocked.then(|| Arc::new(Semaphore::new(0)));
-}
-
-/// Stops the deliveries to one random consumer, without a notification.
-pub(super) fn stall(state: &mut WorldState) {
-    let count = state.broker.subscribers.len();
-    if count > 0 {
-        let index = state.random.usize(..count);
-        if let Some(subscriber) = state.broker.subscribers.values_mut().nth(index) {
-            subscriber.stalled = true;
-            let queue = subscriber.queue.clone();
-            state.log(format_args!("{queue}: a consumer stalls"));
-            state.checker.disturbances += 1;
-        }
-    }
-}
-
-/// Deletes one random queue that is empty. Returns true if nobody noticed: its consumers were not notified.
-pub(super) fn delete_queue(state: &mut WorldState) -> bool {
-    let empty: Vec<String> = state
-        .broker
-        .topology
-        .queues()
-        .filter(|name| state.broker.is_empty(name))
-        .map(str::to_owned)
-        .collect();
-    if empty.is_empty() {
-        return false;
-    }
-    let queue = empty[state.random.usize(..empty.len())].clone();
-    let notified = state.random.bool();
-    state.log(format_args!("{queue} is deleted, its consumers are notified: {notified}"));
-    state.checker.disturbances += 1;
-    let number = state.broker.number();
-    state.broker.topology.delete_queue(&queue, number);
-    let (gone, left) = std::mem::take(&mut state.broker.subscribers)
-        .into_iter()
-        .partition::<BTreeMap<_, _>, _>(|(_, subscriber)| subscriber.queue == queue);
-    state.broker.subscribers = left;
-    if !notified {
-        state.broker.forgotten.extend(gone.into_values());
-    }
-    !notified && state.broker.work.contains(&queue)
-}
-
-/// Deletes the binding of the routing key `key`.
-pub(super) fn unbind(state: &mut WorldState, key: &'static str) {
-    state.log(format_args!("{key} has no binding"));
-    state.checker.disturbances += 1;
-    state.broker.topology.unbind(key);
-}
-
-/// The connections that the worker has now, by purpose.
-pub(super) fn connections(state: &WorldState) -> BTreeSet<String> {
-    state.broker.connections.iter().map(|wire| wire.purpose.clone()).collect()
-}
-
-/// Declares everything that is missing, as an operator does.
-pub(super) fn restore(state: &mut WorldState) {
-    state.broker.topology.restore();
 }
