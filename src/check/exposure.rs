@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{
         LedgerChoice, Loaded,
-        settings::{Origin, SECRETS},
+        settings::{Origin, is_secret},
     },
     endpoint::url::is_loopback,
     ledger::LedgerKind,
@@ -164,9 +164,10 @@ fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
 }
 
 fn secrets_in_flags(loaded: &Loaded) -> Vec<Finding> {
-    let exposed = SECRETS.into_iter().filter(|key| loaded.settings.origin(key) == Some(&Origin::Flag));
+    let exposed =
+        loaded.settings.rows().filter(|(key, _, origin)| is_secret(key) && **origin == Origin::Flag);
     exposed
-        .map(|key| {
+        .map(|(key, ..)| {
             on(Exposure, loaded, &[key]).warn(
                 "passed with --set: visible in the process list and shell history",
                 "pass it in a file or an environment variable",
@@ -182,6 +183,7 @@ fn insecure(loaded: &Loaded) -> Vec<Finding> {
         ("instant_connect.allow_insecure", config.instant_connect.allow_insecure, "the token and the links"),
         ("hosts.allow_insecure", config.hosts.allow_insecure, "the token and the host links"),
         ("ledger.allow_insecure", config.ledger.allow_insecure, "Redis's password and the links"),
+        ("ingress.allow_insecure", config.ingress.allow_insecure, "the clients' tokens and the events"),
     ];
     if all.iter().all(|(_, allowed, _)| !allowed) {
         let keys = all.map(|(key, ..)| key);

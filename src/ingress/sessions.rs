@@ -1,0 +1,287 @@
+//! `POST /v1/sessions`: from a body to a confirmed start event.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{head::StartHead, problem::HttpProblem, service::RequestLog};
+use crate::{
+    broker::{
+        properties,
+        publisher::{Publication, PublishError, Publisher},
+    },
+    clock,
+    contract::{
+        http::{AcceptedBody, ProblemKind},
+        ids,
+        message::Message,
+        start_session::{ROUTING_KEY, Session, SessionRules, StartMessage},
+        trace::TraceContext,
+    },
+    fault,
+    ledger::{Claim, Lease, Ledger, LedgerError},
+    telemetry::{
+        metrics::IngressMetrics,
+        traces::{DeliverySpan, Tracer},
+    },
+};
+
+/// The only organisation. Its name is part of event ids, so that ids stay the same when there are several.
+const ORGANISATION: &str = "default";
+/// Maximum wait for another request with the same key.
+const CLAIM_MAX: Duration = Duration::from_secs(4);
+/// Maximum wait for the broker's confirm.
+const CONFIRM_MAX: Duration = Duration::from_secs(5);
+/// Maximum wait for the ledger after the confirm.
+const RECORD_MAX: Duration = Duration::from_secs(2);
+/// Time that stays for what follows the confirm.
+const RESERVE: Duration = Duration::from_secs(1);
+/// Time for which an accepted request is remembered.
+const KEPT: SignedDuration = SignedDuration::from_hours(24);
+
+/// Makes start events of requests.
+#[derive(Clone, Debug)]
+pub(crate) struct StartEvents {
+    pub(crate) publisher: Publisher,
+    /// The exchange of start events.
+    pub(crate) exchange: String,
+    pub(crate) ledger: Ledger,
+    /// Accept requests while the ledger is unavailable. The stage still recognises repeats by their ids.
+    pub(crate) without_ledger: bool,
+    pub(crate) rules: SessionRules,
+    pub(crate) tracer: Tracer,
+    pub(crate) metrics: IngressMetrics,
+}
+
+/// A request as its client sent it.
+pub(super) struct StartRequest {
+    pub(super) client: String,
+    pub(super) head: StartHead,
+    pub(super) body: Vec<u8>,
+    /// Time of the answer at the latest.
+    pub(super) deadline: Instant,
+}
+
+/// A valid start event with its id.
+struct ValidEvent {
+    message: Message,
+    id: Uuid,
+    session: Session,
+}
+
+impl StartEvents {
+    /// Validates the event and publishes it, unless an earlier request with the same key did.
+    ///
+    /// # Errors
+    /// [`HttpProblem`]. [`ProblemKind::Unavailable`] means that the event may have been published.
+    pub(super) async fn accept(
+        &self,
+        request: StartRequest,
+        log: &mut RequestLog,
+    ) -> Result<AcceptedBody, HttpProblem> {
+        let StartRequest { client, head, body, deadline } = request;
+        let StartHead { media_type, key, headers } = head;
+        let fingerprint =
+            Sha256::new().chain_update(media_type).chain_update([0]).chain_update(&body).finalize().into();
+        let message = Message {
+            body,
+            content_type: Some(media_type.to_owned()),
+            headers,
+            published_at: Some(clock::now()),
+            ..Message::default()
+        };
+        let (session, id, trace) = {
+            let start = StartMessage::open(&message);
+            let key = key.as_ref().map(|key| key.reveal().as_str());
+            let id = event_id(&client, key, start.cloud_event_id(), &message.body);
+            (start.session(&self.rules, clock::now()), id, start.identity.trace.clone())
+        };
+        log.trace_id = Some(trace.trace_id());
+        let mut span = self.tracer.serve("POST", "/v1/sessions", &trace);
+        let result = match session {
+            Ok(session) => {
+                log.event_id = Some(id);
+                span.set("instant_connect.event_id", id.to_string());
+                let event = ValidEvent { message, id, session };
+                self.publish_once(event, fingerprint, span.context(), deadline).await
+            }
+            Err(refusal) => Err(HttpProblem::from(refusal)),
+        };
+        show(&mut span, &result);
+        result
+    }
+
+    async fn publish_once(
+        &self,
+        event: ValidEvent,
+        fingerprint: [u8; 32],
+        within: &TraceContext,
+        deadline: Instant,
+    ) -> Result<AcceptedBody, HttpProblem> {
+        let accepted = AcceptedBody {
+            status: "accepted",
+            event_id: event.id.to_string(),
+            session_id: event.session.session_id.reveal().clone(),
+            replayed: false,
+        };
+        let lease = match self.claim(event.id, fingerprint, deadline).await? {
+            ClaimedKey::Mine(lease) => lease,
+            ClaimedKey::Accepted => return Ok(AcceptedBody { replayed: true, ..accepted }),
+        };
+        self.publish(event, within, deadline).await?;
+        fault::point("ingress", "confirmed");
+        record(lease, deadline).await;
+        fault::point("ingress", "recorded");
+        Ok(accepted)
+    }
+
+    /// Claims the event's id. Without a lease, the event is published and not recorded.
+    async fn claim(
+        &self,
+        id: Uuid,
+        fingerprint: [u8; 32],
+        deadline: Instant,
+    ) -> Result<ClaimedKey, HttpProblem> {
+        let until = (Instant::now() + CLAIM_MAX).min(deadline - RESERVE - RESERVE);
+        let patience = until.saturating_duration_since(Instant::now());
+        let key = format!("ingress/{id}");
+        // The ledger has a little more time for its own answer than for waiting.
+        let claim = timeout_at(until + RESERVE / 2, self.ledger.claim(&key, fingerprint, patience)).await;
+        let error: &dyn std::fmt::Display = match &claim {
+            Ok(Ok(Claim::Mine(_) | Claim::Recorded(_) | Claim::Conflict | Claim::Busy)) => &"",
+            Ok(Err(error)) => error,
+            Err(_) => &"ledger: no answer in time",
+        };
+        match &claim {
+            Ok(Ok(_)) => {}
+            _ if self.without_ledger => {
+                warn!(%error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
+                return Ok(ClaimedKey::Mine(None));
+            }
+            _ => {
+                warn!(%error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
+                return Err(HttpProblem::unconfirmed("the ledger is unavailable"));
+            }
+        }
+        match claim {
+            Ok(Ok(Claim::Mine(lease))) => Ok(ClaimedKey::Mine(Some(lease))),
+            Ok(Ok(Claim::Recorded(_))) => Ok(ClaimedKey::Accepted),
+            Ok(Ok(Claim::Conflict)) => Err(HttpProblem::new(
+                ProblemKind::KeyReused,
+                "the Idempotency-Key (or the CloudEvent's source and id) was used before with another body",
+            )),
+            _ => Err(HttpProblem::new(
+                ProblemKind::InFlight,
+                "another request with the same key is in progress",
+            )
+            .retry_after(super::problem::RETRY_SOON)),
+        }
+    }
+
+    async fn publish(
+        &self,
+        event: ValidEvent,
+        within: &TraceContext,
+        deadline: Instant,
+    ) -> Result<(), HttpProblem> {
+        let id = event.id.to_string();
+        let mut span = self.tracer.publish(&self.exchange, ROUTING_KEY, Some(&id), within);
+        let properties = properties::received_event(&event.message, &id, span.context(), clock::now());
+        let publication = Publication {
+            exchange: self.exchange.clone(),
+            routing_key: ROUTING_KEY.to_owned(),
+            properties,
+            body: Arc::from(event.message.body),
+        };
+        let since = Instant::now();
+        let until = (since + CONFIRM_MAX).min(deadline - RESERVE);
+        let result = timeout_at(until, self.publisher.publish(publication)).await;
+        let error = match result {
+            Ok(Ok(())) => {
+                self.metrics.confirmed(since.elapsed());
+                return Ok(());
+            }
+            Ok(Err(error)) => error,
+            Err(_) => PublishError::Unknown,
+        };
+        span.fail(error.as_str(), &error.to_string());
+        Err(HttpProblem::unconfirmed(match error {
+            PublishError::Unroutable => "the broker has no queue for start events",
+            PublishError::Nacked => "the broker refused the event (is a queue full?)",
+            PublishError::Unknown => "the broker did not confirm the event in time",
+            PublishError::Ended => "the ingress is stopping",
+        }))
+    }
+}
+
+/// Answer of the ledger.
+enum ClaimedKey {
+    /// Publish, and record it.
+    Mine(Option<Lease>),
+    /// An earlier request was accepted.
+    Accepted,
+}
+
+/// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
+async fn record(lease: Option<Lease>, deadline: Instant) {
+    let Some(mut lease) = lease else { return };
+    let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
+    let kept = clock::now().saturating_add(KEPT).unwrap_or(Timestamp::MAX);
+    let recorded = timeout_at(until, lease.record(b"{}", kept)).await;
+    let error = match recorded {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => LedgerError::Closed.to_string(),
+    };
+    warn!(%error, "ingress: an accepted request was not recorded; a repeat is published again, with the same id");
+}
+
+/// The id of a request's event: the same for every repeat, so that the stage recognises repeats even if the ingress does
+/// not. A client chooses among its own ids only. The three kinds of ids do not overlap.
+fn event_id(client: &str, key: Option<&str>, cloud_event: Option<&str>, body: &[u8]) -> Uuid {
+    match (key, cloud_event.filter(|id| !id.is_empty())) {
+        (Some(key), _) => ids::hash(format!("ingress/{ORGANISATION}/{client}/{key}").as_bytes()),
+        (None, Some(id)) => ids::hash(format!("ingress-event/{ORGANISATION}/{client}/{id}").as_bytes()),
+        (None, None) => ids::hash(&[format!("ingress-body/{ORGANISATION}/").as_bytes(), body].concat()),
+    }
+}
+
+fn show(span: &mut DeliverySpan, result: &Result<AcceptedBody, HttpProblem>) {
+    let status = result.as_ref().map_or_else(|problem| problem.kind.status(), |_| 202);
+    span.set("http.response.status_code", i64::from(status));
+    if let Err(problem) = result {
+        span.set("instant_connect.problem", problem.kind.as_str());
+        if status >= 500 {
+            span.fail(problem.kind.as_str(), problem.kind.title());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_ids_of_clients_keys_and_bodies_do_not_overlap_and_stay_fixed() {
+        let of = |client, key, event| event_id(client, key, event, b"{}");
+        let all = [
+            of("a", Some("k"), None),
+            of("b", Some("k"), None),
+            of("a", Some("l"), None),
+            of("a", None, Some("k")),
+            of("a", None, None),
+            event_id("a", None, None, b"{} "),
+        ];
+        for (position, id) in all.iter().enumerate() {
+            assert!(!all[..position].contains(id));
+        }
+        assert_eq!(of("a", Some("k"), Some("other")), all[0], "the key comes first");
+        assert_eq!(of("b", None, None), all[4], "one body is one event of the organisation");
+        // Pinned, because a repeat may come after an update.
+        assert_eq!(all[0].to_string(), "431a9ac2-a5b7-53ac-8ac8-eef8e6d1febd");
+    }
+}
