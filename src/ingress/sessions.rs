@@ -100,8 +100,8 @@ impl StartEvents {
             let id = event_id(&client, key, start.cloud_event_id(), &message.body);
             (start.session(&self.rules, clock::now()), id, start.identity.trace.clone())
         };
-        log.trace_id = Some(trace.trace_id());
         let mut span = self.tracer.serve("POST", "/v1/sessions", &trace);
+        log.trace_id = Some(span.context().trace_id());
         let result = match session {
             Ok(session) => {
                 log.event_id = Some(id);
