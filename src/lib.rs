@@ -47,7 +47,7 @@
 //! breaker         → clock outcome retry state telemetry values
 //! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages state telemetry tls values
 //! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
-//! cli             → broker check config contract dead ingress masking outcome state telemetry tls upstream worker
+//! cli             → broker check config contract dead endpoint ingress masking outcome state telemetry tls upstream worker
 //! config          → breaker broker contract endpoint ingress instant_connect ledger masking retry stages telemetry tls upstream values
 //! dead            → broker clock contract fault outcome stages
 //! endpoint        → masking tls

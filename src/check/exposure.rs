@@ -26,6 +26,8 @@ const TEMPORARY_FOLDERS: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let mut found =
         vec![ledger(loaded), ledger_outage(loaded), retention(loaded), admin(loaded), devices(loaded)];
+    found.push(ingress(loaded));
+    found.extend(client_tokens(loaded));
     found.extend(unused(loaded));
     found.extend(inline_tokens(loaded));
     found.extend(secrets_in_flags(loaded));
@@ -132,6 +134,35 @@ fn admin(loaded: &Loaded) -> Finding {
             "allow only the orchestrator and Prometheus to reach it (network policy or firewall)",
         ),
     }
+}
+
+fn ingress(loaded: &Loaded) -> Finding {
+    let about = on(Exposure, loaded, &["ingress.listen"]);
+    match (loaded.ingress(), loaded.config.ingress.listen) {
+        (Err(error), _) => about
+            .fail(error.to_string(), "correct the client's token_file, and give each client its own tokens"),
+        (Ok(_), None) => about.pass("the HTTP ingress is off"),
+        (Ok(_), Some(address)) if is_loopback_address(address) => {
+            about.pass("reachable only from this machine")
+        }
+        (Ok(_), Some(_)) => {
+            about.pass("clients with a token can start sessions from wherever they reach this address")
+        }
+    }
+}
+
+/// Clients whose token can't rotate without a restart.
+fn client_tokens(loaded: &Loaded) -> Vec<Finding> {
+    let clients = &loaded.config.ingress.clients;
+    let fixed = clients.iter().filter(|(_, client)| client.token_file.is_none());
+    fixed
+        .map(|(name, _)| {
+            on(Exposure, loaded, &[&format!("ingress.clients.{name}.token_file")]).warn(
+                "the client's token is read only at startup: it cannot rotate without a restart",
+                "set token_file to a file with one or two tokens, or with their digests",
+            )
+        })
+        .collect()
 }
 
 fn is_loopback_address(address: SocketAddr) -> bool {

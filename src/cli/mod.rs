@@ -6,6 +6,7 @@ mod dead;
 #[cfg(feature = "sandbox")]
 mod demo;
 mod emit;
+mod emit_http;
 mod health;
 mod log;
 #[cfg(not(feature = "sandbox"))]

@@ -17,8 +17,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(loaded: &Loaded, args: &Args, level: LogSwitch) -> Result<(), CommandError> {
+    let role: &'static str = args.role.into();
     info!(
-        role = ?args.role,
+        role,
         version = env!("CARGO_PKG_VERSION"),
         prefix = loaded.config.topology.prefix.as_str(),
         devices_allowed = !loaded.config.devices.allowed.is_empty(),

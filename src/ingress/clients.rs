@@ -48,7 +48,7 @@ pub(super) enum Denied {
     Unauthenticated(AuthFailure),
     /// Authenticated, and not allowed.
     Forbidden(AuthFailure),
-    /// Too many refused authentications from this address.
+    /// Too many refused requests from this address.
     Throttled(AuthFailure, Duration),
 }
 
@@ -84,18 +84,21 @@ impl Clients {
     ) -> Result<&Arc<Client>, Denied> {
         let client = bearer(authorization)
             .and_then(|token| self.find(token).ok_or(AuthFailure::Unknown))
-            .map_err(|failure| match self.refused.take(address) {
-                Ok(()) => Denied::Unauthenticated(failure),
-                Err(wait) => Denied::Throttled(failure, wait),
-            })?;
+            .map_err(|failure| self.refuse(Denied::Unauthenticated(failure), failure, address))?;
         let addresses = &client.addresses;
-        if !addresses.is_empty() && !addresses.iter().any(|block| block.contains(address)) {
-            return Err(Denied::Forbidden(AuthFailure::Address));
-        }
-        if !client.scopes.contains(&scope) {
-            return Err(Denied::Forbidden(AuthFailure::Scope));
-        }
-        Ok(client)
+        let failure = if !addresses.is_empty() && !addresses.iter().any(|block| block.contains(address)) {
+            AuthFailure::Address
+        } else if client.scopes.contains(&scope) {
+            return Ok(client);
+        } else {
+            AuthFailure::Scope
+        };
+        Err(self.refuse(Denied::Forbidden(failure), failure, address))
+    }
+
+    /// Takes a permit of `address`; without one, the request is throttled.
+    fn refuse(&self, denied: Denied, failure: AuthFailure, address: IpAddr) -> Denied {
+        self.refused.take(address).map_or_else(|wait| Denied::Throttled(failure, wait), |()| denied)
     }
 
     /// Compares with all clients, also after a match.

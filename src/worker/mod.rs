@@ -62,7 +62,8 @@ pub(crate) enum WorkerError {
 }
 
 /// What a worker runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum WorkerRole {
     /// The stages, and the ingress if ingress.listen is set
     All,

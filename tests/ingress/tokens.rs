@@ -170,3 +170,36 @@ async fn certificate_is_served_and_rotates_without_a_restart() {
     rig.until_experts_have(1).await;
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn emit_sends_to_the_ingress_with_the_token_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::new().await;
+    let worker = rig.start(&with(&[])).await;
+    let url = Caller::of(&worker).await.url("");
+    let file = folder.path().join("token").to_str().unwrap().to_owned();
+    std::fs::write(&file, CLIENT_TOKEN).unwrap();
+    let event = folder.path().join("event.json").to_str().unwrap().to_owned();
+    std::fs::write(&event, testkit::event(1).to_string()).unwrap();
+    let emit = async |more: &[&str]| {
+        let arguments = ["emit", "--file", &event, "--http", &url, "--message-id", "run-1"];
+        rig.command(&[&arguments, more].concat(), &[]).await
+    };
+    let accepted = emit(&["--token-file", &file]).await;
+    assert_eq!(accepted.status, Some(0), "{accepted:?}");
+    assert!(
+        accepted.stdout.starts_with("accepted: event ") && accepted.stdout.contains("visit-1"),
+        "{accepted:?}"
+    );
+    let again = emit(&["--token-file", &file, "--json"]).await;
+    assert_eq!(again.json()["replayed"], true);
+    let without = emit(&[]).await;
+    assert_eq!(without.status, Some(2), "{without:?}");
+    assert!(without.stderr.contains("ICW_CLIENT_TOKEN"), "{without:?}");
+    std::fs::write(&file, NEW_CLIENT_TOKEN).unwrap();
+    let refused = emit(&["--token-file", &file]).await;
+    assert_eq!(refused.status, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("status 401, unauthenticated"), "{refused:?}");
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}
