@@ -32,6 +32,7 @@ use history::BreakerHistory;
 use signal::Signal;
 
 use crate::{
+    clock::Clock,
     outcome::{Cause, Outcome},
     retry,
     state::BreakerState,
@@ -67,6 +68,7 @@ pub(crate) struct Breaker {
     policy: BreakerPolicy,
     state: BreakerState,
     metrics: BreakerMetrics,
+    clock: Clock,
     inner: Mutex<BreakerHistory>,
     /// Time of the next probe; `None` while closed.
     probe_at: watch::Sender<Option<Instant>>,
@@ -94,12 +96,14 @@ impl Breaker {
         policy: BreakerPolicy,
         shown: BreakerState,
         metrics: BreakerMetrics,
+        clock: Clock,
     ) -> Self {
         Self {
             stage,
             policy,
             state: shown,
             metrics,
+            clock,
             inner: Mutex::default(),
             probe_at: watch::Sender::new(None),
         }
@@ -123,7 +127,10 @@ impl Breaker {
         let mut inner = self.inner();
         if self.is_due() && inner.cause != Some(Cause::Token) && !std::mem::replace(&mut inner.hidden, true) {
             self.state.set_open(false);
-            info!(stage = self.stage, "breaker half-open: no message waits; the next message probes the API");
+            info!(
+                stage = self.stage,
+                "breaker shown as closed: no message waited for 15 minutes; the next message probes the API"
+            );
         }
     }
 
@@ -218,6 +225,10 @@ impl Breaker {
         let since = *inner.failing_since.get_or_insert_with(Instant::now);
         if inner.failing.len() < enough {
             inner.failing.insert(event);
+        }
+        if self.is_due() {
+            // The probe failed for another reason. If the API still refuses the token, the next call that reaches it says so.
+            self.state.set_token_refused(false);
         }
         // If a probe was due, this failure was the probe, and the next one must wait.
         if inner.failing.len() >= enough || inner.hidden || (self.is_due() && !inner.opened_by_few) {

@@ -67,7 +67,7 @@ fn breaker() -> Breaker {
         probe_max: Duration::from_secs(30),
     };
     let metrics = Metrics::off().stage(&stages::LINK).breaker;
-    Breaker::new("link", policy, BreakerState::default(), metrics)
+    Breaker::new("link", policy, BreakerState::default(), metrics, Clock::system())
 }
 
 #[tokio::test(start_paused = true)]
@@ -373,8 +373,24 @@ async fn token_refusal_is_shown_until_the_token_works() {
     assert!(!breaker.state.is_token_refused());
     breaker.learn(2, &failure(Cause::Token, None));
     assert!(breaker.state.is_token_refused());
+    breaker.learn(3, &failure(Cause::Unavailable, None));
+    assert!(breaker.state.is_token_refused(), "this call began before the refusal");
     breaker.learn(3, &done());
     assert!(!breaker.state.is_token_refused());
+}
+
+/// With a new token, the API may be down. The alert must then say so, and not that the token is refused.
+#[tokio::test(start_paused = true)]
+async fn token_refusal_is_not_shown_if_the_probe_fails_for_another_reason() {
+    let breaker = breaker();
+    breaker.learn(1, &failure(Cause::Token, None));
+    assert!(breaker.state.is_token_refused());
+    pass(60_000).await;
+    breaker.learn(2, &failure(Cause::Unavailable, None));
+    assert!(!breaker.state.is_token_refused() && breaker.state.is_open());
+    pass(60_000).await;
+    breaker.learn(2, &failure(Cause::Token, None));
+    assert!(breaker.state.is_token_refused());
 }
 
 #[tokio::test(start_paused = true)]

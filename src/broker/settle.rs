@@ -24,15 +24,20 @@ use uuid::Uuid;
 
 use super::{
     connection::BrokerError,
+    port::Receipt,
     properties::{self, RetryHeaders},
     publisher::{Publication, PublishError, Publisher},
-    source::Receipt,
-    topology::Topology,
+    topology::{Redeclared, Topology},
 };
 use crate::{
     breaker::{BreakerVerdict, Postponed},
-    clock,
-    contract::{message::Message, outgoing::Outgoing, private::loggable_id, trace::TraceContext},
+    clock::Clock,
+    contract::{
+        message::Message,
+        outgoing::{Outgoing, Route},
+        private::loggable_id,
+        trace::TraceContext,
+    },
     fault,
     outcome::{Batch, Cause, Class, Death, Failure, Outcome, Settled, Then},
     retry::{self, AttemptHistory, Decision, RetryPolicy},
@@ -64,6 +69,21 @@ pub struct DeliveryContext {
     pub deadline: Timestamp,
 }
 
+/// Everything that a [`Settler`] is made of.
+#[derive(Debug)]
+pub struct SettlerParts {
+    pub publisher: Publisher,
+    pub tracer: Tracer,
+    pub topology: Topology,
+    /// The queue of the deliveries.
+    pub queue: String,
+    /// Time limit for each reply of the broker.
+    pub limit: Duration,
+    pub retry: RetryPolicy,
+    pub clock: Clock,
+    pub metrics: StageMetrics,
+}
+
 /// Settles the deliveries of one queue.
 #[derive(Clone, Debug)]
 pub struct Settler {
@@ -73,8 +93,8 @@ pub struct Settler {
     topology: Topology,
     limit: Duration,
     retry: RetryPolicy,
+    clock: Clock,
     metrics: StageMetrics,
-    redeclared: watch::Receiver<u64>,
 }
 
 /// The settlement of a delivery, for its log line.
@@ -95,19 +115,15 @@ impl Settlement {
 }
 
 impl Settler {
-    /// Creates a settler for deliveries of `queue`, which are retried as `retry` says.
     #[must_use]
-    pub fn new(
-        publisher: Publisher,
-        tracer: Tracer,
-        topology: &Topology,
-        queue: String,
-        limit: Duration,
-        retry: RetryPolicy,
-        metrics: StageMetrics,
-    ) -> Self {
-        let (topology, redeclared) = (topology.clone(), topology.redeclared());
-        Self { publisher, tracer, queue, topology, limit, retry, metrics, redeclared }
+    pub fn new(parts: SettlerParts) -> Self {
+        let SettlerParts { publisher, tracer, topology, queue, limit, retry, clock, metrics } = parts;
+        Self { publisher, tracer, queue, topology, limit, retry, clock, metrics }
+    }
+
+    /// The clock by which events expire.
+    pub(super) const fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The shortest delay of a delay queue.
@@ -117,15 +133,13 @@ impl Settler {
     }
 
     /// Longer than any wait of a message for its next attempt.
-    pub(super) fn longest_wait(&self) -> Duration {
-        retry::longest_wait(&self.retry)
+    pub(super) fn longest_wait(&self, probe_max: Duration) -> Duration {
+        retry::longest_wait(&self.retry, probe_max)
     }
 
-    /// Changes when a missing queue or binding is redeclared, from now on.
-    pub(super) fn redeclared(&self) -> watch::Receiver<u64> {
-        let mut redeclared = self.redeclared.clone();
-        redeclared.mark_unchanged();
-        redeclared
+    /// Sees when a missing queue or binding is redeclared, from now on.
+    pub(super) fn redeclared(&self) -> Redeclared {
+        self.topology.redeclared()
     }
 
     /// Starts the span of a delivery's processing by `stage`.
@@ -141,7 +155,7 @@ impl Settler {
         outcome: Outcome,
         verdict: BreakerVerdict,
     ) -> Settlement {
-        let now = clock::now();
+        let now = self.clock.now();
         match outcome {
             // Nothing is published now, so nothing is measured.
             Outcome::DoneBefore(batch) if batch.outgoing.is_empty() => {
@@ -178,7 +192,11 @@ impl Settler {
                 return None;
             }
             let sending = messages.iter().map(|outgoing| self.outgoing(context, outgoing, now)).collect();
-            let confirmed = |one: &Sending| tell.send_modify(|confirmed| confirmed.extend(one.outgoing));
+            let confirmed = |one: &Sending| {
+                let Some((message_id, route)) = one.outgoing else { return };
+                self.metrics.published(route);
+                tell.send_modify(|confirmed| confirmed.push(message_id));
+            };
             timeout(left, self.publish(context, sending, confirmed)).await.ok()
         });
         let recording = pin!(record(then, confirmed));
@@ -193,10 +211,8 @@ impl Settler {
             return self.dead(context, message, &Death::new(Class::Expired, reason)).await;
         };
         let Err(Unpublished { error, keys }) = published else {
-            for outgoing in &outgoing {
-                self.metrics.published(outgoing.route);
-            }
-            self.metrics.delivered(context.happened_at);
+            let took = self.clock.now().duration_since(context.happened_at);
+            self.metrics.delivered(Duration::try_from(took).unwrap_or_default());
             let ack = self.ack(context, Settlement::of(Settled::Done, None));
             // The record starts before the ack, and the ack does not wait for it: the broker does not redeliver an
             // acknowledged message.
@@ -216,7 +232,8 @@ impl Settler {
     async fn recorded(&self, context: &DeliveryContext, recording: Option<impl Future<Output = ()>>) {
         if timeout_at(self.until(context), OptionFuture::from(recording)).await.is_err() {
             warn!(
-                "ledger did not record the published messages within amqp.delivery_timeout; a repeat of the event publishes them again"
+                "failed to record published links in the ledger in time; if their event is delivered again, the same links are \
+                 published again"
             );
         }
     }
@@ -280,7 +297,8 @@ impl Settler {
         postponed: Postponed,
     ) -> Settlement {
         let failure = Failure { cause: Cause::Busy, reason: reason.to_owned(), retry_after: None };
-        self.try_again(context, message, &failure, BreakerVerdict::Postponed(postponed), clock::now()).await
+        self.try_again(context, message, &failure, BreakerVerdict::Postponed(postponed), self.clock.now())
+            .await
     }
 
     /// Delays a message that came back before its time; no attempt counts. The next longer delay queue would have
@@ -291,7 +309,7 @@ impl Settler {
         message: &Message,
         at: Timestamp,
     ) -> Settlement {
-        let Some(delay) = retry::delay_for(self.topology.delays(), clock::now(), at, at) else {
+        let Some(delay) = retry::delay_for(self.topology.delays(), self.clock.now(), at, at) else {
             return self.unfulfilled(context, "no delay queue is configured".to_owned()).await;
         };
         let settlement = Settlement::of(Settled::Early, None);
@@ -328,7 +346,7 @@ impl Settler {
 
     async fn dead(&self, context: &DeliveryContext, message: &Message, death: &Death) -> Settlement {
         let properties = |_: &str, trace: &TraceContext| {
-            properties::dead(&context.properties, message, death, trace, clock::now())
+            properties::dead(&context.properties, message, death, trace, self.clock.now())
         };
         let letter = self.copy(context, Topology::dead_queue(&self.queue), properties, &message.body);
         match self.publish(context, vec![letter], |_| ()).await {
@@ -355,7 +373,7 @@ impl Settler {
         let properties = properties::outgoing(outgoing, span.context(), now);
         let body = outgoing.body.reveal().as_slice().into();
         let publication = Publication { exchange, routing_key, properties, body };
-        Sending { publication, span, outgoing: Some(outgoing.message_id) }
+        Sending { publication, span, outgoing: Some((outgoing.message_id, outgoing.route)) }
     }
 
     /// A copy of the delivery for `queue`, one of our own queues.
@@ -515,8 +533,8 @@ fn left(outgoing: &[Outgoing], now: Timestamp) -> Duration {
 struct Sending {
     publication: Publication,
     span: DeliverySpan,
-    /// The message id, for a message of the stage.
-    outgoing: Option<Uuid>,
+    /// Message id and route, for a message of the stage.
+    outgoing: Option<(Uuid, Route)>,
 }
 
 /// The error of a batch that is not known to be delivered, and the exchanges and routing keys without a queue.

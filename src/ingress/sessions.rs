@@ -8,13 +8,17 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{head::StartHead, problem::HttpProblem, service::RequestLog};
+use super::{
+    head::StartHead,
+    problem::{HttpProblem, RETRY_SOON},
+    service::RequestLog,
+};
 use crate::{
     broker::{
         properties,
         publisher::{Publication, PublishError, Publisher},
     },
-    clock,
+    clock::Clock,
     contract::{
         http::{AcceptedBody, ProblemKind},
         ids,
@@ -23,7 +27,7 @@ use crate::{
         trace::TraceContext,
     },
     fault,
-    ledger::{Claim, Lease, Ledger, LedgerError},
+    ledger::{Claim, Lease, Ledger},
     telemetry::{
         metrics::IngressMetrics,
         traces::{DeliverySpan, Tracer},
@@ -43,6 +47,12 @@ const RESERVE: Duration = Duration::from_secs(1);
 /// Time for which an accepted request is remembered.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 
+/// Problem of a ledger that does not answer within our own limit.
+const NO_ANSWER: &str = "ledger: no answer in time";
+/// Problem of a key with two bodies.
+const REUSED: &str =
+    "the Idempotency-Key (or the CloudEvent's source and id) was used before with another body";
+
 /// Makes start events of requests.
 #[derive(Clone, Debug)]
 pub(crate) struct StartEvents {
@@ -50,9 +60,12 @@ pub(crate) struct StartEvents {
     /// The exchange of start events.
     pub(crate) exchange: String,
     pub(crate) ledger: Ledger,
+    pub(crate) clock: Clock,
     /// Accept requests while the ledger is unavailable. The stage still recognises repeats by their ids.
     pub(crate) without_ledger: bool,
     pub(crate) rules: SessionRules,
+    /// Time for which the stage remembers an event after its session.
+    pub(crate) margin: SignedDuration,
     pub(crate) tracer: Tracer,
     pub(crate) metrics: IngressMetrics,
 }
@@ -71,6 +84,8 @@ struct ValidEvent {
     message: Message,
     id: Uuid,
     session: Session,
+    /// Time until which a repeat is recognised.
+    remembered_until: Timestamp,
 }
 
 impl StartEvents {
@@ -91,14 +106,16 @@ impl StartEvents {
             body,
             content_type: Some(media_type.to_owned()),
             headers,
-            published_at: Some(clock::now()),
+            published_at: Some(self.clock.now()),
             ..Message::default()
         };
-        let (session, id, trace) = {
+        let key = key.as_ref().map(|key| key.reveal().as_str());
+        let (session, id, cloud_event, trace) = {
             let start = StartMessage::open(&message);
-            let key = key.as_ref().map(|key| key.reveal().as_str());
-            let id = event_id(&client, key, start.cloud_event_id(), &message.body);
-            (start.session(&self.rules, clock::now()), id, start.identity.trace.clone())
+            let cloud_event = start.cloud_event_id();
+            let id = event_id(&client, key, cloud_event, &message.body);
+            let session = start.session(&self.rules, self.clock.now());
+            (session, id, cloud_event.is_some(), start.identity.trace.clone())
         };
         let mut span = self.tracer.serve("POST", "/v1/sessions", &trace);
         log.trace_id = Some(span.context().trace_id());
@@ -106,7 +123,9 @@ impl StartEvents {
             Ok(session) => {
                 log.event_id = Some(id);
                 span.set("instant_connect.event_id", id.to_string());
-                let event = ValidEvent { message, id, session };
+                let is_named = key.is_some() || cloud_event;
+                let remembered_until = self.remembered_until(&session, is_named);
+                let event = ValidEvent { message, id, session, remembered_until };
                 self.publish_once(event, fingerprint, span.context(), deadline).await
             }
             Err(refusal) => Err(HttpProblem::from(refusal)),
@@ -132,9 +151,10 @@ impl StartEvents {
             ClaimedKey::Mine(lease) => lease,
             ClaimedKey::Accepted => return Ok(AcceptedBody { replayed: true, ..accepted }),
         };
+        let remembered_until = event.remembered_until;
         self.publish(event, within, deadline).await?;
         fault::point("ingress", "confirmed");
-        record(lease, deadline).await;
+        record(lease, remembered_until, deadline).await;
         fault::point("ingress", "recorded");
         Ok(accepted)
     }
@@ -151,35 +171,26 @@ impl StartEvents {
         let key = format!("ingress/{id}");
         // The ledger has a little more time for its own answer than for waiting.
         let claim = timeout_at(until + RESERVE / 2, self.ledger.claim(&key, fingerprint, patience)).await;
-        let error: &dyn std::fmt::Display = match &claim {
-            Ok(Ok(Claim::Mine(_) | Claim::Recorded(_) | Claim::Conflict | Claim::Busy)) => &"",
-            Ok(Err(error)) => error,
-            Err(_) => &"ledger: no answer in time",
+        let error = match claim {
+            Ok(Ok(Claim::Mine(lease))) => return Ok(ClaimedKey::Mine(Some(lease))),
+            Ok(Ok(Claim::Recorded(_))) => return Ok(ClaimedKey::Accepted),
+            Ok(Ok(Claim::Conflict)) => return Err(HttpProblem::new(ProblemKind::KeyReused, REUSED)),
+            Ok(Ok(Claim::Busy)) => {
+                let problem = HttpProblem::new(
+                    ProblemKind::InFlight,
+                    "another request with the same key is in progress",
+                );
+                return Err(problem.retry_after(RETRY_SOON));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => NO_ANSWER.to_owned(),
         };
-        match &claim {
-            Ok(Ok(_)) => {}
-            _ if self.without_ledger => {
-                warn!(%error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
-                return Ok(ClaimedKey::Mine(None));
-            }
-            _ => {
-                warn!(%error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
-                return Err(HttpProblem::unconfirmed("the ledger is unavailable"));
-            }
+        if self.without_ledger {
+            warn!(error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
+            return Ok(ClaimedKey::Mine(None));
         }
-        match claim {
-            Ok(Ok(Claim::Mine(lease))) => Ok(ClaimedKey::Mine(Some(lease))),
-            Ok(Ok(Claim::Recorded(_))) => Ok(ClaimedKey::Accepted),
-            Ok(Ok(Claim::Conflict)) => Err(HttpProblem::new(
-                ProblemKind::KeyReused,
-                "the Idempotency-Key (or the CloudEvent's source and id) was used before with another body",
-            )),
-            _ => Err(HttpProblem::new(
-                ProblemKind::InFlight,
-                "another request with the same key is in progress",
-            )
-            .retry_after(super::problem::RETRY_SOON)),
-        }
+        warn!(error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
+        Err(HttpProblem::unconfirmed("the ledger is unavailable"))
     }
 
     async fn publish(
@@ -190,7 +201,7 @@ impl StartEvents {
     ) -> Result<(), HttpProblem> {
         let id = event.id.to_string();
         let mut span = self.tracer.publish(&self.exchange, ROUTING_KEY, Some(&id), within);
-        let properties = properties::received_event(&event.message, &id, span.context(), clock::now());
+        let properties = properties::received_event(&event.message, &id, span.context(), self.clock.now());
         let publication = Publication {
             exchange: self.exchange.clone(),
             routing_key: ROUTING_KEY.to_owned(),
@@ -216,6 +227,29 @@ impl StartEvents {
             PublishError::Ended => "the ingress is stopping",
         }))
     }
+
+    /// A request without a name of its own is a repeat only as long as the stage would see one: later, the same body is a
+    /// new session of the same people.
+    fn remembered_until(&self, session: &Session, is_named: bool) -> Timestamp {
+        let after = |from: Timestamp, span| from.saturating_add(span).unwrap_or(Timestamp::MAX);
+        let longest = after(self.clock.now(), KEPT);
+        if is_named { longest } else { longest.min(after(session.expires_at.timestamp(), self.margin)) }
+    }
+}
+
+/// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
+async fn record(lease: Option<Lease>, remembered_until: Timestamp, deadline: Instant) {
+    let Some(mut lease) = lease else { return };
+    let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
+    let error = match timeout_at(until, lease.record(b"{}", remembered_until)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => NO_ANSWER.to_owned(),
+    };
+    warn!(
+        error,
+        "ingress: an accepted request was not recorded; a repeat is published again, with the same id"
+    );
 }
 
 /// Answer of the ledger.
@@ -224,20 +258,6 @@ enum ClaimedKey {
     Mine(Option<Lease>),
     /// An earlier request was accepted.
     Accepted,
-}
-
-/// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
-async fn record(lease: Option<Lease>, deadline: Instant) {
-    let Some(mut lease) = lease else { return };
-    let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
-    let kept = clock::now().saturating_add(KEPT).unwrap_or(Timestamp::MAX);
-    let recorded = timeout_at(until, lease.record(b"{}", kept)).await;
-    let error = match recorded {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => LedgerError::Closed.to_string(),
-    };
-    warn!(%error, "ingress: an accepted request was not recorded; a repeat is published again, with the same id");
 }
 
 /// The id of a request's event: the same for every repeat, so that the stage recognises repeats even if the ingress does
@@ -262,26 +282,4 @@ fn show(span: &mut DeliverySpan, result: &Result<AcceptedBody, HttpProblem>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn event_ids_of_clients_keys_and_bodies_do_not_overlap_and_stay_fixed() {
-        let of = |client, key, event| event_id(client, key, event, b"{}");
-        let all = [
-            of("a", Some("k"), None),
-            of("b", Some("k"), None),
-            of("a", Some("l"), None),
-            of("a", None, Some("k")),
-            of("a", None, None),
-            event_id("a", None, None, b"{} "),
-        ];
-        for (position, id) in all.iter().enumerate() {
-            assert!(!all[..position].contains(id));
-        }
-        assert_eq!(of("a", Some("k"), Some("other")), all[0], "the key comes first");
-        assert_eq!(of("b", None, None), all[4], "one body is one event of the organisation");
-        // Pinned, because a repeat may come after an update.
-        assert_eq!(all[0].to_string(), "431a9ac2-a5b7-53ac-8ac8-eef8e6d1febd");
-    }
-}
+mod tests;

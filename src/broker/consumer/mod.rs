@@ -25,10 +25,11 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    budget::Budget, connection::BrokerError, settle::Settler, source::Source, tries::Tries, working::Working,
+    budget::Budget, connection::BrokerError, port::Source, settle::Settler, tries::Tries, working::Working,
 };
 use crate::{
     breaker::{self, Breaker},
+    clock::Clock,
     stages::Stage,
     state::StageState,
     telemetry::metrics::StageMetrics,
@@ -127,7 +128,6 @@ impl<S: Stage> Consumer<S> {
         Self {
             stage,
             queue,
-            settler,
             permits: Arc::new(Semaphore::new(limits.concurrency)),
             budget: Budget::new(limits.bytes),
             reading: tokio::sync::Mutex::default(),
@@ -136,8 +136,10 @@ impl<S: Stage> Consumer<S> {
                 limits.breaker,
                 state.breaker.clone(),
                 metrics.breaker.clone(),
+                settler.clock().clone(),
             ),
             limits,
+            settler,
             tries,
             isolated: Arc::default(),
             working: Working::default(),
@@ -206,6 +208,10 @@ impl<S: Stage> Consumer<S> {
     /// Sets the mode of the next subscription.
     pub fn set_next_mode(&self, mode: ConsumeMode) {
         self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    fn clock(&self) -> &Clock {
+        self.settler.clock()
     }
 
     fn mode(&self) -> ConsumeMode {
