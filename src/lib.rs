@@ -86,9 +86,6 @@ pub mod ledger;
 pub(crate) mod masking;
 pub(crate) mod outcome;
 pub mod retry;
-// The simulation runs the ledger's suite, which is also an integration test and imports this crate by its name.
-#[cfg(test)]
-extern crate self as instant_connect_worker;
 #[cfg(test)]
 mod simulation;
 pub mod stages;

@@ -134,16 +134,29 @@ impl Breaker {
         }
     }
 
+    /// Shows the breaker as closed if it is open because of the token. Nothing waits for the API, and the next message tries the new
+    /// token.
+    pub(crate) fn token_replaced(&self) {
+        let mut inner = self.inner();
+        if self.is_due() && inner.cause == Some(Cause::Token) && !std::mem::replace(&mut inner.hidden, true) {
+            self.state.set_token_refused(false);
+            self.state.set_open(false);
+            info!(
+                stage = self.stage,
+                "breaker shown as closed: the token was replaced and no message waits; the next message tries the new token"
+            );
+        }
+    }
+
     /// Resolves when the breaker is open.
     pub(crate) async fn opened(&self) {
         // The sender lives as long as this breaker, so the wait can't fail.
-        _ = self.probe_at.subscribe().wait_for(Option::is_some).await;
+        _ = self.probes().wait_for(Option::is_some).await;
     }
 
-    /// Resolves when the breaker is closed.
-    #[cfg(test)]
-    pub(crate) async fn closed(&self) {
-        _ = self.probe_at.subscribe().wait_for(Option::is_none).await;
+    /// The time of the next probe whenever it changes.
+    pub(crate) fn probes(&self) -> watch::Receiver<Option<Instant>> {
+        self.probe_at.subscribe()
     }
 
     /// Records the `outcome` of work on `event` that started at `begun`. Returns the consequence of a failure for the

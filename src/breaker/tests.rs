@@ -203,6 +203,10 @@ async fn breaker_without_waiting_messages_is_shown_as_closed_until_the_next_fail
     tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
     breaker.nothing_waits();
     assert!(breaker.state.is_open(), "the next event would meet the refused token");
+    breaker.token_replaced();
+    assert!(!breaker.state.is_open() && !breaker.state.is_token_refused() && breaker.is_due());
+    breaker.learn(6, &failure(Cause::Token, None));
+    assert!(breaker.state.is_open() && breaker.state.is_token_refused());
 }
 
 /// This looks like an outage: the failures are not counted, and other events are not delayed.

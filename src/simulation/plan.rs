@@ -61,12 +61,12 @@ impl WorldPlan {
         let mut some = |most: u32| if random.bool() { 0 } else { random.u32(1..=most) };
         let (crashes, shutdowns, disconnects, broker_restarts) = (some(4), some(2), some(5), some(2));
         let (outages, rate_limits, token_rotations) = (some(2), some(2), some(2));
-        let (unbound, ledger_outages) = (some(1), some(1));
+        let (_, ledger_outages) = (some(1), some(1));
         let concurrency = random.usize(1..=8);
         // A generator of its own, so that the other choices stay the same.
         let mut more = random.clone();
         let mut few = |most: u32| if more.bool() { 0 } else { more.u32(1..=most) };
-        let (alarms, deletions, stalls) = (few(2), few(3), few(2));
+        let (alarms, deletions, stalls, unbound) = (few(2), few(3), few(2), few(3));
         let creates = more.u32(..4) > 0;
         let ladders: [&[u64]; 3] =
             [&[1_000, 5_000, 30_000, 120_000, 600_000], &[500, 4_000, 20_000], &[2_000]];

@@ -189,10 +189,11 @@ async fn run<S: Stage>(broker: Arc<SimulatedBroker>, topology: Topology, consume
 
 /// Reports each opening and closing of a breaker to the rules.
 async fn watch<S: Stage>(life: Life, consumer: Arc<Consumer<S>>, which: SimulatedApi) {
+    let mut probes = consumer.probes();
     loop {
-        consumer.breaker().opened().await;
+        _ = probes.wait_for(Option::is_some).await;
         rule(&life, |checker| checker.breaker_opened(which));
-        consumer.breaker().closed().await;
+        _ = probes.wait_for(Option::is_none).await;
         rule(&life, |checker| checker.breaker_closed(which));
     }
 }
@@ -272,7 +273,7 @@ fn link_rules() -> LinkRules {
     }
 }
 
-fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, ledger: &Ledger) -> Upstream {
+fn upstream(which: SimulatedApi, life: &Life, token: &Path, ledger: &Ledger) -> Upstream {
     let limits = upstream::UpstreamLimits {
         connect_timeout: Duration::from_secs(5),
         timeout: CALL_LIMIT,
@@ -280,13 +281,11 @@ fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, 
         rate_limit_wait: RATE_LIMIT_WAIT,
     };
     let api = Api { life: life.clone(), which };
-    let metrics = life.world.lock().metrics.upstream(match which {
-        SimulatedApi::InstantConnect => stages::LINK.upstream,
-        SimulatedApi::Messages => stages::HOST.upstream,
-    });
+    let api_of_stage = which.stage().upstream;
+    let metrics = life.world.lock().metrics.upstream(api_of_stage);
     let (token, clock) = (TokenSource::file(token.to_owned()), ledger.clock().clone());
-    let upstream = Upstream::over(Box::new(api), name, token, limits, metrics, clock);
-    upstream.sharing_rate_limits_in(ledger.clone(), which.name())
+    let upstream = Upstream::over(Box::new(api), api_of_stage.title, token, limits, metrics, clock);
+    upstream.sharing_rate_limits_in(ledger.clone(), api_of_stage.key)
 }
 
 fn url(text: &str) -> url::Url {
@@ -294,13 +293,13 @@ fn url(text: &str) -> url::Url {
 }
 
 fn links(life: &Life, token: &Path, ledger: &Ledger) -> instant_connect::InstantConnectClient {
-    let upstream = upstream("Instant Connect", SimulatedApi::InstantConnect, life, token, ledger);
+    let upstream = upstream(SimulatedApi::InstantConnect, life, token, ledger);
     let options = LinkOptions { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
     let endpoint = url("https://links.sim.example.com/api/v2/joseencrypt");
     instant_connect::InstantConnectClient::new(upstream, endpoint, options, link_rules())
 }
 
 fn messages(life: &Life, token: &Path, ledger: &Ledger) -> webex::WebexClient {
-    let upstream = upstream("Webex Messages", SimulatedApi::Messages, life, token, ledger);
+    let upstream = upstream(SimulatedApi::Messages, life, token, ledger);
     webex::WebexClient::new(upstream, url("https://messages.sim.example.com/v1/messages"))
 }

@@ -161,6 +161,10 @@ impl Stage for HostStage {
         }
     }
 
+    fn has_new_token(&self) -> bool {
+        self.client.has_new_token()
+    }
+
     async fn act(&self, link: HostLink, context: &mut JobContext) -> Outcome {
         let destination = match destination(&link) {
             Ok(destination) => destination,

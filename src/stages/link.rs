@@ -157,6 +157,10 @@ impl Stage for LinkStage {
         }
     }
 
+    fn has_new_token(&self) -> bool {
+        self.client.has_new_token()
+    }
+
     async fn act(&self, mut session: Session, context: &mut JobContext) -> Outcome {
         debug!(
             session = %loggable_id(session.session_id.reveal()), guests = session.guests.len(),

@@ -21,7 +21,10 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -193,10 +196,10 @@ impl<S: Stage> Consumer<S> {
         &self.metrics
     }
 
-    /// The stage's breaker.
-    #[cfg(test)]
-    pub(crate) const fn breaker(&self) -> &Breaker {
-        &self.breaker
+    /// The time of the breaker's next probe whenever it changes; `None` while the breaker is closed.
+    #[must_use]
+    pub fn probes(&self) -> watch::Receiver<Option<Instant>> {
+        self.breaker.probes()
     }
 
     /// True once the worker is to stop consuming.

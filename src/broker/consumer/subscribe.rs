@@ -27,6 +27,8 @@ const HEALTH: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(5);
 /// Longer than the longest default delay of `retry.delays`: after this time without a delivery, no message waits for the API.
 const NOTHING_WAITS_AFTER: Duration = Duration::from_secs(15 * 60);
+/// Interval between two checks for a new token while no message waits.
+const TOKEN_CHECK: Duration = Duration::from_secs(10);
 /// Consecutive probes that need no API call before a backlog of such messages is assumed.
 const WITHOUT_CALL_MAX: u32 = 4;
 
@@ -164,11 +166,18 @@ impl<S: Stage> Consumer<S> {
         subscription: &mut Subscription,
     ) -> Result<(OwnedSemaphorePermit, Delivery), BrokerError> {
         let permit = self.permit(subscription).await?;
-        if let Ok(delivery) = timeout(NOTHING_WAITS_AFTER, subscription.next()).await {
-            return Ok((permit, delivery?));
+        let since = Instant::now();
+        loop {
+            if let Ok(delivery) = timeout(TOKEN_CHECK, subscription.next()).await {
+                return Ok((permit, delivery?));
+            }
+            if self.stage.has_new_token() {
+                self.breaker.token_replaced();
+            }
+            if since.elapsed() >= NOTHING_WAITS_AFTER {
+                self.breaker.nothing_waits();
+            }
         }
-        self.breaker.nothing_waits();
-        Ok((permit, subscription.next().await?))
     }
 
     /// Settles messages that need no API call concurrently, up to the first message that needs one: that is the

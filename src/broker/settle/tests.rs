@@ -10,19 +10,28 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use uuid::Uuid;
 
-use super::*;
+use super::{batch::RECORD_AFTER, *};
 use crate::{
-    broker::{port::Settle, publisher::PublishJob, topology::TopologyConfig},
+    breaker::Postponed,
+    broker::{
+        port::Settle,
+        publisher::{PublishError, PublishJob},
+        topology::TopologyConfig,
+    },
     contract::{
         link::{GUEST_LINK_TYPE, ROUTES},
+        outgoing::Outgoing,
         people::Channel,
         private::Private,
         time::WireTime,
     },
-    outcome::Learn,
+    outcome::{Batch, Cause, Class, Failure, Learn},
     stages,
     telemetry::metrics::Metrics,
 };

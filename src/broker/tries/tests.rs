@@ -48,7 +48,7 @@ async fn try_that_ends_while_the_ledger_is_down_is_not_a_death() {
     assert!(locked(&tries.0.ended).is_empty() && locked(&tries.0.live).is_empty());
 }
 
-/// A shutdown or amqp.delivery_timeout can drop a delivery while its try is being recorded.
+/// A shutdown or `amqp.delivery_timeout` can drop a delivery while its try is being recorded.
 #[tokio::test(start_paused = true)]
 async fn try_whose_begin_is_aborted_is_taken_back() {
     let tries = memory().await;

@@ -132,7 +132,7 @@ impl SimulatedChannel {
     pub(super) fn answer(&self, confirm: oneshot::Sender<Confirmation>, acked: bool) {
         self.confirms().ready.push((confirm, acked));
         let late = self.wire.life.world.lock().random.u32(..60);
-        if late < 30 {
+        if late < 10 {
             return self.flush();
         }
         let channel = self.clone();
