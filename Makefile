@@ -25,7 +25,7 @@ MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/st
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint policies deny fuzz mutants breakages schemas metrics dashboard chart chart-files release clean
+.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint policies deny fuzz mutants breakages schemas openapi metrics dashboard chart chart-files release clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -147,6 +147,9 @@ release: ## write VERSION to all places, make the SBOM and the chart's package, 
 
 schemas: ## regenerate config/schemas from the program's types
 	@$(CARGO) run --quiet --locked -- schema --write config/schemas
+
+openapi: ## regenerate config/openapi.json from the program's types
+	@ICW_WRITE_OPENAPI=1 $(CARGO) test --quiet --locked --lib openapi_json_is_up_to_date
 
 metrics: ## regenerate config/metrics.md from the program
 	@ICW_WRITE_METRICS=1 $(CARGO) test --quiet --locked --lib metrics_md_is_up_to_date

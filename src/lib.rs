@@ -22,6 +22,7 @@
 //! - [`values`]: value types of settings
 //! - [`upstream`]: HTTP with limits, rotating tokens and classified failures
 //! - [`instant_connect`], [`webex`]: the two APIs
+//! - [`ingress`]: one authenticated HTTP request becomes one confirmed start event
 //! - [`stages`]: from message to outcome, with one outside effect each; they do not depend on AMQP
 //! - [`ledger`]: completed effects, consulted before every outside effect
 //! - [`broker`]: deliveries, publishing, settling; it does not depend on Webex
@@ -46,10 +47,11 @@
 //! breaker         → clock outcome retry state telemetry values
 //! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages state telemetry tls values
 //! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
-//! cli             → broker check clock config contract dead masking outcome state telemetry tls upstream worker
-//! config          → breaker broker contract endpoint instant_connect ledger masking retry stages telemetry tls upstream values
+//! cli             → broker check clock config contract dead endpoint ingress masking outcome state telemetry tls upstream worker
+//! config          → breaker broker contract endpoint ingress instant_connect ledger masking retry stages telemetry tls upstream values
 //! dead            → broker clock contract fault outcome stages
 //! endpoint        → masking tls
+//! ingress         → broker clock contract fault ledger masking telemetry tls values
 //! instant_connect → contract fault upstream
 //! ledger          → clock endpoint fault tls
 //! outcome         → contract
@@ -59,7 +61,7 @@
 //! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
 //! values          → contract endpoint
 //! webex           → contract upstream
-//! worker          → admin broker config contract fault instant_connect ledger stages state telemetry upstream webex
+//! worker          → admin broker config contract fault ingress instant_connect ledger stages state telemetry upstream webex
 //! ```
 
 // `make lint` builds the documentation with private items, so these links work.
@@ -78,6 +80,7 @@ pub mod contract;
 pub(crate) mod dead;
 pub(crate) mod endpoint;
 mod fault;
+pub mod ingress;
 pub mod instant_connect;
 pub mod ledger;
 pub(crate) mod masking;

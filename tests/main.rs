@@ -12,6 +12,7 @@
 mod chaos;
 mod dead;
 mod house;
+mod ingress;
 mod ledger;
 mod operators;
 mod promises;

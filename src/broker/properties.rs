@@ -75,6 +75,24 @@ pub fn start_event(message_id: &str, trace: &TraceContext, now: Timestamp) -> Ba
         .with_headers(headers)
 }
 
+/// The properties of a start event that came as `message` in another way than from a queue. Its headers other than the
+/// trace context are kept.
+#[must_use]
+pub fn received_event(
+    message: &Message,
+    message_id: &str,
+    trace: &TraceContext,
+    now: Timestamp,
+) -> BasicProperties {
+    let content_type = message.content_type.as_deref().unwrap_or(JSON);
+    let mut headers = FieldTable::default();
+    for (name, value) in &message.headers {
+        headers.insert(short(name), AMQPValue::LongString(value.as_str().into()));
+    }
+    set_trace(&mut headers, trace);
+    start_event(message_id, trace, now).with_content_type(short(content_type)).with_headers(headers)
+}
+
 /// The properties of a dead letter: those of the message as received, plus the reason of its death.
 #[must_use]
 pub fn dead(

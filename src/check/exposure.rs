@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{
         LedgerChoice, Loaded,
-        settings::{Origin, SECRETS},
+        settings::{Origin, is_secret},
     },
     endpoint::url::is_loopback,
     ledger::LedgerKind,
@@ -26,6 +26,8 @@ const TEMPORARY_FOLDERS: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let mut found =
         vec![ledger(loaded), ledger_outage(loaded), retention(loaded), admin(loaded), devices(loaded)];
+    found.push(ingress(loaded));
+    found.extend(client_tokens(loaded));
     found.extend(unused(loaded));
     found.extend(inline_tokens(loaded));
     found.extend(secrets_in_flags(loaded));
@@ -134,6 +136,35 @@ fn admin(loaded: &Loaded) -> Finding {
     }
 }
 
+fn ingress(loaded: &Loaded) -> Finding {
+    let about = on(Exposure, loaded, &["ingress.listen"]);
+    match (loaded.ingress(), loaded.config.ingress.listen) {
+        (Err(error), _) => about
+            .fail(error.to_string(), "correct the client's token_file, and give each client its own tokens"),
+        (Ok(_), None) => about.pass("the HTTP ingress is off"),
+        (Ok(_), Some(address)) if is_loopback_address(address) => {
+            about.pass("reachable only from this machine")
+        }
+        (Ok(_), Some(_)) => {
+            about.pass("clients with a token can start sessions from wherever they reach this address")
+        }
+    }
+}
+
+/// Clients whose token can't rotate without a restart.
+fn client_tokens(loaded: &Loaded) -> Vec<Finding> {
+    let clients = &loaded.config.ingress.clients;
+    let fixed = clients.iter().filter(|(_, client)| client.token_file.is_none());
+    fixed
+        .map(|(name, _)| {
+            on(Exposure, loaded, &[&format!("ingress.clients.{name}.token_file")]).warn(
+                "the client's token is read only at startup: it cannot rotate without a restart",
+                "set token_file to a file with one or two tokens, or with their digests",
+            )
+        })
+        .collect()
+}
+
 fn is_loopback_address(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
@@ -164,9 +195,10 @@ fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
 }
 
 fn secrets_in_flags(loaded: &Loaded) -> Vec<Finding> {
-    let exposed = SECRETS.into_iter().filter(|key| loaded.settings.origin(key) == Some(&Origin::Flag));
+    let exposed =
+        loaded.settings.rows().filter(|(key, _, origin)| is_secret(key) && **origin == Origin::Flag);
     exposed
-        .map(|key| {
+        .map(|(key, ..)| {
             on(Exposure, loaded, &[key]).warn(
                 "passed with --set: visible in the process list and shell history",
                 "pass it in a file or an environment variable",
@@ -182,6 +214,7 @@ fn insecure(loaded: &Loaded) -> Vec<Finding> {
         ("instant_connect.allow_insecure", config.instant_connect.allow_insecure, "the token and the links"),
         ("hosts.allow_insecure", config.hosts.allow_insecure, "the token and the host links"),
         ("ledger.allow_insecure", config.ledger.allow_insecure, "Redis's password and the links"),
+        ("ingress.allow_insecure", config.ingress.allow_insecure, "the clients' tokens and the events"),
     ];
     if all.iter().all(|(_, allowed, _)| !allowed) {
         let keys = all.map(|(key, ..)| key);

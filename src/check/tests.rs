@@ -116,6 +116,18 @@ const CONFLICTS: &[(&[&str], &str)] = &[
     ),
     (&["admin.listen=off"], "warn: admin.listen = \"off\": the admin server is off"),
     (&["admin.listen=0.0.0.0:9464"], "warn: admin.listen = \"0.0.0.0:9464\": anyone who reaches"),
+    (
+        &["ingress.clients.flows.token=icw_token-of-the-flows-1"],
+        "warn: ingress.clients.flows.token_file = : the client's token is read only at startup",
+    ),
+    (
+        &["ingress.listen=127.0.0.1:1", "ingress.clients.flows.token_file=/nonexistent/token"],
+        "fail: ingress.listen = \"127.0.0.1:1\": ingress.clients.flows.token_file: token file /nonexistent/token",
+    ),
+    (
+        &["ingress.allow_insecure=true"],
+        "warn: ingress.allow_insecure = true: the clients' tokens and the events may be sent unencrypted",
+    ),
     (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: read only at startup"),
     (&["instant_connect.token=x"], "warn: instant_connect.token = [hidden]: passed with --set"),
     (&["amqp.url=amqp://rabbit"], "warn: amqp.url = [hidden]: passed with --set"),

@@ -21,7 +21,7 @@ use crate::{
     },
     config::Loaded,
     contract::{link::GUESTS, start_session},
-    worker,
+    worker::{self, WorkerRole},
 };
 
 /// Time limit for steps that usually take a second or two.
@@ -120,8 +120,9 @@ impl DemoParts {
         let (stop_worker, worker_stopped) = oneshot::channel::<()>();
         let (stop_sandbox, sandbox_stopped) = oneshot::channel::<()>();
         let loaded = Arc::clone(loaded);
-        let worker =
-            tokio::spawn(async move { worker::run(&loaded, async { _ = worker_stopped.await }).await });
+        let worker = tokio::spawn(async move {
+            worker::run(&loaded, WorkerRole::All, async { _ = worker_stopped.await }).await
+        });
         let sandbox =
             tokio::spawn(async move { _ = sandbox.serve(async { _ = sandbox_stopped.await }).await });
         let (connector, queue, handle) = (Arc::clone(connector), topology.queue(&GUESTS), handle.clone());

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, io::Read, path::PathBuf, sync::Arc, time::Durat
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use url::Url;
 use uuid::Uuid;
 
-use super::{CommandError, say, say_json};
+use super::{CommandError, emit_http, say, say_json};
 use crate::{
     broker::{
         connection::{Connector, close},
@@ -45,6 +46,12 @@ pub(super) struct Args {
     /// Message id (default: a new one)
     #[arg(long, value_name = "ID")]
     message_id: Option<String>,
+    /// Send to an ingress at this URL instead of the broker; the message id is the idempotency key
+    #[arg(long, value_name = "URL")]
+    http: Option<Url>,
+    /// File with the token for --http (default: the variable `ICW_CLIENT_TOKEN`)
+    #[arg(long, value_name = "FILE", requires = "http")]
+    token_file: Option<PathBuf>,
     /// Publish even an invalid start event
     #[arg(long)]
     unchecked: bool,
@@ -71,6 +78,9 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
         return Err(CommandError::Usage("--message-id: expected 1 to 255 bytes".to_owned()));
     }
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+    if let Some(url) = &args.http {
+        return emit_http::run(loaded, url, args.token_file.as_deref(), &message_id, body, args.json).await;
+    }
     let topology = loaded.config.topology();
     // Connects once first: the publisher below retries forever, which suits a worker but not a waiting person.
     let connector = Arc::new(loaded.config.connector());

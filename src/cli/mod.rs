@@ -6,6 +6,7 @@ mod dead;
 #[cfg(feature = "sandbox")]
 mod demo;
 mod emit;
+mod emit_http;
 mod health;
 mod log;
 #[cfg(not(feature = "sandbox"))]
@@ -19,6 +20,7 @@ mod sandbox;
 mod schema;
 mod signals;
 pub mod stack;
+mod token;
 mod topology;
 
 use std::{
@@ -65,7 +67,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the worker
-    Run,
+    Run(run::Args),
     /// Show one session end to end on a sandbox: the messages that each person receives
     #[cfg(feature = "sandbox")]
     Demo(demo::Args),
@@ -89,6 +91,8 @@ enum Command {
     Health(health::Args),
     /// Change the log level of a running worker
     Log(log::Args),
+    /// Make a token for a client of the ingress
+    Token(token::Args),
 }
 
 /// Reason of a failed command.
@@ -113,6 +117,7 @@ impl From<WorkerError> for CommandError {
         match error {
             WorkerError::Config(error) => error.into(),
             WorkerError::Admin(error) => Self::Usage(error.to_string()),
+            WorkerError::Ingress(error) => Self::Usage(error.to_string()),
             error => Self::Failed(error.to_string()),
         }
     }
@@ -161,6 +166,7 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
     match &cli.command {
         Command::Schema(args) => return schema::run(args),
         Command::Log(args) => return log::run(args),
+        Command::Token(args) => return token::run(args),
         #[cfg(not(feature = "sandbox"))]
         Command::Demo(args) => return no_sandbox::run(args),
         _ => {}
@@ -168,7 +174,7 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
     let loaded = cli.global.load(cli.command.defaults(), &[])?;
     let level = telemetry::logs::init(loaded.config.telemetry.log_format, loaded.config.telemetry.log_level);
     match cli.command {
-        Command::Run => run::run(&loaded, level).await,
+        Command::Run(args) => run::run(&loaded, &args, level).await,
         #[cfg(feature = "sandbox")]
         Command::Demo(args) => demo::run(&cli.global, &args).await,
         #[cfg(not(feature = "sandbox"))]
@@ -182,6 +188,7 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
         Command::Dead(args) => dead::run(&loaded, &args).await,
         Command::Health(args) => health::run(&loaded, &args).await,
         Command::Log(args) => log::run(&args),
+        Command::Token(args) => token::run(&args),
     }
 }
 

@@ -3,17 +3,30 @@
 use tracing::info;
 
 use super::{CommandError, signals};
-use crate::{config::Loaded, telemetry::logs::LogSwitch, worker};
+use crate::{
+    config::Loaded,
+    telemetry::logs::LogSwitch,
+    worker::{self, WorkerRole},
+};
 
-pub(super) async fn run(loaded: &Loaded, level: LogSwitch) -> Result<(), CommandError> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What to run, so that the ingress and the stages can scale apart
+    #[arg(long, value_enum, default_value_t = WorkerRole::All)]
+    role: WorkerRole,
+}
+
+pub(super) async fn run(loaded: &Loaded, args: &Args, level: LogSwitch) -> Result<(), CommandError> {
+    let role: &'static str = args.role.into();
     info!(
+        role,
         version = env!("CARGO_PKG_VERSION"),
         prefix = loaded.config.topology.prefix.as_str(),
         devices_allowed = !loaded.config.devices.allowed.is_empty(),
         "worker starting"
     );
     signals::log_level(level)?;
-    worker::run(loaded, signals::shutdown()?).await?;
+    worker::run(loaded, args.role, signals::shutdown()?).await?;
     info!("worker stopped");
     Ok(())
 }

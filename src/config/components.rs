@@ -116,6 +116,13 @@ impl Config {
         Files { client, ..self.tls() }
     }
 
+    /// The certificate that the ingress shows.
+    #[must_use]
+    pub(crate) fn ingress_certificate(&self) -> Option<ClientFiles> {
+        let files = self.ingress.tls_cert_file.clone().zip(self.ingress.tls_key_file.clone())?;
+        Some(ClientFiles { certificate: files.0, key: files.1 })
+    }
+
     /// TLS files for all other connections.
     #[must_use]
     pub fn tls(&self) -> Files {

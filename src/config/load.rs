@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{
     Config, otel,
-    settings::{ConfigError, Origin, Settings},
+    settings::{CLIENTS, ConfigError, Origin, Settings},
     validate,
 };
 use crate::{
@@ -118,15 +118,22 @@ pub(super) fn defaults() -> Result<Settings, ConfigError> {
     Ok(Settings(flatten(table).into_iter().map(|(key, value)| (key, (value, Origin::Default))).collect()))
 }
 
-/// Returns `section.key` and value for every entry of a table of tables.
+/// Returns `section.key` and value for every entry of a table of tables, and `ingress.clients.NAME.KEY` for clients.
 fn flatten(table: Table) -> Vec<(String, Value)> {
     let mut flat = Vec::new();
     for (section, value) in table {
-        match value {
-            Value::Table(keys) => {
-                flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+        let Value::Table(keys) = value else {
+            flat.push((section, value));
+            continue;
+        };
+        for (key, value) in keys {
+            match value {
+                Value::Table(clients) if format!("{section}.{key}.") == CLIENTS => {
+                    let clients = flatten(clients).into_iter();
+                    flat.extend(clients.map(|(key, value)| (format!("{CLIENTS}{key}"), value)));
+                }
+                value => flat.push((format!("{section}.{key}"), value)),
             }
-            value => flat.push((section, value)),
         }
     }
     flat
@@ -136,7 +143,10 @@ fn flatten(table: Table) -> Vec<(String, Value)> {
 fn environment_key(name: &str, settings: &Settings) -> Result<Option<String>, ConfigError> {
     let Some(rest) = name.strip_prefix("ICW_") else { return Ok(None) };
     if let Some((section, key)) = rest.split_once("__") {
-        return Ok(Some(format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase())));
+        let key = format!("{section}.{key}").to_ascii_lowercase();
+        let client =
+            key.strip_prefix("ingress.clients__").map(|rest| format!("{CLIENTS}{}", rest.replace("__", ".")));
+        return Ok(Some(client.unwrap_or(key)));
     }
     // Kubernetes adds its own variables for a service called icw, which are not settings. A setting with one underscore
     // too few is a mistake and must be reported.
@@ -165,7 +175,7 @@ pub(super) fn set_text(
     text: &str,
     origin: Origin,
 ) -> Result<(), ConfigError> {
-    let value = match settings.0.get(key).map(|(default, _)| default) {
+    let value = match settings.default_of(key) {
         Some(Value::Integer(_)) => text.trim().parse().map(Value::Integer).ok(),
         Some(Value::Float(_)) => text.trim().parse().map(Value::Float).ok(),
         Some(Value::Boolean(_)) => text.trim().parse().map(Value::Boolean).ok(),
@@ -193,11 +203,16 @@ fn list(text: &str) -> Value {
 /// Parses the merged settings as a [`Config`].
 fn parse(settings: &Settings) -> Result<Config, ConfigError> {
     let mut sections = serde_json::Map::new();
-    for (key, (value, _)) in &settings.0 {
-        let (section, key) = key.split_once('.').unwrap_or(("", key));
-        let value = serde_json::to_value(value).unwrap_or_default();
-        if let Some(keys) = sections.entry(section).or_insert_with(|| serde_json::json!({})).as_object_mut() {
-            keys.insert(key.to_owned(), value);
+    for (key, value) in settings.resolved() {
+        // `section.key`, or `ingress.clients.NAME.KEY`: a client's name has no dot.
+        let (path, key) = key.rsplit_once('.').unwrap_or(("", &key));
+        let mut keys = Some(&mut sections);
+        for name in path.split('.') {
+            let inner = keys.map(|keys| keys.entry(name).or_insert_with(|| serde_json::json!({})));
+            keys = inner.and_then(serde_json::Value::as_object_mut);
+        }
+        if let Some(keys) = keys {
+            keys.insert(key.to_owned(), serde_json::to_value(value).unwrap_or_default());
         }
     }
     serde_path_to_error::deserialize(serde_json::Value::Object(sections)).map_err(|error| {

@@ -18,7 +18,7 @@ mod tokens;
 mod urls;
 pub mod validate;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 pub use load::{Loaded, Sources, load};
 use schemars::JsonSchema;
@@ -31,6 +31,7 @@ use crate::{
     breaker::BreakerPolicy,
     broker::topology::TopologyConfig,
     contract::{device::AllowList, start_session::Vertical},
+    ingress::config::{AddressBlock, ClientConfig},
     instant_connect::request::{Enc, JweAlg, JwsAlg},
     retry::RetryPolicy,
     stages::OnFailure,
@@ -55,6 +56,7 @@ pub struct Config {
     pub breaker: BreakerPolicy,
     pub ledger: LedgerConfig,
     pub shutdown: ShutdownConfig,
+    pub ingress: IngressConfig,
     pub admin: AdminConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -208,6 +210,26 @@ pub enum LedgerChoice {
 #[allow(missing_docs, reason = "see Config")]
 pub struct ShutdownConfig {
     pub grace: Period,
+}
+
+/// Section `ingress`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct IngressConfig {
+    #[serde(deserialize_with = "address_or_off")]
+    #[schemars(with = "schema::Listen")]
+    pub listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub tls_cert_file: Option<PathBuf>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub tls_key_file: Option<PathBuf>,
+    pub allow_insecure: bool,
+    pub require_idempotency_key: bool,
+    pub connections_max: Bounded<1, 65535>,
+    pub in_flight_max: Bounded<1, 65535>,
+    pub trusted_proxies: Vec<AddressBlock>,
+    #[serde(default)]
+    pub clients: BTreeMap<String, ClientConfig>,
 }
 
 /// Section `admin`.

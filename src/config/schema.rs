@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Config, load::DEFAULTS};
 use crate::{
     contract::device::AllowList,
+    ingress::config::AddressBlock,
     values::{BaseUrl, Bounded, Delays, Factor, NonEmpty, Period, Prefix, SubjectPrefix},
 };
 
@@ -29,6 +30,16 @@ pub fn schema() -> Value {
             let described = &mut described["properties"][key];
             *described = setting(described.take(), json!(default), about);
         }
+    }
+    let clients = &mut schema["properties"]["ingress"]["properties"]["clients"];
+    clients["propertyNames"] = json!({"pattern": CLIENT_NAME});
+    let described = &mut clients["additionalProperties"];
+    close(described);
+    let every = defaults.get("ingress").and_then(|ingress| ingress.get("clients")?.get("*")?.as_table());
+    for (key, default) in every.into_iter().flatten() {
+        let about = about.get(&format!("ingress.clients.\"*\".{key}")).map_or("", String::as_str);
+        let described = &mut described["properties"][key];
+        *described = setting(described.take(), json!(default), about);
     }
     schema["title"] = json!("Settings of instant-connect-worker");
     schema["description"] = json!("Keys and defaults as in config/default.toml.");
@@ -123,6 +134,9 @@ macro_rules! schema_of {
     )+};
 }
 
+/// The name of a client of the ingress, or `*` for what all of them share.
+const CLIENT_NAME: &str = "^(\\*|_?([a-z0-9-]+(_[a-z0-9-]+)*)?_?)$";
+
 /// A duration above zero, in the notation of `config/default.toml`. (The program also reads ISO 8601 durations.)
 const DURATION: &str = "^([0-9]+(ms|s|m|h) ?)*[0-9]*[1-9][0-9]*(ms|s|m|h)( ?[0-9]+(ms|s|m|h))*$";
 
@@ -136,6 +150,7 @@ schema_of! {
     () NonEmpty => {"type": "string", "pattern": "[^\\s]"},
     () SubjectPrefix => {"type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9_-]*$"},
     () AllowList => {"type": "array", "items": {"type": "string", "pattern": "^([Ss][Ii][Pp]:)?[A-Za-z0-9._+*-]+@(\\*\\.)?[A-Za-z0-9.-]+$"}},
+    () AddressBlock => {"type": "string", "pattern": "^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$"},
     () HttpUrl => {"type": "string", "pattern": "^https?://[^\\s?#@]+$"},
     () Listen => {"type": "string", "pattern": "^(|off|[0-9.]+:[0-9]+|\\[[0-9A-Fa-f:.]+\\]:[0-9]+)$"},
 }

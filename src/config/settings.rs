@@ -1,13 +1,40 @@
 //! The merged settings: the value and the origin of each key, and the values that may be shown.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+};
 
 use toml::Value;
 
 use super::load::defaults;
 
-/// Keys with secret values, which are never shown.
+/// Keys with secret values, which are never shown. [`is_secret`] adds those of the ingress's clients.
 pub const SECRETS: [&str; 4] = ["amqp.url", "instant_connect.token", "hosts.token", "ledger.url"];
+
+/// Beginning of the keys of the ingress's clients, `ingress.clients.NAME.KEY`.
+pub(super) const CLIENTS: &str = "ingress.clients.";
+/// The name in place of a client's for what all clients' sections share.
+const EVERY_CLIENT: &str = "*";
+
+/// True if the value of `key` is never shown. A digest is hidden because a token may be given in its place.
+#[must_use]
+pub fn is_secret(key: &str) -> bool {
+    let ends = [".token", ".token_sha256"];
+    SECRETS.contains(&key) || (key.starts_with(CLIENTS) && ends.iter().any(|end| key.ends_with(end)))
+}
+
+/// The client and the key of a setting of a client.
+fn client_key(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(CLIENTS)?.split_once('.')
+}
+
+/// True if `name` can be the name of a client. It becomes part of event ids, log lines and environment variables.
+fn is_client_name(name: &str) -> bool {
+    let characters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    (1..=40).contains(&name.len()) && name.bytes().all(characters) && !name.contains("__")
+}
 
 /// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +120,14 @@ impl Settings {
     }
 
     pub(super) fn set(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
-        let Some((default, _)) = self.0.get(key) else { return Err(self.unknown(key, &origin)) };
+        let Some(default) = self.default_of(key) else { return Err(self.unknown(key, &origin)) };
+        if let Some((name, _)) = client_key(key)
+            && name != EVERY_CLIENT
+            && !is_client_name(name)
+        {
+            let expected = "expected a client name of 1 to 40 lower-case letters, digits, - and _, without two _ in a row";
+            return Err(ConfigError(format!("{origin}: {CLIENTS}…: {expected}")));
+        }
         let value = match (default, value) {
             (Value::Float(_), Value::Integer(number)) => {
                 Value::Float(f64::from(i32::try_from(number).unwrap_or(i32::MAX)))
@@ -108,8 +142,39 @@ impl Settings {
         Ok(())
     }
 
+    /// The value whose type `key` must have, if the key is known. A client's key has its type from the section of every client.
+    pub(super) fn default_of(&self, key: &str) -> Option<&Value> {
+        let every = client_key(key).map(|(_, own)| format!("{CLIENTS}{EVERY_CLIENT}.{own}"));
+        self.0.get(every.as_deref().unwrap_or(key)).map(|(value, _)| value)
+    }
+
+    /// Key and value of every setting in the form of [`super::Config`]: each client has all keys of a client.
+    pub(super) fn resolved(&self) -> BTreeMap<String, &Value> {
+        let every = format!("{CLIENTS}{EVERY_CLIENT}.");
+        let own = self.0.iter().filter(|(key, _)| !key.starts_with(&every));
+        let mut resolved: BTreeMap<String, &Value> =
+            own.map(|(key, (value, _))| (key.clone(), value)).collect();
+        let names: BTreeSet<&str> =
+            self.0.keys().filter_map(|key| client_key(key)).map(|(name, _)| name).collect();
+        for name in names.into_iter().filter(|name| *name != EVERY_CLIENT) {
+            for (key, (value, _)) in
+                self.0.range(every.clone()..).take_while(|(key, _)| key.starts_with(&every))
+            {
+                let key = format!("{CLIENTS}{name}.{}", &key[every.len()..]);
+                resolved.entry(key).or_insert(value);
+            }
+        }
+        resolved
+    }
+
     fn unknown(&self, key: &str, origin: &Origin) -> ConfigError {
-        let (section, _) = key.split_once('.').unwrap_or((key, ""));
+        // A client's name may be a token in the wrong place.
+        let every = client_key(key).map(|(_, own)| format!("{CLIENTS}{EVERY_CLIENT}.{own}"));
+        let key = every.as_deref().unwrap_or(key);
+        let section = match key.rsplit_once('.') {
+            Some((section, _)) if every.is_some() => section,
+            _ => key.split_once('.').map_or(key, |(section, _)| section),
+        };
         let in_section: Vec<_> =
             self.0.keys().filter_map(|known| known.strip_prefix(section)?.strip_prefix('.')).collect();
         let known = if in_section.is_empty() {
@@ -148,10 +213,10 @@ fn shown(key: &str, value: &Value) -> String {
     let hidden = match value {
         Value::String(text) if text.is_empty() => false,
         Value::String(text) => {
-            SECRETS.contains(&key) || (key.ends_with("_file") && !is_path(text)) || is_secret_url(key, text)
+            is_secret(key) || (key.ends_with("_file") && !is_path(text)) || is_secret_url(key, text)
         }
         Value::Array(items) => items.iter().filter_map(Value::as_str).any(|text| is_secret_url(key, text)),
-        _ => SECRETS.contains(&key),
+        _ => is_secret(key),
     };
     if hidden { "[hidden]".to_owned() } else { value.to_string() }
 }

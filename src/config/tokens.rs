@@ -5,7 +5,11 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Loaded};
-use crate::{masking, upstream::TokenSource};
+use crate::{
+    ingress::{IngressSettings, clients::Clients},
+    masking,
+    upstream::TokenSource,
+};
 
 impl Loaded {
     /// The token for Instant Connect; a token file is read once as a test.
@@ -29,6 +33,25 @@ impl Loaded {
             Some(source) => Ok(source),
             None => self.instant_connect_token(),
         }
+    }
+
+    /// The ingress, if it is on; its clients' token files are read once as a test.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if a token file contains no token, or two clients have the same one.
+    pub(crate) fn ingress(&self) -> Result<Option<IngressSettings>, ConfigError> {
+        let section = &self.config.ingress;
+        let Some(listen) = section.listen else { return Ok(None) };
+        let clients = Clients::open(&section.clients).map_err(|error| ConfigError::new(error.to_string()))?;
+        Ok(Some(IngressSettings {
+            listen,
+            certificate: self.config.ingress_certificate(),
+            connections_max: section.connections_max.size(),
+            in_flight_max: section.in_flight_max.size(),
+            trusted_proxies: section.trusted_proxies.clone(),
+            requires_key: section.require_idempotency_key,
+            clients,
+        }))
     }
 
     fn token_source(

@@ -9,10 +9,13 @@ use super::{
     Auth, Config, LedgerChoice,
     settings::{ConfigError, Origin, Settings, is_path},
 };
-use crate::endpoint::{
-    broker_url,
-    redis_url::redis_node,
-    url::{is_local, read_url_file},
+use crate::{
+    endpoint::{
+        broker_url,
+        redis_url::redis_node,
+        url::{is_local, read_url_file},
+    },
+    ingress::tokens::{CLIENT_TOKEN, is_client_token},
 };
 
 /// Validates the rules that involve more than one key.
@@ -45,8 +48,54 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
         config.instant_connect.token_file.as_deref(),
     )?;
     token(settings, "hosts", &config.hosts.token, config.hosts.token_file.as_deref())?;
+    ingress(config, settings)?;
     order_of_durations(config, settings)
 }
+
+/// Validates the settings of the ingress and of its clients.
+fn ingress(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
+    let section = &config.ingress;
+    let both = "expected both ingress.tls_cert_file and ingress.tls_key_file, but only this one is given";
+    match (&section.tls_cert_file, &section.tls_key_file) {
+        (Some(_), None) => return Err(settings.error("ingress.tls_cert_file", both)),
+        (None, Some(_)) => return Err(settings.error("ingress.tls_key_file", both)),
+        _ => {}
+    }
+    for (name, client) in &section.clients {
+        let key = |key: &str| format!("ingress.clients.{name}.{key}");
+        let path = client.token_file.as_ref();
+        if path.is_some_and(|path| !is_path(&path.to_string_lossy())) {
+            return Err(settings.error(&key("token_file"), PATH));
+        }
+        let token = client.token.expose_secret();
+        if !token.is_empty() && !is_client_token(token) {
+            return Err(settings.error(&key("token"), CLIENT_TOKEN));
+        }
+        if path.is_none() && token.is_empty() && client.token_sha256.is_none() {
+            let expected = "expected a token_file, a token or a token_sha256; `instant-connect-worker token` makes a token";
+            return Err(settings.error(&key("token_file"), expected));
+        }
+    }
+    let Some(listen) = section.listen else { return Ok(()) };
+    if section.tls_cert_file.is_none() && !section.allow_insecure && !listen.ip().to_canonical().is_loopback()
+    {
+        let expected = "without ingress.tls_cert_file, expected a loopback address (others are allowed with ingress.allow_insecure)";
+        return Err(settings.error("ingress.listen", expected));
+    }
+    if section.clients.is_empty() {
+        let expected = "expected at least one client, such as ICW_INGRESS__CLIENTS__FLOWS__TOKEN_FILE";
+        return Err(settings.error("ingress.listen", expected));
+    }
+    let Some(files) = config.ingress_certificate() else { return Ok(()) };
+    files.check().map_err(|error| {
+        let is_key = error.path == files.key;
+        let key = if is_key { "ingress.tls_key_file" } else { "ingress.tls_cert_file" };
+        settings.error(key, error.problem)
+    })
+}
+
+/// Problem of a setting that should be a path.
+const PATH: &str = "expected the path of a file, with at least one /";
 
 /// Validates the settings whose values are paths of files.
 fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
@@ -58,10 +107,12 @@ fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         ("amqp.client_cert_file", &config.amqp.client_cert_file),
         ("amqp.client_key_file", &config.amqp.client_key_file),
         ("tls.ca_file", &config.tls.ca_file),
+        ("ingress.tls_cert_file", &config.ingress.tls_cert_file),
+        ("ingress.tls_key_file", &config.ingress.tls_key_file),
     ] {
         // A secret in place of a path would appear in every message about that path.
         if path.as_ref().is_some_and(|path| !is_path(&path.to_string_lossy())) {
-            return Err(settings.error(key, "expected the path of a file, with at least one /"));
+            return Err(settings.error(key, PATH));
         }
     }
     Ok(())

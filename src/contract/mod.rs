@@ -8,6 +8,7 @@
 pub mod cloud_event;
 pub mod decode;
 pub mod device;
+pub mod http;
 pub mod identity;
 pub mod ids;
 pub mod link;

@@ -98,6 +98,22 @@ pub(super) fn key_position(body: &[u8], segments: &[&Segment]) -> String {
     }
 }
 
+/// The JSON Pointer (RFC 6901) of a path that [`path`] made. It ends before a step that has no name there.
+pub(super) fn pointer(path: &str) -> String {
+    let mut pointer = String::new();
+    for step in path.split('.').filter(|step| !step.is_empty()) {
+        let (name, indices) = step.split_once('[').unwrap_or((step, ""));
+        if name.starts_with(['(', '…', '?']) {
+            break;
+        }
+        for part in std::iter::once(name).chain(indices.split(['[', ']'])).filter(|part| !part.is_empty()) {
+            pointer.push('/');
+            pointer.push_str(part);
+        }
+    }
+    pointer
+}
+
 pub(super) fn join(path: &mut String, name: &str) {
     if !path.is_empty() {
         path.push('.');
@@ -178,6 +194,20 @@ mod tests {
                 error.ends_with("`: nested too deeply") && error.contains(step) && error.len() < 120,
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn pointer_ends_before_a_key_that_a_publisher_chose() {
+        for (path, expected) in [
+            ("", ""),
+            ("sessionId", "/sessionId"),
+            ("guests[1].address", "/guests/1/address"),
+            ("data.devices[12]", "/data/devices/12"),
+            ("attributes.(key 3 of 5)", "/attributes"),
+            ("items[0][1].….x", "/items/0/1"),
+        ] {
+            assert_eq!(pointer(path), expected);
         }
     }
 

@@ -137,6 +137,18 @@ impl Tracer {
         inner.begin(builder, Some(within), within)
     }
 
+    /// Starts the span of serving an HTTP request. `route` is the path's template, because a path may name a session.
+    #[must_use]
+    pub fn serve(&self, method: &'static str, route: &'static str, came: &TraceContext) -> DeliverySpan {
+        let Some(inner) = &self.0 else { return DeliverySpan::none(came) };
+        let attributes =
+            vec![KeyValue::new("http.request.method", method), KeyValue::new("http.route", route)];
+        let builder = SpanBuilder::from_name(format!("{method} {route}"))
+            .with_kind(SpanKind::Server)
+            .with_attributes(attributes);
+        inner.begin(builder, Some(came).filter(|came| !came.is_begun()), came)
+    }
+
     /// Starts the span of an HTTP call. The query of `url` is not shown because it may name a person.
     #[must_use]
     pub fn call(&self, method: &str, url: &Url, within: &TraceContext) -> DeliverySpan {

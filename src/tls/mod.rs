@@ -5,6 +5,7 @@
 //! of a certificate must not stop the service.
 
 mod dates;
+pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 mod verifier;
@@ -39,7 +40,7 @@ pub struct Files {
     pub client: Option<ClientFiles>,
 }
 
-/// A client certificate and its key.
+/// A certificate of this program and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientFiles {
     /// The certificate, followed by its intermediate certificates.
@@ -65,6 +66,16 @@ impl TlsError {
 /// The crypto provider of all TLS connections.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+impl ClientFiles {
+    /// Checks that the files are usable now.
+    ///
+    /// # Errors
+    /// The first unusable file.
+    pub(crate) fn check(&self) -> Result<(), TlsError> {
+        certified_key(self, &provider()).map(drop)
+    }
 }
 
 impl Files {

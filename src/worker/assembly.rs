@@ -20,10 +20,11 @@ use crate::{
         tries::Tries,
     },
     config::Loaded,
-    contract::stage::StageDef,
+    contract::{stage::StageDef, start_session::EXCHANGE},
+    ingress::sessions::StartEvents,
     instant_connect::InstantConnectClient,
     ledger::Ledger,
-    stages::{self, Deduplicator, HostStage, LinkStage, Stage},
+    stages::{self, Deduplicator, HostStage, LinkStage, OnFailure, Stage},
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
     upstream::Upstream,
@@ -96,8 +97,8 @@ pub(super) struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    pub(super) fn consumers(&self) -> Result<Consumers<Connector>, WorkerError> {
-        let run = self.loaded.stages();
+    /// The consumers of the stages `run`.
+    pub(super) fn consumers(&self, run: &[&StageDef]) -> Result<Consumers<Connector>, WorkerError> {
         let builders = BUILDERS.iter().filter(|(stage, _)| run.contains(stage));
         builders.map(|(_, build)| build(self)).collect::<Result<Vec<_>, _>>().map(Consumers)
     }
@@ -125,6 +126,22 @@ impl Parts<'_> {
             metrics: self.metrics.stage(S::DEF),
             stop: self.stop.clone(),
         })))
+    }
+
+    /// Makes start events of requests to the ingress.
+    pub(super) fn start_events(&self) -> StartEvents {
+        let config = &self.loaded.config;
+        StartEvents {
+            publisher: self.publisher.clone(),
+            exchange: self.topology.exchange(EXCHANGE),
+            ledger: self.ledger.clone(),
+            clock: self.ledger.clock().clone(),
+            without_ledger: config.ledger.on_failure == OnFailure::Continue,
+            rules: config.session_rules(),
+            margin: config.ledger.retention().margin,
+            tracer: self.tracer.clone(),
+            metrics: self.metrics.ingress(),
+        }
     }
 
     fn link_stage(&self) -> Result<LinkStage, WorkerError> {

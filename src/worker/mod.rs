@@ -5,6 +5,7 @@ pub(crate) mod supervise;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures_util::future::try_join;
 use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
@@ -18,7 +19,9 @@ use crate::{
     admin::{Admin, AdminError, health::Health},
     broker::{publisher::Publisher, topology::TopologyError, tries::Tries},
     config::{ConfigError, Loaded},
+    contract::stage::StageDef,
     fault,
+    ingress::{Ingress, IngressError, IngressSettings},
     ledger::{Ledger, LedgerError},
     stages,
     state::WorkerState,
@@ -41,6 +44,9 @@ pub(crate) enum WorkerError {
     /// The admin server could not start.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The ingress could not start.
+    #[error(transparent)]
+    Ingress(#[from] IngressError),
     /// The ledger could not be opened.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -55,22 +61,61 @@ pub(crate) enum WorkerError {
     Publishing(&'static str),
 }
 
-/// Runs the worker with the configuration `loaded`, until `shutdown` resolves. Then it finishes the work in progress,
+/// What a worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum WorkerRole {
+    /// The stages, and the ingress if ingress.listen is set
+    All,
+    /// The stages only
+    Stages,
+    /// The ingress only
+    Ingress,
+}
+
+/// The parts of a role that the configuration switches on.
+struct WorkerParts {
+    stages: Vec<&'static StageDef>,
+    ingress: Option<IngressSettings>,
+}
+
+impl WorkerParts {
+    /// The parts of `role`. Checks their tokens, because the worker can't start without.
+    fn of(role: WorkerRole, loaded: &Loaded) -> Result<Self, ConfigError> {
+        let ingress = if role == WorkerRole::Stages { None } else { loaded.ingress()? };
+        if role == WorkerRole::Ingress {
+            if ingress.is_none() {
+                return Err(ConfigError::new(
+                    "ingress.listen: expected ADDRESS:PORT, because --role ingress runs nothing else",
+                ));
+            }
+            return Ok(Self { stages: Vec::new(), ingress });
+        }
+        loaded.network()?;
+        loaded.instant_connect_token()?;
+        if loaded.delivers_to_hosts() {
+            loaded.hosts_token()?;
+        }
+        Ok(Self { stages: loaded.stages(), ingress })
+    }
+}
+
+/// Runs the parts of `role` with the configuration `loaded`, until `shutdown` resolves. Then it finishes the work in progress,
 /// within `shutdown.grace`. Without a broker it keeps reconnecting.
 ///
 /// # Errors
 /// [`WorkerError`].
-pub(crate) async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
+pub(crate) async fn run(
+    loaded: &Loaded,
+    role: WorkerRole,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), WorkerError> {
     let config = &loaded.config;
     // Checked before anything is opened, because the worker can't start without a token or with an unusable proxy.
-    loaded.network()?;
-    loaded.instant_connect_token()?;
-    if loaded.delivers_to_hosts() {
-        loaded.hosts_token()?;
-    }
+    let run = WorkerParts::of(role, loaded)?;
     let metrics = Metrics::new(stages::ALL, config.retry.delays.as_slice())?;
     let state = WorkerState::default();
-    let health = health(loaded, &state);
+    let health = Health::new(&state, &run.stages, loaded.stuck_after());
     let start = |listen| Admin::start(listen, health.clone(), metrics.clone());
     let _admin = config.admin.listen.map(start).transpose()?;
     fault::point("worker", "starting");
@@ -79,7 +124,7 @@ pub(crate) async fn run(loaded: &Loaded, shutdown: impl Future<Output = ()>) -> 
         return Ok(());
     };
     health.start();
-    serve(loaded, &state, &metrics, &health, ledger, shutdown).await
+    serve(loaded, run, &state, &metrics, &health, ledger, shutdown).await
 }
 
 /// Waits for the ledger to open, which takes long for a large file on a slow disk. `None` if a shutdown comes first.
@@ -101,6 +146,7 @@ async fn opened(
 
 async fn serve(
     loaded: &Loaded,
+    run: WorkerParts,
     state: &WorkerState,
     metrics: &Metrics,
     health: &Health,
@@ -132,7 +178,11 @@ async fn serve(
         tries: &tries,
         stop: &stop,
     };
-    let consumers = parts.consumers()?;
+    let consumers = parts.consumers(&run.stages)?;
+    let ingress = run
+        .ingress
+        .map(|settings| Ingress::bind(settings, parts.start_events(), stop.clone()))
+        .transpose()?;
     drop(publisher);
 
     let grace = config.shutdown.grace.get();
@@ -148,7 +198,7 @@ async fn serve(
         );
     };
     let result = tokio::select! {
-        result = consumers.run(&connector, &topology) => result.map_err(WorkerError::Topology),
+        result = both(consumers.run(&connector, &topology), ingress) => result.map_err(WorkerError::Topology),
         // Without the publisher, every delivery would be requeued until it is poison.
         error = ended_early(&mut publishing) => Err(error),
         () = stop_when_told => Ok(()),
@@ -159,6 +209,20 @@ async fn serve(
     drop(consumers);
     wind_down(&tries, publishing, &ledger, &tracer).await;
     result
+}
+
+/// Runs the consumers and the ingress until both have ended after a stop, or the consumers have failed.
+async fn both(
+    consumers: impl Future<Output = Result<(), TopologyError>>,
+    ingress: Option<Ingress>,
+) -> Result<(), TopologyError> {
+    let serve = async {
+        if let Some(ingress) = ingress {
+            ingress.run().await;
+        }
+        Ok(())
+    };
+    try_join(consumers, serve).await.map(drop)
 }
 
 /// Gives each part that was started a short time to end.
@@ -183,10 +247,6 @@ async fn wind_down(tries: &Tries, publishing: JoinHandle<()>, ledger: &Ledger, t
 async fn ended_early(publishing: &mut JoinHandle<()>) -> WorkerError {
     let panicked = publishing.await.is_err_and(|error| error.is_panic());
     WorkerError::Publishing(if panicked { "panicked" } else { "has ended" })
-}
-
-fn health(loaded: &Loaded, state: &WorkerState) -> Health {
-    Health::new(state, &loaded.stages(), loaded.stuck_after())
 }
 
 /// Shows that the event loop is running.

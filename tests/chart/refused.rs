@@ -40,6 +40,7 @@ const REFUSED: &[Refused] = &[
     (&["--set=config.ledger.url_file=/u"], &["config.ledger.url_file"]),
     (&["--set=config.ledger.path=/l"], &["config.ledger.path", "persistence"]),
     (&["--set=config.admin.listen=0.0.0.0:1"], &["config.admin.listen", "admin.port"]),
+    (&["--set=config.ingress.listen=0.0.0.0:1"], &["config.ingress", "does not run"]),
     (&["--set=config.tls.ca_file=/c,caBundle.existingSecret=c"], &["config.tls.ca_file", "caBundle"]),
     (&["--set=caBundle.existingConfigMap=c,caBundle.existingSecret=c"], &["caBundle", "remove one of them"]),
     // 6

@@ -44,6 +44,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
   "ledger.url" "set redis.existingSecret" "ledger.url_file" "set redis.existingSecret"
   "ledger.path" "the ledger file is on the chart's volume, see persistence" "admin.listen" "set admin.port and admin.ipv6" -}}
 {{- if or .Values.caBundle.existingConfigMap .Values.caBundle.existingSecret }}{{ $_ := set $instead "tls.ca_file" "caBundle sets it" }}{{ end -}}
+{{- if .Values.config.ingress }}{{ $refusals = append $refusals "config.ingress: this chart does not run the HTTP ingress yet: remove it" }}{{ end -}}
 {{- range $section, $keys := .Values.config -}}
 {{- if kindIs "map" $keys -}}
 {{- range $key, $value := $keys -}}

@@ -28,6 +28,10 @@ pub const BASE_URL: &str = "https://instant.webex.com/visit/";
 pub const TOKEN: &str = "rig-token-that-must-not-be-shown";
 /// The token after a rotation.
 pub const NEW_TOKEN: &str = "rig-token-that-came-after-it";
+/// The token of a client of the ingress.
+pub const CLIENT_TOKEN: &str = "rig-client-token-that-must-not-be-shown";
+/// The client's token after a rotation.
+pub const NEW_CLIENT_TOKEN: &str = "rig-client-token-that-came-after-it";
 /// The password of the sandbox's ciphers.
 pub const PASSWORD: &str = "rig-password-that-must-not-be-shown";
 
@@ -134,8 +138,19 @@ impl Rig {
         self.run(&environment)
     }
 
+    /// Starts one part of the worker with full logs.
+    pub fn launch_role(&self, role: &str, settings: &[(&str, &str)]) -> Program {
+        let settings = [&[("telemetry.log_level", "debug")], settings].concat();
+        self.run_role(&["run", "--role", role], &self.environment(&settings))
+    }
+
     fn run(&self, environment: &Environment) -> Program {
-        let program = Program::run(&[self.collector.environment(), environment.clone()].concat());
+        self.run_role(&["run"], environment)
+    }
+
+    fn run_role(&self, arguments: &[&str], environment: &Environment) -> Program {
+        let program =
+            Program::start(arguments, &[self.collector.environment(), environment.clone()].concat());
         let said = [&program.output, &program.metrics].map(Arc::clone);
         self.outputs.lock().unwrap().extend(said);
         program

@@ -162,3 +162,80 @@ fn secret_values_are_not_shown() {
     assert!(loaded.settings.rows().all(|(_, value, _)| !value.contains("s3cret")));
     assert!(!format!("{loaded:?}").contains("s3cret"));
 }
+
+#[test]
+fn client_of_the_ingress_is_given_by_file_environment_and_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("settings.toml");
+    let text = "[ingress]\nlisten = \"127.0.0.1:0\"\n[ingress.clients.flows]\ntoken = \"icw_token-of-the-flows-1\"\nburst = 7\n\
+                [ingress.clients.\"*\"]\nrate = 5";
+    std::fs::write(&path, text).unwrap();
+    let sources = Sources {
+        file: Some(path),
+        environment: vec![
+            ("ICW_INGRESS__CLIENTS__FLOWS__BURST".to_owned(), "9".to_owned()),
+            ("ICW_INGRESS__CLIENTS__CLINIC_A__TOKEN".to_owned(), "icw_token-of-the-clinic".to_owned()),
+        ],
+        flags: vec!["ingress.clients.clinic_a.scopes=[]".to_owned()],
+        ..Sources::default()
+    };
+    let loaded = load(&sources).unwrap();
+    let clients = &loaded.config.ingress.clients;
+    let numbers: Vec<_> = clients
+        .iter()
+        .map(|(name, client)| (name.as_str(), client.rate.get(), client.burst.get(), client.scopes.len()))
+        .collect();
+    assert_eq!(numbers, [("clinic_a", 5, 40, 0), ("flows", 5, 9, 1)]);
+    let shown = format!("{:?} {:?}", loaded.settings, loaded.config);
+    assert!(!shown.contains("icw_token"), "{shown}");
+}
+
+#[test]
+fn wrong_setting_of_a_client_is_an_error_without_the_token() {
+    const TOKEN: &str = "icw_secret-token-of-the-flows";
+    for (key, value, words) in [
+        ("flows.tokn", TOKEN, "unknown key (did you mean ingress.clients.*.token?)"),
+        ("Flows.token", TOKEN, "expected a client name of 1 to 40"),
+        ("a__b.token", TOKEN, "expected a client name of 1 to 40"),
+        ("flows.token", "icw_secret", "expected 22 to 512 printable characters"),
+        ("flows.token_sha256", TOKEN, "expected 64 hexadecimal digits"),
+        ("flows.token_file", TOKEN, "expected the path of a file"),
+        ("flows.rate", "often", "expected a whole number"),
+        ("flows.rate", "0", "expected a whole number from 1 to 10000"),
+        ("flows.rate", "7", "expected a token_file, a token or a token_sha256"),
+        ("flows.scopes", "admin", "entry 1: expected start"),
+        ("flows.allowed_addresses", "example.com", "entry 1: expected an IP address, or a CIDR block"),
+    ] {
+        let flags = vec![format!("ingress.clients.{key}={value}")];
+        let error = load(&Sources { flags, ..Sources::default() }).unwrap_err().to_string();
+        assert!(error.contains(words), "{key}: {error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn listening_needs_a_client_and_tls_except_on_loopback() {
+    let with = |listen: &str, more: &[&str]| {
+        let flags = [
+            &[format!("ingress.listen={listen}")],
+            &more.iter().map(|flag| format!("ingress.{flag}")).collect::<Vec<_>>()[..],
+        ];
+        load(&Sources { flags: flags.concat(), ..Sources::default() })
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    let client = "clients.flows.token=icw_token-of-the-flows-1";
+    assert!(with("127.0.0.1:8080", &[]).unwrap_err().contains("expected at least one client"));
+    for (listen, more, valid) in [
+        ("127.0.0.1:8080", "in_flight_max=64", true),
+        ("[::1]:0", "in_flight_max=64", true),
+        ("off", "in_flight_max=64", true),
+        ("0.0.0.0:8080", "in_flight_max=64", false),
+        ("10.0.0.1:8080", "in_flight_max=64", false),
+        ("[::]:8080", "in_flight_max=64", false),
+        ("0.0.0.0:8080", "allow_insecure=true", true),
+        ("127.0.0.1:8080", "tls_cert_file=/a/cert.pem", false),
+    ] {
+        assert_eq!(with(listen, &[client, more]).is_ok(), valid, "{listen} {more}");
+    }
+}

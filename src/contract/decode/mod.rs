@@ -57,6 +57,8 @@ pub enum Problem {
         /// Column number.
         column: usize,
     },
+    /// The body is not valid JSON, and the place and this text explain why.
+    BadSyntax(&'static str),
     /// The time is not in the future.
     NotInTheFuture,
     /// The event has no `expiresAt`, and its links would have expired by now.
@@ -84,6 +86,7 @@ impl fmt::Display for Problem {
                  {max}: shorten them, or split the session's people over several events"
             ),
             Self::NotJson { line, column } => write!(f, "invalid JSON at line {line}, column {column}"),
+            Self::BadSyntax(text) => f.write_str(text),
             Self::NotInTheFuture => f.write_str("must be in the future"),
             Self::SessionOver => f.write_str(
                 "missing, and the links would have expired by now, counted from the event's own time (CloudEvents time, AMQP \
@@ -130,6 +133,18 @@ impl Invalid {
     pub const fn problem(&self) -> &Problem {
         &self.problem
     }
+
+    /// The problem and its probable cause, without the place.
+    #[must_use]
+    pub fn explanation(&self) -> String {
+        self.hint.map_or_else(|| self.problem.to_string(), |hint| format!("{} ({hint})", self.problem))
+    }
+
+    /// The place as a JSON Pointer (RFC 6901). It ends before a key that a publisher chose.
+    #[must_use]
+    pub fn pointer(&self) -> String {
+        places::pointer(&self.path)
+    }
 }
 
 impl fmt::Display for Invalid {
@@ -153,10 +168,8 @@ pub fn from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Invalid> {
     // Some libraries write a UTF-8 byte-order mark, which is ignored.
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     if body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff") {
-        return Err(Invalid::new(
-            "",
-            "expected JSON in UTF-8; the body begins with a UTF-16 byte-order mark",
-        ));
+        let problem = "expected JSON in UTF-8; the body begins with a UTF-16 byte-order mark";
+        return Err(Invalid::new("", Problem::BadSyntax(problem)));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid(body, &error))?;
@@ -203,7 +216,7 @@ fn syntax(body: &[u8], segments: &[&Segment], message: &str) -> Option<Invalid> 
         }
         _ => return None,
     };
-    Some(Invalid::new(places::path(body, segments), problem))
+    Some(Invalid::new(places::path(body, segments), Problem::BadSyntax(problem)))
 }
 
 fn not_json(error: &serde_json::Error) -> Invalid {

@@ -42,6 +42,12 @@ impl<'a> StartMessage<'a> {
         Self { message, identity: identity(message, wrapped.as_ref().ok()), wrapped }
     }
 
+    /// The event id that the CloudEvents attributes make, if there are any.
+    #[must_use]
+    pub fn cloud_event_id(&self) -> Option<&str> {
+        self.wrapped.as_ref().ok()?.id.as_deref()
+    }
+
     /// Parses and validates the start event at the time `now`.
     ///
     /// # Errors

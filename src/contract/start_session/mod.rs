@@ -40,7 +40,7 @@ pub const ROUTING_KEY: &str = "session.start";
 pub static SESSIONS: QueueDef =
     QueueDef { name: "sessions", bindings: &[(EXCHANGE, ROUTING_KEY)], messages: MessageKind::StartEvent };
 
-/// At least one visible character, and no control characters. Only for the schema; the worker checks [`is_session_id`].
+/// At least one visible character, and no control characters. Only for the schema; the worker checks `is_session_id` in `limits`.
 const SESSION_ID_PATTERN: &str =
     r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$";
 

@@ -2,6 +2,8 @@
 
 use strum::{IntoStaticStr, VariantArray};
 
+use crate::contract::http::ProblemKind;
+
 /// A closed set of values of one label.
 pub trait Label: VariantArray + Into<&'static str> + Copy {
     /// The value as on the wire.
@@ -80,4 +82,65 @@ pub enum Claimed {
     Conflict,
     /// The ledger is down.
     Failed,
+}
+
+/// Label `route` of a request to the ingress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum IngressRoute {
+    /// `/v1/sessions`.
+    Sessions,
+    /// `/openapi.json`.
+    Openapi,
+    /// Any other path.
+    Other,
+}
+
+/// Label `reason` of a request that the ingress did not authenticate or not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum AuthFailure {
+    /// No `Authorization` header.
+    Missing,
+    /// Not a bearer token.
+    Malformed,
+    /// The token of no client.
+    Unknown,
+    /// The client may not call from this address.
+    Address,
+    /// The client may not make this request.
+    Scope,
+}
+
+/// Label `outcome` of a request to the ingress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// The event is confirmed.
+    Accepted,
+    /// An earlier request was accepted.
+    Replayed,
+    /// A document was served.
+    Served,
+    /// A problem.
+    Refused(ProblemKind),
+}
+
+impl Answered {
+    /// The value as on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Replayed => "replayed",
+            Self::Served => "served",
+            Self::Refused(kind) => kind.as_str(),
+        }
+    }
+
+    /// All values as on the wire.
+    #[must_use]
+    pub fn texts() -> Vec<&'static str> {
+        let refused = ProblemKind::VARIANTS.iter().map(|kind| Self::Refused(*kind));
+        [Self::Accepted, Self::Replayed, Self::Served].into_iter().chain(refused).map(Self::as_str).collect()
+    }
 }

@@ -5,6 +5,7 @@
 
 mod connection;
 mod families;
+mod ingress;
 pub mod labels;
 mod ledger;
 mod list;
@@ -16,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 use prometheus::{Error, IntGaugeVec, Registry, TextEncoder};
 
 pub use connection::{ConnectionMetrics, PublishMetrics};
+pub use ingress::{IngressMetrics, RequestTimer};
 pub use ledger::LedgerMetrics;
 pub use list::list;
 pub use stage::{StageMetrics, WorkTimer};
@@ -23,6 +25,7 @@ pub use upstream::{BreakerMetrics, CallTimer, UpstreamMetrics};
 
 use connection::BrokerFamilies;
 use families::{Families, Recorder};
+use ingress::IngressFamilies;
 use labels::PUBLISH;
 use ledger::LedgerFamilies;
 use stage::StageFamilies;
@@ -56,6 +59,7 @@ pub struct Metrics {
     broker: Recorder<BrokerFamilies>,
     upstreams: Recorder<UpstreamFamilies>,
     ledger: Recorder<LedgerFamilies>,
+    ingress: Recorder<IngressFamilies>,
 }
 
 impl Metrics {
@@ -70,6 +74,7 @@ impl Metrics {
         let broker = Recorder::new(BrokerFamilies::new(&families, table)?);
         let upstreams = Recorder::new(UpstreamFamilies::new(&families, table)?);
         let ledger = Recorder::new(LedgerFamilies::new(&families, table)?);
+        let ingress = Recorder::new(IngressFamilies::new(&families)?);
         let stages = Recorder::new(StageFamilies::new(&families, table, &rungs)?);
         let version = ("version", vec![env!("CARGO_PKG_VERSION")]);
         let info: IntGaugeVec = families.gauges(
@@ -80,7 +85,7 @@ impl Metrics {
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { table: table.into(), registry, stages, broker, upstreams, ledger })
+        Ok(Self { table: table.into(), registry, stages, broker, upstreams, ledger, ingress })
     }
 
     /// Metrics that record nothing, for commands that serve none.
@@ -93,6 +98,7 @@ impl Metrics {
             broker: Recorder::off(),
             upstreams: Recorder::off(),
             ledger: Recorder::off(),
+            ingress: Recorder::off(),
         }
     }
 
@@ -118,6 +124,12 @@ impl Metrics {
     #[must_use]
     pub fn publishing(&self) -> PublishMetrics {
         PublishMetrics { connection: self.connection(PUBLISH), families: self.broker.clone() }
+    }
+
+    /// Metrics of the ingress.
+    #[must_use]
+    pub fn ingress(&self) -> IngressMetrics {
+        IngressMetrics { families: self.ingress.clone() }
     }
 
     /// Sets the number of entries in the ledger.

@@ -16,6 +16,7 @@ use testkit::{
     program::Program,
     redis_server::RedisServer,
     relay::Relay,
+    rig::{CLIENT_TOKEN, NEW_CLIENT_TOKEN},
     soon,
 };
 
@@ -39,13 +40,40 @@ fn fault(rig: &Rig, rule: &str) {
     rig.sandbox.fault(rule.parse().unwrap());
 }
 
+/// An ingress for one client without a limit.
+const INGRESS: [(&str, &str); 4] = [
+    ("ingress.listen", "127.0.0.1:0"),
+    ("ingress.clients.flows.token", CLIENT_TOKEN),
+    ("ingress.clients.flows.rate", "1000"),
+    ("ingress.clients.flows.burst", "1000"),
+];
+
+/// Starts sessions over the ingress of a worker.
+struct FlowCaller(String, reqwest::Client);
+
+impl FlowCaller {
+    fn of(worker: &Program) -> Self {
+        let said = worker.output.logged("ingress listens");
+        let url = format!("http://{}/v1/sessions", said[0]["address"].as_str().unwrap());
+        Self(url, reqwest::Client::builder().no_proxy().build().unwrap())
+    }
+
+    /// The status of the answer to event number `n`.
+    async fn start(&self, token: &str, n: usize) -> u16 {
+        let request = self.1.post(&self.0).bearer_auth(token).header("content-type", "application/json");
+        request.body(event_with(n, &json!({})).to_string()).send().await.unwrap().status().as_u16()
+    }
+}
+
 /// No fault: events arrive until `stop` is set, and no alert may fire.
 pub(super) async fn none(prometheus: &Prometheus, mut stop: watch::Receiver<bool>) {
     let rig = Rig::new().await;
-    let (worker, _) = scraped(prometheus, "healthy", &rig, &[]).await;
+    let (worker, _) = scraped(prometheus, "healthy", &rig, &INGRESS).await;
+    let flow = FlowCaller::of(&worker);
     let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
     for n in 1.. {
         rig.publish(n).await;
+        assert_eq!(flow.start(CLIENT_TOKEN, n + 1_000_000).await, 202);
         tokio::select! {
             _ = tick.tick() => {}
             stopped = stop.wait_for(|stop| *stop) => { _ = stopped.unwrap(); break; }
@@ -243,6 +271,40 @@ pub(super) async fn stranded(prometheus: &Prometheus) -> Fired {
     vec![fired]
 }
 
+/// Clients with a wrong token, and a broker that is away from the ingress.
+pub(super) async fn ingress(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let (relay, url) = Relay::in_front_of(rig.url()).await;
+    let settings = [&INGRESS, &[("amqp.url", url.as_str())][..]].concat();
+    let (worker, admin) = scraped(prometheus, "ingress", &rig, &settings).await;
+    let flow = FlowCaller::of(&worker);
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
+    let calls = async {
+        for n in 1.. {
+            assert_eq!(flow.start(CLIENT_TOKEN, n).await, 202);
+            assert_ne!(flow.start(NEW_CLIENT_TOKEN, n).await, 202);
+            tick.tick().await;
+        }
+    };
+    let refused = tokio::select! {
+        fired = prometheus.until_fires("InstantConnectIngressClientsRefused", "ingress") => fired,
+        () = calls => unreachable!(),
+    };
+    drop(relay);
+    admin.until(r#"connected{connection="publish"}"#, "0").await;
+    let calls = async {
+        for n in (100_000..).step_by(20) {
+            futures_util::future::join_all((n..n + 20).map(|n| flow.start(CLIENT_TOKEN, n))).await;
+        }
+    };
+    let unavailable = tokio::select! {
+        fired = prometheus.until_fires("InstantConnectIngressUnavailable", "ingress") => fired,
+        () = calls => unreachable!(),
+    };
+    worker.kill();
+    vec![refused, unavailable]
+}
+
 /// Runs all faults at once.
 pub(super) async fn all(prometheus: &Prometheus) -> BTreeSet<&'static str> {
     let fired = tokio::join!(
@@ -254,6 +316,9 @@ pub(super) async fn all(prometheus: &Prometheus) -> BTreeSet<&'static str> {
         ledger(prometheus),
         full(prometheus),
         stranded(prometheus),
+        ingress(prometheus),
     );
-    [fired.0, fired.1, fired.2, fired.3, fired.4, fired.5, fired.6, fired.7].concat().into_iter().collect()
+    let (first, second) =
+        ([fired.0, fired.1, fired.2, fired.3, fired.4], [fired.5, fired.6, fired.7, fired.8]);
+    [first.concat(), second.concat()].concat().into_iter().collect()
 }

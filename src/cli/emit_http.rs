@@ -1,0 +1,95 @@
+//! `emit --http`: sends a start event to the ingress, as a flow does.
+
+use std::{env, path::Path, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use url::Url;
+
+use super::{CommandError, say, say_json};
+use crate::{
+    config::Loaded,
+    endpoint::{http, url::is_local},
+    tls,
+    upstream::TokenSource,
+};
+
+/// The variable with the token.
+const VARIABLE: &str = "ICW_CLIENT_TOKEN";
+/// Time limit for the answer; the ingress answers within 8 s.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Maximum size of an answer, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Sends `body` with the idempotency key `key` to the ingress at `url`.
+pub(super) async fn run(
+    loaded: &Loaded,
+    url: &Url,
+    token_file: Option<&Path>,
+    key: &str,
+    body: Vec<u8>,
+    json: bool,
+) -> Result<(), CommandError> {
+    let failed = |problem: String| CommandError::Failed(format!("the event was not accepted: {problem}"));
+    if !(url.scheme() == "https" || (url.scheme() == "http" && is_local(url))) {
+        return Err(CommandError::Usage(
+            "--http: expected https:// (http:// is allowed only for loopback and cluster-local hosts)"
+                .to_owned(),
+        ));
+    }
+    let token = token(token_file)?;
+    let endpoint = url
+        .join("/v1/sessions")
+        .map_err(|_| CommandError::Usage("--http: expected a URL such as https://host/".to_owned()))?;
+    let tls =
+        tls::https(loaded.config.tls.ca_file.as_deref()).map_err(|error| failed(format!("TLS: {error}")))?;
+    let client = http::client(tls).timeout(ANSWER).no_proxy().build();
+    let client = client.map_err(|error| failed(error.without_url().to_string()))?;
+    let request = client
+        .post(endpoint)
+        .bearer_auth(token.expose_secret())
+        .header("content-type", "application/json")
+        .header("idempotency-key", key)
+        .body(body);
+    let mut response = request.send().await.map_err(|error| failed(error.without_url().to_string()))?;
+    let status = response.status().as_u16();
+    let mut answer = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        if answer.len() + chunk.len() > ANSWER_BYTES_MAX {
+            break;
+        }
+        answer.extend_from_slice(&chunk);
+    }
+    let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+    let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+    if status != 202 {
+        let hint = if [408, 409, 429, 503].contains(&status) {
+            format!("; hint: repeat with --message-id {key}")
+        } else {
+            String::new()
+        };
+        return Err(failed(format!("status {status}, {}: {}{hint}", text("type"), text("detail"))));
+    }
+    if json {
+        return say_json(&answer);
+    }
+    let replayed = if answer["replayed"] == true { " before" } else { "" };
+    say(&format!("accepted{replayed}: event {} of session {}", text("eventId"), text("sessionId")))
+}
+
+fn token(file: Option<&Path>) -> Result<SecretString, CommandError> {
+    let token = match file {
+        Some(path) => TokenSource::file(path.to_owned())
+            .current()
+            .map_err(|error| CommandError::Usage(format!("--token-file: {error}")))?,
+        None => env::var(VARIABLE).unwrap_or_default().into(),
+    };
+    let text = token.expose_secret();
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(CommandError::Usage(format!(
+            "--http: expected the client's token in --token-file or in {VARIABLE}, as one word of printable characters"
+        )));
+    }
+    crate::masking::remember(text);
+    Ok(token)
+}

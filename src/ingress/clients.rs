@@ -1,0 +1,218 @@
+//! Who may call.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use super::{
+    config::{AddressBlock, ClientConfig, ClientScope},
+    rate::{AddressBuckets, BucketSize, TokenBucket},
+    tokens::{ClientTokens, TokenFileError, digest_of},
+};
+use crate::telemetry::metrics::labels::AuthFailure;
+
+/// Refused authentications per address: a few at once, then one every ten seconds.
+const REFUSED: BucketSize = BucketSize { rate: 0.1, burst: 10.0 };
+
+/// Reason that the clients' settings are unusable.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientsError {
+    /// A token file is unusable.
+    #[error("{key}: {source}")]
+    File { key: String, source: TokenFileError },
+    /// A token would not tell two clients apart.
+    #[error("ingress.clients.{0} and ingress.clients.{1}: expected different tokens")]
+    SameToken(String, String),
+}
+
+/// One client.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// The name in the settings.
+    pub(super) name: String,
+    scopes: Vec<ClientScope>,
+    tokens: ClientTokens,
+    bucket: TokenBucket,
+    addresses: Vec<AddressBlock>,
+}
+
+/// All clients.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    clients: Vec<Arc<Client>>,
+    refused: AddressBuckets,
+}
+
+/// A request that is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// Not authenticated.
+    Unauthenticated(AuthFailure),
+    /// Authenticated, and not allowed.
+    Forbidden(AuthFailure),
+    /// Too many refused requests from this address.
+    Throttled(AuthFailure, Duration),
+}
+
+impl Clients {
+    /// The clients of the settings. Their token files are read once as a test.
+    ///
+    /// # Errors
+    /// [`ClientsError`].
+    pub(crate) fn open(configured: &BTreeMap<String, ClientConfig>) -> Result<Self, ClientsError> {
+        let mut clients: Vec<Arc<Client>> = Vec::new();
+        for (name, config) in configured {
+            let client = Client::open(name, config)?;
+            if let Some(other) = clients.iter().find(|other| other.tokens.overlaps(&client.tokens)) {
+                return Err(ClientsError::SameToken(other.name.clone(), client.name));
+            }
+            clients.push(Arc::new(client));
+        }
+        Ok(Self { clients, refused: AddressBuckets::new(REFUSED) })
+    }
+
+    /// The client that sent a request with this `Authorization` from `address`, if it has `scope`.
+    ///
+    /// A refused request takes a permit of its address. An address without permits still gets valid tokens accepted, because
+    /// many clients may share a proxy's address.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub(super) fn admit(
+        &self,
+        authorization: Option<&[u8]>,
+        address: IpAddr,
+        scope: ClientScope,
+    ) -> Result<&Arc<Client>, Denied> {
+        let client = bearer(authorization)
+            .and_then(|token| self.find(token).ok_or(AuthFailure::Unknown))
+            .map_err(|failure| self.refuse(Denied::Unauthenticated(failure), failure, address))?;
+        let addresses = &client.addresses;
+        let failure = if !addresses.is_empty() && !addresses.iter().any(|block| block.contains(address)) {
+            AuthFailure::Address
+        } else if client.scopes.contains(&scope) {
+            return Ok(client);
+        } else {
+            AuthFailure::Scope
+        };
+        Err(self.refuse(Denied::Forbidden(failure), failure, address))
+    }
+
+    /// Takes a permit of `address`; without one, the request is throttled.
+    fn refuse(&self, denied: Denied, failure: AuthFailure, address: IpAddr) -> Denied {
+        self.refused.take(address).map_or_else(|wait| Denied::Throttled(failure, wait), |()| denied)
+    }
+
+    /// Compares with all clients, also after a match.
+    fn find(&self, token: &str) -> Option<&Arc<Client>> {
+        let digest = digest_of(token);
+        let matching = |client: &&Arc<Client>| bool::from(client.tokens.matches(&digest));
+        let found: Vec<_> = self.clients.iter().filter(matching).collect();
+        found.first().copied()
+    }
+}
+
+impl Client {
+    fn open(name: &str, config: &ClientConfig) -> Result<Self, ClientsError> {
+        let tokens = ClientTokens::open(&config.token, config.token_sha256, config.token_file.as_deref());
+        let key = format!("ingress.clients.{name}.token_file");
+        let size = BucketSize { rate: config.rate.get().into(), burst: config.burst.get().into() };
+        Ok(Self {
+            name: name.to_owned(),
+            scopes: config.scopes.clone(),
+            tokens: tokens.map_err(|source| ClientsError::File { key, source })?,
+            bucket: TokenBucket::new(size),
+            addresses: config.allowed_addresses.clone(),
+        })
+    }
+
+    /// Counts a request, or returns the time until the next one is allowed.
+    pub(super) fn count(&self) -> Result<(), Duration> {
+        self.bucket.take()
+    }
+}
+
+/// The token of an `Authorization` header.
+fn bearer(header: Option<&[u8]>) -> Result<&str, AuthFailure> {
+    let header = str::from_utf8(header.ok_or(AuthFailure::Missing)?).map_err(|_| AuthFailure::Malformed)?;
+    let (scheme, token) = header.trim().split_once(' ').ok_or(AuthFailure::Malformed)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(AuthFailure::Malformed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKENS: [&str; 2] = ["icw_token-of-the-first-client", "icw_token-of-the-second-client"];
+
+    fn config(token: &str, more: &str) -> ClientConfig {
+        let base = serde_json::json!({
+            "token_file": "", "token": token, "token_sha256": "", "scopes": ["start"],
+            "rate": 1, "burst": 1, "allowed_addresses": []
+        });
+        let mut config = base;
+        let more: serde_json::Value = serde_json::from_str(more).unwrap();
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        serde_json::from_value(config).unwrap()
+    }
+
+    fn clients(second: &str) -> Clients {
+        let both = [("first", config(TOKENS[0], "{}")), ("second", config(TOKENS[1], second))];
+        Clients::open(&both.map(|(name, config)| (name.to_owned(), config)).into()).unwrap()
+    }
+
+    fn admit(clients: &Clients, authorization: &str) -> Result<String, Denied> {
+        let address = "192.0.2.1".parse().unwrap();
+        let client = clients.admit(Some(authorization.as_bytes()), address, ClientScope::Start)?;
+        Ok(client.name.clone())
+    }
+
+    #[test]
+    fn token_identifies_its_client() {
+        let clients = clients("{}");
+        assert_eq!(admit(&clients, &format!("Bearer {}", TOKENS[0])).unwrap(), "first");
+        assert_eq!(admit(&clients, &format!("bearer  {} ", TOKENS[1])).unwrap(), "second");
+        for (wrong, failure) in [
+            (format!("Basic {}", TOKENS[0]), AuthFailure::Malformed),
+            (TOKENS[0].to_owned(), AuthFailure::Malformed),
+            ("Bearer".to_owned(), AuthFailure::Malformed),
+            (format!("Bearer {}x", TOKENS[0]), AuthFailure::Unknown),
+            (format!("Bearer {}", &TOKENS[0][..20]), AuthFailure::Unknown),
+            (format!("Bearer {0} {0}", TOKENS[0]), AuthFailure::Unknown),
+        ] {
+            assert_eq!(admit(&clients, &wrong), Err(Denied::Unauthenticated(failure)), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn address_with_many_refused_requests_is_throttled_and_valid_tokens_are_not() {
+        let clients = clients("{}");
+        for _ in 0..10 {
+            assert!(matches!(admit(&clients, "Bearer guess"), Err(Denied::Unauthenticated(_))));
+        }
+        assert!(matches!(admit(&clients, "Bearer guess"), Err(Denied::Throttled(AuthFailure::Unknown, _))));
+        assert!(admit(&clients, &format!("Bearer {}", TOKENS[0])).is_ok());
+    }
+
+    #[test]
+    fn scope_and_address_are_checked_after_the_token() {
+        let second = format!("Bearer {}", TOKENS[1]);
+        for (settings, failure) in [
+            (r#"{"scopes": []}"#, AuthFailure::Scope),
+            (r#"{"allowed_addresses": ["10.0.0.0/8"]}"#, AuthFailure::Address),
+        ] {
+            let clients = clients(settings);
+            assert_eq!(admit(&clients, &second), Err(Denied::Forbidden(failure)));
+            assert!(admit(&clients, &format!("Bearer {}", TOKENS[0])).is_ok());
+        }
+        assert!(admit(&clients(r#"{"allowed_addresses": ["192.0.2.0/24"]}"#), &second).is_ok());
+    }
+
+    #[test]
+    fn two_clients_with_one_token_are_refused() {
+        let both = ["a", "b"].map(|name| (name.to_owned(), config(TOKENS[0], "{}")));
+        let error = Clients::open(&both.into()).unwrap_err().to_string();
+        assert!(error.contains("ingress.clients.a and ingress.clients.b"), "{error}");
+        assert!(!error.contains(TOKENS[0]));
+    }
+}

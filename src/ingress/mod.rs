@@ -1,0 +1,101 @@
+//! The HTTP ingress: one authenticated request becomes one confirmed start event.
+//!
+//! - [`config`]: settings of a client
+//! - [`tokens`]: its tokens, as digests; `clients`: who may call; `rate`: how often
+//! - `serve`: the listener, its connections and their limits
+//! - `service`: the order of work for a request; `head`: its headers; `problem`: answers to what is not accepted
+//! - [`sessions`]: validates an event, claims its id, publishes it with confirm
+//! - [`openapi`]: the description of all that for other programs
+//!
+//! The ingress validates with the very code of stage `link`, and answers 202 only after the broker's confirm. The id of an
+//! event follows from the request. So a client that repeats a request whose answer it did not get makes no second event.
+
+pub(crate) mod clients;
+pub mod config;
+mod head;
+pub mod openapi;
+mod problem;
+mod rate;
+mod serve;
+mod service;
+pub(crate) mod sessions;
+pub(crate) mod tokens;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use self::{
+    clients::Clients, config::AddressBlock, serve::IngressListener, service::IngressService,
+    sessions::StartEvents,
+};
+use crate::tls::{ClientFiles, server::server};
+
+/// Settings of the ingress, in the form that it takes.
+#[derive(Debug)]
+pub(crate) struct IngressSettings {
+    pub(crate) listen: SocketAddr,
+    /// Plain HTTP without a certificate.
+    pub(crate) certificate: Option<ClientFiles>,
+    pub(crate) connections_max: usize,
+    pub(crate) in_flight_max: usize,
+    pub(crate) trusted_proxies: Vec<AddressBlock>,
+    pub(crate) requires_key: bool,
+    pub(crate) clients: Clients,
+}
+
+/// Reason that the ingress could not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IngressError {
+    /// The address is in use, or not an address of this machine.
+    #[error(
+        "ingress.listen = \"{listen}\": cannot listen there: {source}\nhint: another worker or program may use this port; \
+         set another one (port 0 selects a free port), or \"off\""
+    )]
+    Listen { listen: SocketAddr, source: io::Error },
+    /// The certificate is unusable.
+    #[error("ingress.tls_cert_file: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The ingress, bound to its address.
+pub(crate) struct Ingress(IngressListener);
+
+impl Ingress {
+    /// Listens, and logs the address. Connections wait until [`Ingress::run`].
+    ///
+    /// # Errors
+    /// [`IngressError`].
+    pub(crate) fn bind(
+        settings: IngressSettings,
+        events: StartEvents,
+        stop: CancellationToken,
+    ) -> Result<Self, IngressError> {
+        let listen = settings.listen;
+        let tls =
+            settings.certificate.map(server).transpose()?.map(|config| TlsAcceptor::from(Arc::new(config)));
+        let failed = |source| IngressError::Listen { listen, source };
+        let listener = serve::bind(listen).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        info!(%address, tls = tls.is_some(), "ingress listens");
+        let service = IngressService {
+            clients: settings.clients,
+            events,
+            in_flight: Semaphore::new(settings.in_flight_max),
+            trusted_proxies: settings.trusted_proxies,
+            requires_key: settings.requires_key,
+            openapi: openapi::document().to_string().into(),
+            stop: stop.clone(),
+        };
+        let open_max = settings.connections_max;
+        Ok(Self(IngressListener { listener, tls, service: Arc::new(service), open_max, stop }))
+    }
+
+    /// Serves until a stop is requested and the requests in progress are answered.
+    pub(crate) async fn run(self) {
+        self.0.run().await;
+    }
+}

@@ -1,0 +1,195 @@
+//! The description of the ingress in OpenAPI 3.1, generated from the types on the wire.
+
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+use strum::VariantArray;
+
+use crate::contract::{
+    http::{AcceptedBody, MEDIA_TYPES, ProblemBody, ProblemKind},
+    start_session::StartSession,
+};
+
+/// The document that the ingress serves on `/openapi.json`.
+#[must_use]
+pub fn document() -> Value {
+    let mut schemas = Map::new();
+    define::<StartSession>("StartSession", true, &mut schemas);
+    define::<AcceptedBody>("Accepted", false, &mut schemas);
+    define::<ProblemBody>("Problem", false, &mut schemas);
+    schemas.insert("CloudEvent".into(), cloud_event());
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Instant Connect ingress",
+            "version": "1",
+            "summary": "Starts video sessions: each guest and each expert gets a link.",
+            "license": {"name": "MIT", "identifier": "MIT"}
+        },
+        "servers": [{"url": "/"}],
+        "paths": {"/v1/sessions": {"post": start()}, "/openapi.json": {"get": description()}},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}
+        }
+    })
+}
+
+/// Adds the schema of `T` and of the types in it.
+fn define<T: JsonSchema>(name: &str, incoming: bool, schemas: &mut Map<String, Value>) {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let settings = if incoming { settings.for_deserialize() } else { settings.for_serialize() };
+    let mut generator = settings.into_generator();
+    let schema = generator.root_schema_for::<T>().to_value();
+    let Value::Object(mut schema) = schema else { return };
+    schema.remove("$schema");
+    // `root_schema_for` puts the definitions at the path inside the schema itself.
+    if let Some(Value::Object(mut components)) = schema.remove("components")
+        && let Some(Value::Object(inner)) = components.remove("schemas")
+    {
+        schemas.extend(inner);
+    }
+    schemas.insert(name.to_owned(), Value::Object(schema));
+}
+
+/// A CloudEvent in structured mode.
+fn cloud_event() -> Value {
+    json!({
+        "title": "CloudEvent",
+        "description": "A CloudEvent 1.0 in structured mode, whose data is the start event.",
+        "type": "object",
+        "required": ["specversion", "id", "source", "type", "data"],
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": {"type": "string", "minLength": 1},
+            "source": {"type": "string", "minLength": 1},
+            "type": {"type": "string", "minLength": 1},
+            "time": {"type": "string"},
+            "data": {"$ref": "#/components/schemas/StartSession"}
+        }
+    })
+}
+
+fn start() -> Value {
+    let body = |schema: &str| json!({"schema": {"$ref": format!("#/components/schemas/{schema}")}});
+    let mut responses = Map::new();
+    let mut headers = json!({
+        "Location": {"schema": {"type": "string"}, "description": "The path of the session."},
+        "Idempotent-Replayed": {"schema": {"enum": ["true", "false"]}, "description": "As `replayed`."}
+    });
+    responses.insert(
+        "202".into(),
+        json!({
+            "description": "The start event is in a queue. The links follow by message.",
+            "headers": headers.take(),
+            "content": {"application/json": body("Accepted")}
+        }),
+    );
+    for kind in ProblemKind::VARIANTS.iter().filter(|kind| **kind != ProblemKind::NotFound) {
+        add_problem(&mut responses, *kind);
+    }
+    responses.insert(
+        "431".into(),
+        json!({"description": "The head of the request is too large. Without a body."}),
+    );
+    json!({
+        "operationId": "startSession",
+        "summary": "Start a video session",
+        "description": "Answers within 8 seconds. A request may be repeated with the same Idempotency-Key and the same body: it has one effect.",
+        "security": [{"token": []}],
+        "parameters": [{
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "Names the request, with or without quotation marks. Without it, a CloudEvent is named by its source and id, any other request by its body.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+        }, {
+            "name": "traceparent", "in": "header", "required": false,
+            "description": "W3C Trace Context.", "schema": {"type": "string"}
+        }],
+        "requestBody": {
+            "required": true,
+            "description": "A start event of at most 256 KiB, alone or as the data of a CloudEvent (structured, or binary with ce- headers).",
+            "content": {MEDIA_TYPES[0]: body("StartSession"), MEDIA_TYPES[1]: body("CloudEvent")}
+        },
+        "responses": responses
+    })
+}
+
+/// Adds `kind` to the response of its status.
+fn add_problem(responses: &mut Map<String, Value>, kind: ProblemKind) {
+    let about = format!("`{}`: {}.", kind.as_str(), kind.title());
+    let status = kind.status().to_string();
+    if let Some(known) = responses.get_mut(&status) {
+        let text = known["description"].as_str().unwrap_or_default();
+        known["description"] = format!("{text} {about}").into();
+        return;
+    }
+    let mut response = json!({
+        "description": about,
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    });
+    if let Some((name, description)) = header(kind) {
+        response["headers"] = json!({name: {"schema": {"type": "string"}, "description": description}});
+    }
+    responses.insert(status, response);
+}
+
+/// The header that a problem of `kind` always has.
+const fn header(kind: ProblemKind) -> Option<(&'static str, &'static str)> {
+    match kind {
+        ProblemKind::Slow
+        | ProblemKind::InFlight
+        | ProblemKind::RateLimited
+        | ProblemKind::Internal
+        | ProblemKind::Unavailable => Some(("Retry-After", "Seconds until a repeat may help.")),
+        ProblemKind::Unauthenticated => Some(("WWW-Authenticate", "Always Bearer.")),
+        ProblemKind::Method => Some(("Allow", "The methods of the path.")),
+        ProblemKind::MediaType => Some(("Accept-Post", "The media types of a body.")),
+        _ => None,
+    }
+}
+
+fn description() -> Value {
+    let mut responses = Map::new();
+    responses.insert(
+        "200".into(),
+        json!({"description": "This document.", "content": {"application/json": {"schema": {"type": "object"}}}}),
+    );
+    add_problem(&mut responses, ProblemKind::Unavailable);
+    json!({"operationId": "describe", "summary": "This document", "responses": responses})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openapi_json_is_up_to_date() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/openapi.json");
+        let text = format!("{:#}\n", document());
+        if std::env::var_os("ICW_WRITE_OPENAPI").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == text,
+            "config/openapi.json is outdated: run `make openapi`"
+        );
+    }
+
+    #[test]
+    fn every_reference_has_its_definition() {
+        fn check(value: &Value, document: &Value) {
+            if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
+                assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+            }
+            match value {
+                Value::Object(fields) => fields.values().for_each(|value| check(value, document)),
+                Value::Array(items) => items.iter().for_each(|value| check(value, document)),
+                _ => {}
+            }
+        }
+        let document = document();
+        check(&document, &document);
+        assert!(document["components"]["schemas"]["StartSession"]["properties"]["guests"].is_object());
+    }
+}

@@ -1,0 +1,145 @@
+//! Token buckets, for clients and for addresses.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Maximum number of addresses with a bucket of their own. Further addresses share one.
+const ADDRESSES_MAX: usize = 4096;
+
+/// How fast a bucket fills, and how much it holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BucketSize {
+    /// Permits per second.
+    pub(super) rate: f64,
+    /// Maximum number of permits.
+    pub(super) burst: f64,
+}
+
+/// The content of a bucket at a time.
+#[derive(Clone, Copy, Debug)]
+struct BucketLevel {
+    permits: f64,
+    at: Instant,
+}
+
+impl BucketLevel {
+    fn full(size: BucketSize) -> Self {
+        Self { permits: size.burst, at: Instant::now() }
+    }
+
+    fn fill(&mut self, size: BucketSize) {
+        let now = Instant::now();
+        let new = now.saturating_duration_since(self.at).as_secs_f64() * size.rate;
+        (self.permits, self.at) = ((self.permits + new).min(size.burst), now);
+    }
+
+    fn take(&mut self, size: BucketSize) -> Result<(), Duration> {
+        self.fill(size);
+        if self.permits >= 1.0 {
+            self.permits -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::try_from_secs_f64((1.0 - self.permits) / size.rate).unwrap_or(Duration::MAX))
+    }
+}
+
+/// The bucket of one client.
+#[derive(Debug)]
+pub(super) struct TokenBucket {
+    size: BucketSize,
+    level: Mutex<BucketLevel>,
+}
+
+impl TokenBucket {
+    /// A full bucket.
+    pub(super) fn new(size: BucketSize) -> Self {
+        Self { size, level: Mutex::new(BucketLevel::full(size)) }
+    }
+
+    /// Takes a permit, or returns the time until there is one.
+    pub(super) fn take(&self) -> Result<(), Duration> {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner).take(self.size)
+    }
+}
+
+/// A bucket for each address, and for each network of 64 bits of IPv6.
+#[derive(Debug)]
+pub(super) struct AddressBuckets {
+    size: BucketSize,
+    levels: Mutex<HashMap<IpAddr, BucketLevel>>,
+}
+
+impl AddressBuckets {
+    pub(super) fn new(size: BucketSize) -> Self {
+        Self { size, levels: Mutex::default() }
+    }
+
+    /// Takes a permit of the bucket of `address`, or returns the time until there is one.
+    pub(super) fn take(&self, address: IpAddr) -> Result<(), Duration> {
+        let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = network(address);
+        if levels.len() >= ADDRESSES_MAX && !levels.contains_key(&key) {
+            levels.retain(|_, level| {
+                level.fill(self.size);
+                level.permits < self.size.burst
+            });
+            if levels.len() >= ADDRESSES_MAX {
+                key = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            }
+        }
+        levels.entry(key).or_insert_with(|| BucketLevel::full(self.size)).take(self.size)
+    }
+}
+
+/// One customer has 64 bits of IPv6 addresses or more.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SIZE: BucketSize = BucketSize { rate: 2.0, burst: 3.0 };
+
+    #[tokio::test(start_paused = true)]
+    async fn bucket_allows_a_burst_and_then_its_rate() {
+        let bucket = TokenBucket::new(SIZE);
+        for _ in 0..3 {
+            bucket.take().unwrap();
+        }
+        assert_eq!(bucket.take(), Err(Duration::from_millis(500)));
+        advance(Duration::from_millis(500)).await;
+        bucket.take().unwrap();
+        assert!(bucket.take().is_err());
+        advance(Duration::from_secs(3600)).await;
+        assert_eq!((0..9).filter(|_| bucket.take().is_ok()).count(), 3, "never more than a burst");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_have_buckets_of_their_own_within_a_bound() {
+        let buckets = AddressBuckets::new(BucketSize { rate: 1.0, burst: 1.0 });
+        let first: IpAddr = "2001:db8::1".parse().unwrap();
+        buckets.take(first).unwrap();
+        assert!(buckets.take("2001:db8::2".parse().unwrap()).is_err(), "the same network");
+        for number in 0..2 * ADDRESSES_MAX {
+            _ = buckets.take(IpAddr::V4(u32::try_from(number).unwrap().into()));
+        }
+        assert!(buckets.levels.lock().unwrap().len() <= ADDRESSES_MAX + 1);
+        assert!(buckets.take("192.0.2.1".parse().unwrap()).is_err(), "the shared bucket is empty");
+        advance(Duration::from_secs(1)).await;
+        buckets.take("192.0.2.1".parse().unwrap()).unwrap();
+        assert!(buckets.levels.lock().unwrap().len() < 10, "full buckets are forgotten");
+    }
+}

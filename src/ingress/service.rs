@@ -1,0 +1,272 @@
+//! The order of work for a request. Each step has a limit, and the whole has one, too.
+
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
+};
+use futures_util::{FutureExt, StreamExt};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
+
+use super::{
+    clients::{Client, Clients, Denied},
+    config::{AddressBlock, ClientScope},
+    head::{self, StartHead},
+    problem::{HttpProblem, RETRY_SOON},
+    sessions::{StartEvents, StartRequest},
+};
+use crate::{
+    contract::{
+        BODY_BYTES_MAX,
+        http::{AcceptedBody, ProblemKind},
+    },
+    telemetry::metrics::labels::{Answered, AuthFailure, IngressRoute},
+};
+
+/// Maximum time of a request. A flow of Webex Connect waits 20 s, and a proxy needs time of its own.
+pub(super) const REQUEST_MAX: Duration = Duration::from_secs(8);
+/// Maximum time for the body.
+const BODY_MAX: Duration = Duration::from_secs(5);
+/// Characters of a path segment that are percent-encoded.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Answers requests.
+#[derive(Debug)]
+pub(super) struct IngressService {
+    pub(super) clients: Clients,
+    pub(super) events: StartEvents,
+    pub(super) in_flight: Semaphore,
+    pub(super) trusted_proxies: Vec<AddressBlock>,
+    pub(super) requires_key: bool,
+    pub(super) openapi: Bytes,
+    pub(super) stop: CancellationToken,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Debug)]
+pub(super) struct RequestOrigin {
+    pub(super) peer: IpAddr,
+    /// True while an authenticated request of this connection is in progress.
+    pub(super) busy: Arc<AtomicBool>,
+}
+
+/// What the log line about a request says besides its answer.
+#[derive(Debug, Default)]
+pub(super) struct RequestLog {
+    client: Option<Arc<Client>>,
+    pub(super) event_id: Option<Uuid>,
+    pub(super) trace_id: Option<String>,
+}
+
+impl IngressService {
+    /// Answers `request` within [`REQUEST_MAX`].
+    pub(super) async fn answer(&self, request: Request<Body>, origin: &RequestOrigin) -> Response<Body> {
+        let since = Instant::now();
+        let route = route(request.uri().path());
+        let mut timer = self.events.metrics.begin(route);
+        let mut log = RequestLog::default();
+        let work = AssertUnwindSafe(self.serve(request, route, origin, since + REQUEST_MAX, &mut log));
+        let result = match timeout_at(since + REQUEST_MAX, work.catch_unwind()).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => {
+                error!("ingress: a request made the program panic (bug)");
+                Err(HttpProblem::new(ProblemKind::Internal, "the program failed (bug)")
+                    .retry_after(RETRY_SOON))
+            }
+            Err(_) => Err(HttpProblem::unconfirmed("the event was not confirmed in time")),
+        };
+        origin.busy.store(false, Ordering::Relaxed);
+        let answered = match &result {
+            Ok((answered, _)) => *answered,
+            Err(problem) => Answered::Refused(problem.kind),
+        };
+        timer.set(answered);
+        log.write(answered, since);
+        let mut response = result.map_or_else(HttpProblem::response, |(_, response)| response);
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+
+    async fn serve(
+        &self,
+        request: Request<Body>,
+        route: IngressRoute,
+        origin: &RequestOrigin,
+        deadline: Instant,
+        log: &mut RequestLog,
+    ) -> Result<(Answered, Response<Body>), HttpProblem> {
+        if self.stop.is_cancelled() {
+            return Err(HttpProblem::unavailable("the ingress is stopping", RETRY_SOON));
+        }
+        let _permit = self
+            .in_flight
+            .try_acquire()
+            .map_err(|_| HttpProblem::unavailable("too many requests are in progress", RETRY_SOON))?;
+        let method = request.method();
+        let other_method =
+            |allowed| HttpProblem::new(ProblemKind::Method, "see the header Allow").allow(allowed);
+        match route {
+            IngressRoute::Sessions if method == Method::POST => {
+                self.start(request, origin, deadline, log).await.map(|body| accepted(&body))
+            }
+            IngressRoute::Sessions => Err(other_method("POST")),
+            IngressRoute::Openapi if method == Method::GET || method == Method::HEAD => Ok(self.document()),
+            IngressRoute::Openapi => Err(other_method("GET, HEAD")),
+            IngressRoute::Other => {
+                Err(HttpProblem::new(ProblemKind::NotFound, "see /openapi.json for the paths"))
+            }
+        }
+    }
+
+    async fn start(
+        &self,
+        request: Request<Body>,
+        origin: &RequestOrigin,
+        deadline: Instant,
+        log: &mut RequestLog,
+    ) -> Result<AcceptedBody, HttpProblem> {
+        let (parts, body) = request.into_parts();
+        let client = self.admit(&parts.headers, origin.peer, ClientScope::Start)?;
+        origin.busy.store(true, Ordering::Relaxed);
+        log.client = Some(Arc::clone(client));
+        client.count().map_err(|wait| {
+            HttpProblem::new(
+                ProblemKind::RateLimited,
+                "the client sends more requests than its rate and burst allow",
+            )
+            .retry_after(wait)
+        })?;
+        let head = StartHead::read(&parts.headers, self.requires_key)?;
+        let body = read(body, deadline).await?;
+        let request = StartRequest { client: client.name.clone(), head, body, deadline };
+        self.events.accept(request, log).await
+    }
+
+    fn admit(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        scope: ClientScope,
+    ) -> Result<&Arc<Client>, HttpProblem> {
+        let address = head::client_address(peer, headers, &self.trusted_proxies);
+        let mut given = headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+        // Two tokens are as wrong as none: another program may have checked the other one.
+        let authorization = given.next().filter(|_| given.next().is_none());
+        let denied = match self.clients.admit(authorization, address, scope) {
+            Ok(client) => return Ok(client),
+            Err(denied) => denied,
+        };
+        let (Denied::Unauthenticated(reason) | Denied::Forbidden(reason) | Denied::Throttled(reason, _)) =
+            denied;
+        self.events.metrics.auth_failed(reason);
+        let reason: &'static str = reason.into();
+        if let Denied::Throttled(_, wait) = denied {
+            debug!(reason, %address, "ingress: request refused; too many from this address");
+            let detail = "too many refused requests from this address";
+            return Err(HttpProblem::new(ProblemKind::RateLimited, detail).retry_after(wait));
+        }
+        warn!(reason, %address, "ingress: request refused");
+        Err(match denied {
+            Denied::Forbidden(AuthFailure::Address) => {
+                HttpProblem::new(ProblemKind::Forbidden, "the client may not call from this address")
+            }
+            Denied::Forbidden(_) => {
+                HttpProblem::new(ProblemKind::Forbidden, "the client has no scope for this request")
+            }
+            _ => HttpProblem::new(
+                ProblemKind::Unauthenticated,
+                "expected Authorization: Bearer and a valid token",
+            ),
+        })
+    }
+
+    fn document(&self) -> (Answered, Response<Body>) {
+        let mut response = Response::new(Body::from(self.openapi.clone()));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        (Answered::Served, response)
+    }
+}
+
+impl RequestLog {
+    fn write(&self, answered: Answered, since: Instant) {
+        // What a client without a token does is counted, and logged where it is refused.
+        let Some(client) = &self.client else { return };
+        let (client, outcome) = (client.name.as_str(), answered.as_str());
+        let event_id = self.event_id.map(|id| id.to_string());
+        let duration_ms = since.elapsed().as_secs_f64() * 1e3;
+        let trace_id = self.trace_id.as_deref();
+        if matches!(answered, Answered::Refused(ProblemKind::Unavailable | ProblemKind::Internal)) {
+            warn!(client, outcome, event_id, trace_id, duration_ms, "ingress: request not accepted");
+        } else {
+            info!(client, outcome, event_id, trace_id, duration_ms, "ingress: request answered");
+        }
+    }
+}
+
+fn route(path: &str) -> IngressRoute {
+    match path {
+        "/v1/sessions" => IngressRoute::Sessions,
+        "/openapi.json" => IngressRoute::Openapi,
+        _ => IngressRoute::Other,
+    }
+}
+
+/// Reads a body of at most [`BODY_BYTES_MAX`] bytes.
+async fn read(body: Body, deadline: Instant) -> Result<Vec<u8>, HttpProblem> {
+    let mut bytes = Vec::new();
+    let mut chunks = body.into_data_stream();
+    let until = (Instant::now() + BODY_MAX).min(deadline);
+    loop {
+        match timeout_at(until, chunks.next()).await {
+            Ok(None) => return Ok(bytes),
+            Ok(Some(Ok(chunk))) if chunk.len() > BODY_BYTES_MAX - bytes.len() => {
+                return Err(head::too_large());
+            }
+            Ok(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
+            Ok(Some(Err(_))) => {
+                return Err(HttpProblem::new(
+                    ProblemKind::Malformed,
+                    "the body ended early, or its chunks are malformed",
+                ));
+            }
+            Err(_) => {
+                let detail = format!("expected the whole body within {} s", BODY_MAX.as_secs());
+                return Err(HttpProblem::new(ProblemKind::Slow, detail).retry_after(RETRY_SOON));
+            }
+        }
+    }
+}
+
+fn accepted(body: &AcceptedBody) -> (Answered, Response<Body>) {
+    let answered = if body.replayed { Answered::Replayed } else { Answered::Accepted };
+    // Serialization cannot fail, because the body is text only.
+    let mut response = Response::new(Body::from(serde_json::to_vec(body).unwrap_or_default()));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let replayed = if body.replayed { "true" } else { "false" };
+    headers.insert("idempotent-replayed", HeaderValue::from_static(replayed));
+    let location = format!("/v1/sessions/{}", utf8_percent_encode(&body.session_id, SEGMENT));
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        headers.insert(header::LOCATION, location);
+    }
+    (answered, response)
+}

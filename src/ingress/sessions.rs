@@ -1,0 +1,285 @@
+//! `POST /v1/sessions`: from a body to a confirmed start event.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{
+    head::StartHead,
+    problem::{HttpProblem, RETRY_SOON},
+    service::RequestLog,
+};
+use crate::{
+    broker::{
+        properties,
+        publisher::{Publication, PublishError, Publisher},
+    },
+    clock::Clock,
+    contract::{
+        http::{AcceptedBody, ProblemKind},
+        ids,
+        message::Message,
+        start_session::{ROUTING_KEY, Session, SessionRules, StartMessage},
+        trace::TraceContext,
+    },
+    fault,
+    ledger::{Claim, Lease, Ledger},
+    telemetry::{
+        metrics::IngressMetrics,
+        traces::{DeliverySpan, Tracer},
+    },
+};
+
+/// The only organisation. Its name is part of event ids, so that ids stay the same when there are several.
+const ORGANISATION: &str = "default";
+/// Maximum wait for another request with the same key.
+const CLAIM_MAX: Duration = Duration::from_secs(4);
+/// Maximum wait for the broker's confirm.
+const CONFIRM_MAX: Duration = Duration::from_secs(5);
+/// Maximum wait for the ledger after the confirm.
+const RECORD_MAX: Duration = Duration::from_secs(2);
+/// Time that stays for what follows the confirm.
+const RESERVE: Duration = Duration::from_secs(1);
+/// Time for which an accepted request is remembered.
+const KEPT: SignedDuration = SignedDuration::from_hours(24);
+
+/// Problem of a ledger that does not answer within our own limit.
+const NO_ANSWER: &str = "ledger: no answer in time";
+/// Problem of a key with two bodies.
+const REUSED: &str =
+    "the Idempotency-Key (or the CloudEvent's source and id) was used before with another body";
+
+/// Makes start events of requests.
+#[derive(Clone, Debug)]
+pub(crate) struct StartEvents {
+    pub(crate) publisher: Publisher,
+    /// The exchange of start events.
+    pub(crate) exchange: String,
+    pub(crate) ledger: Ledger,
+    pub(crate) clock: Clock,
+    /// Accept requests while the ledger is unavailable. The stage still recognises repeats by their ids.
+    pub(crate) without_ledger: bool,
+    pub(crate) rules: SessionRules,
+    /// Time for which the stage remembers an event after its session.
+    pub(crate) margin: SignedDuration,
+    pub(crate) tracer: Tracer,
+    pub(crate) metrics: IngressMetrics,
+}
+
+/// A request as its client sent it.
+pub(super) struct StartRequest {
+    pub(super) client: String,
+    pub(super) head: StartHead,
+    pub(super) body: Vec<u8>,
+    /// Time of the answer at the latest.
+    pub(super) deadline: Instant,
+}
+
+/// A valid start event with its id.
+struct ValidEvent {
+    message: Message,
+    id: Uuid,
+    session: Session,
+    /// Time until which a repeat is recognised.
+    remembered_until: Timestamp,
+}
+
+impl StartEvents {
+    /// Validates the event and publishes it, unless an earlier request with the same key did.
+    ///
+    /// # Errors
+    /// [`HttpProblem`]. [`ProblemKind::Unavailable`] means that the event may have been published.
+    pub(super) async fn accept(
+        &self,
+        request: StartRequest,
+        log: &mut RequestLog,
+    ) -> Result<AcceptedBody, HttpProblem> {
+        let StartRequest { client, head, body, deadline } = request;
+        let StartHead { media_type, key, headers } = head;
+        let fingerprint =
+            Sha256::new().chain_update(media_type).chain_update([0]).chain_update(&body).finalize().into();
+        let message = Message {
+            body,
+            content_type: Some(media_type.to_owned()),
+            headers,
+            published_at: Some(self.clock.now()),
+            ..Message::default()
+        };
+        let key = key.as_ref().map(|key| key.reveal().as_str());
+        let (session, id, cloud_event, trace) = {
+            let start = StartMessage::open(&message);
+            let cloud_event = start.cloud_event_id();
+            let id = event_id(&client, key, cloud_event, &message.body);
+            let session = start.session(&self.rules, self.clock.now());
+            (session, id, cloud_event.is_some(), start.identity.trace.clone())
+        };
+        let mut span = self.tracer.serve("POST", "/v1/sessions", &trace);
+        log.trace_id = Some(span.context().trace_id());
+        let result = match session {
+            Ok(session) => {
+                log.event_id = Some(id);
+                span.set("instant_connect.event_id", id.to_string());
+                let is_named = key.is_some() || cloud_event;
+                let remembered_until = self.remembered_until(&session, is_named);
+                let event = ValidEvent { message, id, session, remembered_until };
+                self.publish_once(event, fingerprint, span.context(), deadline).await
+            }
+            Err(refusal) => Err(HttpProblem::from(refusal)),
+        };
+        show(&mut span, &result);
+        result
+    }
+
+    async fn publish_once(
+        &self,
+        event: ValidEvent,
+        fingerprint: [u8; 32],
+        within: &TraceContext,
+        deadline: Instant,
+    ) -> Result<AcceptedBody, HttpProblem> {
+        let accepted = AcceptedBody {
+            status: "accepted",
+            event_id: event.id.to_string(),
+            session_id: event.session.session_id.reveal().clone(),
+            replayed: false,
+        };
+        let lease = match self.claim(event.id, fingerprint, deadline).await? {
+            ClaimedKey::Mine(lease) => lease,
+            ClaimedKey::Accepted => return Ok(AcceptedBody { replayed: true, ..accepted }),
+        };
+        let remembered_until = event.remembered_until;
+        self.publish(event, within, deadline).await?;
+        fault::point("ingress", "confirmed");
+        record(lease, remembered_until, deadline).await;
+        fault::point("ingress", "recorded");
+        Ok(accepted)
+    }
+
+    /// Claims the event's id. Without a lease, the event is published and not recorded.
+    async fn claim(
+        &self,
+        id: Uuid,
+        fingerprint: [u8; 32],
+        deadline: Instant,
+    ) -> Result<ClaimedKey, HttpProblem> {
+        let until = (Instant::now() + CLAIM_MAX).min(deadline - RESERVE - RESERVE);
+        let patience = until.saturating_duration_since(Instant::now());
+        let key = format!("ingress/{id}");
+        // The ledger has a little more time for its own answer than for waiting.
+        let claim = timeout_at(until + RESERVE / 2, self.ledger.claim(&key, fingerprint, patience)).await;
+        let error = match claim {
+            Ok(Ok(Claim::Mine(lease))) => return Ok(ClaimedKey::Mine(Some(lease))),
+            Ok(Ok(Claim::Recorded(_))) => return Ok(ClaimedKey::Accepted),
+            Ok(Ok(Claim::Conflict)) => return Err(HttpProblem::new(ProblemKind::KeyReused, REUSED)),
+            Ok(Ok(Claim::Busy)) => {
+                let problem = HttpProblem::new(
+                    ProblemKind::InFlight,
+                    "another request with the same key is in progress",
+                );
+                return Err(problem.retry_after(RETRY_SOON));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => NO_ANSWER.to_owned(),
+        };
+        if self.without_ledger {
+            warn!(error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
+            return Ok(ClaimedKey::Mine(None));
+        }
+        warn!(error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
+        Err(HttpProblem::unconfirmed("the ledger is unavailable"))
+    }
+
+    async fn publish(
+        &self,
+        event: ValidEvent,
+        within: &TraceContext,
+        deadline: Instant,
+    ) -> Result<(), HttpProblem> {
+        let id = event.id.to_string();
+        let mut span = self.tracer.publish(&self.exchange, ROUTING_KEY, Some(&id), within);
+        let properties = properties::received_event(&event.message, &id, span.context(), self.clock.now());
+        let publication = Publication {
+            exchange: self.exchange.clone(),
+            routing_key: ROUTING_KEY.to_owned(),
+            properties,
+            body: Arc::from(event.message.body),
+        };
+        let since = Instant::now();
+        let until = (since + CONFIRM_MAX).min(deadline - RESERVE);
+        let result = timeout_at(until, self.publisher.publish(publication)).await;
+        let error = match result {
+            Ok(Ok(())) => {
+                self.metrics.confirmed(since.elapsed());
+                return Ok(());
+            }
+            Ok(Err(error)) => error,
+            Err(_) => PublishError::Unknown,
+        };
+        span.fail(error.as_str(), &error.to_string());
+        Err(HttpProblem::unconfirmed(match error {
+            PublishError::Unroutable => "the broker has no queue for start events",
+            PublishError::Nacked => "the broker refused the event (is a queue full?)",
+            PublishError::Unknown => "the broker did not confirm the event in time",
+            PublishError::Ended => "the ingress is stopping",
+        }))
+    }
+
+    /// A request without a name of its own is a repeat only as long as the stage would see one: later, the same body is a
+    /// new session of the same people.
+    fn remembered_until(&self, session: &Session, is_named: bool) -> Timestamp {
+        let after = |from: Timestamp, span| from.saturating_add(span).unwrap_or(Timestamp::MAX);
+        let longest = after(self.clock.now(), KEPT);
+        if is_named { longest } else { longest.min(after(session.expires_at.timestamp(), self.margin)) }
+    }
+}
+
+/// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
+async fn record(lease: Option<Lease>, remembered_until: Timestamp, deadline: Instant) {
+    let Some(mut lease) = lease else { return };
+    let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
+    let error = match timeout_at(until, lease.record(b"{}", remembered_until)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => NO_ANSWER.to_owned(),
+    };
+    warn!(
+        error,
+        "ingress: an accepted request was not recorded; a repeat is published again, with the same id"
+    );
+}
+
+/// Answer of the ledger.
+enum ClaimedKey {
+    /// Publish, and record it.
+    Mine(Option<Lease>),
+    /// An earlier request was accepted.
+    Accepted,
+}
+
+/// The id of a request's event: the same for every repeat, so that the stage recognises repeats even if the ingress does
+/// not. A client chooses among its own ids only. The three kinds of ids do not overlap.
+fn event_id(client: &str, key: Option<&str>, cloud_event: Option<&str>, body: &[u8]) -> Uuid {
+    match (key, cloud_event.filter(|id| !id.is_empty())) {
+        (Some(key), _) => ids::hash(format!("ingress/{ORGANISATION}/{client}/{key}").as_bytes()),
+        (None, Some(id)) => ids::hash(format!("ingress-event/{ORGANISATION}/{client}/{id}").as_bytes()),
+        (None, None) => ids::hash(&[format!("ingress-body/{ORGANISATION}/").as_bytes(), body].concat()),
+    }
+}
+
+fn show(span: &mut DeliverySpan, result: &Result<AcceptedBody, HttpProblem>) {
+    let status = result.as_ref().map_or_else(|problem| problem.kind.status(), |_| 202);
+    span.set("http.response.status_code", i64::from(status));
+    if let Err(problem) = result {
+        span.set("instant_connect.problem", problem.kind.as_str());
+        if status >= 500 {
+            span.fail(problem.kind.as_str(), problem.kind.title());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

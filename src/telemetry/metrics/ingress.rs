@@ -1,0 +1,107 @@
+//! Metrics of the ingress.
+
+use std::time::{Duration, Instant};
+
+use prometheus::{Error, Histogram, HistogramVec, IntCounterVec, IntGauge};
+
+use super::{
+    CALL_BUCKETS, LOCAL_BUCKETS,
+    families::{Families, Recorder},
+    labels::{Answered, AuthFailure, IngressRoute, Label},
+};
+
+/// The metric families of the ingress.
+#[derive(Debug)]
+pub(super) struct IngressFamilies {
+    requests: IntCounterVec,
+    seconds: HistogramVec,
+    in_flight: IntGauge,
+    auth_failures: IntCounterVec,
+    publish: Histogram,
+}
+
+impl IngressFamilies {
+    pub(super) fn new(families: &Families<'_>) -> Result<Self, Error> {
+        let route = || ("route", IngressRoute::texts());
+        Ok(Self {
+            requests: families.counters(
+                "ingress_requests_total",
+                "HTTP requests answered: accepted (the event is confirmed); replayed (an earlier request was accepted); served (a document); \
+                 otherwise the type of the problem.",
+                &[route(), ("outcome", Answered::texts())],
+            )?,
+            seconds: families.histograms(
+                "ingress_request_seconds",
+                "Time from a request's head to its answer.",
+                CALL_BUCKETS,
+                &[route()],
+            )?,
+            in_flight: families.gauge("ingress_in_flight", "HTTP requests in progress.")?,
+            auth_failures: families.counters(
+                "ingress_auth_failures_total",
+                "HTTP requests refused: missing (no Authorization header); malformed (not a bearer token); unknown (the token of no client); \
+                 address or scope (the client may not call from this address, or not do this).",
+                &[("reason", AuthFailure::texts())],
+            )?,
+            publish: families.histogram(
+                "ingress_publish_seconds",
+                "Time from publishing a request's event to its confirm.",
+                LOCAL_BUCKETS,
+            )?,
+        })
+    }
+}
+
+/// The metrics of the ingress.
+#[derive(Clone, Debug)]
+pub struct IngressMetrics {
+    pub(super) families: Recorder<IngressFamilies>,
+}
+
+impl IngressMetrics {
+    /// Starts the timer of a request.
+    #[must_use]
+    pub fn begin(&self, route: IngressRoute) -> RequestTimer {
+        self.families.record(|families| families.in_flight.inc());
+        let answered = None;
+        RequestTimer { families: self.families.clone(), route, since: Instant::now(), answered }
+    }
+
+    /// Counts a request that was not authenticated or not allowed.
+    pub fn auth_failed(&self, reason: AuthFailure) {
+        self.families.record(|families| families.auth_failures.with_label_values(&[reason.as_str()]).inc());
+    }
+
+    /// Records the time until a confirm.
+    pub fn confirmed(&self, took: Duration) {
+        self.families.record(|families| families.publish.observe(took.as_secs_f64()));
+    }
+}
+
+/// Timer of a request in progress. Dropping it ends the request; one whose client has gone is not counted as answered.
+#[derive(Debug)]
+pub struct RequestTimer {
+    families: Recorder<IngressFamilies>,
+    route: IngressRoute,
+    since: Instant,
+    answered: Option<Answered>,
+}
+
+impl RequestTimer {
+    /// Sets the answer.
+    pub const fn set(&mut self, answered: Answered) {
+        self.answered = Some(answered);
+    }
+}
+
+impl Drop for RequestTimer {
+    fn drop(&mut self) {
+        let (route, took) = (self.route.as_str(), self.since.elapsed().as_secs_f64());
+        self.families.record(|families| {
+            families.in_flight.dec();
+            let Some(answered) = self.answered else { return };
+            families.requests.with_label_values(&[route, answered.as_str()]).inc();
+            families.seconds.with_label_values(&[route]).observe(took);
+        });
+    }
+}
