@@ -169,6 +169,8 @@ pub(super) struct SeenLinks {
 struct ApiState {
     /// Failed calls and their subjects, since shortly before the last success.
     failed: Vec<(Timestamp, String)>,
+    /// Subjects of the failed calls before a success, with its time. The worker may learn of it late.
+    forgotten: Vec<(Timestamp, String)>,
     /// The time of a success after failures that lasted long enough for few events to open the breaker. The worker may learn of it
     /// late.
     few: Option<Timestamp>,
@@ -615,7 +617,10 @@ impl Checker {
                 let long =
                     |(at, _): &(Timestamp, String)| now.duration_since(*at) >= FEW_AFTER - UNOBSERVED_MAX;
                 of_api.few = of_api.few.max(of_api.failed.first().is_some_and(long).then_some(now));
-                of_api.failed.retain(|(at, _)| now.duration_since(*at) < UNOBSERVED_MAX);
+                let of_before = |(at, _): &mut (Timestamp, String)| now.duration_since(*at) >= UNOBSERVED_MAX;
+                let before: Vec<_> = of_api.failed.extract_if(.., of_before).collect();
+                of_api.forgotten.retain(|(at, _)| now.duration_since(*at) < KEPT_AFTER);
+                of_api.forgotten.extend(before.into_iter().map(|(_, key)| (now, key)));
                 of_api.stops = of_api.stops.filter(|at| now.duration_since(*at) < UNOBSERVED_MAX);
                 // A look is served even if a message to the same person is not.
                 if !looks {
@@ -662,7 +667,9 @@ impl Checker {
         let asked = self.ever_rate_limited_until[which as usize];
         let asked = asked.is_some_and(|until| self.rules.clock.now().duration_since(until) < UNOBSERVED_MAX);
         let stops = of_api.stops.is_some() || asked;
-        let events: BTreeSet<_> = of_api.failed.iter().map(|(_, key)| key).collect();
+        let now = self.rules.clock.now();
+        let late = of_api.forgotten.iter().filter(|(at, _)| now.duration_since(*at) < KEPT_AFTER);
+        let events: BTreeSet<_> = of_api.failed.iter().chain(late).map(|(_, key)| key).collect();
         let few = of_api.failed.len() >= self.breaker_failures
             && of_api
                 .failed

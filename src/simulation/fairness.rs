@@ -45,8 +45,9 @@ pub(super) async fn act(world: &World, plan: &WorldPlan, seed: u64) {
             sleep(Duration::from_secs(30)).await;
         }
     }
-    // A refused token stops the other events until one of them shows that the token is good.
-    if status != 403 {
+    // A refused token stops the other events until one of them shows that the token is good. A queue that was deleted and
+    // declared again delays a publish for minutes, until the publisher opens a new channel.
+    if status != 403 && !world.lock().broker.has_deleted() {
         world.lock().checker.fair.extend((SLOW + 1..=SLOW + OTHERS).map(|number| format!("s{number}")));
     }
     let alone = plan.concurrency == 1;

@@ -219,6 +219,12 @@ fn few_events_open_the_breaker_until_a_success_is_known() {
     one(20525);
 }
 
+/// During an alarm, failures became so old that the rules forgot them with a success that the worker did not know yet.
+#[test]
+fn success_ends_old_failures_once_the_worker_knows_it() {
+    one(2354);
+}
+
 #[test]
 fn seed_gives_the_same_history_twice() {
     for seed in 0..20 {

@@ -128,6 +128,11 @@ impl SimulatedQueues {
         self.held.values().sum()
     }
 
+    /// True if a queue was ever deleted.
+    pub(super) fn has_deleted(&self) -> bool {
+        self.topology.has_deleted()
+    }
+
     /// Returns true if no message is ready, unsettled or delayed.
     pub(super) fn idle(&self) -> bool {
         self.held() == 0 && self.unsettled.is_empty() && self.ready.values().all(VecDeque::is_empty)

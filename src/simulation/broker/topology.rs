@@ -100,6 +100,11 @@ impl DeclaredTopology {
         self.bindings.retain(|(_, _, queue)| queue != name);
     }
 
+    /// True if a queue was ever deleted.
+    pub(super) fn has_deleted(&self) -> bool {
+        !self.deleted.is_empty()
+    }
+
     /// True if the queue `name` was deleted after `number`.
     pub(super) fn deleted_since(&self, name: &str, number: u64) -> bool {
         self.deleted.get(name).is_some_and(|deleted| *deleted > number)
