@@ -36,11 +36,13 @@ const ORGANISATION: &str = "default";
 const CLAIM_MAX: Duration = Duration::from_secs(4);
 /// Maximum wait for the broker's confirm.
 const CONFIRM_MAX: Duration = Duration::from_secs(5);
+/// Maximum wait for the ledger before the publish.
+const NOTE_MAX: Duration = Duration::from_secs(2);
 /// Maximum wait for the ledger after the confirm.
 const RECORD_MAX: Duration = Duration::from_secs(2);
 /// Time that stays for what follows the confirm.
 const RESERVE: Duration = Duration::from_secs(1);
-/// Time for which an accepted request is remembered.
+/// Time for which a request is remembered: from before its publish, and again from its confirm.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// Makes start events of requests.
@@ -128,10 +130,13 @@ impl StartEvents {
             session_id: event.session.session_id.reveal().clone(),
             replayed: false,
         };
-        let lease = match self.claim(event.id, fingerprint, deadline).await? {
+        let mut lease = match self.claim(event.id, fingerprint, deadline).await? {
             ClaimedKey::Mine(lease) => lease,
             ClaimedKey::Accepted => return Ok(AcceptedBody { replayed: true, ..accepted }),
         };
+        if let Some(lease) = &mut lease {
+            self.note(lease, deadline).await?;
+        }
         self.publish(event, within, deadline).await?;
         fault::point("ingress", "confirmed");
         record(lease, deadline).await;
@@ -156,16 +161,8 @@ impl StartEvents {
             Ok(Err(error)) => error,
             Err(_) => &"ledger: no answer in time",
         };
-        match &claim {
-            Ok(Ok(_)) => {}
-            _ if self.without_ledger => {
-                warn!(%error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
-                return Ok(ClaimedKey::Mine(None));
-            }
-            _ => {
-                warn!(%error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
-                return Err(HttpProblem::unconfirmed("the ledger is unavailable"));
-            }
+        if !matches!(claim, Ok(Ok(_))) {
+            return self.ledger_failed(error).map(|()| ClaimedKey::Mine(None));
         }
         match claim {
             Ok(Ok(Claim::Mine(lease))) => Ok(ClaimedKey::Mine(Some(lease))),
@@ -174,12 +171,30 @@ impl StartEvents {
                 ProblemKind::KeyReused,
                 "the Idempotency-Key (or the CloudEvent's source and id) was used before with another body",
             )),
-            _ => Err(HttpProblem::new(
-                ProblemKind::InFlight,
-                "another request with the same key is in progress",
-            )
-            .retry_after(super::problem::RETRY_SOON)),
+            _ => Err(in_flight()),
         }
+    }
+
+    /// Notes that the event may be published, because a confirm may be late. The note keeps the body's fingerprint, so the key
+    /// with another body is refused, and with the same body published again under the same id.
+    async fn note(&self, lease: &mut Lease, deadline: Instant) -> Result<(), HttpProblem> {
+        let until = (Instant::now() + NOTE_MAX).min(deadline - RESERVE - RESERVE);
+        match timeout_at(until, lease.write_note(b"{}", kept_until())).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(LedgerError::Lost)) => Err(in_flight()),
+            Ok(Err(error)) => self.ledger_failed(&error),
+            Err(_) => self.ledger_failed(&"ledger: no answer in time"),
+        }
+    }
+
+    /// Decides about a request while the ledger is unavailable.
+    fn ledger_failed(&self, error: &dyn std::fmt::Display) -> Result<(), HttpProblem> {
+        if self.without_ledger {
+            warn!(%error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
+            return Ok(());
+        }
+        warn!(%error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
+        Err(HttpProblem::unconfirmed("the ledger is unavailable"))
     }
 
     async fn publish(
@@ -226,12 +241,20 @@ enum ClaimedKey {
     Accepted,
 }
 
+fn in_flight() -> HttpProblem {
+    let detail = "another request with the same key is in progress";
+    HttpProblem::new(ProblemKind::InFlight, detail).retry_after(super::problem::RETRY_SOON)
+}
+
+fn kept_until() -> Timestamp {
+    clock::now().saturating_add(KEPT).unwrap_or(Timestamp::MAX)
+}
+
 /// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
 async fn record(lease: Option<Lease>, deadline: Instant) {
     let Some(mut lease) = lease else { return };
     let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
-    let kept = clock::now().saturating_add(KEPT).unwrap_or(Timestamp::MAX);
-    let recorded = timeout_at(until, lease.record(b"{}", kept)).await;
+    let recorded = timeout_at(until, lease.record(b"{}", kept_until())).await;
     let error = match recorded {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.to_string(),
@@ -262,26 +285,4 @@ fn show(span: &mut DeliverySpan, result: &Result<AcceptedBody, HttpProblem>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn event_ids_of_clients_keys_and_bodies_do_not_overlap_and_stay_fixed() {
-        let of = |client, key, event| event_id(client, key, event, b"{}");
-        let all = [
-            of("a", Some("k"), None),
-            of("b", Some("k"), None),
-            of("a", Some("l"), None),
-            of("a", None, Some("k")),
-            of("a", None, None),
-            event_id("a", None, None, b"{} "),
-        ];
-        for (position, id) in all.iter().enumerate() {
-            assert!(!all[..position].contains(id));
-        }
-        assert_eq!(of("a", Some("k"), Some("other")), all[0], "the key comes first");
-        assert_eq!(of("b", None, None), all[4], "one body is one event of the organisation");
-        // Pinned, because a repeat may come after an update.
-        assert_eq!(all[0].to_string(), "431a9ac2-a5b7-53ac-8ac8-eef8e6d1febd");
-    }
-}
+mod tests;

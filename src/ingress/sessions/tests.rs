@@ -1,0 +1,97 @@
+use jiff::SignedDuration;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::{
+    broker::publisher::PublishJob, contract::start_session::Vertical, ledger::LedgerKind,
+    telemetry::metrics::Metrics,
+};
+
+const ANA: &str = r#"{"sessionId":"visit-1","guests":[{"channel":"sms","address":"+34600111222"}],"experts":[{"email":"expert@example.com"}]}"#;
+
+async fn events() -> (StartEvents, mpsc::Receiver<PublishJob>) {
+    let (publisher, jobs) = Publisher::simulated();
+    let rules = SessionRules {
+        subject_prefix: String::new(),
+        vertical: Vertical::Hc,
+        host_login: true,
+        link_lifetime: SignedDuration::from_hours(2),
+        devices: serde_json::from_str("[]").unwrap(),
+    };
+    let events = StartEvents {
+        publisher,
+        exchange: "sessions".to_owned(),
+        ledger: Ledger::open(LedgerKind::Memory).await.unwrap(),
+        without_ledger: false,
+        rules,
+        tracer: Tracer::default(),
+        metrics: Metrics::off().ingress(),
+    };
+    (events, jobs)
+}
+
+fn request(key: &str, body: &str) -> StartRequest {
+    let mut headers = axum::http::HeaderMap::new();
+    headers.insert("content-type", "application/json".parse().unwrap());
+    headers.insert("idempotency-key", key.parse().unwrap());
+    StartRequest {
+        client: "flows".to_owned(),
+        head: StartHead::read(&headers, true).unwrap(),
+        body: body.as_bytes().to_vec(),
+        deadline: Instant::now() + Duration::from_secs(8),
+    }
+}
+
+async fn accept(events: &StartEvents, request: StartRequest) -> Result<AcceptedBody, HttpProblem> {
+    events.accept(request, &mut RequestLog::default()).await
+}
+
+/// Accepts a request, and answers its publish.
+async fn confirm(
+    events: &StartEvents,
+    jobs: &mut mpsc::Receiver<PublishJob>,
+    request: StartRequest,
+    result: Result<(), PublishError>,
+) -> Result<AcceptedBody, HttpProblem> {
+    let answer = async {
+        let job = jobs.recv().await.unwrap();
+        job.reply.send(result).unwrap();
+    };
+    tokio::join!(accept(events, request), answer).0
+}
+
+#[tokio::test(start_paused = true)]
+async fn key_of_an_unconfirmed_event_is_refused_with_another_body() {
+    let (events, mut jobs) = events().await;
+    let late = accept(&events, request("run-1", ANA)).await.unwrap_err();
+    assert_eq!(late.kind, ProblemKind::Unavailable);
+    let published = jobs.recv().await.unwrap().publication;
+    let other = ANA.replace("visit-1", "visit-2");
+    let reused = accept(&events, request("run-1", &other)).await.unwrap_err();
+    assert_eq!(reused.kind, ProblemKind::KeyReused);
+    let again = confirm(&events, &mut jobs, request("run-1", ANA), Ok(())).await.unwrap();
+    assert!(!again.replayed);
+    let id = published.properties.message_id().as_ref().unwrap().as_str().to_owned();
+    assert_eq!(again.event_id, id);
+    assert!(accept(&events, request("run-1", ANA)).await.unwrap().replayed);
+}
+
+#[test]
+fn event_ids_of_clients_keys_and_bodies_do_not_overlap_and_stay_fixed() {
+    let of = |client, key, event| event_id(client, key, event, b"{}");
+    let all = [
+        of("a", Some("k"), None),
+        of("b", Some("k"), None),
+        of("a", Some("l"), None),
+        of("a", None, Some("k")),
+        of("a", None, None),
+        event_id("a", None, None, b"{} "),
+    ];
+    for (position, id) in all.iter().enumerate() {
+        assert!(!all[..position].contains(id));
+    }
+    assert_eq!(of("a", Some("k"), Some("other")), all[0], "the key comes first");
+    assert_eq!(of("b", None, None), all[4], "one body is one event of the organisation");
+    // Pinned, because a repeat may come after an update.
+    assert_eq!(all[0].to_string(), "431a9ac2-a5b7-53ac-8ac8-eef8e6d1febd");
+}
