@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -24,6 +27,7 @@ use crate::{
     },
     fault,
     ledger::{Claim, Lease, Ledger, LedgerError},
+    state::PublishState,
     telemetry::{
         metrics::IngressMetrics,
         traces::{DeliverySpan, Tracer},
@@ -49,6 +53,10 @@ const KEPT: SignedDuration = SignedDuration::from_hours(24);
 #[derive(Clone, Debug)]
 pub(crate) struct StartEvents {
     pub(crate) publisher: Publisher,
+    /// The publisher's state. Nothing is given to a publisher that cannot publish now.
+    pub(crate) publishing: PublishState,
+    /// A permit for each byte of the bodies that may wait for their confirms.
+    pub(crate) room: Arc<Semaphore>,
     /// The exchange of start events.
     pub(crate) exchange: String,
     pub(crate) ledger: Ledger,
@@ -134,10 +142,11 @@ impl StartEvents {
             ClaimedKey::Mine(lease) => lease,
             ClaimedKey::Accepted => return Ok(AcceptedBody { replayed: true, ..accepted }),
         };
+        let room = self.room(event.message.body.len())?;
         if let Some(lease) = &mut lease {
             self.note(lease, deadline).await?;
         }
-        self.publish(event, within, deadline).await?;
+        self.publish(event, room, within, deadline).await?;
         fault::point("ingress", "confirmed");
         record(lease, deadline).await;
         fault::point("ingress", "recorded");
@@ -175,6 +184,20 @@ impl StartEvents {
         }
     }
 
+    /// Room for a body in the publisher's memory. A message that is published too late stays there after its request ends.
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, HttpProblem> {
+        if !self.publishing.connection.is_up() {
+            return Err(HttpProblem::unconfirmed("the broker is unavailable"));
+        }
+        if self.publishing.is_blocked() {
+            return Err(HttpProblem::unconfirmed("the broker blocks publishing"));
+        }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&self.room)
+            .try_acquire_many_owned(bytes)
+            .map_err(|_| HttpProblem::unconfirmed("too many events wait for the broker's confirm"))
+    }
+
     /// Notes that the event may be published, because a confirm may be late. The note keeps the body's fingerprint, so the key
     /// with another body is refused, and with the same body published again under the same id.
     async fn note(&self, lease: &mut Lease, deadline: Instant) -> Result<(), HttpProblem> {
@@ -200,6 +223,7 @@ impl StartEvents {
     async fn publish(
         &self,
         event: ValidEvent,
+        room: OwnedSemaphorePermit,
         within: &TraceContext,
         deadline: Instant,
     ) -> Result<(), HttpProblem> {
@@ -214,7 +238,7 @@ impl StartEvents {
         };
         let since = Instant::now();
         let until = (since + CONFIRM_MAX).min(deadline - RESERVE);
-        let result = timeout_at(until, self.publisher.publish(publication)).await;
+        let result = timeout_at(until, self.publisher.publish_in(publication, Some(room))).await;
         let error = match result {
             Ok(Ok(())) => {
                 self.metrics.confirmed(since.elapsed());

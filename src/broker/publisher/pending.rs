@@ -1,7 +1,10 @@
 //! Messages that were published and have no answer yet.
 
 use lapin::BasicProperties;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
 use tracing::Span;
 
 use super::PublishError;
@@ -28,6 +31,7 @@ pub(super) struct Pending {
     pub(super) since: Instant,
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Result<(), PublishError>>,
+    pub(super) _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Pending {

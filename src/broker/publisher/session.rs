@@ -245,15 +245,14 @@ impl<'a> PublishSession<'a> {
 
     async fn publish(&mut self, job: PublishJob) -> Result<(), BrokerError> {
         let Publication { exchange, routing_key, properties, body } = job.publication;
+        let (delivery, reply, room) = (job.delivery, job.reply, job.room);
         let key = MessageKey::of(&exchange, &routing_key, &properties);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let id = self.next;
         self.next += 1;
         let since = Instant::now();
-        self.pending.insert(
-            id,
-            Pending { key, delivery: job.delivery, since, deadline: since + self.limit, reply: job.reply },
-        );
+        let deadline = since + self.limit;
+        self.pending.insert(id, Pending { key, delivery, since, deadline, reply, _room: room });
         let channel = self.channel.clone();
         let publish =
             channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);

@@ -9,7 +9,8 @@ use crate::{
 
 const ANA: &str = r#"{"sessionId":"visit-1","guests":[{"channel":"sms","address":"+34600111222"}],"experts":[{"email":"expert@example.com"}]}"#;
 
-async fn events() -> (StartEvents, mpsc::Receiver<PublishJob>) {
+/// Start events, the jobs of the publisher, and a connection that is up.
+async fn events() -> (StartEvents, mpsc::Receiver<PublishJob>, RaisedFlag) {
     let (publisher, jobs) = Publisher::simulated();
     let rules = SessionRules {
         subject_prefix: String::new(),
@@ -20,6 +21,8 @@ async fn events() -> (StartEvents, mpsc::Receiver<PublishJob>) {
     };
     let events = StartEvents {
         publisher,
+        publishing: PublishState::default(),
+        room: Arc::new(Semaphore::new(2 * ANA.len())),
         exchange: "sessions".to_owned(),
         ledger: Ledger::open(LedgerKind::Memory).await.unwrap(),
         without_ledger: false,
@@ -27,7 +30,8 @@ async fn events() -> (StartEvents, mpsc::Receiver<PublishJob>) {
         tracer: Tracer::default(),
         metrics: Metrics::off().ingress(),
     };
-    (events, jobs)
+    let up = events.publishing.connection.up();
+    (events, jobs, up)
 }
 
 fn request(key: &str, body: &str) -> StartRequest {
@@ -62,7 +66,7 @@ async fn confirm(
 
 #[tokio::test(start_paused = true)]
 async fn key_of_an_unconfirmed_event_is_refused_with_another_body() {
-    let (events, mut jobs) = events().await;
+    let (events, mut jobs, _up) = events().await;
     let late = accept(&events, request("run-1", ANA)).await.unwrap_err();
     assert_eq!(late.kind, ProblemKind::Unavailable);
     let published = jobs.recv().await.unwrap().publication;
@@ -74,6 +78,35 @@ async fn key_of_an_unconfirmed_event_is_refused_with_another_body() {
     let id = published.properties.message_id().as_ref().unwrap().as_str().to_owned();
     assert_eq!(again.event_id, id);
     assert!(accept(&events, request("run-1", ANA)).await.unwrap().replayed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_is_not_queued_while_the_broker_is_away_or_blocked() {
+    let (events, mut jobs, up) = events().await;
+    events.publishing.set_blocked(true);
+    let since = Instant::now();
+    let blocked = accept(&events, request("run-1", ANA)).await.unwrap_err();
+    events.publishing.set_blocked(false);
+    drop(up);
+    let away = accept(&events, request("run-1", ANA)).await.unwrap_err();
+    assert_eq!((blocked.kind, away.kind), (ProblemKind::Unavailable, ProblemKind::Unavailable));
+    assert_eq!((jobs.len(), since.elapsed()), (0, Duration::ZERO));
+    // Nothing was published, so the key is still free.
+    let _up = events.publishing.connection.up();
+    let other = ANA.replace("visit-1", "visit-2");
+    assert!(confirm(&events, &mut jobs, request("run-1", &other), Ok(())).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_of_events_without_a_confirm_are_bounded() {
+    let (events, mut jobs, _up) = events().await;
+    for key in ["run-1", "run-2", "run-3", "run-4"] {
+        let late = accept(&events, request(key, ANA)).await.unwrap_err();
+        assert_eq!(late.kind, ProblemKind::Unavailable);
+    }
+    assert_eq!(jobs.len(), 2, "there is room for two bodies");
+    drop((jobs.recv().await, jobs.recv().await));
+    assert!(confirm(&events, &mut jobs, request("run-4", ANA), Ok(())).await.is_ok());
 }
 
 #[test]
