@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use super::{
     config::{AddressBlock, ClientConfig, ClientScope},
     rate::{AddressBuckets, BucketSize, TokenBucket},
@@ -31,6 +33,8 @@ pub(super) struct Client {
     scopes: Vec<ClientScope>,
     tokens: ClientTokens,
     bucket: TokenBucket,
+    /// Permits for the client's requests in progress, so that one client leaves room for others.
+    share: Semaphore,
     addresses: Vec<AddressBlock>,
 }
 
@@ -53,14 +57,19 @@ pub(super) enum Denied {
 }
 
 impl Clients {
-    /// The clients of the settings. Their token files are read once as a test.
+    /// The clients of the settings. Their token files are read once as a test. One client may have half of `in_flight_max`
+    /// requests in progress.
     ///
     /// # Errors
     /// [`ClientsError`].
-    pub(crate) fn open(configured: &BTreeMap<String, ClientConfig>) -> Result<Self, ClientsError> {
+    pub(crate) fn open(
+        configured: &BTreeMap<String, ClientConfig>,
+        in_flight_max: usize,
+    ) -> Result<Self, ClientsError> {
+        let share = (in_flight_max / 2).max(1);
         let mut clients: Vec<Arc<Client>> = Vec::new();
         for (name, config) in configured {
-            let client = Client::open(name, config)?;
+            let client = Client::open(name, config, share)?;
             if let Some(other) = clients.iter().find(|other| other.tokens.overlaps(&client.tokens)) {
                 return Err(ClientsError::SameToken(other.name.clone(), client.name));
             }
@@ -111,7 +120,7 @@ impl Clients {
 }
 
 impl Client {
-    fn open(name: &str, config: &ClientConfig) -> Result<Self, ClientsError> {
+    fn open(name: &str, config: &ClientConfig, share: usize) -> Result<Self, ClientsError> {
         let tokens = ClientTokens::open(&config.token, config.token_sha256, config.token_file.as_deref());
         let key = format!("ingress.clients.{name}.token_file");
         let size = BucketSize { rate: config.rate.get().into(), burst: config.burst.get().into() };
@@ -120,8 +129,14 @@ impl Client {
             scopes: config.scopes.clone(),
             tokens: tokens.map_err(|source| ClientsError::File { key, source })?,
             bucket: TokenBucket::new(size),
+            share: Semaphore::new(share),
             addresses: config.allowed_addresses.clone(),
         })
+    }
+
+    /// Begins a request. `None` if too many requests of the client are in progress.
+    pub(super) fn begin(&self) -> Option<SemaphorePermit<'_>> {
+        self.share.try_acquire().ok()
     }
 
     /// Counts a request, or returns the time until the next one is allowed.
@@ -158,7 +173,7 @@ mod tests {
 
     fn clients(second: &str) -> Clients {
         let both = [("first", config(TOKENS[0], "{}")), ("second", config(TOKENS[1], second))];
-        Clients::open(&both.map(|(name, config)| (name.to_owned(), config)).into()).unwrap()
+        Clients::open(&both.map(|(name, config)| (name.to_owned(), config)).into(), 5).unwrap()
     }
 
     fn admit(clients: &Clients, authorization: &str) -> Result<String, Denied> {
@@ -209,9 +224,23 @@ mod tests {
     }
 
     #[test]
+    fn client_has_half_of_the_requests_in_progress_and_at_least_one() {
+        let both = || [("first", config(TOKENS[0], "{}")), ("second", config(TOKENS[1], "{}"))];
+        for (in_flight_max, share) in [(1, 1), (2, 1), (5, 2)] {
+            let configured = both().map(|(name, config)| (name.to_owned(), config)).into();
+            let clients = Clients::open(&configured, in_flight_max).unwrap();
+            let taken: Vec<_> = (0..9).filter_map(|_| clients.clients[0].begin()).collect();
+            assert_eq!(taken.len(), share, "of {in_flight_max}");
+            assert!(clients.clients[1].begin().is_some(), "another client has its own share");
+            drop(taken);
+            assert!(clients.clients[0].begin().is_some());
+        }
+    }
+
+    #[test]
     fn two_clients_with_one_token_are_refused() {
         let both = ["a", "b"].map(|name| (name.to_owned(), config(TOKENS[0], "{}")));
-        let error = Clients::open(&both.into()).unwrap_err().to_string();
+        let error = Clients::open(&both.into(), 5).unwrap_err().to_string();
         assert!(error.contains("ingress.clients.a and ingress.clients.b"), "{error}");
         assert!(!error.contains(TOKENS[0]));
     }

@@ -116,10 +116,6 @@ impl IngressService {
         if self.stop.is_cancelled() {
             return Err(HttpProblem::unavailable("the ingress is stopping", RETRY_SOON));
         }
-        let _permit = self
-            .in_flight
-            .try_acquire()
-            .map_err(|_| HttpProblem::unavailable("too many requests are in progress", RETRY_SOON))?;
         let method = request.method();
         let other_method =
             |allowed| HttpProblem::new(ProblemKind::Method, "see the header Allow").allow(allowed);
@@ -143,10 +139,17 @@ impl IngressService {
         deadline: Instant,
         log: &mut RequestLog,
     ) -> Result<AcceptedBody, HttpProblem> {
+        let _permit = self
+            .in_flight
+            .try_acquire()
+            .map_err(|_| HttpProblem::unavailable("too many requests are in progress", RETRY_SOON))?;
         let (parts, body) = request.into_parts();
         let client = self.admit(&parts.headers, origin.peer, ClientScope::Start)?;
         origin.busy.store(true, Ordering::Relaxed);
         log.client = Some(Arc::clone(client));
+        let _share = client.begin().ok_or_else(|| {
+            HttpProblem::unavailable("too many requests of this client are in progress", RETRY_SOON)
+        })?;
         client.count().map_err(|wait| {
             HttpProblem::new(
                 ProblemKind::RateLimited,
