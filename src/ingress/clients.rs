@@ -143,6 +143,11 @@ impl Client {
     pub(super) fn count(&self) -> Result<(), Duration> {
         self.bucket.take()
     }
+
+    /// Counts the people who get a message because of a counted request, or returns the time until so many are allowed.
+    pub(super) fn count_people(&self, people: usize) -> Result<(), Duration> {
+        self.bucket.take_for(people)
+    }
 }
 
 /// The token of an `Authorization` header.

@@ -28,7 +28,7 @@ use super::{
     clients::{Client, Clients, Denied},
     config::{AddressBlock, ClientScope},
     head::{self, StartHead},
-    problem::{HttpProblem, RETRY_SOON},
+    problem::{self, HttpProblem, RETRY_SOON},
     sessions::{StartEvents, StartRequest},
 };
 use crate::{
@@ -150,16 +150,10 @@ impl IngressService {
         let _share = client.begin().ok_or_else(|| {
             HttpProblem::unavailable("too many requests of this client are in progress", RETRY_SOON)
         })?;
-        client.count().map_err(|wait| {
-            HttpProblem::new(
-                ProblemKind::RateLimited,
-                "the client sends more requests than its rate and burst allow",
-            )
-            .retry_after(wait)
-        })?;
+        client.count().map_err(problem::rate_limited)?;
         let head = StartHead::read(&parts.headers, self.requires_key)?;
         let body = read(body, deadline).await?;
-        let request = StartRequest { client: client.name.clone(), head, body, deadline };
+        let request = StartRequest { client: Arc::clone(client), head, body, deadline };
         self.events.accept(request, log).await
     }
 

@@ -11,7 +11,12 @@ use tokio::{
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{head::StartHead, problem::HttpProblem, service::RequestLog};
+use super::{
+    clients::Client,
+    head::StartHead,
+    problem::{self, HttpProblem},
+    service::RequestLog,
+};
 use crate::{
     broker::{
         properties,
@@ -69,7 +74,7 @@ pub(crate) struct StartEvents {
 
 /// A request as its client sent it.
 pub(super) struct StartRequest {
-    pub(super) client: String,
+    pub(super) client: Arc<Client>,
     pub(super) head: StartHead,
     pub(super) body: Vec<u8>,
     /// Time of the answer at the latest.
@@ -107,7 +112,7 @@ impl StartEvents {
         let (session, id, trace) = {
             let start = StartMessage::open(&message);
             let key = key.as_ref().map(|key| key.reveal().as_str());
-            let id = event_id(&client, key, start.cloud_event_id(), &message.body);
+            let id = event_id(&client.name, key, start.cloud_event_id(), &message.body);
             (start.session(&self.rules, clock::now()), id, start.identity.trace.clone())
         };
         let mut span = self.tracer.serve("POST", "/v1/sessions", &trace);
@@ -117,7 +122,7 @@ impl StartEvents {
                 log.event_id = Some(id);
                 span.set("instant_connect.event_id", id.to_string());
                 let event = ValidEvent { message, id, session };
-                self.publish_once(event, fingerprint, span.context(), deadline).await
+                self.publish_once(event, &client, fingerprint, span.context(), deadline).await
             }
             Err(refusal) => Err(HttpProblem::from(refusal)),
         };
@@ -128,6 +133,7 @@ impl StartEvents {
     async fn publish_once(
         &self,
         event: ValidEvent,
+        client: &Client,
         fingerprint: [u8; 32],
         within: &TraceContext,
         deadline: Instant,
@@ -142,7 +148,9 @@ impl StartEvents {
             ClaimedKey::Mine(lease) => lease,
             ClaimedKey::Accepted => return Ok(AcceptedBody { replayed: true, ..accepted }),
         };
+        // A repeat of an accepted request sends no messages, so its people are not counted.
         let room = self.room(event.message.body.len())?;
+        client.count_people(event.session.guests.len()).map_err(problem::rate_limited)?;
         if let Some(lease) = &mut lease {
             self.note(lease, deadline).await?;
         }
@@ -267,7 +275,7 @@ enum ClaimedKey {
 
 fn in_flight() -> HttpProblem {
     let detail = "another request with the same key is in progress";
-    HttpProblem::new(ProblemKind::InFlight, detail).retry_after(super::problem::RETRY_SOON)
+    HttpProblem::new(ProblemKind::InFlight, detail).retry_after(problem::RETRY_SOON)
 }
 
 fn kept_until() -> Timestamp {

@@ -2,8 +2,12 @@ use jiff::SignedDuration;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::state::RaisedFlag;
 use crate::{
-    broker::publisher::PublishJob, contract::start_session::Vertical, ledger::LedgerKind,
+    broker::publisher::PublishJob,
+    contract::start_session::Vertical,
+    ingress::{clients::Clients, config::ClientScope},
+    ledger::LedgerKind,
     telemetry::metrics::Metrics,
 };
 
@@ -22,7 +26,7 @@ async fn events() -> (StartEvents, mpsc::Receiver<PublishJob>, RaisedFlag) {
     let events = StartEvents {
         publisher,
         publishing: PublishState::default(),
-        room: Arc::new(Semaphore::new(2 * ANA.len())),
+        room: Arc::new(Semaphore::new(2 * ANA.len() + 50)),
         exchange: "sessions".to_owned(),
         ledger: Ledger::open(LedgerKind::Memory).await.unwrap(),
         without_ledger: false,
@@ -34,16 +38,35 @@ async fn events() -> (StartEvents, mpsc::Receiver<PublishJob>, RaisedFlag) {
     (events, jobs, up)
 }
 
-fn request(key: &str, body: &str) -> StartRequest {
+fn request_of(client: &Arc<Client>, key: &str, body: &str) -> StartRequest {
+    client.count().unwrap();
     let mut headers = axum::http::HeaderMap::new();
     headers.insert("content-type", "application/json".parse().unwrap());
     headers.insert("idempotency-key", key.parse().unwrap());
     StartRequest {
-        client: "flows".to_owned(),
+        client: Arc::clone(client),
         head: StartHead::read(&headers, true).unwrap(),
         body: body.as_bytes().to_vec(),
         deadline: Instant::now() + Duration::from_secs(8),
     }
+}
+
+fn request(key: &str, body: &str) -> StartRequest {
+    request_of(&flows(1000), key, body)
+}
+
+/// A client with this burst.
+fn flows(burst: u32) -> Arc<Client> {
+    let token = "icw_token-of-the-flows-1";
+    let config = serde_json::json!({
+        "token_file": "", "token": token, "token_sha256": "", "scopes": ["start"],
+        "rate": 1, "burst": burst, "allowed_addresses": []
+    });
+    let clients = [("flows".to_owned(), serde_json::from_value(config).unwrap())].into();
+    let clients = Clients::open(&clients, 2).unwrap();
+    let authorization = format!("Bearer {token}");
+    let address = "127.0.0.1".parse().unwrap();
+    Arc::clone(clients.admit(Some(authorization.as_bytes()), address, ClientScope::Start).unwrap())
 }
 
 async fn accept(events: &StartEvents, request: StartRequest) -> Result<AcceptedBody, HttpProblem> {
@@ -107,6 +130,26 @@ async fn bytes_of_events_without_a_confirm_are_bounded() {
     assert_eq!(jobs.len(), 2, "there is room for two bodies");
     drop((jobs.recv().await, jobs.recv().await));
     assert!(confirm(&events, &mut jobs, request("run-4", ANA), Ok(())).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_takes_a_permit_for_each_guest_and_its_repeat_one() {
+    let (events, mut jobs, _up) = events().await;
+    let client = flows(3);
+    let guest = r#"{"channel":"sms","address":"+34600111222"}"#;
+    let three = ANA.replace(
+        guest,
+        &format!(r#"{guest},{0},{1}"#, guest.replace("222", "333"), guest.replace("222", "444")),
+    );
+    let first = request_of(&client, "run-1", &three);
+    confirm(&events, &mut jobs, first, Ok(())).await.unwrap();
+    assert_eq!(client.count(), Err(Duration::from_secs(1)), "the bucket is empty");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let refused = accept(&events, request_of(&client, "run-2", &three)).await.unwrap_err();
+    assert_eq!((refused.kind, jobs.len()), (ProblemKind::RateLimited, 0));
+    assert!(accept(&events, request_of(&client, "run-1", &three)).await.unwrap().replayed);
+    client.count().unwrap();
+    assert!(client.count().is_err());
 }
 
 #[test]
