@@ -107,6 +107,22 @@ async fn request_beyond_the_requests_in_flight_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn client_that_disconnects_before_its_answer_is_counted_and_logged() {
+    const GONE: &str = "ingress: client disconnected before the answer";
+    let rig = Rig::new().await;
+    let worker = rig.start(&with(&[])).await;
+    let (caller, admin) = (Caller::of(&worker).await, Admin::of(&worker).await);
+    let stream = caller.connect(head("Content-Length: 100\r\n").as_bytes()).await;
+    admin.until("ingress_in_flight", "1").await;
+    drop(stream);
+    admin.until(r#"ingress_requests_total{outcome="gone",route="sessions"}"#, "1").await;
+    worker.output.until(GONE, 1).await;
+    let said = &worker.output.logged(GONE)[0];
+    assert_eq!((said["client"].as_str(), said["outcome"].as_str()), (Some("flows"), Some("gone")));
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn client_with_half_of_the_requests_in_flight_leaves_the_rest_to_others() {
     const OTHER: &str = "rig-client-token-that-came-after-it";
     let rig = Rig::new().await;

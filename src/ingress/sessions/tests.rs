@@ -70,7 +70,7 @@ fn flows(burst: u32) -> Arc<Client> {
 }
 
 async fn accept(events: &StartEvents, request: StartRequest) -> Result<AcceptedBody, HttpProblem> {
-    events.accept(request, &mut RequestLog::default()).await
+    events.accept(request, &mut RequestLog::begin(Instant::now())).await
 }
 
 /// Accepts a request, and answers its publish.
