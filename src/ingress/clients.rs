@@ -1,8 +1,14 @@
 //! Who may call.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::warn;
 
 use super::{
     config::{AddressBlock, ClientConfig, ClientScope},
@@ -43,6 +49,8 @@ pub(super) struct Client {
 pub(crate) struct Clients {
     clients: Vec<Arc<Client>>,
     refused: AddressBuckets,
+    /// Pairs of clients with the same token that were logged.
+    shared: Mutex<BTreeSet<(String, String)>>,
 }
 
 /// A request that is not served.
@@ -75,7 +83,7 @@ impl Clients {
             }
             clients.push(Arc::new(client));
         }
-        Ok(Self { clients, refused: AddressBuckets::new(REFUSED) })
+        Ok(Self { clients, refused: AddressBuckets::new(REFUSED), shared: Mutex::default() })
     }
 
     /// The client that sent a request with this `Authorization` from `address`, if it has `scope`.
@@ -92,7 +100,7 @@ impl Clients {
         scope: ClientScope,
     ) -> Result<&Arc<Client>, Denied> {
         let client = bearer(authorization)
-            .and_then(|token| self.find(token).ok_or(AuthFailure::Unknown))
+            .and_then(|token| self.find(token))
             .map_err(|failure| self.refuse(Denied::Unauthenticated(failure), failure, address))?;
         let addresses = &client.addresses;
         let failure = if !addresses.is_empty() && !addresses.iter().any(|block| block.contains(address)) {
@@ -110,12 +118,26 @@ impl Clients {
         self.refused.take(address).map_or_else(|wait| Denied::Throttled(failure, wait), |()| denied)
     }
 
-    /// Compares with all clients, also after a match.
-    fn find(&self, token: &str) -> Option<&Arc<Client>> {
+    /// Compares with all clients, also after a match. A token of several clients would let the first one act for the others.
+    fn find(&self, token: &str) -> Result<&Arc<Client>, AuthFailure> {
         let digest = digest_of(token);
         let matching = |client: &&Arc<Client>| bool::from(client.tokens.matches(&digest));
         let found: Vec<_> = self.clients.iter().filter(matching).collect();
-        found.first().copied()
+        match found[..] {
+            [client] => Ok(client),
+            [] => Err(AuthFailure::Unknown),
+            [first, second, ..] => {
+                self.warn_of_shared_token(&first.name, &second.name);
+                Err(AuthFailure::Shared)
+            }
+        }
+    }
+
+    fn warn_of_shared_token(&self, first: &str, second: &str) {
+        let mut known = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.insert((first.to_owned(), second.to_owned())) {
+            warn!(first, second, "ingress: two clients have the same token; refusing it for both");
+        }
     }
 }
 
@@ -226,6 +248,23 @@ mod tests {
             assert!(admit(&clients, &format!("Bearer {}", TOKENS[0])).is_ok());
         }
         assert!(admit(&clients(r#"{"allowed_addresses": ["192.0.2.0/24"]}"#), &second).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn token_that_a_rotation_gives_to_two_clients_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), TOKENS[1]).unwrap();
+        let clients = clients(&serde_json::json!({"token": "", "token_file": file.path()}).to_string());
+        let both = [0, 1].map(|n| format!("Bearer {}", TOKENS[n]));
+        assert!(admit(&clients, &both[0]).is_ok() && admit(&clients, &both[1]).is_ok());
+        std::fs::write(file.path(), TOKENS.join("\n")).unwrap();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        for _ in 0..2 {
+            assert_eq!(admit(&clients, &both[0]), Err(Denied::Unauthenticated(AuthFailure::Shared)));
+        }
+        let logged: Vec<_> = clients.shared.lock().unwrap().iter().cloned().collect();
+        assert_eq!(logged, [("first".to_owned(), "second".to_owned())]);
+        assert_eq!(admit(&clients, &both[1]).unwrap(), "second", "the other token is still valid");
     }
 
     #[test]

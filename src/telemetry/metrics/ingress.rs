@@ -39,7 +39,7 @@ impl IngressFamilies {
             in_flight: families.gauge("ingress_in_flight", "HTTP requests in progress.")?,
             auth_failures: families.counters(
                 "ingress_auth_failures_total",
-                "HTTP requests refused: missing (no Authorization header); malformed (not a bearer token); unknown (the token of no client); \
+                "HTTP requests refused: missing (no Authorization header); malformed (not a bearer token); unknown (the token of no client); shared (of several); \
                  address or scope (the client may not call from this address, or not do this).",
                 &[("reason", AuthFailure::texts())],
             )?,

@@ -106,6 +106,8 @@ pub enum AuthFailure {
     Malformed,
     /// The token of no client.
     Unknown,
+    /// The token of several clients.
+    Shared,
     /// The client may not call from this address.
     Address,
     /// The client may not make this request.
