@@ -52,10 +52,14 @@ async fn large_ambiguous_and_malformed_requests_are_refused() {
         (large_head, 431),
         ("nonsense\r\n\r\n".to_owned(), 400),
     ] {
-        let answer = caller.raw(request.as_bytes()).await;
+        let since = Instant::now();
+        let second = "GET /openapi.json HTTP/1.1\r\nHost: ingress\r\n\r\n";
+        let answer = caller.raw((request.clone() + second).as_bytes()).await;
         let shown = &request[..request.len().min(250)];
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{shown}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "the rest is no second request: {answer}");
+        // The connection ends with the answer, not because its client is idle.
+        assert!(since.elapsed() < Duration::from_secs(4), "{shown}: {:?}", since.elapsed());
     }
     worker.stop().await;
     rig.assert_queues_are_empty(&rig.amqp).await;
