@@ -139,7 +139,7 @@ async fn event_takes_a_permit_for_each_guest_and_its_repeat_one() {
     let guest = r#"{"channel":"sms","address":"+34600111222"}"#;
     let three = ANA.replace(
         guest,
-        &format!(r#"{guest},{0},{1}"#, guest.replace("222", "333"), guest.replace("222", "444")),
+        &format!("{guest},{0},{1}", guest.replace("222", "333"), guest.replace("222", "444")),
     );
     let first = request_of(&client, "run-1", &three);
     confirm(&events, &mut jobs, first, Ok(())).await.unwrap();
