@@ -47,7 +47,7 @@ pub(super) struct Client {
 /// All clients.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    clients: Vec<Arc<Client>>,
+    all: Vec<Arc<Client>>,
     refused: AddressBuckets,
     /// Pairs of clients with the same token that were logged.
     shared: Mutex<BTreeSet<(String, String)>>,
@@ -83,7 +83,7 @@ impl Clients {
             }
             clients.push(Arc::new(client));
         }
-        Ok(Self { clients, refused: AddressBuckets::new(REFUSED), shared: Mutex::default() })
+        Ok(Self { all: clients, refused: AddressBuckets::new(REFUSED), shared: Mutex::default() })
     }
 
     /// The client that sent a request with this `Authorization` from `address`, if it has `scope`.
@@ -122,7 +122,7 @@ impl Clients {
     fn find(&self, token: &str) -> Result<&Arc<Client>, AuthFailure> {
         let digest = digest_of(token);
         let matching = |client: &&Arc<Client>| bool::from(client.tokens.matches(&digest));
-        let found: Vec<_> = self.clients.iter().filter(matching).collect();
+        let found: Vec<_> = self.all.iter().filter(matching).collect();
         match found[..] {
             [client] => Ok(client),
             [] => Err(AuthFailure::Unknown),
@@ -273,11 +273,11 @@ mod tests {
         for (in_flight_max, share) in [(1, 1), (2, 1), (5, 2)] {
             let configured = both().map(|(name, config)| (name.to_owned(), config)).into();
             let clients = Clients::open(&configured, in_flight_max).unwrap();
-            let taken: Vec<_> = (0..9).filter_map(|_| clients.clients[0].begin()).collect();
+            let taken: Vec<_> = (0..9).filter_map(|_| clients.all[0].begin()).collect();
             assert_eq!(taken.len(), share, "of {in_flight_max}");
-            assert!(clients.clients[1].begin().is_some(), "another client has its own share");
+            assert!(clients.all[1].begin().is_some(), "another client has its own share");
             drop(taken);
-            assert!(clients.clients[0].begin().is_some());
+            assert!(clients.all[0].begin().is_some());
         }
     }
 
