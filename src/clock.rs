@@ -70,59 +70,6 @@ fn passed(begun: Timestamp, passed: Duration, now: Timestamp) -> Timestamp {
     begun.saturating_add(passed).unwrap_or(Timestamp::MAX).min(now)
 }
 
-/// The current time, for modules that are not given a [`Clock`] yet.
-#[must_use]
-pub(crate) fn now() -> Timestamp {
-    #[cfg(test)]
-    if let Some(now) = simulated::now() {
-        return now;
-    }
-    Timestamp::now()
-}
-
-#[cfg(test)]
-pub(crate) mod simulated {
-    use std::cell::Cell;
-
-    use jiff::{SignedDuration, Timestamp};
-    use tokio::time::Instant;
-
-    thread_local! {
-        static BEGUN: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
-    }
-
-    /// Sets this thread's clock to `at`; it then advances with the runtime's time, until the guard is dropped.
-    pub(crate) fn begin(at: Timestamp) -> Guard {
-        BEGUN.set(Some((Instant::now(), at)));
-        Guard
-    }
-
-    pub(super) fn now() -> Option<Timestamp> {
-        let (since, at) = BEGUN.get()?;
-        let passed = SignedDuration::try_from(since.elapsed()).unwrap_or(SignedDuration::MAX);
-        Some(at.saturating_add(passed).unwrap_or(Timestamp::MAX))
-    }
-
-    /// Ends the simulated time when dropped.
-    pub(crate) struct Guard;
-
-    impl Drop for Guard {
-        fn drop(&mut self) {
-            BEGUN.set(None);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn simulated_time_advances_with_the_runtimes_time() {
-        let noon: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
-        let guard = begin(noon);
-        tokio::time::sleep(std::time::Duration::from_secs(90)).await;
-        assert_eq!(super::now(), noon + SignedDuration::from_secs(90));
-        drop(guard);
-        assert!(super::now() != noon + SignedDuration::from_secs(90));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,7 +47,7 @@
 //! breaker         → clock outcome retry state telemetry values
 //! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages state telemetry tls values
 //! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
-//! cli             → broker check config contract dead endpoint ingress masking outcome state telemetry tls upstream worker
+//! cli             → broker check clock config contract dead endpoint ingress masking outcome state telemetry tls upstream worker
 //! config          → breaker broker contract endpoint ingress instant_connect ledger masking retry stages telemetry tls upstream values
 //! dead            → broker clock contract fault outcome stages
 //! endpoint        → masking tls
@@ -57,7 +57,7 @@
 //! outcome         → contract
 //! retry           → outcome values
 //! stages          → clock contract fault instant_connect ledger outcome retry telemetry webex
-//! telemetry       → clock contract endpoint masking outcome state tls
+//! telemetry       → contract endpoint masking outcome state tls
 //! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
 //! values          → contract endpoint
 //! webex           → contract upstream
@@ -86,9 +86,6 @@ pub mod ledger;
 pub(crate) mod masking;
 pub(crate) mod outcome;
 pub mod retry;
-// The simulation runs the ledger's suite, which is also an integration test and imports this crate by its name.
-#[cfg(test)]
-extern crate self as instant_connect_worker;
 #[cfg(test)]
 mod simulation;
 pub mod stages;

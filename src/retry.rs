@@ -146,11 +146,13 @@ pub fn postpone(
     Decision::Again { at, attempts: history.attempts, waited: history.waited }
 }
 
-/// Longer than any wait for a next attempt, by five minutes, because the clocks of workers differ.
+/// Longer than any wait for a next attempt, by five minutes, because the clocks of workers differ. `probe_max` is the longest
+/// wait of an event for an API that is down.
 #[must_use]
-pub fn longest_wait(policy: &RetryPolicy) -> Duration {
+pub fn longest_wait(policy: &RetryPolicy, probe_max: Duration) -> Duration {
     let jitter = policy.jitter.clamp(0.0, 1.0);
-    let most = (RETRY_AFTER_MAX + policy.initial.mul_f64(jitter)).max(policy.max.mul_f64(1.0 + jitter));
+    let own = policy.max.max(probe_max).mul_f64(1.0 + jitter);
+    let most = (RETRY_AFTER_MAX + policy.initial.mul_f64(jitter)).max(own);
     most.saturating_add(Duration::from_secs(300))
 }
 

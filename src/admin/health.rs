@@ -142,18 +142,6 @@ impl Health {
     }
 }
 
-#[cfg(test)]
-impl Health {
-    /// Simulates a stuck event loop.
-    pub(crate) fn grow_late(&self) {
-        *self.ticked_at.lock().unwrap_or_else(PoisonError::into_inner) -= LATE;
-    }
-
-    pub(crate) fn is_alive(&self) -> bool {
-        self.live().ok
-    }
-}
-
 fn disconnected(connection: &ConnectionState) -> HealthCheck {
     let reason = connection.reason().map_or_else(String::new, |reason| format!(": {reason}"));
     HealthCheck { ok: false, detail: format!("not connected to the broker{reason}") }
@@ -181,6 +169,17 @@ impl HealthReport {
 mod tests {
     use super::*;
     use crate::stages;
+
+    impl Health {
+        /// Simulates a stuck event loop.
+        pub(crate) fn grow_late(&self) {
+            *self.ticked_at.lock().unwrap_or_else(PoisonError::into_inner) -= LATE;
+        }
+
+        pub(crate) fn is_alive(&self) -> bool {
+            self.live().ok
+        }
+    }
 
     fn health(work_age_max: Duration) -> Health {
         Health::new(&WorkerState::default(), stages::ALL, work_age_max)

@@ -32,6 +32,7 @@ use history::BreakerHistory;
 use signal::Signal;
 
 use crate::{
+    clock::Clock,
     outcome::{Cause, Outcome},
     retry,
     state::BreakerState,
@@ -67,6 +68,7 @@ pub(crate) struct Breaker {
     policy: BreakerPolicy,
     state: BreakerState,
     metrics: BreakerMetrics,
+    clock: Clock,
     inner: Mutex<BreakerHistory>,
     /// Time of the next probe; `None` while closed.
     probe_at: watch::Sender<Option<Instant>>,
@@ -94,12 +96,14 @@ impl Breaker {
         policy: BreakerPolicy,
         shown: BreakerState,
         metrics: BreakerMetrics,
+        clock: Clock,
     ) -> Self {
         Self {
             stage,
             policy,
             state: shown,
             metrics,
+            clock,
             inner: Mutex::default(),
             probe_at: watch::Sender::new(None),
         }
@@ -123,20 +127,36 @@ impl Breaker {
         let mut inner = self.inner();
         if self.is_due() && inner.cause != Some(Cause::Token) && !std::mem::replace(&mut inner.hidden, true) {
             self.state.set_open(false);
-            info!(stage = self.stage, "breaker half-open: no message waits; the next message probes the API");
+            info!(
+                stage = self.stage,
+                "breaker shown as closed: no message waited for 15 minutes; the next message probes the API"
+            );
+        }
+    }
+
+    /// Shows the breaker as closed if it is open because of the token. Nothing waits for the API, and the next message tries the new
+    /// token.
+    pub(crate) fn token_replaced(&self) {
+        let mut inner = self.inner();
+        if self.is_due() && inner.cause == Some(Cause::Token) && !std::mem::replace(&mut inner.hidden, true) {
+            self.state.set_token_refused(false);
+            self.state.set_open(false);
+            info!(
+                stage = self.stage,
+                "breaker shown as closed: the token was replaced and no message waits; the next message tries the new token"
+            );
         }
     }
 
     /// Resolves when the breaker is open.
     pub(crate) async fn opened(&self) {
         // The sender lives as long as this breaker, so the wait can't fail.
-        _ = self.probe_at.subscribe().wait_for(Option::is_some).await;
+        _ = self.probes().wait_for(Option::is_some).await;
     }
 
-    /// Resolves when the breaker is closed.
-    #[cfg(test)]
-    pub(crate) async fn closed(&self) {
-        _ = self.probe_at.subscribe().wait_for(Option::is_none).await;
+    /// The time of the next probe whenever it changes.
+    pub(crate) fn probes(&self) -> watch::Receiver<Option<Instant>> {
+        self.probe_at.subscribe()
     }
 
     /// Records the `outcome` of work on `event` that started at `begun`. Returns the consequence of a failure for the
@@ -218,6 +238,10 @@ impl Breaker {
         let since = *inner.failing_since.get_or_insert_with(Instant::now);
         if inner.failing.len() < enough {
             inner.failing.insert(event);
+        }
+        if self.is_due() {
+            // The probe failed for another reason. If the API still refuses the token, the next call that reaches it says so.
+            self.state.set_token_refused(false);
         }
         // If a probe was due, this failure was the probe, and the next one must wait.
         if inner.failing.len() >= enough || inner.hidden || (self.is_due() && !inner.opened_by_few) {

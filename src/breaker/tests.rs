@@ -67,7 +67,7 @@ fn breaker() -> Breaker {
         probe_max: Duration::from_secs(30),
     };
     let metrics = Metrics::off().stage(&stages::LINK).breaker;
-    Breaker::new("link", policy, BreakerState::default(), metrics)
+    Breaker::new("link", policy, BreakerState::default(), metrics, Clock::system())
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,6 +203,10 @@ async fn breaker_without_waiting_messages_is_shown_as_closed_until_the_next_fail
     tokio::time::sleep_until(breaker.probe_at().unwrap()).await;
     breaker.nothing_waits();
     assert!(breaker.state.is_open(), "the next event would meet the refused token");
+    breaker.token_replaced();
+    assert!(!breaker.state.is_open() && !breaker.state.is_token_refused() && breaker.is_due());
+    breaker.learn(6, &failure(Cause::Token, None));
+    assert!(breaker.state.is_open() && breaker.state.is_token_refused());
 }
 
 /// This looks like an outage: the failures are not counted, and other events are not delayed.
@@ -373,8 +377,24 @@ async fn token_refusal_is_shown_until_the_token_works() {
     assert!(!breaker.state.is_token_refused());
     breaker.learn(2, &failure(Cause::Token, None));
     assert!(breaker.state.is_token_refused());
+    breaker.learn(3, &failure(Cause::Unavailable, None));
+    assert!(breaker.state.is_token_refused(), "this call began before the refusal");
     breaker.learn(3, &done());
     assert!(!breaker.state.is_token_refused());
+}
+
+/// With a new token, the API may be down. The alert must then say so, and not that the token is refused.
+#[tokio::test(start_paused = true)]
+async fn token_refusal_is_not_shown_if_the_probe_fails_for_another_reason() {
+    let breaker = breaker();
+    breaker.learn(1, &failure(Cause::Token, None));
+    assert!(breaker.state.is_token_refused());
+    pass(60_000).await;
+    breaker.learn(2, &failure(Cause::Unavailable, None));
+    assert!(!breaker.state.is_token_refused() && breaker.state.is_open());
+    pass(60_000).await;
+    breaker.learn(2, &failure(Cause::Token, None));
+    assert!(breaker.state.is_token_refused());
 }
 
 #[tokio::test(start_paused = true)]

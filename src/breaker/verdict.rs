@@ -6,7 +6,6 @@ use jiff::Timestamp;
 
 use super::{Breaker, EventKey, signal::Signal};
 use crate::{
-    clock,
     outcome::{Cause, Failure},
     retry,
 };
@@ -52,7 +51,7 @@ impl Breaker {
         if failure.retry_after.is_some() {
             return verdict;
         }
-        let shorter = retry::shortened(wait, self.policy.probe_initial, deadline, clock::now());
+        let shorter = retry::shortened(wait, self.policy.probe_initial, deadline, self.clock.now());
         if shorter == wait {
             return verdict;
         }

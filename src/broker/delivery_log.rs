@@ -90,7 +90,9 @@ impl DeliveryLog {
 impl Drop for DeliveryLog {
     fn drop(&mut self) {
         if !self.done {
-            let reason = "worker stopped or panicked before the delivery was settled".to_owned();
+            let reason =
+                "the worker stopped or panicked, or the time limit elapsed, before the delivery was settled"
+                    .to_owned();
             self.write(&Settlement { settled: Settled::Requeued, reason: Some(reason), hold: None });
         }
     }

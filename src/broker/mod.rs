@@ -1,6 +1,7 @@
 //! RabbitMQ: consumes deliveries, runs a stage on each, publishes the messages of the outcome and settles the
 //! delivery.
 //!
+//! - [`port`]: the broker as the loops below see it; `amqp`: with lapin
 //! - [`connection`]: one connection with time limits; lapin's own recovery is off
 //! - `handshake`: opens a connection and recognizes a peer that is not a broker; `stream`: the bytes that lapin reads
 //! - `property_filter`: removes properties that lapin can't read, for commands whose connection must stay open
@@ -23,6 +24,7 @@
 //! connection completely, including its acknowledgements. Each stage has its own connection for its deliveries. A
 //! message that lapin can't read ends a connection, and must not add to the delivery counts of the other stage.
 
+mod amqp;
 mod budget;
 pub mod connection;
 pub mod consumer;
@@ -30,12 +32,12 @@ mod delivery_log;
 pub mod greeting;
 mod handshake;
 pub mod headers;
+pub mod port;
 pub mod properties;
 mod property_filter;
 pub mod publisher;
 pub mod reconnect;
 pub mod settle;
-pub mod source;
 mod stream;
 pub(crate) mod supervisor;
 pub mod topology;

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::{
-    connection::{Connected, Connector, close},
+    port::{Broker, BrokerConnection},
     reconnect::ReconnectBackoff,
     topology::{Topology, TopologyError},
 };
@@ -80,6 +80,7 @@ pub(crate) async fn supervise<T: ConnectedTask>(
     loop {
         let progress = task.progress();
         let opened = tokio::select! {
+            biased;
             opened = task.open() => opened,
             () = task.stopped() => return Ok(()),
         };
@@ -112,6 +113,7 @@ pub(crate) async fn supervise<T: ConnectedTask>(
             log_broken(task.name(), established, &error, wait);
         }
         tokio::select! {
+            biased;
             () = sleep(wait) => {}
             () = task.stopped() => return Ok(()),
         }
@@ -137,17 +139,17 @@ fn log_broken(connection: &str, established: bool, error: &TopologyError, wait: 
 }
 
 /// Connects once, with the topology declared or verified. `purpose` shows in the broker's list of connections.
-pub(crate) async fn connect(
-    connector: &Connector,
+pub(crate) async fn connect<B: Broker>(
+    broker: &B,
     topology: &Topology,
     purpose: &str,
-) -> Result<Connected, TopologyError> {
-    let connection = connector.connect(purpose).await?;
-    match topology.ensure(&connection, connector.timeout).await {
+) -> Result<B::Connection, TopologyError> {
+    let connection = broker.connect(purpose).await?;
+    match topology.ensure(&connection, broker.limits().timeout).await {
         Ok(()) => Ok(connection),
         Err(error) => {
             // Dropping the connection is not enough: lapin keeps it open for replies that it still awaits.
-            close(&connection).await;
+            connection.close().await;
             Err(error)
         }
     }
@@ -155,11 +157,11 @@ pub(crate) async fn connect(
 
 /// Closes `connection`. If it was still open, a part of the topology may be missing, so the next connection declares or
 /// verifies it again.
-pub(crate) async fn disconnect(connection: &Connected, topology: &Topology) {
-    if connection.status().connected() {
+pub(crate) async fn disconnect(connection: &impl BrokerConnection, topology: &Topology) {
+    if !connection.is_gone() {
         topology.invalidate();
     }
-    close(connection).await;
+    connection.close().await;
 }
 
 #[cfg(test)]

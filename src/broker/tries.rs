@@ -90,11 +90,19 @@ impl Tries {
         self.log_transition(self.change(key, Note::Nothing).await)
     }
 
-    /// Durably records that a try of `key` begins.
+    /// Durably records that a try of `key` begins. Runs in its own task, because the caller may be aborted: the ledger may write
+    /// the record nevertheless, and then it is taken back.
     pub(super) async fn begin(&self, key: &str) -> Result<Try, LedgerError> {
-        self.log_transition(self.change(key, Note::Begin).await)?;
-        self.0.open.send_modify(|open| *open += 1);
-        Ok(Try { tries: self.clone(), key: Some(key.to_owned()) })
+        let (tries, key) = (self.clone(), key.to_owned());
+        tries.0.open.send_modify(|open| *open += 1);
+        let begin = async move {
+            let begun = tries.log_transition(tries.change(&key, Note::Begin).await);
+            if begun.is_err() {
+                tries.0.open.send_modify(|open| *open -= 1);
+            }
+            begun.map(|_| Try { tries, key: Some(key) })
+        };
+        tokio::spawn(begin).await.unwrap_or(Err(LedgerError::Lost))
     }
 
     /// Forgets all tries of `key`.
@@ -150,8 +158,8 @@ impl Tries {
             Ok(_) => self.0.down.store(false, Ordering::Relaxed),
             Err(error) if !self.0.down.swap(true, Ordering::Relaxed) => warn!(
                 %error,
-                "ledger cannot record tries of repeatedly delivered messages; these messages run one at a time, and none \
-                 is dead-lettered as poison"
+                "failed to record a processing start in the ledger; messages delivered several times are processed one at a \
+                 time, and worker deaths are not counted (no dead letter of class poison)"
             ),
             Err(_) => {}
         }

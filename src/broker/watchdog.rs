@@ -4,13 +4,12 @@
 
 use std::time::Duration;
 
-use lapin::{Channel, Connection, options::QueueDeclareOptions, types::FieldTable};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{
-    connection::{BrokerError, Connector, within},
-    properties::short,
+    connection::{BrokerError, within},
+    port::{BrokerChannel, BrokerConnection},
     topology::{Depth, Topology},
 };
 use crate::{
@@ -71,9 +70,9 @@ impl WatchedQueue {
 
 /// Watches the queues of one stage.
 #[derive(Debug)]
-pub struct Watchdog<'a> {
-    connection: &'a Connection,
-    channel: Option<Channel>,
+pub struct Watchdog<'a, C: BrokerConnection> {
+    connection: &'a C,
+    channel: Option<C::Channel>,
     queue: &'a str,
     queues: Vec<WatchedQueue>,
     state: &'a StageState,
@@ -84,7 +83,7 @@ pub struct Watchdog<'a> {
 }
 
 /// State of a stage's work queue.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct QueueState {
     /// Messages ready for delivery.
     ready: u64,
@@ -92,11 +91,11 @@ struct QueueState {
     no_consumer: bool,
 }
 
-impl<'a> Watchdog<'a> {
+impl<'a, C: BrokerConnection> Watchdog<'a, C> {
     /// Watches the consumer of `queue` on `connection`, whose metrics are `metrics`.
     #[must_use]
     pub fn new(
-        connection: &'a Connection,
+        connection: &'a C,
         topology: &Topology,
         queue: &'a str,
         state: &'a StageState,
@@ -113,49 +112,52 @@ impl<'a> Watchdog<'a> {
         Self { connection, channel: None, queue, queues, state, metrics, limit, denied: false }
     }
 
-    /// Checks at the interval of `connector`, until the consumer has stalled or the broker does not reply.
-    pub async fn watch(mut self, connector: &Connector) -> BrokerError {
+    /// Checks at this interval, until the consumer has stalled or the broker does not reply.
+    pub async fn watch(mut self, interval: Duration) -> BrokerError {
         let (mut stalled, mut unanswered, mut taken) = (0, 0, self.state.taken());
         loop {
-            sleep(connector.watch_interval).await;
-            let QueueState { ready, no_consumer } = match self.check().await {
-                Ok(work) => work,
-                // A cluster that lost a node may reply slowly for one queue, and still serve the others.
-                Err(error @ BrokerError::Timeout(..)) => {
-                    let before = std::mem::replace(&mut taken, self.state.taken());
-                    let delivers = taken != before || self.state.oldest_work().is_some();
-                    unanswered = if delivers { 0 } else { unanswered + 1 };
-                    if unanswered >= CHECKS {
-                        return error;
-                    }
-                    debug!(queue = self.queue, %error, "failed to read queue lengths; retrying");
-                    continue;
-                }
+            sleep(interval).await;
+            let (work, unread) = match self.check().await {
+                Ok(checked) => checked,
                 Err(error) => return error,
             };
-            unanswered = 0;
-            let idle = self.state.is_consuming() && self.state.oldest_work().is_none();
-            let before = std::mem::replace(&mut taken, self.state.taken());
+            let works = self.state.oldest_work().is_some();
+            let delivers = std::mem::replace(&mut taken, self.state.taken()) != taken;
+            // A cluster that lost a node may reply slowly for one queue, and still serve the others.
+            unanswered = if unread.is_some() && !delivers && !works { unanswered + 1 } else { 0 };
+            if let Some(error) = unread {
+                if unanswered >= CHECKS {
+                    return error;
+                }
+                debug!(queue = self.queue, %error, "failed to read queue lengths; retrying");
+            }
+            let Some(QueueState { ready, no_consumer }) = work else { continue };
+            let idle = self.state.is_consuming() && !works;
             // A queue that was deleted and declared again has lost its consumers and delivers to none.
             let suspicious = ready > 0 || no_consumer;
-            stalled = if suspicious && idle && taken == before { stalled + 1 } else { 0 };
+            stalled = if suspicious && idle && !delivers { stalled + 1 } else { 0 };
             if stalled >= CHECKS {
                 self.metrics.silent();
                 warn!(
                     queue = self.queue,
                     ready,
                     no_consumer,
-                    "consumer stalled: messages are ready but none are delivered; reconnecting"
+                    "consumer stalled: the queue has ready messages or no consumer, and nothing is delivered; reconnecting"
                 );
                 return BrokerError::Ended(format!("the consumer of {} stalled", self.queue));
             }
         }
     }
 
-    /// Updates the queue lengths in the metrics; returns the state of the work queue.
-    async fn check(&mut self) -> Result<QueueState, BrokerError> {
-        let mut work = QueueState::default();
+    /// Updates the queue lengths in the metrics. Returns the state of the work queue, if it is known, and the timeout that ended
+    /// the check early. The lengths that were not read are then unknown.
+    async fn check(&mut self) -> Result<(Option<QueueState>, Option<BrokerError>), BrokerError> {
+        let (mut work, mut unread) = (None, None);
         for queue in &mut self.queues {
+            if unread.is_some() {
+                queue.ready = None;
+                continue;
+            }
             if !queue.is_due() {
                 continue;
             }
@@ -163,7 +165,8 @@ impl<'a> Watchdog<'a> {
                 Ok((depth, channel)) => {
                     queue.read(depth.ready.into());
                     if matches!(queue.kind, QueueKind::Work) {
-                        work = QueueState { ready: depth.ready.into(), no_consumer: depth.consumers == 0 };
+                        let (ready, no_consumer) = (depth.ready.into(), depth.consumers == 0);
+                        work = Some(QueueState { ready, no_consumer });
                     }
                     self.channel = Some(channel);
                 }
@@ -174,17 +177,19 @@ impl<'a> Watchdog<'a> {
                     if code == Some(ACCESS_REFUSED) && !std::mem::replace(&mut self.denied, true) {
                         warn!(
                             queue = queue.name, %error,
-                            "the broker denies reading a queue's length; metrics and alerts do not include it"
+                            "the broker denies reading a queue's length: metrics and alerts do not include it, and a stalled consumer of \
+                             this queue is not detected"
                         );
                     }
                     debug!(queue = queue.name, %error, "failed to read queue length");
                     queue.not_read(code);
                 }
+                Err(error @ BrokerError::Timeout(..)) => (queue.ready, unread) = (None, Some(error)),
                 Err(error) => return Err(error),
             }
         }
         self.metrics.set_queued(sums(&self.queues));
-        Ok(work)
+        Ok((work, unread))
     }
 }
 
@@ -199,20 +204,18 @@ fn sums(queues: &[WatchedQueue]) -> [Option<u64>; 3] {
 }
 
 /// Reads the counts of the queue `name` on `channel` or a new channel; returns the channel too.
-async fn depth(
-    connection: &Connection,
-    channel: Option<Channel>,
+async fn depth<C: BrokerConnection>(
+    connection: &C,
+    channel: Option<C::Channel>,
     name: &str,
     limit: Duration,
-) -> Result<(Depth, Channel), BrokerError> {
+) -> Result<(Depth, C::Channel), BrokerError> {
     let channel = match channel {
         Some(channel) => channel,
-        None => within("open channel", limit, connection, connection.create_channel()).await?,
+        None => within("open channel", limit, connection, connection.open_channel()).await?,
     };
-    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let declare = channel.queue_declare(short(name), options, FieldTable::default());
-    let queue = within("read queue length", limit, &channel, declare).await?;
-    Ok((Depth { ready: queue.message_count(), consumers: queue.consumer_count() }, channel))
+    let depth = within("read queue length", limit, &channel, channel.declare_queue(name, &[], true)).await?;
+    Ok((depth, channel))
 }
 
 #[cfg(test)]

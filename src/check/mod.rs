@@ -28,7 +28,7 @@ use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 use tokio::time::timeout;
 
-use crate::{config::Loaded, masking::masked};
+use crate::{clock::Clock, config::Loaded, masking::masked};
 
 /// Time limit for all checks over a network, which run concurrently.
 const LIMIT: Duration = Duration::from_secs(25);
@@ -154,7 +154,7 @@ impl Finding {
 /// Checks the settings for conflicts and risks, without any connection.
 #[must_use]
 pub(crate) fn settings(loaded: &Loaded) -> Vec<Finding> {
-    [conflicts::all(loaded), exposure::all(loaded), tls::all(loaded)].concat()
+    [conflicts::all(loaded), exposure::all(loaded), tls::all(loaded, Clock::system().now())].concat()
 }
 
 /// Checks everything that the settings name over the network, concurrently; the ledger only if `with_ledger`.

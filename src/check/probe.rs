@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use lapin::{
-    BasicProperties, Channel, Connection,
+    BasicProperties, Channel,
     options::{
         BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
         QueueDeclareOptions,
@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::broker::{
-    connection::{BrokerError, within},
+    connection::{BrokerError, Connected, within},
     properties::short,
     topology::{Depth, Exchange, Queue, declare_exchange, declare_queue, inequivalent},
 };
@@ -56,13 +56,13 @@ pub(super) enum Right {
 /// Probes over one connection, with `limit` for each answer.
 #[derive(Debug)]
 pub(super) struct Probe<'a> {
-    connection: &'a Connection,
+    connection: &'a Connected,
     limit: Duration,
 }
 
 impl<'a> Probe<'a> {
     #[must_use]
-    pub(super) const fn new(connection: &'a Connection, limit: Duration) -> Self {
+    pub(super) const fn new(connection: &'a Connected, limit: Duration) -> Self {
         Self { connection, limit }
     }
 

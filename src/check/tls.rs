@@ -5,14 +5,14 @@ use std::path::Path;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{CheckGroup::Exposure, Finding};
-use crate::{clock, config::Loaded, tls};
+use crate::{config::Loaded, tls};
 
 /// A certificate that expires sooner is a warning, early enough for a manual renewal.
 const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
 
-/// One finding for each configured file.
-pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
-    let (amqp, now) = (&loaded.config.amqp, clock::now());
+/// One finding for each configured file, `now`.
+pub(super) fn all(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
+    let amqp = &loaded.config.amqp;
     [
         ("tls.ca_file", CertificateFile::Authorities, &loaded.config.tls.ca_file),
         ("amqp.client_cert_file", CertificateFile::Chain, &amqp.client_cert_file),

@@ -8,7 +8,6 @@ use url::Url;
 
 use super::{CheckGroup, Finding};
 use crate::{
-    clock,
     config::Loaded,
     contract::{decode, trace::TraceContext},
     endpoint::url::{is_local, is_loopback},
@@ -120,10 +119,11 @@ async fn person(loaded: &Loaded, token: TokenSource) -> TokenResult {
     let network = loaded.network().map_err(|error| unable(&error))?;
     let upstream = Upstream::new("Webex", &url, token, limits, &network, metrics);
     let upstream = upstream.map_err(|error| unable(&error))?;
+    let clock = upstream.clock().clone();
     let answer = upstream.get(url, &TraceContext::of(&BTreeMap::new())).await?;
     let person = decode::from_json::<Person>(&answer.body).ok().filter(|person| !person.id.is_empty());
     let person = person.ok_or_else(|| UpstreamError::malformed("Webex", "not a person in JSON"))?;
-    let ahead = answer.date.map(|date: Timestamp| clock::now().duration_since(date));
+    let ahead = answer.date.map(|date: Timestamp| clock.now().duration_since(date));
     Ok(Accepted { is_bot: person.kind == "bot", ahead })
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Result<(), CommandError
     let connector = Arc::new(loaded.config.connector());
     let prepared = async {
         let connection = connector.connect_once("demo").await?;
-        topology.declare(&connection, false, connector.timeout).await?;
+        topology.declare(&connection, false, connector.limits.timeout).await?;
         close(&connection).await;
         Ok::<_, CommandError>(())
     };
@@ -225,7 +225,7 @@ fn event(session: &str) -> Value {
 
 /// Deletes the demo's own exchanges and queues.
 async fn clean_up(connector: &Connector, topology: &Topology) -> Result<(), CommandError> {
-    let limit = connector.timeout;
+    let limit = connector.limits.timeout;
     let connection = connector.connect_once("demo").await?;
     let channel = within("open channel", limit, &connection, connection.create_channel()).await?;
     let plan = topology.plan();

@@ -26,7 +26,7 @@ pub(super) async fn forward(
     sandbox: &Handle,
     each: impl Fn(&Text),
 ) -> Result<(), BrokerError> {
-    let limit = connector.timeout;
+    let limit = connector.limits.timeout;
     let connection = connector.connect("phones").await?;
     let channel = within("open channel", limit, &connection, connection.create_channel()).await?;
     within("set prefetch", limit, &connection, channel.basic_qos(32, BasicQosOptions::default())).await?;

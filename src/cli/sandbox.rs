@@ -63,11 +63,11 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError>
         }
         let connector = loaded.config.connector();
         let queue = loaded.config.topology().queue(&GUESTS);
-        let mut backoff = ReconnectBackoff::new(connector.reconnect_max);
+        let mut backoff = ReconnectBackoff::new(connector.limits.reconnect_max);
         loop {
             let begun = Instant::now();
             if let Err(error) = phones::forward(&connector, &queue, &handle, |_| {}).await
-                && backoff.failed(begun.elapsed() >= connector.reconnect_max, error.reason())
+                && backoff.failed(begun.elapsed() >= connector.limits.reconnect_max, error.reason())
             {
                 tracing::warn!(%error, "cannot consume the guest queue; retrying (phones page is offline)");
             }

@@ -21,7 +21,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     if args.declare {
         let connector = loaded.config.connector();
         let connection = connector.connect_once("topology").await?;
-        topology.declare(&connection, false, connector.timeout).await?;
+        topology.declare(&connection, false, connector.limits.timeout).await?;
         close(&connection).await;
     }
     let plan = topology.plan();

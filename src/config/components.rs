@@ -12,6 +12,7 @@ use crate::{
     broker::{
         connection::{Connector, ConnectorSettings},
         consumer::ConsumerLimits,
+        port::ConnectionLimits,
         topology::Topology,
     },
     contract::{stage::StageDef, start_session::SessionRules},
@@ -58,9 +59,11 @@ impl Config {
             rules: amqp.url_rules(),
             tls: self.broker_tls(),
             connect_timeout: amqp.connect_timeout.get(),
-            timeout: amqp.timeout.get(),
-            reconnect_max: amqp.reconnect_max.get(),
-            watch_interval: amqp.watch_interval.get(),
+            limits: ConnectionLimits {
+                timeout: amqp.timeout.get(),
+                reconnect_max: amqp.reconnect_max.get(),
+                watch_interval: amqp.watch_interval.get(),
+            },
         })
     }
 

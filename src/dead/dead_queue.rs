@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream::SelectAll};
 use lapin::{
-    Acker, Channel, Connection, Consumer,
+    Acker, Channel, Consumer,
     message::Delivery,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, QueueDeclareOptions,
@@ -16,10 +16,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::DeadLetter;
 use crate::{
     broker::{
-        connection::{BrokerError, within},
+        connection::{BrokerError, Connected, within},
         properties::short,
         topology::{Topology, TopologyError},
     },
+    clock::Clock,
     contract::stage::QueueDef,
 };
 
@@ -84,9 +85,10 @@ pub(crate) enum DeadError {
 
 /// An open dead queue. When its connection closes for any reason, the broker requeues all unacknowledged letters.
 pub(crate) struct DeadQueue<'a> {
-    pub(super) connection: &'a Connection,
+    pub(super) connection: &'a Connected,
     pub(super) topology: &'a Topology,
     pub(super) limit: Duration,
+    pub(super) clock: Clock,
     /// The work queue that the letters came from.
     pub work: &'static QueueDef,
     /// The name of the dead queue.
@@ -104,10 +106,11 @@ impl<'a> DeadQueue<'a> {
     /// # Errors
     /// [`DeadError`].
     pub(crate) async fn open(
-        connection: &'a Connection,
+        connection: &'a Connected,
         topology: &'a Topology,
         work: &'static QueueDef,
         limit: Duration,
+        clock: Clock,
     ) -> Result<Self, DeadError> {
         let queue = Topology::dead_queue(&topology.queue(work));
         topology.verify(connection, &queue, true, limit).await?;
@@ -124,7 +127,7 @@ impl<'a> DeadQueue<'a> {
             return Err(error.into());
         }
         let mut dead_queue =
-            Self { connection, topology, limit, work, queue, letters: 0, staged: 0, limit_known };
+            Self { connection, topology, limit, clock, work, queue, letters: 0, staged: 0, limit_known };
         dead_queue.letters = dead_queue.wait_for_sole_access(&dead_queue.queue).await?;
         dead_queue.staged = match dead_queue.wait_for_sole_access(&staging).await {
             Err(DeadError::Topology(TopologyError::Mismatch(_))) => 0,
@@ -188,7 +191,7 @@ impl<'a> DeadQueue<'a> {
 }
 
 /// Locks `queue` by an exclusive queue, which no other connection can declare and which ends with this one.
-async fn lock(connection: &Connection, queue: &str, limit: Duration) -> Result<(), DeadError> {
+async fn lock(connection: &Connected, queue: &str, limit: Duration) -> Result<(), DeadError> {
     let channel = within("open channel", limit, connection, connection.create_channel()).await?;
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let name = format!("{queue}.lock");
@@ -328,7 +331,7 @@ impl Reader<'_> {
 
     async fn is_empty(&self) -> Result<bool, DeadError> {
         let DeadQueue { connection, topology, limit, .. } = self.dead_queue;
-        Ok(topology.verify(connection, &self.queue, true, *limit).await?.ready == 0)
+        Ok(topology.verify(*connection, &self.queue, true, *limit).await?.ready == 0)
     }
 
     /// Adds a consumer. The prefetch limits the unacknowledged letters of each consumer, and unchanged letters stay

@@ -6,7 +6,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{DeadError, DeadLetter, DeadQueue, Filter, Progress, dead_queue::Reader};
-use crate::{clock, contract::private::loggable_id};
+use crate::contract::private::loggable_id;
 
 /// Letters named in one log line.
 const BATCH: usize = 100;
@@ -24,7 +24,7 @@ pub(crate) async fn discard(
     reason: &str,
     mut progress: impl FnMut(Progress),
 ) -> Result<u64, DeadError> {
-    let begun = clock::now();
+    let begun = dead_queue.clock.now();
     let mut dropped = HashSet::new();
     loop {
         let letters = dead_queue.wait_for_sole_access(&dead_queue.queue).await?;

@@ -26,7 +26,6 @@ use crate::{
         properties::{self, short},
         topology::Topology,
     },
-    clock,
     contract::header,
     fault,
 };
@@ -70,8 +69,7 @@ impl ReplayReport {
     }
 
     /// True if `letter` is to be replayed; otherwise counts it as skipped.
-    fn selects(&mut self, plan: &ReplayPlan, letter: &DeadLetter, begun: Timestamp) -> bool {
-        let now = clock::now();
+    fn selects(&mut self, plan: &ReplayPlan, letter: &DeadLetter, begun: Timestamp, now: Timestamp) -> bool {
         // The copy of an unreadable letter would lack its properties.
         let skipped = if letter.unreadable || !plan.filter.matches(letter, begun) {
             &mut self.others
@@ -106,11 +104,11 @@ pub(crate) async fn dry_run(
     plan: &ReplayPlan,
     mut progress: impl FnMut(Progress),
 ) -> Result<ReplayReport, DeadError> {
-    let now = clock::now();
+    let begun = dead_queue.clock.now();
     let mut report = ReplayReport { resumed: dead_queue.staged.into(), ..ReplayReport::default() };
     let mut reader = dead_queue.read(dead_queue.letters).await?;
     while let Some(letter) = reader.next().await? {
-        if report.selects(plan, &letter, now) {
+        if report.selects(plan, &letter, begun, dead_queue.clock.now()) {
             report.count(&letter);
         }
         progress(Progress { seen: reader.seen, total: dead_queue.letters, done: 0 });
@@ -131,8 +129,14 @@ pub(crate) async fn run(
     let work = dead_queue.topology.queue(dead_queue.work);
     dead_queue.topology.verify(dead_queue.connection, &work, true, dead_queue.limit).await?;
     let staging = Topology::replay_queue(&work);
-    let mut replay =
-        Replay { dead_queue, plan, begun: clock::now(), staging, report: ReplayReport::default(), progress };
+    let mut replay = Replay {
+        dead_queue,
+        plan,
+        begun: dead_queue.clock.now(),
+        staging,
+        report: ReplayReport::default(),
+        progress,
+    };
     loop {
         let Copies { letters: mut copies, others } = replay.copies().await?;
         replay.report.resumed += (copies.len() + others) as u64;
@@ -204,7 +208,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
                 if copies.contains(&letter.id) {
                     reader.settle(&letter).await?;
                     acknowledged += 1;
-                } else if self.report.selects(self.plan, &letter, self.begun) {
+                } else if self.report.selects(self.plan, &letter, self.begun, self.dead_queue.clock.now()) {
                     more |= copies.len() + batch.len() >= ROUND;
                     if copies.len() + batch.len() < ROUND {
                         batch.push(letter);
@@ -251,7 +255,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
         for letter in batch.iter().filter(|letter| copies.insert(letter.id)) {
             let replays = letter.replays.saturating_add(1);
             let id = letter.id.to_string();
-            let (message, queue, now) = (&letter.message, &self.staging, clock::now());
+            let (message, queue, now) = (&letter.message, &self.staging, self.dead_queue.clock.now());
             let properties = properties::replayed(&letter.properties, message, queue, &id, replays, now);
             let body = &message.body;
             let publish =

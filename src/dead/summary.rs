@@ -8,14 +8,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{DeadError, DeadLetter, DeadQueue, Filter, Progress, replay::class};
-use crate::{
-    clock,
-    contract::{
-        decode::{self, BY_PUBLISHER},
-        private::loggable_id,
-        stage::MessageKind,
-        time::WireTime,
-    },
+use crate::contract::{
+    decode::{self, BY_PUBLISHER},
+    private::loggable_id,
+    stage::MessageKind,
+    time::WireTime,
 };
 
 /// The age groups of letters: up to an hour, a day, a week, or older.
@@ -88,7 +85,7 @@ pub(crate) async fn summarize(
     view: View,
     mut progress: impl FnMut(Progress),
 ) -> Result<DeadQueueSummary, DeadError> {
-    let now = clock::now();
+    let now = dead_queue.clock.now();
     let mut classes = BTreeMap::<_, [u64; 4]>::new();
     // Bounded by the limit, so memory does not grow with the queue.
     let mut latest = BTreeMap::new();
@@ -124,7 +121,7 @@ pub(crate) async fn show(
     filter: &Filter,
     view: View,
 ) -> Result<Vec<Value>, DeadError> {
-    let now = clock::now();
+    let now = dead_queue.clock.now();
     let mut found = Vec::new();
     let mut reader = dead_queue.read(dead_queue.letters).await?;
     while let Some(letter) = reader.next().await? {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     clients::Client,
     head::StartHead,
-    problem::{self, HttpProblem},
+    problem::{self, HttpProblem, RETRY_SOON},
     service::RequestLog,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         properties,
         publisher::{Publication, PublishError, Publisher},
     },
-    clock,
+    clock::Clock,
     contract::{
         http::{AcceptedBody, ProblemKind},
         ids,
@@ -54,6 +54,12 @@ const RESERVE: Duration = Duration::from_secs(1);
 /// Time for which a request is remembered: from before its publish, and again from its confirm.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 
+/// Problem of a ledger that does not answer within our own limit.
+const NO_ANSWER: &str = "ledger: no answer in time";
+/// Problem of a key with two bodies.
+const REUSED: &str =
+    "the Idempotency-Key (or the CloudEvent's source and id) was used before with another body";
+
 /// Makes start events of requests.
 #[derive(Clone, Debug)]
 pub(crate) struct StartEvents {
@@ -65,9 +71,12 @@ pub(crate) struct StartEvents {
     /// The exchange of start events.
     pub(crate) exchange: String,
     pub(crate) ledger: Ledger,
+    pub(crate) clock: Clock,
     /// Accept requests while the ledger is unavailable. The stage still recognises repeats by their ids.
     pub(crate) without_ledger: bool,
     pub(crate) rules: SessionRules,
+    /// Time for which the stage remembers an event after its session.
+    pub(crate) margin: SignedDuration,
     pub(crate) tracer: Tracer,
     pub(crate) metrics: IngressMetrics,
 }
@@ -86,6 +95,8 @@ struct ValidEvent {
     message: Message,
     id: Uuid,
     session: Session,
+    /// Time until which a repeat is recognised.
+    remembered_until: Timestamp,
 }
 
 impl StartEvents {
@@ -106,14 +117,16 @@ impl StartEvents {
             body,
             content_type: Some(media_type.to_owned()),
             headers,
-            published_at: Some(clock::now()),
+            published_at: Some(self.clock.now()),
             ..Message::default()
         };
-        let (session, id, trace) = {
+        let key = key.as_ref().map(|key| key.reveal().as_str());
+        let (session, id, cloud_event, trace) = {
             let start = StartMessage::open(&message);
-            let key = key.as_ref().map(|key| key.reveal().as_str());
-            let id = event_id(&client.name, key, start.cloud_event_id(), &message.body);
-            (start.session(&self.rules, clock::now()), id, start.identity.trace.clone())
+            let cloud_event = start.cloud_event_id();
+            let id = event_id(&client.name, key, cloud_event, &message.body);
+            let session = start.session(&self.rules, self.clock.now());
+            (session, id, cloud_event.is_some(), start.identity.trace.clone())
         };
         let mut span = self.tracer.serve("POST", "/v1/sessions", &trace);
         log.trace_id = Some(span.context().trace_id());
@@ -121,7 +134,9 @@ impl StartEvents {
             Ok(session) => {
                 log.event_id = Some(id);
                 span.set("instant_connect.event_id", id.to_string());
-                let event = ValidEvent { message, id, session };
+                let is_named = key.is_some() || cloud_event;
+                let remembered_until = self.remembered_until(&session, is_named);
+                let event = ValidEvent { message, id, session, remembered_until };
                 self.publish_once(event, &client, fingerprint, span.context(), deadline).await
             }
             Err(refusal) => Err(HttpProblem::from(refusal)),
@@ -151,12 +166,13 @@ impl StartEvents {
         // A repeat of an accepted request sends no messages, so its people are not counted.
         let room = self.room(event.message.body.len())?;
         client.count_people(event.session.guests.len()).map_err(problem::rate_limited)?;
+        let remembered_until = event.remembered_until;
         if let Some(lease) = &mut lease {
-            self.note(lease, deadline).await?;
+            self.note(lease, remembered_until, deadline).await?;
         }
         self.publish(event, room, within, deadline).await?;
         fault::point("ingress", "confirmed");
-        record(lease, deadline).await;
+        record(lease, remembered_until, deadline).await;
         fault::point("ingress", "recorded");
         Ok(accepted)
     }
@@ -173,23 +189,15 @@ impl StartEvents {
         let key = format!("ingress/{id}");
         // The ledger has a little more time for its own answer than for waiting.
         let claim = timeout_at(until + RESERVE / 2, self.ledger.claim(&key, fingerprint, patience)).await;
-        let error: &dyn std::fmt::Display = match &claim {
-            Ok(Ok(Claim::Mine(_) | Claim::Recorded(_) | Claim::Conflict | Claim::Busy)) => &"",
-            Ok(Err(error)) => error,
-            Err(_) => &"ledger: no answer in time",
+        let error = match claim {
+            Ok(Ok(Claim::Mine(lease))) => return Ok(ClaimedKey::Mine(Some(lease))),
+            Ok(Ok(Claim::Recorded(_))) => return Ok(ClaimedKey::Accepted),
+            Ok(Ok(Claim::Conflict)) => return Err(HttpProblem::new(ProblemKind::KeyReused, REUSED)),
+            Ok(Ok(Claim::Busy)) => return Err(in_flight()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => NO_ANSWER.to_owned(),
         };
-        if !matches!(claim, Ok(Ok(_))) {
-            return self.ledger_failed(error).map(|()| ClaimedKey::Mine(None));
-        }
-        match claim {
-            Ok(Ok(Claim::Mine(lease))) => Ok(ClaimedKey::Mine(Some(lease))),
-            Ok(Ok(Claim::Recorded(_))) => Ok(ClaimedKey::Accepted),
-            Ok(Ok(Claim::Conflict)) => Err(HttpProblem::new(
-                ProblemKind::KeyReused,
-                "the Idempotency-Key (or the CloudEvent's source and id) was used before with another body",
-            )),
-            _ => Err(in_flight()),
-        }
+        self.ledger_failed(&error).map(|()| ClaimedKey::Mine(None))
     }
 
     /// Room for a body in the publisher's memory. A message that is published too late stays there after its request ends.
@@ -208,23 +216,28 @@ impl StartEvents {
 
     /// Notes that the event may be published, because a confirm may be late. The note keeps the body's fingerprint, so the key
     /// with another body is refused, and with the same body published again under the same id.
-    async fn note(&self, lease: &mut Lease, deadline: Instant) -> Result<(), HttpProblem> {
+    async fn note(
+        &self,
+        lease: &mut Lease,
+        remembered_until: Timestamp,
+        deadline: Instant,
+    ) -> Result<(), HttpProblem> {
         let until = (Instant::now() + NOTE_MAX).min(deadline - RESERVE - RESERVE);
-        match timeout_at(until, lease.write_note(b"{}", kept_until())).await {
+        match timeout_at(until, lease.write_note(b"{}", remembered_until)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(LedgerError::Lost)) => Err(in_flight()),
-            Ok(Err(error)) => self.ledger_failed(&error),
-            Err(_) => self.ledger_failed(&"ledger: no answer in time"),
+            Ok(Err(error)) => self.ledger_failed(&error.to_string()),
+            Err(_) => self.ledger_failed(NO_ANSWER),
         }
     }
 
     /// Decides about a request while the ledger is unavailable.
-    fn ledger_failed(&self, error: &dyn std::fmt::Display) -> Result<(), HttpProblem> {
+    fn ledger_failed(&self, error: &str) -> Result<(), HttpProblem> {
         if self.without_ledger {
-            warn!(%error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
+            warn!(error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
             return Ok(());
         }
-        warn!(%error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
+        warn!(error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
         Err(HttpProblem::unconfirmed("the ledger is unavailable"))
     }
 
@@ -237,7 +250,7 @@ impl StartEvents {
     ) -> Result<(), HttpProblem> {
         let id = event.id.to_string();
         let mut span = self.tracer.publish(&self.exchange, ROUTING_KEY, Some(&id), within);
-        let properties = properties::received_event(&event.message, &id, span.context(), clock::now());
+        let properties = properties::received_event(&event.message, &id, span.context(), self.clock.now());
         let publication = Publication {
             exchange: self.exchange.clone(),
             routing_key: ROUTING_KEY.to_owned(),
@@ -263,6 +276,34 @@ impl StartEvents {
             PublishError::Ended => "the ingress is stopping",
         }))
     }
+
+    /// A request without a name of its own is a repeat only as long as the stage would see one: later, the same body is a
+    /// new session of the same people.
+    fn remembered_until(&self, session: &Session, is_named: bool) -> Timestamp {
+        let after = |from: Timestamp, span| from.saturating_add(span).unwrap_or(Timestamp::MAX);
+        let longest = after(self.clock.now(), KEPT);
+        if is_named { longest } else { longest.min(after(session.expires_at.timestamp(), self.margin)) }
+    }
+}
+
+fn in_flight() -> HttpProblem {
+    let detail = "another request with the same key is in progress";
+    HttpProblem::new(ProblemKind::InFlight, detail).retry_after(RETRY_SOON)
+}
+
+/// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
+async fn record(lease: Option<Lease>, remembered_until: Timestamp, deadline: Instant) {
+    let Some(mut lease) = lease else { return };
+    let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
+    let error = match timeout_at(until, lease.record(b"{}", remembered_until)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => NO_ANSWER.to_owned(),
+    };
+    warn!(
+        error,
+        "ingress: an accepted request was not recorded; a repeat is published again, with the same id"
+    );
 }
 
 /// Answer of the ledger.
@@ -271,28 +312,6 @@ enum ClaimedKey {
     Mine(Option<Lease>),
     /// An earlier request was accepted.
     Accepted,
-}
-
-fn in_flight() -> HttpProblem {
-    let detail = "another request with the same key is in progress";
-    HttpProblem::new(ProblemKind::InFlight, detail).retry_after(problem::RETRY_SOON)
-}
-
-fn kept_until() -> Timestamp {
-    clock::now().saturating_add(KEPT).unwrap_or(Timestamp::MAX)
-}
-
-/// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
-async fn record(lease: Option<Lease>, deadline: Instant) {
-    let Some(mut lease) = lease else { return };
-    let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
-    let recorded = timeout_at(until, lease.record(b"{}", kept_until())).await;
-    let error = match recorded {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => LedgerError::Closed.to_string(),
-    };
-    warn!(%error, "ingress: an accepted request was not recorded; a repeat is published again, with the same id");
 }
 
 /// The id of a request's event: the same for every repeat, so that the stage recognises repeats even if the ingress does

@@ -53,6 +53,11 @@ impl InstantConnectClient {
         Self { upstream, url, options, rules }
     }
 
+    /// True if the token file now has another token than at the last call.
+    pub(crate) fn has_new_token(&self) -> bool {
+        self.upstream.has_new_token()
+    }
+
     /// Makes the next call for `session` and returns `links` together with the new links. Without a missing link there is
     /// no call. A repeated call makes different links to the same meeting. The first call of a session also calls its
     /// devices.

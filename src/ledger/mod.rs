@@ -29,6 +29,8 @@ mod lease;
 pub(crate) mod memory;
 mod redis;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 

@@ -183,6 +183,15 @@ fn postponed_message_is_not_counted_and_expires_with_its_session() {
 }
 
 #[test]
+fn longest_wait_covers_each_wait() {
+    let policy = policy();
+    for probe_max in [1, 30, 4 * 3600].map(Duration::from_secs) {
+        let longest = longest_wait(&policy, probe_max);
+        assert!(longest > probe_max.max(policy.max).max(RETRY_AFTER_MAX), "{longest:?}");
+    }
+}
+
+#[test]
 fn delay_is_never_much_longer_than_the_wait() {
     let delays = [1, 5, 30].map(Duration::from_secs);
     let pick = |wait_ms: i64, left_s: i64| {

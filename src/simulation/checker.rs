@@ -77,6 +77,8 @@ pub(super) struct Checker {
     /// Calls of each API by the current worker since the total outage began, and their limit.
     outage_calls: [usize; 2],
     pub(super) outage_calls_max: usize,
+    /// True while the worker finishes its work before it stops.
+    pub(super) draining: bool,
     /// Number of disturbances of the connection to the broker.
     pub(super) disturbances: u64,
     /// The longest delay that an API imposed.
@@ -243,6 +245,7 @@ impl Checker {
             ledger_fails: true,
             outage_calls: [0; 2],
             outage_calls_max: usize::MAX,
+            draining: false,
             disturbances: 0,
             longest_wait: RATE_LIMIT_WAIT,
             counts: BTreeMap::new(),
@@ -416,7 +419,16 @@ impl Checker {
         !links.is_empty() && links.iter().all(|link| self.urls.get(&link.message_id).is_some_and(own))
     }
 
+    /// Checks a connection that the worker closes with the deliveries `left` unsettled.
+    pub(super) fn closed(&self, left: &[u64]) -> Result<(), String> {
+        if self.draining && !left.is_empty() {
+            return Err(format!("the worker stops with {} deliveries unsettled", left.len()));
+        }
+        Ok(())
+    }
+
     pub(super) fn worker_ended(&mut self) {
+        self.draining = false;
         self.count("worker ends");
         for (until, at) in self.rate_limited_until.iter_mut().zip(self.rate_limited_at) {
             // The worker may not have recorded a rate limit that it received just now.

@@ -1,5 +1,5 @@
-//! The worker in a simulated world that a seed determines. Stages, retries, settling, breakers, clients and ledger
-//! are the real ones; the broker, the two APIs, the disk, time and randomness are simulated. Messages are delivered,
+//! The worker in a simulated world that a seed determines. Everything above the ports is real: supervisor, watchdog,
+//! publisher, topology, stages, retries, settling, breakers, clients and ledger. The broker, the two APIs, the disk, time and randomness are simulated. Messages are delivered,
 //! refused, lost and returned. Responses come late, wrong or never. Connections break. The worker dies at any of its
 //! steps and starts again. With every step [`checker`] verifies that the contract still holds.
 //!
@@ -12,17 +12,17 @@
 //! # Layout
 //! - [`plan`], [`events`]: choices that a seed makes in advance
 //! - [`world`]: time, randomness, journal, the worker's lives
-//! - [`broker`], [`publishing`]: queues, connections, confirms
+//! - [`broker`]: queues, connections, confirms
 //! - [`network`], [`answers`]: the two APIs
 //! - [`store`]: the disk under the ledger, [`time`]: the time of day
-//! - [`worker`]: the real parts, connected to the simulation
+//! - [`worker`]: the real parts, connected to the simulation; [`tap`]: what its publisher replies
 //! - [`troubles`]: faults that come and go
 //! - [`fairness`]: events with faults of their own
 //! - [`checker`], [`rules`]: the rules
 //! - `single_consumer`, `requeued`, `one_at_a_time`, `third_stage`, in tests: one consumer by itself
 
 mod answers;
-pub(crate) mod broker;
+mod broker;
 mod checker;
 mod events;
 mod fairness;
@@ -30,7 +30,6 @@ pub(crate) mod network;
 #[cfg(test)]
 mod one_at_a_time;
 mod plan;
-mod publishing;
 #[cfg(test)]
 mod requeued;
 mod rules;
@@ -39,6 +38,7 @@ mod single_consumer;
 pub(crate) mod store;
 #[cfg(test)]
 mod store_tests;
+mod tap;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -62,11 +62,7 @@ use self::{
     plan::WorldPlan,
     world::World,
 };
-use crate::{
-    clock::{self, Clock},
-    ledger::Ledger,
-    telemetry::metrics::Metrics,
-};
+use crate::{clock::Clock, telemetry::metrics::Metrics};
 
 /// Longest time to finish once all faults are over.
 const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
@@ -114,14 +110,6 @@ fn run_with(
     runtime.block_on(live(seed, folder, print, metrics))
 }
 
-/// A connection in a world without faults, for tests of single parts.
-pub(crate) async fn calm() -> broker::SimulatedConnection {
-    let world = calm_world();
-    broker::SimulatedConnection::open(&world.begin_life())
-        .await
-        .unwrap_or_else(|error| unreachable!("{error}"))
-}
-
 fn calm_world() -> World {
     let mut random = Rng::with_seed(0);
     let mut plan = WorldPlan::new(&mut random);
@@ -140,13 +128,6 @@ fn calm_world() -> World {
     World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false)
 }
 
-/// A ledger in a world without faults. The returned switch makes its disk fail.
-pub(crate) fn ledger() -> (Ledger, impl Fn(bool)) {
-    let world = calm_world();
-    let ledger = store::ledger(world.begin_life());
-    (ledger, move |out| world.lock().disk.out = out)
-}
-
 fn failure(seed: u64, error: &io::Error) -> BrokenRule {
     BrokenRule { seed, rule: error.to_string(), steps: String::new() }
 }
@@ -158,8 +139,6 @@ async fn live(
     metrics: Option<Metrics>,
 ) -> Result<SimulatedHistory, BrokenRule> {
     let begin: Timestamp = "2026-11-21T12:00:00.25Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
-    // Modules that are not given a clock yet see the same time.
-    let _simulated = clock::simulated::begin(begin);
     let clock = time::clock_at(begin);
     let mut random = Rng::with_seed(seed);
     let mut plan = WorldPlan::new(&mut random);
@@ -253,7 +232,7 @@ fn history_of(world: &World, seed: u64) -> Result<SimulatedHistory, BrokenRule> 
         None => Ok(SimulatedHistory { hash, counts: std::mem::take(&mut state.checker.counts) }),
     };
     // The queues hold references to the world. Without this, the memory of each world would leak.
-    let queues = std::mem::replace(&mut state.broker, SimulatedQueues::new(&[], &[]));
+    let queues = std::mem::replace(&mut state.broker, SimulatedQueues::empty());
     drop(state);
     drop(queues);
     history

@@ -27,7 +27,9 @@ use super::{
     world::{Life, WorldState},
 };
 use crate::{
+    contract::stage::StageDef,
     endpoint::Obstacle,
+    stages,
     upstream::transport::{CallFailure, CallStart, Transport},
 };
 
@@ -46,11 +48,11 @@ pub(super) enum SimulatedApi {
 }
 
 impl SimulatedApi {
-    /// The name in the ledger.
-    pub(super) const fn name(self) -> &'static str {
+    /// The stage that calls this API.
+    pub(super) const fn stage(self) -> &'static StageDef {
         match self {
-            Self::InstantConnect => "instant-connect",
-            Self::Messages => "messages",
+            Self::InstantConnect => &stages::LINK,
+            Self::Messages => &stages::HOST,
         }
     }
 }

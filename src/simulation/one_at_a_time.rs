@@ -14,7 +14,6 @@ use tokio::time::sleep;
 use super::single_consumer::SingleConsumer;
 use crate::{
     broker::consumer::{ConsumeMode, ConsumerLimits},
-    clock,
     contract::{identity::Identity, message::Message, stage::StageDef, time::WireTime},
     outcome::{Class, Death, Outcome},
     stages::{AcceptedJob, JobContext, LINK, Read, Stage},
@@ -62,7 +61,6 @@ impl Stage for Slow {
 #[tokio::test(start_paused = true)]
 async fn one_prefetch_is_consumed_one_at_a_time_then_concurrently() {
     let begin = "2026-11-21T12:00:00Z".parse().unwrap();
-    let _clock = clock::simulated::begin(begin);
     let others = Arc::<Mutex<Vec<usize>>>::default();
     let stage = Slow { now: AtomicUsize::new(0), names: AtomicUsize::new(0), others: Arc::clone(&others) };
     let at_once = usize::from(AT_ONCE);

@@ -41,6 +41,11 @@ pub(super) struct WorldPlan {
     pub(super) token_rotations: u32,
     pub(super) unbound: u32,
     pub(super) ledger_outages: u32,
+    /// True if the worker declares what is missing.
+    pub(super) creates: bool,
+    pub(super) alarms: u32,
+    pub(super) deletions: u32,
+    pub(super) stalls: u32,
     /// Maximum processing time per delivery, and deliveries before a message is set aside.
     pub(super) delivery_timeout: Duration,
     pub(super) deliveries_max: u32,
@@ -56,8 +61,13 @@ impl WorldPlan {
         let mut some = |most: u32| if random.bool() { 0 } else { random.u32(1..=most) };
         let (crashes, shutdowns, disconnects, broker_restarts) = (some(4), some(2), some(5), some(2));
         let (outages, rate_limits, token_rotations) = (some(2), some(2), some(2));
-        let (unbound, ledger_outages) = (some(1), some(1));
+        let (_, ledger_outages) = (some(1), some(1));
         let concurrency = random.usize(1..=8);
+        // A generator of its own, so that the other choices stay the same.
+        let mut more = random.clone();
+        let mut few = |most: u32| if more.bool() { 0 } else { more.u32(1..=most) };
+        let (alarms, deletions, stalls, unbound) = (few(2), few(3), few(2), few(3));
+        let creates = more.u32(..4) > 0;
         let ladders: [&[u64]; 3] =
             [&[1_000, 5_000, 30_000, 120_000, 600_000], &[500, 4_000, 20_000], &[2_000]];
         let ladder = ladders[if random.u32(..3) > 0 { 0 } else { random.usize(..3) }];
@@ -86,6 +96,10 @@ impl WorldPlan {
             token_rotations,
             unbound,
             ledger_outages,
+            creates,
+            alarms,
+            deletions,
+            stalls,
             delivery_timeout: Duration::from_secs(1200),
             deliveries_max: 20,
             full: false,

@@ -11,7 +11,6 @@ use jiff::{SignedDuration, Timestamp};
 use super::{plan::WorldPlan, single_consumer::SingleConsumer, world::World};
 use crate::{
     broker::consumer::ConsumerLimits,
-    clock,
     contract::{identity::Identity, message::Message, stage::StageDef, time::WireTime},
     outcome::{Class, Death, Outcome},
     stages::{AcceptedJob, JobContext, LINK, Read, Stage},
@@ -57,7 +56,7 @@ impl Stage for Troubled {
     fn read(&self, message: &Message) -> Read<()> {
         let over = self.begin + SignedDuration::from_mins(10);
         let job = match self.trouble {
-            Trouble::Hangs if clock::now() < over => {
+            Trouble::Hangs if self.world.clock().now() < over => {
                 Ok(AcceptedJob { job: (), deadline: WireTime::floor(over), digest: [0; 32] })
             }
             Trouble::Hangs => Err(Death::new(Class::Expired, "the session is over")),
@@ -74,7 +73,6 @@ impl Stage for Troubled {
 /// Returns the previous deliveries of the message at each delivery, and true if the breaker is open at the end.
 async fn delivered(trouble: Trouble) -> (Vec<u32>, bool) {
     let begin = "2026-11-21T12:00:00Z".parse().unwrap();
-    let _clock = clock::simulated::begin(begin);
     let counts = Arc::default();
     let stage = |world| Troubled { trouble, world, begin, counts: Arc::clone(&counts) };
     let plan = |plan: &mut WorldPlan| {

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CALM_MAX,
-    broker::{self, SimulatedConnection, SimulatedQueues, Stored},
+    broker::{self, SimulatedBroker, SimulatedConnection, Stored},
     checker::{CheckedRules, Checker},
     plan::WorldPlan,
-    publishing, store,
+    store,
     time::clock_at,
     worker,
     world::World,
@@ -21,13 +21,14 @@ use super::{
 use crate::{
     broker::{
         consumer::{Consumer, ConsumerLimits, ConsumerParts},
+        port::Broker,
         publisher::Publisher,
-        settle::Settler,
+        settle::{Settler, SettlerParts},
         tries::Tries,
     },
     contract::stage::StageDef,
     stages::{self, Stage},
-    state::StageState,
+    state::{PublishState, StageState},
     telemetry::{metrics::Metrics, traces::Tracer},
 };
 
@@ -83,22 +84,25 @@ impl<S: Stage> SingleConsumer<S> {
         let checker = Checker::new(Vec::new(), rules.clone());
         let world = World::new(plan.clone(), random, checker, String::new(), false);
         let life = world.begin_life();
-        let (publisher, jobs) = Publisher::simulated();
-        let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
         let all_metrics = Metrics::new(table, &plan.delays).unwrap();
         let metrics = all_metrics.stage(S::DEF);
-        world.lock().broker = SimulatedQueues::new(table, &plan.delays);
-        let topology = worker::topology_of(table, &plan.delays);
+        world.lock().broker = worker::queues_of(table, &plan.delays);
+        let topology = worker::topology_of(table, &plan.delays, true);
+        let broker = Arc::new(SimulatedBroker(life.clone()));
+        let (shown, publishing) = (PublishState::default(), all_metrics.publishing());
+        let (publisher, publishing) =
+            Publisher::start(Arc::clone(&broker), topology.clone(), shown, publishing);
         let queue = topology.queue(S::DEF.queue);
-        let settler = Settler::new(
+        let settler = Settler::new(SettlerParts {
             publisher,
-            Tracer::default(),
-            &topology,
-            queue.clone(),
-            limits.timeout,
-            worker::policy(&rules),
-            metrics.clone(),
-        );
+            tracer: Tracer::default(),
+            topology,
+            queue: queue.clone(),
+            limit: limits.timeout,
+            retry: worker::policy(&rules),
+            clock: rules.clock.clone(),
+            metrics: metrics.clone(),
+        });
         let stage = stage(world.clone());
         let tries = Tries::new(store::ledger(life.clone()));
         let seen = StageState::default();
@@ -112,7 +116,7 @@ impl<S: Stage> SingleConsumer<S> {
             metrics,
             stop: CancellationToken::new(),
         });
-        let connection = SimulatedConnection::open(&life).await.unwrap();
+        let connection = broker.connect("consume").await.unwrap();
         Self { consumer: Arc::new(consumer), state: seen, all_metrics, world, queue, publishing, connection }
     }
 

@@ -7,7 +7,7 @@ mod suite;
 use tokio::runtime::Runtime;
 
 use super::{calm_world, store, world::World};
-use crate::ledger::Ledger;
+use crate::ledger::{self as api, Ledger};
 
 /// A simulated disk. Each open ledger is that of another life of the worker.
 struct Disk(World);

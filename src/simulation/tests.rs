@@ -50,7 +50,11 @@ fn simulation_of_many_seeds() {
             if seed >= first + seeds {
                 return counts;
             }
-            let history = run(seed, folder.path(), false).unwrap();
+            let history = run(seed, folder.path(), false).unwrap_or_else(|broken| {
+                // The other threads end too.
+                next.store(first + seeds, Ordering::Relaxed);
+                panic!("{broken:?}");
+            });
             if let Some(file) = &hashes {
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
                 writeln!(file, "{seed} {:016x}", history.hash).unwrap();

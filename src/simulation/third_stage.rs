@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 use super::{single_consumer::SingleConsumer, worker};
 use crate::{
-    clock,
     contract::{
         identity::Identity,
         message::Message,
@@ -88,7 +87,6 @@ impl Stage for ToyStage {
 #[tokio::test(start_paused = true)]
 async fn third_stage_runs_from_its_entry_in_the_table() {
     let begin: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
-    let _clock = clock::simulated::begin(begin);
     let stage = ToyStage {
         attempts: AtomicU32::new(0),
         deadline: WireTime::floor(begin + SignedDuration::from_hours(1)),
@@ -113,7 +111,7 @@ async fn third_stage_runs_from_its_entry_in_the_table() {
 
 #[test]
 fn topology_has_the_queues_of_the_third_stage() {
-    let plan = worker::topology_of(TABLE, &[Duration::from_secs(1)]).plan();
+    let plan = worker::topology_of(TABLE, &[Duration::from_secs(1)], true).plan();
     let queues: Vec<_> = plan.queues.iter().map(|queue| queue.name.as_str()).collect();
     for name in ["wishes", "wishes.dead", "wishes.replay", "wishes.hold.1000", "boxes", "boxes.dead"] {
         assert!(queues.contains(&format!("sim.{name}").as_str()), "{name}: {queues:?}");

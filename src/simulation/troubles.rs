@@ -14,6 +14,10 @@ use super::{
     worker::Worker,
     world::{World, WorldState},
 };
+use crate::stages;
+
+/// Longest time after which a worker has reconnected.
+const RECONNECTED_AFTER: Duration = Duration::from_secs(15);
 
 /// A planned end of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,15 @@ pub(super) async fn all(world: &World, plan: &WorldPlan, rules: &CheckedRules, t
     }
     for _ in 0..plan.unbound {
         later(world, unbound);
+    }
+    for _ in 0..plan.alarms {
+        later(world, alarm);
+    }
+    for _ in 0..plan.deletions {
+        later(world, deletion);
+    }
+    for _ in 0..plan.stalls {
+        later(world, |world| async move { broker::stall(&mut world.lock()) });
     }
     for _ in 0..plan.ledger_outages {
         later(world, ledger_outage);
@@ -99,7 +112,7 @@ async fn live(
     mut orders: Vec<(Instant, Order)>,
 ) {
     loop {
-        let worker = Worker::start(world.begin_life(), &plan, &rules, &token);
+        let mut worker = Worker::start(world.begin_life(), &plan, &rules, &token);
         loop {
             let next = orders.first().copied();
             let due = async {
@@ -135,11 +148,28 @@ async fn live(
 async fn broker_restart(world: World) {
     world.lock().broker.up = false;
     broker::cut_all(&world, "the broker stops");
-    let down = span(&mut world.lock(), 20);
+    let down = span(&mut world.lock(), 60);
     sleep(down).await;
+    let before = {
+        let mut state = world.lock();
+        state.log(format_args!("the broker is up again"));
+        state.broker.up = true;
+        (state.life(), state.checker.disturbances)
+    };
+    sleep(RECONNECTED_AFTER).await;
     let mut state = world.lock();
-    state.log(format_args!("the broker is up again"));
-    state.broker.up = true;
+    let undisturbed = before == (state.life(), state.checker.disturbances);
+    if undisturbed && before.0.is_some() && !state.checker.draining {
+        let connections = broker::connections(&state);
+        let rule = if connections.len() == stages::ALL.len() + 1 {
+            Ok(())
+        } else {
+            Err(format!(
+                "{RECONNECTED_AFTER:?} after the broker is back, the worker has only {connections:?}"
+            ))
+        };
+        state.must(rule);
+    }
 }
 
 async fn outage(world: World, rate_limit: bool) {
@@ -179,12 +209,42 @@ async fn unbound(world: World) {
     let lasts = {
         let mut state = world.lock();
         let key = ["guest.sms", "guest.whatsapp", "host.webex"][state.random.usize(..3)];
-        state.log(format_args!("{key} has no binding"));
-        state.broker.unbound = Some(key);
-        span(&mut state, 30)
+        broker::unbind(&mut state, key);
+        (span(&mut state, 30), !state.plan.creates)
+    };
+    restore_after(&world, lasts).await;
+}
+
+/// Deletes a queue. If the worker declares what is missing, it notices that.
+async fn deletion(world: World) {
+    let lasts = {
+        let mut state = world.lock();
+        if broker::delete_queue(&mut state) {
+            (span(&mut state, 5), true)
+        } else {
+            (span(&mut state, 30), !state.plan.creates)
+        }
+    };
+    restore_after(&world, lasts).await;
+}
+
+/// Lets an operator declare what is missing after some time, unless the worker does that.
+async fn restore_after(world: &World, (lasts, operator): (Duration, bool)) {
+    if operator {
+        sleep(lasts).await;
+        broker::restore(&mut world.lock());
+    }
+}
+
+/// A memory or disk alarm.
+async fn alarm(world: World) {
+    let lasts = {
+        let mut state = world.lock();
+        broker::block(&mut state, true);
+        span(&mut state, 90)
     };
     sleep(lasts).await;
-    world.lock().broker.unbound = None;
+    broker::block(&mut world.lock(), false);
 }
 
 async fn ledger_outage(world: World) {

@@ -1,23 +1,20 @@
 //! The worker under test: the real stages, consumers, settlers, breakers, clients and ledger, connected to the
 //! simulated world.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::{
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    broker::{HOSTS, SESSIONS, SimulatedConnection},
+    broker::{SimulatedBroker, SimulatedQueues},
     checker::{CheckedRules, Checker, RATE_LIMIT_WAIT},
     events::ALLOWED,
     network::{Api, BODY_BYTES_MAX, SimulatedApi},
     plan::WorldPlan,
-    publishing, store,
+    store, tap,
     world::Life,
 };
 use crate::{
@@ -25,7 +22,7 @@ use crate::{
     broker::{
         consumer::{Consumer, ConsumerLimits, ConsumerParts},
         publisher::Publisher,
-        settle::Settler,
+        settle::{Settler, SettlerParts},
         topology::{Topology, TopologyConfig},
         tries::Tries,
     },
@@ -39,14 +36,17 @@ use crate::{
         response::LinkRules,
     },
     ledger::Ledger,
-    retry::{self, RetryPolicy},
+    retry::RetryPolicy,
     stages::{self, Deduplicator, HostStage, LinkStage, OnFailure, Retention, Stage},
     state::WorkerState,
-    telemetry::traces::Tracer,
+    telemetry::{metrics::Metrics, traces::Tracer},
     upstream::{self, TokenSource, Upstream},
     webex,
+    worker::supervise::supervise,
 };
 
+/// Longest time in which an idle worker stops, with slow replies of the broker.
+const STOP_MAX: Duration = Duration::from_secs(15);
 /// Time limit of a whole call.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(15);
 
@@ -57,9 +57,49 @@ pub(super) struct Worker {
     host: Arc<Consumer<HostStage>>,
     /// One sender per consumer, because the seed does not determine which of two receivers wakes first.
     stop: CancellationToken,
+    /// The supervised consumers.
+    consuming: [JoinHandle<()>; 2],
     tasks: Vec<JoinHandle<()>>,
     tries: Tries,
     grace: Duration,
+}
+
+/// What the consumers of one life share.
+struct SimulatedParts<'a> {
+    plan: &'a WorldPlan,
+    rules: &'a CheckedRules,
+    topology: &'a Topology,
+    publisher: Publisher,
+    metrics: &'a Metrics,
+    state: &'a WorkerState,
+    tries: &'a Tries,
+    stop: &'a CancellationToken,
+}
+
+impl SimulatedParts<'_> {
+    fn consumer<S: Stage>(&self, stage: S) -> Arc<Consumer<S>> {
+        let (queue, metrics) = (self.topology.queue(S::DEF.queue), self.metrics.stage(S::DEF));
+        let settler = Settler::new(SettlerParts {
+            publisher: self.publisher.clone(),
+            tracer: Tracer::default(),
+            topology: self.topology.clone(),
+            queue: queue.clone(),
+            limit: Duration::from_secs(30),
+            retry: policy(self.rules),
+            clock: self.rules.clock.clone(),
+            metrics: metrics.clone(),
+        });
+        Arc::new(Consumer::new(ConsumerParts {
+            stage,
+            queue,
+            settler,
+            limits: limits(self.plan),
+            tries: self.tries.clone(),
+            state: self.state.stage(S::DEF.name),
+            metrics,
+            stop: self.stop.clone(),
+        }))
+    }
 }
 
 impl Worker {
@@ -72,58 +112,56 @@ impl Worker {
         };
         let deduplicator =
             |stage| Deduplicator::new(ledger.clone(), OnFailure::Wait, keep, metrics.ledger(stage));
-        let (publisher, jobs) = Publisher::simulated();
-        let publishing = tokio::spawn(publishing::run(life.clone(), jobs));
-        let settler = |queue: &str, stage| {
-            let topology = topology(plan);
-            let limit = Duration::from_secs(30);
-            let (metrics, tracer) = (metrics.stage(stage), Tracer::default());
-            let (publisher, queue) = (publisher.clone(), queue.to_owned());
-            Settler::new(publisher, tracer, &topology, queue, limit, policy(rules), metrics)
+        let topology = topology(plan);
+        let broker = Arc::new(SimulatedBroker(life.clone()));
+        let shown = whole.publishing().clone();
+        let (publisher, publishing) =
+            Publisher::start(Arc::clone(&broker), topology.clone(), shown, metrics.publishing());
+        let (publisher, tapped) = tap::tap(life.clone(), publisher);
+        let (tries, stop) = (Tries::new(ledger.clone()), CancellationToken::new());
+        let parts = SimulatedParts {
+            plan,
+            rules,
+            topology: &topology,
+            publisher,
+            metrics: &metrics,
+            state: &whole,
+            tries: &tries,
+            stop: &stop,
         };
-        let tries = Tries::new(ledger.clone());
-        let stop = CancellationToken::new();
-        let stage = &stages::LINK;
-        let link = Consumer::new(ConsumerParts {
-            stage: LinkStage::new(links(&life, token, &ledger), session_rules(rules), deduplicator(stage)),
-            queue: SESSIONS.to_owned(),
-            settler: settler(SESSIONS, stage),
-            limits: limits(plan),
-            tries: tries.clone(),
-            state: whole.stage(stage.name),
-            metrics: metrics.stage(stage),
-            stop: stop.clone(),
-        });
-        let stage = &stages::HOST;
-        let host = Consumer::new(ConsumerParts {
-            stage: HostStage::new(messages(&life, token, &ledger), link_rules(), deduplicator(stage)),
-            queue: HOSTS.to_owned(),
-            settler: settler(HOSTS, stage),
-            limits: limits(plan),
-            tries: tries.clone(),
-            state: whole.stage(stage.name),
-            metrics: metrics.stage(stage),
-            stop: stop.clone(),
-        });
-        let (link, host) = (Arc::new(link), Arc::new(host));
+        let client = links(&life, token, &ledger);
+        let link = parts.consumer(LinkStage::new(client, session_rules(rules), deduplicator(&stages::LINK)));
+        let client = messages(&life, token, &ledger);
+        let host = parts.consumer(HostStage::new(client, link_rules(), deduplicator(&stages::HOST)));
+        let consuming = [
+            tokio::spawn(run(Arc::clone(&broker), topology.clone(), Arc::clone(&link))),
+            tokio::spawn(run(broker, topology, Arc::clone(&host))),
+        ];
         let tasks = vec![
             publishing,
-            tokio::spawn(supervise(life.clone(), Arc::clone(&link))),
-            tokio::spawn(supervise(life.clone(), Arc::clone(&host))),
+            tapped,
             tokio::spawn(watch(life.clone(), Arc::clone(&link), SimulatedApi::InstantConnect)),
             tokio::spawn(watch(life.clone(), Arc::clone(&host), SimulatedApi::Messages)),
         ];
-        Self { life, link, host, stop, tasks, tries, grace: plan.grace }
+        Self { life, link, host, stop, consuming, tasks, tries, grace: plan.grace }
     }
 
     /// Shuts down as SIGTERM does: stops consuming, finishes work within the grace, requeues the rest.
-    pub(super) async fn shut_down(&self) {
+    pub(super) async fn shut_down(&mut self) {
+        self.life.world.lock().checker.draining = true;
         self.stop.cancel();
-        let idle = async {
-            self.link.idle().await;
-            self.host.idle().await;
-        };
-        if timeout(self.grace, idle).await.is_err() {
+        let mut idle = pin!(async {
+            for consuming in &mut self.consuming {
+                _ = consuming.await;
+            }
+        });
+        if timeout(self.grace, &mut idle).await.is_err() {
+            if self.link.in_progress() + self.host.in_progress() == 0
+                && timeout(STOP_MAX, idle).await.is_err()
+            {
+                rule(&self.life, |_| Err("idle, but the worker does not stop".to_owned()));
+            }
+            self.life.world.lock().checker.draining = false;
             self.link.abort();
             self.host.abort();
         }
@@ -137,44 +175,25 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.tasks.iter().chain(&self.consuming).for_each(JoinHandle::abort);
         self.link.abort();
         self.host.abort();
     }
 }
 
-/// Keeps one consumer connected, as the worker's supervisor does.
-async fn supervise<S: Stage>(life: Life, consumer: Arc<Consumer<S>>) {
-    let mut tries = 0;
-    while !consumer.is_stopped() {
-        if let Ok(connection) = SimulatedConnection::open(&life).await {
-            let ended = tokio::select! {
-                biased;
-                ended = consumer.consume(&connection) => ended,
-                () = connection.0.gone() => {
-                    sleep(Duration::from_secs(1)).await;
-                    Err(crate::broker::connection::BrokerError::Ended("gone".to_owned()))
-                }
-            };
-            if ended.is_ok() {
-                break;
-            }
-            tries = 0;
-        }
-        tries += 1;
-        let wait =
-            retry::reconnect_wait(Duration::from_millis(100), Duration::from_secs(5), tries, fastrand::f64());
-        sleep(wait).await;
-    }
-    consumer.idle().await;
+/// Runs one consumer until it is stopped.
+async fn run<S: Stage>(broker: Arc<SimulatedBroker>, topology: Topology, consumer: Arc<Consumer<S>>) {
+    let ended = supervise(&*broker, &topology, &consumer).await;
+    rule(&broker.0, |_| ended.map_err(|error| format!("the worker gives up: {error}")));
 }
 
 /// Reports each opening and closing of a breaker to the rules.
 async fn watch<S: Stage>(life: Life, consumer: Arc<Consumer<S>>, which: SimulatedApi) {
+    let mut probes = consumer.probes();
     loop {
-        consumer.breaker().opened().await;
+        _ = probes.wait_for(Option::is_some).await;
         rule(&life, |checker| checker.breaker_opened(which));
-        consumer.breaker().closed().await;
+        _ = probes.wait_for(Option::is_none).await;
         rule(&life, |checker| checker.breaker_closed(which));
     }
 }
@@ -193,12 +212,19 @@ fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
 }
 
 fn topology(plan: &WorldPlan) -> Topology {
-    topology_of(stages::ALL, &plan.delays)
+    topology_of(stages::ALL, &plan.delays, plan.creates)
 }
 
-pub(super) fn topology_of(table: &[&'static StageDef], delays: &[Duration]) -> Topology {
-    let said = json!({"prefix": "sim", "declare": "off", "queue_length_max": 1_000_000});
+pub(super) fn topology_of(table: &[&'static StageDef], delays: &[Duration], creates: bool) -> Topology {
+    let declare = if creates { "create" } else { "off" };
+    let said = json!({"prefix": "sim", "declare": declare, "queue_length_max": 1_000_000});
     Topology::new(&config::<TopologyConfig>(said), table, delays)
+}
+
+/// The broker's queues for the stages of `table`, all declared.
+pub(super) fn queues_of(table: &[&'static StageDef], delays: &[Duration]) -> SimulatedQueues {
+    let topology = topology_of(table, delays, true);
+    SimulatedQueues::new(topology.plan(), table.iter().map(|stage| topology.queue(stage.queue)).collect())
 }
 
 pub(super) fn policy(rules: &CheckedRules) -> RetryPolicy {
@@ -247,7 +273,7 @@ fn link_rules() -> LinkRules {
     }
 }
 
-fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, ledger: &Ledger) -> Upstream {
+fn upstream(which: SimulatedApi, life: &Life, token: &Path, ledger: &Ledger) -> Upstream {
     let limits = upstream::UpstreamLimits {
         connect_timeout: Duration::from_secs(5),
         timeout: CALL_LIMIT,
@@ -255,13 +281,11 @@ fn upstream(name: &'static str, which: SimulatedApi, life: &Life, token: &Path, 
         rate_limit_wait: RATE_LIMIT_WAIT,
     };
     let api = Api { life: life.clone(), which };
-    let metrics = life.world.lock().metrics.upstream(match which {
-        SimulatedApi::InstantConnect => stages::LINK.upstream,
-        SimulatedApi::Messages => stages::HOST.upstream,
-    });
+    let api_of_stage = which.stage().upstream;
+    let metrics = life.world.lock().metrics.upstream(api_of_stage);
     let (token, clock) = (TokenSource::file(token.to_owned()), ledger.clock().clone());
-    let upstream = Upstream::over(Box::new(api), name, token, limits, metrics, clock);
-    upstream.sharing_rate_limits_in(ledger.clone(), which.name())
+    let upstream = Upstream::over(Box::new(api), api_of_stage.title, token, limits, metrics, clock);
+    upstream.sharing_rate_limits_in(ledger.clone(), api_of_stage.key)
 }
 
 fn url(text: &str) -> url::Url {
@@ -269,13 +293,13 @@ fn url(text: &str) -> url::Url {
 }
 
 fn links(life: &Life, token: &Path, ledger: &Ledger) -> instant_connect::InstantConnectClient {
-    let upstream = upstream("Instant Connect", SimulatedApi::InstantConnect, life, token, ledger);
+    let upstream = upstream(SimulatedApi::InstantConnect, life, token, ledger);
     let options = LinkOptions { aud: "aud".to_owned(), short_urls: true, crypto: Crypto::default() };
     let endpoint = url("https://links.sim.example.com/api/v2/joseencrypt");
     instant_connect::InstantConnectClient::new(upstream, endpoint, options, link_rules())
 }
 
 fn messages(life: &Life, token: &Path, ledger: &Ledger) -> webex::WebexClient {
-    let upstream = upstream("Webex Messages", SimulatedApi::Messages, life, token, ledger);
+    let upstream = upstream(SimulatedApi::Messages, life, token, ledger);
     webex::WebexClient::new(upstream, url("https://messages.sim.example.com/v1/messages"))
 }

@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     broker::SimulatedQueues, checker::Checker, network::Servers, plan::WorldPlan, store::SimulatedDisk,
+    worker,
 };
 use crate::{clock::Clock, stages, telemetry::metrics::Metrics};
 
@@ -85,7 +86,7 @@ impl World {
             print,
         };
         Self(Arc::new(Mutex::new(WorldState {
-            broker: SimulatedQueues::new(stages::ALL, &plan.delays),
+            broker: worker::queues_of(stages::ALL, &plan.delays),
             plan,
             random,
             servers: Servers::new(token),
@@ -139,6 +140,11 @@ impl WorldState {
     /// The time of day in this world.
     pub(super) fn now(&self) -> Timestamp {
         self.checker.rules.clock.now()
+    }
+
+    /// The number of the worker's life that runs now; `None` between two.
+    pub(super) fn life(&self) -> Option<u64> {
+        (!self.death.is_closed()).then_some(self.life)
     }
 
     /// Writes a step to the journal.

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::{
-    clock,
+    clock::Clock,
     contract::{start_session::Digest, time::WireTime},
     ledger::{Claim, Lease, Ledger, LedgerError},
     outcome::{Cause, Class, Death, Failure, Outcome},
@@ -90,6 +90,11 @@ impl Deduplicator {
         metrics: LedgerMetrics,
     ) -> Self {
         Self { ledger, on_failure, retention, metrics, failing: Arc::default() }
+    }
+
+    /// The clock by which entries expire and sessions end.
+    pub(super) const fn clock(&self) -> &Clock {
+        self.ledger.clock()
     }
 
     /// Claims the effect `key` of a message whose content has this `digest`.
@@ -207,7 +212,7 @@ impl Deduplicator {
 
     fn until(&self, deadline: WireTime) -> Timestamp {
         let after = |from: Timestamp, span| from.saturating_add(span).unwrap_or(Timestamp::MAX);
-        after(deadline.timestamp(), self.retention.margin).min(after(clock::now(), self.retention.max))
+        after(deadline.timestamp(), self.retention.margin).min(after(self.clock().now(), self.retention.max))
     }
 
     /// Outcome of a failed ledger operation; `None` if processing may continue without the ledger.
@@ -239,7 +244,11 @@ fn busy(reason: String) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ledger::LedgerKind, simulation, stages, telemetry::metrics::Metrics};
+    use crate::{
+        ledger::{LedgerKind, testing},
+        stages,
+        telemetry::metrics::Metrics,
+    };
 
     /// Digests of two contents.
     const BODY: Digest = [1; 32];
@@ -274,7 +283,8 @@ mod tests {
         let deduplicator = deduplicator(&Ledger::open(LedgerKind::Memory).await.unwrap(), OnFailure::Wait);
         assert_eq!(deduplicator.until(deadline()), deadline().timestamp() + SignedDuration::from_hours(1));
         for deadline in ["2999-12-31T23:59:59Z".parse().unwrap(), Timestamp::MAX] {
-            let kept = deduplicator.until(WireTime::floor(deadline)).duration_since(clock::now());
+            let kept =
+                deduplicator.until(WireTime::floor(deadline)).duration_since(deduplicator.clock().now());
             assert!((119..=120).contains(&kept.as_mins()), "{kept}");
         }
     }
@@ -320,7 +330,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn write_after_an_effect_waits_for_the_ledger_and_write_before_does_not() {
         let later = WireTime::floor(Timestamp::MAX);
-        let (ledger, disk_is_out) = simulation::ledger();
+        let (ledger, disk_is_out) = testing::ledger();
         let deduplicator = deduplicator(&ledger, OnFailure::Wait);
         let outage = async || {
             disk_is_out(true);
@@ -344,7 +354,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn continue_policy_does_not_wait_for_the_ledger() {
-        let (ledger, disk_is_out) = simulation::ledger();
+        let (ledger, disk_is_out) = testing::ledger();
         let deduplicator = deduplicator(&ledger, OnFailure::Continue);
         let lease = act(&deduplicator).await;
         disk_is_out(true);

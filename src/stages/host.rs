@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tracing::info;
@@ -11,7 +12,6 @@ use super::{
     deduplicator::{Begun, Deduplicator},
 };
 use crate::{
-    clock,
     contract::{
         BODY_BYTES_MAX,
         decode::{self, Invalid, Problem},
@@ -95,7 +95,8 @@ impl HostStage {
             return outcome;
         }
         fault::point(HOST.name, "noted");
-        let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
+        let left = Duration::try_from(deadline.timestamp().duration_since(self.deduplicator.clock().now()))
+            .unwrap_or_default();
         let sent = self.client.send(destination, link, trace, left).await;
         fault::point(HOST.name, "answered");
         match sent {
@@ -155,9 +156,13 @@ impl Stage for HostStage {
             bytes: self.bytes_max(message),
             job: link
                 .map_err(|invalid| Death::new(Class::Invalid, invalid))
-                .and_then(|link| checked(link, &self.rules))
+                .and_then(|link| checked(link, &self.rules, self.deduplicator.clock().now()))
                 .map(|link| AcceptedJob { deadline: link.expires_at, digest, job: link }),
         }
+    }
+
+    fn has_new_token(&self) -> bool {
+        self.client.has_new_token()
     }
 
     async fn act(&self, link: HostLink, context: &mut JobContext) -> Outcome {
@@ -203,7 +208,7 @@ fn parsed(message: &Message) -> Result<HostLink, Invalid> {
 }
 
 /// Refuses a link that is not Instant Connect's, a link without a valid destination, and one whose session has ended.
-fn checked(link: HostLink, rules: &LinkRules) -> Result<HostLink, Death> {
+fn checked(link: HostLink, rules: &LinkRules, now: Timestamp) -> Result<HostLink, Death> {
     // An expert must get only links of Instant Connect, because other producers may write to the queue.
     let url = link.address.reveal();
     let safe = url.bytes().all(|b| b.is_ascii_graphic() && !b"()<>[]\"\\`".contains(&b));
@@ -211,7 +216,7 @@ fn checked(link: HostLink, rules: &LinkRules) -> Result<HostLink, Death> {
         return Err(Death::new(Class::Invalid, Invalid::new("url", "expected an Instant Connect link")));
     }
     destination(&link)?;
-    if link.expires_at.timestamp() <= clock::now() {
+    if link.expires_at.timestamp() <= now {
         return Err(Death::new(Class::Expired, SESSION_OVER));
     }
     Ok(link)

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
@@ -13,7 +14,6 @@ use super::{
     deduplicator::{Begun, Deduplicator},
 };
 use crate::{
-    clock,
     contract::{
         decode,
         link::{GUESTS, ROUTES},
@@ -78,7 +78,8 @@ impl LinkStage {
             Begun::Stop(outcome) => return Err(outcome),
         };
         fault::point(LINK.name, "claimed");
-        let noted = lease.as_ref().and_then(Lease::note).and_then(|note| recall(session, note));
+        let now = self.deduplicator.clock().now();
+        let noted = lease.as_ref().and_then(Lease::note).and_then(|note| recall(session, note, now));
         // The links of an earlier attempt keep their expiry time.
         context.deadline = session.expires_at;
         let made_before = noted.as_ref().is_some_and(|made| made.is_complete(session));
@@ -143,7 +144,7 @@ impl Stage for LinkStage {
 
     fn read(&self, message: &Message) -> Read<Session> {
         let start = StartMessage::open(message);
-        let session = start.session(&self.rules, clock::now());
+        let session = start.session(&self.rules, self.deduplicator.clock().now());
         let links = session.as_ref().map_or(0, |session| {
             let people = session.guests.len() + session.experts.len();
             people * LINK_BYTES + COPIES * session.echoed()
@@ -154,6 +155,10 @@ impl Stage for LinkStage {
             bytes: links + COPIES * message.body.len(),
             job: session.map(accepted).map_err(|refusal| refused(&refusal)),
         }
+    }
+
+    fn has_new_token(&self) -> bool {
+        self.client.has_new_token()
     }
 
     async fn act(&self, mut session: Session, context: &mut JobContext) -> Outcome {
@@ -221,7 +226,9 @@ impl Publishing {
             self.deduplicator.note_part(&mut self.lease, &record, self.deadline).await
         };
         if failed.is_some() {
-            warn!("failed to record published links; if their event is repeated, they are published again");
+            warn!(
+                "failed to record published links in the ledger; if their event is delivered again, the same links are published again"
+            );
         }
     }
 }
@@ -235,13 +242,13 @@ impl Learn for Publishing {
 
 /// The links in the note of an earlier attempt: all of `session`'s links, or the first of them. The remaining links get
 /// the same expiry time. `None` if the noted links expired before all were made; then all links are made again.
-fn recall(session: &mut Session, note: &[u8]) -> Option<LinkProgress> {
+fn recall(session: &mut Session, note: &[u8], now: Timestamp) -> Option<LinkProgress> {
     let made = decode::from_json::<LinkProgress>(note).ok()?;
     let (expires_at, links) = (made.expires_at?, &made.links);
     let first = links.guests.is_empty() || links.hosts.len() == session.experts.len();
     let some =
         first && links.hosts.len() <= session.experts.len() && links.guests.len() <= session.guests.len();
-    let lasts = made.is_complete(session) || expires_at.timestamp() > clock::now();
+    let lasts = made.is_complete(session) || expires_at.timestamp() > now;
     (some && lasts).then(|| {
         session.expires_at = expires_at;
         made
@@ -297,12 +304,12 @@ mod tests {
             devices: serde_json::from_value(json!([])).unwrap(),
         };
         let message = Message { body: event.to_string().into_bytes(), ..Message::default() };
-        Session::read(&message, &rules, clock::now()).unwrap()
+        Session::read(&message, &rules, Timestamp::now()).unwrap()
     }
 
     fn note(hosts: usize, guests: usize, ends_in: SignedDuration) -> (WireTime, Vec<u8>) {
         let links = |count| vec![json!({"url": "https://instant.webex.com/visit/ckmNR7I"}); count];
-        let ends_at = WireTime::floor(clock::now() + ends_in);
+        let ends_at = WireTime::floor(Timestamp::now() + ends_in);
         let note = json!({"expiresAt": ends_at, "hosts": links(hosts), "guests": links(guests)});
         (ends_at, note.to_string().into_bytes())
     }
@@ -319,11 +326,11 @@ mod tests {
         ] {
             let mut session = session(people.0, people.1);
             let (ends_at, note) = note(links.0, links.1, later);
-            let made = recall(&mut session, &note).unwrap();
+            let made = recall(&mut session, &note, Timestamp::now()).unwrap();
             assert_eq!((made.links.hosts.len(), made.links.guests.len()), links);
             assert_eq!(session.expires_at, ends_at, "all links expire together");
             assert_eq!(made.is_complete(&session), links == people);
-            let again = recall(&mut session, &written(&made).unwrap()).unwrap();
+            let again = recall(&mut session, &written(&made).unwrap(), Timestamp::now()).unwrap();
             assert_eq!(again.links.count(), made.links.count(), "the value can be read again");
         }
     }
@@ -339,16 +346,20 @@ mod tests {
         ] {
             let mut session = session(people.0, people.1);
             let until = session.expires_at;
-            assert!(recall(&mut session, &note(made.0, made.1, ends_in).1).is_none(), "{made:?}");
+            assert!(
+                recall(&mut session, &note(made.0, made.1, ends_in).1, Timestamp::now()).is_none(),
+                "{made:?}"
+            );
             assert_eq!(session.expires_at, until);
         }
-        assert!(recall(&mut session(2, 30), b"sending").is_none());
+        assert!(recall(&mut session(2, 30), b"sending", Timestamp::now()).is_none());
     }
 
     #[test]
     fn confirmed_messages_are_not_published_again() {
         let mut session = session(1, 2);
-        let mut made = recall(&mut session, &note(1, 2, SignedDuration::from_mins(1)).1).unwrap();
+        let mut made =
+            recall(&mut session, &note(1, 2, SignedDuration::from_mins(1)).1, Timestamp::now()).unwrap();
         let ids = |made: &LinkProgress| {
             messages(&session, made).unwrap().iter().map(|one| one.message_id).collect::<Vec<_>>()
         };
@@ -365,7 +376,7 @@ mod tests {
     fn complete_links_are_kept_after_they_expire() {
         let mut session = session(1, 2);
         let (ended_at, note) = note(1, 2, SignedDuration::ZERO);
-        assert!(recall(&mut session, &note).unwrap().is_complete(&session));
+        assert!(recall(&mut session, &note, Timestamp::now()).unwrap().is_complete(&session));
         assert_eq!(session.expires_at, ended_at, "the event then ends as expired");
     }
 }

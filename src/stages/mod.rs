@@ -47,6 +47,11 @@ pub trait Stage: Send + Sync + 'static {
     /// Parses and validates `message`.
     fn read(&self, message: &Message) -> Read<Self::Job>;
 
+    /// True if the stage's API has another token than at the last call.
+    fn has_new_token(&self) -> bool {
+        false
+    }
+
     /// Processes a job, including the stage's one outside effect.
     fn act(&self, job: Self::Job, context: &mut JobContext) -> impl Future<Output = Outcome> + Send;
 }

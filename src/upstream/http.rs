@@ -131,6 +131,11 @@ impl Upstream {
         &self.clock
     }
 
+    /// True if the token file now has another token than at the last call.
+    pub(crate) fn has_new_token(&self) -> bool {
+        self.token.is_replaced()
+    }
+
     /// The API's name, for errors and logs.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -64,6 +64,15 @@ impl TokenSource {
             Self::File(file) => file.current(),
         }
     }
+
+    /// True if the file now has another token than at the last call.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        let Self::File(file) = self else { return false };
+        let last = file.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = last.as_ref().map(|last| last.token.expose_secret());
+        file.read().is_ok_and(|token| Some(token.expose_secret()) != before)
+    }
 }
 
 impl TokenFile {
@@ -149,7 +158,11 @@ mod tests {
         assert_eq!((read_again(&file).as_str(), is_stale(&file)), ("first", true));
         std::fs::write(&path, "Bearer second").unwrap();
         assert_eq!((read_again(&file).as_str(), is_stale(&file)), ("first", true));
+        let source = TokenSource::File(file);
+        assert!(!source.is_replaced(), "an unusable file is no new token");
         std::fs::write(&path, "\u{feff}second\r\n").unwrap();
+        assert!(source.is_replaced());
+        let TokenSource::File(file) = source else { panic!() };
         assert_eq!((read_again(&file).as_str(), is_stale(&file)), ("second", false));
     }
 }

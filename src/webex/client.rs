@@ -42,6 +42,11 @@ impl WebexClient {
         Self { upstream, messages }
     }
 
+    /// True if the token file now has another token than at the last call.
+    pub(crate) fn has_new_token(&self) -> bool {
+        self.upstream.has_new_token()
+    }
+
     /// Checks if one of the latest messages to the person at `destination` contains `link`. `None` if that cannot be
     /// known: in a space a bot sees only messages that mention it, and the token may not be allowed to read messages.
     ///

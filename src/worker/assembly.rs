@@ -14,8 +14,9 @@ use crate::{
     broker::{
         connection::Connector,
         consumer::{Consumer, ConsumerParts},
+        port::Broker,
         publisher::Publisher,
-        settle::Settler,
+        settle::{Settler, SettlerParts},
         topology::{Topology, TopologyError},
         tries::Tries,
     },
@@ -32,26 +33,18 @@ use crate::{
 };
 
 /// A consumer with its stage, whichever it is.
-trait StageRunner: Send + Sync {
+trait StageRunner<B>: Send + Sync {
     /// Consumes until a stop is requested and the work in progress is done.
-    fn run<'a>(
-        &'a self,
-        connector: &'a Connector,
-        topology: &'a Topology,
-    ) -> BoxFuture<'a, Result<(), TopologyError>>;
+    fn run<'a>(&'a self, broker: &'a B, topology: &'a Topology) -> BoxFuture<'a, Result<(), TopologyError>>;
     /// Aborts the work in progress.
     fn abort(&self);
     /// Number of deliveries in progress.
     fn in_progress(&self) -> usize;
 }
 
-impl<S: Stage> StageRunner for Arc<Consumer<S>> {
-    fn run<'a>(
-        &'a self,
-        connector: &'a Connector,
-        topology: &'a Topology,
-    ) -> BoxFuture<'a, Result<(), TopologyError>> {
-        supervise(connector, topology, self).boxed()
+impl<B: Broker, S: Stage> StageRunner<B> for Arc<Consumer<S>> {
+    fn run<'a>(&'a self, broker: &'a B, topology: &'a Topology) -> BoxFuture<'a, Result<(), TopologyError>> {
+        supervise(broker, topology, self).boxed()
     }
 
     fn abort(&self) {
@@ -64,12 +57,12 @@ impl<S: Stage> StageRunner for Arc<Consumer<S>> {
 }
 
 /// The consumers of the stages that run in this worker.
-pub(super) struct Consumers(Vec<Box<dyn StageRunner>>);
+pub(super) struct Consumers<B>(Vec<Box<dyn StageRunner<B>>>);
 
-impl Consumers {
+impl<B: Broker> Consumers<B> {
     /// Consumes until a stop is requested and the work in progress is done.
-    pub(super) async fn run(&self, connector: &Connector, topology: &Topology) -> Result<(), TopologyError> {
-        try_join_all(self.0.iter().map(|runner| runner.run(connector, topology))).await.map(drop)
+    pub(super) async fn run(&self, broker: &B, topology: &Topology) -> Result<(), TopologyError> {
+        try_join_all(self.0.iter().map(|runner| runner.run(broker, topology))).await.map(drop)
     }
 
     /// Aborts the work in progress.
@@ -83,7 +76,7 @@ impl Consumers {
 }
 
 /// Builds the consumer of a stage.
-type Build = fn(&Parts<'_>) -> Result<Box<dyn StageRunner>, WorkerError>;
+type Build = fn(&Parts<'_>) -> Result<Box<dyn StageRunner<Connector>>, WorkerError>;
 
 /// Every stage of the table, and how it is built.
 const BUILDERS: &[(&StageDef, Build)] = &[
@@ -106,23 +99,24 @@ pub(super) struct Parts<'a> {
 
 impl Parts<'_> {
     /// The consumers of the stages `run`.
-    pub(super) fn consumers(&self, run: &[&StageDef]) -> Result<Consumers, WorkerError> {
+    pub(super) fn consumers(&self, run: &[&StageDef]) -> Result<Consumers<Connector>, WorkerError> {
         let builders = BUILDERS.iter().filter(|(stage, _)| run.contains(stage));
         builders.map(|(_, build)| build(self)).collect::<Result<Vec<_>, _>>().map(Consumers)
     }
 
-    fn consumer<S: Stage>(&self, stage: S) -> Box<dyn StageRunner> {
+    fn consumer<S: Stage>(&self, stage: S) -> Box<dyn StageRunner<Connector>> {
         let config = &self.loaded.config;
         let queue = self.topology.queue(S::DEF.queue);
-        let settler = Settler::new(
-            self.publisher.clone(),
-            self.tracer.clone(),
-            self.topology,
-            queue.clone(),
-            config.amqp.timeout.get(),
-            config.retry.clone(),
-            self.metrics.stage(S::DEF),
-        );
+        let settler = Settler::new(SettlerParts {
+            publisher: self.publisher.clone(),
+            tracer: self.tracer.clone(),
+            topology: self.topology.clone(),
+            queue: queue.clone(),
+            limit: config.amqp.timeout.get(),
+            retry: config.retry.clone(),
+            clock: self.ledger.clock().clone(),
+            metrics: self.metrics.stage(S::DEF),
+        });
         Box::new(Arc::new(Consumer::new(ConsumerParts {
             stage,
             queue,
@@ -145,8 +139,10 @@ impl Parts<'_> {
             room: Arc::new(Semaphore::new(room_bytes)),
             exchange: self.topology.exchange(EXCHANGE),
             ledger: self.ledger.clone(),
+            clock: self.ledger.clock().clone(),
             without_ledger: config.ledger.on_failure == OnFailure::Continue,
             rules: config.session_rules(),
+            margin: config.ledger.retention().margin,
             tracer: self.tracer.clone(),
             metrics: self.metrics.ingress(),
         }

@@ -1,7 +1,7 @@
 //! The worker: its stages on supervised connections, until a shutdown is requested.
 
 mod assembly;
-mod supervise;
+pub(crate) mod supervise;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -189,7 +189,7 @@ async fn serve(
     let stop_when_told = async {
         shutdown.await;
         health.end();
-        info!(grace_s = grace.as_secs(), "shutting down: stopped consuming");
+        info!(grace_s = grace.as_secs(), "shutting down: consuming stops; finishing deliveries in progress");
         stop.cancel();
         sleep(grace).await;
         warn!(

@@ -6,8 +6,9 @@ use tracing::{error, info};
 
 use crate::{
     broker::{
-        connection::{Connected, Connector, gone},
+        connection::gone,
         consumer::{ConsumeMode, Consumer},
+        port::Broker,
         supervisor::{self, Broken, ConnectedTask},
         topology::{Topology, TopologyError},
         watchdog::Watchdog,
@@ -47,13 +48,13 @@ impl FailureHistory {
 
 /// Keeps a connection for one consumer, and reconnects when it breaks. Each consumer has its own connection. A
 /// message that breaks it, such as an unreadable one, must not count against the other consumer's messages.
-pub(super) async fn supervise<S: Stage>(
-    connector: &Connector,
+pub(crate) async fn supervise<B: Broker, S: Stage>(
+    broker: &B,
     topology: &Topology,
     consumer: &Arc<Consumer<S>>,
 ) -> Result<(), TopologyError> {
-    let mut task = ConsumerTask { connector, topology, consumer, failures: FailureHistory::default() };
-    supervisor::supervise(&mut task, connector.reconnect_max).await.inspect_err(|error| {
+    let mut task = ConsumerTask { broker, topology, consumer, failures: FailureHistory::default() };
+    supervisor::supervise(&mut task, broker.limits().reconnect_max).await.inspect_err(|error| {
         error!(problem = %error, "broker topology does not match the configuration; exiting");
     })?;
     consumer.idle().await;
@@ -61,15 +62,15 @@ pub(super) async fn supervise<S: Stage>(
 }
 
 /// A consumer, with the history of its connections.
-struct ConsumerTask<'a, S> {
-    connector: &'a Connector,
+struct ConsumerTask<'a, B, S> {
+    broker: &'a B,
     topology: &'a Topology,
     consumer: &'a Arc<Consumer<S>>,
     failures: FailureHistory,
 }
 
-impl<S: Stage> ConnectedTask for ConsumerTask<'_, S> {
-    type Ready = Connected;
+impl<B: Broker, S: Stage> ConnectedTask for ConsumerTask<'_, B, S> {
+    type Ready = B::Connection;
 
     fn name(&self) -> &'static str {
         S::DEF.name
@@ -83,32 +84,32 @@ impl<S: Stage> ConnectedTask for ConsumerTask<'_, S> {
         &self.consumer.metrics().connection
     }
 
-    async fn open(&self) -> Result<Connected, TopologyError> {
-        supervisor::connect(self.connector, self.topology, &format!("consume {}", S::DEF.name)).await
+    async fn open(&self) -> Result<B::Connection, TopologyError> {
+        supervisor::connect(self.broker, self.topology, &format!("consume {}", S::DEF.name)).await
     }
 
     /// Consumes until the connection breaks, or until a stop is requested and the work in progress is done.
-    async fn run(&mut self, connection: &Connected) -> Result<(), TopologyError> {
-        let consumer = self.consumer;
+    async fn run(&mut self, connection: &B::Connection) -> Result<(), TopologyError> {
+        let (consumer, limits) = (self.consumer, self.broker.limits());
         let watchdog = Watchdog::new(
             connection,
             self.topology,
             consumer.queue(),
             consumer.state(),
             consumer.metrics(),
-            self.connector.timeout,
+            limits.timeout,
         );
         tokio::select! {
             biased;
-            result = consumer.consume(&**connection) => result?,
+            result = consumer.consume(connection) => result?,
             error = gone("consume", connection) => return Err(error.into()),
-            error = watchdog.watch(self.connector) => return Err(error.into()),
+            error = watchdog.watch(limits.watch_interval) => return Err(error.into()),
         }
         consumer.idle().await;
         Ok(())
     }
 
-    async fn close(&self, connection: Connected) {
+    async fn close(&self, connection: B::Connection) {
         supervisor::disconnect(&connection, self.topology).await;
     }
 

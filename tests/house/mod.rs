@@ -62,6 +62,18 @@ fn module(name: &str) -> &str {
     name.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
+/// Production types have no variants, fields or functions for tests.
+#[test]
+fn only_whole_modules_are_compiled_for_tests_alone() {
+    let item = Regex::new(r"#\[cfg\(test\)\]\s*(.*)").unwrap();
+    let module = Regex::new(r"^(?:pub(?:\(crate\))? )?mod \w+").unwrap();
+    for (name, text) in sources() {
+        for found in item.captures_iter(&text) {
+            assert!(module.is_match(&found[1]), "{name}: {}", &found[1]);
+        }
+    }
+}
+
 /// [`imported`] sees imports by `crate::` alone.
 #[test]
 fn modules_are_imported_by_their_whole_path() {

@@ -112,6 +112,24 @@ async fn repeat_after_a_kill_between_confirm_and_answer_makes_no_second_link() {
     }
 }
 
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn panic_is_an_internal_error_and_the_repeat_has_one_effect() {
+    let rig = Rig::new().await;
+    let worker = rig.launch_with_fault(&with(&[]), "ingress.confirmed:1:PANIC");
+    let caller = Caller::of(&worker).await;
+    let answer = caller.start("run-1", &event(1)).await;
+    assert_eq!((answer.status, answer.problem(&rig).as_str()), (500, "internal"));
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(caller.start("run-1", &event(1)).await.status, 202);
+    assert_eq!(caller.start("run-2", &event(2)).await.status, 202);
+    assert_eq!(rig.guest_links().await.take(2).await.len(), 2);
+    rig.until_experts_have(2).await;
+    worker.stop().await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().messages, 2);
+}
+
 #[tokio::test]
 async fn request_while_the_ledger_is_away_follows_the_setting() {
     for (on_failure, status) in [("wait", 503), ("continue", 202)] {

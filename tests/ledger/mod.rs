@@ -8,7 +8,8 @@ pub(crate) mod suite;
 
 use std::path::PathBuf;
 
-use instant_connect_worker::ledger::{Claim, Ledger, LedgerError, LedgerKind};
+use api::{Claim, Ledger, LedgerError, LedgerKind};
+use instant_connect_worker::ledger as api;
 use tempfile::TempDir;
 
 use suite::*;

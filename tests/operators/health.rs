@@ -107,6 +107,36 @@ async fn readyz_reports_a_refused_token_until_a_new_one_is_accepted() {
     worker.stop().await;
 }
 
+/// The refused event has expired, so no probe can show that the new token works.
+#[tokio::test]
+async fn replaced_token_ends_the_refusal_although_no_event_waits() {
+    let rig = Rig::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, NEW_TOKEN).unwrap();
+    let settings = [
+        ("instant_connect.token", ""),
+        ("instant_connect.token_file", file.to_str().unwrap()),
+        ("breaker.probe_initial", "10ms"),
+        ("breaker.probe_max", "20ms"),
+        ("retry.delays", "10ms,50ms,1s,5s"),
+    ];
+    let worker = rig.start(&settings).await;
+    let admin = Admin::of(&worker).await;
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
+    let event = event_with(1, &json!({"expiresAt": soon.to_string()}));
+    let mut dead = rig.dead_letters("sessions").await;
+    rig.publish_event(with_id("event-1"), &event).await;
+    until_failing(&admin, "token.instant_connect: refused, or no token is available").await;
+    dead.next().await;
+    std::fs::write(&file, TOKEN).unwrap();
+    worker.output.until("the token was replaced and no message waits", 1).await;
+    until_ready(&admin).await;
+    rig.publish(2).await;
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn worker_that_shuts_down_is_unready_and_keeps_responding() {
     let rig = Rig::new().await;

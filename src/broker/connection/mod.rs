@@ -18,9 +18,9 @@ use secrecy::SecretString;
 use tokio::time::timeout;
 
 pub use error::{BrokerError, Reason};
-pub use reply::{Peer, gone, within};
+pub use reply::{gone, within};
 
-use super::{greeting::Greeting, handshake, stream::Ender};
+use super::{greeting::Greeting, handshake, port::ConnectionLimits, stream::Ender};
 use crate::{
     endpoint::{
         Obstacle,
@@ -71,12 +71,7 @@ pub struct ConnectorSettings {
     pub tls: Files,
     /// Time limit for a connection, TLS and login included.
     pub connect_timeout: Duration,
-    /// Time limit for each reply of the broker.
-    pub timeout: Duration,
-    /// Maximum wait between two attempts.
-    pub reconnect_max: Duration,
-    /// Interval between two checks of queues and consumers.
-    pub watch_interval: Duration,
+    pub limits: ConnectionLimits,
 }
 
 /// Opens connections to the nodes of the cluster in turn.
@@ -86,12 +81,7 @@ pub struct Connector {
     rules: UrlRules,
     tls: Connections,
     connect_timeout: Duration,
-    /// Time limit for each reply of the broker.
-    pub timeout: Duration,
-    /// Maximum wait between two attempts.
-    pub reconnect_max: Duration,
-    /// Interval between two checks of queues and consumers.
-    pub watch_interval: Duration,
+    pub limits: ConnectionLimits,
     next: AtomicUsize,
     filters_properties: bool,
 }
@@ -106,24 +96,13 @@ impl Connector {
     /// Creates a connector.
     #[must_use]
     pub fn new(settings: ConnectorSettings) -> Self {
-        let ConnectorSettings {
-            url,
-            url_file,
-            rules,
-            tls,
-            connect_timeout,
-            timeout,
-            reconnect_max,
-            watch_interval,
-        } = settings;
+        let ConnectorSettings { url, url_file, rules, tls, connect_timeout, limits } = settings;
         Self {
             urls: url_file.map_or(Urls::Given(url), Urls::File),
             rules,
             tls: Connections::new(tls),
             connect_timeout,
-            timeout,
-            reconnect_max,
-            watch_interval,
+            limits,
             next: AtomicUsize::new(0),
             filters_properties: false,
         }

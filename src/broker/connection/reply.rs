@@ -2,40 +2,10 @@
 
 use std::{future::Future, time::Duration};
 
-use lapin::{Acker, Channel, Connection};
 use tokio::time::{sleep, timeout};
 
-use super::{BrokerError, Connected};
-
-/// A connection or channel: anything that can close while we await a reply.
-pub trait Peer: Sync {
-    /// True if no reply can arrive any more.
-    fn is_gone(&self) -> bool;
-}
-
-impl Peer for Connection {
-    fn is_gone(&self) -> bool {
-        !self.status().connected()
-    }
-}
-
-impl Peer for Connected {
-    fn is_gone(&self) -> bool {
-        !self.status().connected()
-    }
-}
-
-impl Peer for Channel {
-    fn is_gone(&self) -> bool {
-        !self.status().connected()
-    }
-}
-
-impl Peer for Acker {
-    fn is_gone(&self) -> bool {
-        self.poisoned()
-    }
-}
+use super::BrokerError;
+use crate::broker::port::Peer;
 
 /// Waits for the reply to `action`, until `peer` is gone, and at most for `limit`. Every request to the broker goes
 /// through this function. lapin sometimes leaves a request unanswered if the connection breaks meanwhile (measured: a
@@ -60,9 +30,7 @@ pub async fn within<T>(
 
 /// Resolves shortly after `peer` is gone. The delay lets lapin report the cause to other waiting tasks first.
 pub async fn gone(step: &'static str, peer: &impl Peer) -> BrokerError {
-    while !peer.is_gone() {
-        sleep(Duration::from_millis(100)).await;
-    }
+    peer.closed().await;
     sleep(Duration::from_millis(500)).await;
     BrokerError::Ended(format!("{step}: the connection was closed"))
 }

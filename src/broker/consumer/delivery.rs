@@ -21,11 +21,10 @@ use crate::{
     broker::{
         delivery_log::DeliveryLog,
         headers::Taken,
+        port::{Delivery, Receipt},
         properties,
         settle::{DeliveryContext, Settlement},
-        source::{Delivery, Receipt},
     },
-    clock,
     contract::{identity::Identity, message::Message, private::loggable_id, time::WireTime},
     fault,
     outcome::{Class, Death, Outcome, Settled},
@@ -65,14 +64,9 @@ impl<S: Stage> Consumer<S> {
         let Delivery { body, properties, redelivered, receipt: _ } = delivery;
         let taken = Taken::Work { queue: &self.queue, redelivered };
         let message = properties::message(&properties, body, taken);
-        // A redelivered message was counted at its first delivery.
-        if let Some(delay) = properties::delayed_for(&properties, &self.queue).filter(|_| !redelivered) {
-            self.metrics.returned(delay);
-        }
+        self.count_return(&properties, redelivered);
         let Ok(trial) = timeout_at(begun + self.limits.delivery_timeout, self.trial(&message)).await else {
-            // Other deliveries used up all the time of this one.
-            _ = receipt.requeue_counted(self.limits.timeout).await;
-            return;
+            return self.requeue_unread(&message, &receipt, begun).await;
         };
         let work_on =
             DeliveryWork { message, properties, receipt: receipt.clone(), begun, deaths: trial.deaths };
@@ -102,8 +96,7 @@ impl<S: Stage> Consumer<S> {
         let DeliveryWork { message, properties, receipt, begun, deaths } = work;
         let keep_until = begun + self.limits.delivery_timeout;
         let Ok((identity, work, _bytes)) = timeout_at(keep_until, self.read(&message, deaths)).await else {
-            // Other deliveries used up all the time of this one.
-            _ = receipt.requeue_counted(self.limits.timeout).await;
+            self.requeue_unread(&message, &receipt, begun).await;
             return Settled::Requeued;
         };
         let Identity { event_id, trace, occurred_at } = identity;
@@ -114,7 +107,7 @@ impl<S: Stage> Consumer<S> {
         // The first death of a replayed letter counted as late.
         let happened_at = (message.replayed_at().or(occurred_at))
             .or_else(|| message.first_failed_at())
-            .unwrap_or_else(clock::now);
+            .unwrap_or_else(|| self.clock().now());
         let deadline = Timestamp::MAX;
         let context =
             DeliveryContext { receipt, properties, event_id, trace, keep_until, happened_at, deadline };
@@ -126,6 +119,30 @@ impl<S: Stage> Consumer<S> {
             self.settled.fetch_add(1, Ordering::Relaxed);
         }
         settlement.settled
+    }
+
+    /// Counts the return of a message from a delay queue. A redelivered message was counted at its first delivery.
+    pub(super) fn count_return(&self, properties: &BasicProperties, redelivered: bool) {
+        if let Some(delay) = properties::delayed_for(properties, &self.queue).filter(|_| !redelivered) {
+            self.metrics.returned(delay);
+        }
+    }
+
+    /// Requeues a delivery that was not read in time, because other deliveries used up all its time.
+    async fn requeue_unread(&self, message: &Message, receipt: &Receipt, begun: Instant) {
+        let Identity { event_id, trace, .. } = Identity::without_body(message);
+        self.metrics.overdue();
+        warn!(
+            event_id = %loggable_id(event_id.as_str()),
+            trace_id = trace.trace_id(),
+            stage = S::DEF.name,
+            attempt = message.attempts().saturating_add(1),
+            outcome = Settled::Requeued.as_str(),
+            duration_ms = begun.elapsed().as_secs_f64() * 1e3,
+            reason = "other deliveries used up all its processing time",
+            "requeued; attempt not counted"
+        );
+        _ = receipt.requeue_counted(self.limits.timeout).await;
     }
 
     /// Reads a message and takes the memory that its processing needs.
@@ -177,7 +194,7 @@ impl<S: Stage> Consumer<S> {
         }
         let event = EventKey::of(&effect);
         let worked = self.working.begin(event);
-        match job.and_then(in_time) {
+        match job.and_then(|job| in_time(job, self.clock().now())) {
             Ok(job) => {
                 let context = DeliveryContext { deadline: job.deadline.timestamp(), ..context };
                 match self.must_wait(event, job.deadline, worked.is_some()) {
@@ -213,7 +230,8 @@ impl<S: Stage> Consumer<S> {
     /// leaves time for a last attempt.
     pub(super) fn waits(&self, event: EventKey, deadline: WireTime) -> Option<Postponed> {
         let postponed = self.breaker.waits(event)?;
-        let left = Duration::try_from(deadline.timestamp().duration_since(clock::now())).unwrap_or_default();
+        let left =
+            Duration::try_from(deadline.timestamp().duration_since(self.clock().now())).unwrap_or_default();
         (postponed.wait < left).then_some(postponed)
     }
 
@@ -250,9 +268,9 @@ impl<S: Stage> Consumer<S> {
     /// The time of the next attempt, if it is too far ahead to wait for it here.
     async fn not_due_until(&self, message: &Message) -> Option<Timestamp> {
         let at = message.not_before()?;
-        let wait = Duration::try_from(at.duration_since(clock::now())).unwrap_or_default();
+        let wait = Duration::try_from(at.duration_since(self.clock().now())).unwrap_or_default();
         // Longer than any delay we set: clock skew, or another producer wrote the header.
-        if wait > self.settler.longest_wait() {
+        if wait > self.settler.longest_wait(self.limits.breaker.probe_max) {
             return None;
         }
         if wait > self.settler.shortest_delay() {
@@ -272,10 +290,6 @@ impl<S: Stage> Consumer<S> {
 }
 
 /// The job, if its session has not ended since its message was read.
-fn in_time<J>(job: AcceptedJob<J>) -> Result<AcceptedJob<J>, Death> {
-    if job.deadline.timestamp() > clock::now() {
-        Ok(job)
-    } else {
-        Err(Death::new(Class::Expired, SESSION_OVER))
-    }
+fn in_time<J>(job: AcceptedJob<J>, now: Timestamp) -> Result<AcceptedJob<J>, Death> {
+    if job.deadline.timestamp() > now { Ok(job) } else { Err(Death::new(Class::Expired, SESSION_OVER)) }
 }

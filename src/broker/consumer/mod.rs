@@ -21,14 +21,18 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    budget::Budget, connection::BrokerError, settle::Settler, source::Source, tries::Tries, working::Working,
+    budget::Budget, connection::BrokerError, port::Source, settle::Settler, tries::Tries, working::Working,
 };
 use crate::{
     breaker::{self, Breaker},
+    clock::Clock,
     stages::Stage,
     state::StageState,
     telemetry::metrics::StageMetrics,
@@ -127,7 +131,6 @@ impl<S: Stage> Consumer<S> {
         Self {
             stage,
             queue,
-            settler,
             permits: Arc::new(Semaphore::new(limits.concurrency)),
             budget: Budget::new(limits.bytes),
             reading: tokio::sync::Mutex::default(),
@@ -136,8 +139,10 @@ impl<S: Stage> Consumer<S> {
                 limits.breaker,
                 state.breaker.clone(),
                 metrics.breaker.clone(),
+                settler.clock().clone(),
             ),
             limits,
+            settler,
             tries,
             isolated: Arc::default(),
             working: Working::default(),
@@ -191,10 +196,10 @@ impl<S: Stage> Consumer<S> {
         &self.metrics
     }
 
-    /// The stage's breaker.
-    #[cfg(test)]
-    pub(crate) const fn breaker(&self) -> &Breaker {
-        &self.breaker
+    /// The time of the breaker's next probe whenever it changes; `None` while the breaker is closed.
+    #[must_use]
+    pub fn probes(&self) -> watch::Receiver<Option<Instant>> {
+        self.breaker.probes()
     }
 
     /// True once the worker is to stop consuming.
@@ -206,6 +211,10 @@ impl<S: Stage> Consumer<S> {
     /// Sets the mode of the next subscription.
     pub fn set_next_mode(&self, mode: ConsumeMode) {
         self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    fn clock(&self) -> &Clock {
+        self.settler.clock()
     }
 
     fn mode(&self) -> ConsumeMode {

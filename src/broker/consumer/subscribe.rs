@@ -1,10 +1,10 @@
 //! The modes in which a consumer takes deliveries from its queue.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::join_all};
 use tokio::{
-    sync::{OwnedSemaphorePermit, oneshot, watch},
+    sync::{OwnedSemaphorePermit, oneshot},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::debug;
@@ -15,8 +15,8 @@ use crate::{
     broker::{
         connection::BrokerError,
         headers::Taken,
+        port::{Delivery, Source, Subscription},
         properties,
-        source::{Delivery, Source, Subscription},
     },
     stages::{self, Read, Stage},
 };
@@ -27,6 +27,8 @@ const HEALTH: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(5);
 /// Longer than the longest default delay of `retry.delays`: after this time without a delivery, no message waits for the API.
 const NOTHING_WAITS_AFTER: Duration = Duration::from_secs(15 * 60);
+/// Interval between two checks for a new token while no message waits.
+const TOKEN_CHECK: Duration = Duration::from_secs(10);
 /// Consecutive probes that need no API call before a backlog of such messages is assumed.
 const WITHOUT_CALL_MAX: u32 = 4;
 
@@ -41,7 +43,7 @@ impl<S: Stage> Consumer<S> {
                 biased;
                 () = self.stopped() => break,
                 () = self.breaker.opened() => break,
-                () = changed(&mut redeclared) => return self.cancel_and_process(subscription).await.map(drop),
+                () = redeclared.changed() => return self.cancel_and_process(subscription).await.map(drop),
                 next = self.next(&mut subscription) => {
                     let (permit, delivery) = next?;
                     self.spawn(Arc::clone(self).work(permit, delivery));
@@ -109,7 +111,7 @@ impl<S: Stage> Consumer<S> {
         Ok(())
     }
 
-    /// Cancels the subscription and processes deliveries that were not taken yet. Requeuing them would count a
+    /// Cancels the subscription and processes deliveries that were not taken yet. Requeueing them would count a
     /// delivery.
     async fn cancel_and_process(
         self: &Arc<Self>,
@@ -119,7 +121,7 @@ impl<S: Stage> Consumer<S> {
         for delivery in subscription.cancel(self.limits.timeout).await? {
             match Arc::clone(&self.permits).try_acquire_owned() {
                 Ok(permit) => ends.push(self.start_work(permit, delivery)),
-                Err(_) => _ = delivery.receipt.requeue(self.limits.timeout).await?,
+                Err(_) => _ = self.requeue(delivery).await?,
             }
         }
         Ok(ends)
@@ -146,7 +148,7 @@ impl<S: Stage> Consumer<S> {
             let (permit, delivery) = tokio::select! {
                 biased;
                 () = self.stopped() => return self.cancel_and_requeue(subscription).await,
-                () = changed(&mut redeclared) => return self.cancel_and_requeue(subscription).await,
+                () = redeclared.changed() => return self.cancel_and_requeue(subscription).await,
                 next = self.next_probe(&mut subscription) => next?,
             };
             self.cancel_and_requeue(subscription).await?;
@@ -164,11 +166,18 @@ impl<S: Stage> Consumer<S> {
         subscription: &mut Subscription,
     ) -> Result<(OwnedSemaphorePermit, Delivery), BrokerError> {
         let permit = self.permit(subscription).await?;
-        if let Ok(delivery) = timeout(NOTHING_WAITS_AFTER, subscription.next()).await {
-            return Ok((permit, delivery?));
+        let since = Instant::now();
+        loop {
+            if let Ok(delivery) = timeout(TOKEN_CHECK, subscription.next()).await {
+                return Ok((permit, delivery?));
+            }
+            if self.stage.has_new_token() {
+                self.breaker.token_replaced();
+            }
+            if since.elapsed() >= NOTHING_WAITS_AFTER {
+                self.breaker.nothing_waits();
+            }
         }
-        self.breaker.nothing_waits();
-        Ok((permit, subscription.next().await?))
     }
 
     /// Settles messages that need no API call concurrently, up to the first message that needs one: that is the
@@ -182,11 +191,15 @@ impl<S: Stage> Consumer<S> {
             let (permit, delivery) = tokio::select! {
                 biased;
                 () = self.stopped() => break None,
-                () = changed(&mut redeclared) => break None,
+                () = redeclared.changed() => break None,
                 next = self.next_probe(&mut subscription) => next?,
             };
             let taken = Taken::Work { queue: &self.queue, redelivered: delivery.redelivered };
             let message = properties::message(&delivery.properties, delivery.body.clone(), taken);
+            // Its body may be the reason why workers die, so it is only read in a recorded try.
+            if message.deliveries() >= self.limits.isolate_from() {
+                break Some((permit, delivery));
+            }
             // Its work reads the message again, because the job must not wait in memory for the budget.
             let Read { effect, job, .. } = stages::read(&self.stage, &message);
             let event = EventKey::of(&effect);
@@ -230,11 +243,16 @@ impl<S: Stage> Consumer<S> {
 
     /// Cancels the subscription and requeues deliveries that were not taken. Work in progress continues.
     async fn cancel_and_requeue(&self, subscription: Subscription) -> Result<(), BrokerError> {
-        let limit = self.limits.timeout;
-        for delivery in subscription.cancel(limit).await? {
-            delivery.receipt.requeue(limit).await?;
+        for delivery in subscription.cancel(self.limits.timeout).await? {
+            self.requeue(delivery).await?;
         }
         Ok(())
+    }
+
+    /// Requeues a delivery that was not taken.
+    async fn requeue(&self, delivery: Delivery) -> Result<bool, BrokerError> {
+        self.count_return(&delivery.properties, delivery.redelivered);
+        delivery.receipt.requeue(self.limits.timeout).await
     }
 
     /// Waits until `at`, or until a stop is requested.
@@ -245,7 +263,7 @@ impl<S: Stage> Consumer<S> {
                 () = self.stopped() => return Ok(()),
                 () = sleep_until(at.min(Instant::now() + HEALTH)) => {}
             }
-            if !source.connected() {
+            if source.is_gone() {
                 return Err(BrokerError::Ended("the connection was closed".to_owned()));
             }
         }
@@ -274,13 +292,5 @@ impl<S: Stage> Consumer<S> {
                 () = sleep(HEALTH) => subscription.check()?,
             }
         }
-    }
-}
-
-/// Resolves when the queues were redeclared. The consumed queue may then be gone, without a notification from the
-/// broker.
-async fn changed(redeclared: &mut watch::Receiver<u64>) {
-    if redeclared.changed().await.is_err() {
-        pending::<()>().await;
     }
 }

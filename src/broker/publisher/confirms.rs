@@ -3,18 +3,22 @@
 use std::pin::pin;
 
 use futures_util::{FutureExt, StreamExt};
-use lapin::{Confirmation, message::BasicReturnMessage, options::ConfirmSelectOptions};
 use tokio::time::{Instant, timeout};
 use tracing::{Span, warn};
 
 use super::{
     PublishError,
-    pending::MessageKey,
     session::{CHECK_INTERVAL, PublishSession},
 };
-use crate::{broker::connection::BrokerError, fault};
+use crate::{
+    broker::{
+        connection::BrokerError,
+        port::{BrokerChannel, BrokerConnection, Confirmation},
+    },
+    fault,
+};
 
-impl PublishSession<'_> {
+impl<C: BrokerConnection> PublishSession<'_, C> {
     /// Processes a confirm and any that arrived with it; resolves those whose returns can no longer arrive.
     pub(super) async fn handle_confirm(
         &mut self,
@@ -28,8 +32,7 @@ impl PublishSession<'_> {
             // A return may still be in flight with a confirm that lapin is settling right now. The reply to a request
             // sent now arrives after that return.
             let channel = self.channel.clone();
-            let select = channel.confirm_select(ConfirmSelectOptions::default());
-            self.await_reply("select confirms", select).await?;
+            self.await_reply("select confirms", channel.select_confirms()).await?;
             self.record_ready_confirms()?;
         }
         if self.confirms.is_empty() {
@@ -38,7 +41,7 @@ impl PublishSession<'_> {
         }
         self.resolve(resolvable);
         // A return cannot refer to messages published before the oldest pending one.
-        let oldest = self.pending.keys().min().copied().unwrap_or(u64::MAX);
+        let oldest = self.pending.keys().next().copied().unwrap_or(u64::MAX);
         self.returned.retain(|(_, before)| *before > oldest);
         if let Some(delivery) = self.missing.take() {
             self.redeclare(&delivery).await?;
@@ -86,15 +89,11 @@ impl PublishSession<'_> {
         id: u64,
         confirmation: lapin::Result<Confirmation>,
     ) -> Result<(), BrokerError> {
-        let (acked, returned) = match confirmation.map_err(|error| BrokerError::Lapin("confirm", error))? {
-            Confirmation::Ack(returned) => (true, returned),
-            Confirmation::Nack(returned) => (false, returned),
-            // Occurs only without confirms, and they are always selected.
-            Confirmation::NotRequested => (false, None),
-        };
+        let Confirmation { acked, returned } =
+            confirmation.map_err(|error| BrokerError::Lapin("confirm", error))?;
         self.unresolved.push((id, acked));
         self.last_answer = Instant::now();
-        self.returned.extend(returned.as_ref().map(|returned| (returned_key(returned), self.next)));
+        self.returned.extend(returned.map(|returned| (returned, self.next)));
         Ok(())
     }
 
@@ -129,8 +128,4 @@ impl PublishSession<'_> {
             pending.answer(result, self.metrics);
         }
     }
-}
-
-fn returned_key(returned: &BasicReturnMessage) -> MessageKey {
-    MessageKey::of(returned.exchange.as_str(), returned.routing_key.as_str(), &returned.properties)
 }

@@ -26,7 +26,7 @@ use tracing::Span;
 
 use task::PublishTask;
 
-use super::{connection::Connector, supervisor::supervise, topology::Topology};
+use super::{port::Broker, supervisor::supervise, topology::Topology};
 use crate::{state::PublishState, telemetry::metrics::PublishMetrics};
 
 /// Maximum number of messages that wait to be published.
@@ -73,38 +73,42 @@ impl PublishError {
 #[derive(Clone, Debug)]
 pub struct Publisher(mpsc::Sender<PublishJob>);
 
+/// The messages that wait to be published.
+pub type PublishJobs = mpsc::Receiver<PublishJob>;
+
+/// A message that its publisher has not taken yet.
 #[derive(Debug)]
-pub(crate) struct PublishJob {
-    pub(crate) publication: Publication,
+pub struct PublishJob {
+    pub publication: Publication,
     /// Span of the delivery that the message belongs to, for log lines.
-    pub(crate) delivery: Span,
-    pub(crate) reply: oneshot::Sender<Result<(), PublishError>>,
+    pub delivery: Span,
+    pub reply: oneshot::Sender<Result<(), PublishError>>,
     /// Held until the message is answered or dropped, also if its caller has given up.
-    pub(crate) room: Option<OwnedSemaphorePermit>,
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 impl Publisher {
     /// Starts the task. The task ends, with its connection, when all handles are dropped and all replies are sent.
     #[must_use]
     pub fn start(
-        connector: Arc<Connector>,
+        broker: Arc<impl Broker>,
         topology: Topology,
         state: PublishState,
         metrics: PublishMetrics,
     ) -> (Self, tokio::task::JoinHandle<()>) {
-        let (sender, jobs) = mpsc::channel(QUEUED_MAX);
-        let wait_max = connector.reconnect_max;
-        let mut task = PublishTask { connector, topology, jobs, state, metrics };
+        let (publisher, jobs) = Self::queue();
+        let wait_max = broker.limits().reconnect_max;
+        let mut task = PublishTask { broker, topology, jobs, state, metrics };
         // The task never gives up, because a consumer does if the topology does not match.
         let publishing = async move { _ = supervise(&mut task, wait_max).await };
-        (Self(sender), tokio::spawn(publishing))
+        (publisher, tokio::spawn(publishing))
     }
 
-    /// A publisher whose jobs go to the returned receiver.
-    #[cfg(test)]
-    pub(crate) fn simulated() -> (Self, mpsc::Receiver<PublishJob>) {
-        let (sender, receiver) = mpsc::channel(QUEUED_MAX);
-        (Self(sender), receiver)
+    /// A handle, and the jobs that its users give to it.
+    #[must_use]
+    pub fn queue() -> (Self, PublishJobs) {
+        let (sender, jobs) = mpsc::channel(QUEUED_MAX);
+        (Self(sender), jobs)
     }
 
     /// Publishes and waits for the broker's confirm. Without a connection this waits; the caller sets the time limit.

@@ -1,6 +1,5 @@
 //! Messages that were published and have no answer yet.
 
-use lapin::BasicProperties;
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
     time::Instant,
@@ -8,22 +7,10 @@ use tokio::{
 use tracing::Span;
 
 use super::PublishError;
-use crate::telemetry::metrics::{PublishMetrics, labels::Published};
-
-/// Identifies a returned message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MessageKey {
-    pub(super) exchange: String,
-    pub(super) routing_key: String,
-    pub(super) message_id: Option<String>,
-}
-
-impl MessageKey {
-    pub(super) fn of(exchange: &str, routing_key: &str, properties: &BasicProperties) -> Self {
-        let message_id = properties.message_id().as_ref().map(|id| id.as_str().to_owned());
-        Self { exchange: exchange.to_owned(), routing_key: routing_key.to_owned(), message_id }
-    }
-}
+use crate::{
+    broker::port::MessageKey,
+    telemetry::metrics::{PublishMetrics, labels::Published},
+};
 
 pub(super) struct Pending {
     pub(super) key: MessageKey,

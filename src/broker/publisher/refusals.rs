@@ -1,13 +1,13 @@
 //! Routes on which a channel refuses everything, so that it must be replaced.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::pending::MessageKey;
+use crate::broker::port::MessageKey;
 
 /// Time for which a channel may refuse all messages of a route before it is replaced. Doubles each time that a new
 /// channel does not help.
@@ -24,9 +24,9 @@ pub(super) struct Refusals {
     /// Routes on which the channel delivered.
     delivered: HashSet<Route>,
     /// Other routes on which it refused, with the time of the first refusal.
-    refused: HashMap<Route, Instant>,
+    refused: BTreeMap<Route, Instant>,
     /// Time after which a channel is replaced, for routes on which a new channel did not help.
-    waits: HashMap<Route, Duration>,
+    waits: BTreeMap<Route, Duration>,
 }
 
 /// An exchange and a routing key.

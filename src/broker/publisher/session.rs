@@ -1,32 +1,21 @@
 //! Publishing on one channel.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     future::Future,
     pin::pin,
     time::Duration,
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use lapin::{
-    Channel, Confirmation, Connection,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
-};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, timeout},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{Span, info, warn};
 
-use super::{
-    Publication, PublishError, PublishJob,
-    pending::{MessageKey, Pending},
-    refusals::Refusals,
-};
+use super::{PublishError, PublishJob, PublishJobs, pending::Pending, refusals::Refusals};
 use crate::{
     broker::{
         connection::{BrokerError, gone},
-        properties::short,
+        port::{BrokerChannel, BrokerConnection, Confirmation, MessageKey, Peer},
         topology::Topology,
     },
     fault,
@@ -52,9 +41,9 @@ pub(super) enum End {
 }
 
 /// Publishing on one channel.
-pub(super) struct PublishSession<'a> {
-    pub(super) channel: Channel,
-    pub(super) connection: &'a Connection,
+pub(super) struct PublishSession<'a, C: BrokerConnection> {
+    pub(super) channel: C::Channel,
+    pub(super) connection: &'a C,
     pub(super) topology: &'a Topology,
     state: &'a PublishState,
     pub(super) metrics: &'a PublishMetrics,
@@ -71,17 +60,18 @@ pub(super) struct PublishSession<'a> {
     pub(super) limit: Duration,
     pub(super) next: u64,
     pub(super) confirms: FuturesUnordered<BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>,
-    pub(super) pending: HashMap<u64, Pending>,
+    /// In the order of publishing.
+    pub(super) pending: BTreeMap<u64, Pending>,
     /// Confirmed or refused, but a `basic.return` may still be in flight.
     pub(super) unresolved: Vec<(u64, bool)>,
     /// Returned messages, each with the number of the first publish after its return.
     pub(super) returned: Vec<(MessageKey, u64)>,
 }
 
-impl<'a> PublishSession<'a> {
+impl<'a, C: BrokerConnection> PublishSession<'a, C> {
     pub(super) fn new(
-        channel: Channel,
-        connection: &'a Connection,
+        channel: C::Channel,
+        connection: &'a C,
         topology: &'a Topology,
         limit: Duration,
         state: &'a PublishState,
@@ -104,7 +94,7 @@ impl<'a> PublishSession<'a> {
             limit,
             next: 0,
             confirms: FuturesUnordered::new(),
-            pending: HashMap::new(),
+            pending: BTreeMap::new(),
             unresolved: Vec::new(),
             returned: Vec::new(),
         }
@@ -112,21 +102,21 @@ impl<'a> PublishSession<'a> {
 
     /// Publishes until all handles are dropped, the channel is stale or an error occurs. Dropping the reply channel
     /// of a pending message tells its caller that the result is unknown.
-    pub(super) async fn run(mut self, jobs: &mut mpsc::Receiver<PublishJob>) -> Result<End, BrokerError> {
+    pub(super) async fn run(mut self, jobs: &mut PublishJobs) -> Result<End, BrokerError> {
         let connection = self.connection;
         let result = tokio::select! {
             biased;
             result = self.serve(jobs) => result,
             error = gone("publish", connection) => Err(error),
         };
-        for (_, pending) in self.pending.drain() {
+        for pending in std::mem::take(&mut self.pending).into_values() {
             pending.answer(Err(PublishError::Unknown), self.metrics);
         }
         self.state.set_blocked(false);
         result
     }
 
-    async fn serve(&mut self, jobs: &mut mpsc::Receiver<PublishJob>) -> Result<End, BrokerError> {
+    async fn serve(&mut self, jobs: &mut PublishJobs) -> Result<End, BrokerError> {
         let mut open = true;
         let mut health = interval(CHECK_INTERVAL.min(self.limit));
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -168,8 +158,7 @@ impl<'a> PublishSession<'a> {
         // A channel without any reply is lost. If the channel replies, a missing confirm concerns one queue.
         if now - self.last_answer >= self.limit / 2 {
             let channel = self.channel.clone();
-            let select = channel.confirm_select(ConfirmSelectOptions::default());
-            self.await_reply("select confirms", select).await?;
+            self.await_reply("select confirms", channel.select_confirms()).await?;
             self.last_answer = Instant::now();
             self.record_ready_confirms()?;
         }
@@ -195,10 +184,10 @@ impl<'a> PublishSession<'a> {
     /// Returns true if the broker blocks publishing; logs transitions and updates the state. Blocked time does not
     /// count towards any confirm's time limit.
     pub(super) fn is_blocked(&mut self) -> Result<bool, BrokerError> {
-        if !self.channel.status().connected() {
+        if self.channel.is_gone() {
             return Err(BrokerError::Ended("the channel was closed".to_owned()));
         }
-        let blocked = self.connection.status().blocked();
+        let blocked = self.connection.is_blocked();
         self.state.set_blocked(blocked);
         match (std::mem::replace(&mut self.blocked, blocked), blocked) {
             (false, true) => warn!(
@@ -244,18 +233,15 @@ impl<'a> PublishSession<'a> {
     }
 
     async fn publish(&mut self, job: PublishJob) -> Result<(), BrokerError> {
-        let Publication { exchange, routing_key, properties, body } = job.publication;
-        let (delivery, reply, room) = (job.delivery, job.reply, job.room);
-        let key = MessageKey::of(&exchange, &routing_key, &properties);
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let PublishJob { publication, delivery, reply, room } = job;
+        let key = MessageKey::of(&publication.exchange, &publication.routing_key, &publication.properties);
         let id = self.next;
         self.next += 1;
         let since = Instant::now();
         let deadline = since + self.limit;
         self.pending.insert(id, Pending { key, delivery, since, deadline, reply, _room: room });
         let channel = self.channel.clone();
-        let publish =
-            channel.basic_publish(short(&exchange), short(&routing_key), options, &body, properties);
+        let publish = channel.publish(publication);
         fault::point("publish", "asked");
         let confirm = self.await_reply("publish", publish).await?;
         fault::point("publish", "sent");

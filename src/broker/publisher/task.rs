@@ -2,18 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lapin::{Channel, options::ConfirmSelectOptions};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::time::sleep;
 use tracing::info;
 
 use super::{
-    PublishJob,
+    PublishJobs,
     refusals::Refusals,
     session::{End, PublishSession},
 };
 use crate::{
     broker::{
-        connection::{BrokerError, Connected, Connector, close, within},
+        connection::{BrokerError, within},
+        port::{Broker, BrokerChannel, BrokerConnection},
         supervisor::{self, ConnectedTask},
         topology::{Topology, TopologyError},
     },
@@ -22,16 +22,16 @@ use crate::{
 };
 
 /// The publishing task.
-pub(super) struct PublishTask {
-    pub(super) connector: Arc<Connector>,
+pub(super) struct PublishTask<B> {
+    pub(super) broker: Arc<B>,
     pub(super) topology: Topology,
-    pub(super) jobs: mpsc::Receiver<PublishJob>,
+    pub(super) jobs: PublishJobs,
     pub(super) state: PublishState,
     pub(super) metrics: PublishMetrics,
 }
 
-impl ConnectedTask for PublishTask {
-    type Ready = (Connected, Channel);
+impl<B: Broker> ConnectedTask for PublishTask<B> {
+    type Ready = (B::Connection, <B::Connection as BrokerConnection>::Channel);
 
     fn name(&self) -> &'static str {
         "publish"
@@ -46,12 +46,12 @@ impl ConnectedTask for PublishTask {
     }
 
     async fn open(&self) -> Result<Self::Ready, TopologyError> {
-        let connection = supervisor::connect(&self.connector, &self.topology, "publish").await?;
-        match open_channel(&connection, self.connector.timeout).await {
+        let connection = supervisor::connect(&*self.broker, &self.topology, "publish").await?;
+        match open_channel(&connection, self.broker.limits().timeout).await {
             Ok(channel) => Ok((connection, channel)),
             Err(error) => {
                 // Dropping the connection is not enough: lapin keeps it open for replies that it still awaits.
-                close(&connection).await;
+                connection.close().await;
                 Err(error.into())
             }
         }
@@ -61,7 +61,7 @@ impl ConnectedTask for PublishTask {
     /// occurs.
     async fn run(&mut self, (connection, channel): &Self::Ready) -> Result<(), TopologyError> {
         let (limit, mut channel, mut refusals) =
-            (self.connector.timeout, channel.clone(), Refusals::default());
+            (self.broker.limits().timeout, channel.clone(), Refusals::default());
         loop {
             let session = PublishSession::new(
                 channel.clone(),
@@ -76,7 +76,7 @@ impl ConnectedTask for PublishTask {
                 End::Abandoned => return Ok(()),
                 End::Stale => {}
             }
-            within("close channel", limit, connection, channel.close(200, "bye".into())).await?;
+            within("close channel", limit, connection, channel.close()).await?;
             self.topology.ensure(connection, limit).await?;
             channel = open_channel(connection, limit).await?;
         }
@@ -101,9 +101,11 @@ impl ConnectedTask for PublishTask {
 }
 
 /// Opens a channel with confirms.
-async fn open_channel(connection: &Connected, limit: Duration) -> Result<Channel, BrokerError> {
-    let channel = within("open channel", limit, connection, connection.create_channel()).await?;
-    let select = channel.confirm_select(ConfirmSelectOptions::default());
-    within("select confirms", limit, connection, select).await?;
+async fn open_channel<C: BrokerConnection>(
+    connection: &C,
+    limit: Duration,
+) -> Result<C::Channel, BrokerError> {
+    let channel = within("open channel", limit, connection, connection.open_channel()).await?;
+    within("select confirms", limit, connection, channel.select_confirms()).await?;
     Ok(channel)
 }

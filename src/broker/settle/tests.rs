@@ -2,25 +2,36 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures_util::future::BoxFuture;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use uuid::Uuid;
 
-use super::*;
+use super::{batch::RECORD_AFTER, *};
 use crate::{
-    broker::{publisher::PublishJob, topology::TopologyConfig},
+    breaker::Postponed,
+    broker::{
+        port::Settle,
+        publisher::{PublishError, PublishJob},
+        topology::TopologyConfig,
+    },
     contract::{
         link::{GUEST_LINK_TYPE, ROUTES},
+        outgoing::Outgoing,
         people::Channel,
         private::Private,
         time::WireTime,
     },
-    outcome::Learn,
-    simulation::{self, broker::SimulatedConnection},
+    outcome::{Batch, Cause, Class, Failure, Learn},
     stages,
     telemetry::metrics::Metrics,
 };
@@ -37,23 +48,55 @@ enum FakeAnswer {
 }
 use FakeAnswer::{ConfirmsAfter, Nothing, Says};
 
+/// A delivery that is settled once, unless its channel is closed.
+#[derive(Debug)]
+struct FakeReceipt {
+    closed: Arc<AtomicBool>,
+    used: AtomicBool,
+}
+
+impl FakeReceipt {
+    fn settle(&self) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(async { Ok(self.usable() && !self.used.swap(true, Ordering::Relaxed)) })
+    }
+}
+
+impl Settle for FakeReceipt {
+    fn usable(&self) -> bool {
+        !self.closed.load(Ordering::Relaxed) && !self.used.load(Ordering::Relaxed)
+    }
+
+    fn ack(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        self.settle()
+    }
+
+    fn requeue(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        self.settle()
+    }
+
+    fn requeue_counted(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        self.settle()
+    }
+}
+
 struct Rig {
     settler: Settler,
     metrics: Metrics,
-    connection: SimulatedConnection,
+    /// True once the channel is closed.
+    closed: Arc<AtomicBool>,
     /// The routing keys of published messages.
     published: Arc<Mutex<Vec<String>>>,
 }
 
 impl Rig {
     /// The broker replies with `answers` to the first messages and confirms the others.
-    async fn new(limit: Duration, answers: Vec<FakeAnswer>) -> Self {
-        let (handle, jobs) = Publisher::simulated();
+    fn new(limit: Duration, answers: Vec<FakeAnswer>) -> Self {
+        let (handle, jobs) = Publisher::queue();
         let metrics = Metrics::new(stages::ALL, &DELAYS).unwrap();
         let settler = settler(handle, limit, metrics.stage(&stages::LINK));
         let published = Arc::default();
         tokio::spawn(answer(jobs, answers, Arc::clone(&published)));
-        Self { settler, metrics, connection: simulation::calm().await, published }
+        Self { settler, metrics, closed: Arc::default(), published }
     }
 
     /// Lets the settler declare the queues of the links.
@@ -69,12 +112,12 @@ impl Rig {
 
     async fn settle_by(&self, keep: Duration, outcome: Outcome, verdict: BreakerVerdict) -> Settlement {
         let context = DeliveryContext {
-            receipt: self.connection.receipt(),
+            receipt: Arc::new(FakeReceipt { closed: Arc::clone(&self.closed), used: AtomicBool::new(false) }),
             properties: BasicProperties::default(),
             event_id: "event".to_owned(),
             trace: TraceContext::of(&BTreeMap::new()),
             keep_until: Instant::now() + keep,
-            happened_at: clock::now(),
+            happened_at: Timestamp::now(),
             deadline: deadline().timestamp(),
         };
         self.settler.settle(&context, &Message::default(), outcome, verdict).await
@@ -115,7 +158,6 @@ fn topology(declare: &str) -> Topology {
 }
 
 fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Settler {
-    let topology = topology("off");
     let retry = RetryPolicy {
         initial: Duration::from_secs(1),
         max: LONG,
@@ -125,11 +167,20 @@ fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Sett
         total: LONG,
         delays: DELAYS.to_vec().try_into().unwrap(),
     };
-    Settler::new(publisher, Tracer::default(), &topology, "sim.sessions".to_owned(), limit, retry, metrics)
+    Settler::new(SettlerParts {
+        publisher,
+        tracer: Tracer::default(),
+        topology: topology("off"),
+        queue: "sim.sessions".to_owned(),
+        limit,
+        retry,
+        clock: Clock::system(),
+        metrics,
+    })
 }
 
 fn deadline() -> WireTime {
-    WireTime::floor(clock::now() + LONG)
+    WireTime::floor(Timestamp::now() + LONG)
 }
 
 fn link(channel: Channel) -> Outgoing {
@@ -182,7 +233,7 @@ fn settlement_has_its_outcome_name_and_class() {
 
 #[tokio::test(start_paused = true)]
 async fn deferred_message_reports_its_delay() {
-    let rig = Rig::new(LONG, Vec::new()).await;
+    let rig = Rig::new(LONG, Vec::new());
     assert_eq!(rig.settler.shortest_delay(), Duration::from_secs(1));
     let settled = Settled::Wait(Cause::Token);
     let (reason, hold) = (Some("it failed".to_owned()), Some(Duration::from_secs(1)));
@@ -192,7 +243,7 @@ async fn deferred_message_reports_its_delay() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_message_is_published_again_after_growing_waits() {
-    let rig = Rig::new(LONG, (0..6).map(|_| Says(Err(PublishError::Nacked))).collect()).await;
+    let rig = Rig::new(LONG, (0..6).map(|_| Says(Err(PublishError::Nacked))).collect());
     let begun = Instant::now();
     let settlement = rig.settle(LONG, Outcome::Done(vec![link(Channel::Sms)].into())).await;
     assert_eq!(settlement, Settlement::of(Settled::Done, None));
@@ -203,7 +254,7 @@ async fn refused_message_is_published_again_after_growing_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn only_unconfirmed_messages_are_published_again() {
-    let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unknown))]).await;
+    let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unknown))]);
     let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
     assert_eq!(rig.settle(LONG, Outcome::Done(links)).await.settled, Settled::Done);
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp"]);
@@ -219,7 +270,7 @@ async fn links_confirmed_before_the_work_is_dropped_are_recorded_once() {
         (vec![Says(Ok(())), Nothing], 0),
         (vec![Nothing, Says(Ok(()))], 1),
     ] {
-        let rig = Rig::new(LONG, others).await;
+        let rig = Rig::new(LONG, others);
         let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
         let (ids, ledger) = ([links[0].message_id, links[1].message_id], RecordingLedger::default());
         let batch = Batch::followed_by(links, ledger.clone());
@@ -231,9 +282,9 @@ async fn links_confirmed_before_the_work_is_dropped_are_recorded_once() {
 
 #[tokio::test(start_paused = true)]
 async fn links_confirmed_before_the_session_ends_are_recorded() {
-    let rig = Rig::new(LONG, vec![Says(Ok(())), Nothing]).await;
+    let rig = Rig::new(LONG, vec![Says(Ok(())), Nothing]);
     let mut links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
-    links[1].deadline = WireTime::floor(clock::now() + Duration::from_secs(20));
+    links[1].deadline = WireTime::floor(Timestamp::now() + Duration::from_secs(20));
     let (id, ledger) = (links[0].message_id, RecordingLedger::default());
     let settlement = rig.settle(LONG, Outcome::Done(Batch::followed_by(links, ledger.clone()))).await;
     assert_eq!(settlement.settled, Settled::Dead(Class::Expired));
@@ -242,7 +293,7 @@ async fn links_confirmed_before_the_session_ends_are_recorded() {
 
 #[tokio::test(start_paused = true)]
 async fn links_confirmed_soon_are_recorded_once() {
-    let rig = Rig::new(LONG, vec![Says(Ok(())), ConfirmsAfter(RECORD_AFTER / 2)]).await;
+    let rig = Rig::new(LONG, vec![Says(Ok(())), ConfirmsAfter(RECORD_AFTER / 2)]);
     let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
     let (ids, ledger) =
         (links.iter().map(|link| link.message_id).collect::<Vec<_>>(), RecordingLedger::default());
@@ -260,7 +311,7 @@ async fn unresponsive_ledger_is_awaited_for_the_processing_time() {
             Box::pin(std::future::pending())
         }
     }
-    let rig = Rig::new(Duration::from_secs(30), Vec::new()).await;
+    let rig = Rig::new(Duration::from_secs(30), Vec::new());
     let begun = Instant::now();
     let links = Batch::followed_by(vec![link(Channel::Sms)], Away);
     assert_eq!(rig.settle(Duration::from_secs(600), Outcome::Done(links)).await.settled, Settled::Done);
@@ -269,7 +320,7 @@ async fn unresponsive_ledger_is_awaited_for_the_processing_time() {
 
 #[tokio::test(start_paused = true)]
 async fn unroutable_link_is_dead_lettered_with_its_routing_key() {
-    let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unroutable))]).await;
+    let rig = Rig::new(LONG, vec![Says(Ok(())), Says(Err(PublishError::Unroutable))]);
     let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
     let settlement = rig.settle(LONG, Outcome::Done(links)).await;
     let reason = "no queue is bound to exchange sim.links for guest.whatsapp".to_owned();
@@ -281,12 +332,11 @@ async fn unroutable_link_is_dead_lettered_with_its_routing_key() {
 async fn unroutable_link_is_retried_once_if_we_declare_its_queue() {
     let unroutable = || Says(Err(PublishError::Unroutable));
     let links = || Vec::from([Channel::Sms, Channel::Whatsapp].map(link)).into();
-    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).await.with_declared_link_queues();
+    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).with_declared_link_queues();
     assert_eq!(rig.settle(LONG, Outcome::Done(links())).await.settled, Settled::Done);
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp"]);
 
-    let rig =
-        Rig::new(LONG, vec![Says(Ok(())), unroutable(), unroutable()]).await.with_declared_link_queues();
+    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable(), unroutable()]).with_declared_link_queues();
     let settlement = rig.settle(LONG, Outcome::Done(links())).await;
     let dead = Settlement::of(
         Settled::Dead(Class::Unroutable),
@@ -296,23 +346,23 @@ async fn unroutable_link_is_retried_once_if_we_declare_its_queue() {
     assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp", "guest.whatsapp", "sim.sessions.dead"]);
 
     // No time is left for a retry.
-    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).await.with_declared_link_queues();
+    let rig = Rig::new(LONG, vec![Says(Ok(())), unroutable()]).with_declared_link_queues();
     assert_eq!(rig.settle(Duration::from_millis(10), Outcome::Done(links())).await, dead);
 }
 
 #[tokio::test(start_paused = true)]
 async fn publish_to_missing_delay_queue_is_retried() {
-    let rig = Rig::new(LONG, vec![Says(Err(PublishError::Unroutable))]).await;
+    let rig = Rig::new(LONG, vec![Says(Err(PublishError::Unroutable))]);
     assert_eq!(rig.settle(LONG, fails()).await.settled, Settled::Wait(Cause::Token));
     assert_eq!(rig.published(), ["sim.sessions.hold.1000"; 2]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn publish_without_time_left_awaits_its_confirm_and_is_not_retried() {
-    let rig = Rig::new(LONG, vec![ConfirmsAfter(Duration::from_secs(1))]).await;
+    let rig = Rig::new(LONG, vec![ConfirmsAfter(Duration::from_secs(1))]);
     let links = || vec![link(Channel::Sms)];
     assert_eq!(rig.settle(Duration::ZERO, Outcome::Done(links().into())).await.settled, Settled::Done);
-    let rig = Rig::new(LONG, vec![Says(Err(PublishError::Nacked))]).await;
+    let rig = Rig::new(LONG, vec![Says(Err(PublishError::Nacked))]);
     let settlement = rig.settle(Duration::from_millis(10), Outcome::Done(links().into())).await;
     assert_eq!(settlement, Settlement::of(Settled::Unfulfilled, PublishError::Nacked.to_string()));
     assert_eq!(rig.published(), ["guest.sms"]);
@@ -320,8 +370,8 @@ async fn publish_without_time_left_awaits_its_confirm_and_is_not_retried() {
 
 #[tokio::test(start_paused = true)]
 async fn expired_links_are_not_published() {
-    let rig = Rig::new(LONG, Vec::new()).await;
-    let ended = Outgoing { deadline: WireTime::floor(clock::now()), ..link(Channel::Sms) };
+    let rig = Rig::new(LONG, Vec::new());
+    let ended = Outgoing { deadline: WireTime::floor(Timestamp::now()), ..link(Channel::Sms) };
     let settlement = rig.settle(LONG, Outcome::DoneBefore(vec![link(Channel::Sms), ended].into())).await;
     let reason = "the session ended before its messages could be published".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Dead(Class::Expired), reason));
@@ -332,21 +382,21 @@ async fn expired_links_are_not_published() {
 async fn settling_ends_at_once_without_publisher_time_or_channel() {
     let links = || Outcome::Done(vec![link(Channel::Sms)].into());
     let begun = Instant::now();
-    let mut ended = Rig::new(LONG, Vec::new()).await;
-    ended.settler.publisher = Publisher::simulated().0;
+    let mut ended = Rig::new(LONG, Vec::new());
+    ended.settler.publisher = Publisher::queue().0;
     let settlement = ended.settle(LONG, links()).await;
     assert_eq!(settlement, Settlement::of(Settled::Unfulfilled, PublishError::Ended.to_string()));
 
-    let kept_too_long = Rig::new(Duration::ZERO, vec![Nothing]).await;
+    let kept_too_long = Rig::new(Duration::ZERO, vec![Nothing]);
     let before = Instant::now();
     let settlement = kept_too_long.settle(Duration::ZERO, links()).await;
     assert_eq!(settlement, Settlement::of(Settled::Unfulfilled, PublishError::Unknown.to_string()));
     assert_eq!(before.elapsed(), Duration::ZERO);
 
-    let cut = Rig::new(LONG, vec![Nothing]).await;
+    let cut = Rig::new(LONG, vec![Nothing]);
     let (settlement, ()) = tokio::join!(cut.settle(LONG, links()), async {
         sleep(Duration::from_millis(100)).await;
-        cut.connection.break_off();
+        cut.closed.store(true, Ordering::Relaxed);
     });
     let reason = "the channel is closed; intended outcome: unfulfilled".to_owned();
     assert_eq!(settlement, Settlement::of(Settled::Lost, reason));
@@ -356,7 +406,7 @@ async fn settling_ends_at_once_without_publisher_time_or_channel() {
 #[tokio::test(start_paused = true)]
 async fn event_done_before_is_measured_only_if_links_are_published() {
     for (links, measured) in [(vec![], 0), (vec![link(Channel::Sms)], 1)] {
-        let rig = Rig::new(LONG, Vec::new()).await;
+        let rig = Rig::new(LONG, Vec::new());
         assert_eq!(rig.settle(LONG, Outcome::DoneBefore(links.into())).await.settled, Settled::Done);
         let line = format!("instant_connect_event_to_link_seconds_count {measured}");
         assert!(rig.metrics.render().unwrap().lines().any(|said| said == line), "{line}");
@@ -370,7 +420,7 @@ async fn delay_of_a_retry_is_never_the_next_longer_one() {
         let reason = "it failed".to_owned();
         Outcome::TryAgain(Failure { cause: Cause::Unavailable, reason, retry_after })
     };
-    let mut rig = Rig::new(LONG, Vec::new()).await;
+    let mut rig = Rig::new(LONG, Vec::new());
     rig.settler.retry.jitter = 0.2;
     for _ in 0..50 {
         let settlement = rig.settle_by(LONG, fails(None), BreakerVerdict::Unclear(1)).await;

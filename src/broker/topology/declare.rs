@@ -2,16 +2,10 @@
 
 use std::{fmt::Write, time::Duration};
 
-use lapin::{
-    Channel, Connection, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable},
-};
-
-use super::{Argument, Binding, Exchange, Queue, Topology, TopologyError};
+use super::{Binding, Exchange, Queue, Topology, TopologyError};
 use crate::broker::{
     connection::{BrokerError, within},
-    properties::short,
+    port::{BrokerChannel, BrokerConnection},
 };
 
 /// The counts of a queue in the broker's reply to a declaration.
@@ -30,13 +24,13 @@ impl Topology {
     /// [`TopologyError`].
     pub async fn verify(
         &self,
-        connection: &Connection,
+        connection: &impl BrokerConnection,
         name: &str,
         passive: bool,
         limit: Duration,
     ) -> Result<Depth, TopologyError> {
         // On its own channel, because a refusal closes it.
-        let channel = within("open channel", limit, connection, connection.create_channel())
+        let channel = within("open channel", limit, connection, connection.open_channel())
             .await
             .map_err(TopologyError::Broker)?;
         let planned = self.plan().queues.into_iter().find(|queue| queue.name == name);
@@ -44,7 +38,7 @@ impl Topology {
         let depth = declare_queue(&channel, &queue, passive, limit)
             .await
             .map_err(|error| explain(error, "queue", name))?;
-        _ = within("close channel", limit, connection, channel.close(200, "done".into())).await;
+        _ = within("close channel", limit, connection, channel.close()).await;
         Ok(depth)
     }
 
@@ -54,11 +48,11 @@ impl Topology {
     /// [`TopologyError`].
     pub async fn declare(
         &self,
-        connection: &Connection,
+        connection: &impl BrokerConnection,
         passive: bool,
         limit: Duration,
     ) -> Result<(), TopologyError> {
-        let channel = within("open channel", limit, connection, connection.create_channel())
+        let channel = within("open channel", limit, connection, connection.open_channel())
             .await
             .map_err(TopologyError::Broker)?;
         let plan = self.plan();
@@ -82,62 +76,32 @@ impl Topology {
             })?;
         }
         // The channel is not used again. If it can't be closed, it ends with its connection.
-        _ = within("close channel", limit, connection, channel.close(200, "done".into())).await;
+        _ = within("close channel", limit, connection, channel.close()).await;
         Ok(())
     }
 }
 
 pub(crate) async fn declare_exchange(
-    channel: &Channel,
+    channel: &impl BrokerChannel,
     exchange: &Exchange,
     passive: bool,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-    within(
-        "declare exchange",
-        limit,
-        channel,
-        channel.exchange_declare(short(&exchange.name), ExchangeKind::Topic, options, FieldTable::default()),
-    )
-    .await
+    within("declare exchange", limit, channel, channel.declare_exchange(exchange, passive)).await
 }
 
 pub(crate) async fn declare_queue(
-    channel: &Channel,
+    channel: &impl BrokerChannel,
     queue: &Queue,
     passive: bool,
     limit: Duration,
 ) -> Result<Depth, BrokerError> {
-    let mut arguments = FieldTable::default();
-    for (name, value) in &queue.arguments {
-        let value = match value {
-            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
-            Argument::Number(number) => AMQPValue::LongInt(*number),
-        };
-        arguments.insert((*name).into(), value);
-    }
-    let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-    within("declare queue", limit, channel, channel.queue_declare(short(&queue.name), options, arguments))
-        .await
-        .map(|queue| Depth { ready: queue.message_count(), consumers: queue.consumer_count() })
+    let declare = channel.declare_queue(&queue.name, &queue.arguments, passive);
+    within("declare queue", limit, channel, declare).await
 }
 
-async fn bind(channel: &Channel, binding: &Binding, limit: Duration) -> Result<(), BrokerError> {
-    let (queue, exchange) = (short(&binding.queue), short(&binding.exchange));
-    within(
-        "bind queue",
-        limit,
-        channel,
-        channel.queue_bind(
-            queue,
-            exchange,
-            binding.routing_key.into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        ),
-    )
-    .await
+async fn bind(channel: &impl BrokerChannel, binding: &Binding, limit: Duration) -> Result<(), BrokerError> {
+    within("bind queue", limit, channel, channel.bind(binding)).await
 }
 
 /// The argument that the broker's 406 names.

@@ -2,9 +2,11 @@
 //!
 //! - `plan`: all exchanges, queues and bindings
 //! - `declare`: declares and verifies them
+//! - `redeclared`: notifies consumers of what was declared again
 
 mod declare;
 mod plan;
+mod redeclared;
 
 use std::{
     sync::{
@@ -14,16 +16,19 @@ use std::{
     time::Duration,
 };
 
-use lapin::Connection;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::sync::watch;
 
 pub use declare::Depth;
 pub(crate) use declare::{declare_exchange, declare_queue, inequivalent};
 pub use plan::{Argument, Binding, Exchange, Queue, TopologyPlan};
+use redeclared::Redeclarations;
+pub(crate) use redeclared::Redeclared;
 
-use super::connection::{BrokerError, Reason};
+use super::{
+    connection::{BrokerError, Reason},
+    port::BrokerConnection,
+};
 use crate::{
     contract::stage::{QueueDef, StageDef},
     masking::masked,
@@ -66,8 +71,7 @@ pub struct Topology {
     delays: Vec<Duration>,
     /// The broker's topology was declared or verified. Shared by all clones.
     verified: Arc<AtomicBool>,
-    /// Number of times that something missing was redeclared. Shared by all clones.
-    redeclared: Arc<watch::Sender<u64>>,
+    redeclared: Redeclarations,
 }
 
 /// A topology that could not be declared or verified.
@@ -103,7 +107,7 @@ impl Topology {
             queue_length_max: config.queue_length_max.get(),
             delays: delays.to_vec(),
             verified: Arc::default(),
-            redeclared: Arc::new(watch::Sender::new(0)),
+            redeclared: Redeclarations::default(),
         }
     }
 
@@ -155,7 +159,11 @@ impl Topology {
     ///
     /// # Errors
     /// [`TopologyError`], which names the exchange or queue and the argument.
-    pub async fn ensure(&self, connection: &Connection, limit: Duration) -> Result<(), TopologyError> {
+    pub async fn ensure(
+        &self,
+        connection: &impl BrokerConnection,
+        limit: Duration,
+    ) -> Result<(), TopologyError> {
         let passive = match self.declare {
             Declare::Off => return Ok(()),
             Declare::Create => false,
@@ -177,11 +185,11 @@ impl Topology {
     /// Notifies all consumers that a missing queue or binding was redeclared. A queue of the same name may be a new
     /// one, and the broker does not always notify the consumers of the old one.
     pub(super) fn notify_redeclared(&self) {
-        self.redeclared.send_modify(|times| *times += 1);
+        self.redeclared.add();
     }
 
-    /// Changes with each [`Topology::notify_redeclared`].
-    pub(super) fn redeclared(&self) -> watch::Receiver<u64> {
-        self.redeclared.subscribe()
+    /// Sees each [`Topology::notify_redeclared`] from now on.
+    pub(super) fn redeclared(&self) -> Redeclared {
+        self.redeclared.watch()
     }
 }

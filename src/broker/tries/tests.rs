@@ -1,7 +1,7 @@
 //! Tests of recorded tries.
 
 use super::*;
-use crate::{ledger::LedgerKind, simulation};
+use crate::ledger::{LedgerKind, testing};
 
 async fn memory() -> Tries {
     Tries::new(Ledger::open(LedgerKind::Memory).await.unwrap())
@@ -31,7 +31,7 @@ async fn try_is_counted_only_if_it_does_not_end() {
 
 #[tokio::test(start_paused = true)]
 async fn try_that_ends_while_the_ledger_is_down_is_not_a_death() {
-    let (ledger, disk_is_out) = simulation::ledger();
+    let (ledger, disk_is_out) = testing::ledger();
     let tries = Tries::new(ledger);
     let died = tries.begin("k").await.unwrap();
     died.count_as_death();
@@ -46,6 +46,25 @@ async fn try_that_ends_while_the_ledger_is_down_is_not_a_death() {
         assert_eq!(tries.unfinished("k").await, Ok(1));
     }
     assert!(locked(&tries.0.ended).is_empty() && locked(&tries.0.live).is_empty());
+}
+
+/// A shutdown or `amqp.delivery_timeout` can drop a delivery while its try is being recorded.
+#[tokio::test(start_paused = true)]
+async fn try_whose_begin_is_aborted_is_taken_back() {
+    let tries = memory().await;
+    for polls in 0..20 {
+        let mut begin = Box::pin(tries.begin("k"));
+        for _ in 0..polls {
+            if futures_util::poll!(&mut begin).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(begin);
+        tries.idle().await;
+        assert_eq!(Tries::new(tries.0.ledger.clone()).unfinished("k").await, Ok(0), "after {polls} polls");
+        assert!(locked(&tries.0.live).is_empty());
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,11 @@ use self::{
 };
 use super::{CommandError, progress::Line, say, say_json};
 use crate::{
-    broker::{connection::close, topology::Topology},
+    broker::{
+        connection::{Connected, close},
+        topology::Topology,
+    },
+    clock::Clock,
     config::Loaded,
     contract::stage::QueueDef,
     dead::{
@@ -49,13 +53,14 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
 
 struct DeadTool<'a> {
     loaded: &'a Loaded,
-    connection: &'a lapin::Connection,
+    connection: &'a Connected,
     topology: &'a Topology,
 }
 
 impl DeadTool<'_> {
     async fn open(&self, queue: &'static QueueDef) -> Result<DeadQueue<'_>, DeadError> {
-        DeadQueue::open(self.connection, self.topology, queue, self.loaded.config.amqp.timeout.get()).await
+        let limit = self.loaded.config.amqp.timeout.get();
+        DeadQueue::open(self.connection, self.topology, queue, limit, Clock::system()).await
     }
 
     fn link_lifetime(&self) -> Duration {

@@ -80,7 +80,7 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ledger::LedgerKind, simulation};
+    use crate::ledger::{LedgerKind, testing};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -102,7 +102,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn rate_limit_works_without_the_ledger() {
-        let (ledger, disk_is_out) = simulation::ledger();
+        let (ledger, disk_is_out) = testing::ledger();
         let rate_limit = RateLimit::stored_in(ledger, "rest:api".to_owned());
         disk_is_out(true);
         assert_eq!(rate_limit.remaining().await, None);

@@ -1,10 +1,11 @@
-//! The ledger's promises, for any kind of store. The simulation runs this suite on its own store.
+//! The ledger's promises, for any kind of store. The simulation runs this suite on its own store, so the including
+//! module names the crate's module `ledger` as `api`.
 
 mod model;
 
 use std::{future::Future, time::Duration};
 
-use instant_connect_worker::ledger::{Claim, Lease, Ledger, LedgerError};
+use super::api::{Claim, Lease, Ledger, LedgerError};
 use jiff::{SignedDuration, Timestamp};
 use tokio::runtime::Runtime;
 

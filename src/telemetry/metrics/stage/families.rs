@@ -126,7 +126,7 @@ impl ConsumerFamilies {
         Ok(Self {
             silent: families.counters(
                 "silent_consumers_total",
-                "Consumers reconnected because messages were ready but none were delivered.",
+                "Consumers reconnected because nothing was delivered although messages were ready, or although the broker reported no consumer.",
                 &[stage()],
             )?,
             queued: families.gauges(

@@ -4,7 +4,6 @@ mod families;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use prometheus::IntCounterVec;
 use strum::VariantArray as _;
 use tokio::time::Instant;
@@ -18,7 +17,6 @@ use super::{
     upstream::BreakerMetrics,
 };
 use crate::{
-    clock,
     contract::{outgoing::Route, stage::StageDef},
     outcome::{Cause, Class, SettledKind},
 };
@@ -114,9 +112,8 @@ impl StageMetrics {
         self.record(|families, _| families.links.with_label_values(&labels).inc());
     }
 
-    /// Records the time since `began` when the people have what the stage makes.
-    pub fn delivered(&self, began: Timestamp) {
-        let took = Duration::try_from(clock::now().duration_since(began)).unwrap_or_default();
+    /// Records that the people have what the stage makes, which `took` this long since the event.
+    pub fn delivered(&self, took: Duration) {
         self.record(|families, stage| {
             if let Some((_, latency)) = families.latencies.iter().find(|(name, _)| *name == stage) {
                 latency.observe(took.as_secs_f64());

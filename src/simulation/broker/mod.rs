@@ -1,0 +1,370 @@
+//! An in-memory broker: quorum queues with delivery counts and prefetch, delay queues, and connections that break for
+//! the broker first and for the worker later.
+//!
+//! - `topology`: exchanges, queues and bindings as they were declared
+//! - `connection`, `channel`, `subscription`: the worker's end, which implements the broker's port
+//! - `publishing`: the fate of each published message
+
+mod channel;
+mod connection;
+mod publishing;
+mod subscription;
+mod topology;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use lapin::{BasicProperties, types::AMQPValue};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+
+pub(super) use self::connection::SimulatedBroker;
+pub(crate) use self::connection::SimulatedConnection;
+use self::{
+    connection::Wire,
+    subscription::{SimulatedReceipt, Subscriber},
+    topology::DeclaredTopology,
+};
+use super::world::{World, WorldState};
+use crate::{
+    broker::{port::Delivery, topology::TopologyPlan},
+    contract::header,
+};
+
+/// Queue names with the simulation's prefix.
+pub(super) const SESSIONS: &str = "sim.sessions";
+pub(super) const HOSTS: &str = "sim.hosts";
+pub(super) const GUESTS: &str = "sim.guests";
+/// The exchange for links.
+pub(super) const LINKS: &str = "sim.links";
+
+/// Interval at which a producer, or the broker itself, tries again to store a message in a queue that is missing.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// A message in a queue.
+#[derive(Clone)]
+pub(super) struct Stored {
+    pub(super) properties: BasicProperties,
+    pub(super) body: Arc<[u8]>,
+    /// Deliveries that ended without an ack.
+    deliveries: u32,
+    /// The time at which the message entered its queue.
+    since: Instant,
+}
+
+/// All queues and their consumers.
+pub(super) struct SimulatedQueues {
+    topology: DeclaredTopology,
+    /// The stages' queues, in the order of the table. Messages in other queues are not kept, unless they wait there.
+    work: Vec<String>,
+    ready: BTreeMap<String, VecDeque<Stored>>,
+    subscribers: BTreeMap<u64, Subscriber>,
+    unsettled: BTreeMap<u64, Unsettled>,
+    /// Deliveries that the worker has settled, perhaps before the broker knows.
+    used: BTreeSet<u64>,
+    /// Consumers of deleted queues that were not notified.
+    forgotten: Vec<Subscriber>,
+    connections: Vec<Arc<Wire>>,
+    /// Number of messages in each delay queue.
+    held: BTreeMap<String, usize>,
+    pub(super) up: bool,
+    /// Closed when the broker no longer blocks publishing.
+    blocked: Option<Arc<Semaphore>>,
+    /// True if a nack increases the delivery count, as in RabbitMQ before 4.3.
+    pub(super) counts_nacks: bool,
+    next: u64,
+}
+
+/// A delivery that is not settled yet.
+struct Unsettled {
+    message: Stored,
+    subscriber: u64,
+    queue: String,
+}
+
+impl SimulatedQueues {
+    /// A broker on which everything of `plan` is declared; `work` are the queues that stages consume.
+    pub(super) fn new(plan: TopologyPlan, work: Vec<String>) -> Self {
+        Self {
+            topology: DeclaredTopology::new(plan),
+            ready: work.iter().map(|queue| (queue.clone(), VecDeque::new())).collect(),
+            work,
+            subscribers: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
+            used: BTreeSet::new(),
+            forgotten: Vec::new(),
+            connections: Vec::new(),
+            held: BTreeMap::new(),
+            up: true,
+            blocked: None,
+            counts_nacks: true,
+            next: 0,
+        }
+    }
+
+    /// A broker without queues.
+    pub(super) fn empty() -> Self {
+        Self::new(
+            TopologyPlan { exchanges: Vec::new(), queues: Vec::new(), bindings: Vec::new() },
+            Vec::new(),
+        )
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn held(&self) -> usize {
+        self.held.values().sum()
+    }
+
+    /// Returns true if no message is ready, unsettled or delayed.
+    pub(super) fn idle(&self) -> bool {
+        self.held() == 0 && self.unsettled.is_empty() && self.ready.values().all(VecDeque::is_empty)
+    }
+
+    /// Describes the messages that are left, for a report.
+    pub(super) fn left(&self) -> String {
+        let ready: Vec<_> = self.ready.iter().map(|(name, ready)| (name, ready.len())).collect();
+        format!("ready {ready:?}, unsettled {}, delayed {}", self.unsettled.len(), self.held())
+    }
+
+    /// True if no message would be lost with the queue `name`.
+    fn is_empty(&self, name: &str) -> bool {
+        self.ready.get(name).is_none_or(VecDeque::is_empty)
+            && self.held.get(name).is_none_or(|held| *held == 0)
+            && self.unsettled.values().all(|unsettled| unsettled.queue != name)
+    }
+}
+
+/// Stores a message in a queue, if necessary as soon as the queue exists.
+pub(super) fn store(world: &World, state: &mut WorldState, queue: &str, message: Stored) {
+    if !state.broker.topology.has_queue(queue) {
+        let (world, queue) = (world.clone(), queue.to_owned());
+        tokio::spawn(async move {
+            sleep(STORE_AGAIN).await;
+            store(&world, &mut world.lock(), &queue, message);
+        });
+    } else if let Some((delay, target)) = state.broker.topology.delay(queue) {
+        *state.broker.held.entry(queue.to_owned()).or_default() += 1;
+        let late = Duration::from_millis(state.random.u64(..200));
+        let (world, queue) = (world.clone(), queue.to_owned());
+        tokio::spawn(async move {
+            sleep(delay + late).await;
+            // At least once: the message stays in the delay queue until the other queue has it.
+            while !world.lock().broker.topology.has_queue(&target) {
+                sleep(STORE_AGAIN).await;
+            }
+            let mut state = world.lock();
+            if let Some(held) = state.broker.held.get_mut(&queue) {
+                *held -= 1;
+            }
+            store(&world, &mut state, &target, Stored { deliveries: 0, since: Instant::now(), ..message });
+        });
+    } else if let Some(ready) = state.broker.ready.get_mut(queue) {
+        ready.push_back(message);
+        deliver(state, queue);
+    }
+}
+
+impl Stored {
+    pub(super) fn new(properties: BasicProperties, body: Arc<[u8]>) -> Self {
+        Self { properties, body, deliveries: 0, since: Instant::now() }
+    }
+
+    /// The properties as the broker delivers them.
+    fn properties(&self) -> BasicProperties {
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        if self.deliveries > 0 {
+            headers.insert(header::DELIVERY_COUNT.into(), AMQPValue::LongLongInt(self.deliveries.into()));
+        }
+        self.properties.clone().with_headers(headers)
+    }
+}
+
+/// Delivers the ready messages of `queue` within each consumer's prefetch.
+fn deliver(state: &mut WorldState, queue: &str) {
+    loop {
+        let open = |(_, to): &(&u64, &Subscriber)| to.queue == queue && to.takes();
+        let Some(number) = state.broker.subscribers.iter().find(open).map(|(number, _)| *number) else {
+            return;
+        };
+        let Some(message) = state.broker.ready.get_mut(queue).and_then(VecDeque::pop_front) else { return };
+        let tag = state.broker.number();
+        let Some(to) = state.broker.subscribers.get_mut(&number) else { return };
+        to.unsettled += 1;
+        let delivery = Delivery {
+            body: message.body.to_vec(),
+            properties: message.properties(),
+            redelivered: message.deliveries > 0,
+            receipt: Arc::new(SimulatedReceipt::new(&to.wire, tag)),
+        };
+        // A closed receiver means that its connection is gone too.
+        _ = to.deliver.send(delivery);
+        let name = state.checker.name(&message.body).to_owned();
+        state.log(format_args!("{queue}: {tag} delivered, {} times before: {name}", message.deliveries));
+        let rule = state.checker.waited(queue, &message.body, message.since.elapsed());
+        state.must(rule);
+        let rule = state.checker.delivered(tag, queue, &message);
+        state.must(rule);
+        state
+            .broker
+            .unsettled
+            .insert(tag, Unsettled { message, subscriber: number, queue: queue.to_owned() });
+    }
+}
+
+/// Removes `tag` from the unsettled deliveries, if the worker still holds it.
+fn settled(state: &mut WorldState, tag: u64) -> Option<Unsettled> {
+    let unsettled = state.broker.unsettled.remove(&tag)?;
+    state.broker.used.remove(&tag);
+    if let Some(subscriber) = state.broker.subscribers.get_mut(&unsettled.subscriber) {
+        subscriber.unsettled -= 1;
+    }
+    Some(unsettled)
+}
+
+/// Returns a message to its queue.
+fn requeue(state: &mut WorldState, mut unsettled: Unsettled, counted: bool) {
+    unsettled.message.deliveries += u32::from(counted);
+    unsettled.message.since = Instant::now();
+    let front = state.random.bool();
+    let Some(ready) = state.broker.ready.get_mut(&unsettled.queue) else { return };
+    if front { ready.push_front(unsettled.message) } else { ready.push_back(unsettled.message) }
+}
+
+/// Closes the broker's end of `wire` now, and the worker's end soon after.
+pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
+    if wire.cut.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let over = wire.life.is_over();
+    let mut state = world.lock();
+    state.log(format_args!("a connection breaks: {why}"));
+    state.checker.disturbances += 1;
+    state.broker.connections.retain(|other| !Arc::ptr_eq(other, wire));
+    let mine: Vec<u64> = (state.broker.subscribers.iter())
+        .filter(|(_, subscriber)| Arc::ptr_eq(&subscriber.wire, wire))
+        .map(|(number, _)| *number)
+        .collect();
+    let tags: Vec<u64> = (state.broker.unsettled.iter())
+        .filter(|(_, unsettled)| mine.contains(&unsettled.subscriber))
+        .map(|(tag, _)| *tag)
+        .collect();
+    for tag in tags {
+        if let Some(unsettled) = settled(&mut state, tag) {
+            state.checker.taken_back(tag, !over);
+            requeue(&mut state, unsettled, true);
+        }
+    }
+    for number in mine {
+        state.broker.subscribers.remove(&number);
+    }
+    let noticed = Duration::from_millis(if state.random.bool() { 0 } else { state.random.u64(..3000) });
+    for queue in state.broker.work.clone() {
+        deliver(&mut state, &queue);
+    }
+    drop(state);
+    let wire = Arc::clone(wire);
+    tokio::spawn(async move {
+        sleep(noticed).await;
+        wire.gone.close();
+    });
+}
+
+/// Closes all connections.
+pub(super) fn cut_all(world: &World, why: &str) {
+    let connections = world.lock().broker.connections.clone();
+    for wire in &connections {
+        cut(world, wire, why);
+    }
+}
+
+/// Closes one random connection.
+pub(super) fn cut_one(world: &World) {
+    let wire = {
+        let mut state = world.lock();
+        let count = state.broker.connections.len();
+        (count > 0)
+            .then(|| state.random.usize(..count))
+            .map(|index| Arc::clone(&state.broker.connections[index]))
+    };
+    if let Some(wire) = wire {
+        cut(world, &wire, "the network");
+    }
+}
+
+/// Blocks publishing, or ends that.
+pub(super) fn block(state: &mut WorldState, blocked: bool) {
+    state.log(format_args!("publishing is blocked: {blocked}"));
+    state.checker.disturbances += 1;
+    if let Some(before) = state.broker.blocked.take() {
+        before.close();
+    }
+    state.broker.blocked = blocked.then(|| Arc::new(Semaphore::new(0)));
+}
+
+/// Stops the deliveries to one random consumer, without a notification.
+pub(super) fn stall(state: &mut WorldState) {
+    let count = state.broker.subscribers.len();
+    if count > 0 {
+        let index = state.random.usize(..count);
+        if let Some(subscriber) = state.broker.subscribers.values_mut().nth(index) {
+            subscriber.stalled = true;
+            let queue = subscriber.queue.clone();
+            state.log(format_args!("{queue}: a consumer stalls"));
+            state.checker.disturbances += 1;
+        }
+    }
+}
+
+/// Deletes one random queue that is empty. Returns true if nobody noticed: its consumers were not notified.
+pub(super) fn delete_queue(state: &mut WorldState) -> bool {
+    let empty: Vec<String> = state
+        .broker
+        .topology
+        .queues()
+        .filter(|name| state.broker.is_empty(name))
+        .map(str::to_owned)
+        .collect();
+    if empty.is_empty() {
+        return false;
+    }
+    let queue = empty[state.random.usize(..empty.len())].clone();
+    let notified = state.random.bool();
+    state.log(format_args!("{queue} is deleted, its consumers are notified: {notified}"));
+    state.checker.disturbances += 1;
+    let number = state.broker.number();
+    state.broker.topology.delete_queue(&queue, number);
+    let (gone, left) = std::mem::take(&mut state.broker.subscribers)
+        .into_iter()
+        .partition::<BTreeMap<_, _>, _>(|(_, subscriber)| subscriber.queue == queue);
+    state.broker.subscribers = left;
+    if !notified {
+        state.broker.forgotten.extend(gone.into_values());
+    }
+    !notified && state.broker.work.contains(&queue)
+}
+
+/// Deletes the binding of the routing key `key`.
+pub(super) fn unbind(state: &mut WorldState, key: &'static str) {
+    state.log(format_args!("{key} has no binding"));
+    state.checker.disturbances += 1;
+    state.broker.topology.unbind(key);
+}
+
+/// The connections that the worker has now, by purpose.
+pub(super) fn connections(state: &WorldState) -> BTreeSet<String> {
+    state.broker.connections.iter().map(|wire| wire.purpose.clone()).collect()
+}
+
+/// Declares everything that is missing, as an operator does.
+pub(super) fn restore(state: &mut WorldState) {
+    state.broker.topology.restore();
+}
