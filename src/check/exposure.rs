@@ -15,6 +15,7 @@ use crate::{
         settings::{Origin, is_secret},
     },
     endpoint::url::is_loopback,
+    ingress::config::AddressBlock,
     ledger::LedgerKind,
     stages::OnFailure,
     telemetry::logs::LogLevel,
@@ -28,6 +29,7 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         vec![ledger(loaded), ledger_outage(loaded), retention(loaded), admin(loaded), devices(loaded)];
     found.push(ingress(loaded));
     found.extend(client_tokens(loaded));
+    found.extend(address_blocks(loaded));
     found.extend(unused(loaded));
     found.extend(inline_tokens(loaded));
     found.extend(secrets_in_flags(loaded));
@@ -161,6 +163,28 @@ fn client_tokens(loaded: &Loaded) -> Vec<Finding> {
                 "the client's token is read only at startup: it cannot rotate without a restart",
                 "set token_file to a file with one or two tokens, or with their digests",
             )
+        })
+        .collect()
+}
+
+/// Lists of addresses that contain every address.
+fn address_blocks(loaded: &Loaded) -> Vec<Finding> {
+    let section = &loaded.config.ingress;
+    let proxies = (
+        "ingress.trusted_proxies".to_owned(),
+        &section.trusted_proxies,
+        "every client may state its address in X-Forwarded-For",
+        "list the proxies only",
+    );
+    let clients = section.clients.iter().map(|(name, client)| {
+        let key = format!("ingress.clients.{name}.allowed_addresses");
+        (key, &client.allowed_addresses, "the client may call from every address", "list its addresses only")
+    });
+    let lists = std::iter::once(proxies).chain(clients);
+    let everything = lists.filter(|(_, blocks, ..)| blocks.iter().any(AddressBlock::is_everything));
+    everything
+        .map(|(key, _, effect, advice)| {
+            on(Exposure, loaded, &[&key]).warn(format!("a block of length /0: {effect}"), advice)
         })
         .collect()
 }

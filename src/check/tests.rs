@@ -125,6 +125,17 @@ const CONFLICTS: &[(&[&str], &str)] = &[
         "fail: ingress.listen = \"127.0.0.1:1\": ingress.clients.flows.token_file: token file /nonexistent/token",
     ),
     (
+        &["ingress.trusted_proxies=0.0.0.0/0"],
+        "warn: ingress.trusted_proxies = 0.0.0.0/0: a block of length /0: every client may state its address",
+    ),
+    (
+        &[
+            "ingress.clients.flows.token=icw_token-of-the-flows-1",
+            "ingress.clients.flows.allowed_addresses=10.0.0.0/8,::/0",
+        ],
+        "warn: ingress.clients.flows.allowed_addresses = 10.0.0.0/8,::/0: a block of length /0: the client may call",
+    ),
+    (
         &["ingress.allow_insecure=true"],
         "warn: ingress.allow_insecure = true: the clients' tokens and the events may be sent unencrypted",
     ),

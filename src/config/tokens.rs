@@ -42,7 +42,8 @@ impl Loaded {
     pub(crate) fn ingress(&self) -> Result<Option<IngressSettings>, ConfigError> {
         let section = &self.config.ingress;
         let Some(listen) = section.listen else { return Ok(None) };
-        let clients = Clients::open(&section.clients).map_err(|error| ConfigError::new(error.to_string()))?;
+        let clients = Clients::open(&section.clients, section.in_flight_max.size())
+            .map_err(|error| ConfigError::new(error.to_string()))?;
         Ok(Some(IngressSettings {
             listen,
             certificate: self.config.ingress_certificate(),

@@ -1,6 +1,14 @@
 //! Who may call.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::warn;
 
 use super::{
     config::{AddressBlock, ClientConfig, ClientScope},
@@ -31,14 +39,18 @@ pub(super) struct Client {
     scopes: Vec<ClientScope>,
     tokens: ClientTokens,
     bucket: TokenBucket,
+    /// Permits for the client's requests in progress, so that one client leaves room for others.
+    share: Semaphore,
     addresses: Vec<AddressBlock>,
 }
 
 /// All clients.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    clients: Vec<Arc<Client>>,
+    all: Vec<Arc<Client>>,
     refused: AddressBuckets,
+    /// Pairs of clients with the same token that were logged.
+    shared: Mutex<BTreeSet<(String, String)>>,
 }
 
 /// A request that is not served.
@@ -53,20 +65,25 @@ pub(super) enum Denied {
 }
 
 impl Clients {
-    /// The clients of the settings. Their token files are read once as a test.
+    /// The clients of the settings. Their token files are read once as a test. One client may have half of `in_flight_max`
+    /// requests in progress.
     ///
     /// # Errors
     /// [`ClientsError`].
-    pub(crate) fn open(configured: &BTreeMap<String, ClientConfig>) -> Result<Self, ClientsError> {
+    pub(crate) fn open(
+        configured: &BTreeMap<String, ClientConfig>,
+        in_flight_max: usize,
+    ) -> Result<Self, ClientsError> {
+        let share = (in_flight_max / 2).max(1);
         let mut clients: Vec<Arc<Client>> = Vec::new();
         for (name, config) in configured {
-            let client = Client::open(name, config)?;
+            let client = Client::open(name, config, share)?;
             if let Some(other) = clients.iter().find(|other| other.tokens.overlaps(&client.tokens)) {
                 return Err(ClientsError::SameToken(other.name.clone(), client.name));
             }
             clients.push(Arc::new(client));
         }
-        Ok(Self { clients, refused: AddressBuckets::new(REFUSED) })
+        Ok(Self { all: clients, refused: AddressBuckets::new(REFUSED), shared: Mutex::default() })
     }
 
     /// The client that sent a request with this `Authorization` from `address`, if it has `scope`.
@@ -83,7 +100,7 @@ impl Clients {
         scope: ClientScope,
     ) -> Result<&Arc<Client>, Denied> {
         let client = bearer(authorization)
-            .and_then(|token| self.find(token).ok_or(AuthFailure::Unknown))
+            .and_then(|token| self.find(token))
             .map_err(|failure| self.refuse(Denied::Unauthenticated(failure), failure, address))?;
         let addresses = &client.addresses;
         let failure = if !addresses.is_empty() && !addresses.iter().any(|block| block.contains(address)) {
@@ -101,17 +118,31 @@ impl Clients {
         self.refused.take(address).map_or_else(|wait| Denied::Throttled(failure, wait), |()| denied)
     }
 
-    /// Compares with all clients, also after a match.
-    fn find(&self, token: &str) -> Option<&Arc<Client>> {
+    /// Compares with all clients, also after a match. A token of several clients would let the first one act for the others.
+    fn find(&self, token: &str) -> Result<&Arc<Client>, AuthFailure> {
         let digest = digest_of(token);
         let matching = |client: &&Arc<Client>| bool::from(client.tokens.matches(&digest));
-        let found: Vec<_> = self.clients.iter().filter(matching).collect();
-        found.first().copied()
+        let found: Vec<_> = self.all.iter().filter(matching).collect();
+        match found[..] {
+            [client] => Ok(client),
+            [] => Err(AuthFailure::Unknown),
+            [first, second, ..] => {
+                self.warn_of_shared_token(&first.name, &second.name);
+                Err(AuthFailure::Shared)
+            }
+        }
+    }
+
+    fn warn_of_shared_token(&self, first: &str, second: &str) {
+        let mut known = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.insert((first.to_owned(), second.to_owned())) {
+            warn!(first, second, "ingress: two clients have the same token; refusing it for both");
+        }
     }
 }
 
 impl Client {
-    fn open(name: &str, config: &ClientConfig) -> Result<Self, ClientsError> {
+    fn open(name: &str, config: &ClientConfig, share: usize) -> Result<Self, ClientsError> {
         let tokens = ClientTokens::open(&config.token, config.token_sha256, config.token_file.as_deref());
         let key = format!("ingress.clients.{name}.token_file");
         let size = BucketSize { rate: config.rate.get().into(), burst: config.burst.get().into() };
@@ -120,13 +151,24 @@ impl Client {
             scopes: config.scopes.clone(),
             tokens: tokens.map_err(|source| ClientsError::File { key, source })?,
             bucket: TokenBucket::new(size),
+            share: Semaphore::new(share),
             addresses: config.allowed_addresses.clone(),
         })
+    }
+
+    /// Begins a request. `None` if too many requests of the client are in progress.
+    pub(super) fn begin(&self) -> Option<SemaphorePermit<'_>> {
+        self.share.try_acquire().ok()
     }
 
     /// Counts a request, or returns the time until the next one is allowed.
     pub(super) fn count(&self) -> Result<(), Duration> {
         self.bucket.take()
+    }
+
+    /// Counts the people who get a message because of a counted request, or returns the time until so many are allowed.
+    pub(super) fn count_people(&self, people: usize) -> Result<(), Duration> {
+        self.bucket.take_for(people)
     }
 }
 
@@ -158,7 +200,7 @@ mod tests {
 
     fn clients(second: &str) -> Clients {
         let both = [("first", config(TOKENS[0], "{}")), ("second", config(TOKENS[1], second))];
-        Clients::open(&both.map(|(name, config)| (name.to_owned(), config)).into()).unwrap()
+        Clients::open(&both.map(|(name, config)| (name.to_owned(), config)).into(), 5).unwrap()
     }
 
     fn admit(clients: &Clients, authorization: &str) -> Result<String, Denied> {
@@ -208,10 +250,41 @@ mod tests {
         assert!(admit(&clients(r#"{"allowed_addresses": ["192.0.2.0/24"]}"#), &second).is_ok());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn token_that_a_rotation_gives_to_two_clients_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), TOKENS[1]).unwrap();
+        let clients = clients(&serde_json::json!({"token": "", "token_file": file.path()}).to_string());
+        let both = [0, 1].map(|n| format!("Bearer {}", TOKENS[n]));
+        assert!(admit(&clients, &both[0]).is_ok() && admit(&clients, &both[1]).is_ok());
+        std::fs::write(file.path(), TOKENS.join("\n")).unwrap();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        for _ in 0..2 {
+            assert_eq!(admit(&clients, &both[0]), Err(Denied::Unauthenticated(AuthFailure::Shared)));
+        }
+        let logged: Vec<_> = clients.shared.lock().unwrap().iter().cloned().collect();
+        assert_eq!(logged, [("first".to_owned(), "second".to_owned())]);
+        assert_eq!(admit(&clients, &both[1]).unwrap(), "second", "the other token is still valid");
+    }
+
+    #[test]
+    fn client_has_half_of_the_requests_in_progress_and_at_least_one() {
+        let both = || [("first", config(TOKENS[0], "{}")), ("second", config(TOKENS[1], "{}"))];
+        for (in_flight_max, share) in [(1, 1), (2, 1), (5, 2)] {
+            let configured = both().map(|(name, config)| (name.to_owned(), config)).into();
+            let clients = Clients::open(&configured, in_flight_max).unwrap();
+            let taken: Vec<_> = (0..9).filter_map(|_| clients.all[0].begin()).collect();
+            assert_eq!(taken.len(), share, "of {in_flight_max}");
+            assert!(clients.all[1].begin().is_some(), "another client has its own share");
+            drop(taken);
+            assert!(clients.all[0].begin().is_some());
+        }
+    }
+
     #[test]
     fn two_clients_with_one_token_are_refused() {
         let both = ["a", "b"].map(|name| (name.to_owned(), config(TOKENS[0], "{}")));
-        let error = Clients::open(&both.into()).unwrap_err().to_string();
+        let error = Clients::open(&both.into(), 5).unwrap_err().to_string();
         assert!(error.contains("ingress.clients.a and ingress.clients.b"), "{error}");
         assert!(!error.contains(TOKENS[0]));
     }

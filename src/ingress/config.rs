@@ -82,6 +82,12 @@ impl AddressBlock {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
+
+    /// True if the block contains every address of its family.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
 }
 
 impl TryFrom<String> for AddressBlock {

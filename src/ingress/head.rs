@@ -1,6 +1,10 @@
 //! The head of a request: its headers, checked before the body is read.
 
-use std::{collections::BTreeMap, net::IpAddr, str};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    str,
+};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -193,10 +197,17 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Addre
             break;
         }
         // What a trusted proxy does not name as an address is not believed.
-        let Ok(next) = hop.parse() else { break };
+        let Some(next) = hop_address(hop) else { break };
         address = next;
     }
     address
+}
+
+/// The address of a hop. Some proxies add the port, or put IPv6 in brackets.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::from);
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    hop.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ fn start() -> Value {
     let body = |schema: &str| json!({"schema": {"$ref": format!("#/components/schemas/{schema}")}});
     let mut responses = Map::new();
     let mut headers = json!({
-        "Location": {"schema": {"type": "string"}, "description": "The path of the session."},
+        "Location": {"schema": {"type": "string"}, "description": "The path of the session. It has no GET yet."},
         "Idempotent-Replayed": {"schema": {"enum": ["true", "false"]}, "description": "As `replayed`."}
     });
     responses.insert(
@@ -96,11 +96,11 @@ fn start() -> Value {
     json!({
         "operationId": "startSession",
         "summary": "Start a video session",
-        "description": "Answers within 8 seconds. A request may be repeated with the same Idempotency-Key and the same body: it has one effect.",
+        "description": "Answers within 8 seconds. A request may be repeated with the same Idempotency-Key and the same body: it has one effect. The ingress remembers a request for 24 hours, and the worker's ledger an event until its links have expired.",
         "security": [{"token": []}],
         "parameters": [{
             "name": "Idempotency-Key", "in": "header", "required": false,
-            "description": "Names the request, with or without quotation marks. Without it, a CloudEvent is named by its source and id, any other request by its body.",
+            "description": "Names the request, with or without quotation marks. Without it, a CloudEvent is named by its source and id, any other request by its body, so equal bodies are one session.",
             "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
         }, {
             "name": "traceparent", "in": "header", "required": false,

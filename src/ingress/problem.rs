@@ -89,6 +89,12 @@ impl HttpProblem {
     }
 }
 
+/// The client must wait, because of its rate.
+pub(super) fn rate_limited(wait: Duration) -> HttpProblem {
+    let detail = "the client starts sessions for more guests than its rate and burst allow";
+    HttpProblem::new(ProblemKind::RateLimited, detail).retry_after(wait)
+}
+
 /// Rounds up, because a client that comes early is refused again.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -39,13 +39,13 @@ impl BucketLevel {
         (self.permits, self.at) = ((self.permits + new).min(size.burst), now);
     }
 
-    fn take(&mut self, size: BucketSize) -> Result<(), Duration> {
+    fn take(&mut self, size: BucketSize, permits: f64) -> Result<(), Duration> {
         self.fill(size);
-        if self.permits >= 1.0 {
-            self.permits -= 1.0;
+        if self.permits >= permits {
+            self.permits -= permits;
             return Ok(());
         }
-        Err(Duration::try_from_secs_f64((1.0 - self.permits) / size.rate).unwrap_or(Duration::MAX))
+        Err(Duration::try_from_secs_f64((permits - self.permits) / size.rate).unwrap_or(Duration::MAX))
     }
 }
 
@@ -64,7 +64,21 @@ impl TokenBucket {
 
     /// Takes a permit, or returns the time until there is one.
     pub(super) fn take(&self) -> Result<(), Duration> {
-        self.level.lock().unwrap_or_else(PoisonError::into_inner).take(self.size)
+        self.lock().take(self.size, 1.0)
+    }
+
+    /// Takes the permits for `people` instead of the one that was taken, but never more than a full bucket has. Without them
+    /// the one is returned, and this returns the time until there are enough.
+    pub(super) fn take_for(&self, people: usize) -> Result<(), Duration> {
+        let people = u32::try_from(people).unwrap_or(u32::MAX);
+        let permits = f64::from(people).clamp(1.0, self.size.burst);
+        let mut level = self.lock();
+        level.permits += 1.0;
+        level.take(self.size, permits)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BucketLevel> {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,7 +107,7 @@ impl AddressBuckets {
                 key = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
             }
         }
-        levels.entry(key).or_insert_with(|| BucketLevel::full(self.size)).take(self.size)
+        levels.entry(key).or_insert_with(|| BucketLevel::full(self.size)).take(self.size, 1.0)
     }
 }
 
@@ -125,6 +139,22 @@ mod tests {
         assert!(bucket.take().is_err());
         advance(Duration::from_secs(3600)).await;
         assert_eq!((0..9).filter(|_| bucket.take().is_ok()).count(), 3, "never more than a burst");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn people_take_a_permit_each_up_to_the_burst() {
+        let bucket = TokenBucket::new(SIZE);
+        bucket.take().unwrap();
+        bucket.take_for(2).unwrap();
+        bucket.take().unwrap();
+        assert_eq!(bucket.take_for(2), Err(Duration::from_millis(500)), "one permit is left");
+        bucket.take().unwrap();
+        bucket.take_for(0).unwrap();
+        assert!(bucket.take().is_err(), "nobody takes a permit, too");
+        advance(Duration::from_secs(3600)).await;
+        bucket.take().unwrap();
+        bucket.take_for(1000).unwrap();
+        assert!(bucket.take().is_err(), "a large session takes a full bucket");
     }
 
     #[tokio::test(start_paused = true)]

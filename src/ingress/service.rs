@@ -28,7 +28,7 @@ use super::{
     clients::{Client, Clients, Denied},
     config::{AddressBlock, ClientScope},
     head::{self, StartHead},
-    problem::{HttpProblem, RETRY_SOON},
+    problem::{self, HttpProblem, RETRY_SOON},
     sessions::{StartEvents, StartRequest},
 };
 use crate::{
@@ -66,9 +66,11 @@ pub(super) struct RequestOrigin {
     pub(super) busy: Arc<AtomicBool>,
 }
 
-/// What the log line about a request says besides its answer.
-#[derive(Debug, Default)]
+/// The log line about a request. Dropping it writes the line, also if the client disconnects before the answer.
+#[derive(Debug)]
 pub(super) struct RequestLog {
+    since: Instant,
+    answered: Answered,
     client: Option<Arc<Client>>,
     pub(super) event_id: Option<Uuid>,
     pub(super) trace_id: Option<String>,
@@ -80,7 +82,7 @@ impl IngressService {
         let since = Instant::now();
         let route = route(request.uri().path());
         let mut timer = self.events.metrics.begin(route);
-        let mut log = RequestLog::default();
+        let mut log = RequestLog::begin(since);
         let work = AssertUnwindSafe(self.serve(request, route, origin, since + REQUEST_MAX, &mut log));
         let result = match timeout_at(since + REQUEST_MAX, work.catch_unwind()).await {
             Ok(Ok(result)) => result,
@@ -97,7 +99,8 @@ impl IngressService {
             Err(problem) => Answered::Refused(problem.kind),
         };
         timer.set(answered);
-        log.write(answered, since);
+        log.answered = answered;
+        drop(log);
         let mut response = result.map_or_else(HttpProblem::response, |(_, response)| response);
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -116,10 +119,6 @@ impl IngressService {
         if self.stop.is_cancelled() {
             return Err(HttpProblem::unavailable("the ingress is stopping", RETRY_SOON));
         }
-        let _permit = self
-            .in_flight
-            .try_acquire()
-            .map_err(|_| HttpProblem::unavailable("too many requests are in progress", RETRY_SOON))?;
         let method = request.method();
         let other_method =
             |allowed| HttpProblem::new(ProblemKind::Method, "see the header Allow").allow(allowed);
@@ -143,20 +142,21 @@ impl IngressService {
         deadline: Instant,
         log: &mut RequestLog,
     ) -> Result<AcceptedBody, HttpProblem> {
+        let _permit = self
+            .in_flight
+            .try_acquire()
+            .map_err(|_| HttpProblem::unavailable("too many requests are in progress", RETRY_SOON))?;
         let (parts, body) = request.into_parts();
         let client = self.admit(&parts.headers, origin.peer, ClientScope::Start)?;
         origin.busy.store(true, Ordering::Relaxed);
         log.client = Some(Arc::clone(client));
-        client.count().map_err(|wait| {
-            HttpProblem::new(
-                ProblemKind::RateLimited,
-                "the client sends more requests than its rate and burst allow",
-            )
-            .retry_after(wait)
+        let _share = client.begin().ok_or_else(|| {
+            HttpProblem::unavailable("too many requests of this client are in progress", RETRY_SOON)
         })?;
+        client.count().map_err(problem::rate_limited)?;
         let head = StartHead::read(&parts.headers, self.requires_key)?;
         let body = read(body, deadline).await?;
-        let request = StartRequest { client: client.name.clone(), head, body, deadline };
+        let request = StartRequest { client: Arc::clone(client), head, body, deadline };
         self.events.accept(request, log).await
     }
 
@@ -206,17 +206,34 @@ impl IngressService {
 }
 
 impl RequestLog {
-    fn write(&self, answered: Answered, since: Instant) {
+    pub(super) const fn begin(since: Instant) -> Self {
+        Self { since, answered: Answered::Gone, client: None, event_id: None, trace_id: None }
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
         // What a client without a token does is counted, and logged where it is refused.
         let Some(client) = &self.client else { return };
-        let (client, outcome) = (client.name.as_str(), answered.as_str());
+        let (client, outcome) = (client.name.as_str(), self.answered.as_str());
         let event_id = self.event_id.map(|id| id.to_string());
-        let duration_ms = since.elapsed().as_secs_f64() * 1e3;
+        let duration_ms = self.since.elapsed().as_secs_f64() * 1e3;
         let trace_id = self.trace_id.as_deref();
-        if matches!(answered, Answered::Refused(ProblemKind::Unavailable | ProblemKind::Internal)) {
-            warn!(client, outcome, event_id, trace_id, duration_ms, "ingress: request not accepted");
-        } else {
-            info!(client, outcome, event_id, trace_id, duration_ms, "ingress: request answered");
+        match self.answered {
+            Answered::Gone => {
+                warn!(
+                    client,
+                    outcome,
+                    event_id,
+                    trace_id,
+                    duration_ms,
+                    "ingress: client disconnected before the answer"
+                );
+            }
+            Answered::Refused(ProblemKind::Unavailable | ProblemKind::Internal) => {
+                warn!(client, outcome, event_id, trace_id, duration_ms, "ingress: request not accepted");
+            }
+            _ => info!(client, outcome, event_id, trace_id, duration_ms, "ingress: request answered"),
         }
     }
 }

@@ -4,13 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
 use tracing::warn;
 use uuid::Uuid;
 
 use super::{
+    clients::Client,
     head::StartHead,
-    problem::{HttpProblem, RETRY_SOON},
+    problem::{self, HttpProblem, RETRY_SOON},
     service::RequestLog,
 };
 use crate::{
@@ -27,7 +31,8 @@ use crate::{
         trace::TraceContext,
     },
     fault,
-    ledger::{Claim, Lease, Ledger},
+    ledger::{Claim, Lease, Ledger, LedgerError},
+    state::PublishState,
     telemetry::{
         metrics::IngressMetrics,
         traces::{DeliverySpan, Tracer},
@@ -40,11 +45,13 @@ const ORGANISATION: &str = "default";
 const CLAIM_MAX: Duration = Duration::from_secs(4);
 /// Maximum wait for the broker's confirm.
 const CONFIRM_MAX: Duration = Duration::from_secs(5);
+/// Maximum wait for the ledger before the publish.
+const NOTE_MAX: Duration = Duration::from_secs(2);
 /// Maximum wait for the ledger after the confirm.
 const RECORD_MAX: Duration = Duration::from_secs(2);
 /// Time that stays for what follows the confirm.
 const RESERVE: Duration = Duration::from_secs(1);
-/// Time for which an accepted request is remembered.
+/// Time for which a request is remembered: from before its publish, and again from its confirm.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// Problem of a ledger that does not answer within our own limit.
@@ -57,6 +64,10 @@ const REUSED: &str =
 #[derive(Clone, Debug)]
 pub(crate) struct StartEvents {
     pub(crate) publisher: Publisher,
+    /// The publisher's state. Nothing is given to a publisher that cannot publish now.
+    pub(crate) publishing: PublishState,
+    /// A permit for each byte of the bodies that may wait for their confirms.
+    pub(crate) room: Arc<Semaphore>,
     /// The exchange of start events.
     pub(crate) exchange: String,
     pub(crate) ledger: Ledger,
@@ -72,7 +83,7 @@ pub(crate) struct StartEvents {
 
 /// A request as its client sent it.
 pub(super) struct StartRequest {
-    pub(super) client: String,
+    pub(super) client: Arc<Client>,
     pub(super) head: StartHead,
     pub(super) body: Vec<u8>,
     /// Time of the answer at the latest.
@@ -113,7 +124,7 @@ impl StartEvents {
         let (session, id, cloud_event, trace) = {
             let start = StartMessage::open(&message);
             let cloud_event = start.cloud_event_id();
-            let id = event_id(&client, key, cloud_event, &message.body);
+            let id = event_id(&client.name, key, cloud_event, &message.body);
             let session = start.session(&self.rules, self.clock.now());
             (session, id, cloud_event.is_some(), start.identity.trace.clone())
         };
@@ -126,7 +137,7 @@ impl StartEvents {
                 let is_named = key.is_some() || cloud_event;
                 let remembered_until = self.remembered_until(&session, is_named);
                 let event = ValidEvent { message, id, session, remembered_until };
-                self.publish_once(event, fingerprint, span.context(), deadline).await
+                self.publish_once(event, &client, fingerprint, span.context(), deadline).await
             }
             Err(refusal) => Err(HttpProblem::from(refusal)),
         };
@@ -137,6 +148,7 @@ impl StartEvents {
     async fn publish_once(
         &self,
         event: ValidEvent,
+        client: &Client,
         fingerprint: [u8; 32],
         within: &TraceContext,
         deadline: Instant,
@@ -147,12 +159,18 @@ impl StartEvents {
             session_id: event.session.session_id.reveal().clone(),
             replayed: false,
         };
-        let lease = match self.claim(event.id, fingerprint, deadline).await? {
+        let mut lease = match self.claim(event.id, fingerprint, deadline).await? {
             ClaimedKey::Mine(lease) => lease,
             ClaimedKey::Accepted => return Ok(AcceptedBody { replayed: true, ..accepted }),
         };
+        // A repeat of an accepted request sends no messages, so its people are not counted.
+        let room = self.room(event.message.body.len())?;
+        client.count_people(event.session.guests.len()).map_err(problem::rate_limited)?;
         let remembered_until = event.remembered_until;
-        self.publish(event, within, deadline).await?;
+        if let Some(lease) = &mut lease {
+            self.note(lease, remembered_until, deadline).await?;
+        }
+        self.publish(event, room, within, deadline).await?;
         fault::point("ingress", "confirmed");
         record(lease, remembered_until, deadline).await;
         fault::point("ingress", "recorded");
@@ -175,19 +193,49 @@ impl StartEvents {
             Ok(Ok(Claim::Mine(lease))) => return Ok(ClaimedKey::Mine(Some(lease))),
             Ok(Ok(Claim::Recorded(_))) => return Ok(ClaimedKey::Accepted),
             Ok(Ok(Claim::Conflict)) => return Err(HttpProblem::new(ProblemKind::KeyReused, REUSED)),
-            Ok(Ok(Claim::Busy)) => {
-                let problem = HttpProblem::new(
-                    ProblemKind::InFlight,
-                    "another request with the same key is in progress",
-                );
-                return Err(problem.retry_after(RETRY_SOON));
-            }
+            Ok(Ok(Claim::Busy)) => return Err(in_flight()),
             Ok(Err(error)) => error.to_string(),
             Err(_) => NO_ANSWER.to_owned(),
         };
+        self.ledger_failed(&error).map(|()| ClaimedKey::Mine(None))
+    }
+
+    /// Room for a body in the publisher's memory. A message that is published too late stays there after its request ends.
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, HttpProblem> {
+        if !self.publishing.connection.is_up() {
+            return Err(HttpProblem::unconfirmed("the broker is unavailable"));
+        }
+        if self.publishing.is_blocked() {
+            return Err(HttpProblem::unconfirmed("the broker blocks publishing"));
+        }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&self.room)
+            .try_acquire_many_owned(bytes)
+            .map_err(|_| HttpProblem::unconfirmed("too many events wait for the broker's confirm"))
+    }
+
+    /// Notes that the event may be published, because a confirm may be late. The note keeps the body's fingerprint, so the key
+    /// with another body is refused, and with the same body published again under the same id.
+    async fn note(
+        &self,
+        lease: &mut Lease,
+        remembered_until: Timestamp,
+        deadline: Instant,
+    ) -> Result<(), HttpProblem> {
+        let until = (Instant::now() + NOTE_MAX).min(deadline - RESERVE - RESERVE);
+        match timeout_at(until, lease.write_note(b"{}", remembered_until)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(LedgerError::Lost)) => Err(in_flight()),
+            Ok(Err(error)) => self.ledger_failed(&error.to_string()),
+            Err(_) => self.ledger_failed(NO_ANSWER),
+        }
+    }
+
+    /// Decides about a request while the ledger is unavailable.
+    fn ledger_failed(&self, error: &str) -> Result<(), HttpProblem> {
         if self.without_ledger {
             warn!(error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
-            return Ok(ClaimedKey::Mine(None));
+            return Ok(());
         }
         warn!(error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
         Err(HttpProblem::unconfirmed("the ledger is unavailable"))
@@ -196,6 +244,7 @@ impl StartEvents {
     async fn publish(
         &self,
         event: ValidEvent,
+        room: OwnedSemaphorePermit,
         within: &TraceContext,
         deadline: Instant,
     ) -> Result<(), HttpProblem> {
@@ -210,7 +259,7 @@ impl StartEvents {
         };
         let since = Instant::now();
         let until = (since + CONFIRM_MAX).min(deadline - RESERVE);
-        let result = timeout_at(until, self.publisher.publish(publication)).await;
+        let result = timeout_at(until, self.publisher.publish_in(publication, Some(room))).await;
         let error = match result {
             Ok(Ok(())) => {
                 self.metrics.confirmed(since.elapsed());
@@ -235,6 +284,11 @@ impl StartEvents {
         let longest = after(self.clock.now(), KEPT);
         if is_named { longest } else { longest.min(after(session.expires_at.timestamp(), self.margin)) }
     }
+}
+
+fn in_flight() -> HttpProblem {
+    let detail = "another request with the same key is in progress";
+    HttpProblem::new(ProblemKind::InFlight, detail).retry_after(RETRY_SOON)
 }
 
 /// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.

@@ -40,8 +40,8 @@ pub(crate) enum TokenFileError {
     /// The file can't be read.
     #[error("token file {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
-    /// The file's content is not one or two tokens.
-    #[error("token file {}: expected one or two lines, each with a token or with sha256: and 64 hexadecimal digits; a token has 22 to 512 printable characters without spaces", .0.display())]
+    /// The file has content, and it is not one or two tokens.
+    #[error("token file {}: expected at most two lines, each with a token or with sha256: and 64 hexadecimal digits; a token has 22 to 512 printable characters without spaces", .0.display())]
     NoTokens(PathBuf),
 }
 
@@ -110,11 +110,14 @@ struct ReadDigests {
 impl DigestFile {
     fn open(path: PathBuf) -> Result<Self, TokenFileError> {
         let last = ReadDigests { at: Instant::now(), digests: read(&path)?, is_stale: false };
+        if last.digests.is_empty() {
+            warn_of_empty(&path);
+        }
         Ok(Self { path, last: Mutex::new(last) })
     }
 
-    /// The current tokens. A missing file keeps the last ones, because it may be about to be replaced. A file without valid
-    /// tokens leaves none, because somebody may have emptied it to withdraw them.
+    /// The current tokens. A missing file keeps the last ones, because it may be about to be replaced. An empty file, and one
+    /// without valid tokens, leaves none, because somebody may have withdrawn them.
     fn current(&self) -> Arc<[TokenDigest]> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.at.elapsed() < FRESH {
@@ -125,6 +128,9 @@ impl DigestFile {
             Ok(digests) => {
                 if std::mem::take(&mut last.is_stale) {
                     info!(file = %self.path.display(), "a client's token file is usable again");
+                }
+                if digests.is_empty() && !last.digests.is_empty() {
+                    warn_of_empty(&self.path);
                 }
                 last.digests = digests;
             }
@@ -143,6 +149,11 @@ impl DigestFile {
     }
 }
 
+fn warn_of_empty(path: &Path) {
+    warn!(file = %path.display(), "a client's token file has no token; its tokens are withdrawn");
+}
+
+/// The tokens of the file; none if the file is empty.
 fn read(path: &Path) -> Result<Arc<[TokenDigest]>, TokenFileError> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
@@ -152,7 +163,7 @@ fn read(path: &Path) -> Result<Arc<[TokenDigest]>, TokenFileError> {
     let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty());
     let digests: Option<Vec<_>> = lines.map(digest_in).collect();
     match digests {
-        Some(digests) if (1..=LINES_MAX).contains(&digests.len()) => Ok(digests.into()),
+        Some(digests) if digests.len() <= LINES_MAX => Ok(digests.into()),
         _ => Err(TokenFileError::NoTokens(path.to_owned())),
     }
 }
@@ -216,6 +227,17 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn file_that_is_empty_at_the_start_has_no_token_until_it_gets_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "\n").unwrap();
+        let tokens = ClientTokens::open(&"".into(), None, Some(file.path())).unwrap();
+        assert!(!accepts(&tokens, "") && !accepts(&tokens, NEW));
+        std::fs::write(file.path(), NEW).unwrap();
+        advance(FRESH).await;
+        assert!(accepts(&tokens, NEW));
+    }
+
     #[test]
     fn error_shows_no_part_of_the_file() {
         let folder = tempfile::tempdir().unwrap();
@@ -223,7 +245,7 @@ mod tests {
         for text in ["short-secret", "two words of a long secret", "sha256:00secret"] {
             std::fs::write(&path, text).unwrap();
             let error = ClientTokens::open(&"".into(), None, Some(&path)).unwrap_err().to_string();
-            assert!(error.contains("expected one or two lines") && !error.contains("secret"), "{error}");
+            assert!(error.contains("expected at most two lines") && !error.contains("secret"), "{error}");
         }
     }
 }

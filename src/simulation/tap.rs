@@ -18,7 +18,7 @@ pub(super) fn tap(life: Life, publisher: Publisher) -> (Publisher, JoinHandle<()
 }
 
 async fn forward(life: Life, publisher: Publisher, job: PublishJob) {
-    let PublishJob { publication, delivery, mut reply } = job;
+    let PublishJob { publication, delivery, mut reply, room: _room } = job;
     let result = tokio::select! {
         biased;
         result = publisher.publish(publication.clone()).instrument(delivery) => Some(result),

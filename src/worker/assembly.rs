@@ -6,6 +6,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, try_join_all},
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{WorkerError, supervise::supervise};
@@ -20,7 +21,7 @@ use crate::{
         tries::Tries,
     },
     config::Loaded,
-    contract::{stage::StageDef, start_session::EXCHANGE},
+    contract::{BODY_BYTES_MAX, stage::StageDef, start_session::EXCHANGE},
     ingress::sessions::StartEvents,
     instant_connect::InstantConnectClient,
     ledger::Ledger,
@@ -131,8 +132,11 @@ impl Parts<'_> {
     /// Makes start events of requests to the ingress.
     pub(super) fn start_events(&self) -> StartEvents {
         let config = &self.loaded.config;
+        let room_bytes = config.ingress.in_flight_max.size() * BODY_BYTES_MAX;
         StartEvents {
             publisher: self.publisher.clone(),
+            publishing: self.state.publishing().clone(),
+            room: Arc::new(Semaphore::new(room_bytes)),
             exchange: self.topology.exchange(EXCHANGE),
             ledger: self.ledger.clone(),
             clock: self.ledger.clock().clone(),

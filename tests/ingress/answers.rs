@@ -1,5 +1,7 @@
 //! Each answer of the ingress. What is refused is not published.
 
+use std::sync::Arc;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -15,11 +17,12 @@ use super::{Caller, reply, with};
 
 #[tokio::test]
 async fn event_is_accepted_after_its_confirm_and_leads_to_links() {
+    const KEY: &str = "run-of-the-flow-that-nobody-logs";
     let rig = Rig::new().await;
     let worker = rig.start(&with(&[])).await;
     let caller = Caller::of(&worker).await;
     let mut published = rig.amqp.tap(&rig.name("sessions"), &["session.start"]).await;
-    let answer = caller.start("run-1", &event(1)).await;
+    let answer = caller.start(KEY, &event(1)).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(answer.header("content-type"), "application/json");
     assert_eq!(answer.header("idempotent-replayed"), "false");
@@ -34,10 +37,13 @@ async fn event_is_accepted_after_its_confirm_and_leads_to_links() {
     let link = rig.guest_links().await.next().await;
     assert_eq!(link.json()["eventId"], id);
     rig.until_experts_have(1).await;
-    let spans = rig.collector.text();
+    let output = Arc::clone(&worker.output);
     worker.stop().await;
     rig.assert_queues_are_empty(&rig.amqp).await;
-    assert!(!spans.contains("run-1"));
+    // The last spans are sent when the worker ends.
+    let (spans, log) = (rig.collector.text(), output.text());
+    assert!(spans.contains("POST /v1/sessions") && !spans.contains(KEY), "{spans}");
+    assert!(log.contains("ingress: request answered") && !log.contains(KEY), "{log}");
 }
 
 #[tokio::test]

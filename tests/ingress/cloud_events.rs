@@ -44,10 +44,18 @@ async fn cloud_event_is_identified_by_its_source_and_id_in_either_mode() {
     let refused = reply(structured(&invalid)).await;
     assert_eq!(refused.problem(&rig), "invalid");
     assert_eq!(refused.json()["errors"][0]["pointer"], "/data/guests/0/channel");
-    // The same event again, as JSON whose content type does not say that it is a CloudEvent.
-    let links = rig.guest_links().await.take(3).await;
-    assert_eq!(links.len(), 3);
-    rig.until_experts_have(3).await;
+    // A content type that does not say that the body is a CloudEvent. The event is still identified by its source and id.
+    let as_json = |n: usize| {
+        let mut event = wrapped.clone();
+        (event["id"], event["data"]) = (json!("10"), testkit::event(n));
+        caller.post().body(event.to_string())
+    };
+    let accepted = reply(as_json(5)).await;
+    assert_eq!((accepted.status, accepted.json()["sessionId"].as_str()), (202, Some("visit-5")));
+    assert_eq!(reply(as_json(6)).await.problem(&rig), "key-reused");
+    let links = rig.guest_links().await.take(4).await;
+    assert_eq!(links.len(), 4);
+    rig.until_experts_have(4).await;
     worker.stop().await;
     rig.assert_queues_are_empty(&rig.amqp).await;
 }

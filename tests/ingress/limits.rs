@@ -53,10 +53,14 @@ async fn large_ambiguous_and_malformed_requests_are_refused() {
         (large_head, 431),
         ("nonsense\r\n\r\n".to_owned(), 400),
     ] {
-        let answer = caller.raw(request.as_bytes()).await;
+        let since = Instant::now();
+        let second = "GET /openapi.json HTTP/1.1\r\nHost: ingress\r\n\r\n";
+        let answer = caller.raw((request.clone() + second).as_bytes()).await;
         let shown = &request[..request.len().min(250)];
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{shown}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "the rest is no second request: {answer}");
+        // The connection ends with the answer, not because its client is idle.
+        assert!(since.elapsed() < Duration::from_secs(4), "{shown}: {:?}", since.elapsed());
     }
     worker.stop().await;
     rig.assert_queues_are_empty(&rig.amqp).await;
@@ -97,10 +101,33 @@ async fn request_beyond_the_requests_in_flight_is_refused_at_once() {
     let refused = caller.start("run-2", &event(2)).await;
     assert_eq!((refused.status, refused.problem(&rig).as_str()), (503, "unavailable"));
     assert_eq!(refused.header("retry-after"), "1");
+    let description = super::reply(caller.http.get(caller.url("/openapi.json"))).await;
+    assert_eq!(description.status, 200, "a document is not a request in progress");
     slow.write_all(body.as_bytes()).await.unwrap();
     let answer = rest(slow).await;
     assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
     admin.until("ingress_in_flight", "0").await;
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn client_with_half_of_the_requests_in_flight_leaves_the_rest_to_others() {
+    const OTHER: &str = "rig-client-token-that-came-after-it";
+    let rig = Rig::new().await;
+    let settings = with(&[("ingress.in_flight_max", "4"), ("ingress.clients.other.token", OTHER)]);
+    let worker = rig.start(&settings).await;
+    let (caller, admin) = (Caller::of(&worker).await, Admin::of(&worker).await);
+    let slow = head("Content-Length: 100\r\n");
+    let open = [caller.connect(slow.as_bytes()).await, caller.connect(slow.as_bytes()).await];
+    admin.until("ingress_in_flight", "2").await;
+    let refused = caller.start("run-1", &event(1)).await;
+    assert_eq!((refused.status, refused.problem(&rig).as_str()), (503, "unavailable"));
+    assert!(refused.text.contains("of this client"), "{refused:?}");
+    let request = caller.http.post(caller.url("/v1/sessions")).bearer_auth(OTHER);
+    let request = request.header("content-type", "application/json").body(event(1).to_string());
+    assert_eq!(super::reply(request).await.status, 202);
+    drop(open);
     rig.until_experts_have(1).await;
     worker.stop().await;
 }

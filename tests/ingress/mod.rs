@@ -17,7 +17,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use testkit::{Rig, leaks::leaks, program::Program, rig::CLIENT_TOKEN, soon};
+use testkit::{Rig, admin::Admin, leaks::leaks, program::Program, rig::CLIENT_TOKEN, soon};
 
 /// An ingress on a free port, with one client.
 const INGRESS: [(&str, &str); 2] =
@@ -62,9 +62,10 @@ impl Reply {
 }
 
 impl Caller {
-    /// A caller of `program`, once it listens.
+    /// A caller of `program`, once it listens and can publish.
     async fn of(program: &Program) -> Self {
         program.output.until("ingress listens", 1).await;
+        Admin::of(program).await.until(r#"connected{connection="publish"}"#, "1").await;
         let said = program.output.logged("ingress listens");
         // Err means that a provider is installed already, which is fine.
         _ = rustls::crypto::ring::default_provider().install_default();

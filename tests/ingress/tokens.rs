@@ -112,6 +112,21 @@ async fn token_file_rotates_without_a_restart() {
 }
 
 #[tokio::test]
+async fn worker_with_an_empty_token_file_starts_and_refuses_its_client() {
+    let rig = Rig::new().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let worker = rig.start(&with(&[("ingress.clients.other.token_file", path)])).await;
+    let caller = Caller::of(&worker).await;
+    let warnings = worker.output.logged("a client's token file has no token; its tokens are withdrawn");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(status(&caller, NEW_CLIENT_TOKEN, 1).await, 401);
+    assert_eq!(status(&caller, CLIENT_TOKEN, 1).await, 202);
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn command_makes_a_token_whose_digest_the_settings_can_hold() {
     let rig = Rig::new().await;
     let made = rig.command(&["token", "--json"], &[]).await;

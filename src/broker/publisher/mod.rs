@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use lapin::BasicProperties;
 use strum::IntoStaticStr;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::Span;
 
 use task::PublishTask;
@@ -83,6 +83,8 @@ pub struct PublishJob {
     /// Span of the delivery that the message belongs to, for log lines.
     pub delivery: Span,
     pub reply: oneshot::Sender<Result<(), PublishError>>,
+    /// Held until the message is answered or dropped, also if its caller has given up.
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 impl Publisher {
@@ -114,9 +116,22 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`].
     pub async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+        self.publish_in(publication, None).await
+    }
+
+    /// As [`Publisher::publish`]. `room` is held while the message is in memory, also if the caller gives up.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub(crate) async fn publish_in(
+        &self,
+        publication: Publication,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), PublishError> {
         let (reply, answer) = oneshot::channel();
         let delivery = Span::current();
-        self.0.send(PublishJob { publication, delivery, reply }).await.map_err(|_| PublishError::Ended)?;
+        let job = PublishJob { publication, delivery, reply, room };
+        self.0.send(job).await.map_err(|_| PublishError::Ended)?;
         answer.await.unwrap_or(Err(PublishError::Ended))
     }
 }

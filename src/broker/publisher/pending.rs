@@ -1,6 +1,9 @@
 //! Messages that were published and have no answer yet.
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
 use tracing::Span;
 
 use super::PublishError;
@@ -15,6 +18,7 @@ pub(super) struct Pending {
     pub(super) since: Instant,
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Result<(), PublishError>>,
+    pub(super) _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Pending {

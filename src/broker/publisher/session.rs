@@ -233,15 +233,13 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
     }
 
     async fn publish(&mut self, job: PublishJob) -> Result<(), BrokerError> {
-        let publication = job.publication;
+        let PublishJob { publication, delivery, reply, room } = job;
         let key = MessageKey::of(&publication.exchange, &publication.routing_key, &publication.properties);
         let id = self.next;
         self.next += 1;
         let since = Instant::now();
-        self.pending.insert(
-            id,
-            Pending { key, delivery: job.delivery, since, deadline: since + self.limit, reply: job.reply },
-        );
+        let deadline = since + self.limit;
+        self.pending.insert(id, Pending { key, delivery, since, deadline, reply, _room: room });
         let channel = self.channel.clone();
         let publish = channel.publish(publication);
         fault::point("publish", "asked");

@@ -1,17 +1,30 @@
 use std::sync::Mutex;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderName, HeaderValue, Request},
+};
 use serde_json::json;
 use tokio::time::{advance, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
     broker::publisher::PublishJobs,
     clock::TimeOfDay,
     config::{Sources, load},
+    ingress::{
+        clients::Clients,
+        config::ClientScope,
+        service::{IngressService, RequestOrigin},
+    },
     ledger::memory::Memory,
+    stages,
+    state::RaisedFlag,
     telemetry::metrics::Metrics,
 };
+
+const ANA: &str = r#"{"sessionId":"visit-1","guests":[{"channel":"sms","address":"+34600111222"}],"experts":[{"email":"expert@example.com"}]}"#;
 
 #[test]
 fn event_ids_of_clients_keys_and_bodies_do_not_overlap_and_stay_fixed() {
@@ -48,11 +61,20 @@ impl TimeOfDay for RuntimeTime {
 }
 
 fn events() -> (StartEvents, PublishJobs) {
+    let (events, jobs, up) = connected_events();
+    std::mem::forget(up);
+    (events, jobs)
+}
+
+/// Start events, the jobs of the publisher, and its connection that is up.
+fn connected_events() -> (StartEvents, PublishJobs, RaisedFlag) {
     let loaded = load(&Sources::default()).unwrap();
     let clock = Clock::of(RuntimeTime(Timestamp::now(), Instant::now()));
     let (publisher, jobs) = Publisher::queue();
     let events = StartEvents {
         publisher,
+        publishing: PublishState::default(),
+        room: Arc::new(Semaphore::new(2 * ANA.len() + 50)),
         exchange: "sessions".to_owned(),
         ledger: Ledger::over(Arc::new(Memory::new(clock.clone())), clock.clone()),
         clock,
@@ -62,7 +84,8 @@ fn events() -> (StartEvents, PublishJobs) {
         tracer: Tracer::default(),
         metrics: Metrics::off().ingress(),
     };
-    (events, jobs)
+    let up = events.publishing.connection.up();
+    (events, jobs, up)
 }
 
 /// Confirms what is published, and keeps the ids.
@@ -93,8 +116,8 @@ async fn accept(events: &StartEvents, key: Option<&str>) -> Result<AcceptedBody,
     });
     let deadline = Instant::now() + super::super::service::REQUEST_MAX;
     let body = body.to_string().into_bytes();
-    let request = StartRequest { client: "flows".to_owned(), head, body, deadline };
-    let accepted = events.accept(request, &mut RequestLog::default()).await;
+    let request = StartRequest { client: flows(1000), head, body, deadline };
+    let accepted = events.accept(request, &mut RequestLog::begin(Instant::now())).await;
     assert!(Instant::now() < deadline, "answered in time");
     accepted.map_err(|problem| problem.kind)
 }
@@ -152,4 +175,153 @@ async fn repeat_waits_for_the_request_in_flight() {
     let (first, late) = tokio::join!(accept(&events, Some("run-2")), late);
     assert_eq!(first.unwrap_err(), ProblemKind::Unavailable, "nobody confirms it");
     assert_eq!(late.unwrap_err(), ProblemKind::InFlight);
+}
+
+fn request_of(client: &Arc<Client>, key: &str, body: &str) -> StartRequest {
+    client.count().unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", "application/json".parse().unwrap());
+    headers.insert("idempotency-key", key.parse().unwrap());
+    StartRequest {
+        client: Arc::clone(client),
+        head: StartHead::read(&headers, true).unwrap(),
+        body: body.as_bytes().to_vec(),
+        deadline: Instant::now() + Duration::from_secs(8),
+    }
+}
+
+fn request(key: &str, body: &str) -> StartRequest {
+    request_of(&flows(1000), key, body)
+}
+
+const TOKEN: &str = "icw_token-of-the-flows-1";
+
+/// One client with this burst.
+fn clients(burst: u32) -> Clients {
+    let config = json!({
+        "token_file": "", "token": TOKEN, "token_sha256": "", "scopes": ["start"],
+        "rate": 1, "burst": burst, "allowed_addresses": []
+    });
+    let clients = [("flows".to_owned(), serde_json::from_value(config).unwrap())].into();
+    Clients::open(&clients, 2).unwrap()
+}
+
+fn flows(burst: u32) -> Arc<Client> {
+    let clients = clients(burst);
+    let authorization = format!("Bearer {TOKEN}");
+    let address = "127.0.0.1".parse().unwrap();
+    Arc::clone(clients.admit(Some(authorization.as_bytes()), address, ClientScope::Start).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_whose_client_disconnects_before_the_answer_is_counted_as_gone() {
+    let (mut events, mut jobs) = events();
+    let metrics = Metrics::new(stages::ALL, &[]).unwrap();
+    events.metrics = metrics.ingress();
+    let service = IngressService {
+        clients: clients(1),
+        events,
+        in_flight: Semaphore::new(2),
+        trusted_proxies: Vec::new(),
+        requires_key: false,
+        openapi: Bytes::new(),
+        stop: CancellationToken::new(),
+    };
+    let request = Request::post("/v1/sessions")
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .header("content-type", "application/json")
+        .body(Body::from(ANA))
+        .unwrap();
+    let origin = RequestOrigin { peer: "127.0.0.1".parse().unwrap(), busy: Arc::default() };
+    tokio::select! {
+        _ = service.answer(request, &origin) => unreachable!("nobody confirms the event"),
+        job = jobs.recv() => assert!(job.is_some()),
+    }
+    let shown = metrics.render().unwrap();
+    let gone = r#"ingress_requests_total{outcome="gone",route="sessions"} 1"#;
+    assert!(shown.contains(gone), "{shown}");
+    assert!(shown.contains("ingress_in_flight 0"), "{shown}");
+}
+
+async fn send(events: &StartEvents, request: StartRequest) -> Result<AcceptedBody, HttpProblem> {
+    events.accept(request, &mut RequestLog::begin(Instant::now())).await
+}
+
+/// Accepts a request, and answers its publish.
+async fn send_confirmed(
+    events: &StartEvents,
+    jobs: &mut PublishJobs,
+    request: StartRequest,
+    result: Result<(), PublishError>,
+) -> Result<AcceptedBody, HttpProblem> {
+    let answer = async {
+        let job = jobs.recv().await.unwrap();
+        job.reply.send(result).unwrap();
+    };
+    tokio::join!(send(events, request), answer).0
+}
+
+#[tokio::test(start_paused = true)]
+async fn key_of_an_unconfirmed_event_is_refused_with_another_body() {
+    let (events, mut jobs, _up) = connected_events();
+    let late = send(&events, request("run-1", ANA)).await.unwrap_err();
+    assert_eq!(late.kind, ProblemKind::Unavailable);
+    let published = jobs.recv().await.unwrap().publication;
+    let other = ANA.replace("visit-1", "visit-2");
+    let reused = send(&events, request("run-1", &other)).await.unwrap_err();
+    assert_eq!(reused.kind, ProblemKind::KeyReused);
+    let again = send_confirmed(&events, &mut jobs, request("run-1", ANA), Ok(())).await.unwrap();
+    assert!(!again.replayed);
+    let id = published.properties.message_id().as_ref().unwrap().as_str().to_owned();
+    assert_eq!(again.event_id, id);
+    assert!(send(&events, request("run-1", ANA)).await.unwrap().replayed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_is_not_queued_while_the_broker_is_away_or_blocked() {
+    let (events, mut jobs, up) = connected_events();
+    events.publishing.set_blocked(true);
+    let since = Instant::now();
+    let blocked = send(&events, request("run-1", ANA)).await.unwrap_err();
+    events.publishing.set_blocked(false);
+    drop(up);
+    let away = send(&events, request("run-1", ANA)).await.unwrap_err();
+    assert_eq!((blocked.kind, away.kind), (ProblemKind::Unavailable, ProblemKind::Unavailable));
+    assert_eq!((jobs.len(), since.elapsed()), (0, Duration::ZERO));
+    // Nothing was published, so the key is still free.
+    let _up = events.publishing.connection.up();
+    let other = ANA.replace("visit-1", "visit-2");
+    assert!(send_confirmed(&events, &mut jobs, request("run-1", &other), Ok(())).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_of_events_without_a_confirm_are_bounded() {
+    let (events, mut jobs, _up) = connected_events();
+    for key in ["run-1", "run-2", "run-3", "run-4"] {
+        let late = send(&events, request(key, ANA)).await.unwrap_err();
+        assert_eq!(late.kind, ProblemKind::Unavailable);
+    }
+    assert_eq!(jobs.len(), 2, "there is room for two bodies");
+    drop((jobs.recv().await, jobs.recv().await));
+    assert!(send_confirmed(&events, &mut jobs, request("run-4", ANA), Ok(())).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_takes_a_permit_for_each_guest_and_its_repeat_one() {
+    let (events, mut jobs, _up) = connected_events();
+    let client = flows(3);
+    let guest = r#"{"channel":"sms","address":"+34600111222"}"#;
+    let three = ANA.replace(
+        guest,
+        &format!("{guest},{0},{1}", guest.replace("222", "333"), guest.replace("222", "444")),
+    );
+    let first = request_of(&client, "run-1", &three);
+    send_confirmed(&events, &mut jobs, first, Ok(())).await.unwrap();
+    assert_eq!(client.count(), Err(Duration::from_secs(1)), "the bucket is empty");
+    advance(Duration::from_secs(2)).await;
+    let refused = send(&events, request_of(&client, "run-2", &three)).await.unwrap_err();
+    assert_eq!((refused.kind, jobs.len()), (ProblemKind::RateLimited, 0));
+    assert!(send(&events, request_of(&client, "run-1", &three)).await.unwrap().replayed);
+    client.count().unwrap();
+    assert!(client.count().is_err());
 }

@@ -26,8 +26,8 @@ impl IngressFamilies {
         Ok(Self {
             requests: families.counters(
                 "ingress_requests_total",
-                "HTTP requests answered: accepted (the event is confirmed); replayed (an earlier request was accepted); served (a document); \
-                 otherwise the type of the problem.",
+                "HTTP requests: accepted (the event is confirmed); replayed (an earlier request was accepted); served (a document); \
+                 gone (the client disconnected before the answer); otherwise the type of the problem.",
                 &[route(), ("outcome", Answered::texts())],
             )?,
             seconds: families.histograms(
@@ -39,7 +39,7 @@ impl IngressFamilies {
             in_flight: families.gauge("ingress_in_flight", "HTTP requests in progress.")?,
             auth_failures: families.counters(
                 "ingress_auth_failures_total",
-                "HTTP requests refused: missing (no Authorization header); malformed (not a bearer token); unknown (the token of no client); \
+                "HTTP requests refused: missing (no Authorization header); malformed (not a bearer token); unknown (the token of no client); shared (of several); \
                  address or scope (the client may not call from this address, or not do this).",
                 &[("reason", AuthFailure::texts())],
             )?,
@@ -63,7 +63,7 @@ impl IngressMetrics {
     #[must_use]
     pub fn begin(&self, route: IngressRoute) -> RequestTimer {
         self.families.record(|families| families.in_flight.inc());
-        let answered = None;
+        let answered = Answered::Gone;
         RequestTimer { families: self.families.clone(), route, since: Instant::now(), answered }
     }
 
@@ -78,19 +78,19 @@ impl IngressMetrics {
     }
 }
 
-/// Timer of a request in progress. Dropping it ends the request; one whose client has gone is not counted as answered.
+/// Timer of a request in progress. Dropping it ends the request. Without an answer, the client is gone.
 #[derive(Debug)]
 pub struct RequestTimer {
     families: Recorder<IngressFamilies>,
     route: IngressRoute,
     since: Instant,
-    answered: Option<Answered>,
+    answered: Answered,
 }
 
 impl RequestTimer {
     /// Sets the answer.
     pub const fn set(&mut self, answered: Answered) {
-        self.answered = Some(answered);
+        self.answered = answered;
     }
 }
 
@@ -99,8 +99,10 @@ impl Drop for RequestTimer {
         let (route, took) = (self.route.as_str(), self.since.elapsed().as_secs_f64());
         self.families.record(|families| {
             families.in_flight.dec();
-            let Some(answered) = self.answered else { return };
-            families.requests.with_label_values(&[route, answered.as_str()]).inc();
+            families.requests.with_label_values(&[route, self.answered.as_str()]).inc();
+            if self.answered == Answered::Gone {
+                return;
+            }
             families.seconds.with_label_values(&[route]).observe(took);
         });
     }

@@ -106,6 +106,8 @@ pub enum AuthFailure {
     Malformed,
     /// The token of no client.
     Unknown,
+    /// The token of several clients.
+    Shared,
     /// The client may not call from this address.
     Address,
     /// The client may not make this request.
@@ -121,6 +123,8 @@ pub enum Answered {
     Replayed,
     /// A document was served.
     Served,
+    /// The client disconnected before the answer.
+    Gone,
     /// A problem.
     Refused(ProblemKind),
 }
@@ -133,6 +137,7 @@ impl Answered {
             Self::Accepted => "accepted",
             Self::Replayed => "replayed",
             Self::Served => "served",
+            Self::Gone => "gone",
             Self::Refused(kind) => kind.as_str(),
         }
     }
@@ -141,6 +146,10 @@ impl Answered {
     #[must_use]
     pub fn texts() -> Vec<&'static str> {
         let refused = ProblemKind::VARIANTS.iter().map(|kind| Self::Refused(*kind));
-        [Self::Accepted, Self::Replayed, Self::Served].into_iter().chain(refused).map(Self::as_str).collect()
+        [Self::Accepted, Self::Replayed, Self::Served, Self::Gone]
+            .into_iter()
+            .chain(refused)
+            .map(Self::as_str)
+            .collect()
     }
 }

@@ -295,6 +295,7 @@ pub(super) async fn ingress(prometheus: &Prometheus) -> Fired {
     let calls = async {
         for n in (100_000..).step_by(20) {
             futures_util::future::join_all((n..n + 20).map(|n| flow.start(CLIENT_TOKEN, n))).await;
+            tick.tick().await;
         }
     };
     let unavailable = tokio::select! {
