@@ -126,14 +126,14 @@ const CONFLICTS: &[(&[&str], &str)] = &[
     ),
     (
         &["ingress.trusted_proxies=0.0.0.0/0"],
-        "warn: ingress.trusted_proxies = 0.0.0.0/0: a block of length /0: every client may state its address",
+        "warn: ingress.trusted_proxies = [\"0.0.0.0/0\"]: a block of length /0: every client may state its address",
     ),
     (
         &[
             "ingress.clients.flows.token=icw_token-of-the-flows-1",
             "ingress.clients.flows.allowed_addresses=10.0.0.0/8,::/0",
         ],
-        "warn: ingress.clients.flows.allowed_addresses = 10.0.0.0/8,::/0: a block of length /0: the client may call",
+        "warn: ingress.clients.flows.allowed_addresses = [\"10.0.0.0/8\", \"::/0\"]: a block of length /0: the client may call",
     ),
     (
         &["ingress.allow_insecure=true"],
