@@ -96,7 +96,7 @@ fn start() -> Value {
     json!({
         "operationId": "startSession",
         "summary": "Start a video session",
-        "description": "Answers within 8 seconds. A request may be repeated with the same Idempotency-Key and the same body: it has one effect. The ingress remembers a request for 24 hours, and the worker's ledger an event until its links have expired.",
+        "description": "Answers within 8 seconds. A request may be repeated with the same Idempotency-Key and the same body: it has one effect. The ingress remembers a named request for 24 hours, any other until shortly after its session's end, and the worker's ledger an event until its links have expired.",
         "security": [{"token": []}],
         "parameters": [{
             "name": "Idempotency-Key", "in": "header", "required": false,
