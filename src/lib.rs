@@ -46,7 +46,7 @@
 //! admin           → contract state telemetry
 //! breaker         → clock outcome retry state telemetry values
 //! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages state telemetry tls values
-//! check           → broker clock config contract endpoint ledger masking retry stages telemetry tls upstream
+//! check           → broker clock config contract endpoint ingress ledger masking retry stages telemetry tls upstream
 //! cli             → broker check clock config contract dead endpoint ingress masking outcome state telemetry tls upstream worker
 //! config          → breaker broker contract endpoint ingress instant_connect ledger masking retry stages telemetry tls upstream values
 //! dead            → broker clock contract fault outcome stages
