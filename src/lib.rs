@@ -51,7 +51,7 @@
 //! config          → breaker broker contract endpoint ingress instant_connect ledger masking retry stages telemetry tls upstream values
 //! dead            → broker clock contract fault outcome stages
 //! endpoint        → masking tls
-//! ingress         → broker clock contract fault ledger masking telemetry tls values
+//! ingress         → broker clock contract fault ledger masking state telemetry tls values
 //! instant_connect → contract fault upstream
 //! ledger          → clock endpoint fault tls
 //! outcome         → contract
