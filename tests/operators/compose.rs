@@ -1,11 +1,9 @@
 //! The services of compose.yaml that run this program, as processes with their own commands and environments.
 
-use std::net::TcpListener;
-
 use serde_json::Value;
 
 use testkit::{
-    poll,
+    free_port, poll,
     private_broker::PrivateBroker,
     program::{Environment, Program, finished},
     python::python,
@@ -19,17 +17,17 @@ struct Stack {
     admin: String,
 }
 
-/// A port that was free just now.
-fn port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
-}
-
 impl Stack {
     async fn new(broker: &PrivateBroker) -> Self {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/compose.yaml");
         let said = python("chart_objects.py", &["json", file]).await;
         let compose: Value = serde_json::from_str(&said).unwrap();
-        Self { compose: compose[0].clone(), broker: broker.address(), sandbox: port(), admin: port() }
+        Self {
+            compose: compose[0].clone(),
+            broker: broker.address(),
+            sandbox: free_port().to_string(),
+            admin: free_port().to_string(),
+        }
     }
 
     fn here(&self, text: &str) -> String {

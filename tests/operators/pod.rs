@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -10,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 
 use testkit::{
-    Rig,
+    Rig, free_port,
     leaks::leaks,
     poll, program,
     rig::{NEW_TOKEN, TOKEN},
@@ -48,7 +47,7 @@ struct Pod {
 impl Pod {
     fn new(rig: &Rig) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let pod = Self { folder, admin: format!("http://127.0.0.1:{port}") };
         pod.secret("icw-amqp", "url", rig.url());
         pod.secret("icw-webex", "token", TOKEN);

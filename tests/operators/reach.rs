@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use testkit::{
-    Rig,
+    Rig, free_port,
     https::Https,
     program::{self, Environment, Finished},
 };
@@ -42,11 +42,6 @@ fn copied(file: &str, folder: &tempfile::TempDir) -> String {
     copy.to_str().unwrap().to_owned()
 }
 
-/// A port without a listener.
-async fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-}
-
 /// Starts a proxy that answers every request with `status`.
 async fn proxy(status: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -67,7 +62,7 @@ async fn check_names_the_cause_of_a_failed_webex_connection() {
     let rig = Rig::new().await;
     let https = Https::in_front_of(sandbox(&rig), 2050).await;
     let expired = Https::in_front_of(sandbox(&rig), 2020).await;
-    let refused = format!("https://127.0.0.1:{}", closed_port().await);
+    let refused = format!("https://127.0.0.1:{}", free_port());
     let no_tls = sandbox(&rig).replace("http://", "https://");
     let other_name = https.url.replace("localhost", "127.0.0.1");
     let (ca, expired_ca) = (https.ca_file(), expired.ca_file());
@@ -117,7 +112,7 @@ async fn worker_logs_the_cause_of_a_failed_webex_connection() {
     let kept = tempfile::tempdir().unwrap();
     let rig = Rig::new().await;
     let https = Https::in_front_of(sandbox(&rig), 2050).await;
-    let (ca_file, down) = (copied(&https.ca_file(), &kept), closed_port().await);
+    let (ca_file, down) = (copied(&https.ca_file(), &kept), free_port());
     let settings = [
         ("instant_connect.url", https.url.as_str()),
         ("hosts.webex_url", &https.url),
@@ -138,7 +133,7 @@ async fn check_names_the_proxy_that_prevents_the_connection() {
     let https = Https::in_front_of(sandbox(&rig), 2050).await;
     let ca_file = https.ca_file();
     let settings = [("tls.ca_file", ca_file.as_str())];
-    let down = closed_port().await;
+    let down = free_port();
     for (port, cause) in [
         (proxy("403 Forbidden").await, "the proxy refused the connection"),
         (proxy("502 Bad Gateway").await, "the proxy refused the connection"),

@@ -1,13 +1,13 @@
 //! TLS to a broker with a certificate from a private CA, and login by client certificate.
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{fs, path::Path};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
     KeyUsagePurpose,
 };
 
-use testkit::{Rig, poll};
+use testkit::{Rig, free_port, poll};
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
@@ -34,8 +34,7 @@ async fn with_tls(rig: &Rig, ca: &Ca, host: &str) -> String {
     fs::write(folder.join("ca.pem"), ca.pem()).unwrap();
     issue(ca, folder, host);
     issue(ca, folder, "worker");
-    // The port is free again when the broker starts.
-    let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let shown = folder.display();
     let settings = format!(
         "listeners.ssl.1 = {host}:{port}\n\

@@ -28,6 +28,7 @@ mod settings;
 pub use error::Error;
 pub use folder::NodeFolder;
 pub use node::{Node, Stopped};
+pub use ports::free_port;
 pub use probe::{LoginError, log_in};
 pub use server::{Server, docker_responds, image};
 

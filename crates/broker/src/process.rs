@@ -109,13 +109,18 @@ mod tests {
         let folder = outer.path().to_owned();
         fs::write(folder.join("pid"), std::process::id().to_string()).unwrap();
         assert_eq!(vm(&folder), None, "this process does not have the folder in its command line");
-        let mut child = Command::new("sh").args(["-c", "sleep 60; :", "sh"]).arg(&folder).spawn().unwrap();
+        // `read` waits in the shell itself, so no child of it remains.
+        let mut waiting = Command::new("sh");
+        waiting.args(["-c", "read _", "sh"]).arg(&folder).stdin(Stdio::piped());
+        let mut child = waiting.spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
         fs::write(folder.join("pid"), format!("{}\n", child.id())).unwrap();
         assert_eq!(vm(&folder).map(Pid::as_raw_nonzero).map(|id| id.get().cast_unsigned()), Some(child.id()));
         let reaper = std::thread::spawn(move || child.wait().unwrap());
         kill(&folder).unwrap();
         assert!(!reaper.join().unwrap().success());
         assert_eq!(vm(&folder), None);
+        drop(stdin);
     }
 
     #[test]

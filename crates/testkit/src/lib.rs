@@ -49,6 +49,11 @@ pub use rig::Rig;
 /// Time limit for an expected event. Long, because the machine may be busy; no measurement depends on it.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
+/// A port without a listener, as [`test_broker::free_port`] gives it.
+pub fn free_port() -> u16 {
+    test_broker::free_port().unwrap()
+}
+
 /// Waits for `future`. The panic after the time limit names `what`.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(WAIT_LIMIT, future).await;

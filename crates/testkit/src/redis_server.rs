@@ -2,13 +2,15 @@
 
 use std::{
     env,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use secrecy::SecretString;
 use tempfile::TempDir;
+
+use crate::free_port;
 
 pub struct RedisServer {
     port: u16,
@@ -29,7 +31,7 @@ impl RedisServer {
     }
 
     fn run(folder: Option<TempDir>) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         Self { port, child: run(port, folder.as_ref()), folder }
     }
 

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -14,7 +13,7 @@ use tokio::time::sleep;
 use url::Url;
 
 use super::super::{RULES, read};
-use testkit::{admin::Admin, poll};
+use testkit::{admin::Admin, free_port, poll};
 
 /// Factor by which all times are shorter than in the rules, so that minutes become seconds.
 const SHORTER: u64 = 60;
@@ -41,7 +40,7 @@ impl Prometheus {
         fs::write(folder.path().join("prometheus.yaml"), CONFIG).unwrap();
         fs::write(folder.path().join("rules.yaml"), shortened(&read(RULES))).unwrap();
         fs::create_dir(folder.path().join("targets")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let child = Command::new("prometheus")
             .args(["--config.file=prometheus.yaml", "--storage.tsdb.path=data", "--log.level=warn"])

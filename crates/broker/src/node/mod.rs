@@ -94,7 +94,8 @@ impl Node {
 
     /// Chooses the ports of a new node and writes its record.
     pub(crate) fn create(folder: &Path, host: Ipv4Addr, nodes: u8) -> Result<Self, Error> {
-        let (port, dist_port) = ports::two_free().map_err(Error::io("find free ports"))?;
+        let free_port = || ports::free_port().map_err(Error::io("find a free port"));
+        let (port, dist_port) = (free_port()?, free_port()?);
         let server = Server::find()?;
         if let Server::Native { root: Some(_), .. } = server
             && !folder.starts_with(crate::release_4::temporary())
