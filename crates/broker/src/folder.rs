@@ -84,7 +84,7 @@ fn create_in(parent: &Path) -> io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::process::ExitStatusExt as _};
 
     use super::*;
 
@@ -92,8 +92,9 @@ mod tests {
     fn pretend_node(folder: &Path) -> Child {
         let node = folder.join("node");
         fs::create_dir(&node).unwrap();
+        // `read` waits in the shell itself, so no child of it remains.
         let mut command = Command::new("sh");
-        command.args(["-c", "sleep 60; :", "sh"]).arg(&node).process_group(0);
+        command.args(["-c", "read _", "sh"]).arg(&node).stdin(Stdio::piped()).process_group(0);
         let child = command.spawn().unwrap();
         fs::write(node.join("pid"), child.id().to_string()).unwrap();
         child
@@ -107,7 +108,7 @@ mod tests {
         // The end of the owner closes this.
         drop(folder.watcher.stdin.take());
         assert!(folder.watcher.wait().unwrap().success());
-        assert!(!node.wait().unwrap().success());
+        assert_eq!(node.wait().unwrap().signal(), Some(9));
         assert!(!path.exists());
     }
 
