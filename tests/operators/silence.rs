@@ -8,7 +8,11 @@ use std::{
     },
 };
 
-use testkit::{Rig, admin::Admin, frames};
+use testkit::{
+    Rig,
+    admin::Admin,
+    frames::{self, Frame},
+};
 
 /// Methods of AMQP 0-9-1.
 const CONSUME_OK: [u8; 4] = [0, 60, 0, 21];
@@ -23,12 +27,13 @@ async fn stalled_consumer_is_reconnected_and_processes_the_backlog() {
     // Connections made while `deaf` get everything except deliveries.
     let url = frames::relay(rig.url(), move || {
         let (deaf, mut consuming) = (is_deaf.load(Ordering::Relaxed), HashSet::new());
-        move |frame| {
+        move |frame: Frame| {
             if frame.is(CONSUME_OK) {
                 consuming.insert(frame.channel());
             }
             let is_delivery = frame.is(DELIVER) || frame.is_content();
-            !(deaf && consuming.contains(&frame.channel()) && is_delivery)
+            let drops = deaf && consuming.contains(&frame.channel()) && is_delivery;
+            if drops { Vec::new() } else { vec![frame] }
         }
     })
     .await;

@@ -5,11 +5,13 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use testkit::{Rig, frames};
+use testkit::{
+    Rig,
+    frames::{self, BASIC_ACK, Frame},
+};
 
-/// Methods of AMQP 0-9-1.
+/// Method of AMQP 0-9-1.
 const CHANNEL_OPEN_OK: [u8; 4] = [0, 20, 0, 11];
-const BASIC_ACK: [u8; 4] = [0, 60, 0, 80];
 
 #[tokio::test]
 async fn channel_without_confirms_is_replaced() {
@@ -19,12 +21,12 @@ async fn channel_without_confirms_is_replaced() {
     // Drops all confirms of a connection until it opens a channel after a dropped one.
     let url = frames::relay(rig.url(), move || {
         let (count, mut has_dropped, mut healed) = (Arc::clone(&count), false, false);
-        move |frame| {
+        move |frame: Frame| {
             healed |= has_dropped && frame.is(CHANNEL_OPEN_OK);
             let drops = frame.is(BASIC_ACK) && !healed;
             has_dropped |= drops;
             count.fetch_add(usize::from(drops), Ordering::Relaxed);
-            !drops
+            if drops { Vec::new() } else { vec![frame] }
         }
     })
     .await;

@@ -1,13 +1,28 @@
 //! An operator deletes a queue while the worker consumes it. Later messages are processed.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use instant_connect_sandbox::RecordedMessage;
 
-use testkit::{Rig, events::email, rig::random, soon};
+use testkit::{
+    Rig,
+    events::email,
+    frames::{self, Frame},
+    rig::random,
+    soon,
+};
 
 /// Number of times that the queue is deleted.
 const ROUNDS: usize = 20;
+/// Methods of AMQP 0-9-1.
+const BASIC_RETURN: [u8; 4] = [0, 60, 0, 50];
+const EXCHANGE_DECLARE_OK: [u8; 4] = [0, 40, 0, 11];
 
 #[tokio::test]
 async fn deleted_hosts_queue_is_recreated_and_consumed_again() {
@@ -28,5 +43,46 @@ async fn deleted_hosts_queue_is_recreated_and_consumed_again() {
         });
         soon(&format!("a message to the expert of event {kept}"), arrived).await;
     }
+    worker.stop().await;
+}
+
+/// The host's link is returned. The confirm of the guest's link arrives while the topology is redeclared, and no other confirm
+/// is outstanding afterwards.
+#[tokio::test]
+async fn link_that_is_confirmed_during_a_redeclare_is_published_once() {
+    let rig = Rig::new().await;
+    let delayed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&delayed);
+    let url = frames::relay(rig.url(), move || {
+        let (count, mut returned, mut redeclares, mut held) = (Arc::clone(&count), false, false, Vec::new());
+        move |frame: Frame| {
+            returned |= frame.is(BASIC_RETURN);
+            redeclares |= returned && frame.is(EXCHANGE_DECLARE_OK);
+            let mut passing = Vec::new();
+            match frame.confirm() {
+                // The guest's link is the first message.
+                Some((number, all)) if !redeclares => {
+                    if number == 1 || all {
+                        held.push(frame.confirm_of(1));
+                    }
+                    let others = if all { 2..=number } else { number.max(2)..=number };
+                    passing.extend(others.map(|number| frame.confirm_of(number)));
+                }
+                _ => passing.push(frame),
+            }
+            if redeclares {
+                count.fetch_add(held.len(), Ordering::Relaxed);
+                passing.append(&mut held);
+            }
+            passing
+        }
+    })
+    .await;
+    let worker = rig.start(&[("amqp.url", url.as_str()), ("amqp.watch_interval", "1h")]).await;
+    rig.amqp.delete_queues([rig.name("hosts").as_str()]).await;
+    rig.publish(1).await;
+    worker.output.until("\"stage\":\"link\",\"outcome\":\"done\"", 1).await;
+    assert_eq!(delayed.load(Ordering::Relaxed), 1);
+    assert_eq!(rig.amqp.read_all(&rig.name("guests")).await.len(), 1);
     worker.stop().await;
 }

@@ -1,4 +1,4 @@
-//! A relay in front of the broker that drops chosen AMQP frames.
+//! A relay in front of the broker that drops or delays chosen AMQP frames.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
@@ -12,6 +12,10 @@ use tokio::{
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
+/// The method of a confirm.
+pub const BASIC_ACK: [u8; 4] = [0, 60, 0, 80];
+/// Bytes of a confirm: of its frame's head, its method, its number, its flags, and the end of its frame.
+const ACK_BYTES: usize = 7 + 4 + 8 + 1 + 1;
 
 /// A frame from the broker.
 pub struct Frame(Vec<u8>);
@@ -26,6 +30,24 @@ impl Frame {
         self.0[0] == METHOD && self.0[7..].starts_with(&method)
     }
 
+    /// The number of a confirm, and true if the confirm includes all before it.
+    pub fn confirm(&self) -> Option<(u64, bool)> {
+        let number = self.0.get(11..19).filter(|_| self.is(BASIC_ACK))?;
+        Some((u64::from_be_bytes(number.try_into().unwrap()), self.0[19] & 1 == 1))
+    }
+
+    /// A confirm of one message, on the channel of this frame.
+    #[must_use]
+    pub fn confirm_of(&self, number: u64) -> Self {
+        let mut frame = Vec::with_capacity(ACK_BYTES);
+        frame.extend([METHOD, self.0[1], self.0[2], 0, 0, 0, 13]);
+        frame.extend(BASIC_ACK);
+        frame.extend(number.to_be_bytes());
+        // Not for the messages before it; then the end of the frame.
+        frame.extend([0, 0xCE]);
+        Self(frame)
+    }
+
     /// True for the header or a part of the body of a message.
     pub fn is_content(&self) -> bool {
         [HEADER, BODY].contains(&self.0[0])
@@ -33,10 +55,10 @@ impl Frame {
 }
 
 /// Relays to the broker of `url`, and returns the URL of the relay. Each connection gets a filter of its own from `filters`. The
-/// filter sees each frame from the broker, and returns true if the frame passes.
+/// filter gets each frame from the broker, and returns the frames that pass now.
 pub async fn relay<F>(url: &str, filters: impl Fn() -> F + Send + 'static) -> String
 where
-    F: FnMut(&Frame) -> bool + Send + 'static,
+    F: FnMut(Frame) -> Vec<Frame> + Send + 'static,
 {
     let (credentials, rest) = url.rsplit_once('@').unwrap();
     let (broker, vhost) = rest.split_once('/').unwrap();
@@ -63,7 +85,7 @@ where
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut filter: impl FnMut(&Frame) -> bool,
+    mut filter: impl FnMut(Frame) -> Vec<Frame>,
 ) -> std::io::Result<()> {
     loop {
         let mut frame = vec![0; 7];
@@ -72,8 +94,7 @@ async fn pass(
         // Each frame ends with one byte.
         frame.resize(7 + bytes + 1, 0);
         from.read_exact(&mut frame[7..]).await?;
-        let frame = Frame(frame);
-        if filter(&frame) {
+        for frame in filter(Frame(frame)) {
             to.write_all(&frame.0).await?;
         }
     }

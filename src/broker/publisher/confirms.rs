@@ -19,13 +19,18 @@ use crate::{
 };
 
 impl<C: BrokerConnection> PublishSession<'_, C> {
-    /// Processes a confirm and any that arrived with it; resolves those whose returns can no longer arrive.
+    /// Processes a confirm and any that arrived with it.
     pub(super) async fn handle_confirm(
         &mut self,
         id: u64,
         confirmation: lapin::Result<Confirmation>,
     ) -> Result<(), BrokerError> {
         self.record_confirm(id, confirmation)?;
+        self.resolve_recorded().await
+    }
+
+    /// Resolves the recorded messages whose returns can no longer arrive.
+    pub(super) async fn resolve_recorded(&mut self) -> Result<(), BrokerError> {
         self.record_ready_confirms()?;
         let mut resolvable = self.unresolved.len();
         if !self.confirms.is_empty() {
@@ -36,7 +41,7 @@ impl<C: BrokerConnection> PublishSession<'_, C> {
             self.record_ready_confirms()?;
         }
         if self.confirms.is_empty() {
-            // No outstanding confirm could carry a return. Otherwise the next confirm resolves the rest.
+            // No outstanding confirm could carry a return. Otherwise the rest is resolved with the next confirm, or soon without.
             resolvable = self.unresolved.len();
         }
         self.resolve(resolvable);
@@ -46,7 +51,6 @@ impl<C: BrokerConnection> PublishSession<'_, C> {
         if let Some(delivery) = self.missing.take() {
             self.redeclare(&delivery).await?;
             // Confirms that arrived meanwhile were not processed, so their time limits restart.
-            self.record_ready_confirms()?;
             self.restart_time_limits();
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{Span, info, warn};
 
 use super::{PublishError, PublishJob, PublishJobs, pending::Pending, refusals::Refusals};
@@ -29,6 +29,8 @@ const OUTSTANDING_MAX: usize = 1024;
 const LATE_FACTOR: u32 = 4;
 /// Interval between two checks if the broker blocks publishing.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time after the last confirm after which recorded messages are resolved without another.
+const RESOLVE_AFTER: Duration = Duration::from_millis(5);
 /// Maximum wait for confirms on a stale channel.
 const STALE_MAX: Duration = Duration::from_secs(2);
 
@@ -127,7 +129,8 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
             }
             let stale = self.stale_since.map(|since| since.elapsed());
             // While the broker blocks this connection, no channel can be closed or opened on it.
-            if !self.blocked && stale.is_some_and(|stale| self.pending.is_empty() || stale >= STALE_MAX) {
+            let ends = |stale| self.pending.is_empty() || (self.unresolved.is_empty() && stale >= STALE_MAX);
+            if !self.blocked && stale.is_some_and(ends) {
                 return Ok(End::Stale);
             }
             tokio::select! {
@@ -140,9 +143,16 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
                     Some(job) => self.publish(job).await?,
                     None => open = false,
                 },
+                // Usually the next confirm resolves them, but there may be none.
+                () = sleep_until(self.last_answer + RESOLVE_AFTER), if self.is_resolvable() => self.resolve_recorded().await?,
             }
         }
         Ok(End::Abandoned)
+    }
+
+    /// True if recorded messages can be resolved. While the broker blocks, no request is answered that would tell.
+    fn is_resolvable(&self) -> bool {
+        !self.unresolved.is_empty() && (self.confirms.is_empty() || !self.blocked)
     }
 
     async fn check_health(&mut self) -> Result<(), BrokerError> {
