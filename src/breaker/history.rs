@@ -30,6 +30,8 @@ pub(super) struct BreakerHistory {
     pub(super) opened_by_few: bool,
     /// The API's rate limit ends at this time.
     pub(super) rate_limited_until: Option<Instant>,
+    /// The API refused the token at this time, and it is not known that it accepts one now.
+    pub(super) refused_at: Option<Instant>,
     /// Cause of the last failure while open; the ledger only if nothing else failed.
     pub(super) cause: Option<Cause>,
     /// Start time of the last work that succeeded.

@@ -33,7 +33,7 @@ use signal::Signal;
 
 use crate::{
     clock::Clock,
-    outcome::{Cause, Outcome},
+    outcome::{Cause, Failure, Outcome},
     retry,
     state::BreakerState,
     telemetry::metrics::BreakerMetrics,
@@ -139,7 +139,7 @@ impl Breaker {
     pub(crate) fn token_replaced(&self) {
         let mut inner = self.inner();
         if self.is_due() && inner.cause == Some(Cause::Token) && !std::mem::replace(&mut inner.hidden, true) {
-            self.state.set_token_refused(false);
+            self.token_not_refused(&mut inner);
             self.state.set_open(false);
             info!(
                 stage = self.stage,
@@ -173,7 +173,7 @@ impl Breaker {
                 signal @ (Signal::Failure | Signal::Blocked(_)),
                 Outcome::TryAgain(failure) | Outcome::Wait(failure),
             ) => {
-                let verdict = self.failed(event, signal, failure.cause, failure.retry_after, &failure.reason);
+                let verdict = self.failed(event, begun, signal, failure);
                 return self.within_session(event, verdict, failure, deadline);
             }
             (Signal::Success, _) => {
@@ -204,14 +204,14 @@ impl Breaker {
         }
     }
 
-    /// Records that work on `event` exceeded its processing time. The API is the most likely cause.
-    pub(crate) fn overdue(&self, event: EventKey) {
+    /// Records that work on `event`, which started at `begun`, exceeded its processing time. The API is the most likely cause.
+    pub(crate) fn overdue(&self, event: EventKey, begun: Instant) {
+        let reason = "processing exceeded amqp.delivery_timeout".to_owned();
         self.failed(
             event,
+            begun,
             Signal::Failure,
-            Cause::Unavailable,
-            None,
-            "processing exceeded amqp.delivery_timeout",
+            &Failure { cause: Cause::Unavailable, reason, retry_after: None },
         );
     }
 
@@ -220,15 +220,21 @@ impl Breaker {
         &self,
         inner: &mut BreakerHistory,
         event: EventKey,
+        begun: Instant,
         signal: Signal,
-        cause: Cause,
-        reason: &str,
+        Failure { cause, reason, .. }: &Failure,
     ) {
-        match cause {
-            Cause::Token => self.state.set_token_refused(true),
-            Cause::Ledger => {}
+        let mut cause = *cause;
+        match (cause, inner.refused_at) {
+            (Cause::Token, _) => {
+                inner.refused_at = Some(Instant::now());
+                self.state.set_token_refused(true);
+            }
+            (Cause::Ledger, _) => {}
+            // Earlier work tells nothing about the token.
+            (_, Some(refused_at)) if begun < refused_at => cause = Cause::Token,
             // The probe failed for another reason. If the API still refuses the token, the next call that reaches it says so.
-            _ if self.is_due() => self.state.set_token_refused(false),
+            (_, Some(_)) if self.is_due() => self.token_not_refused(inner),
             _ => {}
         }
         if let Signal::Blocked(wait) = signal {
@@ -254,6 +260,11 @@ impl Breaker {
             inner.opened_by_few = true;
             self.open(inner, Some(Duration::ZERO), cause, reason);
         }
+    }
+
+    fn token_not_refused(&self, inner: &mut BreakerHistory) {
+        inner.refused_at = None;
+        self.state.set_token_refused(false);
     }
 
     fn inner(&self) -> MutexGuard<'_, BreakerHistory> {
@@ -304,7 +315,7 @@ impl Breaker {
         for failed in inner.failed.values_mut() {
             (failed.unclear, failed.postponed, failed.wait) = (0, 0, Duration::ZERO);
         }
-        self.state.set_token_refused(false);
+        self.token_not_refused(inner);
         if let Some(since) = inner.opened_at.take() {
             self.probe_at.send_replace(None);
             self.state.set_open(false);

@@ -318,9 +318,9 @@ async fn number_of_kept_failed_events_is_limited() {
 async fn overdue_stage_counts_as_a_failure() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::Unavailable, None));
-    breaker.overdue(event(2));
+    breaker.overdue(event(2), Instant::now());
     assert_eq!(breaker.probe_at(), None);
-    breaker.overdue(event(3));
+    breaker.overdue(event(3), Instant::now());
     assert!(breaker.probe_at().is_some());
     breaker.learn(4, &done());
     assert_eq!(breaker.probe_at(), None);
@@ -400,6 +400,24 @@ async fn token_refusal_is_not_shown_if_the_probe_fails_for_another_reason() {
     assert!(!breaker.state.is_token_refused() && breaker.state.is_open());
 }
 
+/// Calls that hang began before the refusal, and fail when a probe is due.
+#[tokio::test(start_paused = true)]
+async fn token_refusal_outlasts_failures_of_earlier_calls() {
+    let breaker = breaker();
+    let begun = Instant::now();
+    pass(10).await;
+    breaker.learn(1, &failure(Cause::Token, None));
+    pass(60_000).await;
+    breaker.observe(event(2), begun, &failure(Cause::Unavailable, None), Timestamp::MAX);
+    breaker.overdue(event(3), begun);
+    assert!(breaker.state.is_token_refused());
+    pass(60_000).await;
+    breaker.nothing_waits();
+    assert!(breaker.state.is_open(), "the cause is still the token");
+    breaker.token_replaced();
+    assert!(!breaker.state.is_token_refused() && !breaker.state.is_open());
+}
+
 #[tokio::test(start_paused = true)]
 async fn retry_after_opens_the_breaker_for_at_least_that_long() {
     let breaker = breaker();
@@ -421,7 +439,7 @@ async fn failed_probe_delays_the_next_for_every_opening_cause() {
         let second = breaker.probe_at().unwrap();
         assert!(second > Instant::now(), "{cause:?}");
         tokio::time::sleep_until(second).await;
-        breaker.overdue(event(3));
+        breaker.overdue(event(3), Instant::now());
         assert!(breaker.probe_at().unwrap() > Instant::now(), "{cause:?}");
         breaker.learn(4, &done());
         assert_eq!(breaker.probe_at(), None);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::{Breaker, EventKey, signal::Signal};
 use crate::{
@@ -64,11 +65,11 @@ impl Breaker {
     pub(super) fn failed(
         &self,
         event: EventKey,
+        begun: Instant,
         signal: Signal,
-        cause: Cause,
-        retry_after: Option<Duration>,
-        reason: &str,
+        failure: &Failure,
     ) -> BreakerVerdict {
+        let Failure { cause, retry_after, .. } = *failure;
         let mut inner = self.inner();
         let was_open = self.probe_at().is_some();
         let failed = inner.remember(event, cause);
@@ -85,7 +86,7 @@ impl Breaker {
         // A disputed failure neither counts nor opens the breaker. An outage brings failures without a success between them.
         let disputed = disputed && !was_open && (signal == Signal::Failure || cause == Cause::Token);
         if !counted && !may_be_new_token && !disputed {
-            self.add_failure(&mut inner, event, signal, cause, reason);
+            self.add_failure(&mut inner, event, begun, signal, failure);
         }
         let open = self.probe_at().is_some();
         let unclear = signal == Signal::Failure && !open && inner.failures < self.policy.failures;

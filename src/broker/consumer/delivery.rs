@@ -247,7 +247,7 @@ impl<S: Stage> Consumer<S> {
         let (begun, event) = (Instant::now(), EventKey::of(&effect));
         let mut acting = JobContext { trace: context.trace.clone(), deadline, effect, digest };
         let outcome = timeout_at(context.keep_until, stages::act(&self.stage, job, &mut acting)).await;
-        let outcome = outcome.unwrap_or_else(|_| self.overdue(event));
+        let outcome = outcome.unwrap_or_else(|_| self.overdue(event, begun));
         let context = DeliveryContext { deadline: acting.deadline.timestamp(), ..context };
         self.carry_out(&context, message, event, begun, outcome).await
     }
@@ -282,9 +282,9 @@ impl<S: Stage> Consumer<S> {
     }
 
     /// The outcome of a delivery that exceeded its processing time.
-    fn overdue(&self, effect: EventKey) -> Outcome {
+    fn overdue(&self, event: EventKey, begun: Instant) -> Outcome {
         self.metrics.overdue();
-        self.breaker.overdue(effect);
+        self.breaker.overdue(event, begun);
         warn!("processing exceeded amqp.delivery_timeout; requeueing the delivery");
         Outcome::Requeued
     }
