@@ -160,7 +160,15 @@ async fn show(
 ) -> Result<(), CommandError> {
     let message_id = Uuid::new_v4().to_string();
     let session = format!("visit-{}", &message_id[..8]);
-    emit::publish(loaded, connector, topology, &message_id, event(&session).to_string().into_bytes()).await?;
+    emit::publish(
+        loaded,
+        connector,
+        topology,
+        &message_id,
+        "run the demo again",
+        event(&session).to_string().into_bytes(),
+    )
+    .await?;
     say(&format!(
         "event     {message_id} published to {} (session.start): session {session}, two guests, an expert, a room",
         topology.exchange(start_session::EXCHANGE)

@@ -13,7 +13,7 @@ use crate::{
     broker::{
         connection::{Connector, close},
         properties,
-        publisher::{Publication, Publisher},
+        publisher::{Publication, PublishError, Publisher},
         topology::Topology,
     },
     config::Loaded,
@@ -61,9 +61,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
+    let session = args.session.clone().unwrap_or_else(|| format!("visit-{}", Uuid::new_v4().simple()));
     let body = match &args.file {
         Some(path) => read(path)?,
-        None => build(args)?.to_string().into_bytes(),
+        None => build(args, &session)?.to_string().into_bytes(),
     };
     if !args.unchecked {
         decode::from_json(&body).and_then(|start: StartSession| check(&start, Timestamp::now())).map_err(
@@ -78,8 +79,14 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
         return Err(CommandError::Usage("--message-id: expected 1 to 255 bytes".to_owned()));
     }
     let message_id = args.message_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+    // The same event again, which has no second effect.
+    let repeat = match (&args.file, &args.session) {
+        (None, None) => format!("repeat with --message-id {message_id} --session {session}"),
+        _ => format!("repeat with --message-id {message_id}"),
+    };
     if let Some(url) = &args.http {
-        return emit_http::run(loaded, url, args.token_file.as_deref(), &message_id, body, args.json).await;
+        let token_file = args.token_file.as_deref();
+        return emit_http::run(loaded, url, token_file, &message_id, &repeat, body, args.json).await;
     }
     let topology = loaded.config.topology();
     // Connects once first: the publisher below retries forever, which suits a worker but not a waiting person.
@@ -89,7 +96,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
         .await
         .map_err(|error| CommandError::Failed(format!("the event was not published: broker: {error}")))?;
     close(&connection).await;
-    publish(loaded, &connector, &topology, &message_id, body).await?;
+    publish(loaded, &connector, &topology, &message_id, &repeat, body).await?;
     if args.json {
         return say_json(
             &json!({"messageId": message_id, "exchange": topology.exchange(EXCHANGE), "routingKey": ROUTING_KEY}),
@@ -98,12 +105,13 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     say(&format!("published {message_id} to {} ({ROUTING_KEY})", topology.exchange(EXCHANGE)))
 }
 
-/// Publishes `body` as a start event, confirmed.
+/// Publishes `body` as a start event, confirmed. `repeat` says how to publish it again if the result is unknown.
 pub(super) async fn publish(
     loaded: &Loaded,
     connector: &Arc<Connector>,
     topology: &Topology,
     message_id: &str,
+    repeat: &str,
     body: Vec<u8>,
 ) -> Result<(), CommandError> {
     let (state, metrics) = (PublishState::default(), Metrics::off().publishing());
@@ -121,13 +129,20 @@ pub(super) async fn publish(
     let limit = loaded.config.amqp.connect_timeout.get() + loaded.config.amqp.timeout.get();
     let result = timeout(limit, publisher.publish(publication)).await.map_err(|_| {
         CommandError::Failed(format!(
-            "no confirm from the broker within {limit:?}; the event may not have been published"
+            "no confirm from the broker within {limit:?}: the event may or may not have been published; hint: {repeat}"
         ))
     })?;
     drop(publisher);
-    // The event is confirmed, so a failure to close the connection does not matter.
-    _ = timeout(Duration::from_secs(1), publishing).await;
-    result.map_err(|error| CommandError::Failed(format!("the event was not published: {error}")))
+    // If the event is confirmed, a failure to close the connection does not matter.
+    if let Ok(Ok(Err(error))) = timeout(Duration::from_secs(1), publishing).await {
+        return Err(CommandError::Failed(format!("the event was not published: {error}")));
+    }
+    result.map_err(|error| match error {
+        PublishError::Unknown => CommandError::Failed(format!(
+            "the broker did not confirm: the event may or may not have been published; hint: {repeat}"
+        )),
+        error => CommandError::Failed(format!("the event was not published: {error}")),
+    })
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, CommandError> {
@@ -149,11 +164,10 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, CommandError> {
     Ok(body)
 }
 
-fn build(args: &Args) -> Result<Value, CommandError> {
+fn build(args: &Args, session: &str) -> Result<Value, CommandError> {
     if args.guest.is_empty() || args.expert.is_empty() {
         return Err(CommandError::Usage("expected --file, or at least one --guest and one --expert, such as --guest sms:+14155550123:Ben --expert expert@example.com".to_owned()));
     }
-    let session = args.session.clone().unwrap_or_else(|| format!("visit-{}", Uuid::new_v4().simple()));
     let guests: Vec<Value> = args.guest.iter().map(|guest| self::guest(guest)).collect();
     let experts: Vec<Value> = args.expert.iter().map(|email| json!({"email": email})).collect();
     let mut event = json!({"sessionId": session, "guests": guests, "experts": experts});

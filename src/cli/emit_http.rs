@@ -21,12 +21,16 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Maximum size of an answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Sends `body` with the idempotency key `key` to the ingress at `url`.
+/// Statuses after which the same event may be sent again with the same key.
+const REPEATED: [u16; 5] = [408, 409, 429, 500, 503];
+
+/// Sends `body` with the idempotency key `key` to the ingress at `url`. `repeat` says how to send it again if the result is unknown.
 pub(super) async fn run(
     loaded: &Loaded,
     url: &Url,
     token_file: Option<&Path>,
     key: &str,
+    repeat: &str,
     body: Vec<u8>,
     json: bool,
 ) -> Result<(), CommandError> {
@@ -35,6 +39,11 @@ pub(super) async fn run(
         return Err(CommandError::Usage(
             "--http: expected https:// (http:// is allowed only for loopback and cluster-local hosts)"
                 .to_owned(),
+        ));
+    }
+    if !key.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(CommandError::Usage(
+            "--message-id: --http expects printable ASCII without spaces".to_owned(),
         ));
     }
     let token = token(token_file)?;
@@ -51,10 +60,19 @@ pub(super) async fn run(
         .header("content-type", "application/json")
         .header("idempotency-key", key)
         .body(body);
-    let mut response = request.send().await.map_err(|error| failed(error.without_url().to_string()))?;
+    let unknown = |error: reqwest::Error| {
+        if error.is_connect() {
+            return failed(error.without_url().to_string());
+        }
+        let error = error.without_url();
+        CommandError::Failed(format!(
+            "no answer of the ingress: {error}: the event may or may not have been accepted; hint: {repeat}"
+        ))
+    };
+    let mut response = request.send().await.map_err(unknown)?;
     let status = response.status().as_u16();
     let mut answer = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
+    while let Some(chunk) = response.chunk().await.map_err(unknown)? {
         if answer.len() + chunk.len() > ANSWER_BYTES_MAX {
             break;
         }
@@ -63,8 +81,9 @@ pub(super) async fn run(
     let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
     let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
     if status != 202 {
-        let hint = if [408, 409, 429, 503].contains(&status) {
-            format!("; hint: repeat with --message-id {key}")
+        // A proxy in front of the ingress has statuses of its own.
+        let hint = if REPEATED.contains(&status) || status > 500 {
+            format!("; hint: {repeat}")
         } else {
             String::new()
         };

@@ -24,6 +24,7 @@ use crate::{
         port::Broker,
         publisher::Publisher,
         settle::{Settler, SettlerParts},
+        topology::TopologyError,
         tries::Tries,
     },
     contract::stage::StageDef,
@@ -41,7 +42,7 @@ pub(super) struct SingleConsumer<S> {
     pub(super) all_metrics: Metrics,
     pub(super) world: World,
     queue: String,
-    publishing: JoinHandle<()>,
+    publishing: JoinHandle<Result<(), TopologyError>>,
     connection: SimulatedConnection,
 }
 

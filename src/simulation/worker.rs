@@ -5,7 +5,10 @@ use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    task::{AbortHandle, JoinHandle},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -59,7 +62,7 @@ pub(super) struct Worker {
     stop: CancellationToken,
     /// The supervised consumers.
     consuming: [JoinHandle<()>; 2],
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Vec<AbortHandle>,
     tries: Tries,
     grace: Duration,
 }
@@ -138,10 +141,10 @@ impl Worker {
             tokio::spawn(run(broker, topology, Arc::clone(&host))),
         ];
         let tasks = vec![
-            publishing,
-            tapped,
-            tokio::spawn(watch(life.clone(), Arc::clone(&link), SimulatedApi::InstantConnect)),
-            tokio::spawn(watch(life.clone(), Arc::clone(&host), SimulatedApi::Messages)),
+            publishing.abort_handle(),
+            tapped.abort_handle(),
+            tokio::spawn(watch(life.clone(), Arc::clone(&link), SimulatedApi::InstantConnect)).abort_handle(),
+            tokio::spawn(watch(life.clone(), Arc::clone(&host), SimulatedApi::Messages)).abort_handle(),
         ];
         Self { life, link, host, stop, consuming, tasks, tries, grace: plan.grace }
     }
@@ -175,7 +178,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.tasks.iter().chain(&self.consuming).for_each(JoinHandle::abort);
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.consuming.iter().for_each(JoinHandle::abort);
         self.link.abort();
         self.host.abort();
     }

@@ -61,7 +61,7 @@ pub(crate) enum WorkerError {
     Publishing(&'static str),
 }
 
-/// What a worker runs.
+/// The parts that a worker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum WorkerRole {
@@ -192,10 +192,12 @@ async fn serve(
         info!(grace_s = grace.as_secs(), "shutting down: consuming stops; finishing deliveries in progress");
         stop.cancel();
         sleep(grace).await;
-        warn!(
-            in_progress = consumers.in_progress(),
-            "shutdown.grace elapsed with deliveries still in progress; requeueing them"
-        );
+        let in_progress = consumers.in_progress();
+        if in_progress > 0 {
+            warn!(in_progress, "shutdown.grace elapsed with deliveries still in progress; requeueing them");
+        } else {
+            warn!("shutdown.grace elapsed with connections still in use; closing them");
+        }
     };
     let result = tokio::select! {
         result = both(consumers.run(&connector, &topology), ingress) => result.map_err(WorkerError::Topology),
@@ -226,7 +228,12 @@ async fn both(
 }
 
 /// Gives each part that was started a short time to end.
-async fn wind_down(tries: &Tries, publishing: JoinHandle<()>, ledger: &Ledger, tracer: &Tracer) {
+async fn wind_down(
+    tries: &Tries,
+    publishing: JoinHandle<Result<(), TopologyError>>,
+    ledger: &Ledger,
+    tracer: &Tracer,
+) {
     // A try that is aborted here is not a death.
     if timeout(Duration::from_secs(1), tries.idle()).await.is_err() {
         warn!(
@@ -244,9 +251,12 @@ async fn wind_down(tries: &Tries, publishing: JoinHandle<()>, ledger: &Ledger, t
 }
 
 /// The error for an ended publisher task. Its panic message may be private.
-async fn ended_early(publishing: &mut JoinHandle<()>) -> WorkerError {
-    let panicked = publishing.await.is_err_and(|error| error.is_panic());
-    WorkerError::Publishing(if panicked { "panicked" } else { "has ended" })
+async fn ended_early(publishing: &mut JoinHandle<Result<(), TopologyError>>) -> WorkerError {
+    match publishing.await {
+        Ok(Err(error)) => WorkerError::Topology(error),
+        Err(error) if error.is_panic() => WorkerError::Publishing("panicked"),
+        _ => WorkerError::Publishing("has ended"),
+    }
 }
 
 /// Shows that the event loop is running.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tracing::{error, info};
+use tracing::info;
 
 use crate::{
     broker::{
@@ -54,9 +54,7 @@ pub(crate) async fn supervise<B: Broker, S: Stage>(
     consumer: &Arc<Consumer<S>>,
 ) -> Result<(), TopologyError> {
     let mut task = ConsumerTask { broker, topology, consumer, failures: FailureHistory::default() };
-    supervisor::supervise(&mut task, broker.limits().reconnect_max).await.inspect_err(|error| {
-        error!(problem = %error, "broker topology does not match the configuration; exiting");
-    })?;
+    supervisor::supervise(&mut task, broker.limits().reconnect_max).await?;
     consumer.idle().await;
     Ok(())
 }

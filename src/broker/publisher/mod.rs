@@ -21,12 +21,19 @@ use std::sync::Arc;
 
 use lapin::BasicProperties;
 use strum::IntoStaticStr;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    task::JoinHandle,
+};
 use tracing::Span;
 
 use task::PublishTask;
 
-use super::{port::Broker, supervisor::supervise, topology::Topology};
+use super::{
+    port::Broker,
+    supervisor::supervise,
+    topology::{Topology, TopologyError},
+};
 use crate::{state::PublishState, telemetry::metrics::PublishMetrics};
 
 /// Maximum number of messages that wait to be published.
@@ -88,19 +95,19 @@ pub struct PublishJob {
 }
 
 impl Publisher {
-    /// Starts the task. The task ends, with its connection, when all handles are dropped and all replies are sent.
+    /// Starts the task. The task ends, with its connection, when all handles are dropped and all replies are sent. It fails if its
+    /// first connection shows that the topology does not match.
     #[must_use]
     pub fn start(
         broker: Arc<impl Broker>,
         topology: Topology,
         state: PublishState,
         metrics: PublishMetrics,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
+    ) -> (Self, JoinHandle<Result<(), TopologyError>>) {
         let (publisher, jobs) = Self::queue();
         let wait_max = broker.limits().reconnect_max;
         let mut task = PublishTask { broker, topology, jobs, state, metrics };
-        // The task never gives up, because a consumer does if the topology does not match.
-        let publishing = async move { _ = supervise(&mut task, wait_max).await };
+        let publishing = async move { supervise(&mut task, wait_max).await };
         (publisher, tokio::spawn(publishing))
     }
 

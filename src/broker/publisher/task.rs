@@ -93,6 +93,10 @@ impl<B: Broker> ConnectedTask for PublishTask<B> {
         }
     }
 
+    fn gives_up(&self, error: &TopologyError) -> bool {
+        matches!(error, TopologyError::Mismatch(_))
+    }
+
     fn log_connected(&self, outage: Duration) {
         if !outage.is_zero() {
             info!(after_ms = outage.as_secs_f64() * 1e3, "publisher reconnected");
