@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::{Config, load::DEFAULTS};
+use super::{Config, load::DEFAULTS, settings::CLIENT_NAME_MAX};
 use crate::{
     contract::device::AllowList,
     ingress::config::AddressBlock,
@@ -32,7 +32,7 @@ pub fn schema() -> Value {
         }
     }
     let clients = &mut schema["properties"]["ingress"]["properties"]["clients"];
-    clients["propertyNames"] = json!({"pattern": CLIENT_NAME});
+    clients["propertyNames"] = json!({"pattern": CLIENT_NAME, "maxLength": CLIENT_NAME_MAX});
     let described = &mut clients["additionalProperties"];
     close(described);
     let every = defaults.get("ingress").and_then(|ingress| ingress.get("clients")?.get("*")?.as_table());
@@ -135,7 +135,7 @@ macro_rules! schema_of {
 }
 
 /// The name of a client of the ingress, or `*` for what all of them share.
-const CLIENT_NAME: &str = "^(\\*|_?([a-z0-9-]+(_[a-z0-9-]+)*)?_?)$";
+const CLIENT_NAME: &str = "^(\\*|[a-z0-9-]+(_[a-z0-9-]+)*)$";
 
 /// A duration above zero, in the notation of `config/default.toml`. (The program also reads ISO 8601 durations.)
 const DURATION: &str = "^([0-9]+(ms|s|m|h) ?)*[0-9]*[1-9][0-9]*(ms|s|m|h)( ?[0-9]+(ms|s|m|h))*$";

@@ -30,10 +30,15 @@ fn client_key(key: &str) -> Option<(&str, &str)> {
     key.strip_prefix(CLIENTS)?.split_once('.')
 }
 
-/// True if `name` can be the name of a client. It becomes part of event ids, log lines and environment variables.
+/// Maximum length of a client's name, in bytes.
+pub(super) const CLIENT_NAME_MAX: usize = 40;
+
+/// True if `name` can be the name of a client. It becomes part of event ids, log lines and environment variables, in which two `_`
+/// separate a section from its key.
 fn is_client_name(name: &str) -> bool {
     let characters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    (1..=40).contains(&name.len()) && name.bytes().all(characters) && !name.contains("__")
+    let words = || name.split('_').all(|word| !word.is_empty());
+    name.len() <= CLIENT_NAME_MAX && name.bytes().all(characters) && words()
 }
 
 /// Origin of a value.
@@ -125,7 +130,8 @@ impl Settings {
             && name != EVERY_CLIENT
             && !is_client_name(name)
         {
-            let expected = "expected a client name of 1 to 40 lower-case letters, digits, - and _, without two _ in a row";
+            let expected =
+                "expected a client name of 1 to 40 lower-case letters, digits, - and single _ between them";
             return Err(ConfigError(format!("{origin}: {CLIENTS}…: {expected}")));
         }
         let value = match (default, value) {

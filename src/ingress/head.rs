@@ -23,7 +23,7 @@ const ATTRIBUTE_BYTES_MAX: usize = 40;
 /// Attributes that every CloudEvent has.
 const REQUIRED_ATTRIBUTES: [&str; 4] = ["specversion", "id", "source", "type"];
 
-/// What the head of a request to start a session says.
+/// The head of a request to start a session.
 #[derive(Debug)]
 pub(super) struct StartHead {
     /// The media type without parameters, one of [`MEDIA_TYPES`].
@@ -189,14 +189,17 @@ fn attribute(value: &HeaderValue) -> Option<String> {
 pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[AddressBlock]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|block| block.contains(address));
     let forwarded = headers.get_all(HeaderName::from_static("x-forwarded-for")).iter();
-    let hops: Vec<&str> =
-        forwarded.flat_map(|value| value.to_str().unwrap_or_default().split(',')).map(str::trim).collect();
+    // Each hop is decoded by itself: the client can write what it likes in front of what a trusted proxy adds.
+    let hops: Vec<&str> = forwarded
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(|hop| str::from_utf8(hop).unwrap_or_default().trim())
+        .collect();
     let mut address = peer;
     for hop in hops.into_iter().rev() {
         if !is_trusted(address) {
             break;
         }
-        // What a trusted proxy does not name as an address is not believed.
+        // A hop that is not an address ends the list of known hops.
         let Some(next) = hop_address(hop) else { break };
         address = next;
     }

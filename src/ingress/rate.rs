@@ -39,13 +39,16 @@ impl BucketLevel {
         (self.permits, self.at) = ((self.permits + new).min(size.burst), now);
     }
 
+    /// Takes `permits`, or returns the time until it can. More than a burst needs a full bucket, which then stays empty until the
+    /// rate has filled what was taken beyond it.
     fn take(&mut self, size: BucketSize, permits: f64) -> Result<(), Duration> {
         self.fill(size);
-        if self.permits >= permits {
+        let needed = permits.min(size.burst);
+        if self.permits >= needed {
             self.permits -= permits;
             return Ok(());
         }
-        Err(Duration::try_from_secs_f64((permits - self.permits) / size.rate).unwrap_or(Duration::MAX))
+        Err(Duration::try_from_secs_f64((needed - self.permits) / size.rate).unwrap_or(Duration::MAX))
     }
 }
 
@@ -67,11 +70,10 @@ impl TokenBucket {
         self.lock().take(self.size, 1.0)
     }
 
-    /// Takes the permits for `people` instead of the one that was taken, but never more than a full bucket has. Without them
-    /// the one is returned, and this returns the time until there are enough.
+    /// Takes the permits for `people` instead of the one that was taken. Without them the one is returned, and this returns the
+    /// time until there are enough.
     pub(super) fn take_for(&self, people: usize) -> Result<(), Duration> {
-        let people = u32::try_from(people).unwrap_or(u32::MAX);
-        let permits = f64::from(people).clamp(1.0, self.size.burst);
+        let permits = f64::from(u32::try_from(people).unwrap_or(u32::MAX)).max(1.0);
         let mut level = self.lock();
         level.permits += 1.0;
         level.take(self.size, permits)
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn people_take_a_permit_each_up_to_the_burst() {
+    async fn people_take_a_permit_each_also_beyond_the_burst() {
         let bucket = TokenBucket::new(SIZE);
         bucket.take().unwrap();
         bucket.take_for(2).unwrap();
@@ -154,7 +156,12 @@ mod tests {
         advance(Duration::from_secs(3600)).await;
         bucket.take().unwrap();
         bucket.take_for(1000).unwrap();
-        assert!(bucket.take().is_err(), "a large session takes a full bucket");
+        // 997 beyond the burst, and one for the next.
+        assert_eq!(
+            bucket.take(),
+            Err(Duration::from_secs(499)),
+            "a large session takes what the rate brings later"
+        );
     }
 
     #[tokio::test(start_paused = true)]

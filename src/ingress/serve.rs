@@ -96,7 +96,7 @@ fn make_room(open: &mut VecDeque<OpenConnection>, max: usize) -> bool {
     true
 }
 
-/// What a connection needs.
+/// The parts that a connection needs.
 struct Connection {
     tls: Option<TlsAcceptor>,
     service: Arc<IngressService>,

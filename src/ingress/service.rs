@@ -213,7 +213,7 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        // What a client without a token does is counted, and logged where it is refused.
+        // A request without a valid token is counted, and logged where it is refused.
         let Some(client) = &self.client else { return };
         let (client, outcome) = (client.name.as_str(), self.answered.as_str());
         let event_id = self.event_id.map(|id| id.to_string());

@@ -94,6 +94,8 @@ pub(super) struct StartRequest {
 struct ValidEvent {
     message: Message,
     id: Uuid,
+    /// The event's time, from which the stage counts.
+    at: Timestamp,
     session: Session,
     /// Time until which a repeat is recognised.
     remembered_until: Timestamp,
@@ -113,11 +115,12 @@ impl StartEvents {
         let StartHead { media_type, key, headers } = head;
         let fingerprint =
             Sha256::new().chain_update(media_type).chain_update([0]).chain_update(&body).finalize().into();
+        let at = self.clock.now();
         let message = Message {
             body,
             content_type: Some(media_type.to_owned()),
             headers,
-            published_at: Some(self.clock.now()),
+            published_at: Some(at),
             ..Message::default()
         };
         let key = key.as_ref().map(|key| key.reveal().as_str());
@@ -125,7 +128,7 @@ impl StartEvents {
             let start = StartMessage::open(&message);
             let cloud_event = start.cloud_event_id();
             let id = event_id(&client.name, key, cloud_event, &message.body);
-            let session = start.session(&self.rules, self.clock.now());
+            let session = start.session(&self.rules, at);
             (session, id, cloud_event.is_some(), start.identity.trace.clone())
         };
         let mut span = self.tracer.serve("POST", "/v1/sessions", &trace);
@@ -136,7 +139,7 @@ impl StartEvents {
                 span.set("instant_connect.event_id", id.to_string());
                 let is_named = key.is_some() || cloud_event;
                 let remembered_until = self.remembered_until(&session, is_named);
-                let event = ValidEvent { message, id, session, remembered_until };
+                let event = ValidEvent { message, id, at, session, remembered_until };
                 self.publish_once(event, &client, fingerprint, span.context(), deadline).await
             }
             Err(refusal) => Err(HttpProblem::from(refusal)),
@@ -147,7 +150,7 @@ impl StartEvents {
 
     async fn publish_once(
         &self,
-        event: ValidEvent,
+        mut event: ValidEvent,
         client: &Client,
         fingerprint: [u8; 32],
         within: &TraceContext,
@@ -168,7 +171,8 @@ impl StartEvents {
         client.count_people(event.session.guests.len()).map_err(problem::rate_limited)?;
         let remembered_until = event.remembered_until;
         if let Some(lease) = &mut lease {
-            self.note(lease, remembered_until, deadline).await?;
+            event.at = first_time(lease).unwrap_or(event.at);
+            self.note(lease, event.at, remembered_until, deadline).await?;
         }
         self.publish(event, room, within, deadline).await?;
         fault::point("ingress", "confirmed");
@@ -214,16 +218,17 @@ impl StartEvents {
             .map_err(|_| HttpProblem::unconfirmed("too many events wait for the broker's confirm"))
     }
 
-    /// Notes that the event may be published, because a confirm may be late. The note keeps the body's fingerprint, so the key
-    /// with another body is refused, and with the same body published again under the same id.
+    /// Notes that the event of the time `at` may be published, because a confirm may be late. The note keeps the body's fingerprint,
+    /// so the key with another body is refused, and with the same body published again with the same id and time.
     async fn note(
         &self,
         lease: &mut Lease,
+        at: Timestamp,
         remembered_until: Timestamp,
         deadline: Instant,
     ) -> Result<(), HttpProblem> {
         let until = (Instant::now() + NOTE_MAX).min(deadline - RESERVE - RESERVE);
-        match timeout_at(until, lease.write_note(b"{}", remembered_until)).await {
+        match timeout_at(until, lease.write_note(at.to_string().as_bytes(), remembered_until)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(LedgerError::Lost)) => Err(in_flight()),
             Ok(Err(error)) => self.ledger_failed(&error.to_string()),
@@ -250,7 +255,7 @@ impl StartEvents {
     ) -> Result<(), HttpProblem> {
         let id = event.id.to_string();
         let mut span = self.tracer.publish(&self.exchange, ROUTING_KEY, Some(&id), within);
-        let properties = properties::received_event(&event.message, &id, span.context(), self.clock.now());
+        let properties = properties::received_event(&event.message, &id, span.context(), event.at);
         let publication = Publication {
             exchange: self.exchange.clone(),
             routing_key: ROUTING_KEY.to_owned(),
@@ -284,6 +289,12 @@ impl StartEvents {
         let longest = after(self.clock.now(), KEPT);
         if is_named { longest } else { longest.min(after(session.expires_at.timestamp(), self.margin)) }
     }
+}
+
+/// The time of the event when it was first published, if an earlier request noted it. With another time, the stage would process the
+/// event as a new one once it has forgotten the first.
+fn first_time(lease: &Lease) -> Option<Timestamp> {
+    str::from_utf8(lease.note()?).ok()?.parse().ok()
 }
 
 fn in_flight() -> HttpProblem {

@@ -105,11 +105,14 @@ struct ReadDigests {
     digests: Arc<[TokenDigest]>,
     /// The file was unusable when it was last read, and this was logged.
     is_stale: bool,
+    /// The file held no tokens when it was last read, but its tokens are not withdrawn yet.
+    is_withdrawing: bool,
 }
 
 impl DigestFile {
     fn open(path: PathBuf) -> Result<Self, TokenFileError> {
-        let last = ReadDigests { at: Instant::now(), digests: read(&path)?, is_stale: false };
+        let last =
+            ReadDigests { at: Instant::now(), digests: read(&path)?, is_stale: false, is_withdrawing: false };
         if last.digests.is_empty() {
             warn_of_empty(&path);
         }
@@ -117,14 +120,22 @@ impl DigestFile {
     }
 
     /// The current tokens. A missing file keeps the last ones, because it may be about to be replaced. An empty file, and one
-    /// without valid tokens, leaves none, because somebody may have withdrawn them.
+    /// without valid tokens, leaves none, because somebody may have withdrawn them. But only the second time in a row: a file that
+    /// is written in place is empty for a moment.
     fn current(&self) -> Arc<[TokenDigest]> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.at.elapsed() < FRESH {
             return Arc::clone(&last.digests);
         }
         last.at = Instant::now();
-        match read(&self.path) {
+        let digests = read(&self.path);
+        let is_without = matches!(&digests, Ok(digests) if digests.is_empty())
+            || matches!(&digests, Err(TokenFileError::NoTokens(_)));
+        if is_without && !std::mem::replace(&mut last.is_withdrawing, true) && !last.digests.is_empty() {
+            return Arc::clone(&last.digests);
+        }
+        last.is_withdrawing = is_without;
+        match digests {
             Ok(digests) => {
                 if std::mem::take(&mut last.is_stale) {
                     info!(file = %self.path.display(), "a client's token file is usable again");
@@ -223,7 +234,23 @@ mod tests {
                 None => std::fs::remove_file(&path).unwrap(),
             }
             advance(FRESH).await;
+            _ = accepts(&tokens, OLD);
+            advance(FRESH).await;
             assert_eq!((accepts(&tokens, OLD), accepts(&tokens, NEW)), (old, new), "{text:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn file_that_is_empty_while_it_is_written_withdraws_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), OLD).unwrap();
+        let tokens = ClientTokens::open(&"".into(), None, Some(file.path())).unwrap();
+        for _ in 0..3 {
+            for (text, old) in [("", true), (OLD, true)] {
+                std::fs::write(file.path(), text).unwrap();
+                advance(FRESH).await;
+                assert_eq!(accepts(&tokens, OLD), old, "{text:?}");
+            }
         }
     }
 

@@ -3,7 +3,7 @@ use super::*;
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
-        headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
     headers
 }
@@ -117,6 +117,7 @@ fn forwarded_address_is_believed_from_trusted_proxies_alone() {
         ("10.0.0.1", vec!["[2001:db8::1]"], "2001:db8::1"),
         ("10.0.0.1", vec!["203.0.113.9:port"], "10.0.0.1"),
         ("10.0.0.1", vec!["[203.0.113.9]"], "10.0.0.1"),
+        ("10.0.0.1", vec!["é, 203.0.113.9"], "203.0.113.9"),
     ] {
         let pairs: Vec<_> = forwarded.iter().map(|value| ("x-forwarded-for", *value)).collect();
         let address = client_address(peer.parse().unwrap(), &headers(&pairs), &trusted);

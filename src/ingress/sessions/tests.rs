@@ -141,6 +141,19 @@ async fn request_without_a_key_is_a_repeat_as_long_as_the_stage_remembers_its_ev
     }
 }
 
+/// The stage forgets an event some time after its session, and a later repeat must not be a new event for it.
+#[tokio::test(start_paused = true)]
+async fn late_repeat_of_an_unconfirmed_request_has_the_first_time() {
+    let (events, mut jobs) = events();
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(accept(&events, Some("run-1")).await.unwrap_err(), ProblemKind::Unavailable);
+        times.push(jobs.recv().await.unwrap().publication.properties.timestamp().unwrap());
+        advance(Duration::from_secs(4 * 3600)).await;
+    }
+    assert_eq!(times, [times[0]; 3]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn silent_broker_is_answered_in_time_and_the_repeat_is_published_again() {
     let (events, mut jobs) = events();
