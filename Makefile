@@ -21,7 +21,7 @@ ANSWERS ?= 1000000
 CALLS ?= 100000
 BODIES_SEED ?=
 VERSION ?=
-MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/stages/deduplicator.rs
+MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/broker/settle/** src/ledger/** src/stages/deduplicator.rs
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
