@@ -166,13 +166,13 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
     /// Updates the queue lengths in the metrics. Returns the state of the work queue, if it is known, and the timeout that ended
     /// the check early.
     async fn check(&mut self) -> Result<(Option<QueueState>, Option<BrokerError>), BrokerError> {
-        let (mut work, mut unread) = (None, None);
-        for queue in &mut self.queues {
-            if unread.is_some() {
-                queue.not_in_time();
+        let (mut work, mut unread, mut last) = (None, None, 0);
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            if !queue.is_due() {
                 continue;
             }
-            if !queue.is_due() {
+            if unread.is_some() {
+                queue.not_in_time();
                 continue;
             }
             match depth(self.connection, self.channel.take(), &queue.name, self.limit).await {
@@ -200,12 +200,14 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
                 }
                 Err(error @ BrokerError::Timeout(..)) => {
                     queue.not_in_time();
-                    unread = Some(error);
+                    (unread, last) = (Some(error), index + 1);
                 }
                 Err(error) => return Err(error),
             }
         }
         self.metrics.set_queued(sums(&self.queues));
+        // The next check reads the queue without a reply last, so the others are read in any case.
+        self.queues.rotate_left(last);
         Ok((work, unread))
     }
 }
