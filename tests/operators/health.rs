@@ -123,7 +123,7 @@ async fn replaced_token_ends_the_refusal_although_no_event_waits() {
     ];
     let worker = rig.start(&settings).await;
     let admin = Admin::of(&worker).await;
-    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(15);
     let event = event_with(1, &json!({"expiresAt": soon.to_string()}));
     let mut dead = rig.dead_letters("sessions").await;
     rig.publish_event(with_id("event-1"), &event).await;
