@@ -11,7 +11,7 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What to run, so that the ingress and the stages can scale apart
+    /// Parts to run; the ingress and the stages can then scale separately
     #[arg(long, value_enum, default_value_t = WorkerRole::All)]
     role: WorkerRole,
 }

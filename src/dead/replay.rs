@@ -148,7 +148,7 @@ pub(crate) async fn run(
     }
 }
 
-/// What an interrupted replay left in the replay queue.
+/// The messages that an interrupted replay left in the replay queue.
 #[derive(Default)]
 struct Copies {
     /// Ids of the letters that have a copy.

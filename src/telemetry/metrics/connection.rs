@@ -29,7 +29,7 @@ impl BrokerFamilies {
         Ok(Self {
             connected: families.gauges(
                 "connected",
-                "1 if this broker connection is established.",
+                "1 if this broker connection is established; 0 for a stage that does not run in this worker.",
                 &[connection()],
             )?,
             connects: families.counters(

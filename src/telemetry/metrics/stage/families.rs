@@ -100,7 +100,7 @@ impl DeliveryFamilies {
             )?,
             overdue: families.counters(
                 "overdue_total",
-                "Deliveries requeued because processing exceeded amqp.delivery_timeout.",
+                "Deliveries requeued because processing exceeded amqp.delivery_timeout, or could not begin within it.",
                 &[stage()],
             )?,
             dead_letters: families.counters(
@@ -132,7 +132,7 @@ impl ConsumerFamilies {
             queued: families.gauges(
                 "queue_messages",
                 "Messages ready in the stage's work queue (work), delay queues (held) and dead queue (dead), read every \
-                 amqp.watch_interval. Absent after a failed connection attempt until the next read, if three reads in a row time out, and if the broker denies reading it.",
+                 amqp.watch_interval. Absent after a failed connection attempt until the next read, after three checks in a row that could not read it in time, and if the broker denies reading it.",
                 &[stage(), ("queue", QueueKind::texts())],
             )?,
             consuming: families.gauges(
