@@ -1,82 +1,39 @@
-//! The worker in a simulated world that a seed determines. Everything above the ports is real: supervisor, watchdog,
-//! publisher, topology, stages, retries, settling, breakers, clients and ledger. The broker, the two APIs, the disk,
-//! time and randomness are simulated. Messages are delivered, refused, lost and returned. Responses come late, wrong or
-//! never. Connections break, consumers stall, queues are deleted, alarms block publishing. The worker dies at any of its
-//! steps and starts again. With every step [`checker`] verifies that the contract still holds.
-//!
-//! `make breakages` shows that the simulation finds mistakes in these parts: it makes some, one at a time.
-//!
-//! Everything runs on one thread in paused time, so one seed is one history. `make simulate` runs many seeds. A seed
-//! that fails prints its number and its last steps; `make simulate SEED=…` runs it again with all steps. Once
-//! understood, the seed becomes a named test in [`tests`].
-//!
-//! Not simulated: lapin, HTTP and the ledger's file. Tests with live brokers, the sandbox and crashes cover these.
-//!
-//! # Layout
-//! - [`plan`], [`events`]: choices that a seed makes in advance
-//! - [`world`]: time, randomness, journal, the worker's lives
-//! - [`broker`]: queues, connections, confirms
-//! - [`network`], [`answers`]: the two APIs
-//! - [`store`]: the disk under the ledger, [`time`]: the time of day
-//! - [`worker`]: the real parts, connected to the simulation; [`tap`]: what its publisher replies
-//! - [`troubles`]: faults that come and go
-//! - [`fairness`]: events with faults of their own
-//! - [`checker`], [`rules`]: the rules
-//! - `single_consumer`, `requeued`, `one_at_a_time`, `third_stage`, in tests: one consumer by itself
-
-mod answers;
-mod broker;
-mod checker;
-mod events;
-mod fairness;
-mod network;
-mod one_at_a_time;
-mod plan;
-mod requeued;
-mod rules;
-mod single_consumer;
-mod store;
-mod store_tests;
-mod tap;
-mod tests;
-mod third_stage;
-mod time;
-mod troubles;
-mod worker;
-mod world;
+//! The history of one seed, from its first event to its last.
 
 use std::{collections::BTreeMap, fmt, io, path::Path, sync::Arc, time::Duration};
 
 use fastrand::Rng;
+use instant_connect_worker::{clock::Clock, telemetry::metrics::Metrics};
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use tokio::time::{Instant, sleep};
 
-use self::{
-    broker::{SESSIONS, SimulatedQueues, Stored},
+use super::{
+    broker::{self, SESSIONS, SimulatedQueues, Stored},
     checker::{CheckedRules, Checker},
-    events::Event,
+    events::{self, Event},
+    fairness,
     plan::WorldPlan,
+    time, troubles, worker,
     world::World,
 };
-use crate::{clock::Clock, telemetry::metrics::Metrics};
 
 /// Longest time to finish once all faults are over.
-const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
+pub(crate) const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
 /// Interval between checks that all work is done.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The result of one seed.
 #[derive(Debug)]
-pub(super) struct SimulatedHistory {
+pub(crate) struct SimulatedHistory {
     /// The hash of all steps.
-    hash: u64,
+    pub(crate) hash: u64,
     /// Number of events by kind.
-    counts: BTreeMap<&'static str, u64>,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
 }
 
 /// A seed that broke a rule.
-pub(super) struct BrokenRule {
+pub(crate) struct BrokenRule {
     seed: u64,
     rule: String,
     steps: String,
@@ -90,12 +47,12 @@ impl fmt::Debug for BrokenRule {
 }
 
 /// Runs the history of `seed`, with the token file in `folder`.
-fn run(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
+pub(crate) fn run(seed: u64, folder: &Path, print: bool) -> Result<SimulatedHistory, BrokenRule> {
     run_with(seed, folder, print, None)
 }
 
 /// As [`run`]. `metrics` replace those that all worlds share.
-fn run_with(
+pub(crate) fn run_with(
     seed: u64,
     folder: &Path,
     print: bool,
@@ -105,24 +62,6 @@ fn run_with(
     let runtime = runtime.map_err(|error| failure(seed, &error))?;
     fastrand::seed(seed);
     runtime.block_on(live(seed, folder, print, metrics))
-}
-
-fn calm_world() -> World {
-    let mut random = Rng::with_seed(0);
-    let mut plan = WorldPlan::new(&mut random);
-    plan.calm();
-    let clock = Clock::system();
-    let rules = CheckedRules {
-        begin: clock.now(),
-        clock,
-        attempts: plan.attempts,
-        total: Duration::MAX,
-        lifetime: Duration::MAX,
-        deliveries_max: plan.deliveries_max,
-        first_delay: Duration::ZERO,
-        delivery_timeout: plan.delivery_timeout,
-    };
-    World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false)
 }
 
 fn failure(seed: u64, error: &io::Error) -> BrokenRule {
@@ -236,7 +175,7 @@ fn history_of(world: &World, seed: u64) -> Result<SimulatedHistory, BrokenRule> 
 }
 
 /// Stores `event` in its queue, once for each time at which it is sent.
-fn send(world: &World, event: &Event) {
+pub(crate) fn send(world: &World, event: &Event) {
     for at in event.sent.clone() {
         let (world, event) = (world.clone(), event.clone());
         tokio::spawn(async move {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::broker::topology::{Argument, Binding, Exchange, Queue, TopologyPlan};
+use instant_connect_worker::broker::topology::{Argument, Binding, Exchange, Queue, TopologyPlan};
 
 /// A refusal of the broker: the reply code and text.
 pub(super) type Refused = (u16, String);

@@ -3,6 +3,7 @@
 
 use std::{future::Future, path::Path, time::Duration};
 
+use instant_connect_worker::stages;
 use jiff::SignedDuration;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -14,7 +15,6 @@ use super::{
     worker::Worker,
     world::{World, WorldState},
 };
-use crate::stages;
 
 /// Longest time after which a worker has reconnected.
 const RECONNECTED_AFTER: Duration = Duration::from_secs(15);
@@ -27,7 +27,7 @@ enum Order {
 }
 
 /// Runs the worker through all faults. When this returns, the worker runs and no fault is left.
-pub(super) async fn all(world: &World, plan: &WorldPlan, rules: &CheckedRules, token: &Path) {
+pub(crate) async fn all(world: &World, plan: &WorldPlan, rules: &CheckedRules, token: &Path) {
     let mut orders = Vec::new();
     {
         let mut state = world.lock();

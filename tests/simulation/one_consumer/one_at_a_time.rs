@@ -8,16 +8,16 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
-use tokio::time::sleep;
-
-use super::single_consumer::SingleConsumer;
-use crate::{
+use instant_connect_worker::{
     broker::consumer::{ConsumeMode, ConsumerLimits},
     contract::{identity::Identity, message::Message, stage::StageDef, time::WireTime},
     outcome::{Class, Death, Outcome},
     stages::{AcceptedJob, JobContext, LINK, Read, Stage},
 };
+use jiff::Timestamp;
+use tokio::time::sleep;
+
+use super::SingleConsumer;
 
 /// Prefetch and concurrency.
 const AT_ONCE: u16 = 3;

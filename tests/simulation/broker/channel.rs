@@ -11,6 +11,11 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use instant_connect_worker::broker::{
+    port::{BrokerChannel, Confirmation, MessageKey, Peer},
+    publisher::Publication,
+    topology::{Argument, Binding, Depth, Exchange},
+};
 use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
 use tokio::{sync::oneshot, time::sleep};
 
@@ -19,14 +24,7 @@ use super::{
     publishing,
     topology::Refused,
 };
-use crate::{
-    broker::{
-        port::{BrokerChannel, Confirmation, MessageKey, Peer},
-        publisher::Publication,
-        topology::{Argument, Binding, Depth, Exchange},
-    },
-    simulation::world::WorldState,
-};
+use crate::world::WorldState;
 
 #[derive(Clone)]
 pub(crate) struct SimulatedChannel {

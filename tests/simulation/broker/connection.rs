@@ -9,16 +9,14 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use instant_connect_worker::broker::{
+    connection::BrokerError,
+    port::{Broker, BrokerConnection, ConnectionLimits, Peer, Subscribe, Subscription},
+};
 use tokio::sync::Semaphore;
 
 use super::{channel::SimulatedChannel, cut, deliver};
-use crate::{
-    broker::{
-        connection::BrokerError,
-        port::{Broker, BrokerConnection, ConnectionLimits, Peer, Subscribe, Subscription},
-    },
-    simulation::world::Life,
-};
+use crate::world::Life;
 
 /// Purpose of the connection on which messages are published. The broker may block it.
 const PUBLISH: &str = "publish";
@@ -30,7 +28,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
 };
 
 /// The broker as one life of the worker sees it.
-pub(crate) struct SimulatedBroker(pub(in crate::simulation) Life);
+pub(crate) struct SimulatedBroker(pub(crate) Life);
 
 /// A connection of the worker.
 pub(crate) struct Wire {

@@ -2,6 +2,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use instant_connect_worker::{
+    broker::publisher::Publication,
+    contract::{
+        header,
+        ids::Role,
+        link::{GUEST_LINK_TYPE, HOST_LINK_TYPE},
+    },
+    outcome::Class,
+};
 use jiff::{SignedDuration, Timestamp};
 use lapin::types::{AMQPValue, ShortString};
 use serde_json::Value;
@@ -12,15 +21,6 @@ use super::{
     broker::{GUESTS, HOSTS, LINKS, SESSIONS},
     checker::{Checker, SeenLinks},
     events::ExpectedResult,
-};
-use crate::{
-    broker::publisher::Publication,
-    contract::{
-        header,
-        ids::Role,
-        link::{GUEST_LINK_TYPE, HOST_LINK_TYPE},
-    },
-    outcome::Class,
 };
 
 /// Longest processing time without a disturbance.
@@ -60,7 +60,7 @@ fn has_link_properties(publication: &Publication, kind: &str, id: Uuid) -> bool 
 
 impl Checker {
     /// Checks a message that the publisher received.
-    pub(super) fn published(&mut self, publication: &Publication) -> Result<(), String> {
+    pub(crate) fn published(&mut self, publication: &Publication) -> Result<(), String> {
         self.count("publishes");
         if publication.exchange != LINKS {
             return Ok(());
@@ -75,7 +75,7 @@ impl Checker {
     }
 
     /// Checks a message that the broker stored. `delay` is set for a delay queue.
-    pub(super) fn stored(
+    pub(crate) fn stored(
         &mut self,
         links: &BTreeMap<String, SimulatedLinks>,
         queue: &str,

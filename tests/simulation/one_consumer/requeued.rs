@@ -6,15 +6,16 @@ use std::{
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
-
-use super::{plan::WorldPlan, single_consumer::SingleConsumer, world::World};
-use crate::{
+use instant_connect_worker::{
     broker::consumer::ConsumerLimits,
     contract::{identity::Identity, message::Message, stage::StageDef, time::WireTime},
     outcome::{Class, Death, Outcome},
     stages::{AcceptedJob, JobContext, LINK, Read, Stage},
 };
+use jiff::{SignedDuration, Timestamp};
+
+use super::SingleConsumer;
+use crate::{plan::WorldPlan, world::World};
 
 /// A fault that passes is over after this many deliveries.
 const PASSES_AFTER: u32 = 3;

@@ -19,6 +19,10 @@ use std::{
     time::Duration,
 };
 
+use instant_connect_worker::{
+    broker::{port::Delivery, topology::TopologyPlan},
+    contract::header,
+};
 use lapin::{BasicProperties, types::AMQPValue};
 use tokio::{
     sync::Semaphore,
@@ -35,10 +39,6 @@ pub(super) use self::{
     faults::{block, connections, cut_all, cut_one, delete_queue, restore, stall, unbind},
 };
 use super::world::{World, WorldState};
-use crate::{
-    broker::{port::Delivery, topology::TopologyPlan},
-    contract::header,
-};
 
 /// Queue names with the simulation's prefix.
 pub(super) const SESSIONS: &str = "sim.sessions";

@@ -10,6 +10,7 @@ use std::{
 };
 
 use fastrand::Rng;
+use instant_connect_worker::{clock::Clock, stages, telemetry::metrics::Metrics};
 use jiff::Timestamp;
 use tokio::{
     sync::Semaphore,
@@ -17,10 +18,9 @@ use tokio::{
 };
 
 use super::{
-    broker::SimulatedQueues, checker::Checker, network::Servers, plan::WorldPlan, store::SimulatedDisk,
+    broker::SimulatedQueues, checker::Checker, network::Servers, plan::WorldPlan, storage::SimulatedDisk,
     worker,
 };
-use crate::{clock::Clock, stages, telemetry::metrics::Metrics};
 
 /// The metrics of all worlds, because creating them takes longer than many worlds.
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
@@ -37,21 +37,21 @@ const STEPS_MAX: u64 = 400_000;
 pub(crate) struct World(Arc<Mutex<WorldState>>);
 
 /// The world's state.
-pub(super) struct WorldState {
-    pub(super) plan: WorldPlan,
-    pub(super) random: Rng,
-    pub(super) broker: SimulatedQueues,
-    pub(super) servers: Servers,
-    pub(super) disk: SimulatedDisk,
-    pub(super) checker: Checker,
+pub(crate) struct WorldState {
+    pub(crate) plan: WorldPlan,
+    pub(crate) random: Rng,
+    pub(crate) broker: SimulatedQueues,
+    pub(crate) servers: Servers,
+    pub(crate) disk: SimulatedDisk,
+    pub(crate) checker: Checker,
     /// The metrics of all lives of the worker. No check depends on them.
-    pub(super) metrics: Metrics,
+    pub(crate) metrics: Metrics,
     journal: Journal,
     life: u64,
     /// Closed when the current life is over.
     death: Arc<Semaphore>,
     /// Closed when a rule was broken.
-    pub(super) broken: Arc<Semaphore>,
+    pub(crate) broken: Arc<Semaphore>,
 }
 
 /// The journal: the last steps as text, all steps as a hash.
@@ -66,7 +66,7 @@ struct Journal {
 /// One life of the worker, from its start to its crash or end. Actions of a dead worker never complete.
 #[derive(Clone)]
 pub(crate) struct Life {
-    pub(super) world: World,
+    pub(crate) world: World,
     number: u64,
 }
 
@@ -77,7 +77,7 @@ impl fmt::Debug for Life {
 }
 
 impl World {
-    pub(super) fn new(plan: WorldPlan, random: Rng, checker: Checker, token: String, print: bool) -> Self {
+    pub(crate) fn new(plan: WorldPlan, random: Rng, checker: Checker, token: String, print: bool) -> Self {
         let journal = Journal {
             begun: Instant::now(),
             steps: 0,
@@ -101,16 +101,16 @@ impl World {
     }
 
     /// The time of day in this world.
-    pub(super) fn clock(&self) -> Clock {
+    pub(crate) fn clock(&self) -> Clock {
         self.lock().checker.rules.clock.clone()
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, WorldState> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, WorldState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a new life of the worker.
-    pub(super) fn begin_life(&self) -> Life {
+    pub(crate) fn begin_life(&self) -> Life {
         let mut state = self.lock();
         state.life += 1;
         state.death = Arc::new(Semaphore::new(0));
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// A delay as networks and disks cause it: mostly none or short, sometimes long.
-    pub(super) async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         let wait = {
             let random = &mut self.lock().random;
             match random.u32(..100) {
@@ -138,17 +138,17 @@ impl World {
 
 impl WorldState {
     /// The time of day in this world.
-    pub(super) fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.checker.rules.clock.now()
     }
 
     /// The number of the worker's life that runs now; `None` between two.
-    pub(super) fn life(&self) -> Option<u64> {
+    pub(crate) fn life(&self) -> Option<u64> {
         (!self.death.is_closed()).then_some(self.life)
     }
 
     /// Writes a step to the journal.
-    pub(super) fn log(&mut self, step: fmt::Arguments<'_>) {
+    pub(crate) fn log(&mut self, step: fmt::Arguments<'_>) {
         let journal = &mut self.journal;
         journal.steps += 1;
         let line = format!("{:>10.3} {step}", journal.begun.elapsed().as_secs_f64());
@@ -166,7 +166,7 @@ impl WorldState {
     }
 
     /// Records a broken rule. The simulation reports the first one.
-    pub(super) fn broken(&mut self, rule: fmt::Arguments<'_>) {
+    pub(crate) fn broken(&mut self, rule: fmt::Arguments<'_>) {
         if self.checker.violation.is_none() {
             self.checker.violation = Some(rule.to_string());
             self.log(format_args!("BROKEN: {rule}"));
@@ -175,21 +175,21 @@ impl WorldState {
     }
 
     /// Passes the error of a rule to [`WorldState::broken`].
-    pub(super) fn must(&mut self, rule: Result<(), String>) {
+    pub(crate) fn must(&mut self, rule: Result<(), String>) {
         if let Err(broken) = rule {
             self.broken(format_args!("{broken}"));
         }
     }
 
-    pub(super) fn chance(&mut self, share: f64) -> bool {
+    pub(crate) fn chance(&mut self, share: f64) -> bool {
         share > 0.0 && self.random.f64() < share
     }
 
-    pub(super) fn history(&self) -> (u64, u64) {
+    pub(crate) fn history(&self) -> (u64, u64) {
         (self.journal.steps, self.journal.hash.finish())
     }
 
-    pub(super) fn last_steps(&self) -> String {
+    pub(crate) fn last_steps(&self) -> String {
         self.journal.last.iter().fold(String::new(), |text, line| text + line + "\n")
     }
 }
@@ -200,12 +200,12 @@ fn print(line: &str) {
 }
 
 impl Life {
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.world.lock().life != self.number || self.world.lock().death.is_closed()
     }
 
     /// Resolves when this life is over.
-    pub(super) async fn over(&self) {
+    pub(crate) async fn over(&self) {
         let death = Arc::clone(&self.world.lock().death);
         if !self.is_over() {
             // The semaphore has no permits; it is only closed.
@@ -214,7 +214,7 @@ impl Life {
     }
 
     /// Ends this life, as `kill -9` does.
-    pub(super) fn end(&self, why: &str) {
+    pub(crate) fn end(&self, why: &str) {
         if self.is_over() {
             return;
         }
@@ -227,7 +227,7 @@ impl Life {
     }
 
     /// A place where the worker may die. A dead worker never returns from here.
-    pub(super) async fn point(&self, place: &str) {
+    pub(crate) async fn point(&self, place: &str) {
         if !self.is_over() {
             let dies = {
                 let mut state = self.world.lock();
@@ -244,7 +244,7 @@ impl Life {
     }
 
     /// Lets time pass. The worker may die before or after.
-    pub(super) async fn pass(&self, place: &str) {
+    pub(crate) async fn pass(&self, place: &str) {
         self.point(place).await;
         self.world.wait().await;
         self.point(place).await;

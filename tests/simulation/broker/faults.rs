@@ -8,10 +8,10 @@ use std::{
 use tokio::sync::Semaphore;
 
 use super::cut;
-use crate::simulation::world::{World, WorldState};
+use crate::world::{World, WorldState};
 
 /// Closes all connections.
-pub(in crate::simulation) fn cut_all(world: &World, why: &str) {
+pub(crate) fn cut_all(world: &World, why: &str) {
     let connections = world.lock().broker.connections.clone();
     for wire in &connections {
         cut(world, wire, why);
@@ -19,7 +19,7 @@ pub(in crate::simulation) fn cut_all(world: &World, why: &str) {
 }
 
 /// Closes one random connection.
-pub(in crate::simulation) fn cut_one(world: &World) {
+pub(crate) fn cut_one(world: &World) {
     let wire = {
         let mut state = world.lock();
         let count = state.broker.connections.len();
@@ -33,7 +33,7 @@ pub(in crate::simulation) fn cut_one(world: &World) {
 }
 
 /// Blocks publishing, or ends that.
-pub(in crate::simulation) fn block(state: &mut WorldState, blocked: bool) {
+pub(crate) fn block(state: &mut WorldState, blocked: bool) {
     state.log(format_args!("publishing is blocked: {blocked}"));
     state.checker.disturbances += 1;
     if let Some(before) = state.broker.blocked.take() {
@@ -43,7 +43,7 @@ pub(in crate::simulation) fn block(state: &mut WorldState, blocked: bool) {
 }
 
 /// Stops the deliveries to one random consumer, without a notification.
-pub(in crate::simulation) fn stall(state: &mut WorldState) {
+pub(crate) fn stall(state: &mut WorldState) {
     let count = state.broker.subscribers.len();
     if count > 0 {
         let index = state.random.usize(..count);
@@ -57,7 +57,7 @@ pub(in crate::simulation) fn stall(state: &mut WorldState) {
 }
 
 /// Deletes one random queue that is empty. Returns true if nobody noticed: its consumers were not notified.
-pub(in crate::simulation) fn delete_queue(state: &mut WorldState) -> bool {
+pub(crate) fn delete_queue(state: &mut WorldState) -> bool {
     let empty: Vec<String> = state
         .broker
         .topology
@@ -85,18 +85,18 @@ pub(in crate::simulation) fn delete_queue(state: &mut WorldState) -> bool {
 }
 
 /// Deletes the binding of the routing key `key`.
-pub(in crate::simulation) fn unbind(state: &mut WorldState, key: &'static str) {
+pub(crate) fn unbind(state: &mut WorldState, key: &'static str) {
     state.log(format_args!("{key} has no binding"));
     state.checker.disturbances += 1;
     state.broker.topology.unbind(key);
 }
 
 /// The connections that the worker has now, by purpose.
-pub(in crate::simulation) fn connections(state: &WorldState) -> BTreeSet<String> {
+pub(crate) fn connections(state: &WorldState) -> BTreeSet<String> {
     state.broker.connections.iter().map(|wire| wire.purpose.clone()).collect()
 }
 
 /// Declares everything that is missing, as an operator does.
-pub(in crate::simulation) fn restore(state: &mut WorldState) {
+pub(crate) fn restore(state: &mut WorldState) {
     state.broker.topology.restore();
 }

@@ -3,50 +3,49 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use instant_connect_worker::contract::ids::{self, EventId, Role};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::contract::ids::{self, EventId, Role};
-
 /// The devices that may be called.
-pub(super) const ALLOWED: &str = "room-*@sim.example.com";
+pub(crate) const ALLOWED: &str = "room-*@sim.example.com";
 
 /// One start event with one body.
 #[derive(Clone, Debug)]
-pub(super) struct Event {
+pub(crate) struct Event {
     /// The session id: `s1`, `s2`, …
-    pub(super) session: String,
-    pub(super) id: EventId,
-    pub(super) message_id: Option<String>,
-    pub(super) content_type: &'static str,
-    pub(super) body: Vec<u8>,
-    pub(super) expected: ExpectedResult,
+    pub(crate) session: String,
+    pub(crate) id: EventId,
+    pub(crate) message_id: Option<String>,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Vec<u8>,
+    pub(crate) expected: ExpectedResult,
     /// The expected links.
-    pub(super) links: Vec<ExpectedLink>,
-    pub(super) devices: Vec<String>,
+    pub(crate) links: Vec<ExpectedLink>,
+    pub(crate) devices: Vec<String>,
     /// The end of the session, if the event names one.
-    pub(super) expires_at: Option<Timestamp>,
+    pub(crate) expires_at: Option<Timestamp>,
     /// All times at which the event is sent.
-    pub(super) sent: Vec<Duration>,
+    pub(crate) sent: Vec<Duration>,
 }
 
 /// A link that an event must lead to.
 #[derive(Clone, Debug)]
-pub(super) struct ExpectedLink {
-    pub(super) message_id: Uuid,
-    pub(super) role: Role,
+pub(crate) struct ExpectedLink {
+    pub(crate) message_id: Uuid,
+    pub(crate) role: Role,
     /// The recipient: a phone number, an e-mail address, or the id of a person or a room.
-    pub(super) to: String,
+    pub(crate) to: String,
     /// The routing key.
-    pub(super) key: &'static str,
+    pub(crate) key: &'static str,
     /// True if the messages sent to the recipient can't be listed.
-    pub(super) room: bool,
+    pub(crate) room: bool,
 }
 
 /// The result that an event must lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ExpectedResult {
+pub(crate) enum ExpectedResult {
     Links,
     /// A dead letter of class `invalid`.
     Invalid,
@@ -55,7 +54,7 @@ pub(super) enum ExpectedResult {
 }
 
 /// Creates `count` events within `spread`. Some are sent twice; some share an id.
-pub(super) fn events(random: &mut Rng, count: usize, spread: Duration, begin: Timestamp) -> Vec<Event> {
+pub(crate) fn events(random: &mut Rng, count: usize, spread: Duration, begin: Timestamp) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     for number in 1..=count {
         let at = spread.mul_f64(random.f64());
@@ -75,7 +74,7 @@ pub(super) fn events(random: &mut Rng, count: usize, spread: Duration, begin: Ti
 }
 
 /// A valid event without an early end, sent `at` after `begin`.
-pub(super) fn plain(random: &mut Rng, number: usize, at: Duration, begin: Timestamp) -> Event {
+pub(crate) fn plain(random: &mut Rng, number: usize, at: Duration, begin: Timestamp) -> Event {
     loop {
         let event = event(random, number, at, begin, None);
         if event.expected == ExpectedResult::Links && event.expires_at.is_none() && event.message_id.is_some()
@@ -86,7 +85,7 @@ pub(super) fn plain(random: &mut Rng, number: usize, at: Duration, begin: Timest
 }
 
 /// A valid event whose session ends some seconds after `begin`, when the event is sent.
-pub(super) fn short(random: &mut Rng, number: usize, begin: Timestamp) -> Event {
+pub(crate) fn short(random: &mut Rng, number: usize, begin: Timestamp) -> Event {
     let soon = begin + SignedDuration::from_secs(4);
     loop {
         let event = event(random, number, Duration::ZERO, begin, None);
@@ -213,6 +212,6 @@ fn wanted(id: &EventId, start: &Value) -> Vec<ExpectedLink> {
 }
 
 /// An id that is different for each body.
-pub(super) fn fingerprint(body: &[u8]) -> Uuid {
+pub(crate) fn fingerprint(body: &[u8]) -> Uuid {
     ids::hash(body)
 }

@@ -5,6 +5,13 @@ use std::{
     time::Duration,
 };
 
+use instant_connect_worker::{
+    broker::publisher::{Publication, PublishError},
+    clock::Clock,
+    instant_connect::request::LINKS_MAX,
+    ledger::entry::{Entry, EntryState},
+    outcome::Class,
+};
 use jiff::{SignedDuration, Timestamp};
 use lapin::types::ShortString;
 use uuid::Uuid;
@@ -14,13 +21,6 @@ use super::{
     broker::{HOSTS, SESSIONS, Stored},
     events::{self, Event},
     network::{CallResult, SimulatedApi},
-};
-use crate::{
-    broker::publisher::{Publication, PublishError},
-    clock::Clock,
-    instant_connect::request::LINKS_MAX,
-    ledger::entry::{Entry, EntryState},
-    outcome::Class,
 };
 
 /// Limits per minute, for each copy of a message and for one message; a worker that exceeds a limit loops.
@@ -41,20 +41,20 @@ const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(10);
 const KEPT_TO: SignedDuration = SignedDuration::from_millis(500);
 
 /// Delay after a 429 without Retry-After.
-pub(super) const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
 
 /// The observed steps, and the first broken rule.
-pub(super) struct Checker {
-    pub(super) violation: Option<String>,
-    pub(super) rules: CheckedRules,
-    pub(super) events: Vec<Event>,
+pub(crate) struct Checker {
+    pub(crate) violation: Option<String>,
+    pub(crate) rules: CheckedRules,
+    pub(crate) events: Vec<Event>,
     /// State of each message that a stage consumes, by the event's body or the host link's `message_id`.
-    pub(super) seen: BTreeMap<Uuid, SeenLinks>,
+    pub(crate) seen: BTreeMap<Uuid, SeenLinks>,
     /// The link of each link message, and the message of each link.
-    pub(super) urls: BTreeMap<Uuid, String>,
-    pub(super) carried_by: BTreeMap<String, Uuid>,
+    pub(crate) urls: BTreeMap<Uuid, String>,
+    pub(crate) carried_by: BTreeMap<String, Uuid>,
     /// Number of times that each link message was stored.
-    pub(super) times: BTreeMap<Uuid, u32>,
+    pub(crate) times: BTreeMap<Uuid, u32>,
     open: BTreeMap<u64, Open>,
     names: BTreeMap<Uuid, String>,
     /// The end of each API's rate limit, and the time at which the API sent it.
@@ -63,105 +63,105 @@ pub(super) struct Checker {
     /// The same, including rate limits that a stopped worker may not have recorded.
     ever_rate_limited_until: [Option<Timestamp>; 2],
     /// Delivery counts that may be wrong because the ledger failed.
-    pub(super) tries_in_doubt: u32,
+    pub(crate) tries_in_doubt: u32,
     /// The time at which the current worker last received a rate limit.
     rate_limit_learnt_at: [Option<Timestamp>; 2],
     /// The state of each API as the current worker knows it.
     learnt: [ApiState; 2],
     /// Number of different events whose calls must fail before the breaker opens.
-    pub(super) breaker_failures: usize,
+    pub(crate) breaker_failures: usize,
     /// Events that must not be delayed by the failures of others.
-    pub(super) fair: BTreeSet<String>,
+    pub(crate) fair: BTreeSet<String>,
     /// True if ledger writes may fail in this history.
-    pub(super) ledger_fails: bool,
+    pub(crate) ledger_fails: bool,
     /// Calls of each API by the current worker since the total outage began, and their limit.
     outage_calls: [usize; 2],
-    pub(super) outage_calls_max: usize,
+    pub(crate) outage_calls_max: usize,
     /// True while the worker finishes its work before it stops.
-    pub(super) draining: bool,
+    pub(crate) draining: bool,
     /// Number of disturbances of the connection to the broker.
-    pub(super) disturbances: u64,
+    pub(crate) disturbances: u64,
     /// The longest delay that an API imposed.
-    pub(super) longest_wait: Duration,
-    pub(super) counts: BTreeMap<&'static str, u64>,
+    pub(crate) longest_wait: Duration,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
 }
 
 /// The settings that the rules use.
 #[derive(Clone, Debug)]
-pub(super) struct CheckedRules {
-    pub(super) clock: Clock,
-    pub(super) begin: Timestamp,
-    pub(super) attempts: u32,
-    pub(super) total: Duration,
-    pub(super) lifetime: Duration,
-    pub(super) deliveries_max: u32,
-    pub(super) first_delay: Duration,
-    pub(super) delivery_timeout: Duration,
+pub(crate) struct CheckedRules {
+    pub(crate) clock: Clock,
+    pub(crate) begin: Timestamp,
+    pub(crate) attempts: u32,
+    pub(crate) total: Duration,
+    pub(crate) lifetime: Duration,
+    pub(crate) deliveries_max: u32,
+    pub(crate) first_delay: Duration,
+    pub(crate) delivery_timeout: Duration,
 }
 
 /// State of one message that a stage consumes.
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each field is one observation")]
-pub(super) struct SeenLinks {
-    pub(super) name: String,
-    pub(super) queue: &'static str,
+pub(crate) struct SeenLinks {
+    pub(crate) name: String,
+    pub(crate) queue: &'static str,
     /// The subject of the stage's calls: a session or an expert.
-    pub(super) key: String,
-    pub(super) event: usize,
-    pub(super) room: bool,
-    pub(super) deadline: Option<Timestamp>,
+    pub(crate) key: String,
+    pub(crate) event: usize,
+    pub(crate) room: bool,
+    pub(crate) deadline: Option<Timestamp>,
     /// Number of times that others stored the message in its queue.
-    pub(super) inputs: u32,
+    pub(crate) inputs: u32,
     /// Number of acks or confirms that may have been lost.
-    pub(super) excuses: u32,
-    pub(super) acks: u32,
-    pub(super) open: u32,
+    pub(crate) excuses: u32,
+    pub(crate) acks: u32,
+    pub(crate) open: u32,
     /// Copies in delay queues and the dead queue, and how many of them an ack has used.
-    pub(super) copies: u32,
-    pub(super) spent: u32,
-    pub(super) dead: Vec<Class>,
+    pub(crate) copies: u32,
+    pub(crate) spent: u32,
+    pub(crate) dead: Vec<Class>,
     /// The time before which the last copy in a delay queue must not be tried.
-    pub(super) not_before: Option<Timestamp>,
+    pub(crate) not_before: Option<Timestamp>,
     /// Calls that failed.
-    pub(super) failures: u32,
+    pub(crate) failures: u32,
     /// Failures between which another event was processed, so that an attempt may be counted.
-    pub(super) own_failures: u32,
+    pub(crate) own_failures: u32,
     /// The same for refused tokens. The second in a row may be caused by the event itself.
-    pub(super) own_refusals: u32,
+    pub(crate) own_refusals: u32,
     /// A call failed in this life of the worker; another event was processed after it.
-    pub(super) failed: bool,
-    pub(super) processed_since: bool,
+    pub(crate) failed: bool,
+    pub(crate) processed_since: bool,
     /// The last unsettled failure that may be the API's: true if the token was refused.
-    pub(super) unclear: Option<bool>,
+    pub(crate) unclear: Option<bool>,
     /// The end of a rate limit from a response that is not settled yet.
-    pub(super) no_call_until: Option<Timestamp>,
-    pub(super) refused: bool,
+    pub(crate) no_call_until: Option<Timestamp>,
+    pub(crate) refused: bool,
     /// The last request for the messages sent to its expert was refused.
-    pub(super) list_refused: bool,
-    pub(super) unroutable: bool,
+    pub(crate) list_refused: bool,
+    pub(crate) unroutable: bool,
     /// Workers that died while they processed the message.
-    pub(super) deaths: u32,
+    pub(crate) deaths: u32,
     /// The link messages whose confirm the worker received since the last delivery.
-    pub(super) confirmed: BTreeSet<Uuid>,
+    pub(crate) confirmed: BTreeSet<Uuid>,
     /// A delivery of this life was taken back, and its work may still publish.
-    pub(super) may_publish_late: bool,
-    pub(super) copy_confirmed: bool,
+    pub(crate) may_publish_late: bool,
+    pub(crate) copy_confirmed: bool,
     /// Effects at the API, and true if the worker may not know of the last one.
-    pub(super) effects: u32,
+    pub(crate) effects: u32,
     /// The end of the first links for which devices were called, in seconds since the epoch.
-    pub(super) devices_until: Option<i64>,
+    pub(crate) devices_until: Option<i64>,
     /// The worker knows of that call; the ledger has a note of the call.
-    pub(super) devices_known: bool,
-    pub(super) noted: bool,
-    pub(super) unknown_effect: bool,
+    pub(crate) devices_known: bool,
+    pub(crate) noted: bool,
+    pub(crate) unknown_effect: bool,
     /// The ledger has the result: all links are published, or the expert has the message.
-    pub(super) recorded: bool,
+    pub(crate) recorded: bool,
     /// Number of times that the result may not be recorded because the ledger failed or the worker died.
-    pub(super) unrecorded: u32,
-    pub(super) delivered_at: Vec<Timestamp>,
+    pub(crate) unrecorded: u32,
+    pub(crate) delivered_at: Vec<Timestamp>,
     /// The number of copies at each delivery.
-    pub(super) alike: Vec<(Timestamp, usize)>,
-    pub(super) called_at: Vec<Timestamp>,
+    pub(crate) alike: Vec<(Timestamp, usize)>,
+    pub(crate) called_at: Vec<Timestamp>,
 }
 
 /// The state of an API as one life of the worker knows it.
@@ -197,7 +197,7 @@ fn too_often(moments: &mut Vec<Timestamp>, now: Timestamp, max: usize) -> bool {
 
 impl SeenLinks {
     /// The highest number of attempts that may be counted.
-    pub(super) const fn attempts_max(&self) -> u32 {
+    pub(crate) const fn attempts_max(&self) -> u32 {
         self.own_failures + self.own_refusals.saturating_sub(1)
     }
 
@@ -225,7 +225,7 @@ impl SeenLinks {
 }
 
 impl Checker {
-    pub(super) fn new(events: Vec<Event>, rules: CheckedRules) -> Self {
+    pub(crate) fn new(events: Vec<Event>, rules: CheckedRules) -> Self {
         let mut checker = Self {
             violation: None,
             rules,
@@ -259,7 +259,7 @@ impl Checker {
     }
 
     /// Registers an event that is about to be sent.
-    pub(super) fn expect(&mut self, event: Event) {
+    pub(crate) fn expect(&mut self, event: Event) {
         let key = events::fingerprint(&event.body);
         let seen = SeenLinks {
             name: event.session.clone(),
@@ -275,7 +275,7 @@ impl Checker {
     }
 
     /// Checks a new subscription with `prefetch`.
-    pub(super) fn subscribed(&mut self, queue: &str, prefetch: u16) -> Result<(), String> {
+    pub(crate) fn subscribed(&mut self, queue: &str, prefetch: u16) -> Result<(), String> {
         let which = usize::from(queue == HOSTS);
         let now = self.rules.clock.now();
         let asked = self.rate_limited_until[which].is_some_and(|until| now < until);
@@ -288,7 +288,7 @@ impl Checker {
     }
 
     /// Checks how long a delivered message waited in its queue.
-    pub(super) fn waited(&self, queue: &str, body: &[u8], wait: Duration) -> Result<(), String> {
+    pub(crate) fn waited(&self, queue: &str, body: &[u8], wait: Duration) -> Result<(), String> {
         let name = self.name(body);
         if queue == SESSIONS && wait > FAIR_WAIT_MAX && self.fair.contains(name) {
             return Err(format!("unfair: {name} waited {wait:?} in its queue while only other events fail"));
@@ -296,21 +296,21 @@ impl Checker {
         Ok(())
     }
 
-    pub(super) fn count(&mut self, what: &'static str) {
+    pub(crate) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
 
     /// The name of a body in the journal.
-    pub(super) fn name(&self, body: &[u8]) -> &str {
+    pub(crate) fn name(&self, body: &[u8]) -> &str {
         self.names.get(&events::fingerprint(body)).map_or("something", String::as_str)
     }
 
-    pub(super) fn set_name(&mut self, body: &[u8], name: String) {
+    pub(crate) fn set_name(&mut self, body: &[u8], name: String) {
         self.names.insert(events::fingerprint(body), name);
     }
 
     /// The key of the message in [`Checker::seen`].
-    pub(super) fn id_of(queue: &str, publication_id: Option<&str>, body: &[u8]) -> Uuid {
+    pub(crate) fn id_of(queue: &str, publication_id: Option<&str>, body: &[u8]) -> Uuid {
         let host = publication_id.filter(|_| queue == HOSTS).and_then(|id| Uuid::try_parse(id).ok());
         host.unwrap_or_else(|| events::fingerprint(body))
     }
@@ -321,14 +321,14 @@ impl Checker {
         (id, self.seen.get_mut(&id))
     }
 
-    pub(super) fn sent(&mut self, body: &[u8]) {
+    pub(crate) fn sent(&mut self, body: &[u8]) {
         self.count("events");
         if let Some(seen) = self.seen.get_mut(&events::fingerprint(body)) {
             seen.inputs += 1;
         }
     }
 
-    pub(super) fn delivered(&mut self, tag: u64, queue: &str, message: &Stored) -> Result<(), String> {
+    pub(crate) fn delivered(&mut self, tag: u64, queue: &str, message: &Stored) -> Result<(), String> {
         let now = self.rules.clock.now();
         self.count("deliveries");
         let (of, seen) = self.of_stored(queue, message);
@@ -350,7 +350,7 @@ impl Checker {
 
     /// Records that the broker took a delivery back because its connection is gone. If the worker `lives`, its work
     /// may continue beside the next delivery.
-    pub(super) fn taken_back(&mut self, tag: u64, lives: bool) {
+    pub(crate) fn taken_back(&mut self, tag: u64, lives: bool) {
         self.count("redeliveries");
         if let Some(seen) = self.open.remove(&tag).and_then(|open| self.seen.get_mut(&open.of)) {
             seen.open -= 1;
@@ -363,7 +363,7 @@ impl Checker {
     }
 
     /// Records that the worker requeued a delivery.
-    pub(super) fn requeued(&mut self, tag: u64) -> Result<(), String> {
+    pub(crate) fn requeued(&mut self, tag: u64) -> Result<(), String> {
         self.count("requeues");
         let Some(open) = self.open.remove(&tag) else { return Ok(()) };
         let done = self.confirmed_all(&open.of);
@@ -381,13 +381,13 @@ impl Checker {
     }
 
     /// Returns true if the broker connection was not disturbed since `of` was delivered.
-    pub(super) fn undisturbed(&self, of: &Uuid) -> bool {
+    pub(crate) fn undisturbed(&self, of: &Uuid) -> bool {
         let before = self.open.values().filter(|open| open.of == *of).map(|open| open.disturbances_before);
         before.min().is_some_and(|before| before == self.disturbances)
     }
 
     /// Returns true if the worker knows that all links of an event are published.
-    pub(super) fn confirmed_all(&self, of: &Uuid) -> bool {
+    pub(crate) fn confirmed_all(&self, of: &Uuid) -> bool {
         let Some(seen) = self.seen.get(of) else { return false };
         let links = &self.events[seen.event].links;
         seen.queue == SESSIONS
@@ -396,7 +396,7 @@ impl Checker {
     }
 
     /// Checks that an acknowledged message has a safe result.
-    pub(super) fn acknowledged(&mut self, tag: u64, queue: &str, message: &Stored) -> Result<(), String> {
+    pub(crate) fn acknowledged(&mut self, tag: u64, queue: &str, message: &Stored) -> Result<(), String> {
         self.count("acks");
         let Some(Open { of, copies_before, .. }) = self.open.remove(&tag) else { return Ok(()) };
         let done = self.is_done(&of);
@@ -411,7 +411,7 @@ impl Checker {
     }
 
     /// Returns true if a message has all its results.
-    pub(super) fn is_done(&self, of: &Uuid) -> bool {
+    pub(crate) fn is_done(&self, of: &Uuid) -> bool {
         let Some(seen) = self.seen.get(of) else { return false };
         let links = &self.events[seen.event].links;
         if seen.queue == HOSTS {
@@ -422,14 +422,14 @@ impl Checker {
     }
 
     /// Checks a connection that the worker closes with the deliveries `left` unsettled.
-    pub(super) fn closed(&self, left: &[u64]) -> Result<(), String> {
+    pub(crate) fn closed(&self, left: &[u64]) -> Result<(), String> {
         if self.draining && !left.is_empty() {
             return Err(format!("the worker stops with {} deliveries unsettled", left.len()));
         }
         Ok(())
     }
 
-    pub(super) fn worker_ended(&mut self) {
+    pub(crate) fn worker_ended(&mut self) {
         self.draining = false;
         self.count("worker ends");
         for (until, at) in self.rate_limited_until.iter_mut().zip(self.rate_limited_at) {
@@ -463,12 +463,12 @@ impl Checker {
     }
 
     /// Records a ledger failure, which opens the breakers.
-    pub(super) fn ledger_stops(&mut self) {
+    pub(crate) fn ledger_stops(&mut self) {
         self.learnt.iter_mut().for_each(|of_api| of_api.stops = Some(self.rules.clock.now()));
     }
 
     /// Records a failed ledger write. A running worker retries the write while it may hold the delivery.
-    pub(super) fn ledger_failed(&mut self, key: &str) {
+    pub(crate) fn ledger_failed(&mut self, key: &str) {
         self.count("ledger failures");
         self.tries_in_doubt += u32::from(key.starts_with("tried:"));
         if self.rules.delivery_timeout > LEDGER_OUT_MAX {
@@ -482,7 +482,7 @@ impl Checker {
     }
 
     /// Records the ledger entry for `key`, or its absence.
-    pub(super) fn ledger_has(&mut self, key: &str, entry: Option<&Entry>) {
+    pub(crate) fn ledger_has(&mut self, key: &str, entry: Option<&Entry>) {
         let recorded = entry.is_some_and(|entry| entry.state == EntryState::Recorded);
         // A note before the first call contains no links.
         let without_links =
@@ -500,7 +500,7 @@ impl Checker {
     }
 
     /// Checks a call before the API receives it.
-    pub(super) fn called(
+    pub(crate) fn called(
         &mut self,
         which: SimulatedApi,
         asked: &SimulatedRequest,
@@ -549,7 +549,7 @@ impl Checker {
     }
 
     /// Records the result of a call as the worker received it.
-    pub(super) fn call_ended(&mut self, which: SimulatedApi, asked: &SimulatedRequest, learnt: CallResult) {
+    pub(crate) fn call_ended(&mut self, which: SimulatedApi, asked: &SimulatedRequest, learnt: CallResult) {
         let looks = matches!(asked, SimulatedRequest::List { .. });
         let this_call_only = self.learn(which, asked.key(), looks, learnt);
         if let CallResult::Wait(until) = learnt {
@@ -646,7 +646,7 @@ impl Checker {
     }
 
     /// Records that the worker decided the outcome of a message's only delivery.
-    pub(super) fn decided(&mut self, id: &Uuid) {
+    pub(crate) fn decided(&mut self, id: &Uuid) {
         let Some(seen) = self.seen.get_mut(id).filter(|seen| seen.open <= 1) else { return };
         seen.unclear = None;
         let of_api = &mut self.learnt[usize::from(seen.queue == HOSTS)];
@@ -660,7 +660,7 @@ impl Checker {
     }
 
     /// Checks that there was a reason to open the breaker.
-    pub(super) fn breaker_opened(&mut self, which: SimulatedApi) -> Result<(), String> {
+    pub(crate) fn breaker_opened(&mut self, which: SimulatedApi) -> Result<(), String> {
         self.count("breakers opened");
         let of_api = &self.learnt[which as usize];
         // The worker may learn of the wait from the ledger, and use it late.
@@ -684,7 +684,7 @@ impl Checker {
     }
 
     /// Checks that the breaker does not close during a rate limit.
-    pub(super) fn breaker_closed(&self, which: SimulatedApi) -> Result<(), String> {
+    pub(crate) fn breaker_closed(&self, which: SimulatedApi) -> Result<(), String> {
         if self.learnt[which as usize].no_call_until.is_some_and(|until| self.rules.clock.now() < until) {
             return Err(format!("{which:?}: breaker closed during a rate limit"));
         }
@@ -692,7 +692,7 @@ impl Checker {
     }
 
     /// Records new links of a session and checks that neither links nor device calls are repeated.
-    pub(super) fn links_made(&mut self, session: &str, devices: &[String], until: i64) -> Result<(), String> {
+    pub(crate) fn links_made(&mut self, session: &str, devices: &[String], until: i64) -> Result<(), String> {
         self.count("links made");
         let Some(seen) = self.seen.values_mut().find(|seen| seen.queue == SESSIONS && seen.key == session)
         else {
@@ -717,7 +717,7 @@ impl Checker {
     }
 
     /// Records a message to an expert and checks that it is right and not repeated.
-    pub(super) fn message_sent(&mut self, to: &str, text: &str) -> Result<(), String> {
+    pub(crate) fn message_sent(&mut self, to: &str, text: &str) -> Result<(), String> {
         self.count("messages to experts");
         let ids: Vec<Uuid> = (self.seen.iter())
             .filter(|(_, seen)| seen.queue == HOSTS && seen.key == to)
@@ -738,7 +738,7 @@ impl Checker {
     }
 
     /// Records the result of a publish as the worker received it.
-    pub(super) fn answered(&mut self, publication: &Publication, result: Result<(), PublishError>) {
+    pub(crate) fn answered(&mut self, publication: &Publication, result: Result<(), PublishError>) {
         let message_id = publication.properties.message_id().as_ref().map(ShortString::as_str);
         let link = message_id.and_then(|id| Uuid::try_parse(id).ok());
         let copy = publication.exchange.is_empty();
@@ -766,7 +766,7 @@ impl Checker {
         }
     }
 
-    pub(super) fn unroutable(&mut self, publication: &Publication) {
+    pub(crate) fn unroutable(&mut self, publication: &Publication) {
         self.count("returns");
         let message_id = publication.properties.message_id().as_ref().map(ShortString::as_str);
         let link = message_id.and_then(|id| Uuid::try_parse(id).ok());
@@ -777,7 +777,7 @@ impl Checker {
     }
 
     /// Checks at the end that every message has a result or a dead letter.
-    pub(super) fn end(&mut self) -> Result<(), String> {
+    pub(crate) fn end(&mut self) -> Result<(), String> {
         for (id, seen) in &self.seen {
             if seen.inputs > 0 && !self.is_done(id) && seen.dead.is_empty() {
                 return Err(format!("lost: {} has neither a result nor a dead letter", seen.name));

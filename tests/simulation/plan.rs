@@ -7,54 +7,54 @@ use fastrand::Rng;
 
 /// The plan of one seed's world.
 #[derive(Clone, Debug)]
-pub(super) struct WorldPlan {
+pub(crate) struct WorldPlan {
     /// Number of start events.
-    pub(super) events: usize,
+    pub(crate) events: usize,
     /// The time within which the events are sent.
-    pub(super) spread: Duration,
+    pub(crate) spread: Duration,
     /// Faults occur during this time; after it everything works.
-    pub(super) troubled: Duration,
-    pub(super) prefetch: u16,
-    pub(super) concurrency: usize,
-    pub(super) attempts: u32,
-    pub(super) delays: Vec<Duration>,
-    pub(super) grace: Duration,
+    pub(crate) troubled: Duration,
+    pub(crate) prefetch: u16,
+    pub(crate) concurrency: usize,
+    pub(crate) attempts: u32,
+    pub(crate) delays: Vec<Duration>,
+    pub(crate) grace: Duration,
     /// Probability that the worker dies at a given place.
-    pub(super) crash: f64,
+    pub(crate) crash: f64,
     /// Probabilities for a publish.
-    pub(super) nacked: f64,
-    pub(super) unconfirmed: f64,
-    pub(super) lost: f64,
+    pub(crate) nacked: f64,
+    pub(crate) unconfirmed: f64,
+    pub(crate) lost: f64,
     /// Probability that an ack takes effect later than it is sent.
-    pub(super) late_ack: f64,
+    pub(crate) late_ack: f64,
     /// Probability that a call fails.
-    pub(super) bad_answer: f64,
+    pub(crate) bad_answer: f64,
     /// Probability that a ledger operation fails.
-    pub(super) ledger: f64,
+    pub(crate) ledger: f64,
     /// Number of faults of each kind.
-    pub(super) crashes: u32,
-    pub(super) shutdowns: u32,
-    pub(super) disconnects: u32,
-    pub(super) broker_restarts: u32,
-    pub(super) outages: u32,
-    pub(super) rate_limits: u32,
-    pub(super) token_rotations: u32,
-    pub(super) unbound: u32,
-    pub(super) ledger_outages: u32,
+    pub(crate) crashes: u32,
+    pub(crate) shutdowns: u32,
+    pub(crate) disconnects: u32,
+    pub(crate) broker_restarts: u32,
+    pub(crate) outages: u32,
+    pub(crate) rate_limits: u32,
+    pub(crate) token_rotations: u32,
+    pub(crate) unbound: u32,
+    pub(crate) ledger_outages: u32,
     /// True if the worker declares what is missing.
-    pub(super) creates: bool,
-    pub(super) alarms: u32,
-    pub(super) deletions: u32,
-    pub(super) stalls: u32,
+    pub(crate) creates: bool,
+    pub(crate) alarms: u32,
+    pub(crate) deletions: u32,
+    pub(crate) stalls: u32,
     /// Maximum processing time per delivery, and deliveries before a message is set aside.
-    pub(super) delivery_timeout: Duration,
-    pub(super) deliveries_max: u32,
+    pub(crate) delivery_timeout: Duration,
+    pub(crate) deliveries_max: u32,
     /// No publish succeeds while faults occur.
-    pub(super) full: bool,
+    pub(crate) full: bool,
 }
 
 impl WorldPlan {
-    pub(super) fn new(random: &mut Rng) -> Self {
+    pub(crate) fn new(random: &mut Rng) -> Self {
         let mut share = |most: f64| if random.bool() { 0.0 } else { random.f64() * most };
         let (crash, nacked, unconfirmed, lost) = (share(0.01), share(0.1), share(0.1), share(0.1));
         let (late_ack, bad_answer, ledger) = (share(0.3), share(0.6), share(0.1));
@@ -107,14 +107,14 @@ impl WorldPlan {
     }
 
     /// Makes all queues full for so long that each event is requeued several times.
-    pub(super) fn fill(&mut self) {
+    pub(crate) fn fill(&mut self) {
         (self.full, self.nacked) = (true, 1.0);
         (self.delivery_timeout, self.deliveries_max) = (Duration::from_secs(25), 5);
         self.troubled = Duration::from_secs(300);
     }
 
     /// Ends all random faults.
-    pub(super) fn calm(&mut self) {
+    pub(crate) fn calm(&mut self) {
         let shares = [
             &mut self.crash,
             &mut self.nacked,

@@ -1,24 +1,13 @@
 //! One consumer with a stage that the test provides, on the simulated broker.
 
+mod one_at_a_time;
+mod requeued;
+mod third_stage;
+
 use std::{sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use jiff::Timestamp;
-use lapin::BasicProperties;
-use tokio::{task::JoinHandle, time::sleep};
-use tokio_util::sync::CancellationToken;
-
-use super::{
-    CALM_MAX,
-    broker::{self, SimulatedBroker, SimulatedConnection, Stored},
-    checker::{CheckedRules, Checker},
-    plan::WorldPlan,
-    store,
-    time::clock_at,
-    worker,
-    world::World,
-};
-use crate::{
+use instant_connect_worker::{
     broker::{
         consumer::{Consumer, ConsumerLimits, ConsumerParts},
         port::Broker,
@@ -30,6 +19,21 @@ use crate::{
     stages::{self, Stage},
     state::{PublishState, StageState},
     telemetry::{metrics::Metrics, traces::Tracer},
+};
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use tokio::{task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    broker::{self, SimulatedBroker, SimulatedConnection, Stored},
+    checker::{CheckedRules, Checker},
+    history::CALM_MAX,
+    plan::WorldPlan,
+    storage,
+    time::clock_at,
+    worker,
+    world::World,
 };
 
 /// A message with this many deliveries is set aside.
@@ -104,7 +108,7 @@ impl<S: Stage> SingleConsumer<S> {
             metrics: metrics.clone(),
         });
         let stage = stage(world.clone());
-        let tries = Tries::new(store::ledger(life.clone()));
+        let tries = Tries::new(storage::ledger(life.clone()));
         let seen = StageState::default();
         let consumer = Consumer::new(ConsumerParts {
             stage,

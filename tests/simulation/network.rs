@@ -17,6 +17,12 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, StreamExt},
 };
+use instant_connect_worker::{
+    contract::stage::StageDef,
+    endpoint::Obstacle,
+    stages,
+    upstream::transport::{CallFailure, CallStart, Transport},
+};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Request, Response, header::AUTHORIZATION};
 use tokio::time::{Instant, sleep_until};
@@ -26,30 +32,24 @@ use super::{
     worker::CALL_LIMIT,
     world::{Life, WorldState},
 };
-use crate::{
-    contract::stage::StageDef,
-    endpoint::Obstacle,
-    stages,
-    upstream::transport::{CallFailure, CallStart, Transport},
-};
 
 /// The duration of a slow call, which is within the limit.
 const SLOW: Duration = Duration::from_secs(11);
 /// Larger than the worker's limit.
 const HUGE: usize = 40_000;
 /// The largest response that the simulated worker reads.
-pub(super) const BODY_BYTES_MAX: usize = 32_000;
+pub(crate) const BODY_BYTES_MAX: usize = 32_000;
 
 /// One of the two APIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SimulatedApi {
+pub(crate) enum SimulatedApi {
     InstantConnect,
     Messages,
 }
 
 impl SimulatedApi {
     /// The stage that calls this API.
-    pub(super) const fn stage(self) -> &'static StageDef {
+    pub(crate) const fn stage(self) -> &'static StageDef {
         match self {
             Self::InstantConnect => &stages::LINK,
             Self::Messages => &stages::HOST,
@@ -60,28 +60,28 @@ impl SimulatedApi {
 /// An API as one life of the worker sees it.
 #[derive(Debug)]
 pub(crate) struct Api {
-    pub(super) life: Life,
-    pub(super) which: SimulatedApi,
+    pub(crate) life: Life,
+    pub(crate) which: SimulatedApi,
 }
 
 /// State of both APIs.
-pub(super) struct Servers {
+pub(crate) struct Servers {
     /// The token that is accepted.
-    pub(super) token: String,
+    pub(crate) token: String,
     /// The present fault of each API that affects all calls.
-    pub(super) outage: [Option<Outage>; 2],
+    pub(crate) outage: [Option<Outage>; 2],
     /// A session whose calls all fail, with status and Retry-After; sessions whose calls are slow.
-    pub(super) failing: Option<(String, u16, Option<i64>)>,
-    pub(super) slow: Vec<String>,
+    pub(crate) failing: Option<(String, u16, Option<i64>)>,
+    pub(crate) slow: Vec<String>,
     /// The links that were made, by their short ids.
-    pub(super) links: std::collections::BTreeMap<String, answers::SimulatedLinks>,
+    pub(crate) links: std::collections::BTreeMap<String, answers::SimulatedLinks>,
     /// The messages that were sent: recipient and text.
-    pub(super) messages: Vec<(String, String)>,
+    pub(crate) messages: Vec<(String, String)>,
 }
 
 /// A fault of an API that affects all calls.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Outage {
+pub(crate) enum Outage {
     Unreachable,
     Status(u16),
     Hangs,
@@ -91,7 +91,7 @@ pub(super) enum Outage {
 
 /// The result of a call as the worker receives it, in the terms of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CallResult {
+pub(crate) enum CallResult {
     /// The call succeeded.
     Worked,
     /// The call failed; an attempt may be counted.
@@ -140,7 +140,7 @@ enum CallFate {
 }
 
 impl Servers {
-    pub(super) fn new(token: String) -> Self {
+    pub(crate) fn new(token: String) -> Self {
         Self {
             token,
             outage: [None; 2],
@@ -427,7 +427,7 @@ impl Outage {
     }
 
     /// A random total outage.
-    pub(super) fn new(random: &mut fastrand::Rng) -> Self {
+    pub(crate) fn new(random: &mut fastrand::Rng) -> Self {
         match random.u32(..4) {
             0 => Self::Unreachable,
             1 => Self::Hangs,

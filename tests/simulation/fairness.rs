@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::sleep;
 
-use super::{events, network::Outage, plan::WorldPlan, send, world::World};
+use super::{events, history::send, network::Outage, plan::WorldPlan, world::World};
 
 /// The number of the event that always fails. The slow event and the others follow it.
 const FAILING: usize = 900;
@@ -25,7 +25,7 @@ const CUT_OFF: usize = 8;
 const COPIES: usize = 12;
 
 /// Sends the events.
-pub(super) async fn act(world: &World, plan: &WorldPlan, seed: u64) {
+pub(crate) async fn act(world: &World, plan: &WorldPlan, seed: u64) {
     // A remaining outage or a late token may still have opened a breaker. Wait until it closes.
     sleep(SETTLED).await;
     one(world, &mut Rng::with_seed(seed), FAILING - 1, 1);
@@ -64,7 +64,7 @@ pub(super) async fn act(world: &World, plan: &WorldPlan, seed: u64) {
 
 /// Instant Connect hangs for sessions that end before the API's usual response time. That is not a failure of the
 /// API.
-pub(super) async fn cut_off(world: &World, seed: u64) {
+pub(crate) async fn cut_off(world: &World, seed: u64) {
     sleep(SETTLED).await;
     // The breaker must be closed again, and no failure may be left in its count.
     one(world, &mut Rng::with_seed(seed), FAILING - 1, 1);
@@ -83,7 +83,7 @@ pub(super) async fn cut_off(world: &World, seed: u64) {
 }
 
 /// A slow call gets a Retry-After while a probe's slow call is in progress, and the probe then succeeds.
-pub(super) async fn limited_late(world: &World, seed: u64) {
+pub(crate) async fn limited_late(world: &World, seed: u64) {
     sleep(SETTLED).await;
     one(world, &mut Rng::with_seed(seed), FAILING - 1, 1);
     sleep(SETTLED).await;

@@ -10,6 +10,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use instant_connect_worker::broker::{
+    connection::BrokerError,
+    port::{Deliveries, Delivery, Settle},
+};
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
@@ -19,13 +23,7 @@ use super::{
     deliver, requeue, settled,
     topology::not_found,
 };
-use crate::{
-    broker::{
-        connection::BrokerError,
-        port::{Deliveries, Delivery, Settle},
-    },
-    simulation::world::World,
-};
+use crate::world::World;
 
 /// A consumer as the broker sees it.
 pub(super) struct Subscriber {

@@ -1,9 +1,8 @@
 //! The time of day in a simulated world: it advances with the paused time of the runtime.
 
+use instant_connect_worker::clock::{Clock, TimeOfDay};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
-
-use crate::clock::{Clock, TimeOfDay};
 
 /// A clock that showed `at` at tokio's time `since`.
 #[derive(Debug)]
@@ -13,7 +12,7 @@ struct PausedTime {
 }
 
 /// A clock that shows `at` now.
-pub(super) fn clock_at(at: Timestamp) -> Clock {
+pub(crate) fn clock_at(at: Timestamp) -> Clock {
     Clock::of(PausedTime { since: Instant::now(), at })
 }
 

@@ -1,13 +1,13 @@
 //! Listens between the settlers and the publisher: the rules must know which confirms the worker has received.
 
+use instant_connect_worker::broker::publisher::{PublishError, PublishJob, Publisher};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::world::Life;
-use crate::broker::publisher::{PublishError, PublishJob, Publisher};
 
 /// A publisher that forwards to `publisher`, and its task.
-pub(super) fn tap(life: Life, publisher: Publisher) -> (Publisher, JoinHandle<()>) {
+pub(crate) fn tap(life: Life, publisher: Publisher) -> (Publisher, JoinHandle<()>) {
     let (tapped, mut jobs) = Publisher::queue();
     let forwarding = tokio::spawn(async move {
         while let Some(job) = jobs.recv().await {

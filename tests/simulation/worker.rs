@@ -3,21 +3,7 @@
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
-use serde::de::DeserializeOwned;
-use serde_json::json;
-use tokio::{task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
-
-use super::{
-    broker::{SimulatedBroker, SimulatedQueues},
-    checker::{CheckedRules, Checker, RATE_LIMIT_WAIT},
-    events::ALLOWED,
-    network::{Api, BODY_BYTES_MAX, SimulatedApi},
-    plan::WorldPlan,
-    store, tap,
-    world::Life,
-};
-use crate::{
+use instant_connect_worker::{
     breaker,
     broker::{
         consumer::{Consumer, ConsumerLimits, ConsumerParts},
@@ -44,15 +30,29 @@ use crate::{
     webex,
     worker::supervise::supervise,
 };
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    broker::{SimulatedBroker, SimulatedQueues},
+    checker::{CheckedRules, Checker, RATE_LIMIT_WAIT},
+    events::ALLOWED,
+    network::{Api, BODY_BYTES_MAX, SimulatedApi},
+    plan::WorldPlan,
+    storage, tap,
+    world::Life,
+};
 
 /// Longest time in which an idle worker stops, with slow replies of the broker.
 const STOP_MAX: Duration = Duration::from_secs(15);
 /// Time limit of a whole call.
-pub(super) const CALL_LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(15);
 
 /// One life of the worker.
-pub(super) struct Worker {
-    pub(super) life: Life,
+pub(crate) struct Worker {
+    pub(crate) life: Life,
     link: Arc<Consumer<LinkStage>>,
     host: Arc<Consumer<HostStage>>,
     /// One sender per consumer, because the seed does not determine which of two receivers wakes first.
@@ -103,9 +103,9 @@ impl LifeParts<'_> {
 }
 
 impl Worker {
-    pub(super) fn start(life: Life, plan: &WorldPlan, rules: &CheckedRules, token: &Path) -> Self {
+    pub(crate) fn start(life: Life, plan: &WorldPlan, rules: &CheckedRules, token: &Path) -> Self {
         let (metrics, whole) = (life.world.lock().metrics.clone(), WorkerState::default());
-        let ledger = store::ledger(life.clone());
+        let ledger = storage::ledger(life.clone());
         let keep = Retention {
             margin: jiff::SignedDuration::from_hours(1),
             max: jiff::SignedDuration::from_hours(100),
@@ -147,7 +147,7 @@ impl Worker {
     }
 
     /// Shuts down as SIGTERM does: stops consuming, finishes work within the grace, requeues the rest.
-    pub(super) async fn shut_down(&mut self) {
+    pub(crate) async fn shut_down(&mut self) {
         self.life.world.lock().checker.draining = true;
         self.stop.cancel();
         let mut idle = pin!(async {
@@ -215,19 +215,19 @@ fn topology(plan: &WorldPlan) -> Topology {
     topology_of(stages::ALL, &plan.delays, plan.creates)
 }
 
-pub(super) fn topology_of(table: &[&'static StageDef], delays: &[Duration], creates: bool) -> Topology {
+pub(crate) fn topology_of(table: &[&'static StageDef], delays: &[Duration], creates: bool) -> Topology {
     let declare = if creates { "create" } else { "off" };
     let said = json!({"prefix": "sim", "declare": declare, "queue_length_max": 1_000_000});
     Topology::new(&config::<TopologyConfig>(said), table, delays)
 }
 
 /// The broker's queues for the stages of `table`, all declared.
-pub(super) fn queues_of(table: &[&'static StageDef], delays: &[Duration]) -> SimulatedQueues {
+pub(crate) fn queues_of(table: &[&'static StageDef], delays: &[Duration]) -> SimulatedQueues {
     let topology = topology_of(table, delays, true);
     SimulatedQueues::new(topology.plan(), table.iter().map(|stage| topology.queue(stage.queue)).collect())
 }
 
-pub(super) fn policy(rules: &CheckedRules) -> RetryPolicy {
+pub(crate) fn policy(rules: &CheckedRules) -> RetryPolicy {
     RetryPolicy {
         initial: Duration::from_secs(1),
         max: Duration::from_secs(600),
@@ -240,7 +240,7 @@ pub(super) fn policy(rules: &CheckedRules) -> RetryPolicy {
     }
 }
 
-pub(super) fn limits(plan: &WorldPlan) -> ConsumerLimits {
+pub(crate) fn limits(plan: &WorldPlan) -> ConsumerLimits {
     ConsumerLimits {
         prefetch: plan.prefetch,
         concurrency: plan.concurrency,
@@ -283,7 +283,7 @@ fn upstream(which: SimulatedApi, life: &Life, token: &Path, ledger: &Ledger) -> 
     let api = Api { life: life.clone(), which };
     let api_of_stage = which.stage().upstream;
     let metrics = life.world.lock().metrics.upstream(api_of_stage);
-    let (token, clock) = (TokenSource::file(token.to_owned()), ledger.clock().clone());
+    let (token, clock) = (TokenSource::file(token.to_owned()), life.world.clock());
     let upstream = Upstream::over(Box::new(api), api_of_stage.title, token, limits, metrics, clock);
     upstream.sharing_rate_limits_in(ledger.clone(), api_of_stage.key)
 }

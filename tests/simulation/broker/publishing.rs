@@ -1,12 +1,10 @@
 //! The broker's side of publishing: routes, stores, confirms, refuses, returns and loses messages.
 
+use instant_connect_worker::broker::{port::Confirmation, publisher::Publication};
 use tokio::sync::oneshot;
 
 use super::{GUESTS, Stored, channel::SimulatedChannel, store};
-use crate::{
-    broker::{port::Confirmation, publisher::Publication},
-    simulation::world::{Life, WorldState},
-};
+use crate::world::{Life, WorldState};
 
 /// The fate of one publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

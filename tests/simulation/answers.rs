@@ -2,17 +2,17 @@
 
 use std::fmt;
 
+use instant_connect_worker::contract::ids::Role;
 use reqwest::{Method, Request};
 use serde_json::{Value, json};
 
 use super::{network::SimulatedApi, world::WorldState};
-use crate::contract::ids::Role;
 
 /// The base URL of short links.
-pub(super) const BASE_URL: &str = "https://instant.webex.com/visit/";
+pub(crate) const BASE_URL: &str = "https://instant.webex.com/visit/";
 
 /// A request as the API reads it.
-pub(super) enum SimulatedRequest {
+pub(crate) enum SimulatedRequest {
     /// Create the links of a session.
     Links {
         session: String,
@@ -32,11 +32,11 @@ pub(super) enum SimulatedRequest {
 
 /// A link that the API created.
 #[derive(Clone, Debug)]
-pub(super) struct SimulatedLinks {
-    pub(super) session: String,
-    pub(super) role: Role,
+pub(crate) struct SimulatedLinks {
+    pub(crate) session: String,
+    pub(crate) role: Role,
     /// Seconds since the epoch.
-    pub(super) until: i64,
+    pub(crate) until: i64,
 }
 
 impl fmt::Debug for SimulatedRequest {
@@ -57,7 +57,7 @@ impl fmt::Debug for SimulatedRequest {
 }
 
 impl SimulatedRequest {
-    pub(super) fn of(which: SimulatedApi, request: &Request) -> Self {
+    pub(crate) fn of(which: SimulatedApi, request: &Request) -> Self {
         let body: Value = request
             .body()
             .and_then(reqwest::Body::as_bytes)
@@ -90,7 +90,7 @@ impl SimulatedRequest {
     }
 
     /// The session or the expert of the request.
-    pub(super) fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         match self {
             Self::Links { session, .. } => session,
             Self::Send { to, .. } | Self::List { to } => to,
@@ -100,7 +100,7 @@ impl SimulatedRequest {
 }
 
 /// Carries out the request. Returns the response body, and an error if the request broke a rule.
-pub(super) fn act(state: &mut WorldState, asked: &SimulatedRequest) -> (String, Result<(), String>) {
+pub(crate) fn act(state: &mut WorldState, asked: &SimulatedRequest) -> (String, Result<(), String>) {
     match asked {
         SimulatedRequest::Links { session, hosts, guests, devices, until } => {
             let rule = state.checker.links_made(session, devices, *until);
@@ -144,7 +144,7 @@ fn len(list: &Value) -> usize {
 }
 
 /// A response that does not fit the request: roles swapped, a link repeated, another base URL, or no links.
-pub(super) fn wrong(answer: &str) -> String {
+pub(crate) fn wrong(answer: &str) -> String {
     let Ok(mut answer) = serde_json::from_str::<Value>(answer) else { return answer.to_owned() };
     let Some(fields) = answer.as_object_mut() else { return answer.to_string() };
     let host = fields.get("host").cloned();

@@ -13,8 +13,9 @@ use std::{
     time::Instant,
 };
 
-use super::{SimulatedHistory, run, run_with};
-use crate::telemetry::metrics::Metrics;
+use instant_connect_worker::telemetry::metrics::Metrics;
+
+use super::history::{SimulatedHistory, run, run_with};
 
 /// Number of seeds in the normal test run.
 const SEEDS: u64 = 1000;

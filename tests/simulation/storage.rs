@@ -1,11 +1,11 @@
 //! The disk under the ledger: it survives the worker, keeps written data, and sometimes fails.
 
+mod tests;
+
 use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
-
-use super::world::Life;
-use crate::{
+use instant_connect_worker::{
     clock::Clock,
     ledger::{
         Ledger, LedgerError,
@@ -16,11 +16,13 @@ use crate::{
     },
 };
 
+use super::world::Life;
+
 /// The data on the disk.
-pub(super) struct SimulatedDisk {
+pub(crate) struct SimulatedDisk {
     entries: Memory,
     /// True if every read and write fails.
-    pub(super) out: bool,
+    pub(crate) out: bool,
 }
 
 /// The disk as one life of the worker sees it.
@@ -36,13 +38,13 @@ impl fmt::Debug for SimulatedStore {
 }
 
 /// The ledger of one life of the worker.
-pub(super) fn ledger(life: Life) -> Ledger {
+pub(crate) fn ledger(life: Life) -> Ledger {
     let clock = life.world.clock();
     Ledger::over(Arc::new(SimulatedStore { life, clock: clock.clone() }), clock)
 }
 
 impl SimulatedDisk {
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         Self { entries: Memory::new(clock), out: false }
     }
 }

@@ -7,11 +7,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
-use uuid::Uuid;
-
-use super::{single_consumer::SingleConsumer, worker};
-use crate::{
+use instant_connect_worker::{
     contract::{
         identity::Identity,
         message::Message,
@@ -23,6 +19,11 @@ use crate::{
     outcome::{Cause, Failure, Outcome},
     stages::{AcceptedJob, HOST, JobContext, LINK, Read, Stage},
 };
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::SingleConsumer;
+use crate::worker;
 
 /// The table with the third stage.
 static TABLE: &[&StageDef] = &[&LINK, &HOST, &TOY];
