@@ -162,7 +162,7 @@ async fn until_idle(world: &World, calm: Instant) {
 /// Takes the history out of a world that has ended, and frees the world.
 fn history_of(world: &World, seed: u64) -> Result<SimulatedHistory, BrokenRule> {
     let mut state = world.lock();
-    let (_, hash) = state.history();
+    let hash = state.hash();
     let history = match state.checker.violation.take() {
         Some(rule) => Err(BrokenRule { seed, rule, steps: state.last_steps() }),
         None => Ok(SimulatedHistory { hash, counts: std::mem::take(&mut state.checker.counts) }),

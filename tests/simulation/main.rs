@@ -17,17 +17,16 @@
 //! - `history`: one seed from its first event to its last; `seeds`: the tests
 //! - `world`: time, randomness, journal, the worker's lives
 //! - `broker`: queues, connections, confirms
-//! - `network`, `answers`: the two APIs
+//! - `network`: the two APIs
 //! - `storage`: the disk under the ledger; `time`: the time of day
-//! - `worker`: the real parts, connected to the simulation; `tap`: what its publisher replies
+//! - `worker`: the real parts, connected to the simulation
 //! - `troubles`: faults that come and go
 //! - `fairness`: events with faults of their own
-//! - `checker`, `rules`: the rules
+//! - `checker`: the rules; `per_stage`: values for each stage of the table
 //! - `one_consumer`: tests of one consumer by itself
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod answers;
 mod broker;
 mod checker;
 mod events;
@@ -35,11 +34,10 @@ mod fairness;
 mod history;
 mod network;
 mod one_consumer;
+mod per_stage;
 mod plan;
-mod rules;
 mod seeds;
 mod storage;
-mod tap;
 mod time;
 mod troubles;
 mod worker;

@@ -180,17 +180,17 @@ async fn outage(world: World, rate_limit: bool) {
     let (which, lasts) = {
         let mut state = world.lock();
         let lasts = span(&mut state, 120);
-        let which = state.random.usize(..2);
+        let which = state.random.usize(..stages::ALL.len());
         let until = state.now() + SignedDuration::try_from(lasts).unwrap_or_default();
         let outage = if rate_limit { Outage::Limited(until) } else { Outage::new(&mut state.random) };
         state.log(format_args!("API {which} is out: {outage:?}"));
-        state.servers.outage[which] = Some(outage);
+        state.servers.set_outage(stages::ALL[which], Some(outage));
         (which, lasts)
     };
     sleep(lasts).await;
     let mut state = world.lock();
     state.log(format_args!("API {which} recovered"));
-    state.servers.outage[which] = None;
+    state.servers.set_outage(stages::ALL[which], None);
 }
 
 /// Changes the token at the APIs first, and in the file some time later.
@@ -199,11 +199,11 @@ async fn rotate(world: &World, file: &Path, number: u32) {
     let late = {
         let mut state = world.lock();
         state.log(format_args!("the APIs now expect {token}"));
-        state.servers.token.clone_from(&token);
+        state.servers.set_token(&token);
         span(&mut state, 60)
     };
     sleep(late).await;
-    let written = std::fs::write(file, &world.lock().servers.token);
+    let written = std::fs::write(file, world.lock().servers.token());
     let mut state = world.lock();
     state.log(format_args!("the token file contains the new token"));
     state.must(written.map_err(|error| error.to_string()));
@@ -212,7 +212,8 @@ async fn rotate(world: &World, file: &Path, number: u32) {
 async fn unbound(world: World) {
     let lasts = {
         let mut state = world.lock();
-        let key = ["guest.sms", "guest.whatsapp", "host.webex"][state.random.usize(..3)];
+        let routes: Vec<_> = stages::ALL.iter().flat_map(|stage| stage.routes).collect();
+        let key = routes[state.random.usize(..routes.len())].routing_key;
         broker::unbind(&mut state, key);
         (span(&mut state, 30), !state.plan.creates)
     };

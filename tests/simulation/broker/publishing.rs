@@ -73,7 +73,7 @@ fn route(life: &Life, publication: &Publication) -> Option<String> {
     let delay = state.broker.topology.delay(&queue).map(|(delay, _)| delay);
     let rule = {
         let WorldState { checker, servers, .. } = &mut *state;
-        checker.stored(&servers.links, &queue, delay, publication)
+        checker.stored(servers.links(), &queue, delay, publication)
     };
     state.must(rule);
     if queue != GUESTS {

@@ -4,10 +4,10 @@ use instant_connect_worker::broker::publisher::{PublishError, PublishJob, Publis
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
-use super::world::Life;
+use crate::world::Life;
 
 /// A publisher that forwards to `publisher`, and its task.
-pub(crate) fn tap(life: Life, publisher: Publisher) -> (Publisher, JoinHandle<()>) {
+pub(super) fn tap(life: Life, publisher: Publisher) -> (Publisher, JoinHandle<()>) {
     let (tapped, mut jobs) = Publisher::queue();
     let forwarding = tokio::spawn(async move {
         while let Some(job) = jobs.recv().await {
