@@ -42,7 +42,7 @@ pub(crate) async fn act(world: &World, plan: &WorldPlan, seed: u64) {
     let troubles = [(500, None), (403, None), (423, Some(RETRY_AFTER)), (429, Some(RETRY_AFTER))];
     let (status, retry_after) = troubles[random.usize(..troubles.len())];
     let failing = FailingSession { session: format!("s{FAILING}"), status, retry_after };
-    world.lock().servers.set_failing(Some(failing));
+    world.lock().network().set_failing(Some(failing));
     world.lock().log(format_args!("s{FAILING} always gets status {status}"));
     one(world, &mut random, FAILING, 1);
     sleep(Duration::from_secs(random.u64(1..200))).await;
@@ -55,13 +55,13 @@ pub(crate) async fn act(world: &World, plan: &WorldPlan, seed: u64) {
     }
     // A refused token stops the other events until one of them shows that the token is good. A queue that was deleted and
     // declared again delays a publish for minutes, until the publisher opens a new channel.
-    if status != 403 && !world.lock().broker.has_deleted() {
+    if status != 403 && !world.lock().broker().has_deleted() {
         world.lock().checker.fair.extend((SLOW + 1..=SLOW + OTHERS).map(|number| format!("s{number}")));
     }
     let alone = plan.concurrency == 1;
     for number in SLOW + 1..=SLOW + OTHERS {
         if number == SLOW + OTHERS / 2 && !alone {
-            world.lock().servers.set_slow(&[format!("s{SLOW}")]);
+            world.lock().network().set_slow(&[format!("s{SLOW}")]);
             one(world, &mut random, SLOW, COPIES);
             sleep(Duration::from_secs(1)).await;
         }
@@ -78,7 +78,7 @@ pub(crate) async fn cut_off(world: &World, seed: u64) {
     one(world, &mut Rng::with_seed(seed), FAILING - 1, 1);
     sleep(SETTLED).await;
     let mut random = Rng::with_seed(!seed);
-    world.lock().servers.set_outage(&LINK, Some(Outage::Hangs));
+    world.lock().network().set_outage(&LINK, Some(Outage::Hangs));
     world.lock().log(format_args!("calls of sessions that are nearly over hang"));
     for number in FAILING..FAILING + CUT_OFF {
         let event = events::short(&mut random, number, world.clock().now());
@@ -87,7 +87,7 @@ pub(crate) async fn cut_off(world: &World, seed: u64) {
         sleep(Duration::from_millis(random.u64(10..5_000))).await;
     }
     sleep(Duration::from_secs(5)).await;
-    world.lock().servers.set_outage(&LINK, None);
+    world.lock().network().set_outage(&LINK, None);
 }
 
 /// A slow call gets a Retry-After while a probe's slow call is in progress, and the probe then succeeds.
@@ -100,9 +100,9 @@ pub(crate) async fn limited_late(world: &World, seed: u64) {
     {
         let mut state = world.lock();
         let (session, retry_after) = (format!("s{FAILING}"), Some(3 * RETRY_AFTER));
-        state.servers.set_failing(Some(FailingSession { session, status: 429, retry_after }));
-        state.servers.set_slow(&[FAILING, probe].map(|number| format!("s{number}")));
-        state.servers.set_outage(&LINK, Some(Outage::Status(503)));
+        state.network().set_failing(Some(FailingSession { session, status: 429, retry_after }));
+        state.network().set_slow(&[FAILING, probe].map(|number| format!("s{number}")));
+        state.network().set_outage(&LINK, Some(Outage::Status(503)));
         state.log(format_args!("s{FAILING} and s{probe} are slow"));
     }
     for number in FAILING..probe {
@@ -110,10 +110,10 @@ pub(crate) async fn limited_late(world: &World, seed: u64) {
         sleep(Duration::from_millis(100)).await;
     }
     sleep(Duration::from_millis(300)).await;
-    world.lock().servers.set_outage(&LINK, None);
+    world.lock().network().set_outage(&LINK, None);
     one(world, &mut random, probe, 1);
     sleep(SETTLED).await;
-    world.lock().servers.set_failing(None);
+    world.lock().network().set_failing(None);
 }
 
 fn one(world: &World, random: &mut Rng, number: usize, copies: usize) {

@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    broker::{self, SESSIONS, SimulatedQueues, Stored},
+    broker::{SESSIONS, SimulatedQueues, Stored},
     checker::{CheckedRules, Checker},
     events::{self, Event},
     fairness,
@@ -90,7 +90,7 @@ async fn live(
         world.lock().metrics = metrics;
     }
     // In every third seed nacks are not counted, as in RabbitMQ 4.3.
-    world.lock().broker.counts_nacks = !seed.is_multiple_of(3);
+    world.lock().broker().set_counts_nacks(!seed.is_multiple_of(3));
     world.lock().log(format_args!("{plan:?}"));
     for event in events {
         send(&world, &event);
@@ -133,28 +133,28 @@ async fn story(world: &World, plan: &WorldPlan, token: &Path, seed: u64) {
     let calm = Instant::now();
     until_idle(world, calm).await;
     // As long as everything before, so only for some seeds.
-    if seed % 4 == 1 && world.lock().broker.idle() {
+    if seed % 4 == 1 && world.lock().broker().idle() {
         fairness::act(world, plan, seed).await;
     }
-    if seed % 4 == 2 && world.lock().broker.idle() {
+    if seed % 4 == 2 && world.lock().broker().idle() {
         fairness::cut_off(world, seed).await;
     }
-    if seed % 8 == 3 && world.lock().broker.idle() {
+    if seed % 8 == 3 && world.lock().broker().idle() {
         fairness::limited_late(world, seed).await;
     }
     until_idle(world, calm).await;
     let mut state = world.lock();
-    let rule = if state.broker.idle() {
+    let rule = if state.broker().idle() {
         state.checker.end()
     } else {
-        Err(format!("work is left at the end: {}", state.broker.left()))
+        Err(format!("work is left at the end: {}", state.broker().left()))
     };
     state.must(rule);
 }
 
 /// Waits until the broker has no work left, at most until [`CALM_MAX`] after `calm`.
 async fn until_idle(world: &World, calm: Instant) {
-    while !world.lock().broker.idle() && calm.elapsed() < CALM_MAX {
+    while !world.lock().broker().idle() && calm.elapsed() < CALM_MAX {
         sleep(CHECK_INTERVAL).await;
     }
 }
@@ -168,7 +168,7 @@ fn history_of(world: &World, seed: u64) -> Result<SimulatedHistory, BrokenRule> 
         None => Ok(SimulatedHistory { hash, counts: std::mem::take(&mut state.checker.counts) }),
     };
     // The queues hold references to the world. Without this, the memory of each world would leak.
-    let queues = std::mem::replace(&mut state.broker, SimulatedQueues::empty());
+    let queues = state.replace_broker(SimulatedQueues::empty());
     drop(state);
     drop(queues);
     history
@@ -191,7 +191,7 @@ pub(crate) fn send(world: &World, event: &Event) {
             }
             state.log(format_args!("{} is sent", event.session));
             state.checker.sent(&event.body);
-            broker::store(&world, &mut state, SESSIONS, Stored::new(properties, event.body.into()));
+            state.broker().store(&world, SESSIONS, Stored::new(properties, event.body.into()));
         });
     }
 }

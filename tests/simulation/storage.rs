@@ -16,13 +16,13 @@ use instant_connect_worker::{
     },
 };
 
-use super::world::Life;
+use super::world::{Life, Part};
 
 /// The data on the disk.
 pub(crate) struct SimulatedDisk {
     entries: Memory,
     /// True if every read and write fails.
-    pub(crate) out: bool,
+    out: bool,
 }
 
 /// The disk as one life of the worker sees it.
@@ -49,23 +49,64 @@ impl SimulatedDisk {
     }
 }
 
-impl SimulatedStore {
-    async fn read(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
-        self.life.pass("reading the ledger").await;
-        let mut state = self.life.world.lock();
-        let share = state.plan.ledger;
-        if state.disk.out || state.chance(share) {
-            state.log(format_args!("ledger: {key} can't be read"));
-            state.checker.ledger_stops();
+impl Part<'_, SimulatedDisk> {
+    /// Lets all reads and writes fail, or ends that.
+    pub(crate) fn set_out(&mut self, out: bool) {
+        self.common.log(format_args!("the ledger {}", if out { "is down" } else { "recovered" }));
+        self.out = out;
+    }
+
+    fn fails(&mut self) -> bool {
+        let share = self.common.plan.ledger;
+        self.out || self.common.chance(share)
+    }
+
+    fn read(&mut self, key: &str) -> Result<Option<Entry>, LedgerError> {
+        if self.fails() {
+            self.common.log(format_args!("ledger: {key} can't be read"));
+            self.common.checker.ledger_stops();
             if key.starts_with("tried:") {
-                state.checker.ledger_failed(key);
+                self.common.checker.ledger_failed(key);
             }
             return Err(failure());
         }
-        let entry = state.disk.entries.find(key);
-        state.log(format_args!("ledger: {key} read, {}", if entry.is_some() { "there" } else { "absent" }));
-        drop(state);
+        let entry = self.entries.find(key);
+        let found = if entry.is_some() { "there" } else { "absent" };
+        self.common.log(format_args!("ledger: {key} read, {found}"));
         Ok(entry)
+    }
+
+    /// Writes or fails. A failed write may still have taken effect.
+    fn write(&mut self, key: &str, change: Change) -> Result<(), LedgerError> {
+        let fails = self.fails();
+        let written = !fails || (!self.out && self.common.random.bool());
+        let what = if matches!(change, Change::Put(_)) { "put" } else { "removed" };
+        self.common.log(format_args!("ledger: {key} {what}, written {written}, failed {fails}"));
+        let checker = &mut self.common.checker;
+        if fails {
+            checker.ledger_stops();
+            checker.ledger_failed(key);
+        }
+        if written {
+            match change {
+                Change::Put(entry) => {
+                    checker.ledger_has(key, Some(&entry));
+                    self.entries.put(key, entry);
+                }
+                Change::Remove => {
+                    checker.ledger_has(key, None);
+                    self.entries.remove(key);
+                }
+            }
+        }
+        if fails { Err(failure()) } else { Ok(()) }
+    }
+}
+
+impl SimulatedStore {
+    async fn read(&self, key: &str) -> Result<Option<Entry>, LedgerError> {
+        self.life.pass("reading the ledger").await;
+        self.life.world.lock().disk().read(key)
     }
 }
 
@@ -89,7 +130,7 @@ impl EntryStore for SimulatedStore {
         Box::pin(async move {
             let write = tokio::spawn(async move {
                 life.pass("writing the ledger").await;
-                let result = apply(&life, &key, change);
+                let result = life.world.lock().disk().write(&key, change);
                 life.pass("having written the ledger").await;
                 drop(guard);
                 result
@@ -101,34 +142,6 @@ impl EntryStore for SimulatedStore {
     fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
         Box::pin(async { Ok(None) })
     }
-}
-
-/// Writes or fails. A failed write may still have taken effect.
-fn apply(life: &Life, key: &str, change: Change) -> Result<(), LedgerError> {
-    let mut state = life.world.lock();
-    let share = state.plan.ledger;
-    let fails = state.disk.out || state.chance(share);
-    let written = !fails || (!state.disk.out && state.random.bool());
-    let what = if matches!(change, Change::Put(_)) { "put" } else { "removed" };
-    state.log(format_args!("ledger: {key} {what}, written {written}, failed {fails}"));
-    if fails {
-        state.checker.ledger_stops();
-        state.checker.ledger_failed(key);
-    }
-    if written {
-        match change {
-            Change::Put(entry) => {
-                state.checker.ledger_has(key, Some(&entry));
-                state.disk.entries.put(key, entry);
-            }
-            Change::Remove => {
-                state.checker.ledger_has(key, None);
-                state.disk.entries.remove(key);
-            }
-        }
-    }
-    drop(state);
-    if fails { Err(failure()) } else { Ok(()) }
 }
 
 fn failure() -> LedgerError {

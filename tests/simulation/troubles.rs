@@ -64,7 +64,7 @@ pub(crate) async fn all(world: &World, plan: &WorldPlan, rules: &CheckedRules, t
         later(world, deletion);
     }
     for _ in 0..plan.stalls {
-        later(world, |world| async move { broker::stall(&mut world.lock()) });
+        later(world, |world| async move { world.lock().broker().stall() });
     }
     for _ in 0..plan.ledger_outages {
         later(world, ledger_outage);
@@ -148,7 +148,7 @@ async fn live(
 async fn broker_restart(world: World) {
     {
         let mut state = world.lock();
-        state.broker.up = false;
+        state.broker().set_up(false);
         state.checker.disturbances += 1;
     }
     broker::cut_all(&world, "the broker stops");
@@ -157,14 +157,14 @@ async fn broker_restart(world: World) {
     let before = {
         let mut state = world.lock();
         state.log(format_args!("the broker is up again"));
-        state.broker.up = true;
+        state.broker().set_up(true);
         (state.life(), state.checker.disturbances)
     };
     sleep(RECONNECTED_AFTER).await;
     let mut state = world.lock();
     let undisturbed = before == (state.life(), state.checker.disturbances);
     if undisturbed && before.0.is_some() && !state.checker.draining {
-        let connections = broker::connections(&state);
+        let connections = state.broker().connections();
         let rule = if connections.len() == stages::ALL.len() + 1 {
             Ok(())
         } else {
@@ -184,13 +184,13 @@ async fn outage(world: World, rate_limit: bool) {
         let until = state.now() + SignedDuration::try_from(lasts).unwrap_or_default();
         let outage = if rate_limit { Outage::Limited(until) } else { Outage::new(&mut state.random) };
         state.log(format_args!("API {which} is out: {outage:?}"));
-        state.servers.set_outage(stages::ALL[which], Some(outage));
+        state.network().set_outage(stages::ALL[which], Some(outage));
         (which, lasts)
     };
     sleep(lasts).await;
     let mut state = world.lock();
     state.log(format_args!("API {which} recovered"));
-    state.servers.set_outage(stages::ALL[which], None);
+    state.network().set_outage(stages::ALL[which], None);
 }
 
 /// Changes the token at the APIs first, and in the file some time later.
@@ -199,11 +199,11 @@ async fn rotate(world: &World, file: &Path, number: u32) {
     let late = {
         let mut state = world.lock();
         state.log(format_args!("the APIs now expect {token}"));
-        state.servers.set_token(&token);
+        state.network().set_token(&token);
         span(&mut state, 60)
     };
     sleep(late).await;
-    let written = std::fs::write(file, world.lock().servers.token());
+    let written = std::fs::write(file, world.lock().network().token());
     let mut state = world.lock();
     state.log(format_args!("the token file contains the new token"));
     state.must(written.map_err(|error| error.to_string()));
@@ -214,7 +214,7 @@ async fn unbound(world: World) {
         let mut state = world.lock();
         let routes: Vec<_> = stages::ALL.iter().flat_map(|stage| stage.routes).collect();
         let key = routes[state.random.usize(..routes.len())].routing_key;
-        broker::unbind(&mut state, key);
+        state.broker().unbind(key);
         (span(&mut state, 30), !state.plan.creates)
     };
     restore_after(&world, lasts).await;
@@ -224,7 +224,7 @@ async fn unbound(world: World) {
 async fn deletion(world: World) {
     let lasts = {
         let mut state = world.lock();
-        if broker::delete_queue(&mut state) {
+        if state.broker().delete_queue() {
             (span(&mut state, 5), true)
         } else {
             (span(&mut state, 30), !state.plan.creates)
@@ -237,7 +237,7 @@ async fn deletion(world: World) {
 async fn restore_after(world: &World, (lasts, operator): (Duration, bool)) {
     if operator {
         sleep(lasts).await;
-        broker::restore(&mut world.lock());
+        world.lock().broker().restore();
     }
 }
 
@@ -245,22 +245,20 @@ async fn restore_after(world: &World, (lasts, operator): (Duration, bool)) {
 async fn alarm(world: World) {
     let lasts = {
         let mut state = world.lock();
-        broker::block(&mut state, true);
+        state.broker().block(true);
         span(&mut state, 90)
     };
     sleep(lasts).await;
-    broker::block(&mut world.lock(), false);
+    world.lock().broker().block(false);
 }
 
 async fn ledger_outage(world: World) {
     let lasts = {
         let mut state = world.lock();
-        state.log(format_args!("the ledger is down"));
-        state.disk.out = true;
+        state.disk().set_out(true);
         span(&mut state, 60)
     };
     sleep(lasts).await;
     let mut state = world.lock();
-    state.log(format_args!("the ledger recovered"));
-    state.disk.out = false;
+    state.disk().set_out(false);
 }

@@ -20,11 +20,12 @@ use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
 use tokio::{sync::oneshot, time::sleep};
 
 use super::{
+    SimulatedQueues,
     connection::{Wire, broken},
     publishing,
     topology::Refused,
 };
-use crate::world::WorldState;
+use crate::world::Part;
 
 #[derive(Clone)]
 pub(crate) struct SimulatedChannel {
@@ -59,7 +60,7 @@ pub(super) fn refused((code, text): Refused) -> lapin::Error {
 
 impl SimulatedChannel {
     pub(super) async fn open(wire: &Arc<Wire>) -> lapin::Result<Self> {
-        let opened = wire.life.world.lock().broker.number();
+        let opened = wire.life.world.lock().broker().number();
         let channel = Self {
             wire: Arc::clone(wire),
             state: Arc::new(ChannelState { opened, ..ChannelState::default() }),
@@ -69,8 +70,8 @@ impl SimulatedChannel {
     }
 
     /// True if the broker confirms nothing to `queue` on this channel, because it was deleted and declared again.
-    pub(super) fn is_stale_for(&self, state: &WorldState, queue: &str) -> bool {
-        state.broker.topology.deleted_since(queue, self.state.opened)
+    pub(super) fn is_stale_for(&self, broker: &SimulatedQueues, queue: &str) -> bool {
+        broker.topology.deleted_since(queue, self.state.opened)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -83,7 +84,10 @@ impl SimulatedChannel {
 
     /// Sends a request and waits for the broker's reply. A refusal closes the channel. If the connection breaks, lapin
     /// reports that, or nothing.
-    async fn request<T>(&self, act: impl FnOnce(&mut WorldState) -> Result<T, Refused>) -> lapin::Result<T> {
+    async fn request<T>(
+        &self,
+        act: impl FnOnce(&mut Part<'_, SimulatedQueues>) -> Result<T, Refused>,
+    ) -> lapin::Result<T> {
         let life = &self.wire.life;
         self.wire.writable().await;
         if self.is_gone() {
@@ -107,7 +111,7 @@ impl SimulatedChannel {
             self.wire.gone().await;
             return Err(broken());
         }
-        let done = act(&mut life.world.lock());
+        let done = act(&mut life.world.lock().broker());
         done.map_err(|refusal| {
             self.state.closed.store(true, Ordering::Relaxed);
             refused(refusal)
@@ -172,7 +176,7 @@ impl BrokerChannel for SimulatedChannel {
     type Confirm = BoxFuture<'static, lapin::Result<Confirmation>>;
 
     async fn declare_exchange(&self, exchange: &Exchange, passive: bool) -> lapin::Result<()> {
-        self.request(|state| state.broker.topology.declare_exchange(exchange, passive)).await
+        self.request(|broker| broker.topology.declare_exchange(exchange, passive)).await
     }
 
     async fn declare_queue(
@@ -181,16 +185,16 @@ impl BrokerChannel for SimulatedChannel {
         arguments: &[(&'static str, Argument)],
         passive: bool,
     ) -> lapin::Result<Depth> {
-        self.request(|state| {
-            let existed = state.broker.topology.has_queue(name);
-            state.broker.topology.declare_queue(name, arguments, passive)?;
+        self.request(|broker| {
+            let existed = broker.topology.has_queue(name);
+            broker.topology.declare_queue(name, arguments, passive)?;
             if !existed {
-                state.log(format_args!("{name} is declared"));
+                broker.common.log(format_args!("{name} is declared"));
             }
-            let ready = state.broker.ready.get(name).map_or(0, VecDeque::len);
+            let ready = broker.ready.get(name).map_or(0, VecDeque::len);
             Ok(Depth {
                 ready: u32::try_from(ready).unwrap_or(u32::MAX),
-                consumers: u32::try_from(state.broker.consumers(name)).unwrap_or(u32::MAX),
+                consumers: u32::try_from(broker.consumers(name)).unwrap_or(u32::MAX),
             })
         })
         .await
@@ -198,7 +202,7 @@ impl BrokerChannel for SimulatedChannel {
 
     async fn bind(&self, binding: &Binding) -> lapin::Result<()> {
         self.wire.life.point("binding a queue").await;
-        self.request(|state| state.broker.topology.bind(binding)).await
+        self.request(|broker| broker.topology.bind(binding)).await
     }
 
     async fn select_confirms(&self) -> lapin::Result<()> {

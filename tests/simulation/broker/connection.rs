@@ -13,10 +13,10 @@ use instant_connect_worker::broker::{
     connection::BrokerError,
     port::{Broker, BrokerConnection, ConnectionLimits, Peer, Subscribe, Subscription},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::sleep};
 
-use super::{channel::SimulatedChannel, cut, deliver};
-use crate::world::Life;
+use super::channel::SimulatedChannel;
+use crate::world::{Life, World};
 
 /// Purpose of the connection on which messages are published. The broker may block it.
 const PUBLISH: &str = "publish";
@@ -35,9 +35,9 @@ pub(crate) struct Wire {
     pub(crate) life: Life,
     pub(super) purpose: String,
     /// True if the broker's end is closed.
-    pub(super) cut: AtomicBool,
+    cut: AtomicBool,
     /// Closed when the worker's end is closed too.
-    pub(super) gone: Semaphore,
+    gone: Semaphore,
 }
 
 #[derive(Clone)]
@@ -69,7 +69,7 @@ impl Wire {
     }
 
     fn blocked(&self) -> Option<Arc<Semaphore>> {
-        self.life.world.lock().broker.blocked.clone().filter(|_| self.purpose == PUBLISH)
+        self.life.world.lock().broker().blocked.clone().filter(|_| self.purpose == PUBLISH)
     }
 
     /// Resolves when the connection is not blocked: until then, lapin writes nothing.
@@ -91,7 +91,8 @@ impl Broker for SimulatedBroker {
         let life = &self.0;
         life.pass("connecting").await;
         let mut state = life.world.lock();
-        if !state.broker.up {
+        let mut broker = state.broker();
+        if !broker.up {
             return Err(ended());
         }
         let wire = Arc::new(Wire {
@@ -100,7 +101,7 @@ impl Broker for SimulatedBroker {
             cut: AtomicBool::new(false),
             gone: Semaphore::new(0),
         });
-        state.broker.connections.push(Arc::clone(&wire));
+        broker.connections.push(Arc::clone(&wire));
         drop(state);
         Ok(SimulatedConnection(wire))
     }
@@ -135,7 +136,7 @@ impl BrokerConnection for SimulatedConnection {
         life.point("closing a connection").await;
         {
             let mut state = life.world.lock();
-            let left = state.broker.unsettled_on(&self.0);
+            let left = state.broker().unsettled_on(&self.0);
             let rule = state.checker.closed(&left);
             state.must(rule);
         }
@@ -154,8 +155,49 @@ impl Subscribe for SimulatedConnection {
     ) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
         Box::pin(async move {
             let subscription = super::subscription::subscribe(&self.0, queue, prefetch).await?;
-            deliver(&mut self.0.life.world.lock(), queue);
+            self.0.life.world.lock().broker().deliver(queue);
             Ok(Box::new(subscription) as Subscription)
         })
     }
+}
+
+/// Closes the broker's end of `wire` now, and the worker's end soon after.
+pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
+    if wire.cut.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let over = wire.life.is_over();
+    let mut state = world.lock();
+    let mut broker = state.broker();
+    broker.common.log(format_args!("a connection breaks: {why}"));
+    broker.common.checker.disturbances += 1;
+    broker.connections.retain(|other| !Arc::ptr_eq(other, wire));
+    let mine: Vec<u64> = (broker.subscribers.iter())
+        .filter(|(_, subscriber)| Arc::ptr_eq(&subscriber.wire, wire))
+        .map(|(number, _)| *number)
+        .collect();
+    let tags: Vec<u64> = (broker.unsettled.iter())
+        .filter(|(_, unsettled)| mine.contains(&unsettled.subscriber))
+        .map(|(tag, _)| *tag)
+        .collect();
+    for tag in tags {
+        if let Some(unsettled) = broker.settled(tag) {
+            broker.common.checker.taken_back(tag, !over);
+            broker.requeue(unsettled, true);
+        }
+    }
+    for number in mine {
+        broker.subscribers.remove(&number);
+    }
+    let noticed =
+        Duration::from_millis(if broker.common.random.bool() { 0 } else { broker.common.random.u64(..3000) });
+    for queue in broker.work.clone() {
+        broker.deliver(&queue);
+    }
+    drop(state);
+    let wire = Arc::clone(wire);
+    tokio::spawn(async move {
+        sleep(noticed).await;
+        wire.gone.close();
+    });
 }

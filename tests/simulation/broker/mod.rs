@@ -15,7 +15,7 @@ mod topology;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -36,9 +36,9 @@ use self::{
 };
 pub(super) use self::{
     connection::{SimulatedBroker, SimulatedConnection},
-    faults::{block, connections, cut_all, cut_one, delete_queue, restore, stall, unbind},
+    faults::{cut_all, cut_one},
 };
-use super::world::{World, WorldState};
+use crate::world::{Part, World};
 
 /// Queue names with the simulation's prefix.
 pub(super) const SESSIONS: &str = "sim.sessions";
@@ -76,11 +76,11 @@ pub(super) struct SimulatedQueues {
     connections: Vec<Arc<Wire>>,
     /// Number of messages in each delay queue.
     held: BTreeMap<String, usize>,
-    pub(super) up: bool,
+    up: bool,
     /// Closed when the broker no longer blocks publishing.
     blocked: Option<Arc<Semaphore>>,
     /// True if a nack increases the delivery count, as in RabbitMQ before 4.3.
-    pub(super) counts_nacks: bool,
+    counts_nacks: bool,
     next: u64,
 }
 
@@ -119,6 +119,17 @@ impl SimulatedQueues {
         )
     }
 
+    /// Starts or stops the broker.
+    pub(super) const fn set_up(&mut self, up: bool) {
+        self.up = up;
+    }
+
+    /// Sets if a nack increases the delivery count.
+    pub(super) const fn set_counts_nacks(&mut self, counts: bool) {
+        self.counts_nacks = counts;
+    }
+
+    /// A number that the broker gave to nothing before.
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -152,36 +163,6 @@ impl SimulatedQueues {
     }
 }
 
-/// Stores a message in a queue, if necessary as soon as the queue exists.
-pub(super) fn store(world: &World, state: &mut WorldState, queue: &str, message: Stored) {
-    if !state.broker.topology.has_queue(queue) {
-        let (world, queue) = (world.clone(), queue.to_owned());
-        tokio::spawn(async move {
-            sleep(STORE_AGAIN).await;
-            store(&world, &mut world.lock(), &queue, message);
-        });
-    } else if let Some((delay, target)) = state.broker.topology.delay(queue) {
-        *state.broker.held.entry(queue.to_owned()).or_default() += 1;
-        let late = Duration::from_millis(state.random.u64(..200));
-        let (world, queue) = (world.clone(), queue.to_owned());
-        tokio::spawn(async move {
-            sleep(delay + late).await;
-            // At least once: the message stays in the delay queue until the other queue has it.
-            while !world.lock().broker.topology.has_queue(&target) {
-                sleep(STORE_AGAIN).await;
-            }
-            let mut state = world.lock();
-            if let Some(held) = state.broker.held.get_mut(&queue) {
-                *held -= 1;
-            }
-            store(&world, &mut state, &target, Stored { deliveries: 0, since: Instant::now(), ..message });
-        });
-    } else if let Some(ready) = state.broker.ready.get_mut(queue) {
-        ready.push_back(message);
-        deliver(state, queue);
-    }
-}
-
 impl Stored {
     pub(super) fn new(properties: BasicProperties, body: Arc<[u8]>) -> Self {
         Self { properties, body, deliveries: 0, since: Instant::now() }
@@ -197,92 +178,85 @@ impl Stored {
     }
 }
 
-/// Delivers the ready messages of `queue` within each consumer's prefetch.
-fn deliver(state: &mut WorldState, queue: &str) {
-    loop {
-        let open = |(_, to): &(&u64, &Subscriber)| to.queue == queue && to.takes();
-        let Some(number) = state.broker.subscribers.iter().find(open).map(|(number, _)| *number) else {
-            return;
-        };
-        let Some(message) = state.broker.ready.get_mut(queue).and_then(VecDeque::pop_front) else { return };
-        let tag = state.broker.number();
-        let Some(to) = state.broker.subscribers.get_mut(&number) else { return };
-        to.unsettled += 1;
-        let delivery = Delivery {
-            body: message.body.to_vec(),
-            properties: message.properties(),
-            redelivered: message.deliveries > 0,
-            receipt: Arc::new(SimulatedReceipt::new(&to.wire, tag)),
-        };
-        // A closed receiver means that its connection is gone too.
-        _ = to.deliver.send(delivery);
-        let name = state.checker.name(&message.body).to_owned();
-        state.log(format_args!("{queue}: {tag} delivered, {} times before: {name}", message.deliveries));
-        let rule = state.checker.waited(queue, &message.body, message.since.elapsed());
-        state.must(rule);
-        let rule = state.checker.delivered(tag, queue, &message);
-        state.must(rule);
-        state
-            .broker
-            .unsettled
-            .insert(tag, Unsettled { message, subscriber: number, queue: queue.to_owned() });
-    }
-}
-
-/// Removes `tag` from the unsettled deliveries, if the worker still holds it.
-fn settled(state: &mut WorldState, tag: u64) -> Option<Unsettled> {
-    let unsettled = state.broker.unsettled.remove(&tag)?;
-    state.broker.used.remove(&tag);
-    if let Some(subscriber) = state.broker.subscribers.get_mut(&unsettled.subscriber) {
-        subscriber.unsettled -= 1;
-    }
-    Some(unsettled)
-}
-
-/// Returns a message to its queue.
-fn requeue(state: &mut WorldState, mut unsettled: Unsettled, counted: bool) {
-    unsettled.message.deliveries += u32::from(counted);
-    unsettled.message.since = Instant::now();
-    let front = state.random.bool();
-    let Some(ready) = state.broker.ready.get_mut(&unsettled.queue) else { return };
-    if front { ready.push_front(unsettled.message) } else { ready.push_back(unsettled.message) }
-}
-
-/// Closes the broker's end of `wire` now, and the worker's end soon after.
-pub(super) fn cut(world: &World, wire: &Arc<Wire>, why: &str) {
-    if wire.cut.swap(true, Ordering::Relaxed) {
-        return;
-    }
-    let over = wire.life.is_over();
-    let mut state = world.lock();
-    state.log(format_args!("a connection breaks: {why}"));
-    state.checker.disturbances += 1;
-    state.broker.connections.retain(|other| !Arc::ptr_eq(other, wire));
-    let mine: Vec<u64> = (state.broker.subscribers.iter())
-        .filter(|(_, subscriber)| Arc::ptr_eq(&subscriber.wire, wire))
-        .map(|(number, _)| *number)
-        .collect();
-    let tags: Vec<u64> = (state.broker.unsettled.iter())
-        .filter(|(_, unsettled)| mine.contains(&unsettled.subscriber))
-        .map(|(tag, _)| *tag)
-        .collect();
-    for tag in tags {
-        if let Some(unsettled) = settled(&mut state, tag) {
-            state.checker.taken_back(tag, !over);
-            requeue(&mut state, unsettled, true);
+impl Part<'_, SimulatedQueues> {
+    /// Stores a message in a queue, if necessary as soon as the queue exists.
+    pub(super) fn store(&mut self, world: &World, queue: &str, message: Stored) {
+        if !self.topology.has_queue(queue) {
+            let (world, queue) = (world.clone(), queue.to_owned());
+            tokio::spawn(async move {
+                sleep(STORE_AGAIN).await;
+                world.lock().broker().store(&world, &queue, message);
+            });
+        } else if let Some((delay, target)) = self.topology.delay(queue) {
+            *self.held.entry(queue.to_owned()).or_default() += 1;
+            let late = Duration::from_millis(self.common.random.u64(..200));
+            let (world, queue) = (world.clone(), queue.to_owned());
+            tokio::spawn(async move {
+                sleep(delay + late).await;
+                // At least once: the message stays in the delay queue until the other queue has it.
+                while !world.lock().broker().topology.has_queue(&target) {
+                    sleep(STORE_AGAIN).await;
+                }
+                let mut state = world.lock();
+                let mut broker = state.broker();
+                if let Some(held) = broker.held.get_mut(&queue) {
+                    *held -= 1;
+                }
+                broker.store(&world, &target, Stored { deliveries: 0, since: Instant::now(), ..message });
+            });
+        } else if let Some(ready) = self.ready.get_mut(queue) {
+            ready.push_back(message);
+            self.deliver(queue);
         }
     }
-    for number in mine {
-        state.broker.subscribers.remove(&number);
+
+    /// Delivers the ready messages of `queue` within each consumer's prefetch.
+    fn deliver(&mut self, queue: &str) {
+        loop {
+            let open = |(_, to): &(&u64, &Subscriber)| to.queue == queue && to.takes();
+            let Some(number) = self.subscribers.iter().find(open).map(|(number, _)| *number) else {
+                return;
+            };
+            let Some(message) = self.ready.get_mut(queue).and_then(VecDeque::pop_front) else { return };
+            let tag = self.number();
+            let Some(to) = self.subscribers.get_mut(&number) else { return };
+            to.unsettled += 1;
+            let delivery = Delivery {
+                body: message.body.to_vec(),
+                properties: message.properties(),
+                redelivered: message.deliveries > 0,
+                receipt: Arc::new(SimulatedReceipt::new(&to.wire, tag)),
+            };
+            // A closed receiver means that its connection is gone too.
+            _ = to.deliver.send(delivery);
+            let name = self.common.checker.name(&message.body).to_owned();
+            self.common
+                .log(format_args!("{queue}: {tag} delivered, {} times before: {name}", message.deliveries));
+            let rule = self.common.checker.waited(queue, &message.body, message.since.elapsed());
+            self.common.must(rule);
+            let rule = self.common.checker.delivered(tag, queue, &message);
+            self.common.must(rule);
+            let unsettled = Unsettled { message, subscriber: number, queue: queue.to_owned() };
+            self.unsettled.insert(tag, unsettled);
+        }
     }
-    let noticed = Duration::from_millis(if state.random.bool() { 0 } else { state.random.u64(..3000) });
-    for queue in state.broker.work.clone() {
-        deliver(&mut state, &queue);
+
+    /// Removes `tag` from the unsettled deliveries, if the worker still holds it.
+    fn settled(&mut self, tag: u64) -> Option<Unsettled> {
+        let unsettled = self.unsettled.remove(&tag)?;
+        self.used.remove(&tag);
+        if let Some(subscriber) = self.subscribers.get_mut(&unsettled.subscriber) {
+            subscriber.unsettled -= 1;
+        }
+        Some(unsettled)
     }
-    drop(state);
-    let wire = Arc::clone(wire);
-    tokio::spawn(async move {
-        sleep(noticed).await;
-        wire.gone.close();
-    });
+
+    /// Returns a message to its queue.
+    fn requeue(&mut self, mut unsettled: Unsettled, counted: bool) {
+        unsettled.message.deliveries += u32::from(counted);
+        unsettled.message.since = Instant::now();
+        let front = self.common.random.bool();
+        let Some(ready) = self.ready.get_mut(&unsettled.queue) else { return };
+        if front { ready.push_front(unsettled.message) } else { ready.push_back(unsettled.message) }
+    }
 }

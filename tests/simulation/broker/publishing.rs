@@ -3,8 +3,8 @@
 use instant_connect_worker::broker::{port::Confirmation, publisher::Publication};
 use tokio::sync::oneshot;
 
-use super::{GUESTS, Stored, channel::SimulatedChannel, store};
-use crate::world::{Life, WorldState};
+use super::{GUESTS, Stored, channel::SimulatedChannel};
+use crate::world::{Life, Part};
 
 /// The fate of one publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) async fn publish(
     if matches!(fate, PublishFate::Confirmed | PublishFate::Unconfirmed) {
         match route(&life, &publication) {
             None => return channel.give_back(&publication, confirm),
-            Some(queue) if channel.is_stale_for(&life.world.lock(), &queue) => {
+            Some(queue) if channel.is_stale_for(&life.world.lock().broker(), &queue) => {
                 fate = PublishFate::Unconfirmed;
             }
             Some(_) => {}
@@ -63,22 +63,20 @@ fn fate(life: &Life) -> PublishFate {
 /// Stores a message in the returned queue. Returns `None` if no queue is bound.
 fn route(life: &Life, publication: &Publication) -> Option<String> {
     let mut state = life.world.lock();
-    let Some(queue) = state.broker.topology.route(&publication.exchange, &publication.routing_key) else {
+    let Some(queue) = state.broker().topology.route(&publication.exchange, &publication.routing_key) else {
         state.log(format_args!("{} has no binding", publication.routing_key));
         state.checker.unroutable(publication);
         return None;
     };
     let name = state.checker.name(&publication.body).to_owned();
     state.log(format_args!("{queue}: stored {name}"));
-    let delay = state.broker.topology.delay(&queue).map(|(delay, _)| delay);
-    let rule = {
-        let WorldState { checker, servers, .. } = &mut *state;
-        checker.stored(servers.links(), &queue, delay, publication)
-    };
+    let delay = state.broker().topology.delay(&queue).map(|(delay, _)| delay);
+    let Part { own, common } = state.network();
+    let rule = common.checker.stored(own.links(), &queue, delay, publication);
     state.must(rule);
     if queue != GUESTS {
         let message = Stored::new(publication.properties.clone(), publication.body.clone());
-        store(&life.world, &mut state, &queue, message);
+        state.broker().store(&life.world, &queue, message);
     }
     Some(queue)
 }

@@ -20,7 +20,6 @@ use super::{
     SimulatedQueues,
     channel::refused,
     connection::{Wire, ended},
-    deliver, requeue, settled,
     topology::not_found,
 };
 use crate::world::World;
@@ -91,10 +90,11 @@ pub(super) async fn subscribe(
     }
     let (deliver_to, deliveries) = mpsc::unbounded_channel();
     let mut state = life.world.lock();
-    if !state.broker.topology.has_queue(queue) {
+    let mut broker = state.broker();
+    if !broker.topology.has_queue(queue) {
         return Err(BrokerError::Lapin("consume", refused(not_found("queue", queue))));
     }
-    let number = state.broker.number();
+    let number = broker.number();
     let subscriber = Subscriber {
         wire: Arc::clone(wire),
         queue: queue.to_owned(),
@@ -103,10 +103,10 @@ pub(super) async fn subscribe(
         stalled: false,
         deliver: deliver_to,
     };
-    state.broker.subscribers.insert(number, subscriber);
-    state.log(format_args!("{queue}: subscribed with prefetch {prefetch}"));
-    let rule = state.checker.subscribed(queue, prefetch);
-    state.must(rule);
+    broker.subscribers.insert(number, subscriber);
+    broker.common.log(format_args!("{queue}: subscribed with prefetch {prefetch}"));
+    let rule = broker.common.checker.subscribed(queue, prefetch);
+    broker.common.must(rule);
     drop(state);
     Ok(SimulatedSubscription { wire: Arc::clone(wire), number, deliveries })
 }
@@ -143,7 +143,7 @@ impl SimulatedSubscription {
         }
         let mut left = Vec::new();
         let mut state = self.wire.life.world.lock();
-        if let Some(subscriber) = state.broker.subscribers.get_mut(&self.number) {
+        if let Some(subscriber) = state.broker().subscribers.get_mut(&self.number) {
             subscriber.prefetch = 0;
         }
         state.log(format_args!("a subscription ends"));
@@ -166,7 +166,7 @@ impl Settle for SimulatedReceipt {
 
     fn requeue(&self, _limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
         Box::pin(async move {
-            let counted = self.wire.life.world.lock().broker.counts_nacks;
+            let counted = self.wire.life.world.lock().broker().counts_nacks;
             Ok(self.nack(counted).await)
         })
     }
@@ -186,7 +186,7 @@ impl SimulatedReceipt {
         if !self.usable() || self.used.swap(true, Ordering::Relaxed) {
             return false;
         }
-        self.wire.life.world.lock().broker.used.insert(self.tag);
+        self.wire.life.world.lock().broker().used.insert(self.tag);
         true
     }
 
@@ -223,14 +223,15 @@ impl SimulatedReceipt {
         }
         {
             let mut state = life.world.lock();
-            let unsettled = if self.wire.is_cut() { None } else { settled(&mut state, self.tag) };
+            let mut broker = state.broker();
+            let unsettled = if self.wire.is_cut() { None } else { broker.settled(self.tag) };
             if let Some(unsettled) = unsettled {
-                state.log(format_args!("{}: {} requeued", unsettled.queue, self.tag));
-                let rule = state.checker.requeued(self.tag);
-                state.must(rule);
+                broker.common.log(format_args!("{}: {} requeued", unsettled.queue, self.tag));
+                let rule = broker.common.checker.requeued(self.tag);
+                broker.common.must(rule);
                 let queue = unsettled.queue.clone();
-                requeue(&mut state, unsettled, counted);
-                deliver(&mut state, &queue);
+                broker.requeue(unsettled, counted);
+                broker.deliver(&queue);
             }
         }
         life.point("after the nack").await;
@@ -240,13 +241,14 @@ impl SimulatedReceipt {
 
 fn acknowledge(world: &World, wire: &Wire, tag: u64) {
     let mut state = world.lock();
-    let unsettled = if wire.is_cut() { None } else { settled(&mut state, tag) };
+    let mut broker = state.broker();
+    let unsettled = if wire.is_cut() { None } else { broker.settled(tag) };
     let Some(unsettled) = unsettled else {
-        return state.log(format_args!("{tag} ack had no effect"));
+        return broker.common.log(format_args!("{tag} ack had no effect"));
     };
     let queue = unsettled.queue;
-    state.log(format_args!("{queue}: {tag} acknowledged"));
-    let rule = state.checker.acknowledged(tag, &queue, &unsettled.message);
-    state.must(rule);
-    deliver(&mut state, &queue);
+    broker.common.log(format_args!("{queue}: {tag} acknowledged"));
+    let rule = broker.common.checker.acknowledged(tag, &queue, &unsettled.message);
+    broker.common.must(rule);
+    broker.deliver(&queue);
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use instant_connect_worker::{contract::stage::StageDef, stages};
 use jiff::{SignedDuration, Timestamp};
 
-use super::servers::Outage;
-use crate::world::WorldState;
+use super::servers::{Outage, Servers};
+use crate::world::{Common, Part};
 
 /// The result of a call as the worker receives it, in the terms of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,28 +74,29 @@ pub(super) enum CallFate {
 }
 
 impl CallFate {
-    /// The fate of the next call to the API of the stage `api`.
-    pub(super) fn of(state: &mut WorldState, api: &StageDef) -> Self {
-        match state.servers.outage(api) {
+    /// The fate of the next call to the API of `stage`.
+    pub(super) fn of(network: &mut Part<'_, Servers>, stage: &StageDef) -> Self {
+        let Part { own, common } = network;
+        match own.outage(stage) {
             Some(Outage::Unreachable) => return Self::Unreachable,
             Some(Outage::Status(status)) => return Self::Status(status, None, false),
-            Some(Outage::Hangs) => return Self::Hangs(state.random.bool()),
-            Some(Outage::Limited(until)) if until > state.now() => {
-                let left = until.duration_since(state.now()).as_secs() + 1;
-                return Self::Status(429, Some(retry_after(state, left)), false);
+            Some(Outage::Hangs) => return Self::Hangs(common.random.bool()),
+            Some(Outage::Limited(until)) if until > common.now() => {
+                let left = until.duration_since(common.now()).as_secs() + 1;
+                return Self::Status(429, Some(retry_after(common, left)), false);
             }
             _ => {}
         }
-        let share = state.plan.bad_answer;
-        if !state.chance(share) {
+        let share = common.plan.bad_answer;
+        if !common.chance(share) {
             return Self::Fine;
         }
-        Self::random(state)
+        Self::random(common)
     }
 
     /// A random fault of one call.
-    fn random(state: &mut WorldState) -> Self {
-        let random = &mut state.random;
+    fn random(common: &mut Common) -> Self {
+        let random = &mut common.random;
         match random.u32(..20) {
             0 => Self::Unreachable,
             1 => Self::Hangs(random.bool()),
@@ -104,7 +105,7 @@ impl CallFate {
             4 => Self::Status([400, 404, 409, 422][random.usize(..4)], None, false),
             5 | 6 => {
                 let seconds = [0, 1, 3, 7, 20, 90][random.usize(..6)];
-                Self::Status(429, Some(retry_after(state, seconds)), false)
+                Self::Status(429, Some(retry_after(common, seconds)), false)
             }
             7 => Self::Status(429, None, false),
             8 => Self::Status(429, Some(RetryAfter::Unreadable), false),
@@ -151,11 +152,11 @@ impl CallFate {
 }
 
 /// A Retry-After of `seconds` from now, as seconds or as a date.
-fn retry_after(state: &mut WorldState, seconds: i64) -> RetryAfter {
-    if state.random.bool() {
+fn retry_after(common: &mut Common, seconds: i64) -> RetryAfter {
+    if common.random.bool() {
         return RetryAfter::Seconds(seconds);
     }
-    let at = state.now().saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
+    let at = common.now().saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
     RetryAfter::Date(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 

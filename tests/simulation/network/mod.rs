@@ -28,7 +28,7 @@ pub(crate) use self::{
 use crate::{
     per_stage::api_name,
     worker::CALL_LIMIT,
-    world::{Life, WorldState},
+    world::{Life, Part},
 };
 
 /// The duration of a slow call, which is within the limit.
@@ -52,7 +52,7 @@ impl Api {
         {
             let mut state = self.life.world.lock();
             state.log(format_args!("{}: {asked:?}", api_name(self.stage)));
-            let out = state.servers.outage(self.stage).is_some_and(Outage::is_total);
+            let out = state.network().outage(self.stage).is_some_and(Outage::is_total);
             let rule = state.checker.called(self.stage, &asked, out);
             state.must(rule);
         }
@@ -77,15 +77,16 @@ impl Api {
 
     fn fate(&self, request: &Request, asked: &SimulatedRequest) -> CallFate {
         let mut state = self.life.world.lock();
-        let accepted = format!("Bearer {}", state.servers.token());
+        let mut network = state.network();
+        let accepted = format!("Bearer {}", network.token());
         let token = request.headers().get(AUTHORIZATION).map(|token| token.as_bytes().to_vec());
         if token.as_deref() != Some(accepted.as_bytes()) {
             return CallFate::Status(401, None, false);
         }
-        if let Some(failing) = state.servers.failing(asked.key()) {
+        if let Some(failing) = network.failing(asked.key()) {
             return CallFate::Status(failing.status, failing.retry_after.map(RetryAfter::Seconds), false);
         }
-        match CallFate::of(&mut state, self.stage) {
+        match CallFate::of(&mut network, self.stage) {
             // A 404 to a list request would mean that no message was sent.
             CallFate::Status(404, ..) if matches!(asked, SimulatedRequest::List { .. }) => {
                 CallFate::Status(400, None, false)
@@ -104,7 +105,7 @@ impl Api {
             self.life.world.wait().await;
             return Err(CallFailure::NoConnection(Obstacle::Refused));
         }
-        let slow = self.life.world.lock().servers.is_slow(asked.key());
+        let slow = self.life.world.lock().network().is_slow(asked.key());
         if slow {
             tokio::time::sleep(SLOW).await;
         }
@@ -125,8 +126,8 @@ impl Api {
     /// Applies the effect. Returns the response body.
     fn act(&self, asked: &SimulatedRequest) -> String {
         let mut state = self.life.world.lock();
-        let WorldState { checker, servers, .. } = &mut *state;
-        let (answer, rule) = servers.act(checker, asked);
+        let Part { own, common } = state.network();
+        let (answer, rule) = own.act(&mut common.checker, asked);
         state.must(rule);
         answer
     }

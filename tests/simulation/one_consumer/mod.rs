@@ -26,7 +26,7 @@ use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{self, SimulatedBroker, SimulatedConnection, Stored},
+    broker::{SimulatedBroker, SimulatedConnection, Stored},
     checker::{CheckedRules, Checker},
     history::CALM_MAX,
     plan::WorldPlan,
@@ -90,7 +90,7 @@ impl<S: Stage> SingleConsumer<S> {
         let life = world.begin_life();
         let all_metrics = Metrics::new(table, &plan.delays).unwrap();
         let metrics = all_metrics.stage(S::DEF);
-        world.lock().broker = worker::queues_of(table, &plan.delays);
+        world.lock().replace_broker(worker::queues_of(table, &plan.delays));
         let topology = worker::topology_of(table, &plan.delays, true);
         let broker = Arc::new(SimulatedBroker(life.clone()));
         let (shown, publishing) = (PublishState::default(), all_metrics.publishing());
@@ -127,13 +127,13 @@ impl<S: Stage> SingleConsumer<S> {
     /// Puts a message into its queue.
     pub(super) fn store(&self) {
         let message = Stored::new(BasicProperties::default(), Arc::from(&b"{}"[..]));
-        broker::store(&self.world, &mut self.world.lock(), &self.queue, message);
+        self.world.lock().broker().store(&self.world, &self.queue, message);
     }
 
     /// Consumes until no message is left. Returns false if the time limit passed first.
     pub(super) async fn settles_all(&self) -> bool {
         let settled = async {
-            while !self.world.lock().broker.idle() {
+            while !self.world.lock().broker().idle() {
                 sleep(Duration::from_secs(1)).await;
             }
         };

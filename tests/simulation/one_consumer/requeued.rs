@@ -83,7 +83,7 @@ async fn delivered(trouble: Trouble) -> (Vec<u32>, bool) {
     };
     let limits = |limits| ConsumerLimits { delivery_timeout: Duration::from_secs(1), ..limits };
     let consumer = SingleConsumer::new(begin, plan, limits, stage).await;
-    consumer.world.lock().broker.counts_nacks = false;
+    consumer.world.lock().broker().set_counts_nacks(false);
     consumer.store();
     let in_time = consumer.settles_all().await;
     let counts = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();

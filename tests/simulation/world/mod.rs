@@ -1,25 +1,26 @@
-//! The world that all parts of the simulation share: randomness, time, the rules and the journal, and the parts
-//! themselves.
+//! The world: the broker, the network and the disk, and what these parts share. Each part owns its state, and only its own
+//! module changes that.
 //!
+//! - `common`: the plan, randomness, time, rules and journal, which all parts share
 //! - `journal`: the steps of a history
 //! - `life`: the worker's lives
 
+mod common;
 mod journal;
 mod life;
 
 use std::{
-    fmt,
+    mem,
+    ops::{Deref, DerefMut},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use fastrand::Rng;
 use instant_connect_worker::{clock::Clock, stages, telemetry::metrics::Metrics};
-use jiff::Timestamp;
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::time::sleep;
 
-pub(crate) use self::life::Life;
-use self::{journal::Journal, life::CurrentLife};
+pub(crate) use self::{common::Common, life::Life};
 use crate::{
     broker::SimulatedQueues, checker::Checker, network::Servers, plan::WorldPlan, storage::SimulatedDisk,
     worker,
@@ -30,48 +31,54 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
     Metrics::new(stages::ALL, &[]).unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
 });
 
-/// A worker that makes more steps than this loops.
-const STEPS_MAX: u64 = 400_000;
-
 /// The world, shared by all its parts. Everything runs on one thread.
 #[derive(Clone)]
 pub(crate) struct World(Arc<Mutex<WorldState>>);
 
 /// The world's state.
 pub(crate) struct WorldState {
-    pub(crate) plan: WorldPlan,
-    pub(crate) random: Rng,
-    pub(crate) broker: SimulatedQueues,
-    pub(crate) servers: Servers,
-    pub(crate) disk: SimulatedDisk,
-    pub(crate) checker: Checker,
+    common: Common,
+    broker: SimulatedQueues,
+    network: Servers,
+    disk: SimulatedDisk,
     /// The metrics of all lives of the worker. No check depends on them.
     pub(crate) metrics: Metrics,
-    journal: Journal,
-    life: CurrentLife,
-    /// Closed when a rule was broken.
-    pub(crate) broken: Arc<Semaphore>,
+}
+
+/// A part of the world, with what all parts share.
+pub(crate) struct Part<'a, T> {
+    pub(crate) own: &'a mut T,
+    pub(crate) common: &'a mut Common,
+}
+
+impl<T> Deref for Part<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.own
+    }
+}
+
+impl<T> DerefMut for Part<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.own
+    }
 }
 
 impl World {
     pub(crate) fn new(plan: WorldPlan, random: Rng, checker: Checker, token: String, print: bool) -> Self {
         Self(Arc::new(Mutex::new(WorldState {
             broker: worker::queues_of(stages::ALL, &plan.delays),
-            plan,
-            random,
-            servers: Servers::new(token),
+            network: Servers::new(token),
             disk: SimulatedDisk::new(checker.rules.clock.clone()),
-            checker,
+            common: Common::new(plan, random, checker, print),
             metrics: METRICS.clone(),
-            journal: Journal::new(print),
-            life: CurrentLife::none(),
-            broken: Arc::new(Semaphore::new(0)),
         })))
     }
 
     /// The time of day in this world.
     pub(crate) fn clock(&self) -> Clock {
-        self.lock().checker.rules.clock.clone()
+        self.lock().clock.clone()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, WorldState> {
@@ -95,50 +102,34 @@ impl World {
 }
 
 impl WorldState {
-    /// The time of day in this world.
-    pub(crate) fn now(&self) -> Timestamp {
-        self.checker.rules.clock.now()
+    pub(crate) const fn broker(&mut self) -> Part<'_, SimulatedQueues> {
+        Part { own: &mut self.broker, common: &mut self.common }
     }
 
-    /// The number of the worker's life that runs now; `None` between two.
-    pub(crate) fn life(&self) -> Option<u64> {
-        self.life.number()
+    pub(crate) const fn network(&mut self) -> Part<'_, Servers> {
+        Part { own: &mut self.network, common: &mut self.common }
     }
 
-    /// Writes a step to the journal.
-    pub(crate) fn log(&mut self, step: fmt::Arguments<'_>) {
-        if self.journal.write(step) == STEPS_MAX {
-            self.broken(format_args!("{STEPS_MAX} steps without an end"));
-        }
+    pub(crate) const fn disk(&mut self) -> Part<'_, SimulatedDisk> {
+        Part { own: &mut self.disk, common: &mut self.common }
     }
 
-    /// Records a broken rule. The simulation reports the first one.
-    pub(crate) fn broken(&mut self, rule: fmt::Arguments<'_>) {
-        if self.checker.violation.is_none() {
-            self.checker.violation = Some(rule.to_string());
-            self.log(format_args!("BROKEN: {rule}"));
-            self.broken.close();
-        }
+    /// Replaces the broker. Returns the one before.
+    pub(crate) const fn replace_broker(&mut self, broker: SimulatedQueues) -> SimulatedQueues {
+        mem::replace(&mut self.broker, broker)
     }
+}
 
-    /// Passes the error of a rule to [`WorldState::broken`].
-    pub(crate) fn must(&mut self, rule: Result<(), String>) {
-        if let Err(broken) = rule {
-            self.broken(format_args!("{broken}"));
-        }
+impl Deref for WorldState {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
     }
+}
 
-    pub(crate) fn chance(&mut self, share: f64) -> bool {
-        share > 0.0 && self.random.f64() < share
-    }
-
-    /// The hash of all steps so far.
-    pub(crate) fn hash(&self) -> u64 {
-        self.journal.hash()
-    }
-
-    /// The last steps as text.
-    pub(crate) fn last_steps(&self) -> String {
-        self.journal.last_steps()
+impl DerefMut for WorldState {
+    fn deref_mut(&mut self) -> &mut Common {
+        &mut self.common
     }
 }
