@@ -74,7 +74,7 @@ test-4: ## test the promises on RabbitMQ 4.0; needs root; creates a separate roo
 
 simulate: ## run SEEDS (1000000) simulated histories starting at FIRST (0); SEED=n traces one
 	@export ICW_SIM_SEEDS=$(SEEDS) ICW_SIM_FIRST=$(FIRST) ICW_SIM_SEED=$(SEED)
-	$(CARGO) test --locked --profile simulate --lib simulation_of_many_seeds -- --nocapture
+	$(CARGO) test --locked --profile simulate --test simulation simulation_of_many_seeds -- --nocapture
 
 chaos-tests: ## run only the tests that break brokers, networks and workers under load
 	@$(CARGO) broker ensure
@@ -135,8 +135,8 @@ mutants: ## check that tests notice changes to retry, outcome, settling and the 
 	@command -v redis-server >/dev/null || scripts/apt-install redis-server
 	$(CARGO) mutants --version >/dev/null 2>&1 || $(CARGO) install --quiet --locked --version 27.1.0 cargo-mutants
 	export ICW_SIM_SEEDS=300 CARGO_PROFILE_DEV_DEBUG=0
-	$(CARGO) mutants -o target -C=--locked -C=--lib -C=--test=main $(foreach file,$(MUTATED),-f '$(file)') \
-	  -- -- --skip promises:: retry:: outcome:: settle:: ledger:: deduplicator:: simulation::
+	$(CARGO) mutants -o target -C=--locked -C=--lib -C=--test=main -C=--test=simulation $(foreach file,$(MUTATED),-f '$(file)') \
+	  -- -- --skip promises:: retry:: outcome:: settle:: ledger:: deduplicator:: seeds:: one_consumer::
 
 # In a copy of this folder. The script lists the changes, with the rule that found each.
 breakages: ## check that the simulation finds mistakes in supervisor, watchdog and publisher, with at most SEEDS (2000) seeds

@@ -36,7 +36,7 @@
 //! - [`cli`]: one file per subcommand
 //! - `crates/sandbox`: faithful fakes of both APIs, for [`cli`] and only with the feature `sandbox`, which the production
 //!   image does not have
-//! - `simulation`, in tests only: the worker in a world with random faults, generated from a seed
+//! - `tests/simulation`: the real worker above the ports, in a world with random faults that a seed determines
 //!
 //! # Arrows
 //!
@@ -70,7 +70,7 @@
 #![recursion_limit = "256"]
 
 pub(crate) mod admin;
-pub(crate) mod breaker;
+pub mod breaker;
 pub mod broker;
 pub(crate) mod check;
 pub mod cli;
@@ -78,21 +78,19 @@ pub mod clock;
 pub mod config;
 pub mod contract;
 pub(crate) mod dead;
-pub(crate) mod endpoint;
+pub mod endpoint;
 mod fault;
 pub mod ingress;
 pub mod instant_connect;
 pub mod ledger;
 pub(crate) mod masking;
-pub(crate) mod outcome;
+pub mod outcome;
 pub mod retry;
-#[cfg(test)]
-mod simulation;
 pub mod stages;
-pub(crate) mod state;
+pub mod state;
 pub mod telemetry;
 pub(crate) mod tls;
 pub mod upstream;
 pub mod values;
 pub mod webex;
-pub(crate) mod worker;
+pub mod worker;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 /// The state of one worker; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct WorkerState {
+pub struct WorkerState {
     stages: Arc<Mutex<BTreeMap<&'static str, StageState>>>,
     publishing: PublishState,
 }
@@ -23,13 +23,13 @@ pub(crate) struct WorkerState {
 impl WorkerState {
     /// The state of the stage `name`.
     #[must_use]
-    pub(crate) fn stage(&self, name: &'static str) -> StageState {
+    pub fn stage(&self, name: &'static str) -> StageState {
         locked(&self.stages).entry(name).or_default().clone()
     }
 
     /// The state of the publisher.
     #[must_use]
-    pub(crate) const fn publishing(&self) -> &PublishState {
+    pub const fn publishing(&self) -> &PublishState {
         &self.publishing
     }
 }

@@ -1,5 +1,5 @@
 //! The broker as the worker's loops see it: connections, channels, subscriptions and receipts, as interfaces. `amqp`
-//! implements them with lapin, and the simulation in memory. Properties and errors are lapin's own.
+//! implements them with lapin, `tests/simulation` in memory. Properties and errors are lapin's own.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 

@@ -36,7 +36,7 @@ pub(super) enum Acquisition {
 }
 
 /// The right to look a key up and to act on it, until the guard is dropped.
-pub(crate) struct KeyGuard {
+pub struct KeyGuard {
     // Released before the slot is left; see `Drop` of both types.
     _permit: OwnedSemaphorePermit,
     user: User,

@@ -5,11 +5,11 @@ use std::fmt;
 use jiff::Timestamp;
 
 /// Hash of the content that claims a key: the same at every repeat of an effect.
-pub(crate) type Fingerprint = [u8; 32];
+pub type Fingerprint = [u8; 32];
 
 /// Known state of an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EntryState {
+pub enum EntryState {
     /// The effect was about to happen and its outcome is unknown, or a part of it happened.
     Noted,
     /// The effect happened.
@@ -18,12 +18,12 @@ pub(crate) enum EntryState {
 
 /// An entry, valid until its expiry time.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) state: EntryState,
+pub struct Entry {
+    pub fingerprint: Fingerprint,
+    pub state: EntryState,
     /// The note or the result, which may hold links.
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) until: Timestamp,
+    pub bytes: Vec<u8>,
+    pub until: Timestamp,
 }
 
 impl fmt::Debug for Entry {
@@ -34,7 +34,7 @@ impl fmt::Debug for Entry {
 }
 
 /// A change of a key.
-pub(crate) enum Change {
+pub enum Change {
     Put(Entry),
     Remove,
 }

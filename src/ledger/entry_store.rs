@@ -14,7 +14,7 @@ use super::{
 use crate::clock::Clock;
 
 /// Entries by key.
-pub(crate) trait EntryStore: fmt::Debug + Send + Sync + 'static {
+pub trait EntryStore: fmt::Debug + Send + Sync + 'static {
     /// The clock by which entries expire.
     fn clock(&self) -> &Clock;
 

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 const SWEEP_MAX: usize = 64;
 
 /// Entries by key and by expiry time.
-pub(crate) struct Memory {
+pub struct Memory {
     entries: Mutex<MemoryEntries>,
     clock: Clock,
 }
@@ -40,15 +40,17 @@ impl fmt::Debug for Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(clock: Clock) -> Self {
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
         Self { entries: Mutex::default(), clock }
     }
 
-    pub(crate) fn find(&self, key: &str) -> Option<Entry> {
+    #[must_use]
+    pub fn find(&self, key: &str) -> Option<Entry> {
         self.lock().by_key.get(key).cloned()
     }
 
-    pub(crate) fn put(&self, key: &str, entry: Entry) {
+    pub fn put(&self, key: &str, entry: Entry) {
         let mut entries = self.lock();
         entries.remove(key);
         entries.by_expiry.insert((entry.until, key.to_owned()));
@@ -56,7 +58,7 @@ impl Memory {
         entries.sweep(self.clock.steady());
     }
 
-    pub(crate) fn remove(&self, key: &str) {
+    pub fn remove(&self, key: &str) {
         self.lock().remove(key);
     }
 

@@ -20,13 +20,13 @@
 //! Each entry has a time from which it counts as absent. Expired entries are removed in bounded batches: by later
 //! writes (file, memory), once a second if there are no writes (file), or by Redis itself.
 
-pub(crate) mod claims;
-pub(crate) mod entry;
-pub(crate) mod entry_store;
+pub mod claims;
+pub mod entry;
+pub mod entry_store;
 mod error;
 mod file;
 mod lease;
-pub(crate) mod memory;
+pub mod memory;
 mod redis;
 mod store;
 #[cfg(test)]
@@ -43,6 +43,7 @@ pub use lease::Lease;
 use crate::clock::Clock;
 use claims::{Acquisition, KeyClaims};
 use entry::{Fingerprint, Found};
+use entry_store::EntryStore;
 use file::File;
 use memory::Memory;
 use redis::Redis;
@@ -136,13 +137,18 @@ impl Ledger {
             LedgerKind::Memory => Self::over(Arc::new(Memory::new(clock.clone())), clock),
             LedgerKind::File { path } => Self::over(File::open(path, clock.clone()).await?, clock),
             LedgerKind::Redis { url, prefix, ca_file } => {
-                Self::over(Arc::new(Redis::new(url, prefix, ca_file)?), clock)
+                Self::of(Arc::new(Redis::new(url, prefix, ca_file)?), clock)
             }
         })
     }
 
     /// A ledger whose entries are in `store` and expire by `clock`.
-    pub(crate) fn over(store: Arc<dyn Store>, clock: Clock) -> Self {
+    #[must_use]
+    pub fn over(store: Arc<impl EntryStore>, clock: Clock) -> Self {
+        Self::of(store, clock)
+    }
+
+    fn of(store: Arc<dyn Store>, clock: Clock) -> Self {
         Self { claims: Arc::default(), store, clock }
     }
 

@@ -45,7 +45,7 @@ pub enum OnFailure {
 
 /// Lifetime of a ledger entry.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Retention {
+pub struct Retention {
     /// Time to keep the entry after the session's links expire.
     pub margin: SignedDuration,
     /// Maximum lifetime, even if the session ends later.
@@ -54,7 +54,7 @@ pub(crate) struct Retention {
 
 /// A ledger, and the rules for its use.
 #[derive(Clone, Debug)]
-pub(crate) struct Deduplicator {
+pub struct Deduplicator {
     ledger: Ledger,
     on_failure: OnFailure,
     retention: Retention,
@@ -83,12 +83,7 @@ pub(super) enum Begun {
 
 impl Deduplicator {
     #[must_use]
-    pub(crate) fn new(
-        ledger: Ledger,
-        on_failure: OnFailure,
-        retention: Retention,
-        metrics: LedgerMetrics,
-    ) -> Self {
+    pub fn new(ledger: Ledger, on_failure: OnFailure, retention: Retention, metrics: LedgerMetrics) -> Self {
         Self { ledger, on_failure, retention, metrics, failing: Arc::default() }
     }
 

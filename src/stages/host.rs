@@ -53,7 +53,7 @@ pub static HOST: StageDef = StageDef {
 
 /// Stage `host`.
 #[derive(Debug)]
-pub(crate) struct HostStage {
+pub struct HostStage {
     client: WebexClient,
     rules: LinkRules,
     deduplicator: Deduplicator,
@@ -61,7 +61,7 @@ pub(crate) struct HostStage {
 
 impl HostStage {
     #[must_use]
-    pub(crate) const fn new(client: WebexClient, rules: LinkRules, deduplicator: Deduplicator) -> Self {
+    pub const fn new(client: WebexClient, rules: LinkRules, deduplicator: Deduplicator) -> Self {
         Self { client, rules, deduplicator }
     }
 

@@ -53,7 +53,7 @@ pub static LINK: StageDef = StageDef {
 
 /// Stage `link`.
 #[derive(Debug)]
-pub(crate) struct LinkStage {
+pub struct LinkStage {
     client: InstantConnectClient,
     rules: SessionRules,
     deduplicator: Deduplicator,
@@ -61,11 +61,7 @@ pub(crate) struct LinkStage {
 
 impl LinkStage {
     #[must_use]
-    pub(crate) const fn new(
-        client: InstantConnectClient,
-        rules: SessionRules,
-        deduplicator: Deduplicator,
-    ) -> Self {
+    pub const fn new(client: InstantConnectClient, rules: SessionRules, deduplicator: Deduplicator) -> Self {
         Self { client, rules, deduplicator }
     }
 

@@ -13,11 +13,9 @@ use std::{
 
 use futures_util::FutureExt;
 
-pub(crate) use deduplicator::{Deduplicator, OnFailure, Retention};
-pub use host::HOST;
-pub(crate) use host::HostStage;
-pub use link::LINK;
-pub(crate) use link::LinkStage;
+pub use deduplicator::{Deduplicator, OnFailure, Retention};
+pub use host::{HOST, HostStage};
+pub use link::{LINK, LinkStage};
 
 use crate::{
     contract::{

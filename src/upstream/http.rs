@@ -101,7 +101,8 @@ impl Upstream {
     }
 
     /// A client that sends its requests over `transport`, in the time of `clock`.
-    pub(crate) fn over(
+    #[must_use]
+    pub fn over(
         transport: Box<dyn Transport>,
         name: &'static str,
         token: TokenSource,

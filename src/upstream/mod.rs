@@ -7,7 +7,7 @@ mod proxy;
 mod rate_limit;
 mod response;
 mod token;
-pub(crate) mod transport;
+pub mod transport;
 
 use std::{fmt, time::Duration};
 

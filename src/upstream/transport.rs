@@ -43,7 +43,7 @@ pub enum ClientError {
 
 /// Sends requests, and learns from their ends which connections work. The reader of a response body reports the end of
 /// the call with [`succeeded`](Self::succeeded) or [`failed`](Self::failed).
-pub(crate) trait Transport: fmt::Debug + Send + Sync {
+pub trait Transport: fmt::Debug + Send + Sync {
     /// Sends a request within its own time limit, and returns the response head with an unread body.
     fn call(&self, request: Request) -> BoxFuture<'_, Result<(Response, CallStart), CallFailure>>;
 
@@ -81,21 +81,22 @@ struct CurrentClient {
 
 /// Client number and start time of a call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CallStart {
+pub struct CallStart {
     client: u64,
     at: Instant,
 }
 
 impl CallStart {
     /// The start, at this moment, of a call by client number `client`.
-    pub(crate) fn now(client: u64) -> Self {
+    #[must_use]
+    pub fn now(client: u64) -> Self {
         Self { client, at: Instant::now() }
     }
 }
 
 /// Step at which a call failed without a complete response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CallFailure {
+pub enum CallFailure {
     /// Before anything was sent.
     NoConnection(Obstacle),
     /// At the time limit.

@@ -1,7 +1,7 @@
 //! The worker: its stages on supervised connections, until a shutdown is requested.
 
 mod assembly;
-pub(crate) mod supervise;
+pub mod supervise;
 
 use std::{future::Future, sync::Arc, time::Duration};
 

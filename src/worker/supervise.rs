@@ -48,7 +48,7 @@ impl FailureHistory {
 
 /// Keeps a connection for one consumer, and reconnects when it breaks. Each consumer has its own connection. A
 /// message that breaks it, such as an unreadable one, must not count against the other consumer's messages.
-pub(crate) async fn supervise<B: Broker, S: Stage>(
+pub async fn supervise<B: Broker, S: Stage>(
     broker: &B,
     topology: &Topology,
     consumer: &Arc<Consumer<S>>,

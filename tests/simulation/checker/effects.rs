@@ -1,0 +1,57 @@
+//! Effects at the APIs: new links, called devices, and messages to experts.
+
+use instant_connect_worker::{instant_connect::request::LINKS_MAX, stages};
+use uuid::Uuid;
+
+use super::Checker;
+
+impl Checker {
+    /// Records new links of a session and checks that neither links nor device calls are repeated.
+    pub(crate) fn links_made(&mut self, session: &str, devices: &[String], until: i64) -> Result<(), String> {
+        self.count("links made");
+        let now = self.now();
+        let seen = self.seen.values_mut().find(|seen| seen.is_event() && seen.key == session);
+        let Some(seen) = seen else { return Ok(()) };
+        seen.effects += 1;
+        seen.unknown_effect = true;
+        let all_noted = seen.noted && self.events[seen.event].links.len() <= LINKS_MAX;
+        if seen.recorded || all_noted {
+            return Err(format!("repeated: {session} gets links again although the ledger has them"));
+        }
+        if devices.is_empty() {
+            return Ok(());
+        }
+        // Devices of links that have ended are called again, with new links.
+        let last = seen.devices_until.replace(until).filter(|last| *last > now.as_second());
+        if last.is_some() && (seen.devices_known || seen.noted) {
+            return Err(format!("repeated: the devices of {session} are called again"));
+        }
+        Ok(())
+    }
+
+    /// Returns true if the devices of the event with this `number` were called.
+    pub(super) fn called_devices(&self, number: usize) -> bool {
+        self.seen.values().any(|seen| seen.is_event() && seen.event == number && seen.devices_until.is_some())
+    }
+
+    /// Records a message to an expert and checks that it is right and not repeated.
+    pub(crate) fn message_sent(&mut self, to: &str, text: &str) -> Result<(), String> {
+        self.count("messages to experts");
+        let ids: Vec<Uuid> = (self.seen.iter())
+            .filter(|(_, seen)| seen.stage == stages::HOST.name && seen.key == to)
+            .map(|(id, _)| *id)
+            .collect();
+        let [id] = ids[..] else { return Err(format!("unexpected: a message to {to}")) };
+        let url = self.links.url(&id).unwrap_or_default().to_owned();
+        let Some(seen) = self.seen.get_mut(&id) else { return Ok(()) };
+        seen.effects += 1;
+        let known = !std::mem::replace(&mut seen.unknown_effect, true);
+        if url.is_empty() || !text.contains(&url) {
+            return Err(format!("{to} gets a message with a wrong link"));
+        }
+        if seen.effects > 1 && (seen.recorded || known || !(seen.room || seen.list_refused)) {
+            return Err(format!("repeated: {to} gets a second message"));
+        }
+        Ok(())
+    }
+}

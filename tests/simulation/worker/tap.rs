@@ -1,0 +1,35 @@
+//! Listens between the settlers and the publisher: the rules must know which confirms the worker has received.
+
+use instant_connect_worker::broker::publisher::{PublishError, PublishJob, Publisher};
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use crate::world::Life;
+
+/// A publisher that forwards to `publisher`, and its task.
+pub(super) fn tap(life: Life, publisher: Publisher) -> (Publisher, JoinHandle<()>) {
+    let (tapped, mut jobs) = Publisher::queue();
+    let forwarding = tokio::spawn(async move {
+        while let Some(job) = jobs.recv().await {
+            tokio::spawn(forward(life.clone(), publisher.clone(), job));
+        }
+    });
+    (tapped, forwarding)
+}
+
+async fn forward(life: Life, publisher: Publisher, job: PublishJob) {
+    let PublishJob { publication, delivery, mut reply, room: _room } = job;
+    let result = tokio::select! {
+        biased;
+        result = publisher.publish(publication.clone()).instrument(delivery) => Some(result),
+        () = reply.closed() => None,
+    };
+    // A dead worker does not get the result.
+    life.point("at the result of a publish").await;
+    let mut state = life.world.lock();
+    // If the caller has given up, the worker does not get the result.
+    let learnt = result.filter(|result| reply.send(*result).is_ok()).unwrap_or(Err(PublishError::Unknown));
+    let name = state.checker.name(&publication.body).to_owned();
+    state.log(format_args!("publish: {name} {learnt:?}"));
+    state.checker.answered(&publication, learnt);
+}
