@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::{
     config::{AddressBlock, ClientConfig, ClientScope},
-    rate::{AddressBuckets, BucketSize, TokenBucket},
+    rate::{AddressBuckets, BucketSize, ClientBuckets},
     tokens::{ClientTokens, TokenFileError, digest_of},
 };
 use crate::telemetry::metrics::labels::AuthFailure;
@@ -38,7 +38,7 @@ pub(super) struct Client {
     pub(super) name: String,
     scopes: Vec<ClientScope>,
     tokens: ClientTokens,
-    bucket: TokenBucket,
+    buckets: ClientBuckets,
     /// Permits for the client's requests in progress, so that one client leaves room for others.
     share: Semaphore,
     addresses: Vec<AddressBlock>,
@@ -150,7 +150,7 @@ impl Client {
             name: name.to_owned(),
             scopes: config.scopes.clone(),
             tokens: tokens.map_err(|source| ClientsError::File { key, source })?,
-            bucket: TokenBucket::new(size),
+            buckets: ClientBuckets::new(size),
             share: Semaphore::new(share),
             addresses: config.allowed_addresses.clone(),
         })
@@ -163,12 +163,17 @@ impl Client {
 
     /// Counts a request, or returns the time until the next one is allowed.
     pub(super) fn count(&self) -> Result<(), Duration> {
-        self.bucket.take()
+        self.buckets.take_request()
     }
 
-    /// Counts the people who get a message because of a counted request, or returns the time until so many are allowed.
+    /// Counts the people who get a message because of a request, or returns the time until so many are allowed.
     pub(super) fn count_people(&self, people: usize) -> Result<(), Duration> {
-        self.bucket.take_for(people)
+        self.buckets.take_people(people)
+    }
+
+    /// Takes back the count of people who get no message.
+    pub(super) fn uncount_people(&self, people: usize) {
+        self.buckets.give_back(people);
     }
 }
 
@@ -258,6 +263,8 @@ mod tests {
         let both = [0, 1].map(|n| format!("Bearer {}", TOKENS[n]));
         assert!(admit(&clients, &both[0]).is_ok() && admit(&clients, &both[1]).is_ok());
         std::fs::write(file.path(), TOKENS.join("\n")).unwrap();
+        // A file that was changed a moment ago may be half written.
+        file.as_file().set_modified(std::time::SystemTime::now() - Duration::from_secs(60)).unwrap();
         tokio::time::advance(Duration::from_secs(2)).await;
         for _ in 0..2 {
             assert_eq!(admit(&clients, &both[0]), Err(Denied::Unauthenticated(AuthFailure::Shared)));

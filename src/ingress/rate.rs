@@ -52,36 +52,43 @@ impl BucketLevel {
     }
 }
 
-/// The bucket of one client.
+/// The buckets of one client: one for requests, and one for the people who get a message.
 #[derive(Debug)]
-pub(super) struct TokenBucket {
+pub(super) struct ClientBuckets {
     size: BucketSize,
-    level: Mutex<BucketLevel>,
+    requests: Mutex<BucketLevel>,
+    people: Mutex<BucketLevel>,
 }
 
-impl TokenBucket {
-    /// A full bucket.
+impl ClientBuckets {
+    /// Two full buckets.
     pub(super) fn new(size: BucketSize) -> Self {
-        Self { size, level: Mutex::new(BucketLevel::full(size)) }
+        let full = || Mutex::new(BucketLevel::full(size));
+        Self { size, requests: full(), people: full() }
     }
 
-    /// Takes a permit, or returns the time until there is one.
-    pub(super) fn take(&self) -> Result<(), Duration> {
-        self.lock().take(self.size, 1.0)
+    /// Takes a permit for a request, or returns the time until there is one.
+    pub(super) fn take_request(&self) -> Result<(), Duration> {
+        lock(&self.requests).take(self.size, 1.0)
     }
 
-    /// Takes the permits for `people` instead of the one that was taken. Without them the one is returned, and this returns the
-    /// time until there are enough.
-    pub(super) fn take_for(&self, people: usize) -> Result<(), Duration> {
-        let permits = f64::from(u32::try_from(people).unwrap_or(u32::MAX)).max(1.0);
-        let mut level = self.lock();
-        level.permits += 1.0;
-        level.take(self.size, permits)
+    /// Takes the permits for `people`, or returns the time until it can.
+    pub(super) fn take_people(&self, people: usize) -> Result<(), Duration> {
+        lock(&self.people).take(self.size, permits(people))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BucketLevel> {
-        self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Gives the permits for `people` back, who get no message.
+    pub(super) fn give_back(&self, people: usize) {
+        lock(&self.people).permits += permits(people);
     }
+}
+
+fn permits(people: usize) -> f64 {
+    f64::from(u32::try_from(people).unwrap_or(u32::MAX))
+}
+
+fn lock(level: &Mutex<BucketLevel>) -> MutexGuard<'_, BucketLevel> {
+    level.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A bucket for each address, and for each network of 64 bits of IPv6.
@@ -130,38 +137,33 @@ mod tests {
     const SIZE: BucketSize = BucketSize { rate: 2.0, burst: 3.0 };
 
     #[tokio::test(start_paused = true)]
-    async fn bucket_allows_a_burst_and_then_its_rate() {
-        let bucket = TokenBucket::new(SIZE);
+    async fn requests_are_allowed_in_a_burst_and_then_at_the_rate() {
+        let buckets = ClientBuckets::new(SIZE);
         for _ in 0..3 {
-            bucket.take().unwrap();
+            buckets.take_request().unwrap();
         }
-        assert_eq!(bucket.take(), Err(Duration::from_millis(500)));
+        assert_eq!(buckets.take_request(), Err(Duration::from_millis(500)));
         advance(Duration::from_millis(500)).await;
-        bucket.take().unwrap();
-        assert!(bucket.take().is_err());
+        buckets.take_request().unwrap();
+        assert!(buckets.take_request().is_err());
         advance(Duration::from_secs(3600)).await;
-        assert_eq!((0..9).filter(|_| bucket.take().is_ok()).count(), 3, "never more than a burst");
+        assert_eq!((0..9).filter(|_| buckets.take_request().is_ok()).count(), 3, "never more than a burst");
     }
 
     #[tokio::test(start_paused = true)]
     async fn people_take_a_permit_each_also_beyond_the_burst() {
-        let bucket = TokenBucket::new(SIZE);
-        bucket.take().unwrap();
-        bucket.take_for(2).unwrap();
-        bucket.take().unwrap();
-        assert_eq!(bucket.take_for(2), Err(Duration::from_millis(500)), "one permit is left");
-        bucket.take().unwrap();
-        bucket.take_for(0).unwrap();
-        assert!(bucket.take().is_err(), "nobody takes a permit, too");
+        let buckets = ClientBuckets::new(SIZE);
+        buckets.take_people(2).unwrap();
+        assert_eq!(buckets.take_people(2), Err(Duration::from_millis(500)), "one permit is left");
+        buckets.take_people(0).unwrap();
+        buckets.take_people(1).unwrap();
         advance(Duration::from_secs(3600)).await;
-        bucket.take().unwrap();
-        bucket.take_for(1000).unwrap();
+        buckets.take_people(1000).unwrap();
         // 997 beyond the burst, and one for the next.
-        assert_eq!(
-            bucket.take(),
-            Err(Duration::from_secs(499)),
-            "a large session takes what the rate brings later"
-        );
+        assert_eq!(buckets.take_people(1), Err(Duration::from_secs(499)), "the rate must make up for all");
+        buckets.take_request().unwrap();
+        buckets.give_back(1000);
+        buckets.take_people(3).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

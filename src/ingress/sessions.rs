@@ -27,7 +27,7 @@ use crate::{
         http::{AcceptedBody, ProblemKind},
         ids,
         message::Message,
-        start_session::{ROUTING_KEY, Session, SessionRules, StartMessage},
+        start_session::{ROUTING_KEY, Refusal, Session, SessionRules, StartMessage},
         trace::TraceContext,
     },
     fault,
@@ -92,13 +92,20 @@ pub(super) struct StartRequest {
 
 /// A valid start event with its id.
 struct ValidEvent {
+    /// Its time of publishing is the event's time, from which the stage counts.
     message: Message,
     id: Uuid,
-    /// The event's time, from which the stage counts.
-    at: Timestamp,
     session: Session,
+    /// The request has a key or a CloudEvent id.
+    is_named: bool,
     /// Time until which a repeat is recognised.
     remembered_until: Timestamp,
+}
+
+/// The answer to a request whose event is not confirmed.
+enum NotPublished {
+    Perhaps(HttpProblem),
+    Certainly(HttpProblem),
 }
 
 impl StartEvents {
@@ -139,7 +146,7 @@ impl StartEvents {
                 span.set("instant_connect.event_id", id.to_string());
                 let is_named = key.is_some() || cloud_event;
                 let remembered_until = self.remembered_until(&session, is_named);
-                let event = ValidEvent { message, id, at, session, remembered_until };
+                let event = ValidEvent { message, id, session, is_named, remembered_until };
                 self.publish_once(event, &client, fingerprint, span.context(), deadline).await
             }
             Err(refusal) => Err(HttpProblem::from(refusal)),
@@ -150,7 +157,7 @@ impl StartEvents {
 
     async fn publish_once(
         &self,
-        mut event: ValidEvent,
+        event: ValidEvent,
         client: &Client,
         fingerprint: [u8; 32],
         within: &TraceContext,
@@ -162,23 +169,75 @@ impl StartEvents {
             session_id: event.session.session_id.reveal().clone(),
             replayed: false,
         };
-        let mut lease = match self.claim(event.id, fingerprint, deadline).await? {
+        let lease = match self.claim(event.id, fingerprint, deadline).await? {
             ClaimedKey::Mine(lease) => lease,
             ClaimedKey::Accepted => return Ok(AcceptedBody { replayed: true, ..accepted }),
         };
-        // A repeat of an accepted request sends no messages, so its people are not counted.
+        let (event, is_first) = match lease.as_ref().and_then(first_time) {
+            Some(at) => self.first_sent(event, at)?,
+            None => (event, true),
+        };
+        // The people of a repeat were counted with the first request.
+        let people = if is_first { event.session.guests.len() } else { 0 };
         let room = self.room(event.message.body.len())?;
-        client.count_people(event.session.guests.len()).map_err(problem::rate_limited)?;
-        let remembered_until = event.remembered_until;
-        if let Some(lease) = &mut lease {
-            event.at = first_time(lease).unwrap_or(event.at);
-            self.note(lease, event.at, remembered_until, deadline).await?;
+        client.count_people(people).map_err(problem::rate_limited)?;
+        match self.publish_noted(event, lease, room, within, deadline).await {
+            Ok(()) => Ok(accepted),
+            Err(NotPublished::Perhaps(problem)) => Err(problem),
+            Err(NotPublished::Certainly(problem)) => {
+                client.uncount_people(people);
+                Err(problem)
+            }
         }
-        self.publish(event, room, within, deadline).await?;
+    }
+
+    /// The event as a request sent it before at the time `at`, without a confirm: with another time, the stage would process it as a
+    /// new event once it has forgotten the first. A request without a name starts a new session if the first is over. Returns true
+    /// if it does.
+    fn first_sent(&self, mut event: ValidEvent, at: Timestamp) -> Result<(ValidEvent, bool), HttpProblem> {
+        let now = event.message.published_at.replace(at);
+        let session = StartMessage::open(&event.message).session(&self.rules, self.clock.now());
+        match session {
+            Ok(session) => {
+                let remembered_until = self.remembered_until(&session, event.is_named);
+                Ok((ValidEvent { session, remembered_until, ..event }, false))
+            }
+            Err(Refusal::Expired(_)) if !event.is_named => {
+                event.message.published_at = now;
+                Ok((event, true))
+            }
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Publishes the event. A note says before that it may be published, and a record afterwards that it is.
+    async fn publish_noted(
+        &self,
+        event: ValidEvent,
+        mut lease: Option<Lease>,
+        room: OwnedSemaphorePermit,
+        within: &TraceContext,
+        deadline: Instant,
+    ) -> Result<(), NotPublished> {
+        let (remembered_until, is_repeat) =
+            (event.remembered_until, lease.as_ref().is_some_and(|lease| lease.note().is_some()));
+        if let Some(lease) = &mut lease {
+            let noted = self.note(lease, event.message.published_at, remembered_until, deadline).await;
+            noted.map_err(NotPublished::Certainly)?;
+        }
+        match self.publish(event, room, within, deadline).await {
+            Ok(()) => {}
+            // No queue has it, so the next request is the first one again.
+            Err(error @ PublishError::Unroutable) if !is_repeat => {
+                release(lease, deadline).await;
+                return Err(NotPublished::Certainly(unconfirmed(error)));
+            }
+            Err(error) => return Err(NotPublished::Perhaps(unconfirmed(error))),
+        }
         fault::point("ingress", "confirmed");
         record(lease, remembered_until, deadline).await;
         fault::point("ingress", "recorded");
-        Ok(accepted)
+        Ok(())
     }
 
     /// Claims the event's id. Without a lease, the event is published and not recorded.
@@ -223,12 +282,13 @@ impl StartEvents {
     async fn note(
         &self,
         lease: &mut Lease,
-        at: Timestamp,
+        at: Option<Timestamp>,
         remembered_until: Timestamp,
         deadline: Instant,
     ) -> Result<(), HttpProblem> {
         let until = (Instant::now() + NOTE_MAX).min(deadline - RESERVE - RESERVE);
-        match timeout_at(until, lease.write_note(at.to_string().as_bytes(), remembered_until)).await {
+        let note = at.unwrap_or_else(|| self.clock.now()).to_string();
+        match timeout_at(until, lease.write_note(note.as_bytes(), remembered_until)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(LedgerError::Lost)) => Err(in_flight()),
             Ok(Err(error)) => self.ledger_failed(&error.to_string()),
@@ -239,7 +299,10 @@ impl StartEvents {
     /// Decides about a request while the ledger is unavailable.
     fn ledger_failed(&self, error: &str) -> Result<(), HttpProblem> {
         if self.without_ledger {
-            warn!(error, "ingress: ledger unavailable; accepting without it (ledger.on_failure=continue)");
+            warn!(
+                error,
+                "ingress: ledger unavailable; accepting requests without deduplication (ledger.on_failure=continue)"
+            );
             return Ok(());
         }
         warn!(error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
@@ -252,10 +315,11 @@ impl StartEvents {
         room: OwnedSemaphorePermit,
         within: &TraceContext,
         deadline: Instant,
-    ) -> Result<(), HttpProblem> {
+    ) -> Result<(), PublishError> {
         let id = event.id.to_string();
         let mut span = self.tracer.publish(&self.exchange, ROUTING_KEY, Some(&id), within);
-        let properties = properties::received_event(&event.message, &id, span.context(), event.at);
+        let at = event.message.published_at.unwrap_or_else(|| self.clock.now());
+        let properties = properties::received_event(&event.message, &id, span.context(), at);
         let publication = Publication {
             exchange: self.exchange.clone(),
             routing_key: ROUTING_KEY.to_owned(),
@@ -274,12 +338,7 @@ impl StartEvents {
             Err(_) => PublishError::Unknown,
         };
         span.fail(error.as_str(), &error.to_string());
-        Err(HttpProblem::unconfirmed(match error {
-            PublishError::Unroutable => "the broker has no queue for start events",
-            PublishError::Nacked => "the broker refused the event (is a queue full?)",
-            PublishError::Unknown => "the broker did not confirm the event in time",
-            PublishError::Ended => "the ingress is stopping",
-        }))
+        Err(error)
     }
 
     /// A request without a name of its own is a repeat only as long as the stage would see one: later, the same body is a
@@ -291,10 +350,25 @@ impl StartEvents {
     }
 }
 
-/// The time of the event when it was first published, if an earlier request noted it. With another time, the stage would process the
-/// event as a new one once it has forgotten the first.
+/// The event's time in an earlier request, if the lease has its note.
 fn first_time(lease: &Lease) -> Option<Timestamp> {
     str::from_utf8(lease.note()?).ok()?.parse().ok()
+}
+
+fn unconfirmed(error: PublishError) -> HttpProblem {
+    HttpProblem::unconfirmed(match error {
+        PublishError::Unroutable => "the broker has no queue for start events",
+        PublishError::Nacked => "the broker refused the event (is a queue full?)",
+        PublishError::Unknown => "the broker did not confirm the event in time",
+        PublishError::Ended => "the ingress is stopping",
+    })
+}
+
+/// Removes the note of an event that was not published. A failure changes no answer: the next request then has this one's time.
+async fn release(lease: Option<Lease>, deadline: Instant) {
+    if let Some(lease) = lease {
+        _ = timeout_at((Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4), lease.release()).await;
+    }
 }
 
 fn in_flight() -> HttpProblem {
@@ -313,7 +387,7 @@ async fn record(lease: Option<Lease>, remembered_until: Timestamp, deadline: Ins
     };
     warn!(
         error,
-        "ingress: an accepted request was not recorded; a repeat is published again, with the same id"
+        "ingress: could not record an accepted request; a repeat is published again, with the same id"
     );
 }
 

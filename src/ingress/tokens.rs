@@ -105,14 +105,11 @@ struct ReadDigests {
     digests: Arc<[TokenDigest]>,
     /// The file was unusable when it was last read, and this was logged.
     is_stale: bool,
-    /// The file held no tokens when it was last read, but its tokens are not withdrawn yet.
-    is_withdrawing: bool,
 }
 
 impl DigestFile {
     fn open(path: PathBuf) -> Result<Self, TokenFileError> {
-        let last =
-            ReadDigests { at: Instant::now(), digests: read(&path)?, is_stale: false, is_withdrawing: false };
+        let last = ReadDigests { at: Instant::now(), digests: read(&path)?, is_stale: false };
         if last.digests.is_empty() {
             warn_of_empty(&path);
         }
@@ -120,22 +117,18 @@ impl DigestFile {
     }
 
     /// The current tokens. A missing file keeps the last ones, because it may be about to be replaced. An empty file, and one
-    /// without valid tokens, leaves none, because somebody may have withdrawn them. But only the second time in a row: a file that
-    /// is written in place is empty for a moment.
+    /// without valid tokens, leaves none, because somebody may have withdrawn them. A file that was changed a moment ago may be
+    /// half written, and counts from the next read on.
     fn current(&self) -> Arc<[TokenDigest]> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.at.elapsed() < FRESH {
             return Arc::clone(&last.digests);
         }
         last.at = Instant::now();
-        let digests = read(&self.path);
-        let is_without = matches!(&digests, Ok(digests) if digests.is_empty())
-            || matches!(&digests, Err(TokenFileError::NoTokens(_)));
-        if is_without && !std::mem::replace(&mut last.is_withdrawing, true) && !last.digests.is_empty() {
+        if is_new(&self.path) {
             return Arc::clone(&last.digests);
         }
-        last.is_withdrawing = is_without;
-        match digests {
+        match read(&self.path) {
             Ok(digests) => {
                 if std::mem::take(&mut last.is_stale) {
                     info!(file = %self.path.display(), "a client's token file is usable again");
@@ -160,8 +153,14 @@ impl DigestFile {
     }
 }
 
+/// True if the file was changed within [`FRESH`]. A time in the future tells nothing.
+fn is_new(path: &Path) -> bool {
+    let modified = std::fs::metadata(path).and_then(|file| file.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < FRESH))
+}
+
 fn warn_of_empty(path: &Path) {
-    warn!(file = %path.display(), "a client's token file has no token; its tokens are withdrawn");
+    warn!(file = %path.display(), "a client's token file has no token; its tokens are withdrawn, and its requests get 401");
 }
 
 /// The tokens of the file; none if the file is empty.
@@ -193,6 +192,8 @@ fn digest_in(line: &str) -> Option<TokenDigest> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use tokio::time::advance;
 
     use super::*;
@@ -230,28 +231,46 @@ mod tests {
             (Some(format!("{OLD}\n")), true, false),
         ] {
             match &text {
-                Some(text) => std::fs::write(&path, text).unwrap(),
+                Some(text) => write_before(&path, text),
                 None => std::fs::remove_file(&path).unwrap(),
             }
-            advance(FRESH).await;
-            _ = accepts(&tokens, OLD);
             advance(FRESH).await;
             assert_eq!((accepts(&tokens, OLD), accepts(&tokens, NEW)), (old, new), "{text:?}");
         }
     }
 
+    /// Writes the file as if that was a minute ago.
+    fn write_before(path: &Path, text: &str) {
+        std::fs::write(path, text).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn file_that_is_empty_while_it_is_written_withdraws_nothing() {
+    async fn file_that_is_being_written_changes_nothing_yet() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), OLD).unwrap();
+        write_before(file.path(), OLD);
         let tokens = ClientTokens::open(&"".into(), None, Some(file.path())).unwrap();
-        for _ in 0..3 {
-            for (text, old) in [("", true), (OLD, true)] {
-                std::fs::write(file.path(), text).unwrap();
-                advance(FRESH).await;
-                assert_eq!(accepts(&tokens, OLD), old, "{text:?}");
+        // More than once, because a busy machine may take longer than a second from the write to the read.
+        let keeps = async |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            advance(FRESH).await;
+            let keeps = accepts(&tokens, OLD);
+            write_before(file.path(), OLD);
+            advance(FRESH).await;
+            assert!(accepts(&tokens, OLD));
+            keeps
+        };
+        for text in ["", &OLD[..25]] {
+            let mut kept = false;
+            for _ in 0..10 {
+                kept |= keeps(text).await;
             }
+            assert!(kept, "{text:?}");
         }
+        write_before(file.path(), "");
+        advance(Duration::from_secs(3600)).await;
+        assert!(!accepts(&tokens, OLD), "the first request after the withdrawal");
     }
 
     #[tokio::test(start_paused = true)]
@@ -260,7 +279,7 @@ mod tests {
         std::fs::write(file.path(), "\n").unwrap();
         let tokens = ClientTokens::open(&"".into(), None, Some(file.path())).unwrap();
         assert!(!accepts(&tokens, "") && !accepts(&tokens, NEW));
-        std::fs::write(file.path(), NEW).unwrap();
+        write_before(file.path(), NEW);
         advance(FRESH).await;
         assert!(accepts(&tokens, NEW));
     }

@@ -48,6 +48,17 @@ async fn wrong_use_of_the_role_ends_with_status_2() {
     }
 }
 
+/// No consumer finds this out, and a restart shows the reason.
+#[tokio::test]
+async fn ingress_without_its_topology_exits_with_the_reason() {
+    let rig = Rig::new().await;
+    let settings = with(&[("topology.declare", "check"), ("ledger.kind", "memory")]);
+    let ended = rig.command(&["run", "--role", "ingress"], &settings).await;
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    let missing = format!("exchange {}", rig.name("sessions"));
+    assert!(ended.stderr.lines().last().is_some_and(|last| last.contains(&missing)), "{ended:?}");
+}
+
 /// A request whose body is still coming when the worker is told to stop.
 #[tokio::test]
 async fn request_in_progress_is_answered_before_the_end() {

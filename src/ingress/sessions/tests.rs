@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    broker::publisher::PublishJobs,
+    broker::publisher::{PublishJob, PublishJobs},
     clock::TimeOfDay,
     config::{Sources, load},
     ingress::{
@@ -143,15 +143,30 @@ async fn request_without_a_key_is_a_repeat_as_long_as_the_stage_remembers_its_ev
 
 /// The stage forgets an event some time after its session, and a later repeat must not be a new event for it.
 #[tokio::test(start_paused = true)]
-async fn late_repeat_of_an_unconfirmed_request_has_the_first_time() {
+async fn repeat_of_an_unconfirmed_request_has_the_first_time() {
     let (events, mut jobs) = events();
     let mut times = Vec::new();
     for _ in 0..3 {
         assert_eq!(accept(&events, Some("run-1")).await.unwrap_err(), ProblemKind::Unavailable);
         times.push(jobs.recv().await.unwrap().publication.properties.timestamp().unwrap());
-        advance(Duration::from_secs(4 * 3600)).await;
+        advance(Duration::from_secs(3000)).await;
     }
     assert_eq!(times, [times[0]; 3]);
+    // Now the session of two hours is over.
+    assert_eq!(accept(&events, Some("run-1")).await.unwrap_err(), ProblemKind::Invalid);
+    assert_eq!(jobs.len(), 0);
+}
+
+/// The same people may come again, and their body is the same.
+#[tokio::test(start_paused = true)]
+async fn request_without_a_key_is_new_once_the_unconfirmed_session_is_over() {
+    let (events, mut jobs) = events();
+    assert_eq!(accept(&events, None).await.unwrap_err(), ProblemKind::Unavailable);
+    let time = |job: PublishJob| job.publication.properties.timestamp().unwrap();
+    let first = time(jobs.recv().await.unwrap());
+    advance(Duration::from_secs(2 * 3600 + 60)).await;
+    assert_eq!(accept(&events, None).await.unwrap_err(), ProblemKind::Unavailable);
+    assert!(time(jobs.recv().await.unwrap()) > first + 7000);
 }
 
 #[tokio::test(start_paused = true)]
@@ -320,7 +335,7 @@ async fn bytes_of_events_without_a_confirm_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn event_takes_a_permit_for_each_guest_and_its_repeat_one() {
+async fn guests_of_an_event_are_counted_once() {
     let (events, mut jobs, _up) = connected_events();
     let client = flows(3);
     let guest = r#"{"channel":"sms","address":"+34600111222"}"#;
@@ -330,11 +345,15 @@ async fn event_takes_a_permit_for_each_guest_and_its_repeat_one() {
     );
     let first = request_of(&client, "run-1", &three);
     send_confirmed(&events, &mut jobs, first, Ok(())).await.unwrap();
-    assert_eq!(client.count(), Err(Duration::from_secs(1)), "the bucket is empty");
-    advance(Duration::from_secs(2)).await;
     let refused = send(&events, request_of(&client, "run-2", &three)).await.unwrap_err();
     assert_eq!((refused.kind, jobs.len()), (ProblemKind::RateLimited, 0));
     assert!(send(&events, request_of(&client, "run-1", &three)).await.unwrap().replayed);
-    client.count().unwrap();
-    assert!(client.count().is_err());
+    advance(Duration::from_secs(3)).await;
+    for result in [Err(PublishError::Unroutable), Err(PublishError::Unknown), Ok(())] {
+        let sent = send_confirmed(&events, &mut jobs, request_of(&client, "run-2", &three), result).await;
+        assert_eq!(sent.is_ok(), result.is_ok(), "no more people are counted");
+    }
+    advance(Duration::from_secs(1)).await;
+    let refused = send(&events, request_of(&client, "run-3", &three)).await.unwrap_err();
+    assert_eq!((refused.kind, jobs.len()), (ProblemKind::RateLimited, 0));
 }
