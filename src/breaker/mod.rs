@@ -234,8 +234,8 @@ impl Breaker {
             // Earlier work tells nothing about the token.
             (_, Some(refused_at)) if begun < refused_at => cause = Cause::Token,
             // The probe failed for another reason. If the API still refuses the token, the next call that reaches it says so.
-            (_, Some(_)) if self.is_due() => self.token_not_refused(inner),
-            _ => {}
+            (_, Some(_)) => self.token_not_refused(inner),
+            (_, None) => {}
         }
         if let Signal::Blocked(wait) = signal {
             let until = wait.and_then(|wait| Instant::now().checked_add(wait));

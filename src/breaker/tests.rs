@@ -375,9 +375,11 @@ async fn token_refusal_is_shown_until_the_token_works() {
     let breaker = breaker();
     breaker.learn(1, &failure(Cause::Unavailable, None));
     assert!(!breaker.state.is_token_refused());
+    let begun = Instant::now();
+    pass(10).await;
     breaker.learn(2, &failure(Cause::Token, None));
     assert!(breaker.state.is_token_refused());
-    breaker.learn(3, &failure(Cause::Unavailable, None));
+    breaker.observe(event(3), begun, &failure(Cause::Unavailable, None), Timestamp::MAX);
     assert!(breaker.state.is_token_refused(), "this call began before the refusal");
     breaker.learn(3, &done());
     assert!(!breaker.state.is_token_refused());

@@ -4,7 +4,7 @@
 use std::{future::Future, time::Duration};
 
 use tokio::time::sleep;
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::{
     port::{Broker, BrokerConnection},
@@ -99,7 +99,6 @@ pub(crate) async fn supervise<T: ConnectedTask>(
             Err(error) => {
                 task.metrics().failed();
                 if !connected_before && task.gives_up(&error) {
-                    error!(connection = task.name(), problem = %error, "broker topology does not match the configuration; exiting");
                     return Err(error);
                 }
                 error

@@ -21,9 +21,6 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Maximum size of an answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Statuses after which the same event may be sent again with the same key.
-const REPEATED: [u16; 5] = [408, 409, 429, 500, 503];
-
 /// Sends `body` with the idempotency key `key` to the ingress at `url`. `repeat` says how to send it again if the result is unknown.
 pub(super) async fn run(
     loaded: &Loaded,
@@ -60,34 +57,34 @@ pub(super) async fn run(
         .header("content-type", "application/json")
         .header("idempotency-key", key)
         .body(body);
-    let unknown = |error: reqwest::Error| {
-        if error.is_connect() {
-            return failed(error.without_url().to_string());
-        }
-        let error = error.without_url();
-        CommandError::Failed(format!(
-            "no answer of the ingress: {error}: the event may or may not have been accepted; hint: {repeat}"
-        ))
+    let unknown = |problem: String| {
+        let what = "the event may or may not have been accepted";
+        CommandError::Failed(format!("{problem}: {what}; hint: {repeat}"))
     };
-    let mut response = request.send().await.map_err(unknown)?;
+    let mut response = request.send().await.map_err(|error| {
+        let is_connect = error.is_connect();
+        let problem = error.without_url().to_string();
+        if is_connect { failed(problem) } else { unknown(format!("no answer of the ingress: {problem}")) }
+    })?;
     let status = response.status().as_u16();
     let mut answer = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unknown)? {
+    // The status alone says whether the event was accepted.
+    while let Ok(Some(chunk)) = response.chunk().await {
         if answer.len() + chunk.len() > ANSWER_BYTES_MAX {
             break;
         }
         answer.extend_from_slice(&chunk);
     }
     let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
-    let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+    let text = |name: &str| answer[name].as_str().unwrap_or("(not readable)").to_owned();
     if status != 202 {
-        // A proxy in front of the ingress has statuses of its own.
-        let hint = if REPEATED.contains(&status) || status > 500 {
-            format!("; hint: {repeat}")
-        } else {
-            String::new()
-        };
-        return Err(failed(format!("status {status}, {}: {}{hint}", text("type"), text("detail"))));
+        let problem = format!("status {status}, {}: {}", text("type"), text("detail"));
+        return Err(match status {
+            // A proxy in front of the ingress has statuses of its own.
+            408 | 500.. => unknown(problem),
+            409 | 429 => failed(format!("{problem}; hint: {repeat}")),
+            _ => failed(problem),
+        });
     }
     if json {
         return say_json(&answer);

@@ -69,7 +69,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError>
             if let Err(error) = phones::forward(&connector, &queue, &handle, |_| {}).await
                 && backoff.failed(begun.elapsed() >= connector.limits.reconnect_max, error.reason())
             {
-                tracing::warn!(%error, "cannot consume the guest queue; retrying (phones page is offline)");
+                tracing::warn!(%error, "could not consume the guest queue; retrying (phones page is offline)");
             }
             tokio::time::sleep(backoff.wait()).await;
         }

@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use assembly::Parts;
 
@@ -207,6 +207,9 @@ async fn serve(
         () = measure(&ledger, metrics) => Ok(()),
         () = keep_alive(health) => Ok(()),
     };
+    if let Err(WorkerError::Topology(error)) = &result {
+        error!(%error, "broker topology does not match the configuration; exiting");
+    }
     consumers.abort();
     drop(consumers);
     wind_down(&tries, publishing, &ledger, &tracer).await;
@@ -237,7 +240,7 @@ async fn wind_down(
     // A try that is aborted here is not a death.
     if timeout(Duration::from_secs(1), tries.idle()).await.is_err() {
         warn!(
-            "shutdown: could not remove started deliveries from the ledger within 1s; each may count as a worker death"
+            "shutdown: could not remove the records of processing starts from the ledger within 1s; each may count as a crash"
         );
     }
     // The publisher stops once the last handle is dropped.

@@ -54,31 +54,36 @@ async fn link_that_is_confirmed_during_a_redeclare_is_published_once() {
     let delayed = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&delayed);
     let url = frames::relay(rig.url(), move || {
-        let (count, mut returned, mut redeclares, mut held) = (Arc::clone(&count), false, false, Vec::new());
+        let (count, mut returned, mut done) = (Arc::clone(&count), false, false);
+        // The confirm of the guest's link, which is the first message, and the first reply to the redeclaration.
+        let (mut confirm, mut declared) = (None, None);
         move |frame: Frame| {
             returned |= frame.is(BASIC_RETURN);
-            redeclares |= returned && frame.is(EXCHANGE_DECLARE_OK);
             let mut passing = Vec::new();
             match frame.confirm() {
-                // The guest's link is the first message.
-                Some((number, all)) if !redeclares => {
+                Some((number, all)) if !done => {
                     if number == 1 || all {
-                        held.push(frame.confirm_of(1));
+                        confirm = Some(frame.confirm_of(1));
                     }
                     let others = if all { 2..=number } else { number.max(2)..=number };
                     passing.extend(others.map(|number| frame.confirm_of(number)));
                 }
+                None if !done && returned && frame.is(EXCHANGE_DECLARE_OK) => declared = Some(frame),
                 _ => passing.push(frame),
             }
-            if redeclares {
-                count.fetch_add(held.len(), Ordering::Relaxed);
-                passing.append(&mut held);
+            if confirm.is_some() && declared.is_some() {
+                done = true;
+                count.fetch_add(1, Ordering::Relaxed);
+                passing.extend(declared.take());
+                passing.extend(confirm.take());
             }
             passing
         }
     })
     .await;
-    let worker = rig.start(&[("amqp.url", url.as_str()), ("amqp.watch_interval", "1h")]).await;
+    // Without a consumer that declares the queue again first.
+    let settings = [("amqp.url", url.as_str()), ("amqp.watch_interval", "1h"), ("hosts.delivery", "amqp")];
+    let worker = rig.start(&settings).await;
     rig.amqp.delete_queues([rig.name("hosts").as_str()]).await;
     rig.publish(1).await;
     worker.output.until("\"stage\":\"link\",\"outcome\":\"done\"", 1).await;

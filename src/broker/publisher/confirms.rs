@@ -73,7 +73,7 @@ impl<C: BrokerConnection> PublishSession<'_, C> {
                     return Ok(());
                 }
                 Ok(Err(error)) => {
-                    warn!(parent: delivery, %error, "failed to redeclare topology");
+                    warn!(parent: delivery, %error, "could not redeclare topology");
                     return Ok(());
                 }
                 Err(_) => _ = self.is_blocked()?,

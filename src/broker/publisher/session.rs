@@ -128,6 +128,10 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
                 self.stale_since = Some(Instant::now());
             }
             let stale = self.stale_since.map(|since| since.elapsed());
+            if stale.is_some() {
+                // What has arrived must be known before the channel ends.
+                self.record_ready_confirms()?;
+            }
             // While the broker blocks this connection, no channel can be closed or opened on it.
             let ends = |stale| self.pending.is_empty() || (self.unresolved.is_empty() && stale >= STALE_MAX);
             if !self.blocked && stale.is_some_and(ends) {
