@@ -194,7 +194,7 @@ pub enum Settled {
     Early,
     /// Requeued: processing took too long, or the worker stopped or panicked.
     Requeued,
-    /// Requeued: the outcome could not be carried out.
+    /// Requeued: publishing or settling failed.
     Unfulfilled,
     /// The channel is closed; the broker redelivers the message.
     Lost,

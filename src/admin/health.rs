@@ -112,7 +112,7 @@ impl Health {
             let state = self.state.stage(stage.name);
             checks.push((format!("consuming.{}", stage.name), consuming(&state)));
             let accepted = !state.breaker.is_token_refused();
-            let detail = if accepted { "not refused" } else { "refused, or no token is available" };
+            let detail = if accepted { "not refused" } else { "refused" };
             let check = HealthCheck { ok: accepted, detail: detail.to_owned() };
             checks.push((format!("token.{}", stage.upstream.label), check));
         }

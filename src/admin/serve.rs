@@ -34,7 +34,7 @@ pub(super) fn start(listener: TcpListener, router: Router, stopped: oneshot::Rec
         runtime.block_on(async {
             let served = accept(listener, router);
             tokio::select! {
-                Err(error) = served => warn!(%error, "admin server failed"),
+                Err(error) = served => warn!(%error, "admin server failed; /livez, /readyz and /metrics do not respond until the worker restarts"),
                 _ = stopped => {}
             }
         });

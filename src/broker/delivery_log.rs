@@ -80,7 +80,7 @@ impl DeliveryLog {
             Settled::Requeued => log_line!(info, "requeued; attempt not counted"),
             Settled::Dead(_) => log_line!(warn, "dead-lettered"),
             Settled::Unfulfilled => {
-                log_line!(warn, "requeued: the outcome could not be carried out");
+                log_line!(warn, "requeued: publishing or settling failed");
             }
             Settled::Lost => log_line!(warn, "not settled; the broker will redeliver the message"),
         }

@@ -163,7 +163,7 @@ impl Tries {
             Ok(_) => self.0.down.store(false, Ordering::Relaxed),
             Err(error) if !self.0.down.swap(true, Ordering::Relaxed) => warn!(
                 %error,
-                "failed to read or update the record of processing starts in the ledger; messages delivered several times are processed one at a \
+                "could not read or update the record of processing starts in the ledger; messages delivered several times are processed one at a \
                  time, and worker deaths are not counted (no dead letter of class poison)"
             ),
             Err(_) => {}

@@ -140,7 +140,7 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
                 if unanswered >= CHECKS {
                     return error;
                 }
-                debug!(queue = self.queue, %error, "failed to read queue lengths; retrying");
+                debug!(queue = self.queue, %error, "could not read queue lengths; retrying");
             }
             if delivers || works {
                 stalled = 0;

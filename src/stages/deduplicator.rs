@@ -190,7 +190,7 @@ impl Deduplicator {
             && let Err(error) = lease.release().await
         {
             // The claim still ends, at the latest when its lease expires.
-            warn!(%error, "failed to release ledger claim");
+            warn!(%error, "could not release ledger claim; it expires within 30 s");
         }
     }
 

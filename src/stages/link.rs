@@ -223,7 +223,7 @@ impl Publishing {
         };
         if failed.is_some() {
             warn!(
-                "failed to record published links in the ledger; if their event is delivered again, the same links are published again"
+                "could not record published links in the ledger; if their event is delivered again, the same links are published again"
             );
         }
     }

@@ -103,7 +103,7 @@ impl Spans {
         if down_since.is_none() {
             *down_since = Some(Instant::now());
             let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            warn!(problem, "OTLP collector unreachable; dropping spans until it recovers");
+            warn!(error = problem, "OTLP collector unreachable; dropping spans until it recovers");
         }
     }
 

@@ -68,7 +68,7 @@ impl Tracer {
                 Self(Some(Arc::new(TracerState { tracer, provider, relation, spans })))
             }
             Err(error) => {
-                warn!(%error, "cannot set up the OTLP exporter; no spans are sent");
+                warn!(%error, "could not set up the OTLP exporter; no spans are sent");
                 Self::default()
             }
         }

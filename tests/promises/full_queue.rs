@@ -65,7 +65,7 @@ async fn guest_links_confirmed_before_shutdown_are_not_published_again() {
 /// their links meanwhile.
 #[tokio::test]
 async fn full_hosts_queue_keeps_events_and_guests_get_their_links() {
-    const UNFULFILLED: &str = "requeued: the outcome could not be carried out";
+    const UNFULFILLED: &str = "requeued: publishing or settling failed";
     let (rig, fillers) = rig().await;
     let settings = [
         &SETTINGS[..],

@@ -38,7 +38,7 @@ async fn event_that_kills_workers_is_poison_after_the_limit() {
 /// Publishing fails for much longer than `amqp.deliveries_max` times `amqp.delivery_timeout`.
 #[tokio::test]
 async fn publishing_outage_makes_no_event_poison() {
-    const UNFULFILLED: &str = "requeued: the outcome could not be carried out";
+    const UNFULFILLED: &str = "requeued: publishing or settling failed";
     let rig = Rig::new().await;
     let settings = [
         ("hosts.delivery", "amqp"),

@@ -82,7 +82,7 @@ impl Settler {
     async fn recorded(&self, context: &DeliveryContext, recording: Option<impl Future<Output = ()>>) {
         if timeout_at(self.until(context), OptionFuture::from(recording)).await.is_err() {
             warn!(
-                "failed to record published links in the ledger in time; if their event is delivered again, the same links are \
+                "could not record published links in the ledger in time; if their event is delivered again, the same links are \
                  published again"
             );
         }

@@ -53,7 +53,7 @@ impl UpstreamFamilies {
             )?,
             token_refused: families.gauges(
                 "token_refused",
-                "1 if the API refused our token, or its token file is unusable, as of the last call.",
+                "1 if the API refused our token at the last call.",
                 &[upstream()],
             )?,
         })
