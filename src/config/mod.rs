@@ -227,6 +227,7 @@ pub struct IngressConfig {
     pub require_idempotency_key: bool,
     pub connections_max: Bounded<1, 65535>,
     pub in_flight_max: Bounded<1, 65535>,
+    pub drain: Period,
     pub trusted_proxies: Vec<AddressBlock>,
     #[serde(default)]
     pub clients: BTreeMap<String, ClientConfig>,

@@ -49,6 +49,7 @@ impl Loaded {
             certificate: self.config.ingress_certificate(),
             connections_max: section.connections_max.size(),
             in_flight_max: section.in_flight_max.size(),
+            drain: section.drain.get(),
             trusted_proxies: section.trusted_proxies.clone(),
             requires_key: section.require_idempotency_key,
             clients,

@@ -134,6 +134,7 @@ fn order_of_durations(config: &Config, settings: &Settings) -> Result<(), Config
             "amqp.delivery_timeout",
             config.amqp.delivery_timeout.get(),
         ),
+        ("ingress.drain", config.ingress.drain.get(), "shutdown.grace", config.shutdown.grace.get()),
         (
             "hosts.timeout",
             config.hosts.timeout.get(),

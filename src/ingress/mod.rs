@@ -21,7 +21,7 @@ mod service;
 pub(crate) mod sessions;
 pub(crate) mod tokens;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -42,6 +42,8 @@ pub(crate) struct IngressSettings {
     pub(crate) certificate: Option<ClientFiles>,
     pub(crate) connections_max: usize,
     pub(crate) in_flight_max: usize,
+    /// Time after a stop in which connections and requests are still accepted.
+    pub(crate) drain: Duration,
     pub(crate) trusted_proxies: Vec<AddressBlock>,
     pub(crate) requires_key: bool,
     pub(crate) clients: Clients,
@@ -88,13 +90,14 @@ impl Ingress {
             trusted_proxies: settings.trusted_proxies,
             requires_key: settings.requires_key,
             openapi: openapi::document().to_string().into(),
-            stop: stop.clone(),
+            draining: stop,
+            closed: CancellationToken::new(),
         };
-        let open_max = settings.connections_max;
-        Ok(Self(IngressListener { listener, tls, service: Arc::new(service), open_max, stop }))
+        let (open_max, drain) = (settings.connections_max, settings.drain);
+        Ok(Self(IngressListener { listener, tls, service: Arc::new(service), open_max, drain }))
     }
 
-    /// Serves until a stop is requested and the requests in progress are answered.
+    /// Serves until a stop is requested, load balancers had time to notice, and the requests in progress are answered.
     pub(crate) async fn run(self) {
         self.0.run().await;
     }

@@ -23,9 +23,9 @@ use testkit::{Rig, admin::Admin, leaks::leaks, program::Program, rig::CLIENT_TOK
 const INGRESS: [(&str, &str); 2] =
     [("ingress.listen", "127.0.0.1:0"), ("ingress.clients.flows.token", CLIENT_TOKEN)];
 
-/// The settings of an ingress, and others.
+/// The settings of an ingress that no load balancer uses, and others.
 fn with<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    [&INGRESS, more].concat()
+    [&INGRESS[..], &[("ingress.drain", "1ms")], more].concat()
 }
 
 /// A client of one program's ingress.
