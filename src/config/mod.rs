@@ -223,6 +223,8 @@ pub struct IngressConfig {
     pub tls_cert_file: Option<PathBuf>,
     #[serde(deserialize_with = "empty_is_none")]
     pub tls_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub client_ca_file: Option<PathBuf>,
     pub allow_insecure: bool,
     pub require_idempotency_key: bool,
     pub connections_max: Bounded<1, 65535>,

@@ -138,6 +138,17 @@ const REFUSED: &[Refused] = &[
         &["ingress.replicas is 2", "ledger.kind is memory"],
     ),
     // 18
+    (
+        &[INGRESS, "--set=config.ingress.client_ca_file=/c"],
+        &["config.ingress.client_ca_file", "clientCaSecret"],
+    ),
+    (
+        &[
+            INGRESS,
+            "--set=ingress.tls.existingSecret=,ingress.tls.clientCaSecret=c,config.ingress.allow_insecure=true",
+        ],
+        &["clientCaSecret is set", "existingSecret is not"],
+    ),
     (&[INGRESS, "--set=ingress.tls.existingSecret="], &["ingress.tls.existingSecret", "allow_insecure"]),
     (
         &[

@@ -192,7 +192,7 @@ fn ingress_has_no_bot_token_and_no_connection_to_webex() {
         let volumes: Vec<_> =
             pod["volumes"].as_array().unwrap().iter().map(|volume| &volume["name"]).collect();
         let expected = if name.starts_with("ingress") {
-            json!(["settings", "amqp", "redis", "clients", "ingress-tls"])
+            json!(["settings", "amqp", "redis", "clients", "ingress-tls", "ingress-client-ca"])
         } else {
             json!(["settings", "amqp", "clients"])
         };

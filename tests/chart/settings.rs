@@ -46,7 +46,7 @@ fn loaded_by(pod: &Value, objects: &Objects, root: &Path) -> Result<Loaded, Stri
                 ("amqp", "url") => "amqps://user:password@broker.example/video".to_owned(),
                 ("redis", "url") => "rediss://redis.example".to_owned(),
                 ("webex" | "hosts", "token") => "a-token\n".to_owned(),
-                ("ca", "ca.crt") | ("ingress-tls", "tls.crt") => certificate.cert.pem(),
+                ("ca" | "ingress-client-ca", "ca.crt") | ("ingress-tls", "tls.crt") => certificate.cert.pem(),
                 ("ingress-tls", "tls.key") => certificate.signing_key.serialize_pem(),
                 ("clients", name) => format!("icw_a-token-of-{name}-for-tests\n"),
                 other => panic!("{other:?}"),
@@ -108,6 +108,7 @@ fn ingress_loads_its_clients_and_certificate_and_the_workers_rules() {
             assert_eq!(section.listen, Some("0.0.0.0:8080".parse().unwrap()), "{name}");
             assert!(section.clients.keys().map(String::as_str).eq(clients.iter().copied()), "{name}");
             assert_eq!(section.tls_cert_file.is_some(), name.starts_with("ingress"), "{name}");
+            assert_eq!(section.client_ca_file.is_some(), name.starts_with("ingress"), "{name}");
         }
         assert_eq!(ingress.config.ledger.kind, kind, "{name}");
         let devices = [&ingress, &worker].map(|loaded| format!("{:?}", loaded.config.devices.allowed));

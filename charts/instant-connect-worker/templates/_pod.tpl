@@ -78,6 +78,11 @@ The secrets of a component, as a JSON list of {thing, secret, key, file}. The in
   mountPath: {{ include "icw.folder" $root }}/ingress-tls
   readOnly: true
 {{- end }}
+{{- if $root.Values.ingress.tls.clientCaSecret }}
+- name: ingress-client-ca
+  mountPath: {{ include "icw.folder" $root }}/ingress-client-ca
+  readOnly: true
+{{- end }}
 {{- end }}
 {{- with $root }}
 {{- if or .Values.caBundle.existingConfigMap .Values.caBundle.existingSecret }}
@@ -135,6 +140,16 @@ The secrets of a component, as a JSON list of {thing, secret, key, file}. The in
         path: tls.crt
       - key: tls.key
         path: tls.key
+{{- end }}
+{{- with $root.Values.ingress.tls.clientCaSecret }}
+- name: ingress-client-ca
+  secret:
+    secretName: {{ . }}
+    optional: false
+    defaultMode: 0440
+    items:
+      - key: {{ $root.Values.ingress.tls.clientCaSecretKey | quote }}
+        path: ca.crt
 {{- end }}
 {{- end }}
 {{- with $root }}

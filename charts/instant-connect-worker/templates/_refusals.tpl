@@ -46,7 +46,8 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
   "ledger.url" "set redis.existingSecret" "ledger.url_file" "set redis.existingSecret"
   "ledger.path" "the ledger file is on the chart's volume, see persistence" "admin.listen" "set admin.port and admin.ipv6"
   "ingress.listen" "set ingress.port" "ingress.clients" "set ingress.clients"
-  "ingress.tls_cert_file" "set ingress.tls.existingSecret" "ingress.tls_key_file" "set ingress.tls.existingSecret" -}}
+  "ingress.tls_cert_file" "set ingress.tls.existingSecret" "ingress.tls_key_file" "set ingress.tls.existingSecret"
+  "ingress.client_ca_file" "set ingress.tls.clientCaSecret" -}}
 {{- if or .Values.caBundle.existingConfigMap .Values.caBundle.existingSecret }}{{ $_ := set $instead "tls.ca_file" "caBundle sets it" }}{{ end -}}
 {{- if and .Values.config.ingress (not .Values.ingress.enabled) }}{{ $refusals = append $refusals "config.ingress is set and ingress.enabled is false: set ingress.enabled to true, or remove config.ingress" }}{{ end -}}
 {{- range $section, $keys := .Values.config -}}
@@ -136,6 +137,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- if and (gt (int64 $ingress.replicas) 1) (ne $settings.ledger.kind "redis") }}{{ $refusals = append $refusals (printf "ingress.replicas is %d and config.ledger.kind is %s: ingresses without a shared ledger accept one Idempotency-Key with two bodies, and one of the sessions ends as a dead letter. Set config.ledger.kind to redis and set redis.existingSecret, or set ingress.replicas to 1" (int64 $ingress.replicas) $settings.ledger.kind) }}{{ end -}}
 {{- if not $ingress.clients }}{{ $refusals = append $refusals "ingress.enabled needs at least one client: set ingress.clients.NAME.existingSecret to the name of a Secret with the key token (`instant-connect-worker token` makes a token)" }}{{ end -}}
 {{- if eq (int64 $ingress.port) (int64 .Values.admin.port) }}{{ $refusals = append $refusals (printf "ingress.port and admin.port are both %d: set different ports" (int64 $ingress.port)) }}{{ end -}}
+{{- if and $ingress.tls.clientCaSecret (not $ingress.tls.existingSecret) }}{{ $refusals = append $refusals "ingress.tls.clientCaSecret is set and ingress.tls.existingSecret is not: clients show a certificate only with TLS. Set ingress.tls.existingSecret, or remove ingress.tls.clientCaSecret" }}{{ end -}}
 {{- if not $settings.ingress.allow_insecure -}}
 {{- if not $ingress.tls.existingSecret }}{{ $refusals = append $refusals "ingress.tls.existingSecret is not set: tokens and people's numbers would be sent without TLS. Set it to a Secret of type kubernetes.io/tls, or set config.ingress.allow_insecure to true if a proxy in front ends TLS and nobody else can reach the pods" }}{{ end -}}
 {{- if and $ingress.kubernetesIngress.enabled (not $ingress.kubernetesIngress.tls) }}{{ $refusals = append $refusals "ingress.kubernetesIngress.tls is empty: clients would send tokens and people's numbers without TLS. Set it to [{hosts: […], secretName: …}], or without secretName to use the controller's certificate" }}{{ end -}}

@@ -170,6 +170,7 @@ rollingUpdate: null
 {{- $_ := set $ingress "tls_cert_file" (printf "%s/ingress-tls/tls.crt" $folder) -}}
 {{- $_ := set $ingress "tls_key_file" (printf "%s/ingress-tls/tls.key" $folder) -}}
 {{- end -}}
+{{- if .Values.ingress.tls.clientCaSecret }}{{ $_ := set $ingress "client_ca_file" (printf "%s/ingress-client-ca/ca.crt" $folder) }}{{ end -}}
 {{- $derived := dict "ingress" $ingress -}}
 {{- range $name, $client := .Values.ingress.clients -}}
 {{- $_ := set $derived (printf "ingress.clients.%s" $name) (dict "token_sha256" $client.tokenSha256 "scopes" $client.scopes "rate" $client.rate "burst" $client.burst "allowed_addresses" $client.allowedAddresses) -}}
