@@ -12,7 +12,9 @@ const WHAT: &str = "ledger";
 
 pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
     match loaded.ledger() {
-        LedgerKind::Memory => vec![CheckGroup::Ledger.pass(WHAT, "kept in memory; nothing to check")],
+        LedgerKind::Memory | LedgerKind::Recent { .. } => {
+            vec![CheckGroup::Ledger.pass(WHAT, "kept in memory; nothing to check")]
+        }
         LedgerKind::File { path } => vec![file(&path, Ledger::inspect(path.clone()).await)],
         kind @ LedgerKind::Redis { .. } => redis(kind).await,
     }

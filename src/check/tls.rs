@@ -17,6 +17,7 @@ pub(super) fn all(loaded: &Loaded, now: Timestamp) -> Vec<Finding> {
         ("tls.ca_file", CertificateFile::Authorities, &loaded.config.tls.ca_file),
         ("amqp.client_cert_file", CertificateFile::Chain, &amqp.client_cert_file),
         ("ingress.tls_cert_file", CertificateFile::Chain, &loaded.config.ingress.tls_cert_file),
+        ("ingress.client_ca_file", CertificateFile::Authorities, &loaded.config.ingress.client_ca_file),
     ]
     .into_iter()
     .filter_map(|(key, kind, path)| Some(file(key, kind, path.as_deref()?, now)))

@@ -223,10 +223,13 @@ pub struct IngressConfig {
     pub tls_cert_file: Option<PathBuf>,
     #[serde(deserialize_with = "empty_is_none")]
     pub tls_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub client_ca_file: Option<PathBuf>,
     pub allow_insecure: bool,
     pub require_idempotency_key: bool,
     pub connections_max: Bounded<1, 65535>,
     pub in_flight_max: Bounded<1, 65535>,
+    pub drain: Period,
     pub trusted_proxies: Vec<AddressBlock>,
     #[serde(default)]
     pub clients: BTreeMap<String, ClientConfig>,

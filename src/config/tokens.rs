@@ -47,8 +47,10 @@ impl Loaded {
         Ok(Some(IngressSettings {
             listen,
             certificate: self.config.ingress_certificate(),
+            client_ca: section.client_ca_file.clone(),
             connections_max: section.connections_max.size(),
             in_flight_max: section.in_flight_max.size(),
+            drain: section.drain.get(),
             trusted_proxies: section.trusted_proxies.clone(),
             requires_key: section.require_idempotency_key,
             clients,

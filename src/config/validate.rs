@@ -16,6 +16,7 @@ use crate::{
         url::{is_local, read_url_file},
     },
     ingress::tokens::{CLIENT_TOKEN, is_client_token},
+    tls::check_client_ca,
 };
 
 /// Validates the rules that involve more than one key.
@@ -59,6 +60,10 @@ fn ingress(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     match (&section.tls_cert_file, &section.tls_key_file) {
         (Some(_), None) => return Err(settings.error("ingress.tls_cert_file", both)),
         (None, Some(_)) => return Err(settings.error("ingress.tls_key_file", both)),
+        (None, None) if section.client_ca_file.is_some() => {
+            let expected = "a client shows a certificate only with TLS: expected ingress.tls_cert_file and ingress.tls_key_file, too";
+            return Err(settings.error("ingress.client_ca_file", expected));
+        }
         _ => {}
     }
     for (name, client) in &section.clients {
@@ -86,6 +91,9 @@ fn ingress(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         let expected = "expected at least one client, such as ICW_INGRESS__CLIENTS__FLOWS__TOKEN_FILE";
         return Err(settings.error("ingress.listen", expected));
     }
+    if let Some(path) = &section.client_ca_file {
+        check_client_ca(path).map_err(|error| settings.error("ingress.client_ca_file", error.problem))?;
+    }
     let Some(files) = config.ingress_certificate() else { return Ok(()) };
     files.check().map_err(|error| {
         let is_key = error.path == files.key;
@@ -109,6 +117,7 @@ fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         ("tls.ca_file", &config.tls.ca_file),
         ("ingress.tls_cert_file", &config.ingress.tls_cert_file),
         ("ingress.tls_key_file", &config.ingress.tls_key_file),
+        ("ingress.client_ca_file", &config.ingress.client_ca_file),
     ] {
         // A secret in place of a path would appear in every message about that path.
         if path.as_ref().is_some_and(|path| !is_path(&path.to_string_lossy())) {
@@ -134,6 +143,7 @@ fn order_of_durations(config: &Config, settings: &Settings) -> Result<(), Config
             "amqp.delivery_timeout",
             config.amqp.delivery_timeout.get(),
         ),
+        ("ingress.drain", config.ingress.drain.get(), "shutdown.grace", config.shutdown.grace.get()),
         (
             "hosts.timeout",
             config.hosts.timeout.get(),

@@ -21,7 +21,7 @@ mod service;
 pub(crate) mod sessions;
 pub(crate) mod tokens;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -40,8 +40,12 @@ pub(crate) struct IngressSettings {
     pub(crate) listen: SocketAddr,
     /// Plain HTTP without a certificate.
     pub(crate) certificate: Option<ClientFiles>,
+    /// CAs of the certificates that clients must show.
+    pub(crate) client_ca: Option<PathBuf>,
     pub(crate) connections_max: usize,
     pub(crate) in_flight_max: usize,
+    /// Time after a stop in which connections and requests are still accepted.
+    pub(crate) drain: Duration,
     pub(crate) trusted_proxies: Vec<AddressBlock>,
     pub(crate) requires_key: bool,
     pub(crate) clients: Clients,
@@ -57,7 +61,7 @@ pub(crate) enum IngressError {
     )]
     Listen { listen: SocketAddr, source: io::Error },
     /// The certificate is unusable.
-    #[error("ingress.tls_cert_file: {0}")]
+    #[error("ingress.tls_cert_file or ingress.client_ca_file: {0}")]
     Tls(#[from] rustls::Error),
 }
 
@@ -75,8 +79,9 @@ impl Ingress {
         stop: CancellationToken,
     ) -> Result<Self, IngressError> {
         let listen = settings.listen;
-        let tls =
-            settings.certificate.map(server).transpose()?.map(|config| TlsAcceptor::from(Arc::new(config)));
+        let client_ca = settings.client_ca;
+        let config = settings.certificate.map(|files| server(files, client_ca)).transpose()?;
+        let tls = config.map(|config| TlsAcceptor::from(Arc::new(config)));
         let failed = |source| IngressError::Listen { listen, source };
         let listener = serve::bind(listen).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -88,13 +93,14 @@ impl Ingress {
             trusted_proxies: settings.trusted_proxies,
             requires_key: settings.requires_key,
             openapi: openapi::document().to_string().into(),
-            stop: stop.clone(),
+            draining: stop,
+            closed: CancellationToken::new(),
         };
-        let open_max = settings.connections_max;
-        Ok(Self(IngressListener { listener, tls, service: Arc::new(service), open_max, stop }))
+        let (open_max, drain) = (settings.connections_max, settings.drain);
+        Ok(Self(IngressListener { listener, tls, service: Arc::new(service), open_max, drain }))
     }
 
-    /// Serves until a stop is requested and the requests in progress are answered.
+    /// Serves until a stop is requested, load balancers had time to notice, and the requests in progress are answered.
     pub(crate) async fn run(self) {
         self.0.run().await;
     }

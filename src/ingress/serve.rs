@@ -21,7 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::service::{IngressService, REQUEST_MAX, RequestOrigin};
@@ -40,7 +40,8 @@ pub(super) struct IngressListener {
     pub(super) service: Arc<IngressService>,
     /// Maximum number of open connections.
     pub(super) open_max: usize,
-    pub(super) stop: CancellationToken,
+    /// Time after a stop in which connections are still accepted.
+    pub(super) drain: Duration,
 }
 
 /// An open connection.
@@ -50,13 +51,18 @@ struct OpenConnection {
 }
 
 impl IngressListener {
-    /// Serves until `stop`, and then until the requests in progress are answered.
+    /// Serves until a stop is requested and the drain is over, and then until the requests in progress are answered.
     pub(super) async fn run(self) {
         let tasks = TaskTracker::new();
+        let drained = async {
+            self.service.draining.cancelled().await;
+            sleep(self.drain).await;
+        };
+        tokio::pin!(drained);
         let mut open: VecDeque<OpenConnection> = VecDeque::new();
         loop {
             let accepted = tokio::select! {
-                () = self.stop.cancelled() => break,
+                () = drained.as_mut() => break,
                 accepted = self.listener.accept() => accepted,
             };
             let Ok((stream, peer)) = accepted else {
@@ -69,14 +75,11 @@ impl IngressListener {
             }
             let busy = Arc::new(AtomicBool::new(false));
             let origin = RequestOrigin { peer: peer.ip().to_canonical(), busy: Arc::clone(&busy) };
-            let connection = Connection {
-                tls: self.tls.clone(),
-                service: Arc::clone(&self.service),
-                stop: self.stop.clone(),
-            };
+            let connection = Connection { tls: self.tls.clone(), service: Arc::clone(&self.service) };
             let task = tasks.spawn(connection.run(stream, origin)).abort_handle();
             open.push_back(OpenConnection { task, busy });
         }
+        self.service.closed.cancel();
         drop(self.listener);
         tasks.close();
         tasks.wait().await;
@@ -100,7 +103,6 @@ fn make_room(open: &mut VecDeque<OpenConnection>, max: usize) -> bool {
 struct Connection {
     tls: Option<TlsAcceptor>,
     service: Arc<IngressService>,
-    stop: CancellationToken,
 }
 
 impl Connection {
@@ -137,7 +139,7 @@ impl Connection {
         tokio::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return ended.map_err(|error| reason(&error)),
-            () = self.stop.cancelled() => {}
+            () = self.service.closed.cancelled() => {}
             () = sleep(CONNECTION_MAX) => {}
         }
         connection.as_mut().graceful_shutdown();

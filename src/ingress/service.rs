@@ -55,7 +55,10 @@ pub(super) struct IngressService {
     pub(super) trusted_proxies: Vec<AddressBlock>,
     pub(super) requires_key: bool,
     pub(super) openapi: Bytes,
-    pub(super) stop: CancellationToken,
+    /// A stop is requested: requests are served, and each answer ends its connection.
+    pub(super) draining: CancellationToken,
+    /// Further requests are refused.
+    pub(super) closed: CancellationToken,
 }
 
 /// Where a request comes from.
@@ -105,6 +108,9 @@ impl IngressService {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if self.draining.is_cancelled() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 
@@ -116,7 +122,7 @@ impl IngressService {
         deadline: Instant,
         log: &mut RequestLog,
     ) -> Result<(Answered, Response<Body>), HttpProblem> {
-        if self.stop.is_cancelled() {
+        if self.closed.is_cancelled() {
             return Err(HttpProblem::unavailable("the ingress is stopping", RETRY_SOON));
         }
         let method = request.method();

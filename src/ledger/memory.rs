@@ -23,6 +23,7 @@ const SWEEP_MAX: usize = 64;
 /// Entries by key and by expiry time.
 pub struct Memory {
     entries: Mutex<MemoryEntries>,
+    entries_max: usize,
     clock: Clock,
 }
 
@@ -42,7 +43,12 @@ impl fmt::Debug for Memory {
 impl Memory {
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { entries: Mutex::default(), clock }
+        Self::bounded(clock, usize::MAX)
+    }
+
+    /// A ledger that forgets the entries that would expire first, if there are more than `entries_max`.
+    pub(crate) fn bounded(clock: Clock, entries_max: usize) -> Self {
+        Self { entries: Mutex::default(), entries_max, clock }
     }
 
     #[must_use]
@@ -56,6 +62,7 @@ impl Memory {
         entries.by_expiry.insert((entry.until, key.to_owned()));
         entries.by_key.insert(key.to_owned(), entry);
         entries.sweep(self.clock.steady());
+        while entries.by_key.len() > self.entries_max && entries.forget_first() {}
     }
 
     pub fn remove(&self, key: &str) {
@@ -111,14 +118,17 @@ impl MemoryEntries {
     fn sweep(&mut self, now: Timestamp) {
         for _ in 0..SWEEP_MAX {
             match self.by_expiry.first() {
-                Some((until, _)) if *until <= now => {
-                    if let Some((_, key)) = self.by_expiry.pop_first() {
-                        self.by_key.remove(&key);
-                    }
-                }
+                Some((until, _)) if *until <= now => _ = self.forget_first(),
                 _ => return,
             }
         }
+    }
+
+    /// Removes the entry that expires first. False if there is none.
+    fn forget_first(&mut self) -> bool {
+        let Some((_, key)) = self.by_expiry.pop_first() else { return false };
+        self.by_key.remove(&key);
+        true
     }
 }
 
@@ -135,6 +145,16 @@ mod tests {
 
     fn entry(until: Timestamp) -> Entry {
         Entry { fingerprint: [0; 32], state: EntryState::Recorded, bytes: Vec::new(), until }
+    }
+
+    #[test]
+    fn bounded_ledger_forgets_what_would_expire_first() {
+        let memory = Memory::bounded(Clock::system(), 2);
+        for (key, hours) in [("b", 3), ("a", 2), ("c", 4), ("c", 5)] {
+            memory.put(key, entry(memory.clock.now() + SignedDuration::from_hours(hours)));
+        }
+        assert_eq!(memory.size(), 2);
+        assert!(memory.find("a").is_none() && memory.find("b").is_some() && memory.find("c").is_some());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! A file that becomes unreadable or unusable is logged once, and its last usable content stays in use: the replacement
 //! of a certificate must not stop the service.
 
+mod clients;
 mod dates;
 pub(crate) mod server;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use rustls::{
 };
 use tracing::{info, warn};
 
+pub(crate) use clients::check_client_ca;
 pub(crate) use dates::{Dates, dates};
 use verifier::Verifier;
 

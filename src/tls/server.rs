@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -9,25 +10,37 @@ use std::{
 use rustls::{
     ServerConfig,
     crypto::CryptoProvider,
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
 
-use super::{ClientFiles, Latest, certified_key, other, provider};
+use super::{ClientFiles, Latest, certified_key, clients::TrustedClients, other, provider};
 
 /// Maximum age of the certificate before its files are read again. Peers that are not authenticated start handshakes, so
 /// not every handshake may read files.
-const FRESH: Duration = Duration::from_secs(1);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 
-/// The configuration of a server that shows the certificate in `files`. The files are read again when they change.
+/// The configuration of a server that shows the certificate in `files`. With `client_ca`, clients must show a certificate that a
+/// CA in this file has signed. The files are read again when they change.
 ///
 /// # Errors
 /// [`rustls::Error`] if the files can't be used.
-pub(crate) fn server(files: ClientFiles) -> Result<ServerConfig, rustls::Error> {
+pub(crate) fn server(files: ClientFiles, client_ca: Option<PathBuf>) -> Result<ServerConfig, rustls::Error> {
     let provider = provider();
     let certificate = ServedCertificate::new(files, Arc::clone(&provider))?;
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificate));
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions()?;
+    let knows_clients = client_ca.is_some();
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => builder.with_client_cert_verifier(Arc::new(TrustedClients::new(path, provider)?)),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(certificate));
+    if knows_clients {
+        // A resumed session shows no certificate, so a CA that is no longer trusted would not be noticed.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

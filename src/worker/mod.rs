@@ -22,12 +22,16 @@ use crate::{
     contract::stage::StageDef,
     fault,
     ingress::{Ingress, IngressError, IngressSettings},
-    ledger::{Ledger, LedgerError},
+    ledger::{Ledger, LedgerError, LedgerKind},
     stages,
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
     upstream,
 };
+
+/// Maximum number of requests that an ingress of its own remembers in memory, about 40 MB. The stages recognise the repeats of
+/// all events.
+const REQUESTS_MAX: usize = 100_000;
 
 /// Time limit for the ledger's last writes. Confirmed records are already on the disk.
 const LEDGER_CLOSE_MAX: Duration = Duration::from_secs(3);
@@ -114,13 +118,18 @@ pub(crate) async fn run(
     // Checked before anything is opened, because the worker can't start without a token or with an unusable proxy.
     let run = WorkerParts::of(role, loaded)?;
     let metrics = Metrics::new(stages::ALL, config.retry.delays.as_slice())?;
+    metrics.set_role(role.into());
     let state = WorkerState::default();
     let health = Health::new(&state, &run.stages, loaded.stuck_after());
     let start = |listen| Admin::start(listen, health.clone(), metrics.clone());
     let _admin = config.admin.listen.map(start).transpose()?;
     fault::point("worker", "starting");
     tokio::pin!(shutdown);
-    let Some(ledger) = opened(Ledger::open(loaded.ledger()), &health, &mut shutdown).await? else {
+    let kind = match (role, loaded.ledger()) {
+        (WorkerRole::Ingress, LedgerKind::Memory) => LedgerKind::Recent { entries_max: REQUESTS_MAX },
+        (_, kind) => kind,
+    };
+    let Some(ledger) = opened(Ledger::open(kind), &health, &mut shutdown).await? else {
         return Ok(());
     };
     health.start();

@@ -140,7 +140,7 @@ fn admin_address_and_settings_file_are_set_by_variables() {
         let objects = case(&name);
         for pod in pods(&objects) {
             let own = containers(pod)
-                .find(|container| ["worker", "check"].iter().any(|own| container["name"] == *own))
+                .find(|container| ["worker", "ingress", "check"].iter().any(|own| container["name"] == *own))
                 .unwrap();
             let variable = |wanted: &str| {
                 let env = own["env"].as_array().unwrap();

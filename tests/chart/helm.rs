@@ -128,7 +128,20 @@ pub(crate) fn only<'a>(objects: &'a Objects, kind: &str) -> &'a Value {
     found[0]
 }
 
-/// The pod templates of the Deployment and the Helm test, with labels and spec.
+/// The component of an object or of a pod template, from its labels.
+fn component(object: &Value) -> &str {
+    object["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap_or_default()
+}
+
+/// The only object of a kind and component.
+pub(crate) fn only_of<'a>(objects: &'a Objects, kind: &str, wanted: &str) -> &'a Value {
+    let found: Vec<_> =
+        of_kind(objects, kind).into_iter().filter(|object| component(object) == wanted).collect();
+    assert_eq!(found.len(), 1, "{kind} {wanted}: {found:#?}");
+    found[0]
+}
+
+/// The pod templates of the worker, of the ingress if there is one, and of the Helm test, with labels and spec.
 pub(crate) fn pods(objects: &Objects) -> Vec<&Value> {
     let pods: Vec<_> = objects
         .iter()
@@ -138,7 +151,11 @@ pub(crate) fn pods(objects: &Objects) -> Vec<&Value> {
             _ => None,
         })
         .collect();
-    assert_eq!(pods.len(), 2, "expected the worker's pod and the test's pod");
+    let components: Vec<_> = pods.iter().map(|pod| component(pod)).collect();
+    assert!(
+        [&["worker", "test"][..], &["worker", "ingress", "test"]].contains(&&components[..]),
+        "{components:?}"
+    );
     pods
 }
 

@@ -12,6 +12,7 @@ mod compose;
 mod dashboard;
 mod derived;
 mod helm;
+mod ingress;
 mod refused;
 mod rendered;
 mod rules;

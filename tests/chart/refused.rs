@@ -13,6 +13,9 @@ type Refused = (&'static [&'static str], &'static [&'static str]);
 
 const REDIS: &str = "--set=config.ledger.kind=redis,redis.existingSecret=r";
 
+const INGRESS: &str =
+    "--set=ingress.enabled=true,ingress.clients.a.existingSecret=s,ingress.tls.existingSecret=t";
+
 const REFUSED: &[Refused] = &[
     // 1
     (&["--set=replicas=2"], &["replicas is 2", "ledger.kind is file", "redis"]),
@@ -40,7 +43,6 @@ const REFUSED: &[Refused] = &[
     (&["--set=config.ledger.url_file=/u"], &["config.ledger.url_file"]),
     (&["--set=config.ledger.path=/l"], &["config.ledger.path", "persistence"]),
     (&["--set=config.admin.listen=0.0.0.0:1"], &["config.admin.listen", "admin.port"]),
-    (&["--set=config.ingress.listen=0.0.0.0:1"], &["config.ingress", "does not run"]),
     (&["--set=config.tls.ca_file=/c,caBundle.existingSecret=c"], &["config.tls.ca_file", "caBundle"]),
     (&["--set=caBundle.existingConfigMap=c,caBundle.existingSecret=c"], &["caBundle", "remove one of them"]),
     // 6
@@ -116,6 +118,64 @@ const REFUSED: &[Refused] = &[
     // 15
     (&["--set=image.tag=latest"], &["latest"]),
     (&["--set=image.repository=a/b:latest"], &["latest"]),
+    // 16
+    (&["--set=config.ingress.drain=3s"], &["config.ingress is set", "ingress.enabled"]),
+    (&["--set=ingress.clients.a.existingSecret=s"], &["ingress.clients is set", "ingress.enabled"]),
+    (&["--set=ingress.kubernetesIngress.enabled=true"], &["kubernetesIngress.enabled needs ingress.enabled"]),
+    (&["--set=ingress.gatewayRoute.enabled=true"], &["gatewayRoute.enabled needs ingress.enabled"]),
+    (&[INGRESS, "--set=config.ingress.listen=0.0.0.0:1"], &["config.ingress.listen", "ingress.port"]),
+    (&[INGRESS, "--set=config.ingress.tls_cert_file=/c"], &["config.ingress.tls_cert_file", "ingress.tls"]),
+    (&[INGRESS, "--set=config.ingress.clients.a.rate=1"], &["config.ingress.clients", "set ingress.clients"]),
+    (&[INGRESS, "--set=ingress.port=9464"], &["both 9464"]),
+    (
+        &["--set=ingress.enabled=true,ingress.tls.existingSecret=t"],
+        &["at least one client", "existingSecret"],
+    ),
+    // 17
+    (&[INGRESS, "--set=ingress.replicas=2"], &["ingress.replicas is 2", "ledger.kind is file", "redis"]),
+    (
+        &[INGRESS, "--set=ingress.replicas=2,config.ledger.kind=memory"],
+        &["ingress.replicas is 2", "ledger.kind is memory"],
+    ),
+    // 18
+    (
+        &[INGRESS, "--set=config.ingress.client_ca_file=/c"],
+        &["config.ingress.client_ca_file", "clientCaSecret"],
+    ),
+    (
+        &[
+            INGRESS,
+            "--set=ingress.tls.existingSecret=,ingress.tls.clientCaSecret=c,config.ingress.allow_insecure=true",
+        ],
+        &["clientCaSecret is set", "existingSecret is not"],
+    ),
+    (&[INGRESS, "--set=ingress.tls.existingSecret="], &["ingress.tls.existingSecret", "allow_insecure"]),
+    (
+        &[
+            INGRESS,
+            "--set=ingress.kubernetesIngress.enabled=true,ingress.kubernetesIngress.hosts={a.example}",
+        ],
+        &["kubernetesIngress.tls is empty"],
+    ),
+    (&[INGRESS, "--set=ingress.kubernetesIngress.enabled=true"], &["kubernetesIngress.hosts"]),
+    (&[INGRESS, "--set=ingress.gatewayRoute.enabled=true"], &["parentRefs", "hostnames"]),
+    // 19
+    (&[INGRESS, "--set=config.ingress.drain=13s"], &["config.ingress.drain (13s)", "shutdown.grace (25s)"]),
+    (&[INGRESS, "--set=config.shutdown.grace=17s"], &["config.ingress.drain (5s)", "shutdown.grace (17s)"]),
+    // 20
+    (&[INGRESS, "--set=ingress.clients.b.rate=1"], &["ingress.clients.b has no token", "tokenSha256"]),
+    (&[INGRESS, "--set=ingress.clients.a.token=t"], &["more than one token (secret, value)"]),
+    (
+        &[INGRESS, "--set=externalSecrets.ingressClients.a.key=k"],
+        &["externalSecrets.ingressClients.a", "externalSecrets.enabled"],
+    ),
+    (
+        &[
+            INGRESS,
+            "--set=externalSecrets.enabled=true,externalSecrets.secretStoreRef.name=s,externalSecrets.ingressClients.b.key=k",
+        ],
+        &["externalSecrets.ingressClients.b has no client"],
+    ),
 ];
 
 fn with_least<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
@@ -207,6 +267,14 @@ fn schema_refuses_unknown_keys_wrong_types_and_wrong_values() {
         ("--set=prometheusRule.overrides.InstantConnectLate.expr=1", "expr"),
         ("--set=admin.port=80", "port"),
         ("--set=resources.limit.memory=1Gi", "limit"),
+        ("--set=ingress.clients.a.existingSecrets=s", "existingSecrets"),
+        ("--set=ingress.clients.A.existingSecret=s", "A"),
+        ("--set=ingress.clients.a.rate=0", "rate"),
+        ("--set=ingress.clients.a.scopes={all}", "scopes"),
+        ("--set=ingress.clients.a.tokenSha256=abc", "tokenSha256"),
+        ("--set=ingress.service.type=ExternalName", "type"),
+        ("--set=ingress.kubernetesIngress.hosts={https://a.example}", "hosts"),
+        ("--set=ingress.port=80", "port"),
     ] {
         for helm in HELMS {
             let output = template(helm, &with_least(&[argument]));

@@ -73,13 +73,17 @@ fn objects_are_valid_on_the_oldest_and_newest_kubernetes() {
 /// The check must detect a misspelt key of a built-in and of a custom resource, and an unknown kind.
 #[test]
 fn validation_refuses_unknown_keys_and_unknown_kinds() {
-    let yaml = case_yaml(HELMS[0], "everything-values.yaml");
+    let yaml = ["everything-values.yaml", "gateway-values.yaml"]
+        .map(|case| case_yaml(HELMS[0], case))
+        .join("\n---\n");
     for (right, wrong) in [
         ("enableServiceLinks:", "enableServiceLink:"),
         ("podMetricsEndpoints:", "podMetricEndpoints:"),
         ("deletionPolicy: retain", "deletionPolicy: keep"),
         ("kind: ScaledObject", "kind: ScalingObject"),
         ("pollingInterval: 10", "pollingInterval: ten"),
+        ("backendRefs:", "backendRef:"),
+        ("appProtocol:", "appProtokol:"),
     ] {
         assert!(yaml.contains(right), "{right}");
         let output = validated(&yaml.replace(right, wrong));
@@ -136,6 +140,20 @@ fn notes_show_derived_values_and_warnings() {
         "--set-json=persistence.accessModes=[\"ReadWriteMany\"]",
     ]);
     assert!(shared.contains("ReadWriteMany"), "{shared}");
+    let flows = all("ingress-values.yaml");
+    for words in [
+        "2, at icw-instant-connect-worker-ingress.video:8443 (https)",
+        "in Redis",
+        "trial.token",
+        "https://flows.example.org/v1/sessions",
+    ] {
+        assert!(flows.contains(words), "{words}: {flows}");
+    }
+    assert!(!flows.contains("icw_a-token"), "{flows}");
+    let gateway = all("gateway-values.yaml");
+    for words in [":80 (http)", "until it restarts", "allow_insecure", "trusted_proxies is empty"] {
+        assert!(gateway.contains(words), "{words}: {gateway}");
+    }
     let scaled = all("autoscaling-values.yaml");
     assert!(scaled.contains("outage") && scaled.contains("2 to 6") && scaled.contains("per 16"), "{scaled}");
 }

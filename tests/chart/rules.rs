@@ -45,9 +45,10 @@ fn rules_of_each_case_pass_promtool_check() {
 }
 
 /// Tests of the file for several installations, or for none. The next test replaces them for the release.
-const OF_SEVERAL: [&str; 2] = [
+const OF_SEVERAL: [&str; 3] = [
     "no worker has ever run\n",
     "the only worker of a namespace is missing while another namespace has one; one of two workers is down\n",
+    "an ingress of its own is no worker, and its end has an alert of its own\n",
 ];
 
 /// The tests of the file also pass for the chart's output, after its own severities and links are restored.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::helm::{LEAST, Objects, case, cases, containers, of_kind, only, pods, rendered};
+use super::helm::{LEAST, Objects, case, cases, containers, of_kind, only, only_of, pods, rendered};
 
 /// The matrix, and values that try to weaken the profile without the schema.
 fn matrix() -> Vec<(String, Objects)> {
@@ -34,7 +34,7 @@ fn pods_comply_with_the_restricted_profile() {
             assert_eq!(context["seccompProfile"], json!({"type": "RuntimeDefault"}), "{name}");
             assert_eq!(context["fsGroupChangePolicy"], "Always", "{name}");
             for volume in spec["volumes"].as_array().unwrap() {
-                let kinds = ["name", "configMap", "secret", "persistentVolumeClaim", "emptyDir"];
+                let kinds = ["name", "configMap", "secret", "projected", "persistentVolumeClaim", "emptyDir"];
                 assert!(
                     volume.as_object().unwrap().keys().all(|key| kinds.contains(&key.as_str())),
                     "{name}: {volume}"
@@ -80,7 +80,7 @@ fn secrets_are_required_folders_that_rotate() {
             let volumes = pod["spec"]["volumes"].as_array().unwrap();
             let mut secrets = 0;
             for volume in volumes {
-                for kind in ["secret", "configMap"] {
+                for kind in ["secret", "configMap", "projected"] {
                     if volume[kind].is_object() {
                         assert_eq!(volume[kind]["defaultMode"], 0o440, "{name}: {volume}");
                     }
@@ -88,6 +88,11 @@ fn secrets_are_required_folders_that_rotate() {
                 if volume["secret"].is_object() {
                     secrets += 1;
                     assert_eq!(volume["secret"]["optional"], false, "{name}: {volume}");
+                }
+                for source in volume["projected"]["sources"].as_array().into_iter().flatten() {
+                    secrets += 1;
+                    assert_eq!(source["secret"]["optional"], false, "{name}: {volume}");
+                    assert_eq!(source.as_object().unwrap().len(), 1, "{name}: {volume}");
                 }
             }
             assert!(secrets >= 2, "{name}");
@@ -101,12 +106,11 @@ fn secrets_are_required_folders_that_rotate() {
                 assert!(mounts.into_iter().all(|mount| mount["subPath"].is_null()), "{name}");
             }
         }
-        let annotations = only(&objects, "Deployment")["spec"]["template"]["metadata"]["annotations"]
-            .as_object()
-            .unwrap()
-            .clone();
-        let checksums: Vec<_> = annotations.keys().filter(|key| key.starts_with("checksum/")).collect();
-        assert_eq!(checksums, ["checksum/settings"], "{name}: a rotated secret must not restart the pod");
+        for deployment in of_kind(&objects, "Deployment") {
+            let annotations = deployment["spec"]["template"]["metadata"]["annotations"].as_object().unwrap();
+            let checksums: Vec<_> = annotations.keys().filter(|key| key.starts_with("checksum/")).collect();
+            assert_eq!(checksums, ["checksum/settings"], "{name}: a rotated secret must not restart the pod");
+        }
     }
 }
 
@@ -121,34 +125,94 @@ fn secret_values_appear_only_in_their_secret() {
             "{text}"
         );
     }
+    for object in case("ingress-values.yaml").iter().filter(|object| object["kind"] != "Secret") {
+        assert!(!object.to_string().contains("icw_a-token"), "{object}");
+    }
     for object in case("least-values.yaml").iter() {
         assert_ne!(object["kind"], "Secret");
     }
 }
 
+/// The components of the pods that a selector matches.
+fn selected<'a>(objects: &'a Objects, selector: &Value) -> Vec<&'a str> {
+    let matches = |pod: &Value| {
+        let labels = &pod["metadata"]["labels"];
+        let mut pairs = selector["matchLabels"].as_object().unwrap().iter();
+        let mut expressions = selector["matchExpressions"].as_array().into_iter().flatten();
+        pairs.all(|(key, value)| labels[key] == *value)
+            && expressions.all(|expression| {
+                let listed = expression["values"]
+                    .as_array()
+                    .unwrap()
+                    .contains(&labels[expression["key"].as_str().unwrap()]);
+                listed == (expression["operator"] == "In")
+            })
+    };
+    let pods = pods(objects).into_iter().filter(|pod| matches(pod));
+    pods.map(|pod| pod["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap()).collect()
+}
+
 #[test]
-fn selector_is_constant_and_matches_only_workers() {
-    let expected = json!({"app.kubernetes.io/name": "instant-connect-worker", "app.kubernetes.io/instance": "icw",
-        "app.kubernetes.io/component": "worker"});
+fn selectors_are_constant_and_match_their_own_pods_only() {
     for (name, objects) in matrix() {
-        let deployment = only(&objects, "Deployment");
-        let mut selectors = vec![&deployment["spec"]["selector"]["matchLabels"]];
-        for kind in ["PodDisruptionBudget", "PodMonitor"] {
-            selectors.extend(
-                of_kind(&objects, kind).iter().map(|object| &object["spec"]["selector"]["matchLabels"]),
-            );
+        for deployment in of_kind(&objects, "Deployment") {
+            let component = deployment["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap();
+            let selector = json!({"matchLabels": {"app.kubernetes.io/name": "instant-connect-worker",
+                "app.kubernetes.io/instance": "icw", "app.kubernetes.io/component": component}});
+            assert_eq!(deployment["spec"]["selector"], selector, "{name}");
+            assert_eq!(selected(&objects, &selector), [component], "{name}");
+            for budget in of_kind(&objects, "PodDisruptionBudget") {
+                let own = budget["metadata"]["labels"] == deployment["metadata"]["labels"];
+                assert_eq!(own, budget["spec"]["selector"] == selector, "{name}");
+            }
         }
-        assert!(selectors.iter().all(|selector| **selector == expected), "{name}: {selectors:?}");
-        let selects = |selector: &Value, pod: &Value| {
-            selector.as_object().unwrap().iter().all(|(key, value)| pod["metadata"]["labels"][key] == *value)
+        let with_ingress = pods(&objects).len() == 3;
+        for monitor in of_kind(&objects, "PodMonitor") {
+            let expected: &[&str] = if with_ingress { &["worker", "ingress"] } else { &["worker"] };
+            assert_eq!(selected(&objects, &monitor["spec"]["selector"]), expected, "{name}");
+        }
+        let policies: Vec<_> = of_kind(&objects, "NetworkPolicy")
+            .iter()
+            .map(|policy| selected(&objects, &policy["spec"]["podSelector"]))
+            .collect();
+        match (&policies[..], with_ingress) {
+            ([], _) => assert_eq!(name, "values-values.yaml"),
+            ([only], false) => assert_eq!(only, &["worker", "test"], "{name}"),
+            (both, _) => assert_eq!(both, [vec!["worker", "test"], vec!["ingress"]], "{name}"),
+        }
+    }
+}
+
+/// The ingress faces the network, so it has no token for Webex and no way there.
+#[test]
+fn ingress_has_no_bot_token_and_no_connection_to_webex() {
+    for name in ["ingress-values.yaml", "gateway-values.yaml"] {
+        let objects = case(name);
+        let pod = &only_of(&objects, "Deployment", "ingress")["spec"]["template"]["spec"];
+        let volumes: Vec<_> =
+            pod["volumes"].as_array().unwrap().iter().map(|volume| &volume["name"]).collect();
+        let expected = if name.starts_with("ingress") {
+            json!(["settings", "amqp", "redis", "clients", "ingress-tls", "ingress-client-ca"])
+        } else {
+            json!(["settings", "amqp", "clients"])
         };
-        let [worker, test] = pods(&objects)[..] else { panic!("{name}") };
-        assert!(selects(&expected, worker), "{name}");
-        assert!(!selects(&expected, test), "{name}: the selector matches the test's pod");
-        for policy in of_kind(&objects, "NetworkPolicy") {
-            let selector = &policy["spec"]["podSelector"]["matchLabels"];
-            assert!(selects(selector, worker) && selects(selector, test), "{name}");
-        }
+        assert_eq!(json!(volumes), expected, "{name}");
+        let policy = &only_of(&objects, "NetworkPolicy", "ingress")["spec"];
+        let egress = policy["egress"].to_string();
+        assert!(
+            egress.contains("5671") && !egress.contains("443") && !egress.contains("ipBlock"),
+            "{egress}"
+        );
+        assert_eq!(egress.contains("6379"), name.starts_with("ingress"), "{egress}");
+        let worker = objects.iter().find(|object| {
+            object["kind"] == "NetworkPolicy" && **object != *only_of(&objects, "NetworkPolicy", "ingress")
+        });
+        assert!(worker.unwrap()["spec"]["egress"].to_string().contains("443"));
+        assert_eq!(policy["ingress"][0]["ports"], json!([{"protocol": "TCP", "port": 8080}]));
+        assert_eq!(policy["ingress"][0]["from"].is_null(), name.starts_with("gateway"), "{name}");
+        assert_eq!(policy["ingress"][1]["ports"], json!([{"protocol": "TCP", "port": 9464}]));
+        let worker = &only_of(&objects, "Deployment", "worker").to_string();
+        assert!(!worker.contains("clients") && !worker.contains("ingress-tls"), "{worker}");
     }
 }
 

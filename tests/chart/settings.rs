@@ -2,41 +2,56 @@
 
 use std::{fs, path::Path};
 
-use instant_connect_worker::config::{Loaded, Sources, load};
+use instant_connect_worker::config::{LedgerChoice, Loaded, Sources, load};
 use serde_json::Value;
 
 use super::helm::{LEAST, Objects, case, cases, only, pods, rendered};
 
 const FOLDER: &str = "/etc/instant-connect-worker";
 
-/// Writes the files below `root` where the pod mounts them, and loads the settings as the container does.
+/// Writes the files below `root` where the worker's pod mounts them, and loads the settings as the container does.
 fn loaded(objects: &Objects, root: &Path) -> Result<Loaded, String> {
+    loaded_by(pods(objects)[0], objects, root)
+}
+
+/// The files of a volume, each with the name of its Secret's key.
+fn files(volume: &Value) -> Vec<(String, String)> {
+    let projected =
+        volume["projected"]["sources"].as_array().into_iter().flatten().map(|source| &source["secret"]);
+    let sources = [&volume["secret"], &volume["configMap"]].into_iter().chain(projected);
+    let items = sources.flat_map(|source| source["items"].as_array().into_iter().flatten());
+    items
+        .map(|item| [&item["path"], &item["key"]].map(|text| text.as_str().unwrap().to_owned()).into())
+        .collect()
+}
+
+/// As [`loaded`], for any pod.
+fn loaded_by(pod: &Value, objects: &Objects, root: &Path) -> Result<Loaded, String> {
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
     let map = objects
         .iter()
-        .find(|object| object["kind"] == "ConfigMap" && object["data"]["settings.toml"].is_string())
+        .find(|object| {
+            object["kind"] == "ConfigMap" && object["metadata"]["name"] == volumes[0]["configMap"]["name"]
+        })
         .unwrap();
-    let pod = pods(objects)[0];
+    let certificate = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
     let mounts = &pod["spec"]["containers"][0]["volumeMounts"];
     for mount in mounts.as_array().unwrap() {
         let Some(folder) = mount["mountPath"].as_str().unwrap().strip_prefix(FOLDER) else { continue };
         let folder = root.join(folder.trim_start_matches('/'));
         fs::create_dir_all(&folder).unwrap();
-        let volumes = pod["spec"]["volumes"].as_array().unwrap();
         let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
-        for source in ["secret", "configMap"] {
-            for item in volume[source]["items"].as_array().into_iter().flatten() {
-                let file = item["path"].as_str().unwrap();
-                let text = match (volume["name"].as_str().unwrap(), file) {
-                    ("amqp", "url") => "amqps://user:password@broker.example/video".to_owned(),
-                    ("redis", "url") => "rediss://redis.example".to_owned(),
-                    ("webex" | "hosts", "token") => "a-token\n".to_owned(),
-                    ("ca", "ca.crt") => {
-                        rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap().cert.pem()
-                    }
-                    other => panic!("{other:?}"),
-                };
-                fs::write(folder.join(file), text).unwrap();
-            }
+        for (file, _) in files(volume) {
+            let text = match (volume["name"].as_str().unwrap(), file.as_str()) {
+                ("amqp", "url") => "amqps://user:password@broker.example/video".to_owned(),
+                ("redis", "url") => "rediss://redis.example".to_owned(),
+                ("webex" | "hosts", "token") => "a-token\n".to_owned(),
+                ("ca" | "ingress-client-ca", "ca.crt") | ("ingress-tls", "tls.crt") => certificate.cert.pem(),
+                ("ingress-tls", "tls.key") => certificate.signing_key.serialize_pem(),
+                ("clients", name) => format!("icw_a-token-of-{name}-for-tests\n"),
+                other => panic!("{other:?}"),
+            };
+            fs::write(folder.join(&file), text).unwrap();
         }
     }
     let text = map["data"]["settings.toml"].as_str().unwrap();
@@ -71,6 +86,50 @@ fn program_loads_settings_and_secrets_of_each_case() {
         let given = ["production-values.yaml", "everything-values.yaml"].contains(&name.as_str());
         assert_eq!(loaded.config.tls.ca_file.is_some(), given, "{name}");
     }
+}
+
+/// The ingress starts with what its pod mounts, and validates events as the workers do.
+#[test]
+fn ingress_loads_its_clients_and_certificate_and_the_workers_rules() {
+    for (name, kind, clients) in [
+        ("ingress-values.yaml", LedgerChoice::Redis, &["clinic_a", "flows", "trial"][..]),
+        ("gateway-values.yaml", LedgerChoice::Memory, &["flows"]),
+    ] {
+        let objects = case(name);
+        let [worker, ingress, test] = pods(&objects)[..] else { panic!("{name}") };
+        let roots = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let load = |pod, n: usize| {
+            loaded_by(pod, &objects, roots[n].path()).unwrap_or_else(|error| panic!("{name}: {error}"))
+        };
+        let (worker, ingress, test) = (load(worker, 0), load(ingress, 1), load(test, 2));
+        assert_eq!(worker.config.ingress.listen, None, "{name}");
+        for loaded in [&ingress, &test] {
+            let section = &loaded.config.ingress;
+            assert_eq!(section.listen, Some("0.0.0.0:8080".parse().unwrap()), "{name}");
+            assert!(section.clients.keys().map(String::as_str).eq(clients.iter().copied()), "{name}");
+            assert_eq!(section.tls_cert_file.is_some(), name.starts_with("ingress"), "{name}");
+            assert_eq!(section.client_ca_file.is_some(), name.starts_with("ingress"), "{name}");
+        }
+        assert_eq!(ingress.config.ledger.kind, kind, "{name}");
+        let devices = [&ingress, &worker].map(|loaded| format!("{:?}", loaded.config.devices.allowed));
+        assert_eq!(devices[0], devices[1], "{name}");
+        // Fails if a file of the pod is missing: the test's pod has the bot token, the ingress does not.
+        test.instant_connect_token().unwrap();
+        assert!(ingress.instant_connect_token().is_err(), "{name}");
+    }
+    let objects = case("ingress-values.yaml");
+    let root = tempfile::tempdir().unwrap();
+    let loaded = loaded_by(pods(&objects)[1], &objects, root.path()).unwrap();
+    let flows = &loaded.config.ingress.clients["flows"];
+    assert_eq!((flows.rate.get(), flows.burst.get(), flows.allowed_addresses.len()), (1000, 100_000, 2));
+    assert!(loaded.config.ingress.clients["clinic_a"].scopes.is_empty());
+    // The keys of the Secrets.
+    let pod = pods(&objects)[1];
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    let clients = volumes.iter().find(|volume| volume["name"] == "clients").unwrap();
+    let expected =
+        [("flows", "flows"), ("trial", "trial")].map(|(file, key)| (file.to_owned(), key.to_owned()));
+    assert_eq!(files(clients), expected);
 }
 
 #[test]

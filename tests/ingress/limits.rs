@@ -19,12 +19,58 @@ async fn slow_head_ends_the_connection_and_slow_body_is_answered() {
     let half_head = caller.raw(b"POST /v1/sessions HTTP/1.1\r\nHost: ingress\r\n");
     let body = head("Content-Length: 100\r\n") + "{";
     let half_body = caller.raw(body.as_bytes());
-    let (silent, half_head, half_body) = tokio::join!(silent, half_head, half_body);
+    // A byte every 100 ms, so that neither is ever idle.
+    let slow_head = trickled(&caller, b"POST /v1/sessions HTTP/1.1\r\nX-Slow: ");
+    let slow_body = trickled(&caller, body.as_bytes());
+    let ((silent, half_head, half_body), (slow_head, slow_body)) =
+        tokio::join!(async { tokio::join!(silent, half_head, half_body) }, async {
+            tokio::join!(slow_head, slow_body)
+        });
+    assert_eq!(slow_head, "");
+    assert!(slow_body.starts_with("HTTP/1.1 408 "), "{slow_body}");
     assert!(since.elapsed() < Duration::from_secs(9), "{:?}", since.elapsed());
     assert_eq!((silent.as_str(), half_head.as_str()), ("", ""));
     assert!(half_body.starts_with("HTTP/1.1 408 ") && half_body.contains("\"type\":\"slow\""), "{half_body}");
     assert_eq!(caller.start("run-1", &event(1)).await.status, 202);
     rig.until_experts_have(1).await;
+    worker.stop().await;
+}
+
+/// Sends `start`, then a byte every 100 ms until the server ends the connection. Returns the answer.
+async fn trickled(caller: &Caller, start: &[u8]) -> String {
+    let (reader, mut writer) = caller.connect(start).await.into_split();
+    let bytes = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        while writer.write_all(b"x").await.is_ok() {
+            tick.tick().await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        answer = rest(reader) => answer,
+        () = bytes => unreachable!(),
+    }
+}
+
+/// Exactly the limit is accepted, by length and in chunks.
+#[tokio::test]
+async fn body_of_exactly_the_limit_is_accepted() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&with(&[])).await;
+    let caller = Caller::of(&worker).await;
+    let padded = |n| {
+        let event = event(n).to_string();
+        event.clone() + &" ".repeat(262_144 - event.len())
+    };
+    let (first, second) = (padded(1), padded(2));
+    let by_length = head("Content-Length: 262144\r\nConnection: close\r\n") + &first;
+    let chunked = head("Transfer-Encoding: chunked\r\nConnection: close\r\n")
+        + &format!("20000\r\n{}\r\n20000\r\n{}\r\n0\r\n\r\n", &second[..0x20000], &second[0x20000..]);
+    for request in [by_length, chunked] {
+        let answer = caller.raw(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    }
+    rig.until_experts_have(2).await;
     worker.stop().await;
 }
 

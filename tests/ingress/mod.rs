@@ -5,6 +5,7 @@ mod cloud_events;
 mod limits;
 mod repeats;
 mod roles;
+mod smuggling;
 mod tokens;
 mod unavailable;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use reqwest::{RequestBuilder, header::HeaderMap};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -23,9 +24,9 @@ use testkit::{Rig, admin::Admin, leaks::leaks, program::Program, rig::CLIENT_TOK
 const INGRESS: [(&str, &str); 2] =
     [("ingress.listen", "127.0.0.1:0"), ("ingress.clients.flows.token", CLIENT_TOKEN)];
 
-/// The settings of an ingress, and others.
+/// The settings of an ingress that no load balancer uses, and others.
 fn with<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    [&INGRESS, more].concat()
+    [&INGRESS[..], &[("ingress.drain", "1ms")], more].concat()
 }
 
 /// A client of one program's ingress.
@@ -104,7 +105,7 @@ impl Caller {
 }
 
 /// Reads until the server ends the connection.
-async fn rest(mut stream: TcpStream) -> String {
+async fn rest(mut stream: impl AsyncRead + Unpin) -> String {
     let mut answer = Vec::new();
     // A server that closes with unread bytes resets the connection, after its answer.
     _ = soon("the end of the connection", stream.read_to_end(&mut answer)).await;

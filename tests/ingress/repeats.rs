@@ -84,6 +84,52 @@ async fn same_key_at_once_on_two_replicas_makes_one_event() {
     assert_eq!(rig.sandbox.counts().joseencrypt, 1);
 }
 
+/// One of the two bodies is accepted, and the other is refused by whichever replica it meets.
+#[tokio::test]
+async fn same_key_at_once_with_two_bodies_on_two_replicas_accepts_one_body() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let settings = with(&[("ledger.kind", "redis"), ("ledger.url", url.expose_secret())]);
+    let rig = Rig::new().await;
+    let workers = [rig.start(&settings).await, rig.start(&settings).await];
+    let callers = [Caller::of(&workers[0]).await, Caller::of(&workers[1]).await];
+    let events = [event(1), event(2)];
+    let replies = join_all((0..16).map(|n| callers[n % 2].start("run-1", &events[n / 2 % 2]))).await;
+    let mut accepted = BTreeSet::new();
+    for reply in &replies {
+        match reply.status {
+            202 => _ = accepted.insert(reply.json()["sessionId"].to_string()),
+            409 => assert_eq!(reply.problem(&rig), "in-flight"),
+            _ => assert_eq!((reply.status, reply.problem(&rig).as_str()), (422, "key-reused"), "{reply:?}"),
+        }
+    }
+    assert_eq!(accepted.len(), 1, "{replies:?}");
+    rig.until_experts_have(1).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().joseencrypt, 1);
+}
+
+/// A client chooses among its own events only: the same key of another client is another event.
+#[tokio::test]
+async fn same_key_of_another_client_is_another_event() {
+    const OTHER: &str = "rig-client-token-that-came-after-it";
+    let rig = Rig::new().await;
+    let worker = rig.start(&with(&[("ingress.clients.other.token", OTHER)])).await;
+    let caller = Caller::of(&worker).await;
+    let first = caller.start("run-1", &event(1)).await;
+    let request = caller.http.post(caller.url("/v1/sessions")).bearer_auth(OTHER);
+    let request = request.header("content-type", "application/json").header("idempotency-key", "run-1");
+    let second = reply(request.body(event(2).to_string())).await;
+    assert_eq!((first.status, second.status), (202, 202), "{second:?}");
+    assert_ne!(first.json()["eventId"], second.json()["eventId"]);
+    assert_eq!(second.json()["replayed"], false);
+    rig.until_experts_have(2).await;
+    worker.stop().await;
+}
+
 /// Killed after the confirm: the client has no answer, and the ingress has no record.
 #[cfg(debug_assertions)]
 #[tokio::test]

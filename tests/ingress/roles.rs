@@ -77,3 +77,28 @@ async fn request_in_progress_is_answered_before_the_end() {
     let (messages, _) = rig.amqp.depth(&rig.name("sessions")).await.unwrap();
     assert_eq!(messages, 1, "accepted, and kept for the next worker");
 }
+
+/// A load balancer sends requests until it notices that the ingress is not ready.
+#[tokio::test]
+async fn draining_ingress_serves_new_connections_and_ends_each_after_its_answer() {
+    let rig = Rig::new().await;
+    let settings = [("ingress.drain", "10m"), ("shutdown.grace", "10m"), ("ledger.kind", "memory")];
+    let worker = rig.launch_role("ingress", &with(&settings));
+    let (caller, admin) = (Caller::of(&worker).await, Admin::of(&worker).await);
+    let before = caller.start("run-1", &event(1)).await;
+    assert_eq!((before.status, before.headers.contains_key("connection")), (202, false), "{before:?}");
+    worker.signal("TERM");
+    worker.output.until("shutting down", 1).await;
+    let (ready, checks) = admin.get("/readyz").await;
+    assert_eq!(ready, 503, "{checks}");
+    // On the connection that was open before, and on a new one.
+    for n in 2..4 {
+        let answer = caller.start(&format!("run-{n}"), &event(n)).await;
+        assert_eq!((answer.status, answer.header("connection")), (202, "close"), "{answer:?}");
+    }
+    // A second signal ends the program at once.
+    worker.signal("TERM");
+    assert_eq!(worker.ended().await.code(), Some(1));
+    let (messages, _) = rig.amqp.depth(&rig.name("sessions")).await.unwrap();
+    assert_eq!(messages, 3);
+}

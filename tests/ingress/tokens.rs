@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use testkit::{
     Rig,
     admin::Admin,
@@ -184,6 +185,57 @@ async fn certificate_is_served_and_rotates_without_a_restart() {
         caller.raw(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").await.matches("HTTP/1.1").count(),
         0
     );
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}
+
+/// A CA, and a certificate with its key that it has signed for a client.
+fn authority() -> (String, String) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let client =
+        CertificateParams::new(vec!["flows.example".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+    (ca.pem(), client.pem() + &key.serialize_pem())
+}
+
+/// A client's CA is as easy to replace as a token: without a restart, also for clients that were connected before.
+#[tokio::test]
+async fn client_without_a_certificate_of_the_ca_is_refused_and_the_ca_rotates() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::new().await;
+    let served = write_certificate(folder.path());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key, ca) = (path("cert.pem"), path("key.pem"), path("ca.pem"));
+    let files = [
+        ("ingress.tls_cert_file", certificate.as_str()),
+        ("ingress.tls_key_file", key.as_str()),
+        ("ingress.client_ca_file", ca.as_str()),
+    ];
+    let [(first, first_client), (second, second_client)] = [authority(), authority()];
+    std::fs::write(&ca, &first).unwrap();
+    let worker = rig.start(&with(&files)).await;
+    let caller = Caller::of(&worker).await;
+    let url = caller.url("/v1/sessions").replace("http://127.0.0.1", "https://localhost");
+    let post = async |identity: Option<&str>, token: &str| {
+        let trusted = reqwest::Certificate::from_pem(served.as_bytes()).unwrap();
+        let mut builder = reqwest::Client::builder().no_proxy().tls_certs_only([trusted]);
+        if let Some(identity) = identity {
+            builder = builder.identity(reqwest::Identity::from_pem(identity.as_bytes()).unwrap());
+        }
+        let request = builder.build().unwrap().post(&url).bearer_auth(token);
+        let request = request.header("content-type", "application/json").body(event(1).to_string());
+        request.send().await.map(|response| response.status().as_u16())
+    };
+    assert_eq!(post(Some(&first_client), CLIENT_TOKEN).await.unwrap(), 202);
+    assert!(post(None, CLIENT_TOKEN).await.is_err());
+    assert!(post(Some(&second_client), CLIENT_TOKEN).await.is_err());
+    // A certificate is no token.
+    assert_eq!(post(Some(&first_client), NEW_CLIENT_TOKEN).await.unwrap(), 401);
+    std::fs::write(&ca, &second).unwrap();
+    poll("the new CA", async || post(Some(&second_client), CLIENT_TOKEN).await.ok()).await;
+    assert!(post(Some(&first_client), CLIENT_TOKEN).await.is_err());
     rig.until_experts_have(1).await;
     worker.stop().await;
 }

@@ -41,7 +41,7 @@ fn counted(series: &Series) -> Vec<String> {
 
 /// The expected values after the events of the test below. Each delay is exactly that of one delay queue.
 const EXPECTED: &str = "
-    build_info{version=VERSION} 1
+    build_info{role=all,version=VERSION} 1
     confirm_duration_seconds_count 19
     connected{connection=host} 1
     connected{connection=link} 1

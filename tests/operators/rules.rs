@@ -50,7 +50,10 @@ fn dashboard_is_the_output_of_its_script() {
 /// All metrics with their labels and the values of each label.
 fn metrics() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let delays = [1, 5, 30, 120, 600].map(Duration::from_secs);
-    let text = Metrics::new(stages::ALL, &delays).unwrap().render().unwrap();
+    let metrics = Metrics::new(stages::ALL, &delays).unwrap();
+    let mut text = metrics.render().unwrap();
+    metrics.set_role("ingress");
+    text += &metrics.render().unwrap();
     let label = Regex::new(r#"([a-z_]+)="([^"]*)""#).unwrap();
     let mut metrics: BTreeMap<_, BTreeMap<_, BTreeSet<_>>> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {

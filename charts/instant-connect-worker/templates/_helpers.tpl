@@ -31,6 +31,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: worker
 {{- end }}
 
+{{- define "icw.ingressSelector" -}}
+{{ include "icw.podsOfRelease" . }}
+app.kubernetes.io/component: ingress
+{{- end }}
+
+{{- /* The name of the ingress's objects. A Service's name has at most 63 characters. */}}
+{{- define "icw.ingressName" -}}
+{{ include "icw.fullname" . | trunc 55 | trimSuffix "-" }}-ingress
+{{- end }}
+
 {{- /* Labels of every object except pods, as YAML. */}}
 {{- define "icw.labels" -}}
 {{- $labels := dict
@@ -44,11 +54,12 @@ app.kubernetes.io/component: worker
 {{- end }}
 
 {{- /*
-The metadata of an object. (dict "root" $ "name" "suffix" "component" … "labels" … "annotations" … "namespace" …), all optional except root.
+The metadata of an object. (dict "root" $ "name" "suffix" "component" … "labels" … "annotations" … "namespace" …), all optional except root. Objects of the
+component ingress have their own name.
 */}}
 {{- define "icw.metadata" -}}
 {{- $root := .root -}}
-name: {{ include "icw.fullname" $root }}{{ with .name }}-{{ . }}{{ end }}
+name: {{ include (ternary "icw.ingressName" "icw.fullname" (eq (.component | default "") "ingress")) $root }}{{ with .name }}-{{ . }}{{ end }}
 namespace: {{ default $root.Release.Namespace .namespace }}
 labels:
   {{- $own := include "icw.labels" $root | fromYaml }}

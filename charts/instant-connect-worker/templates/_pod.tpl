@@ -38,16 +38,53 @@ Kubernetes' restricted profile. Values can't weaken it. On OpenShift the platfor
 {{- end }}
 {{- end }}
 
-{{- /* Mounts folders, never single files: Kubernetes does not update a subPath mount when its Secret changes. */}}
+{{- /*
+The secrets of a component, as a JSON list of {thing, secret, key, file}. The ingress calls no API, so it has no bot token.
+(list $ "worker"), also "ingress" or "test"
+*/}}
+{{- define "icw.secretsOf" -}}
+{{- $secrets := list -}}
+{{- $isIngress := eq (index . 1) "ingress" -}}
+{{- range include "icw.secrets" (index . 0) | fromJsonArray -}}
+{{- if or (not $isIngress) (has .thing (list "amqp" "redis")) }}{{ $secrets = append $secrets . }}{{ end -}}
+{{- end -}}
+{{- toJson $secrets -}}
+{{- end }}
+
+{{- /* True if a component has the settings and secrets of the ingress: the ingress, and the pod of `helm test`. (list $ "worker") */}}
+{{- define "icw.hasIngress" -}}
+{{- if and (index . 0).Values.ingress.enabled (ne (index . 1) "worker") }}true{{ end -}}
+{{- end }}
+
+{{- /* Mounts folders, never single files: Kubernetes does not update a subPath mount when its Secret changes. (list $ "worker") */}}
 {{- define "icw.volumeMounts" -}}
+{{- $root := index . 0 -}}
 - name: settings
-  mountPath: {{ include "icw.folder" . }}/settings
+  mountPath: {{ include "icw.folder" $root }}/settings
   readOnly: true
-{{- range include "icw.secrets" . | fromJsonArray }}
+{{- range include "icw.secretsOf" . | fromJsonArray }}
 - name: {{ .thing }}
-  mountPath: {{ include "icw.folder" $ }}/{{ .thing }}
+  mountPath: {{ include "icw.folder" $root }}/{{ .thing }}
   readOnly: true
 {{- end }}
+{{- if include "icw.hasIngress" . }}
+{{- if include "icw.clientSecrets" $root | fromJsonArray }}
+- name: clients
+  mountPath: {{ include "icw.folder" $root }}/clients
+  readOnly: true
+{{- end }}
+{{- if $root.Values.ingress.tls.existingSecret }}
+- name: ingress-tls
+  mountPath: {{ include "icw.folder" $root }}/ingress-tls
+  readOnly: true
+{{- end }}
+{{- if $root.Values.ingress.tls.clientCaSecret }}
+- name: ingress-client-ca
+  mountPath: {{ include "icw.folder" $root }}/ingress-client-ca
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- with $root }}
 {{- if or .Values.caBundle.existingConfigMap .Values.caBundle.existingSecret }}
 - name: ca
   mountPath: {{ include "icw.folder" . }}/ca
@@ -57,13 +94,16 @@ Kubernetes' restricted profile. Values can't weaken it. On OpenShift the platfor
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+{{- end }}
 
+{{- /* (list $ "worker") */}}
 {{- define "icw.volumes" -}}
+{{- $root := index . 0 -}}
 - name: settings
   configMap:
-    name: {{ include "icw.fullname" . }}
+    name: {{ include (ternary "icw.ingressName" "icw.fullname" (eq (include "icw.hasIngress" .) "true")) $root }}
     defaultMode: 0440
-{{- range include "icw.secrets" . | fromJsonArray }}
+{{- range include "icw.secretsOf" . | fromJsonArray }}
 - name: {{ .thing }}
   secret:
     secretName: {{ .secret }}
@@ -74,6 +114,45 @@ Kubernetes' restricted profile. Values can't weaken it. On OpenShift the platfor
       - key: {{ .key | quote }}
         path: {{ .file }}
 {{- end }}
+{{- if include "icw.hasIngress" . }}
+{{- with include "icw.clientSecrets" $root | fromJsonArray }}
+- name: clients
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range . }}
+      - secret:
+          name: {{ .secret }}
+          optional: false
+          items:
+            - key: {{ .key | quote }}
+              path: {{ .name | quote }}
+      {{- end }}
+{{- end }}
+{{- with $root.Values.ingress.tls.existingSecret }}
+- name: ingress-tls
+  secret:
+    secretName: {{ . }}
+    optional: false
+    defaultMode: 0440
+    items:
+      - key: tls.crt
+        path: tls.crt
+      - key: tls.key
+        path: tls.key
+{{- end }}
+{{- with $root.Values.ingress.tls.clientCaSecret }}
+- name: ingress-client-ca
+  secret:
+    secretName: {{ . }}
+    optional: false
+    defaultMode: 0440
+    items:
+      - key: {{ $root.Values.ingress.tls.clientCaSecretKey | quote }}
+        path: ca.crt
+{{- end }}
+{{- end }}
+{{- with $root }}
 {{- with .Values.caBundle }}
 {{- if or .existingConfigMap .existingSecret }}
 - name: ca
@@ -95,11 +174,12 @@ Kubernetes' restricted profile. Values can't weaken it. On OpenShift the platfor
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+{{- end }}
 
-{{- /* The parts of the pod spec that worker and test share. */}}
+{{- /* The parts of the pod spec that worker, ingress and test share. */}}
 {{- define "icw.podSpec" -}}
 serviceAccountName: {{ include "icw.serviceAccountName" . }}
-# The worker does not use the Kubernetes API.
+# The program does not use the Kubernetes API.
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}

@@ -8,7 +8,9 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
   (include "icw.refusals.config" . | fromJsonArray)
   (include "icw.refusals.secrets" . | fromJsonArray)
   (include "icw.refusals.running" . | fromJsonArray)
-  (include "icw.refusals.around" . | fromJsonArray) -}}
+  (include "icw.refusals.around" . | fromJsonArray)
+  (include "icw.refusals.ingress" . | fromJsonArray)
+  (include "icw.refusals.clients" . | fromJsonArray) -}}
 {{- if $refusals -}}
 {{- fail (printf "\n\nThese values are refused:\n- %s\n" (join "\n- " $refusals)) -}}
 {{- end -}}
@@ -42,9 +44,12 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
   "instant_connect.token" "set webex.existingSecret" "instant_connect.token_file" "set webex.existingSecret"
   "hosts.token" "set hosts.existingSecret" "hosts.token_file" "set hosts.existingSecret"
   "ledger.url" "set redis.existingSecret" "ledger.url_file" "set redis.existingSecret"
-  "ledger.path" "the ledger file is on the chart's volume, see persistence" "admin.listen" "set admin.port and admin.ipv6" -}}
+  "ledger.path" "the ledger file is on the chart's volume, see persistence" "admin.listen" "set admin.port and admin.ipv6"
+  "ingress.listen" "set ingress.port" "ingress.clients" "set ingress.clients"
+  "ingress.tls_cert_file" "set ingress.tls.existingSecret" "ingress.tls_key_file" "set ingress.tls.existingSecret"
+  "ingress.client_ca_file" "set ingress.tls.clientCaSecret" -}}
 {{- if or .Values.caBundle.existingConfigMap .Values.caBundle.existingSecret }}{{ $_ := set $instead "tls.ca_file" "caBundle sets it" }}{{ end -}}
-{{- if .Values.config.ingress }}{{ $refusals = append $refusals "config.ingress: this chart does not run the HTTP ingress yet: remove it" }}{{ end -}}
+{{- if and .Values.config.ingress (not .Values.ingress.enabled) }}{{ $refusals = append $refusals "config.ingress is set and ingress.enabled is false: set ingress.enabled to true, or remove config.ingress" }}{{ end -}}
 {{- range $section, $keys := .Values.config -}}
 {{- if kindIs "map" $keys -}}
 {{- range $key, $value := $keys -}}
@@ -120,5 +125,58 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- end -}}
 {{- else if .Values.topology.user.enabled }}{{ $refusals = append $refusals "topology.user.enabled needs topology.enabled" }}{{ end -}}
 {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.amqp.ports) }}{{ $refusals = append $refusals "networkPolicy.amqp.ports is empty: the worker could not connect to the broker. List the broker's ports, or set networkPolicy.enabled to false" }}{{ end -}}
+{{- toJson $refusals -}}
+{{- end }}
+
+{{- /* The HTTP ingress, and the ways to it. */}}
+{{- define "icw.refusals.ingress" -}}
+{{- $refusals := list -}}
+{{- $settings := include "icw.settings" . | fromJson -}}
+{{- $ingress := .Values.ingress -}}
+{{- if $ingress.enabled -}}
+{{- if and (gt (int64 $ingress.replicas) 1) (ne $settings.ledger.kind "redis") }}{{ $refusals = append $refusals (printf "ingress.replicas is %d and config.ledger.kind is %s: ingresses without a shared ledger accept one Idempotency-Key with two bodies, and one of the sessions ends as a dead letter. Set config.ledger.kind to redis and set redis.existingSecret, or set ingress.replicas to 1" (int64 $ingress.replicas) $settings.ledger.kind) }}{{ end -}}
+{{- if not $ingress.clients }}{{ $refusals = append $refusals "ingress.enabled needs at least one client: set ingress.clients.NAME.existingSecret to the name of a Secret with the key token (`instant-connect-worker token` makes a token)" }}{{ end -}}
+{{- if eq (int64 $ingress.port) (int64 .Values.admin.port) }}{{ $refusals = append $refusals (printf "ingress.port and admin.port are both %d: set different ports" (int64 $ingress.port)) }}{{ end -}}
+{{- if and $ingress.tls.clientCaSecret (not $ingress.tls.existingSecret) }}{{ $refusals = append $refusals "ingress.tls.clientCaSecret is set and ingress.tls.existingSecret is not: clients show a certificate only with TLS. Set ingress.tls.existingSecret, or remove ingress.tls.clientCaSecret" }}{{ end -}}
+{{- if not $settings.ingress.allow_insecure -}}
+{{- if not $ingress.tls.existingSecret }}{{ $refusals = append $refusals "ingress.tls.existingSecret is not set: tokens and people's numbers would be sent without TLS. Set it to a Secret of type kubernetes.io/tls, or set config.ingress.allow_insecure to true if a proxy in front ends TLS and nobody else can reach the pods" }}{{ end -}}
+{{- if and $ingress.kubernetesIngress.enabled (not $ingress.kubernetesIngress.tls) }}{{ $refusals = append $refusals "ingress.kubernetesIngress.tls is empty: clients would send tokens and people's numbers without TLS. Set it to [{hosts: […], secretName: …}], or without secretName to use the controller's certificate" }}{{ end -}}
+{{- end -}}
+{{- if $ingress.kubernetesIngress.enabled -}}
+{{- if not $ingress.kubernetesIngress.hosts }}{{ $refusals = append $refusals "ingress.kubernetesIngress.enabled needs ingress.kubernetesIngress.hosts: without a host the Ingress takes the requests of every host" }}{{ end -}}
+{{- end -}}
+{{- if $ingress.gatewayRoute.enabled -}}
+{{- if not $ingress.gatewayRoute.parentRefs }}{{ $refusals = append $refusals "ingress.gatewayRoute.enabled needs ingress.gatewayRoute.parentRefs: list the Gateways, as [{name: …, namespace: …}]" }}{{ end -}}
+{{- if not $ingress.gatewayRoute.hostnames }}{{ $refusals = append $refusals "ingress.gatewayRoute.enabled needs ingress.gatewayRoute.hostnames: without a host name the route takes the requests of every host" }}{{ end -}}
+{{- end -}}
+{{- $drain := include "icw.milliseconds" $settings.ingress.drain -}}
+{{- $grace := include "icw.milliseconds" $settings.shutdown.grace -}}
+{{- $after := mul 1000 (include "icw.requestSeconds" . | int64) -}}
+{{- if not $drain }}{{ $refusals = append $refusals (printf "config.ingress.drain is %v, which is not a valid duration: write it like 5s or 1m" $settings.ingress.drain) }}
+{{- else if and $grace (gt (add (int64 $drain) $after) (int64 $grace)) }}{{ $refusals = append $refusals (printf "config.ingress.drain (%s) and the %s s for the last requests exceed config.shutdown.grace (%s): a rollout would cut requests. Raise config.shutdown.grace, or lower config.ingress.drain" $settings.ingress.drain (include "icw.requestSeconds" .) $settings.shutdown.grace) }}{{ end -}}
+{{- else -}}
+{{- range $key := list "clients" }}{{ if get $ingress $key }}{{ $refusals = append $refusals (printf "ingress.%s is set and ingress.enabled is false: set ingress.enabled to true, or remove ingress.%s" $key $key) }}{{ end }}{{ end -}}
+{{- range $key := list "kubernetesIngress" "gatewayRoute" }}{{ if (get $ingress $key).enabled }}{{ $refusals = append $refusals (printf "ingress.%s.enabled needs ingress.enabled" $key) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- toJson $refusals -}}
+{{- end }}
+
+{{- /* Each client of the ingress must have exactly one source of its token. */}}
+{{- define "icw.refusals.clients" -}}
+{{- $root := . -}}
+{{- $refusals := list -}}
+{{- range $name, $client := .Values.ingress.clients -}}
+{{- if not (kindIs "map" $client) }}{{ $refusals = append $refusals (printf "ingress.clients.%s is empty: set ingress.clients.%s.existingSecret" $name $name) }}
+{{- else -}}
+{{- $sources := include "icw.clientSources" (list $root $name) | fromJsonArray -}}
+{{- if or (gt (len $name) 40) (not (regexMatch "^_?([a-z0-9-]+(_[a-z0-9-]+)*)?_?$" $name)) }}{{ $refusals = append $refusals (printf "ingress.clients contains the name %s: expected 1 to 40 lower-case letters, digits, - and _ (but no two _ in a row)" $name) }}{{ end -}}
+{{- if not $sources }}{{ $refusals = append $refusals (printf "ingress.clients.%s has no token: set ingress.clients.%s.existingSecret to the name of a Secret with the key token (or set tokenSha256, token or externalSecrets.ingressClients.%s)" $name $name $name) }}{{ end -}}
+{{- if gt (len $sources) 1 }}{{ $refusals = append $refusals (printf "ingress.clients.%s has more than one token (%s): keep only one of existingSecret, tokenSha256, token and externalSecrets.ingressClients.%s" $name (join ", " $sources) $name) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $entry := .Values.externalSecrets.ingressClients -}}
+{{- if not $root.Values.externalSecrets.enabled }}{{ $refusals = append $refusals (printf "externalSecrets.ingressClients.%s is set and externalSecrets.enabled is false: set externalSecrets.enabled to true, or remove externalSecrets.ingressClients.%s" $name $name) }}
+{{- else if not (hasKey $root.Values.ingress.clients $name) }}{{ $refusals = append $refusals (printf "externalSecrets.ingressClients.%s has no client: add ingress.clients.%s, which may be {}" $name $name) }}{{ end -}}
+{{- end -}}
 {{- toJson $refusals -}}
 {{- end }}

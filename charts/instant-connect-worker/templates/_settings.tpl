@@ -88,7 +88,7 @@ rollingUpdate: null
 {{- if has . (list "amqp" "redis") }}url{{ else }}token{{ end -}}
 {{- end }}
 
-{{- /* The secrets that the worker mounts, as a JSON list of {thing, secret, key, file}. */}}
+{{- /* The secrets that a worker mounts, as a JSON list of {thing, secret, key, file}. */}}
 {{- define "icw.secrets" -}}
 {{- $root := . -}}
 {{- $secrets := list -}}
@@ -136,13 +136,78 @@ rollingUpdate: null
 {{- toJson $derived -}}
 {{- end }}
 
+{{- /* The sources of a client's token: a list of `secret`, `digest`, `value`, `external`, as JSON. (list $ "flows") */}}
+{{- define "icw.clientSources" -}}
+{{- $root := index . 0 -}}
+{{- $client := get $root.Values.ingress.clients (index . 1) | default dict -}}
+{{- $sources := list -}}
+{{- if $client.existingSecret }}{{ $sources = append $sources "secret" }}{{ end -}}
+{{- if $client.tokenSha256 }}{{ $sources = append $sources "digest" }}{{ end -}}
+{{- if $client.token }}{{ $sources = append $sources "value" }}{{ end -}}
+{{- if and $root.Values.externalSecrets.enabled (get $root.Values.externalSecrets.ingressClients (index . 1)) }}{{ $sources = append $sources "external" }}{{ end -}}
+{{- toJson $sources -}}
+{{- end }}
+
+{{- /* The token files of the ingress's clients, as a JSON list of {name, secret, key}. */}}
+{{- define "icw.clientSecrets" -}}
+{{- $root := . -}}
+{{- $secrets := list -}}
+{{- range $name, $client := .Values.ingress.clients -}}
+{{- $sources := include "icw.clientSources" (list $root $name) | fromJsonArray -}}
+{{- if has "secret" $sources }}{{ $secrets = append $secrets (dict "name" $name "secret" $client.existingSecret "key" ($client.existingSecretKey | default "token")) }}
+{{- else if has "value" $sources }}{{ $secrets = append $secrets (dict "name" $name "secret" (printf "%s-tokens" (include "icw.ingressName" $root)) "key" $name) }}
+{{- else if has "external" $sources }}{{ $secrets = append $secrets (dict "name" $name "secret" (printf "%s-clients" (include "icw.ingressName" $root)) "key" $name) }}{{ end -}}
+{{- end -}}
+{{- toJson $secrets -}}
+{{- end }}
+
+{{- /* Settings that only the ingress has, by section, as JSON. */}}
+{{- define "icw.ingressSettings" -}}
+{{- $folder := include "icw.folder" . -}}
+{{- $listen := printf "%s:%d" (ternary "[::]" "0.0.0.0" .Values.admin.ipv6) (int64 .Values.ingress.port) -}}
+{{- $ingress := dict "listen" $listen -}}
+{{- if .Values.ingress.tls.existingSecret -}}
+{{- $_ := set $ingress "tls_cert_file" (printf "%s/ingress-tls/tls.crt" $folder) -}}
+{{- $_ := set $ingress "tls_key_file" (printf "%s/ingress-tls/tls.key" $folder) -}}
+{{- end -}}
+{{- if .Values.ingress.tls.clientCaSecret }}{{ $_ := set $ingress "client_ca_file" (printf "%s/ingress-client-ca/ca.crt" $folder) }}{{ end -}}
+{{- $derived := dict "ingress" $ingress -}}
+{{- range $name, $client := .Values.ingress.clients -}}
+{{- $_ := set $derived (printf "ingress.clients.%s" $name) (dict "token_sha256" $client.tokenSha256 "scopes" $client.scopes "rate" $client.rate "burst" $client.burst "allowed_addresses" $client.allowedAddresses) -}}
+{{- end -}}
+{{- range include "icw.clientSecrets" . | fromJsonArray -}}
+{{- $_ := set (get $derived (printf "ingress.clients.%s" .name)) "token_file" (printf "%s/clients/%s" $folder .name) -}}
+{{- end -}}
+{{- toJson $derived -}}
+{{- end }}
+
+{{- define "icw.servicePort" -}}
+{{- .Values.ingress.service.port | default (ternary 443 80 (ne .Values.ingress.tls.existingSecret "")) | int64 -}}
+{{- end }}
+
+{{- /* Seconds in which a request that arrives at the end of ingress.drain is answered. */}}
+{{- define "icw.requestSeconds" }}13{{ end }}
+
 {{- /*
-The settings file of the program. Each value is written with toJson, because toToml writes 32 as 32.0 and 1000000 as 1e+06, which
-the program refuses. JSON strings, numbers, booleans and lists of strings are valid TOML.
+The settings file of a worker. It has no settings of the ingress, so that a new client does not restart the workers.
 */}}
 {{- define "icw.toml" -}}
 {{- $sections := mergeOverwrite (deepCopy (.Values.config | default dict)) (include "icw.derivedSettings" . | fromJson) -}}
-{{- range $section, $keys := $sections }}
+{{- include "icw.tomlOf" (omit $sections "ingress") -}}
+{{- end }}
+
+{{- /* The settings file of the ingress and of `helm test`: the worker's settings, because both validate events, and the ingress's own. */}}
+{{- define "icw.ingressToml" -}}
+{{- $sections := mergeOverwrite (deepCopy (.Values.config | default dict)) (include "icw.derivedSettings" . | fromJson) (include "icw.ingressSettings" . | fromJson) -}}
+{{- include "icw.tomlOf" $sections -}}
+{{- end }}
+
+{{- /*
+A settings file of the program. Each value is written with toJson, because toToml writes 32 as 32.0 and 1000000 as 1e+06, which
+the program refuses. JSON strings, numbers, booleans and lists of strings are valid TOML.
+*/}}
+{{- define "icw.tomlOf" -}}
+{{- range $section, $keys := . }}
 [{{ $section }}]
 {{- range $key, $value := $keys }}
 {{- if not (kindIs "invalid" $value) }}

@@ -235,6 +235,7 @@ fn listening_needs_a_client_and_tls_except_on_loopback() {
         ("[::]:8080", "in_flight_max=64", false),
         ("0.0.0.0:8080", "allow_insecure=true", true),
         ("127.0.0.1:8080", "tls_cert_file=/a/cert.pem", false),
+        ("127.0.0.1:8080", "client_ca_file=/a/ca.pem", false),
     ] {
         assert_eq!(with(listen, &[client, more]).is_ok(), valid, "{listen} {more}");
     }

@@ -253,7 +253,8 @@ async fn request_whose_client_disconnects_before_the_answer_is_counted_as_gone()
         trusted_proxies: Vec::new(),
         requires_key: false,
         openapi: Bytes::new(),
-        stop: CancellationToken::new(),
+        draining: CancellationToken::new(),
+        closed: CancellationToken::new(),
     };
     let request = Request::post("/v1/sessions")
         .header("authorization", format!("Bearer {TOKEN}"))

@@ -75,7 +75,10 @@ mod tests {
         let not_zero: Vec<_> = ours.filter(|line| !line.ends_with(" 0")).collect();
         assert_eq!(
             not_zero,
-            [format!("instant_connect_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))]
+            [format!(
+                "instant_connect_build_info{{role=\"all\",version=\"{}\"}} 1",
+                env!("CARGO_PKG_VERSION")
+            )]
         );
     }
 }

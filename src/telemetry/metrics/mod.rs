@@ -50,11 +50,16 @@ const LOCAL_BUCKETS: &[f64] = &[
     30.0,
 ];
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The role of a worker that runs everything.
+const ROLE: &str = "all";
+
 /// All metrics of one worker; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     table: Arc<[&'static StageDef]>,
     registry: Registry,
+    info: Option<IntGaugeVec>,
     stages: Recorder<StageFamilies>,
     broker: Recorder<BrokerFamilies>,
     upstreams: Recorder<UpstreamFamilies>,
@@ -76,16 +81,16 @@ impl Metrics {
         let ledger = Recorder::new(LedgerFamilies::new(&families, table)?);
         let ingress = Recorder::new(IngressFamilies::new(&families)?);
         let stages = Recorder::new(StageFamilies::new(&families, table, &rungs)?);
-        let version = ("version", vec![env!("CARGO_PKG_VERSION")]);
         let info: IntGaugeVec = families.gauges(
             "build_info",
-            "Always 1; the label version names the running build.",
-            &[version],
+            "Always 1; the labels name the running build, and the role of `run`: all, stages or ingress.",
+            &[("version", vec![VERSION]), ("role", vec![ROLE])],
         )?;
-        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        info.with_label_values(&[VERSION, ROLE]).set(1);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { table: table.into(), registry, stages, broker, upstreams, ledger, ingress })
+        let info = Some(info);
+        Ok(Self { table: table.into(), registry, info, stages, broker, upstreams, ledger, ingress })
     }
 
     /// Metrics that record nothing, for commands that serve none.
@@ -94,11 +99,20 @@ impl Metrics {
         Self {
             table: Arc::default(),
             registry: Registry::new(),
+            info: None,
             stages: Recorder::off(),
             broker: Recorder::off(),
             upstreams: Recorder::off(),
             ledger: Recorder::off(),
             ingress: Recorder::off(),
+        }
+    }
+
+    /// Names the role of `run`, if it is not `all`. Rules must tell workers from ingresses: the latter process no events.
+    pub fn set_role(&self, role: &'static str) {
+        if let Some(info) = &self.info {
+            info.reset();
+            info.with_label_values(&[VERSION, role]).set(1);
         }
     }
 

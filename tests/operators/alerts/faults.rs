@@ -42,11 +42,12 @@ fn fault(rig: &Rig, rule: &str) {
 }
 
 /// An ingress for one client without a limit.
-const INGRESS: [(&str, &str); 4] = [
+const INGRESS: [(&str, &str); 5] = [
     ("ingress.listen", "127.0.0.1:0"),
     ("ingress.clients.flows.token", CLIENT_TOKEN),
     ("ingress.clients.flows.rate", "1000"),
     ("ingress.clients.flows.burst", "1000"),
+    ("ingress.drain", "1ms"),
 ];
 
 /// Starts sessions over the ingress of a worker.
@@ -317,6 +318,15 @@ pub(super) async fn ingress(prometheus: &Prometheus) -> Fired {
     vec![refused, unavailable]
 }
 
+/// An ingress of its own, which ends.
+pub(super) async fn edge(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let ingress = rig.launch_role("ingress", &[&INGRESS, &[("ledger.kind", "memory")][..]].concat());
+    prometheus.scrape("edge", &Admin::of(&ingress).await).await;
+    ingress.kill();
+    vec![prometheus.until_fires("InstantConnectIngressMissing", "edge").await]
+}
+
 /// Runs all faults at once.
 pub(super) async fn all(prometheus: &Prometheus) -> BTreeSet<&'static str> {
     let fired = tokio::join!(
@@ -329,8 +339,9 @@ pub(super) async fn all(prometheus: &Prometheus) -> BTreeSet<&'static str> {
         full(prometheus),
         stranded(prometheus),
         ingress(prometheus),
+        edge(prometheus),
     );
     let (first, second) =
-        ([fired.0, fired.1, fired.2, fired.3, fired.4], [fired.5, fired.6, fired.7, fired.8]);
+        ([fired.0, fired.1, fired.2, fired.3, fired.4], [fired.5, fired.6, fired.7, fired.8, fired.9]);
     [first.concat(), second.concat()].concat().into_iter().collect()
 }
