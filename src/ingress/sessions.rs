@@ -1,5 +1,7 @@
 //! `POST /v1/sessions`: from a body to a confirmed start event.
 
+mod keys;
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
@@ -8,13 +10,13 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
-use tracing::warn;
 use uuid::Uuid;
 
+use self::keys::{ClaimedKey, first_time, record, release};
 use super::{
     clients::Client,
     head::StartHead,
-    problem::{self, HttpProblem, RETRY_SOON},
+    problem::{self, HttpProblem},
     service::RequestLog,
 };
 use crate::{
@@ -24,14 +26,14 @@ use crate::{
     },
     clock::Clock,
     contract::{
-        http::{AcceptedBody, ProblemKind},
+        http::AcceptedBody,
         ids,
         message::Message,
         start_session::{ROUTING_KEY, Refusal, Session, SessionRules, StartMessage},
         trace::TraceContext,
     },
     fault,
-    ledger::{Claim, Lease, Ledger, LedgerError},
+    ledger::{Lease, Ledger},
     state::PublishState,
     telemetry::{
         metrics::IngressMetrics,
@@ -41,24 +43,12 @@ use crate::{
 
 /// The only organisation. Its name is part of event ids, so that ids stay the same when there are several.
 const ORGANISATION: &str = "default";
-/// Maximum wait for another request with the same key.
-const CLAIM_MAX: Duration = Duration::from_secs(4);
 /// Maximum wait for the broker's confirm.
 const CONFIRM_MAX: Duration = Duration::from_secs(5);
-/// Maximum wait for the ledger before the publish.
-const NOTE_MAX: Duration = Duration::from_secs(2);
-/// Maximum wait for the ledger after the confirm.
-const RECORD_MAX: Duration = Duration::from_secs(2);
 /// Time that stays for what follows the confirm.
 const RESERVE: Duration = Duration::from_secs(1);
 /// Time for which a request is remembered: from before its publish, and again from its confirm.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
-
-/// Problem of a ledger that does not answer within our own limit.
-const NO_ANSWER: &str = "ledger: no answer in time";
-/// Problem of a key with two bodies.
-const REUSED: &str =
-    "the Idempotency-Key (or the CloudEvent's source and id) was used before with another body";
 
 /// Makes start events of requests.
 #[derive(Clone, Debug)]
@@ -112,7 +102,7 @@ impl StartEvents {
     /// Validates the event and publishes it, unless an earlier request with the same key did.
     ///
     /// # Errors
-    /// [`HttpProblem`]. [`ProblemKind::Unavailable`] means that the event may have been published.
+    /// [`HttpProblem`]. [`ProblemKind::Unavailable`](crate::contract::http::ProblemKind::Unavailable) means that the event may have been published.
     pub(super) async fn accept(
         &self,
         request: StartRequest,
@@ -240,29 +230,6 @@ impl StartEvents {
         Ok(())
     }
 
-    /// Claims the event's id. Without a lease, the event is published and not recorded.
-    async fn claim(
-        &self,
-        id: Uuid,
-        fingerprint: [u8; 32],
-        deadline: Instant,
-    ) -> Result<ClaimedKey, HttpProblem> {
-        let until = (Instant::now() + CLAIM_MAX).min(deadline - RESERVE - RESERVE);
-        let patience = until.saturating_duration_since(Instant::now());
-        let key = format!("ingress/{id}");
-        // The ledger has a little more time for its own answer than for waiting.
-        let claim = timeout_at(until + RESERVE / 2, self.ledger.claim(&key, fingerprint, patience)).await;
-        let error = match claim {
-            Ok(Ok(Claim::Mine(lease))) => return Ok(ClaimedKey::Mine(Some(lease))),
-            Ok(Ok(Claim::Recorded(_))) => return Ok(ClaimedKey::Accepted),
-            Ok(Ok(Claim::Conflict)) => return Err(HttpProblem::new(ProblemKind::KeyReused, REUSED)),
-            Ok(Ok(Claim::Busy)) => return Err(in_flight()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => NO_ANSWER.to_owned(),
-        };
-        self.ledger_failed(&error).map(|()| ClaimedKey::Mine(None))
-    }
-
     /// Room for a body in the publisher's memory. A message that is published too late stays there after its request ends.
     fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, HttpProblem> {
         if !self.publishing.connection.is_up() {
@@ -275,38 +242,6 @@ impl StartEvents {
         Arc::clone(&self.room)
             .try_acquire_many_owned(bytes)
             .map_err(|_| HttpProblem::unconfirmed("too many events wait for the broker's confirm"))
-    }
-
-    /// Notes that the event of the time `at` may be published, because a confirm may be late. The note keeps the body's fingerprint,
-    /// so the key with another body is refused, and with the same body published again with the same id and time.
-    async fn note(
-        &self,
-        lease: &mut Lease,
-        at: Option<Timestamp>,
-        remembered_until: Timestamp,
-        deadline: Instant,
-    ) -> Result<(), HttpProblem> {
-        let until = (Instant::now() + NOTE_MAX).min(deadline - RESERVE - RESERVE);
-        let note = at.unwrap_or_else(|| self.clock.now()).to_string();
-        match timeout_at(until, lease.write_note(note.as_bytes(), remembered_until)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(LedgerError::Lost)) => Err(in_flight()),
-            Ok(Err(error)) => self.ledger_failed(&error.to_string()),
-            Err(_) => self.ledger_failed(NO_ANSWER),
-        }
-    }
-
-    /// Decides about a request while the ledger is unavailable.
-    fn ledger_failed(&self, error: &str) -> Result<(), HttpProblem> {
-        if self.without_ledger {
-            warn!(
-                error,
-                "ingress: ledger unavailable; accepting requests without deduplication (ledger.on_failure=continue)"
-            );
-            return Ok(());
-        }
-        warn!(error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
-        Err(HttpProblem::unconfirmed("the ledger is unavailable"))
     }
 
     async fn publish(
@@ -350,11 +285,6 @@ impl StartEvents {
     }
 }
 
-/// The event's time in an earlier request, if the lease has its note.
-fn first_time(lease: &Lease) -> Option<Timestamp> {
-    str::from_utf8(lease.note()?).ok()?.parse().ok()
-}
-
 fn unconfirmed(error: PublishError) -> HttpProblem {
     HttpProblem::unconfirmed(match error {
         PublishError::Unroutable => "the broker has no queue for start events",
@@ -362,41 +292,6 @@ fn unconfirmed(error: PublishError) -> HttpProblem {
         PublishError::Unknown => "the broker did not confirm the event in time",
         PublishError::Ended => "the ingress is stopping",
     })
-}
-
-/// Removes the note of an event that was not published. A failure changes no answer: the next request then has this one's time.
-async fn release(lease: Option<Lease>, deadline: Instant) {
-    if let Some(lease) = lease {
-        _ = timeout_at((Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4), lease.release()).await;
-    }
-}
-
-fn in_flight() -> HttpProblem {
-    let detail = "another request with the same key is in progress";
-    HttpProblem::new(ProblemKind::InFlight, detail).retry_after(RETRY_SOON)
-}
-
-/// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
-async fn record(lease: Option<Lease>, remembered_until: Timestamp, deadline: Instant) {
-    let Some(mut lease) = lease else { return };
-    let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
-    let error = match timeout_at(until, lease.record(b"{}", remembered_until)).await {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => NO_ANSWER.to_owned(),
-    };
-    warn!(
-        error,
-        "ingress: could not record an accepted request; a repeat is published again, with the same id"
-    );
-}
-
-/// Answer of the ledger.
-enum ClaimedKey {
-    /// Publish, and record it.
-    Mine(Option<Lease>),
-    /// An earlier request was accepted.
-    Accepted,
 }
 
 /// The id of a request's event: the same for every repeat, so that the stage recognises repeats even if the ingress does

@@ -13,6 +13,7 @@ use crate::{
     broker::publisher::{PublishJob, PublishJobs},
     clock::TimeOfDay,
     config::{Sources, load},
+    contract::http::ProblemKind,
     ingress::{
         clients::Clients,
         config::ClientScope,
