@@ -23,12 +23,14 @@ BODIES_SEED ?=
 VERSION ?=
 MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/broker/settle/** src/ledger/** src/stages/deduplicator.rs
 FUZZ_TARGETS ?= start_session retry_after
+INGRESS_SECONDS ?= 600
+LOAD_SECONDS ?= 30
 export CARGO
 
-.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint policies deny fuzz mutants breakages schemas openapi metrics dashboard chart chart-files release clean
+.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies ingress-fuzz ingress-load bench lint policies deny fuzz mutants breakages schemas openapi metrics dashboard chart chart-files release clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## run one session end to end, on a real RabbitMQ and the sandbox
 	@$(CARGO) build --locked
@@ -95,6 +97,25 @@ bodies: ## random tests: BODIES (10000000) for the decoders, ANSWERS (1000000) f
 	@export ICW_BODIES=$(BODIES) ICW_ANSWERS=$(ANSWERS) ICW_CALLS=$(CALLS)
 	if [ -n "$(BODIES_SEED)" ]; then export ICW_TEST_SEED=$(BODIES_SEED); fi
 	CARGO_PROFILE_DEV_OPT_LEVEL=2 $(CARGO) test --locked --test main random:: -- --nocapture --test-threads 1
+
+# Schemathesis is installed into target/ingress-fuzz.
+ingress-fuzz: ## send random requests to the ingress for INGRESS_SECONDS (600), made by Schemathesis from GET /openapi.json
+	@$(CARGO) broker ensure
+	if ! cmp -s scripts/ingress-fuzz.txt target/ingress-fuzz/made-from; then
+	  python=$$(scripts/python-env)
+	  rm -rf target/ingress-fuzz
+	  "$$python" -m venv target/ingress-fuzz
+	  target/ingress-fuzz/bin/python -m pip install --quiet --disable-pip-version-check --no-input -r scripts/ingress-fuzz.txt
+	  cp scripts/ingress-fuzz.txt target/ingress-fuzz/made-from
+	fi
+	$(CARGO) build --locked
+	ICW_PROGRAM=$(CURDIR)/target/debug/instant-connect-worker $(CARGO) broker with --private scripts/ingress-attack fuzz $(INGRESS_SECONDS)
+
+ingress-load: ## load the ingress with wrk at full speed, three times LOAD_SECONDS (30); answers, memory and the queue must be right
+	@$(CARGO) broker ensure
+	command -v wrk >/dev/null || scripts/apt-install wrk
+	$(CARGO) build --locked --release
+	$(CARGO) broker with --private scripts/ingress-attack load $(LOAD_SECONDS)
 
 bench: ## measure CPU per event against a plain baseline, BENCH_ROUNDS (5) of BENCH_EVENTS (5000)
 	@$(CARGO) broker ensure

@@ -9,6 +9,9 @@ use crate::contract::{
     start_session::StartSession,
 };
 
+/// An `Idempotency-Key`: bare, or in quotation marks.
+const KEY: &str = r#"^([!#-~][!-~]*|"([!#-\[\]-~]|\\["\\])+")$"#;
+
 /// The document that the ingress serves on `/openapi.json`.
 #[must_use]
 pub fn document() -> Value {
@@ -75,8 +78,8 @@ fn start() -> Value {
     let body = |schema: &str| json!({"schema": {"$ref": format!("#/components/schemas/{schema}")}});
     let mut responses = Map::new();
     let mut headers = json!({
-        "Location": {"schema": {"type": "string"}, "description": "The path of the session. It has no GET yet."},
-        "Idempotent-Replayed": {"schema": {"enum": ["true", "false"]}, "description": "As `replayed`."}
+        "Location": {"required": true, "schema": {"type": "string"}, "description": "The path of the session. It has no GET yet."},
+        "Idempotent-Replayed": {"required": true, "schema": {"enum": ["true", "false"]}, "description": "As `replayed`."}
     });
     responses.insert(
         "202".into(),
@@ -101,7 +104,7 @@ fn start() -> Value {
         "parameters": [{
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "Names the request, with or without quotation marks. Without it, a CloudEvent is named by its source and id, any other request by its body, so equal bodies are one session.",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY}
         }, {
             "name": "traceparent", "in": "header", "required": false,
             "description": "W3C Trace Context.", "schema": {"type": "string"}
@@ -129,7 +132,8 @@ fn add_problem(responses: &mut Map<String, Value>, kind: ProblemKind) {
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     });
     if let Some((name, description)) = header(kind) {
-        response["headers"] = json!({name: {"schema": {"type": "string"}, "description": description}});
+        let header = json!({"required": true, "schema": {"type": "string"}, "description": description});
+        response["headers"] = json!({name: header});
     }
     responses.insert(status, response);
 }

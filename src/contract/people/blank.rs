@@ -19,6 +19,14 @@ pub(super) fn is_format_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// The characters of [`is_blank`] for a class in a regular expression of a schema.
+macro_rules! blanks {
+    () => {
+        r"\s\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff"
+    };
+}
+pub(super) use blanks;
+
 /// True if `text` has no visible character.
 pub(in crate::contract) fn is_blank(text: &str) -> bool {
     let is_invisible = |c: char| {

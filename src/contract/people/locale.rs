@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserializer, Serialize, de::Error};
 
-use super::blank::non_blank;
+use super::blank::{blanks, non_blank};
 
 /// Maximum length of a locale, in bytes. Usual tags have at most 35 (RFC 5646, section 4.4.1).
 const LOCALE_BYTES_MAX: usize = 64;
@@ -42,7 +42,7 @@ impl JsonSchema for Locale {
         String::schema_name()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let pattern = r"^(\s*|[A-Za-z0-9]{1,8}([-_][A-Za-z0-9]{1,8})*)$";
+        let pattern = concat!("^([", blanks!(), "]*|[A-Za-z0-9]{1,8}([-_][A-Za-z0-9]{1,8})*)$");
         json_schema!({"type": "string", "maxLength": LOCALE_BYTES_MAX, "pattern": pattern})
     }
 }

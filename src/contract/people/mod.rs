@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use strum::EnumString;
 
 pub(super) use self::blank::is_blank;
-use self::blank::non_blank_id;
+use self::blank::{blanks, non_blank_id};
 pub use self::{
     email::Email,
     locale::Locale,
@@ -89,7 +89,7 @@ pub struct Guest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("oneOf" = [
-    {"required": ["email"], "properties": {"email": {"type": "string", "minLength": 1}}},
+    {"required": ["email"], "properties": {"email": {"type": "string", "pattern": concat!("[^", blanks!(), "]")}}},
     {"required": ["personId"], "properties": {"personId": {"type": "string", "pattern": "^[!-~]+$"}}},
     {"required": ["roomId"], "properties": {"roomId": {"type": "string", "pattern": "^[!-~]+$"}}},
 ]))]

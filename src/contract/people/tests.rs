@@ -36,8 +36,13 @@ fn locale_must_be_a_language_tag_and_blank_is_absent() {
         ("de-DE-u-co-phonebk", Some("de-DE-u-co-phonebk")),
         ("", None),
         (" \n", None),
+        ("\u{9b}\u{200b}", None),
     ] {
         assert_eq!(guest("Ana", given).unwrap().locale.as_ref().map(Locale::as_str), read, "{given:?}");
+    }
+    let blank = regex::Regex::new(concat!("^[", blanks!(), "]*$")).unwrap();
+    for c in '\0'..='\u{ffff}' {
+        assert_eq!(blank.is_match(&c.to_string()), is_blank(&c.to_string()), "the schemas' class: {c:?}");
     }
     let long = format!("en{}", "-abcdefgh".repeat(8));
     for wrong in ["e", "en_US.UTF-8", "English (US)", "es\n", "en--US", "-", "espa\u{f1}ol", long.as_str()] {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ingress::openapi::document;
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -26,6 +27,27 @@ fn key_is_the_same_quoted_or_bare() {
         assert_eq!(key(wrong), Err(ProblemKind::Malformed), "{wrong}");
     }
     assert!(read(&[]).unwrap().key.is_none());
+    // The description says the same.
+    let document = document();
+    let pattern = &document["paths"]["/v1/sessions"]["post"]["parameters"][0]["schema"]["pattern"];
+    let pattern = regex::Regex::new(pattern.as_str().unwrap()).unwrap();
+    for text in [
+        "a",
+        "\"a\"",
+        r"a\",
+        "a\"b",
+        "\"a",
+        "a\"",
+        "\"\"",
+        "\"",
+        r#""a\b""#,
+        r#""a\\""#,
+        r#""a\"b""#,
+        "",
+        "a b",
+    ] {
+        assert_eq!(pattern.is_match(text), key(text).is_ok(), "{text}");
+    }
     let twice = [("idempotency-key", "a"), ("idempotency-key", "a")];
     assert_eq!(read(&twice).unwrap_err(), ProblemKind::Malformed);
     assert!(StartHead::read(&headers(&[JSON]), true).is_err(), "required");
