@@ -25,7 +25,7 @@ MUTATED ?= src/retry.rs src/outcome.rs src/broker/settle.rs src/ledger/** src/st
 FUZZ_TARGETS ?= start_session retry_after
 export CARGO
 
-.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench lint policies deny fuzz mutants breakages schemas openapi metrics dashboard chart chart-files release clean
+.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies bench bench-quick lint policies deny fuzz mutants breakages schemas openapi metrics dashboard chart chart-files release clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,9 +96,14 @@ bodies: ## random tests: BODIES (10000000) for the decoders, ANSWERS (1000000) f
 	if [ -n "$(BODIES_SEED)" ]; then export ICW_TEST_SEED=$(BODIES_SEED); fi
 	CARGO_PROFILE_DEV_OPT_LEVEL=2 $(CARGO) test --locked --test main random:: -- --nocapture --test-threads 1
 
-bench: ## measure CPU per event against a plain baseline, BENCH_ROUNDS (5) of BENCH_EVENTS (5000)
+bench: ## measure CPU per event against a plain baseline, BENCH_ROUNDS (5) of BENCH_EVENTS (5000), BENCH_DELAY_MS (0) per call
 	@$(CARGO) broker ensure
 	$(CARGO) broker with $(CARGO) bench --locked --bench cpu_per_event
+
+bench-quick: export BENCH_EVENTS := 2000
+bench-quick: export BENCH_ROUNDS := 3
+bench-quick: export BENCH_CONTENDERS := plain,defaults
+bench-quick: bench ## the same with fewer events, and only the baseline and the defaults; under 3 minutes after the build
 
 dead-replay: ## test `dead replay` with DEAD_LETTERS (100000), killed twice and run again
 	@$(CARGO) broker ensure
