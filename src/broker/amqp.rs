@@ -2,12 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, Map},
-};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use lapin::{
-    Acker, Channel, Consumer as LapinConsumer, ExchangeKind, PublisherConfirm,
+    Acker, Channel, Consumer as LapinConsumer, ExchangeKind,
     message::BasicReturnMessage,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
@@ -27,6 +24,7 @@ use super::{
     publisher::Publication,
     topology::{Argument, Binding, Depth, Exchange},
 };
+use crate::fault;
 
 impl Broker for Connector {
     type Connection = Connected;
@@ -75,9 +73,6 @@ impl BrokerConnection for Connected {
 }
 
 impl BrokerChannel for Channel {
-    type Confirm =
-        Map<PublisherConfirm, fn(lapin::Result<lapin::Confirmation>) -> lapin::Result<Confirmation>>;
-
     async fn declare_exchange(&self, exchange: &Exchange, passive: bool) -> lapin::Result<()> {
         let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
         let name = short(&exchange.name);
@@ -113,12 +108,18 @@ impl BrokerChannel for Channel {
         self.confirm_select(ConfirmSelectOptions::default()).await
     }
 
-    async fn publish(&self, publication: Publication) -> lapin::Result<Self::Confirm> {
-        let Publication { exchange, routing_key, properties, body } = publication;
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let confirm =
-            self.basic_publish(short(&exchange), short(&routing_key), options, &body, properties).await?;
-        Ok(confirm.map(|confirmation| confirmation.map(confirmed)))
+    fn publish(&self, publication: Publication) -> BoxFuture<'static, lapin::Result<Confirmation>> {
+        let channel = self.clone();
+        Box::pin(async move {
+            let Publication { exchange, routing_key, properties, body } = publication;
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let (exchange, routing_key) = (short(&exchange), short(&routing_key));
+            let publish = channel.basic_publish(exchange, routing_key, options, &body, properties);
+            // lapin numbers the message and queues its frames at the first poll, and is ready when they are written.
+            let confirm = publish.await?;
+            fault::point("publish", "sent");
+            confirm.await.map(confirmed)
+        })
     }
 
     async fn close(&self) -> lapin::Result<()> {
