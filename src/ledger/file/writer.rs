@@ -1,6 +1,9 @@
 //! The writer thread. Writes that arrive during a commit wait, and the next commit contains all of them.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ::redb::Database;
 use tokio::sync::{mpsc, oneshot};
@@ -16,6 +19,11 @@ use crate::{
 const BATCH_MAX: usize = 512;
 /// Size in bytes from which a commit accepts no further write.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Time for which a commit waits for further writes if the commit before had at least [`BUSY`] of them. A commit costs much
+/// more than a further write in it.
+const LINGER: Duration = Duration::from_millis(1);
+/// See [`LINGER`].
+const BUSY: usize = 4;
 /// Maximum number of expired entries that one commit removes if there are no writes.
 const SWEEP_MAX: usize = 1024;
 
@@ -47,8 +55,13 @@ impl Writer {
     /// Writes until all senders are dropped, then closes the database.
     pub(super) fn run(mut self) {
         self.read_keys();
+        let mut busy = false;
         while let Some(job) = self.jobs.blocking_recv() {
+            if busy {
+                std::thread::sleep(LINGER);
+            }
             let writes = self.gather(job);
+            busy = writes.len() >= BUSY;
             if writes.is_empty() {
                 self.sweep();
                 continue;
