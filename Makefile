@@ -27,7 +27,7 @@ INGRESS_SECONDS ?= 600
 LOAD_SECONDS ?= 30
 export CARGO
 
-.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies ingress-fuzz ingress-load bench lint policies deny fuzz mutants breakages schemas openapi metrics dashboard chart chart-files release clean
+.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies ingress-fuzz ingress-load bench bench-quick lint policies deny fuzz mutants breakages schemas openapi metrics dashboard chart chart-files release clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -117,9 +117,14 @@ ingress-load: ## load the ingress with wrk at full speed, three times LOAD_SECON
 	$(CARGO) build --locked --release
 	$(CARGO) broker with --private scripts/ingress-attack load $(LOAD_SECONDS)
 
-bench: ## measure CPU per event against a plain baseline, BENCH_ROUNDS (5) of BENCH_EVENTS (5000)
+bench: ## measure CPU per event against a plain baseline, BENCH_ROUNDS (5) of BENCH_EVENTS (5000), BENCH_DELAY_MS (0) per call
 	@$(CARGO) broker ensure
 	$(CARGO) broker with $(CARGO) bench --locked --bench cpu_per_event
+
+bench-quick: export BENCH_EVENTS := 2000
+bench-quick: export BENCH_ROUNDS := 3
+bench-quick: export BENCH_CONTENDERS := plain,defaults
+bench-quick: bench ## the same with fewer events, and only the baseline and the defaults; under 3 minutes after the build
 
 dead-replay: ## test `dead replay` with DEAD_LETTERS (100000), killed twice and run again
 	@$(CARGO) broker ensure

@@ -2,10 +2,20 @@
 //!
 //! Each round processes the same number of events with each contender in turn. Each contender is a separate process
 //! that starts with a full queue: the baseline ([`plain`]: the same calls and messages without any of the promises),
-//! then the worker with telemetry off, with its defaults and a scrape each second, and with traces. Compare the
-//! ratios of CPU time: machines differ, and the duration of a round depends more on the broker than on the worker.
+//! then the worker with different settings. Compare the ratios of CPU time: machines differ, and the duration of a
+//! round depends more on the broker than on the worker.
 //!
-//! `BENCH_EVENTS` (5,000) and `BENCH_ROUNDS` (5) set the size; `ICW_AMQP__URL` sets the broker.
+//! | variable | default | |
+//! |---|---|---|
+//! | `BENCH_EVENTS` | 5000 | events of a round |
+//! | `BENCH_ROUNDS` | 5 | rounds; the table shows medians |
+//! | `BENCH_DELAY_MS` | 0 | delay of each response of the APIs; several values by commas |
+//! | `BENCH_CONTENDERS` | all but `other` | names of contenders by commas, see [`contender`] |
+//! | `BENCH_OTHER` | this build | path of the worker that is the contender `other` |
+//! | `BENCH_OTHER_ENV` | | its settings as environment variables, `NAME=VALUE` by commas |
+//! | `ICW_AMQP__URL` | a local broker | the broker |
+//!
+//! The results are also written to `target/bench/latest.json`.
 
 #![allow(
     clippy::expect_used,
@@ -17,52 +27,17 @@
     reason = "a benchmark, run by hand"
 )]
 
+mod contender;
+mod cost;
 mod plain;
+mod report;
 mod testbed;
 
 use std::env;
 
-use testbed::{Cost, Testbed};
-
-/// The program that processes the events.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Contender {
-    Plain,
-    Off,
-    Defaults,
-    Traces,
-}
-
-impl Contender {
-    const ALL: [Self; 4] = [Self::Plain, Self::Off, Self::Defaults, Self::Traces];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain baseline",
-            Self::Off => "worker, telemetry off",
-            Self::Defaults => "worker, defaults (metrics, logs)",
-            Self::Traces => "worker, defaults and traces",
-        }
-    }
-
-    /// Settings besides the required ones.
-    fn settings(self, collector: &str) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Plain => Vec::new(),
-            Self::Off => {
-                vec![
-                    ("ICW_TELEMETRY__LOG_LEVEL", "error".to_owned()),
-                    ("ICW_ADMIN__LISTEN", "off".to_owned()),
-                ]
-            }
-            Self::Defaults => vec![("ICW_ADMIN__LISTEN", testbed::ADMIN.to_owned())],
-            Self::Traces => vec![
-                ("ICW_ADMIN__LISTEN", testbed::ADMIN.to_owned()),
-                ("ICW_TELEMETRY__OTLP_ENDPOINT", collector.to_owned()),
-            ],
-        }
-    }
-}
+use contender::Contender;
+use report::Results;
+use testbed::Testbed;
 
 fn main() {
     _ = rustls::crypto::ring::default_provider().install_default();
@@ -77,47 +52,34 @@ fn main() {
     }
 }
 
-fn number(name: &str, default: usize) -> usize {
-    env::var(name)
-        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: expected a number")))
+/// The value of the variable `name`, if it is set and not empty.
+fn given(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+fn number(text: &str) -> usize {
+    text.parse().unwrap_or_else(|_| panic!("expected a number, got {text}"))
 }
 
 async fn compare() {
-    let (events, rounds) = (number("BENCH_EVENTS", 5_000), number("BENCH_ROUNDS", 5));
-    let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); Contender::ALL.len()];
-    for round in 1..=rounds {
-        for (contender, costs) in Contender::ALL.into_iter().zip(&mut costs) {
-            let testbed = Testbed::new().await;
-            let cost = testbed.serve(contender, events).await;
-            eprintln!(
-                "round {round} of {rounds}: {:<34} {:6.3} ms CPU per event, {:6.0} events/s, {} MiB",
-                contender.name(),
-                cost.cpu_ms,
-                cost.per_second,
-                cost.peak_mib
-            );
-            costs.push(cost);
-            testbed.clean_up().await;
+    let events = given("BENCH_EVENTS").map_or(5_000, |text| number(&text));
+    let rounds = given("BENCH_ROUNDS").map_or(5, |text| number(&text));
+    let contenders = Contender::given();
+    let delays = given("BENCH_DELAY_MS").unwrap_or_else(|| "0".to_owned());
+    let mut results = Vec::new();
+    for delay_ms in delays.split(',').map(number) {
+        let mut result = Results::new(delay_ms, events, &contenders);
+        for round in 1..=rounds {
+            for contender in &contenders {
+                let testbed = Testbed::new(delay_ms).await;
+                let cost = testbed.serve(contender, events).await;
+                eprintln!("{delay_ms} ms, round {round} of {rounds}: {:<34} {cost}", contender.title);
+                result.add(contender, cost);
+                testbed.clean_up().await;
+            }
         }
+        println!("{}", result.table());
+        results.push(result);
+        report::write(&results);
     }
-    let medians: Vec<f64> = costs.iter().map(|costs| median(costs.iter().map(|cost| cost.cpu_ms))).collect();
-    println!(
-        "| {events} events, median of {rounds} rounds | CPU per event | to the baseline | to telemetry off | peak memory |"
-    );
-    println!("|---|---|---|---|---|");
-    for ((contender, costs), cpu) in Contender::ALL.iter().zip(&costs).zip(&medians) {
-        println!(
-            "| {} | {cpu:.3} ms | {:.2} | {:.2} | {:.0} MiB |",
-            contender.name(),
-            cpu / medians[0],
-            cpu / medians[1],
-            median(costs.iter().map(|cost| f64::from(cost.peak_mib)))
-        );
-    }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

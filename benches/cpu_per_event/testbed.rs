@@ -1,10 +1,9 @@
 //! Broker, sandbox, collector, and the measured process.
 
 use std::{
-    env,
     fs::File,
     future::pending,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -17,22 +16,12 @@ use testkit::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{Contender, plain};
+use super::{contender::Contender, cost::Cost};
 
 /// The address of the worker's metrics.
 pub(crate) const ADMIN: &str = "127.0.0.1:19464";
 /// Time limit of a round.
 const ROUND_LIMIT: Duration = Duration::from_secs(600);
-
-/// The cost of a round.
-#[derive(Clone, Copy)]
-pub(crate) struct Cost {
-    /// User and system time per event, in milliseconds.
-    pub(crate) cpu_ms: f64,
-    pub(crate) per_second: f64,
-    /// Peak resident memory.
-    pub(crate) peak_mib: u32,
-}
 
 /// A sandbox, a collector, and its own exchanges and queues.
 pub(crate) struct Testbed {
@@ -45,10 +34,14 @@ pub(crate) struct Testbed {
 }
 
 impl Testbed {
-    pub(crate) async fn new() -> Self {
+    /// A testbed whose APIs answer after `delay_ms`.
+    pub(crate) async fn new(delay_ms: usize) -> Self {
         let url = shared_broker();
         let sandbox = bind_sandbox().await;
         let (handle, address) = (sandbox.handle(), sandbox.url());
+        if delay_ms > 0 {
+            handle.fault(format!("any:delay={delay_ms}ms").parse().unwrap());
+        }
         tokio::spawn(sandbox.serve(pending()));
         let prefix = format!("icw-bench-{:08x}", fastrand::u32(..));
         let settings = [
@@ -64,38 +57,37 @@ impl Testbed {
     }
 
     /// Measures `contender` while it processes `events` that are already queued.
-    pub(crate) async fn serve(&self, contender: Contender, events: usize) -> Cost {
+    pub(crate) async fn serve(&self, contender: &Contender, events: usize) -> Cost {
         let declared = program::finished(&["topology", "--declare"], &self.environment).await;
         assert_eq!(declared.status, Some(0), "{declared:?}");
         self.publish(events).await;
         let folder = tempfile::tempdir().unwrap();
-        let (program, argument) = if contender == Contender::Plain {
-            (env::current_exe().unwrap(), plain::FLAG)
-        } else {
-            (program::executable(), "run")
-        };
+        let (program, argument) = contender.command();
         let mut command = Command::new(program);
         command.arg(argument);
-        command.env_clear().envs(self.environment.iter().cloned()).envs(contender.settings(&self.collector));
+        command
+            .env_clear()
+            .envs(self.environment.iter().cloned())
+            .envs(contender.environment(&self.collector));
         let log = File::create(folder.path().join("log")).unwrap();
         command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let began = Instant::now();
         let mut child = command.spawn().unwrap();
-        let scraping = tokio::spawn(scrape(contender));
+        let scraping = tokio::spawn(scrape(contender.has_metrics()));
         let done = async {
             while self.sandbox.counts().messages < events as u64 {
                 tokio::select! {
                     () = self.sandbox.changed() => {}
                     () = sleep(Duration::from_secs(1)) => assert!(
                         child.try_wait().unwrap().is_none(),
-                        "{} ended: {}", contender.name(), std::fs::read_to_string(folder.path().join("log")).unwrap()
+                        "{} ended: {}", contender.name, std::fs::read_to_string(folder.path().join("log")).unwrap()
                     ),
                 }
             }
         };
         timeout(ROUND_LIMIT, done).await.expect("all events are processed in time");
         let took = began.elapsed();
-        let cost = cost(&child, events, took);
+        let cost = Cost::of(child.id(), events, took);
         scraping.abort();
         child.kill().unwrap();
         child.wait().unwrap();
@@ -135,8 +127,8 @@ async fn collector() -> String {
 }
 
 /// Scrapes the metrics much more often than a Prometheus does.
-async fn scrape(contender: Contender) {
-    if matches!(contender, Contender::Plain | Contender::Off) {
+async fn scrape(has_metrics: bool) {
+    if !has_metrics {
         return;
     }
     let http = reqwest::Client::new();
@@ -146,22 +138,5 @@ async fn scrape(contender: Contender) {
         if let Ok(answer) = http.get(format!("http://{ADMIN}/metrics")).send().await {
             _ = answer.bytes().await;
         }
-    }
-}
-
-/// The cost as Linux counts it: `utime` and `stime` in hundredths of a second (proc(5)), and peak memory.
-fn cost(child: &Child, events: usize, took: Duration) -> Cost {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap();
-    let stat = read("stat");
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: u32 = [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<u32>().unwrap()).sum();
-    let status = read("status");
-    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let peak_kib: u32 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-    let events = f64::from(u32::try_from(events).unwrap());
-    Cost {
-        cpu_ms: f64::from(ticks) * 10.0 / events,
-        per_second: events / took.as_secs_f64(),
-        peak_mib: peak_kib / 1024,
     }
 }

@@ -230,12 +230,11 @@ impl Breaker {
                 inner.refused_at = Some(Instant::now());
                 self.state.set_token_refused(true);
             }
-            (Cause::Ledger, _) => {}
+            (Cause::Ledger, _) | (_, None) => {}
             // Earlier work tells nothing about the token.
             (_, Some(refused_at)) if begun < refused_at => cause = Cause::Token,
             // The probe failed for another reason. If the API still refuses the token, the next call that reaches it says so.
             (_, Some(_)) => self.token_not_refused(inner),
-            (_, None) => {}
         }
         if let Signal::Blocked(wait) = signal {
             let until = wait.and_then(|wait| Instant::now().checked_add(wait));

@@ -1,13 +1,17 @@
 //! The broker's interfaces ([`super::port`]), implemented with lapin.
 
-use std::{sync::Arc, time::Duration};
-
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, Map},
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use lapin::{
-    Acker, Channel, Consumer as LapinConsumer, ExchangeKind, PublisherConfirm,
+    Acker, Channel, Consumer as LapinConsumer, ExchangeKind,
     message::BasicReturnMessage,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
@@ -27,6 +31,7 @@ use super::{
     publisher::Publication,
     topology::{Argument, Binding, Depth, Exchange},
 };
+use crate::fault;
 
 impl Broker for Connector {
     type Connection = Connected;
@@ -75,9 +80,6 @@ impl BrokerConnection for Connected {
 }
 
 impl BrokerChannel for Channel {
-    type Confirm =
-        Map<PublisherConfirm, fn(lapin::Result<lapin::Confirmation>) -> lapin::Result<Confirmation>>;
-
     async fn declare_exchange(&self, exchange: &Exchange, passive: bool) -> lapin::Result<()> {
         let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
         let name = short(&exchange.name);
@@ -113,12 +115,18 @@ impl BrokerChannel for Channel {
         self.confirm_select(ConfirmSelectOptions::default()).await
     }
 
-    async fn publish(&self, publication: Publication) -> lapin::Result<Self::Confirm> {
-        let Publication { exchange, routing_key, properties, body } = publication;
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let confirm =
-            self.basic_publish(short(&exchange), short(&routing_key), options, &body, properties).await?;
-        Ok(confirm.map(|confirmation| confirmation.map(confirmed)))
+    fn publish(&self, publication: Publication) -> BoxFuture<'static, lapin::Result<Confirmation>> {
+        let channel = self.clone();
+        Box::pin(async move {
+            let Publication { exchange, routing_key, properties, body } = publication;
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let (exchange, routing_key) = (short(&exchange), short(&routing_key));
+            let publish = channel.basic_publish(exchange, routing_key, options, &body, properties);
+            // lapin numbers the message and queues its frames at the first poll, and is ready when they are written.
+            let confirm = publish.await?;
+            fault::point("publish", "sent");
+            confirm.await.map(confirmed)
+        })
     }
 
     async fn close(&self) -> lapin::Result<()> {
@@ -148,12 +156,14 @@ struct Consuming {
     queue: String,
 }
 
-/// A delivery of a channel.
+/// A delivery of a channel. The channel stays open until its last delivery is dropped.
 #[derive(Debug)]
 struct ChannelReceipt {
+    channel: Channel,
+    tag: u64,
+    /// Knows if the broker has taken the delivery back. It settles by way of two more tasks of lapin, the channel by none.
     acker: Acker,
-    /// Keeps the channel open until its last delivery is dropped.
-    _channel: Channel,
+    settled: AtomicBool,
 }
 
 impl Subscribe for Connected {
@@ -231,29 +241,49 @@ impl Deliveries for Consuming {
 
 impl Delivery {
     fn new(delivery: lapin::message::Delivery, channel: &Channel) -> Self {
-        let receipt = Arc::new(ChannelReceipt { acker: delivery.acker, _channel: channel.clone() });
+        let receipt = Arc::new(ChannelReceipt {
+            channel: channel.clone(),
+            tag: delivery.delivery_tag,
+            acker: delivery.acker,
+            settled: AtomicBool::new(false),
+        });
         let redelivered = delivery.redelivered;
         Self { body: delivery.data, properties: delivery.properties, redelivered, receipt }
     }
 }
 
+impl ChannelReceipt {
+    /// Settles the delivery with `settle`, unless it was settled before or the broker has taken it back.
+    async fn settle(
+        &self,
+        step: &'static str,
+        limit: Duration,
+        settle: impl Future<Output = lapin::Result<()>>,
+    ) -> Result<bool, BrokerError> {
+        if self.acker.poisoned() || self.settled.swap(true, Ordering::Relaxed) {
+            return Ok(false);
+        }
+        within(step, limit, &self.acker, settle).await.map(|()| true)
+    }
+}
+
 impl Settle for ChannelReceipt {
     fn usable(&self) -> bool {
-        self.acker.usable()
+        self.acker.usable() && !self.settled.load(Ordering::Relaxed)
     }
 
     fn ack(&self, limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
-        let ack = self.acker.ack(BasicAckOptions::default());
-        Box::pin(within("acknowledge", limit, &self.acker, ack))
+        let ack = self.channel.basic_ack(self.tag, BasicAckOptions::default());
+        Box::pin(self.settle("acknowledge", limit, ack))
     }
 
     fn requeue(&self, limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
-        let nack = self.acker.nack(BasicNackOptions { requeue: true, multiple: false });
-        Box::pin(within("requeue", limit, &self.acker, nack))
+        let options = BasicNackOptions { requeue: true, multiple: false };
+        Box::pin(self.settle("requeue", limit, self.channel.basic_nack(self.tag, options)))
     }
 
     fn requeue_counted(&self, limit: Duration) -> BoxFuture<'_, Result<bool, BrokerError>> {
-        let reject = self.acker.reject(BasicRejectOptions { requeue: true });
-        Box::pin(within("requeue", limit, &self.acker, reject))
+        let options = BasicRejectOptions { requeue: true };
+        Box::pin(self.settle("requeue", limit, self.channel.basic_reject(self.tag, options)))
     }
 }

@@ -74,8 +74,6 @@ pub trait BrokerConnection: Subscribe + 'static {
 
 /// A channel of a connection. The caller limits the time of each request.
 pub trait BrokerChannel: Peer + Clone + Send + 'static {
-    type Confirm: Future<Output = lapin::Result<Confirmation>> + Send + 'static;
-
     /// Declares a durable exchange, or only verifies that it exists if `passive`.
     fn declare_exchange(
         &self,
@@ -96,8 +94,9 @@ pub trait BrokerChannel: Peer + Clone + Send + 'static {
     /// Makes the broker confirm each message. The reply arrives after all messages that were returned before.
     fn select_confirms(&self) -> impl Future<Output = lapin::Result<()>> + Send;
 
-    /// Writes a mandatory message. The returned future resolves with its confirm.
-    fn publish(&self, publication: Publication) -> impl Future<Output = lapin::Result<Self::Confirm>> + Send;
+    /// Publishes a mandatory message. The returned future resolves with its confirm. Messages are written in the order
+    /// in which their futures are polled first, and only one task may do that.
+    fn publish(&self, publication: Publication) -> BoxFuture<'static, lapin::Result<Confirmation>>;
 
     fn close(&self) -> impl Future<Output = lapin::Result<()>> + Send;
 }

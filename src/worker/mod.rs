@@ -216,13 +216,16 @@ async fn serve(
         () = measure(&ledger, metrics) => Ok(()),
         () = keep_alive(health) => Ok(()),
     };
-    if let Err(WorkerError::Topology(error)) = &result {
-        error!(%error, "broker topology does not match the configuration; exiting");
-    }
     consumers.abort();
     drop(consumers);
     wind_down(&tries, publishing, &ledger, &tracer).await;
-    result
+    result.inspect_err(log_mismatch)
+}
+
+fn log_mismatch(error: &WorkerError) {
+    if let WorkerError::Topology(error) = error {
+        error!(%error, "broker topology does not match the configuration; exiting");
+    }
 }
 
 /// Runs the consumers and the ingress until both have ended after a stop, or the consumers have failed.

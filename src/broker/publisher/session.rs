@@ -4,10 +4,16 @@ use std::{
     collections::{BTreeMap, HashSet},
     future::Future,
     pin::pin,
+    task::Poll,
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, ready},
+    poll,
+    stream::FuturesUnordered,
+};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{Span, info, warn};
 
@@ -141,10 +147,10 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
                 biased;
                 _ = health.tick() => self.check_health().await?,
                 Some((id, confirmation)) = self.confirms.next() => self.handle_confirm(id, confirmation).await?,
-                job = jobs.recv(), if open && stale.is_none() && !self.blocked && self.pending.len() < OUTSTANDING_MAX => match job {
+                job = jobs.recv(), if open && stale.is_none() && !self.is_paused() && self.pending.len() < OUTSTANDING_MAX => match job {
                     // The caller has given up, and its delivery is requeued.
                     Some(job) if job.reply.is_closed() => {}
-                    Some(job) => self.publish(job).await?,
+                    Some(job) => self.publish(job).await,
                     None => open = false,
                 },
                 // Usually the next confirm resolves them, but there may be none.
@@ -157,6 +163,12 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
     /// True if recorded messages can be resolved. While the broker blocks, no request is answered that would tell.
     fn is_resolvable(&self) -> bool {
         !self.unresolved.is_empty() && (self.confirms.is_empty() || !self.blocked)
+    }
+
+    /// True if no message must be given to lapin. Messages that lapin can't write because the broker blocks publishing
+    /// would be published even if their callers have given up.
+    fn is_paused(&self) -> bool {
+        self.blocked || self.connection.is_blocked()
     }
 
     async fn check_health(&mut self) -> Result<(), BrokerError> {
@@ -246,7 +258,9 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
         }
     }
 
-    async fn publish(&mut self, job: PublishJob) -> Result<(), BrokerError> {
+    /// Starts to publish a message. Several messages wait to be written at the same time, so that lapin's thread writes
+    /// them together.
+    async fn publish(&mut self, job: PublishJob) {
         let PublishJob { publication, delivery, reply, room } = job;
         let key = MessageKey::of(&publication.exchange, &publication.routing_key, &publication.properties);
         let id = self.next;
@@ -254,12 +268,14 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
         let since = Instant::now();
         let deadline = since + self.limit;
         self.pending.insert(id, Pending { key, delivery, since, deadline, reply, _room: room });
-        let channel = self.channel.clone();
-        let publish = channel.publish(publication);
         fault::point("publish", "asked");
-        let confirm = self.await_reply("publish", publish).await?;
-        fault::point("publish", "sent");
-        self.confirms.push(confirm.map(move |confirmation| (id, confirmation)).boxed());
-        Ok(())
+        let confirm = self.channel.publish(publication);
+        let mut confirm = confirm.map(move |confirmation| (id, confirmation)).boxed();
+        // Polled before the next message, so that the order of messages is the order of their jobs.
+        let confirm = match poll!(&mut confirm) {
+            Poll::Ready(confirmation) => ready(confirmation).boxed(),
+            Poll::Pending => confirm,
+        };
+        self.confirms.push(confirm);
     }
 }

@@ -89,13 +89,25 @@ pub(super) fn has_expired(database: &Database, now: Timestamp) -> Result<bool, E
     Ok(ends.first()?.is_some_and(|(end, _)| end.value().0 <= now.as_millisecond()))
 }
 
-/// Applies `writes` and removes at most `sweep_max` entries that have expired at `now`, in one commit.
+/// Calls `each` with every key, until it returns false.
+pub(super) fn keys(database: &Database, mut each: impl FnMut(&str) -> bool) -> Result<(), Error> {
+    for entry in database.begin_read()?.open_table(ENTRIES)?.iter()? {
+        if !each(entry?.0.value()) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Applies `writes` and removes at most `sweep_max` entries that have expired at `now`, in one commit. Returns the keys of
+/// the entries that were replaced or removed.
 pub(super) fn apply(
     database: &Database,
     writes: &[Write],
     now: Timestamp,
     sweep_max: usize,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
+    let mut gone = Vec::new();
     let transaction = database.begin_write()?;
     {
         let mut entries = transaction.open_table(ENTRIES)?;
@@ -113,6 +125,7 @@ pub(super) fn apply(
             };
             if let Some(before) = before {
                 ends.remove((before.value().0, key))?;
+                gone.push(key.to_owned());
             }
             if let Some(end) = end {
                 ends.insert((end, key), ())?;
@@ -120,11 +133,14 @@ pub(super) fn apply(
         }
         let expired = ends.extract_from_if(..(now.as_millisecond() + 1, ""), |_, ()| true)?;
         for end in expired.take(sweep_max) {
-            entries.remove(end?.0.value().1)?;
+            let end = end?;
+            let key = end.0.value().1;
+            entries.remove(key)?;
+            gone.push(key.to_owned());
         }
     }
     transaction.commit()?;
-    Ok(())
+    Ok(gone)
 }
 
 /// Runs `work` on the database at `path`. A panic counts as damage, because redb panics on some kinds of damage.

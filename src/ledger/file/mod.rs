@@ -1,12 +1,14 @@
 //! A ledger in a file. Reads see the last commit and never wait for a write. All writes go through one thread, which
-//! commits waiting writes together.
+//! commits waiting writes together. The keys are also kept in memory, so that a claim of a new key reads nothing.
 
 mod database;
 pub(super) mod inspect;
+mod keys;
 mod writer;
 
 use std::{
     fmt,
+    future::ready,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
@@ -30,6 +32,7 @@ use super::{
     entry_store::EntryStore,
 };
 use crate::{clock::Clock, fault};
+use keys::KnownKeys;
 use writer::{Write, WriteJob, Writer};
 
 /// Capacity of the write queue; further writes wait until there is space.
@@ -54,6 +57,7 @@ struct SharedFile {
     database: RwLock<Result<Arc<Database>, LedgerError>>,
     commits: AtomicU64,
     clock: Clock,
+    keys: KnownKeys,
 }
 
 /// Opens the database again; the file must exist.
@@ -87,8 +91,8 @@ impl File {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (ends, finished) = watch::channel(false);
         let database = RwLock::new(Ok(Arc::new(database)));
-        let shared =
-            Arc::new(SharedFile { path: path.clone(), opener, database, commits: AtomicU64::new(0), clock });
+        let (commits, keys) = (AtomicU64::new(0), KnownKeys::default());
+        let shared = Arc::new(SharedFile { path: path.clone(), opener, database, commits, clock, keys });
         let writer = Writer::new(receiver, shared.clone());
         let run = move || {
             writer.run();
@@ -127,6 +131,11 @@ impl EntryStore for File {
     }
 
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        if self.shared.keys.is_absent(key) {
+            // A file that cannot be used is reported, also if the entry would not be in it.
+            let absent = self.shared.database().map(|_| None);
+            return Box::pin(ready(absent));
+        }
         let key = key.to_owned();
         Box::pin(self.read(move |database| database::get(database, &key)))
     }

@@ -1,6 +1,9 @@
 //! The writer thread. Writes that arrive during a commit wait, and the next commit contains all of them.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ::redb::Database;
 use tokio::sync::{mpsc, oneshot};
@@ -16,6 +19,11 @@ use crate::{
 const BATCH_MAX: usize = 512;
 /// Size in bytes from which a commit accepts no further write.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Time for which a commit waits for further writes if the commit before had at least [`BUSY`] of them. A commit costs much
+/// more than a further write in it.
+const LINGER: Duration = Duration::from_millis(1);
+/// See [`LINGER`].
+const BUSY: usize = 4;
 /// Maximum number of expired entries that one commit removes if there are no writes.
 const SWEEP_MAX: usize = 1024;
 
@@ -46,8 +54,14 @@ impl Writer {
 
     /// Writes until all senders are dropped, then closes the database.
     pub(super) fn run(mut self) {
+        self.read_keys();
+        let mut busy = false;
         while let Some(job) = self.jobs.blocking_recv() {
+            if busy {
+                std::thread::sleep(LINGER);
+            }
             let writes = self.gather(job);
+            busy = writes.len() >= BUSY;
             if writes.is_empty() {
                 self.sweep();
                 continue;
@@ -62,6 +76,14 @@ impl Writer {
             }
         }
         self.shared.set_database(Err(LedgerError::Closed));
+    }
+
+    /// Reads all keys of the file into memory. Until then, and if this fails, each claim reads the file.
+    fn read_keys(&self) {
+        self.shared.keys.load(|each| {
+            let database = self.shared.database()?;
+            database::guard(&self.shared.path, || database::keys(&database, each))
+        });
     }
 
     /// Collects `first` and the other waiting writes, up to the limits of a commit.
@@ -99,16 +121,18 @@ impl Writer {
     }
 
     fn commit(&self, writes: &[Write], sweep_max: usize) -> Result<(), LedgerError> {
+        // A failed commit may be on the disk nevertheless, so keys are added before.
+        let put = writes.iter().filter(|write| matches!(write.change, Change::Put(_)));
+        self.shared.keys.add(put.map(|write| write.key.as_str()));
         let result = self.database().and_then(|database| {
             database::guard(&self.shared.path, || {
                 database::apply(&database, writes, self.shared.clock.steady(), sweep_max)
             })
         });
-        match &result {
-            Ok(()) => _ = self.shared.commits.fetch_add(1, Ordering::Relaxed),
-            Err(error) => self.fail(error.clone()),
-        }
-        result
+        let gone = result.inspect_err(|error| self.fail(error.clone()))?;
+        self.shared.keys.remove(gone.iter().map(String::as_str));
+        self.shared.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The database. After a failure the database is opened again, as redb requires (`StorageError::PreviousIo`).
@@ -152,6 +176,7 @@ mod tests {
     use crate::{
         clock::Clock,
         ledger::entry::{Entry, EntryState},
+        ledger::file::keys::KnownKeys,
     };
 
     const LATER: Timestamp = Timestamp::MAX;
@@ -169,6 +194,7 @@ mod tests {
             database: RwLock::new(database),
             commits: AtomicU64::new(0),
             clock: Clock::system(),
+            keys: KnownKeys::default(),
         };
         Writer::new(receiver, Arc::new(shared))
     }

@@ -17,7 +17,7 @@ use instant_connect_worker::broker::{
     topology::{Argument, Binding, Depth, Exchange},
 };
 use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{sync::oneshot, task::unconstrained, time::sleep};
 
 use super::{
     SimulatedQueues,
@@ -173,8 +173,6 @@ impl Peer for SimulatedChannel {
 }
 
 impl BrokerChannel for SimulatedChannel {
-    type Confirm = BoxFuture<'static, lapin::Result<Confirmation>>;
-
     async fn declare_exchange(&self, exchange: &Exchange, passive: bool) -> lapin::Result<()> {
         self.request(|broker| broker.topology.declare_exchange(exchange, passive)).await
     }
@@ -209,31 +207,32 @@ impl BrokerChannel for SimulatedChannel {
         self.request(|_| Ok(())).await
     }
 
-    async fn publish(&self, publication: Publication) -> lapin::Result<Self::Confirm> {
-        let life = &self.wire.life;
-        life.point("before a publish").await;
-        if self.is_gone() {
-            return Err(broken());
-        }
-        {
-            let mut state = life.world.lock();
-            let rule = state.checker.published(&publication);
-            state.must(rule);
-        }
-        // A message that lapin has not written yet is out of the worker's hands.
-        self.wire.writable().await;
-        let (confirm, answer) = oneshot::channel();
-        tokio::spawn(publishing::publish(self.clone(), publication, confirm));
+    fn publish(&self, publication: Publication) -> BoxFuture<'static, lapin::Result<Confirmation>> {
         let channel = self.clone();
-        Ok(Box::pin(async move {
+        Box::pin(async move {
+            let life = &channel.wire.life;
+            life.point("before a publish").await;
+            if channel.is_gone() {
+                return Err(broken());
+            }
+            {
+                let mut state = life.world.lock();
+                let rule = state.checker.published(&publication);
+                state.must(rule);
+            }
+            // A message that lapin has not written yet is out of the worker's hands.
+            channel.wire.writable().await;
+            let (confirm, answer) = oneshot::channel();
+            tokio::spawn(publishing::publish(channel.clone(), publication, confirm));
+            // Like lapin's confirms, not subject to the runtime's budget of polls.
             let answer = tokio::select! {
                 biased;
-                Ok(answer) = answer => Ok(answer),
+                Ok(answer) = unconstrained(answer) => Ok(answer),
                 () = channel.wire.gone() => Err(broken()),
             };
-            channel.wire.life.point("at a confirm").await;
+            life.point("at a confirm").await;
             answer
-        }))
+        })
     }
 
     async fn close(&self) -> lapin::Result<()> {
