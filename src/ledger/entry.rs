@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 /// Hash of the content that claims a key: the same at every repeat of an effect.
-pub type Fingerprint = [u8; 32];
+pub(crate) type Fingerprint = [u8; 32];
 
 /// Known state of an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +19,11 @@ pub enum EntryState {
 /// An entry, valid until its expiry time.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     pub state: EntryState,
     /// The note or the result, which may hold links.
     pub bytes: Vec<u8>,
-    pub until: Timestamp,
+    pub(crate) until: Timestamp,
 }
 
 impl fmt::Debug for Entry {

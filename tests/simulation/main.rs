@@ -25,7 +25,7 @@
 //! - `checker`: the rules; `per_stage`: values for each stage of the table
 //! - `one_consumer`: tests of one consumer by itself
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod broker;
 mod checker;
