@@ -129,6 +129,7 @@ fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
 
 /// Validates that no duration exceeds another one that must be at least as long.
 fn order_of_durations(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
+    let drain = config.ingress.listen.map_or(Duration::ZERO, |_| config.ingress.drain.get());
     let ordered = [
         ("retry.initial", config.retry.initial, "retry.max", config.retry.max),
         (
@@ -143,7 +144,7 @@ fn order_of_durations(config: &Config, settings: &Settings) -> Result<(), Config
             "amqp.delivery_timeout",
             config.amqp.delivery_timeout.get(),
         ),
-        ("ingress.drain", config.ingress.drain.get(), "shutdown.grace", config.shutdown.grace.get()),
+        ("ingress.drain", drain, "shutdown.grace", config.shutdown.grace.get()),
         (
             "hosts.timeout",
             config.hosts.timeout.get(),

@@ -215,6 +215,11 @@ impl<T> Latest<T> {
         Self { value, stale: false }
     }
 
+    /// The last usable content, without a new read.
+    fn last(&self) -> Arc<T> {
+        Arc::clone(&self.value)
+    }
+
     /// Updates the value with newly read content. Logs only when reading starts to fail and when it recovers.
     fn update(&mut self, read: Result<Option<T>, TlsError>) -> Arc<T> {
         match read {

@@ -63,7 +63,7 @@ impl ServedCertificate {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let (read_at, certificate) = &mut *latest;
         if read_at.elapsed() < FRESH {
-            return certificate.update(Ok(None));
+            return certificate.last();
         }
         *read_at = Instant::now();
         certificate.update(certified_key(&self.files, &self.provider).map(Some))

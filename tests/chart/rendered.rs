@@ -151,7 +151,7 @@ fn notes_show_derived_values_and_warnings() {
     }
     assert!(!flows.contains("icw_a-token"), "{flows}");
     let gateway = all("gateway-values.yaml");
-    for words in [":80 (http)", "until it restarts", "allow_insecure", "trusted_proxies is empty"] {
+    for words in [":80 (http)", "until a rollout or restart", "allow_insecure", "trusted_proxies is empty"] {
         assert!(gateway.contains(words), "{words}: {gateway}");
     }
     let scaled = all("autoscaling-values.yaml");

@@ -200,7 +200,7 @@ fn authority() -> (String, String) {
     (ca.pem(), client.pem() + &key.serialize_pem())
 }
 
-/// A client's CA is as easy to replace as a token: without a restart, also for clients that were connected before.
+/// A client's CA is as easy to replace as a token: without a restart.
 #[tokio::test]
 async fn client_without_a_certificate_of_the_ca_is_refused_and_the_ca_rotates() {
     let folder = tempfile::tempdir().unwrap();

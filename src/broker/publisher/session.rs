@@ -29,8 +29,9 @@ use crate::{
     telemetry::metrics::PublishMetrics,
 };
 
-/// Maximum number of messages that wait for their confirm.
-const OUTSTANDING_MAX: usize = 1024;
+/// Maximum number of messages that wait for their confirm. lapin may still have to write them, and writes them even if their callers
+/// give up meanwhile.
+const OUTSTANDING_MAX: usize = 256;
 /// Multiple of `amqp.timeout` for which a confirm may be late while the channel answers.
 const LATE_FACTOR: u32 = 4;
 /// Interval between two checks if the broker blocks publishing.
@@ -162,7 +163,7 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
 
     /// True if recorded messages can be resolved. While the broker blocks, no request is answered that would tell.
     fn is_resolvable(&self) -> bool {
-        !self.unresolved.is_empty() && (self.confirms.is_empty() || !self.blocked)
+        !self.unresolved.is_empty() && (self.confirms.is_empty() || !self.is_paused())
     }
 
     /// True if no message must be given to lapin. Messages that lapin can't write because the broker blocks publishing

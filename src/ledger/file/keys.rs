@@ -3,11 +3,16 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Maximum number of hashes. A table of so many takes 19 MiB, and one more would double it.
-const HASHES_MAX: usize = (1 << 21) / 8 * 7;
+use redb::Database;
+
+use super::database;
+
+/// Maximum number of hashes. With so many, a table needs at most 19 MiB: it grows once more while removed hashes take up room in it.
+const HASHES_MAX: usize = (1 << 20) / 8 * 7;
 
 /// Number of keys in the file for each hash of a key. `None` if the keys are not known: not read yet, or too many.
 ///
@@ -20,25 +25,29 @@ pub(super) struct KnownKeys {
 }
 
 impl KnownKeys {
+    /// Reads all keys of `database`, the file at `path`, to which nothing may be written meanwhile. If this fails, each claim reads the
+    /// file.
+    pub(super) fn read(&self, path: &Path, database: &Database) {
+        self.load(|each| database::guard(path, || database::keys(database, each)));
+    }
+
     /// Reads all keys of the file with `read`, which gets a function that takes one key and returns false to stop. Nothing may
     /// be written meanwhile.
-    pub(super) fn load<E>(&self, read: impl FnOnce(&mut dyn FnMut(&str) -> bool) -> Result<(), E>) {
-        let mut known = HashMap::<u32, u32>::new();
+    fn load<E>(&self, read: impl FnOnce(&mut dyn FnMut(&str) -> bool) -> Result<(), E>) {
+        let (mut known, mut fits) = (HashMap::new(), true);
         let read = read(&mut |key| {
-            *known.entry(self.hash(key)).or_default() += 1;
-            known.len() <= HASHES_MAX
+            fits = count(&mut known, self.hash(key));
+            fits
         });
-        *self.counts() = Some(known).filter(|known| read.is_ok() && known.len() <= HASHES_MAX);
+        *self.counts() = Some(known).filter(|_| read.is_ok() && fits);
     }
 
     /// Adds `keys`, before the file has them.
     pub(super) fn add<'a>(&self, keys: impl IntoIterator<Item = &'a str>) {
         let mut counts = self.counts();
         let Some(known) = &mut *counts else { return };
-        for key in keys {
-            *known.entry(self.hash(key)).or_default() += 1;
-        }
-        if known.len() > HASHES_MAX {
+        let fits = keys.into_iter().all(|key| count(known, self.hash(key)));
+        if !fits {
             *counts = None;
         }
     }
@@ -72,6 +81,15 @@ impl KnownKeys {
     fn counts(&self) -> MutexGuard<'_, Option<HashMap<u32, u32>>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Counts a key. Returns false if there is no room for its hash.
+fn count(known: &mut HashMap<u32, u32>, hash: u32) -> bool {
+    let fits = known.len() < HASHES_MAX || known.contains_key(&hash);
+    if fits {
+        *known.entry(hash).or_default() += 1;
+    }
+    fits
 }
 
 #[cfg(test)]
@@ -115,10 +133,21 @@ mod tests {
 
     #[test]
     fn no_key_is_absent_if_there_are_too_many() {
+        let full = || Some((0..u32::try_from(HASHES_MAX).unwrap()).map(|hash| (hash, 1)).collect());
         let keys = known(&[]);
-        let hashes = 0..=u32::try_from(HASHES_MAX).unwrap();
-        *keys.counts() = Some(hashes.map(|hash| (hash, 1)).collect());
-        keys.add([]);
-        assert!(!keys.is_absent("a"));
+        let other = (0..).map(|n| n.to_string()).find(|key| keys.hash(key) as usize >= HASHES_MAX).unwrap();
+        *keys.counts() = full();
+        assert!(keys.is_absent(&other));
+        keys.add([other.as_str()]);
+        assert!(!keys.is_absent("a") && keys.counts().is_none());
+        keys.load(|each| {
+            for n in 0.. {
+                if !each(&n.to_string()) {
+                    return Ok::<_, ()>(());
+                }
+            }
+            Ok(())
+        });
+        assert!(keys.counts().is_none(), "there are more in the file");
     }
 }

@@ -75,23 +75,27 @@ impl File {
         let (first, again) = (path.clone(), path.clone());
         let open = move || {
             fault::point("ledger", "opening");
-            database::open(&first, true)
+            let database = database::open(&first, true)?;
+            let keys = KnownKeys::default();
+            keys.read(&first, &database);
+            Ok((database, keys))
         };
         let opened = spawn_blocking(open).await;
-        let database = opened.unwrap_or(Err(LedgerError::Closed))?;
-        Self::start(path, database, Box::new(move || database::open(&again, false)), clock)
+        let (database, keys) = opened.unwrap_or(Err(LedgerError::Closed))?;
+        Self::start(path, database, keys, Box::new(move || database::open(&again, false)), clock)
     }
 
     fn start(
         path: PathBuf,
         database: Database,
+        keys: KnownKeys,
         opener: Opener,
         clock: Clock,
     ) -> Result<Arc<Self>, LedgerError> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (ends, finished) = watch::channel(false);
         let database = RwLock::new(Ok(Arc::new(database)));
-        let (commits, keys) = (AtomicU64::new(0), KnownKeys::default());
+        let commits = AtomicU64::new(0);
         let shared = Arc::new(SharedFile { path: path.clone(), opener, database, commits, clock, keys });
         let writer = Writer::new(receiver, shared.clone());
         let run = move || {

@@ -61,7 +61,9 @@ async fn full_disk_that_has_space_again_recovers_without_loss() {
             database::guard(&path, || Ok(Builder::new().create_with_backend(disk)?))
         })
     };
-    let file = File::start(path.clone(), opener().unwrap(), opener, Clock::system()).unwrap();
+    let (database, keys) = (opener().unwrap(), KnownKeys::default());
+    keys.read(&path, &database);
+    let file = File::start(path.clone(), database, keys, opener, Clock::system()).unwrap();
     file.write("before", entry(1), None).await.unwrap();
     full.store(true, SeqCst);
     for _ in 0..2 {

@@ -54,7 +54,6 @@ impl Writer {
 
     /// Writes until all senders are dropped, then closes the database.
     pub(super) fn run(mut self) {
-        self.read_keys();
         let mut busy = false;
         while let Some(job) = self.jobs.blocking_recv() {
             if busy {
@@ -76,14 +75,6 @@ impl Writer {
             }
         }
         self.shared.set_database(Err(LedgerError::Closed));
-    }
-
-    /// Reads all keys of the file into memory. Until then, and if this fails, each claim reads the file.
-    fn read_keys(&self) {
-        self.shared.keys.load(|each| {
-            let database = self.shared.database()?;
-            database::guard(&self.shared.path, || database::keys(&database, each))
-        });
     }
 
     /// Collects `first` and the other waiting writes, up to the limits of a commit.
@@ -121,10 +112,10 @@ impl Writer {
     }
 
     fn commit(&self, writes: &[Write], sweep_max: usize) -> Result<(), LedgerError> {
-        // A failed commit may be on the disk nevertheless, so keys are added before.
-        let put = writes.iter().filter(|write| matches!(write.change, Change::Put(_)));
-        self.shared.keys.add(put.map(|write| write.key.as_str()));
         let result = self.database().and_then(|database| {
+            // A failed commit may be on the disk nevertheless, so keys are added before.
+            let put = writes.iter().filter(|write| matches!(write.change, Change::Put(_)));
+            self.shared.keys.add(put.map(|write| write.key.as_str()));
             database::guard(&self.shared.path, || {
                 database::apply(&database, writes, self.shared.clock.steady(), sweep_max)
             })
@@ -147,6 +138,7 @@ impl Writer {
             error => error,
         })?;
         let database = Arc::new(database);
+        self.shared.keys.read(&self.shared.path, &database);
         self.shared.set_database(Ok(database.clone()));
         info!("ledger writes recovered");
         Ok(database)
