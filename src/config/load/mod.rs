@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The defaults, which are also the reference: they contain every key, and each value defines its key's type.
-pub const DEFAULTS: &str = include_str!("../../config/default.toml");
+pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
 
 /// The layers above the built-in defaults.
 #[derive(Default)]
