@@ -72,8 +72,11 @@ impl ClientBuckets {
         lock(&self.requests).take(self.size, 1.0)
     }
 
-    /// Takes the permits for `people`, or returns the time until it can.
+    /// Takes the permits for `people`, or returns the time until it can. Nobody needs none, also if more than all are taken.
     pub(super) fn take_people(&self, people: usize) -> Result<(), Duration> {
+        if people == 0 {
+            return Ok(());
+        }
         lock(&self.people).take(self.size, permits(people))
     }
 
@@ -161,6 +164,7 @@ mod tests {
         buckets.take_people(1000).unwrap();
         // 997 beyond the burst, and one for the next.
         assert_eq!(buckets.take_people(1), Err(Duration::from_secs(499)), "the rate must make up for all");
+        buckets.take_people(0).unwrap();
         buckets.take_request().unwrap();
         buckets.give_back(1000);
         buckets.take_people(3).unwrap();

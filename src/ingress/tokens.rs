@@ -92,6 +92,9 @@ impl ClientTokens {
     }
 }
 
+/// Maximum number of checks in a row that do not read a file because it was just changed.
+const DEFERRED_MAX: u32 = 2;
+
 /// A token file, and the tokens that were last read from it.
 #[derive(Debug)]
 struct DigestFile {
@@ -105,11 +108,13 @@ struct ReadDigests {
     digests: Arc<[TokenDigest]>,
     /// The file was unusable when it was last read, and this was logged.
     is_stale: bool,
+    /// Checks in a row that found the file just changed, and did not read it.
+    deferred: u32,
 }
 
 impl DigestFile {
     fn open(path: PathBuf) -> Result<Self, TokenFileError> {
-        let last = ReadDigests { at: Instant::now(), digests: read(&path)?, is_stale: false };
+        let last = ReadDigests { at: Instant::now(), digests: read(&path)?, is_stale: false, deferred: 0 };
         if last.digests.is_empty() {
             warn_of_empty(&path);
         }
@@ -125,9 +130,13 @@ impl DigestFile {
             return Arc::clone(&last.digests);
         }
         last.at = Instant::now();
-        if is_new(&self.path) {
+        // There is nothing to keep after an unusable content, and a file that is changed all the time is read nevertheless.
+        let defers = last.deferred < DEFERRED_MAX && !last.is_stale && !last.digests.is_empty();
+        if defers && is_new(&self.path) {
+            last.deferred += 1;
             return Arc::clone(&last.digests);
         }
+        last.deferred = 0;
         match read(&self.path) {
             Ok(digests) => {
                 if std::mem::take(&mut last.is_stale) {

@@ -29,9 +29,9 @@ use crate::{
     telemetry::metrics::PublishMetrics,
 };
 
-/// Maximum number of messages that wait for their confirm. lapin may still have to write them, and writes them even if their callers
-/// give up meanwhile.
-const OUTSTANDING_MAX: usize = 256;
+/// Maximum number of messages that wait for their confirm. So many that one queue without a leader does not soon hold up the others.
+/// lapin may still have to write them, and writes them even if their callers give up meanwhile.
+const OUTSTANDING_MAX: usize = 1024;
 /// Multiple of `amqp.timeout` for which a confirm may be late while the channel answers.
 const LATE_FACTOR: u32 = 4;
 /// Interval between two checks if the broker blocks publishing.

@@ -29,7 +29,7 @@ use crate::{
         http::AcceptedBody,
         ids,
         message::Message,
-        start_session::{ROUTING_KEY, Refusal, Session, SessionRules, StartMessage},
+        start_session::{ROUTING_KEY, Session, SessionRules, StartMessage},
         trace::TraceContext,
     },
     fault,
@@ -164,7 +164,7 @@ impl StartEvents {
             ClaimedKey::Accepted => return Ok(AcceptedBody { replayed: true, ..accepted }),
         };
         let (event, is_first) = match lease.as_ref().and_then(first_time) {
-            Some(at) => self.first_sent(event, at)?,
+            Some(at) => (self.first_sent(event, at)?, false),
             None => (event, true),
         };
         // The people of a repeat were counted with the first request.
@@ -181,23 +181,16 @@ impl StartEvents {
         }
     }
 
-    /// The event as a request sent it before at the time `at`, without a confirm: with another time, the stage would process it as a
-    /// new event once it has forgotten the first. A request without a name starts a new session if the first is over. Returns true
-    /// if it does.
-    fn first_sent(&self, mut event: ValidEvent, at: Timestamp) -> Result<(ValidEvent, bool), HttpProblem> {
-        let now = event.message.published_at.replace(at);
-        let session = StartMessage::open(&event.message).session(&self.rules, self.clock.now());
-        match session {
-            Ok(session) => {
-                let remembered_until = self.remembered_until(&session, event.is_named);
-                Ok((ValidEvent { session, remembered_until, ..event }, false))
-            }
-            Err(Refusal::Expired(_)) if !event.is_named => {
-                event.message.published_at = now;
-                Ok((event, true))
-            }
-            Err(refusal) => Err(refusal.into()),
-        }
+    /// The event as a request sent it before at the time `at`, without a confirm. With another time, the stage would process it as a
+    /// new event once it has forgotten the first.
+    ///
+    /// # Errors
+    /// The session is over. That also refuses a new session of the same people without a key: its event would have the first one's id.
+    fn first_sent(&self, mut event: ValidEvent, at: Timestamp) -> Result<ValidEvent, HttpProblem> {
+        event.message.published_at = Some(at);
+        let session = StartMessage::open(&event.message).session(&self.rules, self.clock.now())?;
+        let remembered_until = self.remembered_until(&session, event.is_named);
+        Ok(ValidEvent { session, remembered_until, ..event })
     }
 
     /// Publishes the event. A note says before that it may be published, and a record afterwards that it is.

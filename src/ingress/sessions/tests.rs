@@ -158,16 +158,20 @@ async fn repeat_of_an_unconfirmed_request_has_the_first_time() {
     assert_eq!(jobs.len(), 0);
 }
 
-/// The same people may come again, and their body is the same.
+/// The same people may come again, and their body is the same. The stage may know the first event.
 #[tokio::test(start_paused = true)]
-async fn request_without_a_key_is_new_once_the_unconfirmed_session_is_over() {
+async fn request_without_a_key_is_refused_while_the_stage_may_know_its_event() {
+    const MINUTES: u64 = 60;
     let (events, mut jobs) = events();
     assert_eq!(accept(&events, None).await.unwrap_err(), ProblemKind::Unavailable);
-    let time = |job: PublishJob| job.publication.properties.timestamp().unwrap();
-    let first = time(jobs.recv().await.unwrap());
-    advance(Duration::from_secs(2 * 3600 + 60)).await;
+    let id = |job: PublishJob| job.publication.properties.message_id().clone();
+    let first = id(jobs.recv().await.unwrap());
+    advance(Duration::from_secs(121 * MINUTES)).await;
+    assert_eq!(accept(&events, None).await.unwrap_err(), ProblemKind::Invalid);
+    assert_eq!(jobs.len(), 0);
+    advance(Duration::from_secs(60 * MINUTES)).await;
     assert_eq!(accept(&events, None).await.unwrap_err(), ProblemKind::Unavailable);
-    assert!(time(jobs.recv().await.unwrap()) > first + 7000);
+    assert_eq!(id(jobs.recv().await.unwrap()), first);
 }
 
 #[tokio::test(start_paused = true)]

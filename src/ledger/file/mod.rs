@@ -184,7 +184,11 @@ impl SharedFile {
     }
 
     fn set_database(&self, database: Result<Arc<Database>, LedgerError>) {
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = database;
+        let mut current = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let last = std::mem::replace(&mut *current, database);
+        drop(current);
+        // Closing the file can take long, and readers must not wait for it.
+        drop(last);
     }
 }
 

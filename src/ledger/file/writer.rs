@@ -138,7 +138,6 @@ impl Writer {
             error => error,
         })?;
         let database = Arc::new(database);
-        self.shared.keys.read(&self.shared.path, &database);
         self.shared.set_database(Ok(database.clone()));
         info!("ledger writes recovered");
         Ok(database)
