@@ -16,7 +16,8 @@ async fn event_that_kills_workers_is_poison_after_the_limit() {
     let declared = rig.command(&["topology", "--declare"], &settings).await;
     assert_eq!(declared.status, Some(0), "{declared:?}");
     rig.publish(1).await;
-    // The broker may count one delivery twice if a connection breaks under load: the limit is then reached one death earlier.
+    // Once, on a busy machine, the broker had counted three deliveries after two killed workers. Nobody knows why yet. The limit was
+    // reached one death earlier, which the contract allows: "at most".
     let (mut killed, mut dead) = (0, rig.dead_letters("sessions").await);
     let letter = loop {
         let worker = rig.launch_with_fault(&settings, "sessions.taken:1:KILL");
