@@ -16,7 +16,7 @@ use crate::{
         consumer::{Consumer, ConsumerParts},
         port::Broker,
         publisher::Publisher,
-        settle::{Settler, SettlerParts},
+        settle::Settler,
         topology::{Topology, TopologyError},
         tries::Tries,
     },
@@ -107,7 +107,7 @@ impl Parts<'_> {
     fn consumer<S: Stage>(&self, stage: S) -> Box<dyn StageRunner<Connector>> {
         let config = &self.loaded.config;
         let queue = self.topology.queue(S::DEF.queue);
-        let settler = Settler::new(SettlerParts {
+        let settler = Settler {
             publisher: self.publisher.clone(),
             tracer: self.tracer.clone(),
             topology: self.topology.clone(),
@@ -116,7 +116,7 @@ impl Parts<'_> {
             retry: config.retry.clone(),
             clock: self.ledger.clock().clone(),
             metrics: self.metrics.stage(S::DEF),
-        });
+        };
         Box::new(Arc::new(Consumer::new(ConsumerParts {
             stage,
             queue,

@@ -139,7 +139,7 @@ impl<S: Stage> Consumer<S> {
                 limits.breaker,
                 state.breaker.clone(),
                 metrics.breaker.clone(),
-                settler.clock().clone(),
+                settler.clock.clone(),
             ),
             limits,
             settler,
@@ -213,8 +213,8 @@ impl<S: Stage> Consumer<S> {
         self.mode.store(mode as u8, Ordering::Relaxed);
     }
 
-    fn clock(&self) -> &Clock {
-        self.settler.clock()
+    const fn clock(&self) -> &Clock {
+        &self.settler.clock
     }
 
     fn mode(&self) -> ConsumeMode {

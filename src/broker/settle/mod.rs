@@ -51,9 +51,9 @@ pub struct DeliveryContext {
     pub deadline: Timestamp,
 }
 
-/// Everything that a [`Settler`] is made of.
-#[derive(Debug)]
-pub struct SettlerParts {
+/// Settles the deliveries of one queue.
+#[derive(Clone, Debug)]
+pub struct Settler {
     pub publisher: Publisher,
     pub tracer: Tracer,
     pub topology: Topology,
@@ -62,21 +62,9 @@ pub struct SettlerParts {
     /// Time limit for each reply of the broker.
     pub limit: Duration,
     pub retry: RetryPolicy,
+    /// The clock by which events expire.
     pub clock: Clock,
     pub metrics: StageMetrics,
-}
-
-/// Settles the deliveries of one queue.
-#[derive(Clone, Debug)]
-pub struct Settler {
-    publisher: Publisher,
-    tracer: Tracer,
-    queue: String,
-    topology: Topology,
-    limit: Duration,
-    retry: RetryPolicy,
-    clock: Clock,
-    metrics: StageMetrics,
 }
 
 /// The settlement of a delivery, for its log line.
@@ -97,17 +85,6 @@ impl Settlement {
 }
 
 impl Settler {
-    #[must_use]
-    pub fn new(parts: SettlerParts) -> Self {
-        let SettlerParts { publisher, tracer, topology, queue, limit, retry, clock, metrics } = parts;
-        Self { publisher, tracer, queue, topology, limit, retry, clock, metrics }
-    }
-
-    /// The clock by which events expire.
-    pub(super) const fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
     /// The shortest delay of a delay queue.
     #[must_use]
     pub fn shortest_delay(&self) -> Duration {

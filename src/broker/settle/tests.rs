@@ -167,7 +167,7 @@ fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Sett
         total: LONG,
         delays: DELAYS.to_vec().try_into().unwrap(),
     };
-    Settler::new(SettlerParts {
+    Settler {
         publisher,
         tracer: Tracer::default(),
         topology: topology("off"),
@@ -176,7 +176,7 @@ fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Sett
         retry,
         clock: Clock::system(),
         metrics,
-    })
+    }
 }
 
 fn deadline() -> WireTime {

@@ -12,7 +12,7 @@ use instant_connect_worker::{
         consumer::{Consumer, ConsumerLimits, ConsumerParts},
         port::Broker,
         publisher::Publisher,
-        settle::{Settler, SettlerParts},
+        settle::Settler,
         topology::TopologyError,
         tries::Tries,
     },
@@ -98,7 +98,7 @@ impl<S: Stage> SingleConsumer<S> {
         let (publisher, publishing) =
             Publisher::start(Arc::clone(&broker), topology.clone(), shown, publishing);
         let queue = topology.queue(S::DEF.queue);
-        let settler = Settler::new(SettlerParts {
+        let settler = Settler {
             publisher,
             tracer: Tracer::default(),
             topology,
@@ -107,7 +107,7 @@ impl<S: Stage> SingleConsumer<S> {
             retry: worker::policy(&rules),
             clock: rules.clock.clone(),
             metrics: metrics.clone(),
-        });
+        };
         let stage = stage(world.clone());
         let tries = Tries::new(storage::ledger(life.clone()));
         let seen = StageState::default();

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use instant_connect_worker::{
     broker::{
         consumer::{Consumer, ConsumerParts},
-        settle::{Settler, SettlerParts},
+        settle::Settler,
         topology::Topology,
     },
     stages::Stage,
@@ -66,7 +66,7 @@ impl<S: Stage> StageConsumer for Arc<Consumer<S>> {
 impl LifeParts<'_> {
     pub(super) fn consumer<S: Stage>(&self, stage: S) -> Box<dyn StageConsumer> {
         let (queue, metrics) = (self.topology.queue(S::DEF.queue), self.metrics.stage(S::DEF));
-        let settler = Settler::new(SettlerParts {
+        let settler = Settler {
             publisher: self.publisher.clone(),
             tracer: Tracer::default(),
             topology: self.topology.clone(),
@@ -75,7 +75,7 @@ impl LifeParts<'_> {
             retry: policy(self.rules),
             clock: self.rules.clock.clone(),
             metrics: metrics.clone(),
-        });
+        };
         Box::new(Arc::new(Consumer::new(ConsumerParts {
             stage,
             queue,
