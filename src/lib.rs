@@ -13,6 +13,7 @@
 //! - [`contract`]: messages on the wire, with types that hide personal data
 //! - [`outcome`]: the closed set of outcomes and of classes of dead letters
 //! - [`clock`]: the time of day
+//! - [`random`]: random numbers
 //! - [`endpoint`]: reasons why a peer was not reached, in our own words
 //! - [`masking`]: the last protection of secrets, for texts that others wrote
 //! - [`tls`]: trusted servers and the client certificate, the same for the broker, Redis and HTTPS
@@ -44,24 +45,25 @@
 //!
 //! ```text
 //! admin           → contract state telemetry
-//! breaker         → clock outcome retry state telemetry values
-//! broker          → breaker clock contract endpoint fault ledger masking outcome retry stages state telemetry tls values
-//! check           → broker clock config contract endpoint ingress ledger masking retry stages telemetry tls upstream
-//! cli             → broker check clock config contract dead endpoint ingress masking outcome state telemetry tls upstream worker
+//! breaker         → clock outcome random retry state telemetry values
+//! broker          → breaker clock contract endpoint fault ledger masking outcome random retry stages state telemetry tls values
+//! check           → broker clock config contract endpoint ingress ledger masking random retry stages telemetry tls upstream
+//! cli             → broker check clock config contract dead endpoint ingress masking outcome random state telemetry tls upstream worker
 //! config          → breaker broker contract endpoint ingress instant_connect ledger masking retry stages telemetry tls upstream values
+//! contract        → random
 //! dead            → broker clock contract fault outcome stages
 //! endpoint        → masking tls
-//! ingress         → broker clock contract fault ledger masking state telemetry tls values
+//! ingress         → broker clock contract fault ledger masking random state telemetry tls values
 //! instant_connect → contract fault upstream
-//! ledger          → clock endpoint fault tls
+//! ledger          → clock endpoint fault random tls
 //! outcome         → contract
 //! retry           → outcome values
-//! stages          → clock contract fault instant_connect ledger outcome retry telemetry webex
+//! stages          → clock contract fault instant_connect ledger outcome random retry telemetry webex
 //! telemetry       → contract endpoint masking outcome state tls
 //! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
 //! values          → contract endpoint
 //! webex           → contract upstream
-//! worker          → admin broker config contract fault ingress instant_connect ledger stages state telemetry upstream webex
+//! worker          → admin broker config contract fault ingress instant_connect ledger random stages state telemetry upstream webex
 //! ```
 
 // `make lint` builds the documentation with private items, so these links work.
@@ -85,6 +87,7 @@ pub mod instant_connect;
 pub mod ledger;
 pub(crate) mod masking;
 pub mod outcome;
+pub mod random;
 pub mod retry;
 pub mod stages;
 pub mod state;

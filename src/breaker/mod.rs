@@ -34,6 +34,7 @@ use signal::Signal;
 use crate::{
     clock::Clock,
     outcome::{Cause, Failure, Outcome},
+    random::Random,
     retry,
     state::BreakerState,
     telemetry::metrics::BreakerMetrics,
@@ -69,6 +70,7 @@ pub(crate) struct Breaker {
     state: BreakerState,
     metrics: BreakerMetrics,
     clock: Clock,
+    random: Random,
     inner: Mutex<BreakerHistory>,
     /// Time of the next probe; `None` while closed.
     probe_at: watch::Sender<Option<Instant>>,
@@ -97,6 +99,7 @@ impl Breaker {
         shown: BreakerState,
         metrics: BreakerMetrics,
         clock: Clock,
+        random: Random,
     ) -> Self {
         Self {
             stage,
@@ -104,6 +107,7 @@ impl Breaker {
             state: shown,
             metrics,
             clock,
+            random,
             inner: Mutex::default(),
             probe_at: watch::Sender::new(None),
         }
@@ -284,7 +288,8 @@ impl Breaker {
             return;
         }
         let (initial, max) = (self.policy.probe_initial, self.longest(inner.cause.unwrap_or(cause)));
-        let wait = wait.unwrap_or_else(|| retry::reconnect_wait(initial, max, inner.probes, fastrand::f64()));
+        let wait =
+            wait.unwrap_or_else(|| retry::reconnect_wait(initial, max, inner.probes, self.random.fraction()));
         let probe_at = self.probe_at().unwrap_or(now).max(now + wait);
         self.probe_at.send_replace(Some(probe_at));
         let hidden = std::mem::take(&mut inner.hidden);

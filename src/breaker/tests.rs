@@ -67,7 +67,7 @@ fn breaker() -> Breaker {
         probe_max: Duration::from_secs(30),
     };
     let metrics = Metrics::off().stage(&stages::LINK).breaker;
-    Breaker::new("link", policy, BreakerState::default(), metrics, Clock::system())
+    Breaker::new("link", policy, BreakerState::default(), metrics, Clock::system(), Random::system())
 }
 
 #[tokio::test(start_paused = true)]

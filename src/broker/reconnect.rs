@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connection::Reason;
-use crate::retry;
+use crate::{random::Random, retry};
 
 /// The first wait between two attempts.
 const INITIAL: Duration = Duration::from_millis(100);
@@ -24,6 +24,7 @@ const UNREADABLE_FAILURES: u32 = 32;
 #[derive(Debug)]
 pub struct ReconnectBackoff {
     max: Duration,
+    random: Random,
     /// Failures in a row.
     failures: u32,
     /// Time at which the current connection was established.
@@ -37,10 +38,18 @@ pub struct ReconnectBackoff {
 }
 
 impl ReconnectBackoff {
-    /// Waits of at most `max`.
+    /// Waits of at most `max`, spread by `random`.
     #[must_use]
-    pub const fn new(max: Duration) -> Self {
-        Self { max, failures: 0, connected_at: None, down_since: None, last_logged: None, is_up: false }
+    pub const fn new(max: Duration, random: Random) -> Self {
+        Self {
+            max,
+            random,
+            failures: 0,
+            connected_at: None,
+            down_since: None,
+            last_logged: None,
+            is_up: false,
+        }
     }
 
     /// Records that the connection is established. Returns the length of the outage if it should be logged. Nothing
@@ -73,7 +82,7 @@ impl ReconnectBackoff {
     /// The wait before the next attempt.
     #[must_use]
     pub fn wait(&self) -> Duration {
-        retry::reconnect_wait(INITIAL, self.max, self.failures, fastrand::f64())
+        retry::reconnect_wait(INITIAL, self.max, self.failures, self.random.fraction())
     }
 
     /// The wait after a message that can't be read.
@@ -96,7 +105,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn outage_is_logged_at_once_and_for_a_new_reason_once_a_minute() {
-        let mut backoff = ReconnectBackoff::new(MAX);
+        let mut backoff = ReconnectBackoff::new(MAX, Random::system());
         assert!(backoff.failed(false, ONE));
         advance(LOG_INTERVAL / 2).await;
         assert!(!backoff.failed(false, ONE) && !backoff.failed(false, ANOTHER), "within the minute");
@@ -113,7 +122,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn backoff_grows_while_the_connection_keeps_breaking() {
-        let mut backoff = ReconnectBackoff::new(MAX);
+        let mut backoff = ReconnectBackoff::new(MAX, Random::system());
         assert_eq!(backoff.connected(), Some(Duration::ZERO));
         assert!(backoff.failed(false, ONE));
         assert_eq!(backoff.connected(), Some(Duration::ZERO));
@@ -128,7 +137,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn wait_after_unreadable_grows_while_nothing_succeeds() {
-        let mut backoff = ReconnectBackoff::new(MAX);
+        let mut backoff = ReconnectBackoff::new(MAX, Random::system());
         let waits: Vec<_> = std::iter::repeat_with(|| {
             _ = backoff.connected();
             backoff.failed(false, ONE);

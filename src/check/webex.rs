@@ -1,6 +1,6 @@
 //! Checks of both tokens at Webex (`GET /v1/people/me`, which returns the token's owner) and of the clock.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use crate::{
     config::Loaded,
     contract::{decode, trace::TraceContext},
     endpoint::url::{is_local, is_loopback},
+    random::Random,
     stages,
     telemetry::metrics::Metrics,
     upstream::{ErrorCause, TokenSource, Upstream, UpstreamError, UpstreamLimits},
@@ -120,7 +121,7 @@ async fn person(loaded: &Loaded, token: TokenSource) -> TokenResult {
     let upstream = Upstream::new("Webex", &url, token, limits, &network, metrics);
     let upstream = upstream.map_err(|error| unable(&error))?;
     let clock = upstream.clock().clone();
-    let answer = upstream.get(url, &TraceContext::of(&BTreeMap::new())).await?;
+    let answer = upstream.get(url, &TraceContext::begin(&Random::system())).await?;
     let person = decode::from_json::<Person>(&answer.body).ok().filter(|person| !person.id.is_empty());
     let person = person.ok_or_else(|| UpstreamError::malformed("Webex", "not a person in JSON"))?;
     let ahead = answer.date.map(|date: Timestamp| clock.now().duration_since(date));

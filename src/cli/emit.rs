@@ -1,6 +1,6 @@
 //! `emit`: publishes a start event as a flow does.
 
-use std::{collections::BTreeMap, io::Read, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ use crate::{
         start_session::{EXCHANGE, ROUTING_KEY, StartSession, check},
         trace::TraceContext,
     },
+    random::Random,
     state::PublishState,
     telemetry::metrics::Metrics,
 };
@@ -115,15 +116,13 @@ pub(super) async fn publish(
     body: Vec<u8>,
 ) -> Result<(), CommandError> {
     let (state, metrics) = (PublishState::default(), Metrics::off().publishing());
-    let (publisher, publishing) = Publisher::start(Arc::clone(connector), topology.clone(), state, metrics);
+    let random = Random::system();
+    let (publisher, publishing) =
+        Publisher::start(Arc::clone(connector), topology.clone(), state, metrics, random.clone());
     let publication = Publication {
         exchange: topology.exchange(EXCHANGE),
         routing_key: ROUTING_KEY.to_owned(),
-        properties: properties::start_event(
-            message_id,
-            &TraceContext::of(&BTreeMap::new()),
-            Timestamp::now(),
-        ),
+        properties: properties::start_event(message_id, &TraceContext::begin(&random), Timestamp::now()),
         body: body.into(),
     };
     let limit = loaded.config.amqp.connect_timeout.get() + loaded.config.amqp.timeout.get();

@@ -8,7 +8,7 @@ use tracing::info;
 use url::Url;
 
 use super::{CommandError, phones, say, signals};
-use crate::{broker::reconnect::ReconnectBackoff, config::Loaded, contract::link::GUESTS};
+use crate::{broker::reconnect::ReconnectBackoff, config::Loaded, contract::link::GUESTS, random::Random};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -63,7 +63,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError>
         }
         let connector = loaded.config.connector();
         let queue = loaded.config.topology().queue(&GUESTS);
-        let mut backoff = ReconnectBackoff::new(connector.limits.reconnect_max);
+        let mut backoff = ReconnectBackoff::new(connector.limits.reconnect_max, Random::system());
         loop {
             let begun = Instant::now();
             if let Err(error) = phones::forward(&connector, &queue, &handle, |_| {}).await

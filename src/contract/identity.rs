@@ -9,8 +9,8 @@ use super::{ids::EventId, message::Message, trace::TraceContext};
 pub struct Identity {
     /// The event's id.
     pub event_id: EventId,
-    /// The event's trace.
-    pub trace: TraceContext,
+    /// The event's trace, if the message came with one.
+    pub trace: Option<TraceContext>,
     /// The event's own time, if it has one.
     pub occurred_at: Option<Timestamp>,
 }

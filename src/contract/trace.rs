@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
 use super::header;
+use crate::random::Random;
 
 /// Trace id, parent span, flags and vendor-specific state of a message (<https://www.w3.org/TR/trace-context/>).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,21 +18,21 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Continues the trace in `headers`, or starts a new one if they hold none.
+    /// The trace in `headers`, if they hold one.
     #[must_use]
-    pub fn of(headers: &BTreeMap<String, String>) -> Self {
+    pub fn of(headers: &BTreeMap<String, String>) -> Option<Self> {
         let state =
             headers.get(header::TRACESTATE).filter(|state| !state.is_empty() && state.len() <= 512).cloned();
-        headers
-            .get(header::TRACEPARENT)
-            .and_then(|value| parse(value))
-            .map_or_else(Self::begin, |span| Self { span, state, is_begun: false })
+        let span = headers.get(header::TRACEPARENT).and_then(|value| parse(value))?;
+        Some(Self { span, state, is_begun: false })
     }
 
-    fn begin() -> Self {
-        let random = || fastrand::u64(1..);
-        let trace_id = TraceId::from(u128::from(random()) << 64 | u128::from(random()));
-        let span = context(trace_id, SpanId::from(random()), TraceFlags::SAMPLED);
+    /// Starts a new trace, for a message without one. `random` makes its ids.
+    #[must_use]
+    pub fn begin(random: &Random) -> Self {
+        let id = || random.u64(1..);
+        let trace_id = TraceId::from(u128::from(id()) << 64 | u128::from(id()));
+        let span = context(trace_id, SpanId::from(id()), TraceFlags::SAMPLED);
         Self { span, state: None, is_begun: true }
     }
 
@@ -111,7 +112,7 @@ fn parse(value: &str) -> Option<SpanContext> {
 mod tests {
     use super::*;
 
-    fn of(traceparent: &str) -> TraceContext {
+    fn of(traceparent: &str) -> Option<TraceContext> {
         TraceContext::of(&BTreeMap::from([(header::TRACEPARENT.to_owned(), traceparent.to_owned())]))
     }
 
@@ -120,7 +121,7 @@ mod tests {
         let received = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
         let headers = [(header::TRACEPARENT, received), (header::TRACESTATE, "vendor=1")];
         let context =
-            TraceContext::of(&headers.map(|(name, text)| (name.to_owned(), text.to_owned())).into());
+            TraceContext::of(&headers.map(|(name, text)| (name.to_owned(), text.to_owned())).into()).unwrap();
         assert_eq!((context.traceparent().as_str(), context.tracestate()), (received, Some("vendor=1")));
         assert!(!context.is_sampled() && !context.is_begun());
         let of_span = |trace_id: &str| {
@@ -139,11 +140,11 @@ mod tests {
         assert_eq!(span.tracestate(), Some("vendor=1"));
         let other_trace = of_span(&"2".repeat(32));
         assert_eq!(other_trace.tracestate(), None);
-        assert_eq!(of(&other_trace.traceparent()), other_trace);
+        assert_eq!(of(&other_trace.traceparent()), Some(other_trace));
     }
 
     #[test]
-    fn invalid_traceparent_starts_a_new_trace() {
+    fn invalid_traceparent_is_no_trace() {
         for wrong in [
             "",
             "00-0-0-0",
@@ -151,9 +152,16 @@ mod tests {
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
         ] {
-            let context = of(wrong);
-            assert!(parse(&context.traceparent()).is_some());
-            assert!(!wrong.contains(&context.trace_id()));
+            assert_eq!(of(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn new_trace_is_sampled_and_has_ids_of_its_own() {
+        let random = Random::system();
+        let (one, other) = (TraceContext::begin(&random), TraceContext::begin(&random));
+        assert!(one.is_begun() && one.is_sampled());
+        assert_ne!(one.trace_id(), other.trace_id());
+        assert_eq!(of(&one.traceparent()).unwrap().trace_id(), one.trace_id());
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     contract::{start_session::Digest, time::WireTime},
     ledger::{Claim, Lease, Ledger, LedgerError},
     outcome::{Cause, Class, Death, Failure, Outcome},
+    random::Random,
     retry,
     telemetry::metrics::{LedgerMetrics, labels::Claimed},
 };
@@ -59,6 +60,7 @@ pub struct Deduplicator {
     on_failure: OnFailure,
     retention: Retention,
     metrics: LedgerMetrics,
+    random: Random,
     /// True if the last write failed.
     failing: Arc<AtomicBool>,
 }
@@ -82,9 +84,16 @@ pub(super) enum Begun {
 }
 
 impl Deduplicator {
+    /// A ledger with the rules for its use. `random` spreads the repeats of failed writes.
     #[must_use]
-    pub fn new(ledger: Ledger, on_failure: OnFailure, retention: Retention, metrics: LedgerMetrics) -> Self {
-        Self { ledger, on_failure, retention, metrics, failing: Arc::default() }
+    pub fn new(
+        ledger: Ledger,
+        on_failure: OnFailure,
+        retention: Retention,
+        metrics: LedgerMetrics,
+        random: Random,
+    ) -> Self {
+        Self { ledger, on_failure, retention, metrics, random, failing: Arc::default() }
     }
 
     /// The clock by which entries expire and sessions end.
@@ -180,7 +189,8 @@ impl Deduplicator {
                 return outcome;
             }
             tries += 1;
-            sleep(retry::reconnect_wait(WRITE_RETRY_MIN, WRITE_RETRY_MAX, tries, fastrand::f64())).await;
+            let random = self.random.fraction();
+            sleep(retry::reconnect_wait(WRITE_RETRY_MIN, WRITE_RETRY_MAX, tries, random)).await;
         }
     }
 
@@ -253,7 +263,7 @@ mod tests {
         let metrics = Metrics::new(stages::ALL, &[]).unwrap().ledger(&stages::LINK);
         let retention =
             Retention { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(2) };
-        Deduplicator::new(ledger.clone(), on_failure, retention, metrics)
+        Deduplicator::new(ledger.clone(), on_failure, retention, metrics, Random::system())
     }
 
     /// The end of a session, one minute ago; entries outlive the session.

@@ -127,6 +127,7 @@ fn panicked<S: Stage>() -> Death {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
 
     struct PanickingStage;
 
@@ -160,7 +161,8 @@ mod tests {
         assert_eq!((identity.event_id.as_str(), effect.as_str()), ("event-1", "link:event-1"));
         assert!(is_panic(&job.unwrap_err()));
         let deadline = WireTime::floor(jiff::Timestamp::MAX);
-        let mut context = JobContext { trace: identity.trace, deadline, effect, digest: [0; 32] };
+        let trace = TraceContext::begin(&Random::system());
+        let mut context = JobContext { trace, deadline, effect, digest: [0; 32] };
         let outcome = act(&PanickingStage, (), &mut context).await;
         assert!(matches!(&outcome, Outcome::Dead(death) if is_panic(death)), "{outcome:?}");
     }

@@ -25,6 +25,7 @@ use crate::{
     ingress::sessions::StartEvents,
     instant_connect::InstantConnectClient,
     ledger::Ledger,
+    random::Random,
     stages::{self, Deduplicator, HostStage, LinkStage, OnFailure, Stage},
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
@@ -90,6 +91,7 @@ pub(super) struct Parts<'a> {
     pub(super) state: &'a WorkerState,
     pub(super) metrics: &'a Metrics,
     pub(super) ledger: &'a Ledger,
+    pub(super) random: &'a Random,
     pub(super) tracer: &'a Tracer,
     pub(super) topology: &'a Topology,
     pub(super) publisher: &'a Publisher,
@@ -115,6 +117,7 @@ impl Parts<'_> {
             limit: config.amqp.timeout.get(),
             retry: config.retry.clone(),
             clock: self.ledger.clock().clone(),
+            random: self.random.clone(),
             metrics: self.metrics.stage(S::DEF),
         };
         Box::new(Arc::new(Consumer::new(ConsumerParts {
@@ -140,6 +143,7 @@ impl Parts<'_> {
             exchange: self.topology.exchange(EXCHANGE),
             ledger: self.ledger.clone(),
             clock: self.ledger.clock().clone(),
+            random: self.random.clone(),
             without_ledger: config.ledger.on_failure == OnFailure::Continue,
             rules: config.session_rules(),
             margin: config.ledger.retention().margin,
@@ -190,7 +194,8 @@ impl Parts<'_> {
     fn deduplicator(&self, stage: &'static StageDef) -> Deduplicator {
         let section = &self.loaded.config.ledger;
         let metrics = self.metrics.ledger(stage);
-        Deduplicator::new(self.ledger.clone(), section.on_failure, section.retention(), metrics)
+        let (ledger, random) = (self.ledger.clone(), self.random.clone());
+        Deduplicator::new(ledger, section.on_failure, section.retention(), metrics, random)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     fault,
     ingress::{Ingress, IngressError, IngressSettings},
     ledger::{Ledger, LedgerError, LedgerKind},
+    random::Random,
     stages,
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
@@ -168,19 +169,21 @@ async fn serve(
     let tracer = loaded.traces_url().map_or_else(Tracer::default, |url| {
         Tracer::start(&url, config.telemetry.trace_context, config.tls.ca_file.as_deref())
     });
-    let stop = CancellationToken::new();
+    let (random, stop) = (Random::system(), CancellationToken::new());
     let (publisher, mut publishing) = Publisher::start(
         Arc::clone(&connector),
         topology.clone(),
         state.publishing().clone(),
         metrics.publishing(),
+        random.clone(),
     );
-    let tries = Tries::new(ledger.clone());
+    let tries = Tries::new(ledger.clone(), random.clone());
     let parts = Parts {
         loaded,
         state,
         metrics,
         ledger: &ledger,
+        random: &random,
         tracer: &tracer,
         topology: &topology,
         publisher: &publisher,

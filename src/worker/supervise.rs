@@ -54,7 +54,7 @@ pub async fn supervise<B: Broker, S: Stage>(
     consumer: &Arc<Consumer<S>>,
 ) -> Result<(), TopologyError> {
     let mut task = ConsumerTask { broker, topology, consumer, failures: FailureHistory::default() };
-    supervisor::supervise(&mut task, broker.limits().reconnect_max).await?;
+    supervisor::supervise(&mut task, broker.limits().reconnect_max, consumer.random().clone()).await?;
     consumer.idle().await;
     Ok(())
 }

@@ -12,6 +12,7 @@ use instant_connect_worker::{
         self, Links,
         request::{Crypto, LinkOptions, LinksCall},
     },
+    random::Random,
     stages,
     telemetry::metrics::Metrics,
     upstream::{Network, TokenSource, Upstream, UpstreamError, UpstreamLimits},
@@ -176,7 +177,7 @@ async fn call(
     link: &HostLink,
 ) -> Result<(), UpstreamError> {
     let address = link.expert.address().unwrap();
-    let trace = TraceContext::of(&std::collections::BTreeMap::new());
+    let trace = TraceContext::begin(&Random::system());
     match random.u8(..4) {
         0 => {
             set(any_answer(random, json!({"id": "message-1", "roomId": "room-1"})));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, io, path::Path, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use instant_connect_worker::{clock::Clock, telemetry::metrics::Metrics};
+use instant_connect_worker::{clock::Clock, random::Random, telemetry::metrics::Metrics};
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use tokio::time::{Instant, sleep};
@@ -60,7 +60,6 @@ pub(crate) fn run_with(
 ) -> Result<SimulatedHistory, BrokenRule> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| failure(seed, &error))?;
-    fastrand::seed(seed);
     runtime.block_on(live(seed, folder, print, metrics))
 }
 
@@ -85,7 +84,8 @@ async fn live(
     let token = folder.join("token");
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
     let checker = checker_of(&plan, events.clone(), begin, clock);
-    let world = World::new(plan.clone(), random, checker, "token-0".to_owned(), print);
+    let world =
+        World::new(plan.clone(), random, Random::with_seed(seed), checker, "token-0".to_owned(), print);
     if let Some(metrics) = metrics {
         world.lock().metrics = metrics;
     }

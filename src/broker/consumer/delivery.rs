@@ -25,7 +25,9 @@ use crate::{
         properties,
         settle::{DeliveryContext, Settlement},
     },
-    contract::{identity::Identity, message::Message, private::loggable_id, time::WireTime},
+    contract::{
+        identity::Identity, message::Message, private::loggable_id, time::WireTime, trace::TraceContext,
+    },
     fault,
     outcome::{Class, Death, Outcome, Settled},
     stages::{self, AcceptedJob, JobContext, SESSION_OVER, Stage},
@@ -100,6 +102,7 @@ impl<S: Stage> Consumer<S> {
             return Settled::Requeued;
         };
         let Identity { event_id, trace, occurred_at } = identity;
+        let trace = trace.unwrap_or_else(|| TraceContext::begin(self.random()));
         let event_id = loggable_id(event_id.as_str()).into_owned();
         let span = self.settler.process(S::DEF.name, &event_id, &trace);
         // The stage's messages belong to this span, and so does the copy for the next attempt or the dead letter.
@@ -135,7 +138,7 @@ impl<S: Stage> Consumer<S> {
         warn!(
             event_id = %loggable_id(event_id.as_str()),
             // A trace in the body is not known yet.
-            trace_id = (!trace.is_begun()).then(|| trace.trace_id()),
+            trace_id = trace.map(|trace| trace.trace_id()),
             stage = S::DEF.name,
             attempt = message.attempts().saturating_add(1),
             outcome = Settled::Requeued.as_str(),

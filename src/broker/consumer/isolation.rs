@@ -86,7 +86,7 @@ impl<S: Stage> Consumer<S> {
         let turn = if unfinished == Ok(0) {
             None
         } else {
-            sleep(Duration::from_millis(fastrand::u64(..ISOLATED_SPREAD_MS))).await;
+            sleep(Duration::from_millis(self.random().u64(..ISOLATED_SPREAD_MS))).await;
             Some(Arc::clone(&self.isolated).lock_owned().await)
         };
         let recorded = if unfinished.is_ok() { self.tries.begin(&key).await.ok() } else { None };

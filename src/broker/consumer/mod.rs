@@ -33,6 +33,7 @@ use super::{
 use crate::{
     breaker::{self, Breaker},
     clock::Clock,
+    random::Random,
     stages::Stage,
     state::StageState,
     telemetry::metrics::StageMetrics,
@@ -140,6 +141,7 @@ impl<S: Stage> Consumer<S> {
                 state.breaker.clone(),
                 metrics.breaker.clone(),
                 settler.clock.clone(),
+                settler.random.clone(),
             ),
             limits,
             settler,
@@ -211,6 +213,12 @@ impl<S: Stage> Consumer<S> {
     /// Sets the mode of the next subscription.
     pub fn set_next_mode(&self, mode: ConsumeMode) {
         self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    /// Spreads waits, and makes the ids of new traces.
+    #[must_use]
+    pub(crate) const fn random(&self) -> &Random {
+        &self.settler.random
     }
 
     const fn clock(&self) -> &Clock {

@@ -239,7 +239,7 @@ impl<S: Stage> Consumer<S> {
     }
 
     async fn subscribe(&self, source: Source<'_>, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let name = format!("instant-connect-worker.{}.{:08x}", S::DEF.name, fastrand::u32(..));
+        let name = format!("instant-connect-worker.{}.{:08x}", S::DEF.name, self.random().u32(..));
         let subscription = source.subscribe(&self.queue, &name, prefetch, self.limits.timeout).await?;
         debug!(stage = S::DEF.name, queue = self.queue, prefetch, "subscribed to queue");
         Ok(subscription)

@@ -1,9 +1,7 @@
 //! Tests of the properties of published messages.
 
-use std::collections::BTreeMap;
-
 use super::*;
-use crate::outcome::Class;
+use crate::{outcome::Class, random::Random};
 
 #[test]
 fn short_strings_are_cut_between_characters() {
@@ -27,7 +25,7 @@ fn retry_headers_of_a_copy_are_read_by_the_next_attempt() {
     let at = Timestamp::UNIX_EPOCH;
     let waited = Duration::from_millis(1500);
     let copy = RetryHeaders { cause: Cause::Busy, attempts: 3, waited, first_failed_at: at, not_before: at };
-    let (trace, came) = (TraceContext::of(&BTreeMap::new()), BasicProperties::default());
+    let (trace, came) = (TraceContext::begin(&Random::system()), BasicProperties::default());
     let delayed = delayed(&came, &Message::default(), "q.hold.1000", &trace, &copy);
     let message = read(&delayed);
     assert_eq!((message.attempts(), message.waited()), (3, waited));
@@ -57,7 +55,7 @@ fn foreign_headers_with_our_names_are_ignored_and_not_copied() {
     let message = read(&original);
     assert!(message.headers.is_empty(), "{:?}", message.headers);
     let death = Death::new(Class::Invalid, "why");
-    let (trace, at) = (TraceContext::of(&BTreeMap::new()), Timestamp::UNIX_EPOCH);
+    let (trace, at) = (TraceContext::begin(&Random::system()), Timestamp::UNIX_EPOCH);
     let dead = dead(&original, &message, &death, &trace, at);
     let names: Vec<_> = dead.headers().as_ref().unwrap().inner().keys().map(ShortString::as_str).collect();
     let ours =
@@ -71,7 +69,13 @@ fn dead_with_header_of(bytes: usize) -> BasicProperties {
     headers.insert("small".into(), AMQPValue::LongString("x".into()));
     let original = BasicProperties::default().with_headers(headers);
     let death = Death::new(Class::Invalid, "why");
-    dead(&original, &Message::default(), &death, &TraceContext::of(&BTreeMap::new()), Timestamp::UNIX_EPOCH)
+    dead(
+        &original,
+        &Message::default(),
+        &death,
+        &TraceContext::begin(&Random::system()),
+        Timestamp::UNIX_EPOCH,
+    )
 }
 
 #[test]
@@ -86,7 +90,7 @@ fn dead_letter_keeps_all_properties_but_harmful_ones() {
         .with_delivery_mode(1)
         .with_headers(headers);
     let death = Death::new(Class::Invalid, "`guests`: expected at least one guest");
-    let trace = TraceContext::of(&BTreeMap::new());
+    let trace = TraceContext::begin(&Random::system());
     let dead = dead(&original, &Message::default(), &death, &trace, Timestamp::UNIX_EPOCH);
     assert_eq!(dead.message_id().as_ref().unwrap().as_str(), "m");
     assert_eq!((dead.expiration(), dead.user_id(), dead.delivery_mode()), (&None, &None, &Some(2)));

@@ -34,7 +34,7 @@ use super::{
     supervisor::supervise,
     topology::{Topology, TopologyError},
 };
-use crate::{state::PublishState, telemetry::metrics::PublishMetrics};
+use crate::{random::Random, state::PublishState, telemetry::metrics::PublishMetrics};
 
 /// Maximum number of messages that wait to be published.
 const QUEUED_MAX: usize = 1024;
@@ -96,18 +96,19 @@ pub struct PublishJob {
 
 impl Publisher {
     /// Starts the task. The task ends, with its connection, when all handles are dropped and all replies are sent. It fails if its
-    /// first connection shows that the topology does not match.
+    /// first connection shows that the topology does not match. `random` spreads its reconnects.
     #[must_use]
     pub fn start(
         broker: Arc<impl Broker>,
         topology: Topology,
         state: PublishState,
         metrics: PublishMetrics,
+        random: Random,
     ) -> (Self, JoinHandle<Result<(), TopologyError>>) {
         let (publisher, jobs) = Self::queue();
         let wait_max = broker.limits().reconnect_max;
         let mut task = PublishTask { broker, topology, jobs, state, metrics };
-        let publishing = async move { supervise(&mut task, wait_max).await };
+        let publishing = async move { supervise(&mut task, wait_max, random).await };
         (publisher, tokio::spawn(publishing))
     }
 

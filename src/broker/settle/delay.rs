@@ -37,12 +37,12 @@ impl Settler {
                 (retry::postpone(failure, history, deadline, now, wait), delay)
             }
             BreakerVerdict::Unclear(times) => {
-                let wait = retry::wait(&self.retry, times, fastrand::f64());
+                let wait = retry::wait(&self.retry, times, self.random.fraction());
                 let wait = retry::shortened(wait, self.retry.initial, deadline, now);
                 (retry::postpone(failure, history, deadline, now, wait), None)
             }
             BreakerVerdict::Own => {
-                (retry::decide(&self.retry, failure, history, deadline, now, fastrand::f64()), None)
+                (retry::decide(&self.retry, failure, history, deadline, now, self.random.fraction()), None)
             }
         };
         let (at, attempts, waited) = match decision {

@@ -25,6 +25,7 @@ use crate::{
     contract::{message::Message, trace::TraceContext},
     fault,
     outcome::{Death, Outcome, Settled},
+    random::Random,
     retry::{self, RetryPolicy},
     telemetry::{
         metrics::StageMetrics,
@@ -64,6 +65,8 @@ pub struct Settler {
     pub retry: RetryPolicy,
     /// The clock by which events expire.
     pub clock: Clock,
+    /// Spreads waits, and makes the ids of new traces.
+    pub random: Random,
     pub metrics: StageMetrics,
 }
 

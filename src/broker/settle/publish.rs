@@ -124,7 +124,7 @@ impl Settler {
                 Duration::from_millis(50),
                 Duration::from_secs(5),
                 tries,
-                fastrand::f64(),
+                self.random.fraction(),
             );
             if error == PublishError::Ended || Instant::now() + wait >= context.keep_until {
                 return Err(Unpublished { error, keys });

@@ -1,11 +1,8 @@
 //! Settling in paused time, with scripted replies of the broker to each publish.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
 };
 
 use futures_util::future::BoxFuture;
@@ -115,7 +112,7 @@ impl Rig {
             receipt: Arc::new(FakeReceipt { closed: Arc::clone(&self.closed), used: AtomicBool::new(false) }),
             properties: BasicProperties::default(),
             event_id: "event".to_owned(),
-            trace: TraceContext::of(&BTreeMap::new()),
+            trace: TraceContext::begin(&Random::system()),
             keep_until: Instant::now() + keep,
             happened_at: Timestamp::now(),
             deadline: deadline().timestamp(),
@@ -175,6 +172,7 @@ fn settler(publisher: Publisher, limit: Duration, metrics: StageMetrics) -> Sett
         limit,
         retry,
         clock: Clock::system(),
+        random: Random::system(),
         metrics,
     }
 }

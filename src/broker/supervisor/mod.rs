@@ -11,7 +11,7 @@ use super::{
     reconnect::ReconnectBackoff,
     topology::{Topology, TopologyError},
 };
-use crate::{state::ConnectionState, telemetry::metrics::ConnectionMetrics};
+use crate::{random::Random, state::ConnectionState, telemetry::metrics::ConnectionMetrics};
 
 /// A task that needs a connection to the broker.
 pub(crate) trait ConnectedTask: Send + Sync {
@@ -67,15 +67,16 @@ pub(crate) struct Broken<'a> {
 }
 
 /// Runs `task` on one connection after the other, until a stop is requested. Waits between two connections grow up to
-/// `wait_max`.
+/// `wait_max`, spread by `random`.
 ///
 /// # Errors
 /// The error for which the task gives up.
 pub(crate) async fn supervise<T: ConnectedTask>(
     task: &mut T,
     wait_max: Duration,
+    random: Random,
 ) -> Result<(), TopologyError> {
-    let mut backoff = ReconnectBackoff::new(wait_max);
+    let mut backoff = ReconnectBackoff::new(wait_max, random);
     let mut connected_before = false;
     loop {
         let progress = task.progress();

@@ -132,7 +132,7 @@ async fn stopped_after(task: &mut Scripted, time: Duration) -> Result<(), Topolo
         sleep(time).await;
         stop.cancel();
     });
-    let ended = supervise(task, MAX).await;
+    let ended = supervise(task, MAX, Random::system()).await;
     stopper.abort();
     ended
 }

@@ -20,6 +20,7 @@ use tracing::warn;
 use crate::{
     contract::{ids, message::Message},
     ledger::{Claim, Ledger, LedgerError},
+    random::Random,
     retry,
 };
 
@@ -44,6 +45,7 @@ pub struct Tries(Arc<TriesState>);
 #[derive(Debug)]
 struct TriesState {
     ledger: Ledger,
+    random: Random,
     /// Tries that have ended but may still be recorded, because the ledger was down.
     ended: TryCounts,
     /// Tries in progress in this process. Together they are one entry, because copies of a message are one message.
@@ -78,11 +80,12 @@ pub(super) fn key(stage: &str, message: &Message) -> String {
 }
 
 impl Tries {
-    /// Creates a record of tries in `ledger`.
+    /// Creates a record of tries in `ledger`. `random` spreads repeats.
     #[must_use]
-    pub fn new(ledger: Ledger) -> Self {
+    pub fn new(ledger: Ledger, random: Random) -> Self {
         let (open, down) = (watch::Sender::new(0), AtomicBool::new(false));
-        Self(Arc::new(TriesState { ledger, ended: Mutex::default(), live: Mutex::default(), open, down }))
+        let (ended, live) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(TriesState { ledger, random, ended, live, open, down }))
     }
 
     /// Number of tries of `key` whose worker died, or which are in progress in other processes.
@@ -194,7 +197,8 @@ impl Tries {
     /// Updates the ledger as soon as it works again.
     async fn retry_take_back(self, key: String) {
         for tries in 1..=TAKE_BACK_TRIES {
-            sleep(retry::reconnect_wait(TAKE_BACK_INITIAL, TAKE_BACK_MAX, tries, fastrand::f64())).await;
+            let random = self.0.random.fraction();
+            sleep(retry::reconnect_wait(TAKE_BACK_INITIAL, TAKE_BACK_MAX, tries, random)).await;
             if self.change(&key, Note::Nothing).await.is_ok() {
                 break;
             }

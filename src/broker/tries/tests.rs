@@ -4,7 +4,7 @@ use super::*;
 use crate::ledger::{LedgerKind, testing};
 
 async fn memory() -> Tries {
-    Tries::new(Ledger::open(LedgerKind::Memory).await.unwrap())
+    Tries::new(Ledger::open(LedgerKind::Memory).await.unwrap(), Random::system())
 }
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn try_is_counted_only_if_it_does_not_end() {
 #[tokio::test(start_paused = true)]
 async fn try_that_ends_while_the_ledger_is_down_is_not_a_death() {
     let (ledger, disk_is_out) = testing::ledger();
-    let tries = Tries::new(ledger);
+    let tries = Tries::new(ledger, Random::system());
     let died = tries.begin("k").await.unwrap();
     died.count_as_death();
     let one = tries.begin("k").await.unwrap();
@@ -62,7 +62,11 @@ async fn try_whose_begin_is_aborted_is_taken_back() {
         }
         drop(begin);
         tries.idle().await;
-        assert_eq!(Tries::new(tries.0.ledger.clone()).unfinished("k").await, Ok(0), "after {polls} polls");
+        assert_eq!(
+            Tries::new(tries.0.ledger.clone(), Random::system()).unfinished("k").await,
+            Ok(0),
+            "after {polls} polls"
+        );
         assert!(locked(&tries.0.live).is_empty());
     }
 }
@@ -74,7 +78,7 @@ async fn copies_of_one_message_count_as_one_try() {
     let (one, two) = (begin().await, begin().await);
     assert_eq!(tries.unfinished("k").await, Ok(0), "the tries are in progress");
     // The view of the next worker.
-    let next = Tries::new(tries.0.ledger.clone());
+    let next = Tries::new(tries.0.ledger.clone(), Random::system());
     assert_eq!(next.unfinished("k").await, Ok(1));
     one.end().await;
     assert_eq!(next.unfinished("k").await, Ok(1));

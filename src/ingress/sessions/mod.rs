@@ -34,6 +34,7 @@ use crate::{
     },
     fault,
     ledger::{Lease, Ledger},
+    random::Random,
     state::PublishState,
     telemetry::{
         metrics::IngressMetrics,
@@ -62,6 +63,8 @@ pub(crate) struct StartEvents {
     pub(crate) exchange: String,
     pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
+    /// Makes the ids of new traces.
+    pub(crate) random: Random,
     /// Accept requests while the ledger is unavailable. The stage still recognises repeats by their ids.
     pub(crate) without_ledger: bool,
     pub(crate) rules: SessionRules,
@@ -128,6 +131,7 @@ impl StartEvents {
             let session = start.session(&self.rules, at);
             (session, id, cloud_event.is_some(), start.identity.trace.clone())
         };
+        let trace = trace.unwrap_or_else(|| TraceContext::begin(&self.random));
         let mut span = self.tracer.serve("POST", "/v1/sessions", &trace);
         log.trace_id = Some(span.context().trace_id());
         let result = match session {

@@ -79,6 +79,7 @@ fn connected_events() -> (StartEvents, PublishJobs, RaisedFlag) {
         exchange: "sessions".to_owned(),
         ledger: Ledger::over(Arc::new(Memory::new(clock.clone())), clock.clone()),
         clock,
+        random: Random::system(),
         without_ledger: false,
         rules: loaded.config.session_rules(),
         margin: SignedDuration::from_hours(1),

@@ -17,6 +17,8 @@ use super::{
 };
 use connection::{Arguments, RedisConnection};
 
+use crate::random::Random;
+
 /// Lifetime of a claim that is not renewed, for example because its worker was killed.
 const LEASE: Duration = Duration::from_secs(30);
 /// Interval of lease renewals. Two renewals may time out before the lease expires.
@@ -30,6 +32,7 @@ const POLL_LAST: Duration = Duration::from_millis(400);
 pub(super) struct Redis {
     connection: RedisConnection,
     prefix: String,
+    random: Random,
 }
 
 /// The names of a claim in Redis.
@@ -54,7 +57,8 @@ struct HeldLease {
 
 impl Redis {
     pub(super) fn new(url: RedisUrl, prefix: String, ca_file: Option<PathBuf>) -> Result<Self, LedgerError> {
-        Ok(Self { connection: RedisConnection::new(url, ca_file)?, prefix })
+        let connection = RedisConnection::new(url, ca_file)?;
+        Ok(Self { connection, prefix, random: Random::system() })
     }
 
     /// The names of a new claim of `key`, or of an operation that needs no claim.
@@ -102,7 +106,7 @@ impl Redis {
                     return ended.map(|found| (found, held));
                 }
             }
-            let pause = sleep(pause(wait, fastrand::f64()));
+            let pause = sleep(pause(wait, held.redis.random.fraction()));
             tokio::pin!(pause);
             if let Either::Left(_) = futures_util::future::select(timeout.as_mut(), pause).await {
                 held.ended = true;

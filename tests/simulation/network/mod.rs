@@ -120,7 +120,7 @@ impl Api {
         if matches!(fate, CallFate::Hangs(_)) {
             sleep_until(until + Duration::from_secs(1)).await;
         }
-        Ok(fate.response(answer, until))
+        Ok(fate.response(answer, until, &self.life.world.worker_random()))
     }
 
     /// Applies the effect. Returns the response body.

@@ -13,6 +13,7 @@ use axum::{
     http::{Response as HttpResponse, response::Builder},
 };
 use futures_util::stream::{self, StreamExt};
+use instant_connect_worker::random::Random;
 use reqwest::Response;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
@@ -23,8 +24,9 @@ use super::{BODY_BYTES_MAX, fate::CallFate};
 const HUGE: usize = BODY_BYTES_MAX + 8_000;
 
 impl CallFate {
-    /// The response with the body `answer`, changed as this fate says. An endless body lasts until `until`.
-    pub(super) fn response(self, answer: String, until: Instant) -> Response {
+    /// The response with the body `answer`, changed as this fate says; `random` chooses how it is wrong. An endless body lasts
+    /// until `until`.
+    pub(super) fn response(self, answer: String, until: Instant, random: &Random) -> Response {
         let mut head = HttpResponse::builder();
         if !matches!(self, Self::Page(..)) {
             head = head.header("trackingid", "SIM_1");
@@ -51,7 +53,7 @@ impl CallFate {
             }
             Self::Garbage => Body::from("<html>it works</html>"),
             Self::Huge => Body::from(answer + &" ".repeat(HUGE)),
-            Self::Wrong => Body::from(wrong(&answer)),
+            Self::Wrong => Body::from(wrong(&answer, random)),
             _ => Body::from(answer),
         };
         response(head, body)
@@ -92,13 +94,13 @@ fn len(list: &Value) -> usize {
 }
 
 /// A response that does not fit the request: roles swapped, a link repeated, another base URL, or no links.
-fn wrong(answer: &str) -> String {
+fn wrong(answer: &str, random: &Random) -> String {
     let Ok(mut answer) = serde_json::from_str::<Value>(answer) else { return answer.to_owned() };
     let Some(fields) = answer.as_object_mut() else { return answer.to_string() };
     let host = fields.get("host").cloned();
     let guest = fields.get("guest").cloned();
     match (host, guest) {
-        (Some(host), Some(guest)) => match fastrand::u32(..4) {
+        (Some(host), Some(guest)) => match random.u32(..4) {
             // With equal counts, swapped lists could not be detected.
             0 if len(&host) != len(&guest) => {
                 fields.extend([("host".to_owned(), guest), ("guest".to_owned(), host)]);

@@ -17,6 +17,7 @@ use instant_connect_worker::{
         tries::Tries,
     },
     contract::stage::StageDef,
+    random::Random,
     stages::{self, Stage},
     state::{PublishState, StageState},
     telemetry::{metrics::Metrics, traces::Tracer},
@@ -87,7 +88,7 @@ impl<S: Stage> SingleConsumer<S> {
         let limits =
             limits(ConsumerLimits { deliveries_max: DELIVERIES_MAX, timeout, ..worker::limits(&plan) });
         let checker = Checker::new(Vec::new(), rules.clone());
-        let world = World::new(plan.clone(), random, checker, String::new(), false);
+        let world = World::new(plan.clone(), random, Random::with_seed(1), checker, String::new(), false);
         let life = world.begin_life();
         let all_metrics = Metrics::new(table, &plan.delays).unwrap();
         let metrics = all_metrics.stage(S::DEF);
@@ -96,7 +97,7 @@ impl<S: Stage> SingleConsumer<S> {
         let broker = Arc::new(SimulatedBroker(life.clone()));
         let (shown, publishing) = (PublishState::default(), all_metrics.publishing());
         let (publisher, publishing) =
-            Publisher::start(Arc::clone(&broker), topology.clone(), shown, publishing);
+            Publisher::start(Arc::clone(&broker), topology.clone(), shown, publishing, world.worker_random());
         let queue = topology.queue(S::DEF.queue);
         let settler = Settler {
             publisher,
@@ -106,10 +107,11 @@ impl<S: Stage> SingleConsumer<S> {
             limit: limits.timeout,
             retry: worker::policy(&rules),
             clock: rules.clock.clone(),
+            random: world.worker_random(),
             metrics: metrics.clone(),
         };
         let stage = stage(world.clone());
-        let tries = Tries::new(storage::ledger(life.clone()));
+        let tries = Tries::new(storage::ledger(life.clone()), world.worker_random());
         let seen = StageState::default();
         let consumer = Consumer::new(ConsumerParts {
             stage,

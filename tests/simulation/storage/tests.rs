@@ -10,6 +10,7 @@ use fastrand::Rng;
 use instant_connect_worker::{
     clock::Clock,
     ledger::{self as api, Ledger},
+    random::Random,
 };
 use tokio::runtime::Runtime;
 
@@ -39,7 +40,7 @@ fn calm_world() -> World {
         first_delay: Duration::ZERO,
         delivery_timeout: plan.delivery_timeout,
     };
-    World::new(plan, random, Checker::new(Vec::new(), rules), String::new(), false)
+    World::new(plan, random, Random::with_seed(1), Checker::new(Vec::new(), rules), String::new(), false)
 }
 
 impl Disk {

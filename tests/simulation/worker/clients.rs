@@ -59,6 +59,7 @@ impl LifeParts<'_> {
     }
 
     fn deduplicator(&self, stage: &'static StageDef) -> Deduplicator {
-        Deduplicator::new(self.ledger.clone(), OnFailure::Wait, RETENTION, self.metrics.ledger(stage))
+        let (ledger, random) = (self.ledger.clone(), self.life.world.worker_random());
+        Deduplicator::new(ledger, OnFailure::Wait, RETENTION, self.metrics.ledger(stage), random)
     }
 }

@@ -74,6 +74,7 @@ impl LifeParts<'_> {
             limit: Duration::from_secs(30),
             retry: policy(self.rules),
             clock: self.rules.clock.clone(),
+            random: self.life.world.worker_random(),
             metrics: metrics.clone(),
         };
         Box::new(Arc::new(Consumer::new(ConsumerParts {

@@ -83,11 +83,16 @@ impl Worker {
         let (metrics, state) = (life.world.lock().metrics.clone(), WorkerState::default());
         let (ledger, topology) = (storage::ledger(life.clone()), settings::topology(plan));
         let broker = Arc::new(SimulatedBroker(life.clone()));
-        let shown = state.publishing().clone();
-        let (publisher, publishing) =
-            Publisher::start(Arc::clone(&broker), topology.clone(), shown, metrics.publishing());
+        let (shown, random) = (state.publishing().clone(), life.world.worker_random());
+        let (publisher, publishing) = Publisher::start(
+            Arc::clone(&broker),
+            topology.clone(),
+            shown,
+            metrics.publishing(),
+            random.clone(),
+        );
         let (publisher, tapped) = tap::tap(life.clone(), publisher);
-        let (tries, stop) = (Tries::new(ledger.clone()), CancellationToken::new());
+        let (tries, stop) = (Tries::new(ledger.clone(), random), CancellationToken::new());
         let parts = LifeParts {
             life: &life,
             plan,

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use fastrand::Rng;
-use instant_connect_worker::clock::Clock;
+use instant_connect_worker::{clock::Clock, random::Random};
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
@@ -17,6 +17,7 @@ const STEPS_MAX: u64 = 400_000;
 pub(crate) struct Common {
     pub(crate) plan: WorldPlan,
     pub(crate) random: Rng,
+    pub(super) worker_random: Random,
     pub(super) clock: Clock,
     pub(crate) checker: Checker,
     journal: Journal,
@@ -26,10 +27,17 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    pub(super) fn new(plan: WorldPlan, random: Rng, checker: Checker, print: bool) -> Self {
+    pub(super) fn new(
+        plan: WorldPlan,
+        random: Rng,
+        worker_random: Random,
+        checker: Checker,
+        print: bool,
+    ) -> Self {
         Self {
             plan,
             random,
+            worker_random,
             clock: checker.rules.clock.clone(),
             checker,
             journal: Journal::new(print),

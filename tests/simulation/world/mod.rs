@@ -17,7 +17,7 @@ use std::{
 };
 
 use fastrand::Rng;
-use instant_connect_worker::{clock::Clock, stages, telemetry::metrics::Metrics};
+use instant_connect_worker::{clock::Clock, random::Random, stages, telemetry::metrics::Metrics};
 use tokio::time::sleep;
 
 pub(crate) use self::{common::Common, life::Life};
@@ -66,12 +66,20 @@ impl<T> DerefMut for Part<'_, T> {
 }
 
 impl World {
-    pub(crate) fn new(plan: WorldPlan, random: Rng, checker: Checker, token: String, print: bool) -> Self {
+    /// A world with the choices of `random`, whose worker draws from `worker_random`.
+    pub(crate) fn new(
+        plan: WorldPlan,
+        random: Rng,
+        worker_random: Random,
+        checker: Checker,
+        token: String,
+        print: bool,
+    ) -> Self {
         Self(Arc::new(Mutex::new(WorldState {
             broker: worker::queues_of(stages::ALL, &plan.delays),
             network: Servers::new(token),
             disk: SimulatedDisk::new(checker.rules.clock.clone()),
-            common: Common::new(plan, random, checker, print),
+            common: Common::new(plan, random, worker_random, checker, print),
             metrics: METRICS.clone(),
         })))
     }
@@ -79,6 +87,11 @@ impl World {
     /// The time of day in this world.
     pub(crate) fn clock(&self) -> Clock {
         self.lock().clock.clone()
+    }
+
+    /// The random numbers of the worker.
+    pub(crate) fn worker_random(&self) -> Random {
+        self.lock().worker_random.clone()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, WorldState> {

@@ -15,7 +15,7 @@ fn structured_cloud_event_is_unwrapped() {
     let session = start.session(&rules(), NOW.parse().unwrap()).unwrap();
     assert_eq!(session.event_id.as_str(), "/flows/7#ce-1");
     assert_eq!(session.event_id, start.identity.event_id);
-    assert_eq!(start.identity.trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(start.identity.trace.unwrap().trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
 }
 
 #[test]
