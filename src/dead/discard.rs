@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{DeadError, DeadLetter, DeadQueue, Filter, Progress, dead_queue::Reader};
+use super::{DeadError, DeadLetter, DeadQueue, Filter, Progress, reader::Reader};
 use crate::contract::private::loggable_id;
 
 /// Letters named in one log line.

@@ -21,18 +21,23 @@
 //!
 //! - [`letter`]: the contents of a letter
 //! - [`filter`]: selection of letters
-//! - [`dead_queue`]: reads and acknowledges letters
+//! - [`dead_queue`]: an open and locked dead queue
+//! - [`reader`]: reads and acknowledges its letters
+//! - [`error`]: the reasons of failures
 //! - [`summary`]: the output of `list` and `show`
 //! - [`replay`], [`discard`]: the commands that change something
 
 pub(crate) mod dead_queue;
 pub(crate) mod discard;
+pub(crate) mod error;
 pub(crate) mod filter;
 pub(crate) mod letter;
+pub(crate) mod reader;
 pub(crate) mod replay;
 pub(crate) mod summary;
 
-pub(crate) use dead_queue::{DeadError, DeadQueue};
+pub(crate) use dead_queue::DeadQueue;
+pub(crate) use error::DeadError;
 pub(crate) use filter::Filter;
 pub(crate) use letter::{DeadLetter, work_queue, work_queues};
 

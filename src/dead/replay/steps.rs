@@ -1,9 +1,6 @@
-//! Moves letters back to the queue that they came from.
+//! The steps of a replay: copies to the replay queue, from which the broker moves them on.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
 use lapin::{
@@ -15,18 +12,18 @@ use lapin::{
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
-use super::{
-    DeadError, DeadLetter, DeadQueue, Filter, Progress,
-    dead_queue::{Reader, WINDOW},
-    discard::BATCH_BYTES,
-};
+use super::{ReplayPlan, ReplayReport};
 use crate::{
     broker::{
         connection::within,
         properties::{self, short},
-        topology::Topology,
     },
     contract::header,
+    dead::{
+        DeadError, DeadLetter, DeadQueue, Progress,
+        discard::BATCH_BYTES,
+        reader::{Reader, WINDOW},
+    },
     fault,
 };
 
@@ -35,145 +32,33 @@ const CHUNK: usize = 100;
 /// Maximum copies in the replay queue at once.
 const ROUND: usize = 2000;
 
-/// Selection and rate of a replay.
-#[derive(Clone, Debug)]
-pub(crate) struct ReplayPlan {
-    /// Selects the letters.
-    pub filter: Filter,
-    /// `instant_connect.link_lifetime`, the length of a session without `expiresAt`.
-    pub link_lifetime: Duration,
-    /// Maximum letters per second.
-    pub rate: Option<f64>,
-}
-
-/// Result of a replay.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ReplayReport {
-    /// Letters replayed (in a dry run: to be replayed), by class.
-    pub replayed: BTreeMap<&'static str, u64>,
-    /// Letters skipped because their sessions have ended.
-    pub expired: u64,
-    /// Letters skipped because they died after the replay began.
-    pub newer: u64,
-    /// Letters skipped by the filter, or unreadable.
-    pub others: u64,
-    /// Copies left by an interrupted replay, now replayed too.
-    pub resumed: u64,
-}
-
-impl ReplayReport {
-    /// Replayed letters of all classes.
-    #[must_use]
-    pub(crate) fn total(&self) -> u64 {
-        self.replayed.values().sum::<u64>() + self.resumed
-    }
-
-    /// True if `letter` is to be replayed; otherwise counts it as skipped.
-    fn selects(&mut self, plan: &ReplayPlan, letter: &DeadLetter, begun: Timestamp, now: Timestamp) -> bool {
-        // The copy of an unreadable letter would lack its properties.
-        let skipped = if letter.unreadable || !plan.filter.matches(letter, begun) {
-            &mut self.others
-        } else if letter.ends_at(plan.link_lifetime).is_some_and(|end| end <= now) {
-            &mut self.expired
-        } else if letter.died_at.is_some_and(|died| died >= begun) {
-            &mut self.newer
-        } else {
-            return true;
-        };
-        *skipped += 1;
-        false
-    }
-
-    fn count(&mut self, letter: &DeadLetter) {
-        *self.replayed.entry(class(letter)).or_default() += 1;
-    }
-}
-
-/// The class's name, or `none`.
-#[must_use]
-pub(crate) fn class(letter: &DeadLetter) -> &'static str {
-    letter.class.map_or("none", |class| class.as_str())
-}
-
-/// Dry run: reports the letters that [`run`] would replay, and changes nothing.
-///
-/// # Errors
-/// [`DeadError`].
-pub(crate) async fn dry_run(
-    dead_queue: &DeadQueue<'_>,
-    plan: &ReplayPlan,
-    mut progress: impl FnMut(Progress),
-) -> Result<ReplayReport, DeadError> {
-    let begun = dead_queue.clock.now();
-    let mut report = ReplayReport { resumed: dead_queue.staged.into(), ..ReplayReport::default() };
-    let mut reader = dead_queue.read(dead_queue.letters).await?;
-    while let Some(letter) = reader.next().await? {
-        if report.selects(plan, &letter, begun, dead_queue.clock.now()) {
-            report.count(&letter);
-        }
-        progress(Progress { seen: reader.seen, total: dead_queue.letters, done: 0 });
-    }
-    reader.close().await?;
-    Ok(report)
-}
-
-/// Replays letters. It can be run again after an interruption at any moment; [`super`] explains why nothing is duplicated.
-///
-/// # Errors
-/// [`DeadError`].
-pub(crate) async fn run(
-    dead_queue: &DeadQueue<'_>,
-    plan: &ReplayPlan,
-    progress: impl FnMut(Progress),
-) -> Result<ReplayReport, DeadError> {
-    let work = dead_queue.topology.queue(dead_queue.work);
-    dead_queue.topology.verify(dead_queue.connection, &work, true, dead_queue.limit).await?;
-    let staging = Topology::replay_queue(&work);
-    let mut replay = Replay {
-        dead_queue,
-        plan,
-        begun: dead_queue.clock.now(),
-        staging,
-        report: ReplayReport::default(),
-        progress,
-    };
-    loop {
-        let Copies { letters: mut copies, others } = replay.copies().await?;
-        replay.report.resumed += (copies.len() + others) as u64;
-        let more = replay.stage(&mut copies).await?;
-        replay.release(copies.len() + others).await?;
-        if !more {
-            return Ok(replay.report);
-        }
-    }
-}
-
 /// The messages that an interrupted replay left in the replay queue.
 #[derive(Default)]
-struct Copies {
+pub(super) struct Copies {
     /// Ids of the letters that have a copy.
-    letters: HashSet<Uuid>,
+    pub(super) letters: HashSet<Uuid>,
     /// Messages that an operator moved into the queue by other means.
-    others: usize,
+    pub(super) others: usize,
 }
 
-struct Replay<'a, P> {
-    dead_queue: &'a DeadQueue<'a>,
-    plan: &'a ReplayPlan,
-    begun: Timestamp,
+/// A replay in progress.
+pub(super) struct Replay<'a, P> {
+    pub(super) dead_queue: &'a DeadQueue<'a>,
+    pub(super) plan: &'a ReplayPlan,
+    pub(super) begun: Timestamp,
     /// The replay queue.
-    staging: String,
-    report: ReplayReport,
-    progress: P,
+    pub(super) staging: String,
+    pub(super) report: ReplayReport,
+    pub(super) progress: P,
 }
 
 impl<P: FnMut(Progress)> Replay<'_, P> {
     /// Returns the copies in the replay queue, and removes duplicates.
-    async fn copies(&self) -> Result<Copies, DeadError> {
+    pub(super) async fn copies(&self) -> Result<Copies, DeadError> {
         loop {
             let ready = self.dead_queue.wait_for_sole_access(&self.staging).await?;
             let (mut copies, mut duplicates) = (Copies::default(), false);
-            let mut reader = self.dead_queue.read_from(&self.staging, ready, WINDOW).await?;
+            let mut reader = Reader::open(self.dead_queue, &self.staging, ready, WINDOW).await?;
             while let Some(copy) = reader.delivery().await? {
                 let Some(id) = replay_of(&copy) else {
                     copies.others += 1;
@@ -193,7 +78,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
 
     /// Copies letters to the replay queue and acknowledges them, until no letter with a copy is left in the dead queue.
     /// Returns true if more letters are to be replayed.
-    async fn stage(&mut self, copies: &mut HashSet<Uuid>) -> Result<bool, DeadError> {
+    pub(super) async fn stage(&mut self, copies: &mut HashSet<Uuid>) -> Result<bool, DeadError> {
         let mut more = false;
         loop {
             let letters = self.dead_queue.wait_for_sole_access(&self.dead_queue.queue).await?;
@@ -282,7 +167,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
     }
 
     /// Rejects the `copies` at the configured rate, so that the broker moves them to the work queue.
-    async fn release(&mut self, copies: usize) -> Result<(), DeadError> {
+    pub(super) async fn release(&mut self, copies: usize) -> Result<(), DeadError> {
         let (mut next_at, until) = (Instant::now(), Instant::now() + self.dead_queue.limit);
         let mut released = 0;
         loop {
@@ -300,7 +185,7 @@ impl<P: FnMut(Progress)> Replay<'_, P> {
             let window =
                 self.plan.rate.map_or(f64::from(WINDOW), |rate| rate * 60.0).clamp(1.0, f64::from(WINDOW));
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to WINDOW")]
-            let mut reader = self.dead_queue.read_from(&self.staging, ready, window as u16).await?;
+            let mut reader = Reader::open(self.dead_queue, &self.staging, ready, window as u16).await?;
             reader.without_time_limit();
             while let Some(copy) = reader.delivery().await? {
                 if let Some(rate) = self.plan.rate {
