@@ -1,6 +1,12 @@
 //! Settings that lose data, show secrets or open access.
+//!
+//! - `entries`: settings that lose ledger entries
+//! - `secrets`: settings that show secrets or hinder their rotation
 
-use std::{net::SocketAddr, path::Path};
+mod entries;
+mod secrets;
+
+use std::net::SocketAddr;
 
 use secrecy::ExposeSecret;
 use url::Url;
@@ -10,30 +16,19 @@ use super::{
     Finding, on,
 };
 use crate::{
-    config::{
-        LedgerChoice, Loaded,
-        settings::{Origin, is_secret},
-    },
+    config::{LedgerChoice, Loaded},
     endpoint::url::is_loopback,
     ingress::config::AddressBlock,
-    ledger::LedgerKind,
-    stages::OnFailure,
     telemetry::logs::LogLevel,
 };
 
-/// Folders that a restart may empty.
-const TEMPORARY_FOLDERS: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run"];
-
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
-    let mut found =
-        vec![ledger(loaded), ledger_outage(loaded), retention(loaded), admin(loaded), devices(loaded)];
-    found.push(ingress(loaded));
-    found.extend(client_tokens(loaded));
+    let mut found = entries::all(loaded);
+    found.extend([admin(loaded), devices(loaded), ingress(loaded)]);
+    found.extend(secrets::client_tokens(loaded));
     found.extend(address_blocks(loaded));
     found.extend(unused(loaded));
-    found.extend(inline_tokens(loaded));
-    found.extend(secrets_in_flags(loaded));
-    found.extend(insecure(loaded));
+    found.extend(secrets::all(loaded));
     found.extend([
         host_login(loaded),
         short_links(loaded),
@@ -42,59 +37,6 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         log_level(loaded),
     ]);
     found
-}
-
-fn ledger(loaded: &Loaded) -> Finding {
-    match loaded.ledger() {
-        LedgerKind::Memory | LedgerKind::Recent { .. } => on(Ledger, loaded, &["ledger.kind"]).warn(
-            "the ledger is lost when the worker stops: an event that is repeated later is processed again: its guests and \
-             experts get new messages, and its devices are dialled again",
-            "set ledger.kind to file, with ledger.path on a persistent volume, or to redis",
-        ),
-        LedgerKind::Redis { .. } => on(Ledger, loaded, &["ledger.kind"]).pass("shared by all workers with this prefix"),
-        LedgerKind::File { path } => file(loaded, &path),
-    }
-}
-
-fn file(loaded: &Loaded, path: &Path) -> Finding {
-    let about = on(Ledger, loaded, &["ledger.kind", "ledger.path"]);
-    let advice = "set ledger.path to the absolute path of a file on a persistent volume";
-    if path.is_relative() {
-        let detail = format!(
-            "{} is relative to the working directory: a worker in another directory or a new container starts with an empty ledger",
-            path.display()
-        );
-        return about.warn(detail, advice);
-    }
-    if TEMPORARY_FOLDERS.iter().any(|folder| path.starts_with(folder)) {
-        return about.warn("the file is in a temporary folder; a restart may empty it", advice);
-    }
-    about.pass("used by this worker only; its volume must be persistent")
-}
-
-fn ledger_outage(loaded: &Loaded) -> Finding {
-    let about = on(Ledger, loaded, &["ledger.on_failure"]);
-    match loaded.config.ledger.on_failure {
-        OnFailure::Wait => about.pass("events wait while the ledger is unavailable"),
-        OnFailure::Continue => about.warn(
-            "while the ledger is unavailable, a repeated event is processed again: its guests and experts get new messages, and its devices are dialled again",
-            "set ledger.on_failure to wait if duplicates are worse than a pause",
-        ),
-    }
-}
-
-fn retention(loaded: &Loaded) -> Finding {
-    let about = on(Ledger, loaded, &["ledger.keep_max", "ledger.margin", "instant_connect.link_lifetime"]);
-    let (ledger, lifetime) = (&loaded.config.ledger, loaded.config.instant_connect.link_lifetime.get());
-    let needed = lifetime.saturating_add(ledger.margin.get());
-    if ledger.keep_max.get() >= needed {
-        return about.pass("ledger entries outlive the links");
-    }
-    about.warn(
-        "ledger entries expire while the links are still valid: an event that is repeated later is processed again: its guests and \
-         experts get new messages, and its devices are dialled again",
-        format!("set ledger.keep_max to at least {needed:?}"),
-    )
 }
 
 /// Settings that are set but have no effect.
@@ -153,20 +95,6 @@ fn ingress(loaded: &Loaded) -> Finding {
     }
 }
 
-/// Clients whose token can't rotate without a restart.
-fn client_tokens(loaded: &Loaded) -> Vec<Finding> {
-    let clients = &loaded.config.ingress.clients;
-    let fixed = clients.iter().filter(|(_, client)| client.token_file.is_none());
-    fixed
-        .map(|(name, _)| {
-            on(Exposure, loaded, &[&format!("ingress.clients.{name}.token_file")]).warn(
-                "the client's token is read only at startup: it cannot rotate without a restart",
-                "set token_file to a file with one or two tokens, or with their digests",
-            )
-        })
-        .collect()
-}
-
 /// Lists of addresses that contain every address.
 fn address_blocks(loaded: &Loaded) -> Vec<Finding> {
     let section = &loaded.config.ingress;
@@ -202,59 +130,6 @@ fn devices(loaded: &Loaded) -> Finding {
     } else {
         about.pass("events may dial the devices of this list, which answer by themselves")
     }
-}
-
-fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
-    let (instant_connect, hosts) = (&loaded.config.instant_connect.token, &loaded.config.hosts.token);
-    let inline = [(InstantConnect, "instant_connect.token", instant_connect), (Webex, "hosts.token", hosts)];
-    let given = inline.into_iter().filter(|(_, _, token)| !token.expose_secret().is_empty());
-    given
-        .map(|(group, key, _)| {
-            on(group, loaded, &[key]).warn(
-                "read only at startup: after a rotation the worker uses the old token until it is restarted",
-                format!("set {key}_file to a file with the token; the worker reads it again when it changes"),
-            )
-        })
-        .collect()
-}
-
-fn secrets_in_flags(loaded: &Loaded) -> Vec<Finding> {
-    let exposed =
-        loaded.settings.rows().filter(|(key, _, origin)| is_secret(key) && **origin == Origin::Flag);
-    exposed
-        .map(|(key, ..)| {
-            on(Exposure, loaded, &[key]).warn(
-                "passed with --set: visible in the process list and shell history",
-                "pass it in a file or an environment variable",
-            )
-        })
-        .collect()
-}
-
-fn insecure(loaded: &Loaded) -> Vec<Finding> {
-    let config = &loaded.config;
-    let all = [
-        ("amqp.allow_insecure", config.amqp.allow_insecure, "the broker's password"),
-        ("instant_connect.allow_insecure", config.instant_connect.allow_insecure, "the token and the links"),
-        ("hosts.allow_insecure", config.hosts.allow_insecure, "the token and the host links"),
-        ("ledger.allow_insecure", config.ledger.allow_insecure, "Redis's password and the links"),
-        ("ingress.allow_insecure", config.ingress.allow_insecure, "the clients' tokens and the events"),
-    ];
-    if all.iter().all(|(_, allowed, _)| !allowed) {
-        let keys = all.map(|(key, ..)| key);
-        return vec![
-            on(Exposure, loaded, &keys).pass("no secret leaves this machine or cluster without TLS"),
-        ];
-    }
-    let allowed = all.into_iter().filter(|(_, allowed, _)| *allowed);
-    allowed
-        .map(|(key, _, what)| {
-            on(Exposure, loaded, &[key]).warn(
-                format!("{what} may be sent unencrypted if the URL allows it"),
-                format!("use TLS and remove {key}"),
-            )
-        })
-        .collect()
 }
 
 fn host_login(loaded: &Loaded) -> Finding {
