@@ -1,18 +1,21 @@
 //! `POST /v1/sessions`: from a body to a confirmed start event.
+//!
+//! - `keys`: the ledger's part; `publish`: the broker's part
 
 mod keys;
+mod publish;
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::Semaphore, time::Instant};
 use uuid::Uuid;
 
-use self::keys::{ClaimedKey, first_time, record, release};
+use self::{
+    keys::{ClaimedKey, first_time},
+    publish::NotPublished,
+};
 use super::{
     clients::Client,
     head::StartHead,
@@ -20,20 +23,16 @@ use super::{
     service::RequestLog,
 };
 use crate::{
-    broker::{
-        properties,
-        publisher::{Publication, PublishError, Publisher},
-    },
+    broker::publisher::Publisher,
     clock::Clock,
     contract::{
         http::AcceptedBody,
         ids,
         message::Message,
-        start_session::{ROUTING_KEY, Session, SessionRules, StartMessage},
+        start_session::{Session, SessionRules, StartMessage},
         trace::TraceContext,
     },
-    fault,
-    ledger::{Lease, Ledger},
+    ledger::Ledger,
     random::Random,
     state::PublishState,
     telemetry::{
@@ -44,8 +43,6 @@ use crate::{
 
 /// The only organisation. Its name is part of event ids, so that ids stay the same when there are several.
 const ORGANISATION: &str = "default";
-/// Maximum wait for the broker's confirm.
-const CONFIRM_MAX: Duration = Duration::from_secs(5);
 /// Time that stays for what follows the confirm.
 const RESERVE: Duration = Duration::from_secs(1);
 /// Time for which a request is remembered: from before its publish, and again from its confirm.
@@ -93,12 +90,6 @@ struct ValidEvent {
     is_named: bool,
     /// Time until which a repeat is recognised.
     remembered_until: Timestamp,
-}
-
-/// The answer to a request whose event is not confirmed.
-enum NotPublished {
-    Perhaps(HttpProblem),
-    Certainly(HttpProblem),
 }
 
 impl StartEvents {
@@ -197,82 +188,6 @@ impl StartEvents {
         Ok(ValidEvent { session, remembered_until, ..event })
     }
 
-    /// Publishes the event. A note says before that it may be published, and a record afterwards that it is.
-    async fn publish_noted(
-        &self,
-        event: ValidEvent,
-        mut lease: Option<Lease>,
-        room: OwnedSemaphorePermit,
-        within: &TraceContext,
-        deadline: Instant,
-    ) -> Result<(), NotPublished> {
-        let (remembered_until, is_repeat) =
-            (event.remembered_until, lease.as_ref().is_some_and(|lease| lease.note().is_some()));
-        if let Some(lease) = &mut lease {
-            let noted = self.note(lease, event.message.published_at, remembered_until, deadline).await;
-            noted.map_err(NotPublished::Certainly)?;
-        }
-        match self.publish(event, room, within, deadline).await {
-            Ok(()) => {}
-            // No queue has it, so the next request is the first one again.
-            Err(error @ PublishError::Unroutable) if !is_repeat => {
-                release(lease, deadline).await;
-                return Err(NotPublished::Certainly(unconfirmed(error)));
-            }
-            Err(error) => return Err(NotPublished::Perhaps(unconfirmed(error))),
-        }
-        fault::point("ingress", "confirmed");
-        record(lease, remembered_until, deadline).await;
-        fault::point("ingress", "recorded");
-        Ok(())
-    }
-
-    /// Room for a body in the publisher's memory. A message that is published too late stays there after its request ends.
-    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, HttpProblem> {
-        if !self.publishing.connection.is_up() {
-            return Err(HttpProblem::unconfirmed("the broker is unavailable"));
-        }
-        if self.publishing.is_blocked() {
-            return Err(HttpProblem::unconfirmed("the broker blocks publishing"));
-        }
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Arc::clone(&self.room)
-            .try_acquire_many_owned(bytes)
-            .map_err(|_| HttpProblem::unconfirmed("too many events wait for the broker's confirm"))
-    }
-
-    async fn publish(
-        &self,
-        event: ValidEvent,
-        room: OwnedSemaphorePermit,
-        within: &TraceContext,
-        deadline: Instant,
-    ) -> Result<(), PublishError> {
-        let id = event.id.to_string();
-        let mut span = self.tracer.publish(&self.exchange, ROUTING_KEY, Some(&id), within);
-        let at = event.message.published_at.unwrap_or_else(|| self.clock.now());
-        let properties = properties::received_event(&event.message, &id, span.context(), at);
-        let publication = Publication {
-            exchange: self.exchange.clone(),
-            routing_key: ROUTING_KEY.to_owned(),
-            properties,
-            body: Arc::from(event.message.body),
-        };
-        let since = Instant::now();
-        let until = (since + CONFIRM_MAX).min(deadline - RESERVE);
-        let result = timeout_at(until, self.publisher.publish_in(publication, Some(room))).await;
-        let error = match result {
-            Ok(Ok(())) => {
-                self.metrics.confirmed(since.elapsed());
-                return Ok(());
-            }
-            Ok(Err(error)) => error,
-            Err(_) => PublishError::Unknown,
-        };
-        span.fail(error.as_str(), &error.to_string());
-        Err(error)
-    }
-
     /// A request without a name of its own is a repeat only as long as the stage would see one: later, the same body is a
     /// new session of the same people.
     fn remembered_until(&self, session: &Session, is_named: bool) -> Timestamp {
@@ -280,15 +195,6 @@ impl StartEvents {
         let longest = after(self.clock.now(), KEPT);
         if is_named { longest } else { longest.min(after(session.expires_at.timestamp(), self.margin)) }
     }
-}
-
-fn unconfirmed(error: PublishError) -> HttpProblem {
-    HttpProblem::unconfirmed(match error {
-        PublishError::Unroutable => "the broker has no queue for start events",
-        PublishError::Nacked => "the broker refused the event (is a queue full?)",
-        PublishError::Unknown => "the broker did not confirm the event in time",
-        PublishError::Ended => "the ingress is stopping",
-    })
 }
 
 /// The id of a request's event: the same for every repeat, so that the stage recognises repeats even if the ingress does

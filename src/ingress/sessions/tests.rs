@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    broker::publisher::{PublishJob, PublishJobs},
+    broker::publisher::{PublishError, PublishJob, PublishJobs},
     clock::TimeOfDay,
     config::{Sources, load},
     contract::http::ProblemKind,

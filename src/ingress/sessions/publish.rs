@@ -1,0 +1,119 @@
+//! The broker's part in a request: publishes its event, with a note before and a record after.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    RESERVE, StartEvents, ValidEvent,
+    keys::{record, release},
+};
+use crate::{
+    broker::{
+        properties,
+        publisher::{Publication, PublishError},
+    },
+    contract::{start_session::ROUTING_KEY, trace::TraceContext},
+    fault,
+    ingress::problem::HttpProblem,
+    ledger::Lease,
+};
+
+/// Maximum wait for the broker's confirm.
+const CONFIRM_MAX: Duration = Duration::from_secs(5);
+
+/// The answer to a request whose event is not confirmed.
+pub(super) enum NotPublished {
+    Perhaps(HttpProblem),
+    Certainly(HttpProblem),
+}
+
+impl StartEvents {
+    /// Publishes the event. A note says before that it may be published, and a record afterwards that it is.
+    pub(super) async fn publish_noted(
+        &self,
+        event: ValidEvent,
+        mut lease: Option<Lease>,
+        room: OwnedSemaphorePermit,
+        within: &TraceContext,
+        deadline: Instant,
+    ) -> Result<(), NotPublished> {
+        let (remembered_until, is_repeat) =
+            (event.remembered_until, lease.as_ref().is_some_and(|lease| lease.note().is_some()));
+        if let Some(lease) = &mut lease {
+            let noted = self.note(lease, event.message.published_at, remembered_until, deadline).await;
+            noted.map_err(NotPublished::Certainly)?;
+        }
+        match self.publish(event, room, within, deadline).await {
+            Ok(()) => {}
+            // No queue has it, so the next request is the first one again.
+            Err(error @ PublishError::Unroutable) if !is_repeat => {
+                release(lease, deadline).await;
+                return Err(NotPublished::Certainly(unconfirmed(error)));
+            }
+            Err(error) => return Err(NotPublished::Perhaps(unconfirmed(error))),
+        }
+        fault::point("ingress", "confirmed");
+        record(lease, remembered_until, deadline).await;
+        fault::point("ingress", "recorded");
+        Ok(())
+    }
+
+    /// Room for a body in the publisher's memory. A message that is published too late stays there after its request ends.
+    pub(super) fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, HttpProblem> {
+        if !self.publishing.connection.is_up() {
+            return Err(HttpProblem::unconfirmed("the broker is unavailable"));
+        }
+        if self.publishing.is_blocked() {
+            return Err(HttpProblem::unconfirmed("the broker blocks publishing"));
+        }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&self.room)
+            .try_acquire_many_owned(bytes)
+            .map_err(|_| HttpProblem::unconfirmed("too many events wait for the broker's confirm"))
+    }
+
+    async fn publish(
+        &self,
+        event: ValidEvent,
+        room: OwnedSemaphorePermit,
+        within: &TraceContext,
+        deadline: Instant,
+    ) -> Result<(), PublishError> {
+        let id = event.id.to_string();
+        let mut span = self.tracer.publish(&self.exchange, ROUTING_KEY, Some(&id), within);
+        let at = event.message.published_at.unwrap_or_else(|| self.clock.now());
+        let properties = properties::received_event(&event.message, &id, span.context(), at);
+        let publication = Publication {
+            exchange: self.exchange.clone(),
+            routing_key: ROUTING_KEY.to_owned(),
+            properties,
+            body: Arc::from(event.message.body),
+        };
+        let since = Instant::now();
+        let until = (since + CONFIRM_MAX).min(deadline - RESERVE);
+        let result = timeout_at(until, self.publisher.publish_in(publication, Some(room))).await;
+        let error = match result {
+            Ok(Ok(())) => {
+                self.metrics.confirmed(since.elapsed());
+                return Ok(());
+            }
+            Ok(Err(error)) => error,
+            Err(_) => PublishError::Unknown,
+        };
+        span.fail(error.as_str(), &error.to_string());
+        Err(error)
+    }
+}
+
+fn unconfirmed(error: PublishError) -> HttpProblem {
+    HttpProblem::unconfirmed(match error {
+        PublishError::Unroutable => "the broker has no queue for start events",
+        PublishError::Nacked => "the broker refused the event (is a queue full?)",
+        PublishError::Unknown => "the broker did not confirm the event in time",
+        PublishError::Ended => "the ingress is stopping",
+    })
+}
