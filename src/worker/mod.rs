@@ -1,6 +1,11 @@
 //! The worker: its stages on supervised connections, until a shutdown is requested.
+//!
+//! - `role`: the parts that run
+//! - `assembly`: makes the consumers and the ingress from the configuration
+//! - [`supervise`]: keeps the consumers connected
 
 mod assembly;
+mod role;
 pub mod supervise;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -14,14 +19,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use assembly::Parts;
+use role::WorkerParts;
+pub(crate) use role::WorkerRole;
 
 use crate::{
     admin::{Admin, AdminError, health::Health},
     broker::{publisher::Publisher, topology::TopologyError, tries::Tries},
     config::{ConfigError, Loaded},
-    contract::stage::StageDef,
     fault,
-    ingress::{Ingress, IngressError, IngressSettings},
+    ingress::{Ingress, IngressError},
     ledger::{Ledger, LedgerError, LedgerKind},
     random::Random,
     stages,
@@ -64,45 +70,6 @@ pub(crate) enum WorkerError {
     /// The publisher task ended while its users were still running: a defect.
     #[error("publisher task {0} (bug; see the log). The worker cannot continue without it.")]
     Publishing(&'static str),
-}
-
-/// The parts that a worker runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::IntoStaticStr)]
-#[strum(serialize_all = "lowercase")]
-pub(crate) enum WorkerRole {
-    /// The stages, and the ingress if ingress.listen is set
-    All,
-    /// The stages only
-    Stages,
-    /// The ingress only
-    Ingress,
-}
-
-/// The parts of a role that the configuration switches on.
-struct WorkerParts {
-    stages: Vec<&'static StageDef>,
-    ingress: Option<IngressSettings>,
-}
-
-impl WorkerParts {
-    /// The parts of `role`. Checks their tokens, because the worker can't start without.
-    fn of(role: WorkerRole, loaded: &Loaded) -> Result<Self, ConfigError> {
-        let ingress = if role == WorkerRole::Stages { None } else { loaded.ingress()? };
-        if role == WorkerRole::Ingress {
-            if ingress.is_none() {
-                return Err(ConfigError::new(
-                    "ingress.listen: expected ADDRESS:PORT, because --role ingress runs nothing else",
-                ));
-            }
-            return Ok(Self { stages: Vec::new(), ingress });
-        }
-        loaded.network()?;
-        loaded.instant_connect_token()?;
-        if loaded.delivers_to_hosts() {
-            loaded.hosts_token()?;
-        }
-        Ok(Self { stages: loaded.stages(), ingress })
-    }
 }
 
 /// Runs the parts of `role` with the configuration `loaded`, until `shutdown` resolves. Then it finishes the work in progress,

@@ -1,28 +1,28 @@
 //! A ledger in Redis, for several workers. Each entry is one hash, changed by one script. A claim is a lease with its
 //! own token: a holder with an expired lease cannot overwrite the result of a later holder.
 
+mod claim;
 mod connection;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, Either};
-use tokio::{task::AbortHandle, time::sleep};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
     LedgerError, RedisUrl,
     claims::KeyGuard,
-    entry::{Entry, Fingerprint, Found},
+    entry::{Fingerprint, Found},
     store::{ClaimResult, Store, StoreClaim},
 };
+use claim::HeldLease;
 use connection::{Arguments, RedisConnection};
 
 use crate::random::Random;
 
 /// Lifetime of a claim that is not renewed, for example because its worker was killed.
 const LEASE: Duration = Duration::from_secs(30);
-/// Interval of lease renewals. Two renewals may time out before the lease expires.
-const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// First and longest wait between two checks for the result of another worker.
 const POLL_FIRST: Duration = Duration::from_millis(25);
 const POLL_LAST: Duration = Duration::from_millis(400);
@@ -42,17 +42,6 @@ struct ClaimNames {
     key: String,
     token: String,
     fingerprint: Fingerprint,
-}
-
-/// A claim in Redis. Dropping it tells Redis that the claim has ended, and keeps a note. The guard of this process is
-/// released when Redis has answered.
-struct HeldLease {
-    redis: Arc<Redis>,
-    names: ClaimNames,
-    guard: Option<Arc<KeyGuard>>,
-    renewal: Option<AbortHandle>,
-    /// True if there is nothing to tell Redis when this claim is dropped.
-    ended: bool,
 }
 
 impl Redis {
@@ -178,75 +167,6 @@ impl Store for Redis {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
-    }
-}
-
-impl HeldLease {
-    async fn call(&self, op: &'static str, until_ms: i64, bytes: &[u8]) -> Result<Vec<Vec<u8>>, LedgerError> {
-        self.redis.call(&self.names, op, until_ms, bytes).await
-    }
-
-    /// Starts to renew this claim in the background.
-    fn renewed(mut self) -> Self {
-        let same = self.detached_copy();
-        let renewal = tokio::spawn(async move {
-            loop {
-                sleep(RENEW_EVERY).await;
-                // A failed renewal may succeed next time; the next use of the lease detects a lost claim.
-                _ = same.call("renew", 0, b"").await;
-            }
-        });
-        self.renewal = Some(renewal.abort_handle());
-        self
-    }
-
-    /// The same claim for a background task; dropping this copy does nothing.
-    fn detached_copy(&self) -> Self {
-        let (redis, names) = (self.redis.clone(), self.names.clone());
-        Self { redis, names, guard: None, renewal: None, ended: true }
-    }
-}
-
-impl StoreClaim for HeldLease {
-    fn note(&mut self, entry: Entry) -> BoxFuture<'_, Result<(), LedgerError>> {
-        Box::pin(async move { done(&self.call("note", entry.until.as_millisecond(), &entry.bytes).await?) })
-    }
-
-    fn record(&mut self, entry: Entry) -> BoxFuture<'_, Result<(), LedgerError>> {
-        Box::pin(async move {
-            let answer = self.call("record", entry.until.as_millisecond(), &entry.bytes).await?;
-            self.ended = true;
-            done(&answer)
-        })
-    }
-
-    fn release(&mut self, _noted: bool) -> BoxFuture<'_, Result<(), LedgerError>> {
-        Box::pin(async move {
-            let answer = self.call("release", 0, b"").await?;
-            self.ended = true;
-            done(&answer)
-        })
-    }
-}
-
-impl Drop for HeldLease {
-    fn drop(&mut self) {
-        if let Some(renewal) = self.renewal.take() {
-            renewal.abort();
-        }
-        if !self.ended
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let (same, guard) = (self.detached_copy(), self.guard.take());
-            if let Some(guard) = &guard {
-                guard.stop_acting();
-            }
-            runtime.spawn(async move {
-                // If this fails, the lease expires.
-                _ = same.call("abandon", 0, b"").await;
-                drop(guard);
-            });
-        }
     }
 }
 

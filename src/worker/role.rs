@@ -1,0 +1,46 @@
+//! The parts that a worker runs.
+
+use crate::{
+    config::{ConfigError, Loaded},
+    contract::stage::StageDef,
+    ingress::IngressSettings,
+};
+
+/// The parts that a worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum WorkerRole {
+    /// The stages, and the ingress if ingress.listen is set
+    All,
+    /// The stages only
+    Stages,
+    /// The ingress only
+    Ingress,
+}
+
+/// The parts of a role that the configuration switches on.
+pub(super) struct WorkerParts {
+    pub(super) stages: Vec<&'static StageDef>,
+    pub(super) ingress: Option<IngressSettings>,
+}
+
+impl WorkerParts {
+    /// The parts of `role`. Checks their tokens, because the worker can't start without.
+    pub(super) fn of(role: WorkerRole, loaded: &Loaded) -> Result<Self, ConfigError> {
+        let ingress = if role == WorkerRole::Stages { None } else { loaded.ingress()? };
+        if role == WorkerRole::Ingress {
+            if ingress.is_none() {
+                return Err(ConfigError::new(
+                    "ingress.listen: expected ADDRESS:PORT, because --role ingress runs nothing else",
+                ));
+            }
+            return Ok(Self { stages: Vec::new(), ingress });
+        }
+        loaded.network()?;
+        loaded.instant_connect_token()?;
+        if loaded.delivers_to_hosts() {
+            loaded.hosts_token()?;
+        }
+        Ok(Self { stages: loaded.stages(), ingress })
+    }
+}
