@@ -7,7 +7,8 @@ use tracing::info;
 use url::Url;
 
 use super::{
-    request::{LinkOptions, LinksCall, Request},
+    links_call::LinksCall,
+    request::{LinkOptions, Request},
     response::{self, LinkRules},
 };
 use crate::{
@@ -64,7 +65,7 @@ impl InstantConnectClient {
     ///
     /// # Errors
     /// [`UpstreamError`] if the call returns no usable links.
-    pub async fn more(
+    pub async fn next_call(
         &self,
         session: &Session,
         mut links: Links,

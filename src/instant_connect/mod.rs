@@ -1,10 +1,12 @@
 //! Instant Connect's `joseencrypt`: short meeting links for the hosts and guests of a session.
 //!
-//! - [`request`]: the request body, and the split of a session into calls
+//! - [`links_call`]: the split of a session's links into calls
+//! - [`request`]: the body of a request
 //! - [`response`]: validation of the response
-//! - [`client`]: the calls
+//! - [`client`]: the next call of a session
 
 pub mod client;
+pub mod links_call;
 pub mod request;
 pub mod response;
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 
-use super::request::LinksCall;
+use super::links_call::LinksCall;
 use crate::contract::{
     decode, ids,
     link::{GuestLinkUrl, HostLinkUrl, MeetingLink},

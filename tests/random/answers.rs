@@ -9,7 +9,7 @@ use instant_connect_worker::{
         start_session::Vertical,
     },
     instant_connect::{
-        request::{LINKS_MAX, LinksCall},
+        links_call::{LINKS_MAX, LinksCall},
         response::{self, LinkRules},
     },
     upstream::parse_retry_after,

@@ -8,7 +8,10 @@ use instant_connect_worker::{
         message::Message,
         start_session::{self, Session, SessionRules, Vertical},
     },
-    instant_connect::request::{Crypto, LINKS_MAX, LinkOptions, LinksCall, Request},
+    instant_connect::{
+        links_call::{LINKS_MAX, LinksCall},
+        request::{Crypto, LinkOptions, Request},
+    },
     webex::card::MessageRequest,
 };
 use jiff::{SignedDuration, Timestamp};

@@ -10,7 +10,8 @@ use instant_connect_worker::{
     contract::{link::HostLink, message::Message, start_session::Session, trace::TraceContext},
     instant_connect::{
         self, Links,
-        request::{Crypto, LinkOptions, LinksCall},
+        links_call::LinksCall,
+        request::{Crypto, LinkOptions},
     },
     random::Random,
     stages,
@@ -193,7 +194,7 @@ async fn call(
             let asked = LinksCall { hosts: 0..1, guests: 0..1 };
             let short = random.u8(..4) > 0;
             set(any_answer(random, answers::answer(&asked, short)));
-            let links = clients.instant_connect.more(session, Links::default(), &trace).await?;
+            let links = clients.instant_connect.next_call(session, Links::default(), &trace).await?;
             assert_eq!((links.hosts.len(), links.guests.len()), (1, 1));
             assert!(links.hosts[0].reveal() != links.guests[0].reveal());
             Ok(())

@@ -82,9 +82,9 @@ impl LinkStage {
         Ok(if made_before { Outcome::DoneBefore(batch) } else { Outcome::Done(batch) })
     }
 
-    /// Makes the links of `session` that are missing in `made`, with as many calls as needed. The result of each call is
-    /// noted, so that the next attempt continues from there. Only the first call contains the devices, so they are not
-    /// called again.
+    /// Makes the links of `session` that are missing in `made`, with as many
+    /// [calls](crate::instant_connect::links_call::LinksCall) as needed. The result of each call is noted, so that the
+    /// next attempt continues from there. Only the first call contains the devices, so they are not called again.
     async fn make(
         &self,
         session: &Session,
@@ -100,7 +100,7 @@ impl LinkStage {
         }
         while !made.is_complete(session) {
             let noted = made.links.count() > 0;
-            made.links = match self.client.more(session, made.links, trace).await {
+            made.links = match self.client.next_call(session, made.links, trace).await {
                 Ok(links) => links,
                 Err(error) => {
                     // A note outlives the lease, so that the next attempt can continue.

@@ -1,6 +1,6 @@
 //! Effects at the APIs: new links, called devices, and messages to experts.
 
-use instant_connect_worker::{instant_connect::request::LINKS_MAX, stages};
+use instant_connect_worker::{instant_connect::links_call::LINKS_MAX, stages};
 use uuid::Uuid;
 
 use super::Checker;
