@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
 
 use super::{CommandError, say, say_json};
-use crate::{ingress::tokens::digest_of, tls};
+use crate::{ingress::client_tokens::digest_of, tls};
 
 /// Random bytes of a token: 256 bits.
 const RANDOM_BYTES: usize = 32;

@@ -11,9 +11,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::warn;
 
 use super::{
+    client_tokens::{ClientTokens, TokenFileError, digest_of},
     config::{AddressBlock, ClientConfig, ClientScope},
     rate::{AddressBuckets, BucketSize, ClientBuckets},
-    tokens::{ClientTokens, TokenFileError, digest_of},
 };
 use crate::telemetry::metrics::labels::AuthFailure;
 

@@ -1,7 +1,7 @@
 //! The HTTP ingress: one authenticated request becomes one confirmed start event.
 //!
 //! - [`config`]: settings of a client
-//! - [`tokens`]: its tokens, as digests; `clients`: who may call; `rate`: how often
+//! - [`client_tokens`]: its tokens, as digests; `clients`: who may call; `rate`: how often
 //! - `serve`: the listener, its connections and their limits
 //! - `service`: the order of work for a request; `head`: its headers; `problem`: answers to what is not accepted
 //! - [`sessions`]: validates an event, claims its id, publishes it with confirm
@@ -10,6 +10,7 @@
 //! The ingress validates with the very code of stage `link`, and answers 202 only after the broker's confirm. The id of an
 //! event follows from the request. So a client that repeats a request whose answer it did not get makes no second event.
 
+pub(crate) mod client_tokens;
 pub(crate) mod clients;
 pub mod config;
 mod head;
@@ -19,7 +20,6 @@ mod rate;
 mod serve;
 mod service;
 pub(crate) mod sessions;
-pub(crate) mod tokens;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

@@ -2,8 +2,8 @@
 //! acknowledged only here.
 
 mod batch;
-mod delay;
 mod publish;
+mod try_again;
 
 use std::time::Duration;
 

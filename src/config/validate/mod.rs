@@ -15,7 +15,7 @@ use crate::{
         redis_url::redis_node,
         url::{is_local, read_url_file},
     },
-    ingress::tokens::{CLIENT_TOKEN, is_client_token},
+    ingress::client_tokens::{CLIENT_TOKEN, is_client_token},
     tls::check_client_ca,
 };
 

@@ -1,4 +1,4 @@
-//! Puts a copy of a message into a delay queue.
+//! Retries a message: puts a copy of it into a delay queue.
 
 use std::time::Duration;
 
