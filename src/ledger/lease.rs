@@ -1,4 +1,6 @@
 //! The right to act on a key.
+//!
+//! In Redis, a lease is also the limited time for which a claim is valid: see `redis/lease.rs`.
 
 use std::fmt;
 

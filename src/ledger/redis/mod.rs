@@ -1,8 +1,8 @@
 //! A ledger in Redis, for several workers. Each entry is one hash, changed by one script. A claim is a lease with its
 //! own token: a holder with an expired lease cannot overwrite the result of a later holder.
 
-mod claim;
 mod connection;
+mod lease;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,13 +16,11 @@ use super::{
     entry::{Fingerprint, Found},
     store::{ClaimResult, Store, StoreClaim},
 };
-use claim::HeldLease;
 use connection::{Arguments, RedisConnection};
+use lease::{HeldLease, LEASE};
 
 use crate::random::Random;
 
-/// Lifetime of a claim that is not renewed, for example because its worker was killed.
-const LEASE: Duration = Duration::from_secs(30);
 /// First and longest wait between two checks for the result of another worker.
 const POLL_FIRST: Duration = Duration::from_millis(25);
 const POLL_LAST: Duration = Duration::from_millis(400);

@@ -1,4 +1,4 @@
-//! A held claim in Redis, which is renewed until it ends.
+//! The lease of a held claim in Redis: it expires unless it is renewed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,11 +8,13 @@ use tokio::{task::AbortHandle, time::sleep};
 use super::{ClaimNames, Redis, done};
 use crate::ledger::{LedgerError, claims::KeyGuard, entry::Entry, store::StoreClaim};
 
+/// Lifetime of a claim that is not renewed, for example because its worker was killed.
+pub(super) const LEASE: Duration = Duration::from_secs(30);
 /// Interval of lease renewals. Two renewals may time out before the lease expires.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
-/// A claim in Redis. Dropping it tells Redis that the claim has ended, and keeps a note. The guard of this process is
-/// released when Redis has answered.
+/// A claim in Redis with its lease. Dropping it tells Redis that the claim has ended, and keeps a note. The guard of
+/// this process is released when Redis has answered.
 pub(super) struct HeldLease {
     pub(super) redis: Arc<Redis>,
     pub(super) names: ClaimNames,
