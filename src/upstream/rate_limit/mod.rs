@@ -1,5 +1,22 @@
 //! Rate limit of an API (`Retry-After`), shared by all tasks. With a ledger, the limit also applies after a restart of
 //! the worker, and to the other workers on the same Redis.
+//!
+//! # Life of a 429
+//!
+//! 1. [`Upstream::answer`](super::Upstream::answer) receives the response. [`requested_wait`] reads its Retry-After; without
+//!    one, the wait is [`UpstreamLimits::rate_limit_wait`](super::UpstreamLimits::rate_limit_wait). The error has the cause
+//!    [`RateLimited`](super::ErrorCause::RateLimited). A 5xx with a Retry-After takes the same path.
+//! 2. [`RateLimit::is_for_subject_only`] decides if only this subject must wait. The cause then becomes
+//!    [`Transient`](super::ErrorCause::Transient), and step 3 is skipped.
+//! 3. [`RateLimit::set`] blocks all calls of the API, and [`StoredLimit::write`] writes the wait to the ledger. Until the
+//!    wait is over ([`RateLimit::remaining`]), calls are skipped and fail with the rest of the wait.
+//! 4. [`into_outcome`](super::UpstreamError::into_outcome) makes the error an
+//!    [`Outcome::TryAgain`](crate::outcome::Outcome::TryAgain) with the wait.
+//! 5. [`Breaker::observe`](crate::breaker::Breaker::observe) opens the breaker until a wait for all calls is over. A wait for
+//!    one subject postpones only its event.
+//! 6. [`Settler::try_again`](crate::broker::settle::Settler::try_again) puts a copy of the message into a delay queue. No
+//!    attempt counts. [`retry::postpone`](crate::retry::postpone) gives the message up only if the session ends before the
+//!    wait is over.
 
 mod retry_after;
 mod stored;
