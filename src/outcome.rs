@@ -15,9 +15,11 @@ pub enum Outcome {
     Done(Batch),
     /// The event was already done according to the ledger: like [`Self::Done`], but no API was called.
     DoneBefore(Batch),
-    /// A temporary failure: put a copy into a delay queue; the attempt counts.
+    /// A temporary failure: put a copy into a delay queue. The attempt counts only if the failure is the event's own and has
+    /// no `Retry-After`.
     TryAgain(Failure),
-    /// The API refuses our token: stop consuming; no attempt counts.
+    /// The API refuses our token, or the ledger is unavailable: stop consuming, and put a copy into a delay queue. No attempt
+    /// counts, unless the API refuses the token for this event alone.
     Wait(Failure),
     /// No retry can succeed: publish the message to the dead queue, then acknowledge.
     Dead(Death),
@@ -187,8 +189,8 @@ pub enum Settled {
     /// A copy waits in a delay queue; the delivery is acknowledged. The attempt counts if the failure
     /// is the message's own and has no `Retry-After`.
     TryAgain(Cause),
-    /// A copy waits in a delay queue; the delivery is acknowledged. No attempt counts: the API is down or refuses our token, or
-    /// the same event is in progress or has just failed.
+    /// A copy waits in a delay queue; the delivery is acknowledged. No attempt counts: the API is down, sets a
+    /// rate limit or refuses our token, the ledger is unavailable, or the same event is in progress or has just failed.
     Wait(Cause),
     /// The message returned too early. A copy waits in a delay queue again; the delivery is acknowledged.
     Early,

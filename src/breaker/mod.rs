@@ -1,5 +1,5 @@
-//! Pauses consuming while an API is down, refuses our token or sets a rate limit (`Retry-After`). Meanwhile single
-//! messages probe the API. No attempt counts while the breaker is open.
+//! Pauses consuming while an API is down, refuses our token or sets a rate limit (`Retry-After`), and while the ledger
+//! is unavailable. Meanwhile single messages probe the API. No attempt counts while the breaker is open.
 //!
 //! A failure is the event's own if more other events succeeded than failed since the event last failed. Such a failure
 //! counts against the event and is no sign of an outage. After eight failures in a row to which only the first half of

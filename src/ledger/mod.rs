@@ -221,7 +221,7 @@ impl Ledger {
         self.store.is_shared()
     }
 
-    /// Checks that the ledger is usable, for readiness and `check`.
+    /// Checks that the ledger is usable, for `check`.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger is not usable.
