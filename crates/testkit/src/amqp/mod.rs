@@ -1,10 +1,10 @@
 //! A plain AMQP client, which shares no code with the program.
+//!
+//! - `deliveries`: received messages, and the consumer of a queue
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    sync::{Arc, Mutex},
-};
+mod deliveries;
+
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream::SelectAll};
 use lapin::{
@@ -17,9 +17,11 @@ use lapin::{
     },
     types::{AMQPValue, FieldTable},
 };
-use serde_json::Value;
+
+pub use deliveries::{Deliveries, Received};
 
 use crate::{poll, soon};
+use deliveries::HeaderTexts;
 
 /// Maximum number of outstanding confirms.
 const OUTSTANDING: usize = 500;
@@ -29,102 +31,6 @@ pub struct Amqp {
     connection: Connection,
     channel: Channel,
     header_texts: HeaderTexts,
-}
-
-/// The program's own headers of all received messages.
-type HeaderTexts = Arc<Mutex<String>>;
-
-/// Headers with texts of the program.
-const OURS: [&str; 9] = [
-    "x-dead-class",
-    "x-dead-reason",
-    "x-dead-at",
-    "x-attempts",
-    "x-retry-reason",
-    "x-first-failed-at",
-    "x-not-before",
-    "x-waited-ms",
-    "traceparent",
-];
-
-/// A received message.
-#[derive(Clone, Debug)]
-pub struct Received {
-    pub exchange: String,
-    pub routing_key: String,
-    pub properties: BasicProperties,
-    pub body: Vec<u8>,
-}
-
-impl Received {
-    /// The body as JSON.
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-
-    /// The property `message_id`.
-    pub fn id(&self) -> String {
-        self.properties.message_id().as_ref().unwrap().as_str().to_owned()
-    }
-
-    /// All headers.
-    pub fn headers(&self) -> BTreeMap<String, AMQPValue> {
-        let headers = self.properties.headers().as_ref();
-        headers
-            .into_iter()
-            .flat_map(FieldTable::inner)
-            .map(|(k, v)| (k.as_str().to_owned(), v.clone()))
-            .collect()
-    }
-
-    /// A text header.
-    pub fn header(&self, name: &str) -> String {
-        match self.headers().get(name) {
-            Some(AMQPValue::LongString(text)) => String::from_utf8(text.as_bytes().to_vec()).unwrap(),
-            other => panic!("{name}: expected text, found {other:?}"),
-        }
-    }
-}
-
-/// A consumer of one queue. Each message is acked when it is received.
-pub struct Deliveries {
-    queue: String,
-    consumer: lapin::Consumer,
-    header_texts: HeaderTexts,
-    _channel: Channel,
-}
-
-impl Deliveries {
-    /// The next message.
-    pub async fn next(&mut self) -> Received {
-        let what = format!("a message on {}", self.queue);
-        let delivery = soon(&what, self.consumer.next()).await.expect("the queue exists").unwrap();
-        delivery.ack(BasicAckOptions::default()).await.unwrap();
-        let received = Received {
-            exchange: delivery.exchange.as_str().to_owned(),
-            routing_key: delivery.routing_key.as_str().to_owned(),
-            properties: delivery.properties,
-            body: delivery.data,
-        };
-        let ours = received.headers().into_iter().filter(|(name, _)| OURS.contains(&name.as_str()));
-        for (name, value) in ours {
-            let said = match value {
-                AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
-                other => format!("{other:?}"),
-            };
-            writeln!(self.header_texts.lock().unwrap(), "{name}: {said}").unwrap();
-        }
-        received
-    }
-
-    /// The next `count` messages.
-    pub async fn take(&mut self, count: usize) -> Vec<Received> {
-        let mut all = Vec::with_capacity(count);
-        while all.len() < count {
-            all.push(self.next().await);
-        }
-        all
-    }
 }
 
 impl Amqp {
@@ -181,7 +87,7 @@ impl Amqp {
             .await
             .unwrap();
         let header_texts = Arc::clone(&self.header_texts);
-        Deliveries { queue: queue.to_owned(), consumer, header_texts, _channel: channel }
+        Deliveries::new(queue, consumer, header_texts, channel)
     }
 
     /// Removes the first message of a queue.
@@ -223,12 +129,7 @@ impl Amqp {
         let mut all = Vec::new();
         while all.len() < ready as usize {
             let delivery = soon(queue, consumers.next()).await.expect("the queue exists").unwrap();
-            all.push(Received {
-                exchange: delivery.exchange.as_str().to_owned(),
-                routing_key: delivery.routing_key.as_str().to_owned(),
-                properties: delivery.properties,
-                body: delivery.data,
-            });
+            all.push(delivery.into());
         }
         channel.close(200, "done".into()).await.unwrap();
         poll(queue, async || (self.depth(queue).await?.0 >= ready).then_some(())).await;
