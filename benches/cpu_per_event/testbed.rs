@@ -12,7 +12,8 @@ use serde_json::json;
 use testkit::{
     amqp::{Amqp, with_id},
     program::{self, Environment, with_settings},
-    rig::{TOKEN, bind_sandbox, delete_topology, shared_broker},
+    rig::{TOKEN, bind_sandbox, shared_broker},
+    topology::delete_topology,
 };
 use tokio::time::{sleep, timeout};
 

@@ -14,7 +14,8 @@ use testkit::{
     program::{Environment, Program, with_settings},
     redis_server::RedisServer,
     relay::Relay,
-    rig::{TOKEN, bind_sandbox, delete_topology, shared_broker},
+    rig::{TOKEN, bind_sandbox, shared_broker},
+    topology::delete_topology,
 };
 use tokio::{
     sync::watch,

@@ -13,6 +13,7 @@
 //! - [`python`]: runs scripts of `tests/python`
 //! - [`redis_server`]: a Redis that a test may stop and kill
 //! - [`rig`]: broker, sandbox and program together, with cleanup
+//! - [`topology`]: the queues and exchanges that the program declares
 #![allow(
     clippy::disallowed_methods,
     clippy::missing_panics_doc,
@@ -39,6 +40,7 @@ pub mod python;
 pub mod redis_server;
 pub mod relay;
 pub mod rig;
+pub mod topology;
 
 use std::time::Duration;
 

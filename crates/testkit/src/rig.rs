@@ -20,6 +20,7 @@ use crate::{
     private_broker::PrivateBroker,
     program::{self, Environment, Finished, Program, with_settings},
     soon,
+    topology::{delete_topology, planned},
 };
 
 /// The base URL of short links, as Webex has it.
@@ -291,24 +292,6 @@ impl Drop for Rig {
             assert!(leaks.is_empty(), "{} leaks, such as {}", leaks.len(), leaks[0]);
         }
     }
-}
-
-/// Deletes the queues and exchanges that the program declares in these environments.
-pub async fn delete_topology(url: &str, environments: &[Environment]) {
-    let amqp = Amqp::connect(url).await;
-    for environment in environments {
-        let queues = planned("queues", environment).await;
-        amqp.delete_queues(queues.iter().map(String::as_str)).await;
-        let exchanges = planned("exchanges", environment).await;
-        amqp.delete_exchanges(exchanges.iter().map(String::as_str)).await;
-    }
-}
-
-/// The names of the objects that the program declares in this environment.
-async fn planned(kind: &str, environment: &Environment) -> Vec<String> {
-    let plan = program::finished(&["topology", "--json"], environment).await.json();
-    let things = plan[kind].as_array().unwrap();
-    things.iter().map(|thing| thing["name"].as_str().unwrap().to_owned()).collect()
 }
 
 /// A random generator. Prints its seed, so that the test can be repeated: `ICW_TEST_SEED=… cargo test NAME`.
