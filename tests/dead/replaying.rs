@@ -16,7 +16,7 @@ use testkit::{
     events::event_with,
     poll,
     program::Program,
-    rig::random,
+    random,
 };
 
 const REPLAY: [&str; 5] = ["dead", "replay", "--yes", "--queue", "sessions"];

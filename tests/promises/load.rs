@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::broker_restarts::{all_guest_links, experts, until_every_expert_has_message};
-use testkit::{Rig, events::event_of, rig::random, soon};
+use testkit::{Rig, events::event_of, random, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_events_no_loss_no_duplicates_bounded_memory() {

@@ -14,8 +14,7 @@ use testkit::{
     Rig,
     events::email,
     frames::{self, Frame},
-    rig::random,
-    soon,
+    random, soon,
 };
 
 /// Number of times that the queue is deleted.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use instant_connect_sandbox::Endpoint;
 
-use testkit::{Rig, amqp::Received, rig::random, soon};
+use testkit::{Rig, amqp::Received, random, soon};
 
 /// With one attempt, an event with a counted failure would be dead.
 const ONCE: [(&str, &str); 1] = [("retry.attempts", "1")];

@@ -56,6 +56,14 @@ pub fn free_port() -> u16 {
     test_broker::free_port().unwrap()
 }
 
+/// A random generator. Prints its seed, so that the test can be repeated: `ICW_TEST_SEED=… cargo test NAME`.
+pub fn random() -> fastrand::Rng {
+    let seed =
+        std::env::var("ICW_TEST_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().unwrap());
+    eprintln!("ICW_TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
 /// Waits for `future`. The panic after the time limit names `what`.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(WAIT_LIMIT, future).await;

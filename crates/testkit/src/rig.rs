@@ -293,10 +293,3 @@ impl Drop for Rig {
         }
     }
 }
-
-/// A random generator. Prints its seed, so that the test can be repeated: `ICW_TEST_SEED=… cargo test NAME`.
-pub fn random() -> fastrand::Rng {
-    let seed = env::var("ICW_TEST_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().unwrap());
-    eprintln!("ICW_TEST_SEED={seed}");
-    fastrand::Rng::with_seed(seed)
-}
