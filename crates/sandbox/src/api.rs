@@ -90,7 +90,7 @@ pub(super) async fn guard(State(handle): State<Handle>, mut request: Request, ne
     let fault = endpoint.and_then(|endpoint| handle.arrive(endpoint, request.method()));
     request.extensions_mut().insert(Context { tracking_id: tracking_id.clone(), fault: fault.clone() });
     let instead = match &fault {
-        Some(fault) => faults::before(fault, &handle).await,
+        Some(fault) => faults::before(fault, handle.control()).await,
         None => None,
     };
     let mut response = match (instead, endpoint) {

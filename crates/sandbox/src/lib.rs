@@ -13,7 +13,7 @@
 //! | [`jose`], `keys` | the ciphers; the shared derived keys |
 //! | `messages` | `/v1/messages`, `/v1/messages/direct`, `/v1/messages/{id}`, `/v1/people/me` |
 //! | `visit` | `/visit/{code}` and the long links, which stay in the sandbox |
-//! | `page`, `control` | the pages `/` and `/sandbox/state`; `/sandbox/faults` |
+//! | `page`, `control` | the pages `/` and `/sandbox/state`; the control of a server with `/sandbox/faults` |
 //! | [`faults`] | fault rules, their text form, their execution |
 //! | `state`, `log`, `records`, `ring` | [`Handle`] and its bounded records |
 //!
@@ -164,11 +164,11 @@ impl Sandbox {
         let closing = handle.clone();
         let served = axum::serve(listener, router).with_graceful_shutdown(async move {
             shutdown.await;
-            closing.close();
+            closing.control().close();
         });
         tokio::select! {
             ended = served => ended.map_err(SandboxError::Serve),
-            () = async { handle.closing().await; tokio::time::sleep(CLOSE).await } => Ok(()),
+            () = async { handle.control().closing().await; tokio::time::sleep(CLOSE).await } => Ok(()),
         }
     }
 }

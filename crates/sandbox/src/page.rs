@@ -31,7 +31,7 @@ pub(super) async fn live() -> Json<Value> {
 
 /// `GET /sandbox/state`: the data of the page, newest first.
 pub(super) async fn state(State(handle): State<Handle>) -> Json<Value> {
-    let version = handle.version();
+    let version = handle.control().version();
     let (calls, texts) = handle.latest(SHOWN);
     let role =
         |url: &str| url.strip_prefix(handle.base_url().as_str()).and_then(|code| handle.link_role(code));
@@ -50,7 +50,7 @@ pub(super) async fn state(State(handle): State<Handle>) -> Json<Value> {
         "texts": texts,
         "messages": handle.find_messages(SHOWN, |_| true),
         "calls": calls,
-        "faults": handle.shown_faults(),
+        "faults": handle.control().shown_faults(),
     }))
 }
 

@@ -2,17 +2,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
 };
 
-use axum::http::Method;
+use axum::{extract::FromRef, http::Method};
 use secrecy::SecretString;
-use tokio::sync::watch;
 use url::Url;
 
 use super::{
-    faults::{Endpoint, Fault, FaultRule, Faults, RULES_MAX, ShownFault},
+    control::{Control, lock},
+    faults::{Endpoint, Fault, FaultRule},
     keys::Keys,
     log::{Log, LogCounts},
     records::{Arrival, RecordedCall, RecordedLink, RecordedMessage, RecordedRole, Text},
@@ -27,10 +27,8 @@ struct SharedSandbox {
     url: Url,
     base_url: Url,
     token: Mutex<SecretString>,
-    faults: Mutex<Faults>,
     log: Mutex<Log>,
-    version: watch::Sender<u64>,
-    closing: watch::Sender<bool>,
+    control: Control,
 }
 
 impl Handle {
@@ -40,10 +38,8 @@ impl Handle {
             url,
             base_url,
             token: Mutex::new(token),
-            faults: Mutex::default(),
             log: Mutex::new(Log::new()),
-            version: watch::Sender::new(0),
-            closing: watch::Sender::new(false),
+            control: Control::default(),
         }))
     }
 
@@ -105,14 +101,12 @@ impl Handle {
 
     /// Adds a rule after the existing rules; the first rule that fires applies.
     pub fn fault(&self, rule: FaultRule) {
-        lock(&self.0.faults).add(rule);
-        self.change(|_| ());
+        self.0.control.fault(rule);
     }
 
     /// Removes all faults. Requests that already hang or are delayed are not affected.
     pub fn clear_faults(&self) {
-        lock(&self.0.faults).clear();
-        self.change(|_| ());
+        self.0.control.clear_faults();
     }
 
     /// Number of requests to the endpoint, including refused requests and requests with a fault.
@@ -142,13 +136,7 @@ impl Handle {
     /// Resolves at the first change of the state after **this call**, not after the first poll. To miss no change, call
     /// this method, read the state, and then await the future, as [`Self::until`] does.
     pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut version = self.0.version.subscribe();
-        let keep_alive = self.clone();
-        async move {
-            // This fails only without a sender, which `keep_alive` holds.
-            let _ = version.changed().await;
-            drop(keep_alive);
-        }
+        self.0.control.changed()
     }
 
     /// Resolves when the condition is true; checks it now and after every change.
@@ -181,14 +169,13 @@ impl Handle {
         lock(&self.0.token).clone()
     }
 
-    /// Number that increases with every change.
-    pub(super) fn version(&self) -> u64 {
-        *self.0.version.borrow()
+    pub(super) fn control(&self) -> &Control {
+        &self.0.control
     }
 
     /// Records a request and picks its fault.
     pub(super) fn arrive(&self, endpoint: Endpoint, method: &Method) -> Option<Fault> {
-        let fault = lock(&self.0.faults).pick(endpoint);
+        let fault = self.0.control.pick(endpoint);
         let arrival =
             Arrival { at: Instant::now(), endpoint, method: method.to_string(), fault: fault.clone() };
         self.change(|log| log.add_arrival(arrival));
@@ -231,42 +218,25 @@ impl Handle {
         self.log().links.get(code).map(|link| link.role)
     }
 
-    pub(super) fn shown_faults(&self) -> Vec<ShownFault> {
-        lock(&self.0.faults).shown()
-    }
-
-    pub(super) fn too_many_faults(&self) -> bool {
-        lock(&self.0.faults).len() >= RULES_MAX
-    }
-
-    /// Waits for `length`, or until the sandbox closes, because a fault must not delay the shutdown.
-    pub(super) async fn pause(&self, length: Duration) {
-        let _ = tokio::time::timeout(length, self.closing()).await;
-    }
-
-    pub(super) fn close(&self) {
-        self.0.closing.send_replace(true);
-    }
-
-    /// Resolves when [`Self::close`] is called.
-    pub(super) async fn closing(&self) {
-        // This fails only without a sender, and `self` has one.
-        let _ = self.0.closing.subscribe().wait_for(|closing| *closing).await;
-    }
-
     fn log(&self) -> MutexGuard<'_, Log> {
         lock(&self.0.log)
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut Log) -> T) -> T {
         let done = act(&mut self.log());
-        self.0.version.send_modify(|version| *version += 1);
+        self.0.control.notify();
         done
     }
 }
 
+impl FromRef<Handle> for Control {
+    fn from_ref(handle: &Handle) -> Self {
+        handle.control().clone()
+    }
+}
+
 /// The kept `entries` of `total` entries, without the first `count`.
-fn after<'a, T: Clone + 'a>(
+pub(super) fn after<'a, T: Clone + 'a>(
     entries: impl DoubleEndedIterator<Item = &'a T>,
     total: u64,
     count: u64,
@@ -275,9 +245,4 @@ fn after<'a, T: Clone + 'a>(
     let mut latest: Vec<T> = entries.rev().take(new).cloned().collect();
     latest.reverse();
     latest
-}
-
-/// Locks `mutex`. Poisoning is ignored: a panicked handler leaves consistent records, because each change is a few pushes.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,7 +12,7 @@ use futures_util::stream::{self, StreamExt as _};
 use serde_json::Value;
 
 use super::{Fault, WrongShape};
-use crate::{api::ApiError, state::Handle};
+use crate::{api::ApiError, control::Control};
 
 /// Longer than any client should wait, but short enough for a forgotten sandbox to free the request.
 const HANG: Duration = Duration::from_secs(600);
@@ -21,16 +21,16 @@ const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 const MIB: usize = 1024 * 1024;
 
 /// Applies `fault` before the request is processed. Returns a response if the fault replaces the processing.
-pub(crate) async fn before(fault: &Fault, handle: &Handle) -> Option<Response> {
+pub(crate) async fn before(fault: &Fault, control: &Control) -> Option<Response> {
     match fault {
         Fault::Status { code, retry_after } => Some(status(*code, retry_after.as_deref())),
         Fault::Page { code } => Some(page(*code)),
         Fault::Delay(delay) => {
-            handle.pause(*delay).await;
+            control.pause(*delay).await;
             None
         }
         Fault::Hang => {
-            handle.pause(HANG).await;
+            control.pause(HANG).await;
             Some(cut(None))
         }
         Fault::CutBeforeEffect => Some(cut(None)),
