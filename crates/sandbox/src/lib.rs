@@ -53,7 +53,9 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 use url::Url;
 
-pub use faults::{Endpoint, Fault, FaultRule, Frequency, ParseError, WrongShape};
+pub use faults::{
+    Endpoint, Fault, FaultRule, Frequency, ParseError, ReceiptFault, RefusalFault, RefusalShape, WrongShape,
+};
 pub use log::{KEPT, KEPT_BYTES, LogCounts};
 pub use records::{
     Arrival, RecordedCall, RecordedLink, RecordedMessage, RecordedRole, RecordedVertical, Text,

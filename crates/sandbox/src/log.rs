@@ -63,7 +63,11 @@ impl Log {
         let count = match arrival.endpoint {
             Endpoint::JoseEncrypt => &mut self.counts.joseencrypt,
             Endpoint::People => &mut self.counts.people,
-            Endpoint::Messages | Endpoint::Any => &mut self.counts.message_requests,
+            Endpoint::Messages => &mut self.counts.message_requests,
+            // These have no requests on this server.
+            Endpoint::Any | Endpoint::Sms | Endpoint::WhatsApp | Endpoint::Event | Endpoint::Receipts => {
+                return;
+            }
         };
         *count += 1;
         self.arrivals.push(arrival, size_of::<Arrival>());

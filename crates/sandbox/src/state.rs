@@ -118,6 +118,7 @@ impl Handle {
             Endpoint::Messages => counts.message_requests,
             Endpoint::People => counts.people,
             Endpoint::Any => counts.joseencrypt + counts.message_requests + counts.people,
+            Endpoint::Sms | Endpoint::WhatsApp | Endpoint::Event | Endpoint::Receipts => 0,
         }
     }
 

@@ -34,7 +34,14 @@ pub(crate) async fn before(fault: &Fault, control: &Control) -> Option<Response>
             Some(cut(None))
         }
         Fault::CutBeforeEffect => Some(cut(None)),
-        Fault::CutBody | Fault::Garbage | Fault::WrongShape(_) | Fault::Huge { .. } | Fault::Empty => None,
+        Fault::CutBody
+        | Fault::CutAfterEffect
+        | Fault::Garbage
+        | Fault::WrongShape(_)
+        | Fault::Huge { .. }
+        | Fault::Empty
+        | Fault::Refuse(_)
+        | Fault::Receipt(_) => None,
     }
 }
 
@@ -48,6 +55,7 @@ pub(crate) async fn after(fault: Fault, response: Response) -> Response {
             Ok(body) => cut(Some(&body)),
             Err(_) => cut(None),
         },
+        Fault::CutAfterEffect => cut(None),
         Fault::Garbage => {
             ([(header::CONTENT_TYPE, "text/html")], "<html><body>Bad gateway: {\"host\":").into_response()
         }
@@ -58,7 +66,9 @@ pub(crate) async fn after(fault: Fault, response: Response) -> Response {
         | Fault::Page { .. }
         | Fault::Delay(_)
         | Fault::Hang
-        | Fault::CutBeforeEffect => response,
+        | Fault::CutBeforeEffect
+        | Fault::Refuse(_)
+        | Fault::Receipt(_) => response,
     }
 }
 
@@ -84,7 +94,7 @@ fn status(code: u16, retry_after: Option<&str>) -> Response {
 
 /// A response with a failing body, for which hyper closes the connection. If the body fails immediately, this happens
 /// before the head is flushed. With half of a body, yielding once lets head and half go out first.
-fn cut(body: Option<&Bytes>) -> Response {
+pub(crate) fn cut(body: Option<&Bytes>) -> Response {
     let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
     let Some(whole) = body else {
         return Body::from_stream(stream::iter([Err::<Bytes, _>(reset())])).into_response();
@@ -127,6 +137,15 @@ fn distort_json(shape: WrongShape, json: &mut Value) {
         WrongShape::HostAsGuest => {
             if let (Some(guest), Some(short)) = (json.pointer_mut("/guest/0/short"), host_short) {
                 *guest = short;
+            }
+        }
+        WrongShape::EmptyResponse if json.get("response").is_some() => {
+            json["response"] = Value::Array(vec![])
+        }
+        WrongShape::EmptyResponse => *json = Value::Array(vec![]),
+        WrongShape::MissingResponse => {
+            if let Some(object) = json.as_object_mut() {
+                object.retain(|key, _| key != "response" && key != "messageId");
             }
         }
         WrongShape::MissingShort => {

@@ -6,123 +6,53 @@
 //! - [`Fault::Status`], [`Fault::Page`], [`Fault::Hang`] and [`Fault::CutBeforeEffect`] replace the processing: no links
 //!   are made, and no message is posted.
 //! - [`Fault::Delay`] delays every response.
+//! - [`Fault::Refuse`] replaces the processing by a refusal of Webex Connect.
+//! - [`Fault::Receipt`] changes the receipts of an accepted message; its response is not changed.
 //! - All other faults change the response after the processing. Error responses (401, 400 …) are not changed.
 //!
 //! The text form, for the command line (the JSON of `POST /sandbox/faults` has the same keys):
 //!
 //! ```text
 //! ENDPOINT:FAULT[,times=N | ,share=0.1[,seed=N]]
-//! ENDPOINT  joseencrypt | messages | people | any
+//! ENDPOINT  joseencrypt | messages | people                one API of Webex
+//!           sms | whatsapp | event                         one API of Webex Connect
+//!           any                                            each API of the server
+//!           receipts                                       the receipts of one accepted message
 //! FAULT     status=429[,retry-after=7]   this status, with Retry-After as written (no commas in the text form)
 //!           delay=2s                     the usual response, but later (ms, s, m)
 //!           hang                         no response (for 10 minutes, or until the client disconnects)
-//!           cut=before | cut=body        closes the connection: nothing done | done, half the response sent
+//!           cut=before                   closes the connection: nothing done
+//!           cut=after | cut=body         closes the connection: done, and no byte | half of the response sent
 //!           garbage | empty              200 without JSON | 200 without a body
 //!           page=404                     nothing done; the HTML page of a proxy, with this status
 //!           huge=64                      200 and a body of this size in MiB
 //!           wrong-shape=SHAPE            joseencrypt only: fewer-guests | http-base | foreign-base |
 //!                                        host-as-guest | missing-short
+//!                                        Webex Connect only: empty-response | missing-response
+//!           refuse=7020[,http=200][,shape=SHAPE][,numeric]
+//!                                        Webex Connect only: this code and HTTP status; the code as a number;
+//!                                        SHAPE is flat | object | array | nested
+//!           receipt=EFFECT               receipts only: drop | duplicate | reorder | bad-signature
+//!           fail=7282                    receipts only: the last receipt reports a failure with this code
 //! ```
+//!
+//! `receipts` also supports `delay`. A status of Webex Connect has no body: `sms:status=429,retry-after=7`.
 //!
 //! Without `times` and `share`, a rule applies until it is cleared.
 
 mod apply;
+mod kinds;
+mod text;
 mod written;
-
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use apply::{InBetween, after, before};
+pub(super) use apply::{InBetween, after, before, cut};
+pub use kinds::{Endpoint, Fault, ReceiptFault, RefusalFault, RefusalShape, WrongShape};
 pub use written::ParseError;
 
 /// Maximum number of active rules; HTTP requests for more are refused.
 pub(super) const RULES_MAX: usize = 100;
-
-/// The requests of a rule or a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Endpoint {
-    /// `/api/v2/joseencrypt`
-    JoseEncrypt,
-    /// `/v1/messages` and all paths below it, for posting and reading
-    Messages,
-    /// `/v1/people/me`
-    People,
-    /// All endpoints.
-    Any,
-}
-
-impl Endpoint {
-    /// The endpoint of a request path; `None` for the sandbox's own pages, which never fail.
-    pub(super) fn of(path: &str) -> Option<Self> {
-        match path {
-            "/api/v2/joseencrypt" => Some(Self::JoseEncrypt),
-            "/v1/messages" => Some(Self::Messages),
-            _ if path.starts_with("/v1/messages/") => Some(Self::Messages),
-            _ if path.starts_with("/v1/people/") => Some(Self::People),
-            _ => None,
-        }
-    }
-
-    pub(super) fn covers(self, other: Self) -> bool {
-        self == Self::Any || self == other
-    }
-}
-
-/// A kind of fault.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fault {
-    /// This status, in Cisco's form, with `Retry-After` as written (even if malformed). Nothing is done.
-    Status {
-        /// HTTP status; the text form accepts 200 to 599.
-        code: u16,
-        /// Seconds, a date, or an invalid value.
-        #[serde(rename = "retryAfter")]
-        retry_after: Option<String>,
-    },
-    /// An HTML page with this status and without a tracking id, as of a proxy or a load balancer. Nothing is done.
-    Page {
-        /// 200 to 599.
-        code: u16,
-    },
-    /// The usual response, later by this duration.
-    Delay(Duration),
-    /// No response for ten minutes, or until the client disconnects. Nothing is done.
-    Hang,
-    /// The connection is closed without a byte of a response. Nothing is done.
-    CutBeforeEffect,
-    /// The request is processed; half of the response is sent, then the connection is closed.
-    CutBody,
-    /// The request is processed; the response is 200 but not JSON.
-    Garbage,
-    /// The request is processed; the response is 200 and JSON, but does not match the request.
-    WrongShape(WrongShape),
-    /// The request is processed; the response is 200 with a body of this size, without a `Content-Length`.
-    Huge {
-        /// In MiB (1,048,576 bytes).
-        mib: u32,
-    },
-    /// The request is processed; the response is 200 without a body.
-    Empty,
-}
-
-/// A wrong `joseencrypt` response that is valid JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum WrongShape {
-    /// One guest link fewer than requested.
-    FewerGuests,
-    /// `baseUrl` is `http://instant.webex.com/visit/`.
-    HttpBase,
-    /// `baseUrl` is `https://instant.example.net/visit/`.
-    ForeignBase,
-    /// The first guest has the `short` of the first host, which must never reach a guest.
-    HostAsGuest,
-    /// The first guest has no `short`.
-    MissingShort,
-}
 
 /// Frequency of a rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -154,8 +84,7 @@ pub struct FaultRule {
 
 impl FaultRule {
     fn applies_to(&self, endpoint: Endpoint) -> bool {
-        let supported = endpoint == Endpoint::JoseEncrypt || !matches!(self.fault, Fault::WrongShape(_));
-        supported && self.endpoint.covers(endpoint)
+        self.endpoint.covers(endpoint) && self.fault.suits(endpoint)
     }
 }
 
@@ -225,6 +154,8 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::Duration;
+
     use super::*;
 
     fn faults(rules: &[&str]) -> Faults {
@@ -255,6 +186,14 @@ mod tests {
         let mut faults = faults(&["any:wrong-shape=http-base"]);
         assert_eq!(faults.pick(Endpoint::Messages), None);
         assert_eq!(faults.pick(Endpoint::JoseEncrypt), Some(Fault::WrongShape(WrongShape::HttpBase)));
+    }
+
+    #[test]
+    fn any_covers_no_receipts_and_a_refusal_only_webex_connect() {
+        let mut faults = faults(&["any:refuse=7020", "any:delay=1s"]);
+        assert_eq!(faults.pick(Endpoint::JoseEncrypt), Some(Fault::Delay(Duration::from_secs(1))));
+        assert!(matches!(faults.pick(Endpoint::WhatsApp), Some(Fault::Refuse(_))));
+        assert_eq!(faults.pick(Endpoint::Receipts), None);
     }
 
     #[test]

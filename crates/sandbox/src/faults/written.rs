@@ -1,31 +1,31 @@
-//! Text and JSON form of a rule, with one definition of the fields.
+//! JSON form of a rule, and the fields of both forms.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
 
-use super::{Endpoint, Fault, FaultRule, Frequency, WrongShape};
+use super::{Endpoint, Fault, FaultRule, Frequency, ReceiptFault, RefusalFault, RefusalShape, WrongShape};
 
 /// Maximum size of a huge body, in MiB.
 const HUGE_MIB_MAX: u32 = 4096;
-
-/// The keys that follow the fault in the text form, in this order.
-const MODIFIERS: [&str; 4] = ["retry-after", "times", "share", "seed"];
 
 /// An invalid rule; the text describes the valid form.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// No `ENDPOINT:` at the beginning.
     #[error(
-        "a fault starts with joseencrypt:, messages:, people: or any:, as in messages:status=429,times=3"
+        "a fault starts with joseencrypt:, messages:, people:, sms:, whatsapp:, event:, receipts: or any:, \
+         as in messages:status=429,times=3"
     )]
     NoEndpoint,
     /// An unknown key, or a value of the wrong type.
     #[error("{0}")]
     Field(String),
     /// Not exactly one of the fault keys.
-    #[error("expected one of status, page, delay, hang, cut, garbage, empty, huge, wrong-shape; got {0}")]
+    #[error(
+        "expected one of status, page, delay, hang, cut, garbage, empty, huge, wrong-shape, refuse, receipt, fail; \
+         got {0}"
+    )]
     NotOneFault(String),
     /// A value outside its range, or two keys that exclude each other.
     #[error("{0}")]
@@ -57,6 +57,18 @@ pub(super) struct RuleFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     wrong_shape: Option<WrongShape>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    refuse: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shape: Option<RefusalShape>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    numeric: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<ReceiptEffect>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fail: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     times: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     share: Option<f64>,
@@ -68,7 +80,39 @@ pub(super) struct RuleFields {
 #[serde(rename_all = "lowercase")]
 enum Cut {
     Before,
+    After,
     Body,
+}
+
+impl From<Cut> for Fault {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Before => Self::CutBeforeEffect,
+            Cut::After => Self::CutAfterEffect,
+            Cut::Body => Self::CutBody,
+        }
+    }
+}
+
+/// [`ReceiptFault`] without the failure, which has a key of its own.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ReceiptEffect {
+    Drop,
+    Duplicate,
+    Reorder,
+    BadSignature,
+}
+
+impl From<ReceiptEffect> for ReceiptFault {
+    fn from(effect: ReceiptEffect) -> Self {
+        match effect {
+            ReceiptEffect::Drop => Self::Drop,
+            ReceiptEffect::Duplicate => Self::Duplicate,
+            ReceiptEffect::Reorder => Self::Reorder,
+            ReceiptEffect::BadSignature => Self::BadSignature,
+        }
+    }
 }
 
 impl RuleFields {
@@ -79,16 +123,14 @@ impl RuleFields {
             ("page", self.page.map(|code| Fault::Page { code })),
             ("delay", delay.map(Fault::Delay)),
             ("hang", self.hang.then_some(Fault::Hang)),
-            (
-                "cut",
-                self.cut.map(|cut| {
-                    if matches!(cut, Cut::Before) { Fault::CutBeforeEffect } else { Fault::CutBody }
-                }),
-            ),
+            ("cut", self.cut.map(Fault::from)),
             ("garbage", self.garbage.then_some(Fault::Garbage)),
             ("empty", self.empty.then_some(Fault::Empty)),
             ("huge", self.huge.map(|mib| Fault::Huge { mib })),
             ("wrong-shape", self.wrong_shape.map(Fault::WrongShape)),
+            ("refuse", self.refuse.map(|code| Fault::Refuse(self.refusal(code)))),
+            ("receipt", self.receipt.map(|effect| Fault::Receipt(effect.into()))),
+            ("fail", self.fail.map(|code| Fault::Receipt(ReceiptFault::Fail(code)))),
         ];
         let mut given: Vec<_> = given.into_iter().filter_map(|(key, fault)| Some((key, fault?))).collect();
         match (given.pop(), given.as_slice()) {
@@ -99,6 +141,24 @@ impl RuleFields {
                 Err(ParseError::NotOneFault(keys.collect::<Vec<_>>().join(" and ")))
             }
         }
+    }
+
+    /// Text for a key that its fault or its frequency does not support.
+    fn misplaced(&self, fault: &Fault) -> Option<&'static str> {
+        let refusal = self.http.is_some() || self.shape.is_some() || self.numeric;
+        if self.retry_after.is_some() && !matches!(fault, Fault::Status { .. }) {
+            Some("retry-after is supported with status only")
+        } else if refusal && !matches!(fault, Fault::Refuse(_)) {
+            Some("http, shape and numeric are supported with refuse only")
+        } else if self.seed.is_some() && self.share.is_none() {
+            Some("seed is supported with share only")
+        } else {
+            None
+        }
+    }
+
+    fn refusal(&self, code: u32) -> RefusalFault {
+        RefusalFault { code, http: self.http, shape: self.shape, numeric: self.numeric }
     }
 
     fn frequency(&self) -> Result<Frequency, ParseError> {
@@ -115,31 +175,43 @@ impl RuleFields {
     }
 }
 
+fn out_of_range(fault: &Fault) -> Option<&'static str> {
+    // 1xx codes do not end a request, and hyper can't send codes of other lengths.
+    let statuses = 200..=599;
+    match fault {
+        Fault::Status { code, .. } if !statuses.contains(code) => Some("status must be from 200 to 599"),
+        Fault::Page { code } if !statuses.contains(code) => Some("page must be from 200 to 599"),
+        Fault::Refuse(RefusalFault { http: Some(http), .. }) if !statuses.contains(http) => {
+            Some("http must be from 200 to 599")
+        }
+        Fault::Huge { mib } if *mib > HUGE_MIB_MAX => Some("huge must be at most 4096 MiB"),
+        _ => None,
+    }
+}
+
+/// Text for a fault that its endpoint can't have.
+fn only_for(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::WrongShape(WrongShape::EmptyResponse | WrongShape::MissingResponse) | Fault::Refuse(_) => {
+            "empty-response, missing-response and refuse are supported for sms, whatsapp and event only"
+        }
+        Fault::WrongShape(_) => "this wrong-shape is supported for joseencrypt only",
+        Fault::Receipt(_) => "receipt and fail are supported for receipts only",
+        _ => "receipts support delay, receipt and fail only",
+    }
+}
+
 impl TryFrom<RuleFields> for FaultRule {
     type Error = ParseError;
 
     fn try_from(fields: RuleFields) -> Result<Self, ParseError> {
         let endpoint = fields.endpoint.ok_or(ParseError::NoEndpoint)?;
         let (fault, times) = (fields.fault()?, fields.frequency()?);
-        let problem = match fault {
-            // 1xx codes do not end a request, and hyper can't send codes of other lengths.
-            Fault::Status { code, .. } if !(200..=599).contains(&code) => {
-                Some("status must be from 200 to 599")
-            }
-            Fault::Page { code } if !(200..=599).contains(&code) => Some("page must be from 200 to 599"),
-            Fault::Huge { mib } if mib > HUGE_MIB_MAX => Some("huge must be at most 4096 MiB"),
-            Fault::WrongShape(_) if !endpoint.covers(Endpoint::JoseEncrypt) => {
-                Some("wrong-shape is supported for joseencrypt only")
-            }
-            Fault::Status { .. } => None,
-            _ if fields.retry_after.is_some() => Some("retry-after is supported with status only"),
-            _ => None,
-        };
+        let problem = out_of_range(&fault)
+            .or_else(|| (!fault.suits(endpoint)).then_some(only_for(&fault)))
+            .or_else(|| fields.misplaced(&fault));
         if let Some(problem) = problem {
             return Err(ParseError::Value(problem));
-        }
-        if fields.seed.is_some() && fields.share.is_none() {
-            return Err(ParseError::Value("seed is supported with share only"));
         }
         Ok(Self { endpoint, fault, times })
     }
@@ -156,11 +228,21 @@ impl From<FaultRule> for RuleFields {
             Fault::Delay(delay) => fields.delay = Some(format!("{}ms", delay.as_millis())),
             Fault::Hang => fields.hang = true,
             Fault::CutBeforeEffect => fields.cut = Some(Cut::Before),
+            Fault::CutAfterEffect => fields.cut = Some(Cut::After),
             Fault::CutBody => fields.cut = Some(Cut::Body),
             Fault::Garbage => fields.garbage = true,
             Fault::WrongShape(shape) => fields.wrong_shape = Some(shape),
             Fault::Huge { mib } => fields.huge = Some(mib),
             Fault::Empty => fields.empty = true,
+            Fault::Refuse(refusal) => {
+                fields.refuse = Some(refusal.code);
+                (fields.http, fields.shape, fields.numeric) = (refusal.http, refusal.shape, refusal.numeric);
+            }
+            Fault::Receipt(ReceiptFault::Fail(code)) => fields.fail = Some(code),
+            Fault::Receipt(ReceiptFault::Drop) => fields.receipt = Some(ReceiptEffect::Drop),
+            Fault::Receipt(ReceiptFault::Duplicate) => fields.receipt = Some(ReceiptEffect::Duplicate),
+            Fault::Receipt(ReceiptFault::Reorder) => fields.receipt = Some(ReceiptEffect::Reorder),
+            Fault::Receipt(ReceiptFault::BadSignature) => fields.receipt = Some(ReceiptEffect::BadSignature),
         }
         match rule.times {
             Frequency::Times(times) => fields.times = Some(times),
@@ -168,55 +250,6 @@ impl From<FaultRule> for RuleFields {
             Frequency::Always => {}
         }
         fields
-    }
-}
-
-impl FromStr for FaultRule {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        let (endpoint, rest) = text.split_once(':').ok_or(ParseError::NoEndpoint)?;
-        let mut fields = Map::new();
-        fields.insert("endpoint".to_owned(), endpoint.trim().into());
-        for part in rest.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (key, value) =
-                part.split_once('=').map_or((part, Value::Bool(true)), |(k, v)| (k, scalar(v)));
-            if fields.insert(key.to_owned(), value).is_some() {
-                return Err(ParseError::Field(format!("duplicate key {key}")));
-            }
-        }
-        let rule: RuleFields = serde_path_to_error::deserialize(Value::Object(fields))
-            .map_err(|error| ParseError::Field(error.to_string()))?;
-        rule.try_into()
-    }
-}
-
-impl fmt::Display for FaultRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fields = serde_json::to_value(self).map_err(|_| fmt::Error)?;
-        let (mut endpoint, mut rest) = (String::new(), Vec::new());
-        for (key, value) in fields.as_object().into_iter().flatten() {
-            match (key.as_str(), value) {
-                ("endpoint", value) => value.as_str().unwrap_or_default().clone_into(&mut endpoint),
-                (key, Value::Bool(true)) => rest.push(key.to_owned()),
-                (key, Value::String(text)) => rest.push(format!("{key}={text}")),
-                (key, other) => rest.push(format!("{key}={other}")),
-            }
-        }
-        rest.sort_by_key(|part| MODIFIERS.iter().position(|key| part.starts_with(key)));
-        write!(f, "{endpoint}:{}", rest.join(","))
-    }
-}
-
-fn scalar(text: &str) -> Value {
-    match text {
-        "true" => Value::Bool(true),
-        "false" => Value::Bool(false),
-        _ => match (text.parse::<u64>(), text.parse::<f64>()) {
-            (Ok(whole), _) => whole.into(),
-            (_, Ok(number)) => number.into(),
-            _ => text.into(),
-        },
     }
 }
 
@@ -251,59 +284,4 @@ fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<S
         Either::Number(number) => number.to_string(),
         Either::Text(text) => text,
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::*;
-
-    fn error(text: &str) -> String {
-        text.parse::<FaultRule>().unwrap_err().to_string()
-    }
-
-    #[test]
-    fn every_form_is_parsed_and_printed_unchanged() {
-        for text in [
-            "messages:status=429,retry-after=7,times=3",
-            "joseencrypt:delay=2000ms,share=0.1,seed=0",
-            "any:hang",
-            "people:cut=before",
-            "any:cut=body,times=1",
-            "messages:garbage",
-            "messages:page=404,times=2",
-            "joseencrypt:empty",
-            "joseencrypt:huge=64",
-            "joseencrypt:wrong-shape=host-as-guest,times=1",
-        ] {
-            let rule: FaultRule = text.parse().unwrap();
-            assert_eq!(rule.to_string(), text);
-            let json = serde_json::to_string(&rule).unwrap();
-            assert_eq!(serde_json::from_str::<FaultRule>(&json).unwrap(), rule, "{json}");
-        }
-    }
-
-    #[test]
-    fn delay_accepts_seconds_and_minutes() {
-        let delay = |text: &str| text.parse::<FaultRule>().unwrap().fault;
-        assert_eq!(delay("any:delay=2s"), Fault::Delay(Duration::from_secs(2)));
-        assert_eq!(delay("any:delay=1m"), Fault::Delay(Duration::from_secs(60)));
-    }
-
-    #[test]
-    fn invalid_rule_is_refused_with_the_valid_form() {
-        assert!(error("status=429").contains("starts with joseencrypt:"));
-        assert!(error("everything:hang").contains("`joseencrypt`"));
-        assert!(error("any:statis=429").contains("unknown field `statis`, expected one of"));
-        assert!(error("any:").contains("expected one of status, page, delay"));
-        assert!(error("any:hang,empty").contains("got hang and empty"));
-        assert!(error("any:hang,times=1,share=0.5").contains("not both"));
-        assert!(error("any:hang,share=2").contains("from 0 to 1"));
-        assert!(error("any:delay=2").contains("2s"));
-        assert!(error("any:status=42").contains("200 to 599"));
-        assert!(error("any:page=99").contains("200 to 599"));
-        assert!(error("any:hang,retry-after=3").contains("with status only"));
-        assert!(error("any:hang,hang").contains("duplicate key hang"));
-        assert!(error("messages:wrong-shape=http-base").contains("joseencrypt only"));
-    }
 }
