@@ -56,6 +56,8 @@ fn text(link: &GuestLink) -> Text {
         to: link.to.reveal().to_owned(),
         name: link.name.as_ref().map(|name| name.reveal().clone()),
         url: link.address.reveal().to_owned(),
+        body: None,
+        button: None,
         at: Timestamp::now(),
     }
 }

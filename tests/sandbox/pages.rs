@@ -18,7 +18,8 @@ async fn text_of(served: &Served, path: &str, status: StatusCode) -> String {
 
 fn text(url: &str) -> Text {
     let (channel, to) = ("sms".to_owned(), "+34600111222".to_owned());
-    Text { channel, to, name: Some("Ana".to_owned()), url: url.to_owned(), at: Timestamp::now() }
+    let (name, url) = (Some("Ana".to_owned()), url.to_owned());
+    Text { channel, to, name, url, body: None, button: None, at: Timestamp::now() }
 }
 
 #[tokio::test]

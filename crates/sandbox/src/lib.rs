@@ -1,8 +1,10 @@
-//! Faithful fake of Webex Instant Connect and the Webex Messages API, for tests, demos and experiments.
+//! Faithful fakes of Webex Instant Connect, the Webex Messages API and Webex Connect, for tests, demos and experiments.
 //!
 //! A client that works here also works with the real APIs. The bearer token is checked, and the Guide's types and ranges
 //! apply. Errors have Cisco's form with a `trackingId`. Ciphers are real nested JOSE that any library can open ([`jose`]
 //! describes the keys). Short codes redirect, and faults can be injected ([`faults`] describes them).
+//!
+//! Webex Connect (SMS, WhatsApp, events, receipts) is a server of its own, [`ConnectSandbox`].
 //!
 //! # Layout
 //!
@@ -14,6 +16,7 @@
 //! | `messages` | `/v1/messages`, `/v1/messages/direct`, `/v1/messages/{id}`, `/v1/people/me` |
 //! | `visit` | `/visit/{code}` and the long links, which stay in the sandbox |
 //! | `page`, `control` | the pages `/` and `/sandbox/state`; the control of a server with `/sandbox/faults` |
+//! | `connect` | Webex Connect: SMS, WhatsApp, events, receipts |
 //! | [`faults`] | fault rules, their text form, their execution |
 //! | `state`, `log`, `records`, `ring` | [`Handle`] and its bounded records |
 //!
@@ -23,6 +26,7 @@
 #![allow(rustdoc::private_intra_doc_links, reason = "the documentation includes private items")]
 
 mod api;
+mod connect;
 mod control;
 mod faults;
 pub mod jose;
@@ -53,6 +57,12 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 use url::Url;
 
+pub use connect::{
+    ConnectCounts, ConnectHandle, ConnectSandbox, ConnectSandboxOptions, ConnectSettings, KnownEvent,
+    ReceiptForm, ReceiptPlacement, ReceiptResult, ReceiptState, ReceiptWebhook, RecordedReceipt,
+    RecordedSend, SentContent, ServiceCredentials, SignatureAlgorithm, TemplateButton, TemplateParseError,
+    UsedCredential, WhatsAppTemplate,
+};
 pub use faults::{
     Endpoint, Fault, FaultRule, Frequency, ParseError, ReceiptFault, RefusalFault, RefusalShape, WrongShape,
 };

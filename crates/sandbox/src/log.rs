@@ -102,8 +102,9 @@ impl Log {
     }
 
     pub(super) fn add_text(&mut self, text: Text) {
-        let name = text.name.as_ref().map_or(0, String::len);
-        let bytes = size_of::<Text>() + text.channel.len() + text.to.len() + text.url.len() + name;
+        let optional = [&text.name, &text.body, &text.button].into_iter().flatten().map(String::len);
+        let bytes =
+            size_of::<Text>() + text.channel.len() + text.to.len() + text.url.len() + optional.sum::<usize>();
         self.counts.texts += 1;
         self.texts.push(text, bytes);
     }

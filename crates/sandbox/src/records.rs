@@ -144,8 +144,12 @@ pub struct Text {
     pub to: String,
     /// Name of the guest, if known.
     pub name: Option<String>,
-    /// The link in the text.
+    /// The link in the text, or behind the button. Empty if there is none.
     pub url: String,
+    /// The words, if known; the page shows its own otherwise.
+    pub body: Option<String>,
+    /// The label of the button that opens the link.
+    pub button: Option<String>,
     /// Time of delivery.
     #[serde(serialize_with = "milliseconds")]
     pub at: Timestamp,
@@ -165,6 +169,6 @@ pub struct Arrival {
 }
 
 /// Serialises a time with three decimals: Webex always uses this form, and its SDKs parse no other form.
-fn milliseconds<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn milliseconds<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{at:.3}"))
 }

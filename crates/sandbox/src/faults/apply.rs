@@ -140,7 +140,7 @@ fn distort_json(shape: WrongShape, json: &mut Value) {
             }
         }
         WrongShape::EmptyResponse if json.get("response").is_some() => {
-            json["response"] = Value::Array(vec![])
+            json["response"] = Value::Array(vec![]);
         }
         WrongShape::EmptyResponse => *json = Value::Array(vec![]),
         WrongShape::MissingResponse => {

@@ -34,6 +34,7 @@ pub enum ParseError {
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(clippy::struct_excessive_bools, reason = "these are keys without a value")]
 pub(super) struct RuleFields {
     endpoint: Option<Endpoint>,
     #[serde(skip_serializing_if = "Option::is_none")]

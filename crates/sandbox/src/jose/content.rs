@@ -75,7 +75,7 @@ pub(super) fn decrypt(
 }
 
 /// HMAC over the concatenated parts.
-pub(super) fn mac(alg: Signature, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, JoseError> {
+pub(crate) fn mac(alg: Signature, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, JoseError> {
     match alg {
         Signature::Hs256 => Ok(hmac::<Hmac<Sha256>>(key, parts)?.finalize().into_bytes().to_vec()),
         Signature::Hs384 => Ok(hmac::<Hmac<Sha384>>(key, parts)?.finalize().into_bytes().to_vec()),

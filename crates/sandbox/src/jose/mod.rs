@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 pub(crate) use algorithms::{ContentEncryption, KeyEncryption, Signature};
+pub(crate) use content::mac;
 
 /// The Guide's range of `saltLength`, in octets.
 pub(crate) const SALT_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
@@ -180,7 +181,7 @@ pub fn open(cipher: &str, password: &[u8]) -> Result<Vec<u8>, JoseError> {
 fn sign(claims: &[u8], key: &[u8], alg: Signature) -> Result<String, JoseError> {
     let header = encode_header(&JwsHeader { alg, typ: "JWT".to_owned() })?;
     let input = format!("{header}.{}", BASE64URL.encode(claims));
-    let signature = content::mac(alg, key, &[input.as_bytes()])?;
+    let signature = mac(alg, key, &[input.as_bytes()])?;
     Ok(format!("{input}.{}", BASE64URL.encode(signature)))
 }
 
