@@ -1,8 +1,11 @@
-//! `sandbox`: serves simulated Instant Connect and Webex Messages APIs.
+//! `sandbox`: serves simulated Instant Connect, Webex Messages and Webex Connect APIs.
 
 use std::{net::SocketAddr, time::Instant};
 
-use instant_connect_sandbox::{FaultRule, Sandbox, SandboxError, SandboxOptions};
+use instant_connect_sandbox::{
+    ConnectSandbox, ConnectSandboxOptions, ConnectSettings, FaultRule, Handle, ReceiptWebhook, Sandbox,
+    SandboxError, SandboxOptions, WhatsAppTemplate,
+};
 use secrecy::SecretString;
 use tracing::info;
 use url::Url;
@@ -30,9 +33,50 @@ pub(super) struct Args {
     /// Fault to inject, such as joseencrypt:status=429,retry-after=7,times=3; repeatable
     #[arg(long, value_name = "FAULT")]
     fault: Vec<FaultRule>,
+    #[command(flatten)]
+    webex_connect: ConnectArgs,
     /// Also consume guest links from the broker and show the texts that guests would receive
     #[arg(long)]
     phones: bool,
+}
+
+/// Arguments of the simulated Webex Connect.
+#[derive(Debug, clap::Args)]
+struct ConnectArgs {
+    /// Listen address of Webex Connect (SMS, WhatsApp, events); port 0 selects a free port
+    #[arg(id = "webex-connect-listen", long, default_value = "127.0.0.1:8081", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Service key that Webex Connect accepts
+    #[arg(id = "webex-connect-key", long, default_value = "sandbox-key", value_name = "KEY")]
+    key: SecretString,
+    /// WhatsApp template that Webex Connect knows, such as link-fr:name,button=join; repeatable (default: link-en and
+    /// link-es, with the parameter name and the button join)
+    #[arg(id = "webex-connect-template", long, value_name = "TEMPLATE")]
+    templates: Vec<WhatsAppTemplate>,
+    /// HTTP URL to which Webex Connect posts receipts
+    #[arg(id = "webex-connect-webhook", long, value_name = "URL")]
+    webhook: Option<Url>,
+    /// Secret that signs the receipts
+    #[arg(
+        id = "webex-connect-webhook-secret",
+        long,
+        value_name = "SECRET",
+        requires = "webex-connect-webhook"
+    )]
+    webhook_secret: Option<SecretString>,
+}
+
+impl ConnectArgs {
+    fn options(self, allow_any_address: bool, phones: Handle) -> ConnectSandboxOptions {
+        let mut settings = ConnectSettings::with_key(self.key);
+        if !self.templates.is_empty() {
+            settings.templates = self.templates;
+        }
+        settings.webhook = self
+            .webhook
+            .map(|url| ReceiptWebhook { secret: self.webhook_secret, ..ReceiptWebhook::new(url) });
+        ConnectSandboxOptions { listen: self.listen, allow_any_address, phones: Some(phones), settings }
+    }
 }
 
 impl From<SandboxError> for CommandError {
@@ -54,28 +98,43 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError>
     };
     let sandbox = Sandbox::bind(options).await?;
     let handle = sandbox.handle();
-    args.fault.into_iter().for_each(|rule| handle.fault(rule));
+    let connect =
+        ConnectSandbox::bind(args.webex_connect.options(args.allow_any_address, handle.clone())).await?;
+    for rule in args.fault {
+        if rule.endpoint.is_connect() {
+            connect.handle().fault(rule.clone());
+        }
+        if rule.endpoint.is_webex() {
+            handle.fault(rule);
+        }
+    }
     say(&format!("sandbox {}", sandbox.url()))?;
-    info!(address = %sandbox.addr(), "sandbox listening");
-    let phones = async {
-        if !args.phones {
-            return std::future::pending().await;
-        }
-        let connector = loaded.config.connector();
-        let queue = loaded.config.topology().queue(&GUESTS);
-        let mut backoff = ReconnectBackoff::new(connector.limits.reconnect_max, Random::system());
-        loop {
-            let begun = Instant::now();
-            if let Err(error) = phones::forward(&connector, &queue, &handle, |_| {}).await
-                && backoff.failed(begun.elapsed() >= connector.limits.reconnect_max, error.reason())
-            {
-                tracing::warn!(%error, "could not consume the guest queue; retrying (phones page is offline)");
-            }
-            tokio::time::sleep(backoff.wait()).await;
-        }
+    say(&format!("webex connect {}", connect.handle().url()))?;
+    info!(address = %sandbox.addr(), webex_connect = %connect.addr(), "sandbox listening");
+    let phones =
+        async { if args.phones { show_phones(loaded, &handle).await } else { std::future::pending().await } };
+    let served = async {
+        tokio::try_join!(sandbox.serve(signals::shutdown()?), connect.serve(signals::shutdown()?))
+            .map_err(CommandError::from)
     };
     tokio::select! {
-        served = sandbox.serve(signals::shutdown()?) => served.map_err(|error| CommandError::Failed(error.to_string())),
+        served = served => served.map(|((), ())| ()),
         () = phones => Ok(()),
+    }
+}
+
+/// Shows the texts of the guest queue on the phones.
+async fn show_phones(loaded: &Loaded, handle: &Handle) {
+    let connector = loaded.config.connector();
+    let queue = loaded.config.topology().queue(&GUESTS);
+    let mut backoff = ReconnectBackoff::new(connector.limits.reconnect_max, Random::system());
+    loop {
+        let begun = Instant::now();
+        if let Err(error) = phones::forward(&connector, &queue, handle, |_| {}).await
+            && backoff.failed(begun.elapsed() >= connector.limits.reconnect_max, error.reason())
+        {
+            tracing::warn!(%error, "could not consume the guest queue; retrying (phones page is offline)");
+        }
+        tokio::time::sleep(backoff.wait()).await;
     }
 }

@@ -14,6 +14,7 @@ struct Stack {
     compose: Value,
     broker: String,
     sandbox: String,
+    webex_connect: String,
     admin: String,
 }
 
@@ -26,13 +27,15 @@ impl Stack {
             compose: compose[0].clone(),
             broker: broker.address(),
             sandbox: free_port().to_string(),
+            webex_connect: free_port().to_string(),
             admin: free_port().to_string(),
         }
     }
 
     fn here(&self, text: &str) -> String {
         let sandbox = text.replace("sandbox:8080", "127.0.0.1:8080").replace("8080", &self.sandbox);
-        sandbox.replace("rabbitmq:5672", &self.broker)
+        let webex_connect = format!("0.0.0.0:{}", self.webex_connect);
+        sandbox.replace("0.0.0.0:8081", &webex_connect).replace("rabbitmq:5672", &self.broker)
     }
 
     /// The arguments of a service's program: the entrypoint's first, then the command's.
