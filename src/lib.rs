@@ -23,6 +23,7 @@
 //! - [`values`]: value types of settings
 //! - [`upstream`]: HTTP with limits, rotating tokens and classified failures
 //! - [`instant_connect`], [`webex`]: the two APIs
+//! - [`webex_connect`]: text messages to guests
 //! - [`ingress`]: one authenticated HTTP request becomes one confirmed start event
 //! - [`stages`]: from message to outcome, with one outside effect each; they do not depend on AMQP
 //! - [`ledger`]: completed effects, consulted before every outside effect
@@ -63,6 +64,7 @@
 //! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
 //! values          → contract endpoint
 //! webex           → contract upstream
+//! webex_connect   → contract
 //! worker          → admin broker config contract fault ingress instant_connect ledger random stages state telemetry upstream webex
 //! ```
 
@@ -96,4 +98,5 @@ pub(crate) mod tls;
 pub mod upstream;
 pub mod values;
 pub mod webex;
+mod webex_connect;
 pub mod worker;

@@ -1,0 +1,3 @@
+//! Webex Connect, which sends text messages to guests.
+
+pub(crate) mod texts;
