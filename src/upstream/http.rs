@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use jiff::Timestamp;
 use reqwest::{
     Method, Request,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -14,8 +14,8 @@ use url::Url;
 
 use super::{
     ErrorCause, TokenSource, UpstreamError,
-    rate_limit::RateLimit,
-    response::{Oversize, ResponseParts},
+    rate_limit::{RETRY_AFTER_MIN, RateLimit},
+    response::{Accept, ResponseParts},
     token::is_token,
     transport::{CallFailure, ClientError, Http, Network, Transport},
 };
@@ -23,6 +23,7 @@ use crate::{
     clock::Clock,
     contract::{header, trace::TraceContext},
     ledger::Ledger,
+    retry::RETRY_AFTER_MAX,
     telemetry::{
         metrics::{CallTimer, UpstreamMetrics, labels::Called},
         traces::Tracer,
@@ -42,12 +43,22 @@ pub struct UpstreamLimits {
     pub rate_limit_wait: Duration,
 }
 
-/// An API that is called with a bearer token.
+/// How a request carries the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// `Authorization: Bearer`.
+    Bearer,
+    /// The header `key`: a service key of Webex Connect ("API authentication" in its developer reference).
+    Key,
+}
+
+/// An API that is called with a token.
 #[derive(Debug)]
 pub struct Upstream {
     pub(super) name: &'static str,
     pub(super) transport: Box<dyn Transport>,
     token: TokenSource,
+    credential: Credential,
     pub(super) limits: UpstreamLimits,
     pub(super) metrics: UpstreamMetrics,
     tracer: Tracer,
@@ -55,10 +66,11 @@ pub struct Upstream {
     pub(super) clock: Clock,
 }
 
-/// A response with a success status. The metrics count it as malformed until its reader [marks it as
-/// usable](ApiResponse::mark_ok).
+/// A response. The metrics count it as malformed until its reader [marks it as usable](ApiResponse::mark_ok).
 #[derive(Debug)]
 pub struct ApiResponse {
+    /// The status: a success, except for [`Upstream::post_for_any_status`].
+    pub status: u16,
     /// The body, within [`UpstreamLimits::body_bytes_max`].
     pub body: Vec<u8>,
     /// Tracking id for Cisco's support, if the response has one.
@@ -67,7 +79,10 @@ pub struct ApiResponse {
     pub is_whole: bool,
     /// Time of the response, by the API's clock.
     pub date: Option<Timestamp>,
+    /// The wait that the API requests in its headers.
+    pub retry_after: Option<Duration>,
     call: CallTimer,
+    started: Instant,
 }
 
 impl ApiResponse {
@@ -110,8 +125,8 @@ impl Upstream {
         metrics: UpstreamMetrics,
         clock: Clock,
     ) -> Self {
-        let (tracer, rate_limit) = (Tracer::default(), RateLimit::default());
-        Self { name, transport, token, limits, metrics, tracer, rate_limit, clock }
+        let (tracer, rate_limit, credential) = (Tracer::default(), RateLimit::default(), Credential::Bearer);
+        Self { name, transport, token, credential, limits, metrics, tracer, rate_limit, clock }
     }
 
     /// Stores the API's rate limit in `ledger` under `key`. The limit then also applies after a restart, and to the other
@@ -119,6 +134,12 @@ impl Upstream {
     #[must_use]
     pub fn sharing_rate_limits_in(self, ledger: Ledger, key: &str) -> Self {
         Self { rate_limit: RateLimit::stored_in(ledger, format!("rest:{key}")), ..self }
+    }
+
+    /// Sends the token as `credential`.
+    #[must_use]
+    pub fn authenticated_by(self, credential: Credential) -> Self {
+        Self { credential, ..self }
     }
 
     /// Adds a span for each call.
@@ -156,11 +177,63 @@ impl Upstream {
         trace: &TraceContext,
         limit: Duration,
     ) -> Result<ApiResponse, UpstreamError> {
+        self.send(self.json(url, body)?, subject, trace, limit, Accept::Success).await
+    }
+
+    /// Like [`Upstream::post`], but returns a response of any status, for an API whose body has a code that the status does not show.
+    /// The caller calls [`Upstream::accepted`] or [`Upstream::refused_with`] with it.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] if there was no call or no complete response.
+    pub async fn post_for_any_status<B: Serialize + Sync>(
+        &self,
+        url: Url,
+        body: &B,
+        subject: &str,
+        trace: &TraceContext,
+        limit: Duration,
+    ) -> Result<ApiResponse, UpstreamError> {
+        self.send(self.json(url, body)?, subject, trace, limit, Accept::Any).await
+    }
+
+    /// Marks `response` as usable: the API did what the call for `subject` asked.
+    pub fn accepted(&self, mut response: ApiResponse, subject: &str) {
+        response.mark_ok();
+        self.rate_limit.succeeded(subject, response.started);
+    }
+
+    /// Counts `response` as the refusal `error`, and applies its rate limit: to `subject` only, if others are not limited. A limit
+    /// without a wait gets the configured one; a failure of the API with a wait is a limit.
+    pub async fn refused_with(
+        &self,
+        mut response: ApiResponse,
+        subject: &str,
+        mut error: UpstreamError,
+    ) -> UpstreamError {
+        let is_failure = error.cause == ErrorCause::Transient && response.status >= 500;
+        if is_failure && error.retry_after.is_some() {
+            error.cause = ErrorCause::RateLimited;
+        }
+        error.retry_after = match error.cause {
+            ErrorCause::RateLimited => Some(error.retry_after.unwrap_or(self.limits.rate_limit_wait)),
+            ErrorCause::Transient => error.retry_after,
+            _ => None,
+        }
+        .map(|wait| wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX));
+        let error = self.limited(error, subject).await;
+        if error.cause == ErrorCause::Request {
+            self.rate_limit.succeeded(subject, response.started);
+        }
+        response.call.set(error.called());
+        error
+    }
+
+    fn json<B: Serialize>(&self, url: Url, body: &B) -> Result<Request, UpstreamError> {
         let mut request = Request::new(Method::POST, url);
         let json = serde_json::to_vec(body).map_err(|_| self.unanswered(CallFailure::Other))?;
         *request.body_mut() = Some(json.into());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.send(request, subject, trace, limit, Oversize::Malformed).await
+        Ok(request)
     }
 
     /// Gets `url`, within the configured timeout; no session limits the time.
@@ -168,7 +241,7 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::post`].
     pub async fn get(&self, url: Url, trace: &TraceContext) -> Result<ApiResponse, UpstreamError> {
-        self.send(Request::new(Method::GET, url), "", trace, Duration::MAX, Oversize::Malformed).await
+        self.send(Request::new(Method::GET, url), "", trace, Duration::MAX, Accept::Success).await
     }
 
     /// Gets `url` for `subject`. A body that is too large is truncated.
@@ -181,7 +254,7 @@ impl Upstream {
         subject: &str,
         trace: &TraceContext,
     ) -> Result<ApiResponse, UpstreamError> {
-        self.send(Request::new(Method::GET, url), subject, trace, Duration::MAX, Oversize::Truncate).await
+        self.send(Request::new(Method::GET, url), subject, trace, Duration::MAX, Accept::Beginning).await
     }
 
     async fn send(
@@ -190,7 +263,7 @@ impl Upstream {
         subject: &str,
         trace: &TraceContext,
         limit: Duration,
-        oversize: Oversize,
+        accept: Accept,
     ) -> Result<ApiResponse, UpstreamError> {
         let since = Instant::now();
         if let Some(remaining) = self.rate_limit.remaining().await {
@@ -203,16 +276,16 @@ impl Upstream {
             let reason = "no time left before the session deadline; call skipped";
             return Err(self.not_called(ErrorCause::SessionOver, reason, None));
         }
-        request.headers_mut().insert(AUTHORIZATION, self.authorization()?);
+        let (name, value) = self.authorization()?;
+        request.headers_mut().insert(name, value);
         *request.timeout_mut() = Some(limit.min(self.limits.timeout));
         let mut span = self.tracer.call(request.method().as_str(), request.url(), trace);
         insert(request.headers_mut(), header::TRACEPARENT, &span.context().traceparent());
         insert(request.headers_mut(), header::TRACESTATE, span.context().tracestate().unwrap_or_default());
         let (mut call, started) = (self.metrics.begin(), Instant::now());
-        let result = self.answer(request, subject, &mut span, oversize).await;
+        let result = self.answer(request, subject, &mut span, accept).await;
         // A list of sent messages may succeed for a recipient whose messages are rate limited.
-        let is_list = oversize == Oversize::Truncate;
-        if !is_list && !matches!(&result, Err(error) if error.cause != ErrorCause::Request) {
+        if accept == Accept::Success && !matches!(&result, Err(error) if error.cause != ErrorCause::Request) {
             self.rate_limit.succeeded(subject, started);
         }
         let is_cut = limit < self.limits.timeout && started.elapsed() >= limit;
@@ -221,12 +294,15 @@ impl Upstream {
             span.fail(kind(error), &error.reason);
         }
         call.set(result.as_ref().map_or_else(UpstreamError::called, |_| Called::Malformed));
-        result.map(|ResponseParts { body, is_whole, tracking_id, date }| ApiResponse {
+        result.map(|ResponseParts { status, body, is_whole, tracking_id, date, retry_after }| ApiResponse {
+            status,
             body,
             tracking_id,
             is_whole,
             date,
+            retry_after,
             call,
+            started,
         })
     }
 
@@ -250,7 +326,7 @@ impl Upstream {
         }
     }
 
-    fn authorization(&self) -> Result<HeaderValue, UpstreamError> {
+    fn authorization(&self) -> Result<(HeaderName, HeaderValue), UpstreamError> {
         let refused = |reason| UpstreamError {
             cause: ErrorCause::Token,
             status: None,
@@ -259,8 +335,12 @@ impl Upstream {
             retry_after: None,
         };
         let token = self.token.current().map_err(|error| refused(format!("{}: {error}", self.name)))?;
+        let (name, scheme) = match self.credential {
+            Credential::Bearer => (AUTHORIZATION, "Bearer "),
+            Credential::Key => (HeaderName::from_static("key"), ""),
+        };
         let value = is_token(&token)
-            .then(|| HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())).ok())
+            .then(|| HeaderValue::from_str(&format!("{scheme}{}", token.expose_secret())).ok())
             .flatten();
         let mut value = value.ok_or_else(|| {
             refused(format!(
@@ -269,7 +349,7 @@ impl Upstream {
             ))
         })?;
         value.set_sensitive(true);
-        Ok(value)
+        Ok((name, value))
     }
 }
 

@@ -11,7 +11,7 @@ pub mod transport;
 
 use std::{fmt, time::Duration};
 
-pub use http::{ApiResponse, Upstream, UpstreamLimits};
+pub use http::{ApiResponse, Credential, Upstream, UpstreamLimits};
 pub use proxy::{Proxies, Proxy, ProxyError};
 pub use rate_limit::parse_retry_after;
 pub use token::{TokenError, TokenSource};

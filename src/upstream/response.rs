@@ -1,5 +1,7 @@
 //! From an HTTP response to its body, or to an error that says what the worker can do.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use reqwest::{Request, Response, StatusCode};
 
@@ -11,29 +13,35 @@ use super::{
 };
 use crate::{retry::RETRY_AFTER_MAX, telemetry::traces::DeliverySpan};
 
-/// Treatment of a response body that is too large.
+/// The responses that a call accepts.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Oversize {
-    Malformed,
-    Truncate,
+pub(super) enum Accept {
+    /// A whole body with a success status.
+    Success,
+    /// A success status. A body that is too large is truncated.
+    Beginning,
+    /// A whole body with any status.
+    Any,
 }
 
 /// Parts of a response.
 pub(super) struct ResponseParts {
+    pub(super) status: u16,
     pub(super) body: Vec<u8>,
     pub(super) is_whole: bool,
     pub(super) tracking_id: Option<String>,
     pub(super) date: Option<Timestamp>,
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl Upstream {
-    /// Sends the request and reads a response with a success status.
+    /// Sends the request and reads a response that `accept` allows.
     pub(super) async fn answer(
         &self,
         request: Request,
         subject: &str,
         span: &mut DeliverySpan,
-        oversize: Oversize,
+        accept: Accept,
     ) -> Result<ResponseParts, UpstreamError> {
         let (response, start) =
             self.transport.call(request).await.map_err(|failure| self.unanswered(failure))?;
@@ -42,28 +50,38 @@ impl Upstream {
         if let Some(id) = &tracking_id {
             span.set_list("http.response.header.trackingid", id);
         }
-        if !response.status().is_success() {
+        // The connection was reused for another name of the same certificate, but this server does not serve that name.
+        if response.status() == StatusCode::MISDIRECTED_REQUEST {
+            self.transport.reconnect(start);
+        }
+        if !response.status().is_success() && accept != Accept::Any {
             let refused = self.refused(response, start, tracking_id.as_deref()).await;
-            let Some(wait) = refused.retry_after.filter(|_| refused.cause == ErrorCause::RateLimited) else {
-                return Err(refused);
-            };
-            if self.rate_limit.is_for_subject_only(subject) {
-                return Err(UpstreamError { cause: ErrorCause::Transient, ..refused });
-            }
-            self.metrics.rate_limited(self.rate_limit.set(wait).await);
-            return Err(refused);
+            return Err(self.limited(refused, subject).await);
         }
         let status = response.status().as_u16();
         let date = date(response.headers());
+        let retry_after = requested_wait(response.headers(), self.clock.now(), self.limits.rate_limit_wait);
         let bytes_max = self.limits.body_bytes_max;
         let read = self.bounded(response, start, bytes_max).await.and_then(|(body, is_whole)| {
-            if is_whole || oversize == Oversize::Truncate {
+            if is_whole || accept == Accept::Beginning {
                 return Ok((body, is_whole));
             }
             Err(UpstreamError::malformed(self.name, format!("more than {bytes_max} bytes")))
         });
         let (body, is_whole) = read.map_err(|error| UpstreamError { status: Some(status), ..error })?;
-        Ok(ResponseParts { body, is_whole, tracking_id, date })
+        Ok(ResponseParts { status, body, is_whole, tracking_id, date, retry_after })
+    }
+
+    /// Applies the rate limit of `refused`, if it has one: to `subject` only, if others are not limited.
+    pub(super) async fn limited(&self, refused: UpstreamError, subject: &str) -> UpstreamError {
+        let Some(wait) = refused.retry_after.filter(|_| refused.cause == ErrorCause::RateLimited) else {
+            return refused;
+        };
+        if self.rate_limit.is_for_subject_only(subject) {
+            return UpstreamError { cause: ErrorCause::Transient, ..refused };
+        }
+        self.metrics.rate_limited(self.rate_limit.set(wait).await);
+        refused
     }
 
     /// Reads at most `bytes_max` bytes of the body; the flag is true if that is the whole body.
@@ -123,10 +141,6 @@ impl Upstream {
             self.transport.succeeded(start);
             tracking_id.is_some()
         };
-        // The connection was reused for another name of the same certificate, but this server does not serve that name.
-        if status == StatusCode::MISDIRECTED_REQUEST {
-            self.transport.reconnect(start);
-        }
         let cause = match status.as_u16() {
             407 | 408 | 421 | 423 | 425 | 429 | 500..=599 => ErrorCause::Transient,
             400..=499 if !webex => ErrorCause::Transient,
