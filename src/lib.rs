@@ -22,8 +22,7 @@
 //! - [`breaker`]: stops consuming while an API is down or refuses our token
 //! - [`values`]: value types of settings
 //! - [`upstream`]: HTTP with limits, rotating tokens and classified failures
-//! - [`instant_connect`], [`webex`]: the two APIs
-//! - [`webex_connect`]: text messages to guests
+//! - [`instant_connect`], [`webex`], [`webex_connect`]: the APIs
 //! - [`ingress`]: one authenticated HTTP request becomes one confirmed start event
 //! - [`stages`]: from message to outcome, with one outside effect each; they do not depend on AMQP
 //! - [`ledger`]: completed effects, consulted before every outside effect
@@ -48,9 +47,9 @@
 //! admin           → contract state telemetry
 //! breaker         → clock outcome random retry state telemetry values
 //! broker          → breaker clock contract endpoint fault ledger masking outcome random retry stages state telemetry tls values
-//! check           → broker clock config contract endpoint ingress ledger masking random retry stages telemetry tls upstream
+//! check           → broker clock config contract endpoint ingress ledger masking random retry stages telemetry tls upstream webex_connect
 //! cli             → broker check clock config contract dead endpoint ingress masking outcome random state telemetry tls upstream worker
-//! config          → breaker broker contract endpoint ingress instant_connect ledger masking retry stages telemetry tls upstream values
+//! config          → breaker broker contract endpoint ingress instant_connect ledger masking retry stages telemetry tls upstream values webex_connect
 //! contract        → random
 //! dead            → broker clock contract fault outcome stages
 //! endpoint        → masking tls
@@ -59,13 +58,13 @@
 //! ledger          → clock endpoint fault random tls
 //! outcome         → contract
 //! retry           → outcome values
-//! stages          → clock contract fault instant_connect ledger outcome random retry telemetry webex
+//! stages          → clock contract fault instant_connect ledger outcome random retry telemetry upstream webex webex_connect
 //! telemetry       → contract endpoint masking outcome state tls
 //! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
 //! values          → contract endpoint
 //! webex           → contract upstream
-//! webex_connect   → contract
-//! worker          → admin broker config contract fault ingress instant_connect ledger random stages state telemetry upstream webex
+//! webex_connect   → contract random upstream
+//! worker          → admin broker config contract fault ingress instant_connect ledger random stages state telemetry upstream webex webex_connect
 //! ```
 
 // `make lint` builds the documentation with private items, so these links work.

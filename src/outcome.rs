@@ -106,7 +106,7 @@ pub struct Failure {
     pub cause: Cause,
     /// The reason, in words; contains nothing private.
     pub reason: String,
-    /// The wait that the API requested.
+    /// The wait that the API requested, or a second if another worker has the event.
     pub retry_after: Option<Duration>,
 }
 

@@ -18,3 +18,4 @@ mod operators;
 mod promises;
 mod random;
 mod sandbox;
+mod send;

@@ -21,6 +21,11 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     if loaded.delivers_to_hosts() {
         found.push(grace(loaded, "hosts.timeout", loaded.config.hosts.timeout.get()));
     }
+    let connect = &loaded.config.webex_connect;
+    if loaded.config.sends_to_guests() {
+        found.push(grace(loaded, "webex_connect.timeout", connect.timeout.get()));
+        found.push(rate_limit(loaded, "webex_connect", connect.rate_limit_wait.get()));
+    }
     found.extend([
         prefetch(loaded),
         delivery_timeout(loaded),
@@ -78,9 +83,14 @@ fn prefetch(loaded: &Loaded) -> Finding {
 
 /// The longest delivery waits for another worker with the same event, checks what was sent before, sends and records the result.
 fn delivery_timeout(loaded: &Loaded) -> Finding {
-    let about = on(loaded, &["amqp.delivery_timeout", "instant_connect.timeout", "hosts.timeout"]);
+    let mut keys = vec!["amqp.delivery_timeout", "instant_connect.timeout", "hosts.timeout"];
     let config = &loaded.config;
-    let call = config.instant_connect.timeout.get().max(config.hosts.timeout.get());
+    let mut call = config.instant_connect.timeout.get().max(config.hosts.timeout.get());
+    if config.sends_to_guests() {
+        keys.push("webex_connect.timeout");
+        call = call.max(config.webex_connect.timeout.get());
+    }
+    let about = on(loaded, &keys);
     let needed = (deduplicator::PATIENCE + deduplicator::WRITE_TIME).saturating_add(call.saturating_mul(2));
     if config.amqp.delivery_timeout.get() >= needed {
         return about.pass("a hanging call times out before its delivery does");

@@ -2,17 +2,20 @@
 //! checks change nothing and show no secret.
 //!
 //! - `conflicts`: settings that contradict each other: times, numbers and queues
+//! - `guests`: messages to guests
 //! - `exposure`: settings that lose data, show secrets or open access
 //! - `broker`: its nodes, version and capabilities; `queues`: the declared topology and the user's permissions
 //! - `tls`: expiry of the certificates in files
-//! - `webex`: the tokens and the clock
+//! - `webex`: the tokens and the clock; `connect`: the key of Webex Connect
 //! - `ledger`, `collector`: availability
 //! - `page`: the findings for a person
 
 mod broker;
 mod collector;
 mod conflicts;
+mod connect;
 mod exposure;
+mod guests;
 mod ledger;
 pub(crate) mod page;
 mod probe;
@@ -60,6 +63,8 @@ pub(crate) enum CheckGroup {
     #[strum(serialize = "Instant Connect")]
     InstantConnect,
     Webex,
+    /// Messages to guests.
+    Guests,
     Ledger,
     /// Times, numbers and queues that must match each other.
     Limits,
@@ -154,17 +159,25 @@ impl Finding {
 /// Checks the settings for conflicts and risks, without any connection.
 #[must_use]
 pub(crate) fn settings(loaded: &Loaded) -> Vec<Finding> {
-    [conflicts::all(loaded), exposure::all(loaded), tls::all(loaded, Clock::system().now())].concat()
+    [
+        conflicts::all(loaded),
+        exposure::all(loaded),
+        guests::all(loaded),
+        tls::all(loaded, Clock::system().now()),
+    ]
+    .concat()
 }
 
 /// Checks everything that the settings name over the network, concurrently; the ledger only if `with_ledger`.
 pub(crate) async fn connect(loaded: &Loaded, with_ledger: bool) -> Vec<Finding> {
-    let (mut broker, mut webex) = (Vec::new(), Vec::new());
+    let (mut broker, mut webex, mut guests) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ledger, mut collector) = (Vec::new(), Vec::new());
     tokio::join!(
         within(CheckGroup::Broker, "broker", &mut broker, async |found| broker::run(loaded, found).await),
         within(CheckGroup::Webex, "Webex", &mut webex, async |found| found
             .extend(Box::pin(webex::run(loaded)).await)),
+        within(CheckGroup::Guests, "Webex Connect", &mut guests, async |found| found
+            .extend(connect::run(loaded).await)),
         within(CheckGroup::Ledger, "ledger", &mut ledger, async |found| {
             if with_ledger {
                 found.extend(ledger::run(loaded).await);
@@ -173,7 +186,7 @@ pub(crate) async fn connect(loaded: &Loaded, with_ledger: bool) -> Vec<Finding> 
         within(CheckGroup::Telemetry, "collector", &mut collector, async |found| found
             .extend(collector::run(loaded).await)),
     );
-    let mut found = [broker, webex, ledger, collector].concat();
+    let mut found = [broker, webex, guests, ledger, collector].concat();
     for finding in &mut found {
         finding.detail = masked(&finding.detail).into_owned();
         if let Some(series) = &mut finding.series {

@@ -95,6 +95,19 @@ impl<'a> Probe<'a> {
         }
     }
 
+    /// The depth of the queue `name`; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`BrokerError`] if the broker does not answer, or does not let the user look.
+    pub(super) async fn depth(&self, name: &str) -> Result<Option<Depth>, BrokerError> {
+        let queue = Queue { name: name.to_owned(), arguments: Vec::new() };
+        match declare_queue(&self.channel().await?, &queue, true, self.limit).await {
+            Ok(depth) => Ok(Some(depth)),
+            Err(error) if error.reply_code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Declares the queue with a length that is not a number.
     async fn try_queue(&self, queue: &Queue) -> Result<(), BrokerError> {
         let channel = self.channel().await?;

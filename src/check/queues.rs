@@ -10,7 +10,7 @@ use super::{
 use crate::{
     broker::{
         connection::BrokerError,
-        topology::{Declare, Depth, Topology},
+        topology::{Declare, Depth, Topology, rival_exists},
     },
     config::Loaded,
 };
@@ -57,6 +57,7 @@ pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Find
         });
     }
     found.extend(bindings(probe, &topology, declare).await);
+    found.extend(superseded(probe, &topology).await);
     let stages = loaded.stages();
     for stage in &stages {
         let queue = topology.queue(stage.queue);
@@ -80,6 +81,27 @@ pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Find
         };
         found.push(permitted(PUBLISH, &name, probe.publish(&exchange).await, advice));
     }
+}
+
+/// Queues of another `guests.delivery`.
+async fn superseded(probe: &Probe<'_>, topology: &Topology) -> Vec<Finding> {
+    let (mut found, rivals) = (Vec::new(), topology.rivals());
+    for queue in topology.superseded() {
+        let name = topology.queue(queue);
+        let Ok(Some(depth)) = probe.depth(&name).await else { continue };
+        let what = QUEUE.item(&name);
+        found.push(if rivals.contains(&queue) {
+            Broker.fail(what, rival_exists(&name)).advise("delete it once it is empty; the worker does not start before")
+        } else {
+            let detail = format!(
+                "exists, but guests.delivery does not use it{}. If it is bound, links also wait there until it is full; then the broker \
+                 refuses all links",
+                holds(Some(depth))
+            );
+            Broker.warn(what, detail, "let its consumers empty it, then delete it")
+        });
+    }
+    found
 }
 
 async fn bindings(probe: &Probe<'_>, topology: &Topology, declare: Declare) -> Vec<Finding> {

@@ -30,11 +30,11 @@ use url::Url;
 use crate::{
     breaker::BreakerPolicy,
     broker::topology::TopologyConfig,
-    contract::{device::AllowList, start_session::Vertical},
+    contract::{device::AllowList, people::NumberPrefixes, start_session::Vertical},
     ingress::config::{AddressBlock, ClientConfig},
     instant_connect::request::{Enc, JweAlg, JwsAlg},
     retry::RetryPolicy,
-    stages::OnFailure,
+    stages::{GuestsDelivery, OnFailure, OnUnknown},
     telemetry::{
         logs::{LogFormat, LogLevel},
         traces::TraceRelation,
@@ -52,6 +52,9 @@ pub struct Config {
     pub instant_connect: InstantConnectConfig,
     pub devices: DevicesConfig,
     pub hosts: HostsConfig,
+    pub guests: GuestsConfig,
+    pub webex_connect: WebexConnectConfig,
+    pub send: SendConfig,
     pub retry: RetryPolicy,
     pub breaker: BreakerPolicy,
     pub ledger: LedgerConfig,
@@ -176,6 +179,51 @@ pub enum HostsDelivery {
     Webex,
     /// The link stays on `host.webex` for another consumer.
     Amqp,
+}
+
+/// Section `guests`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct GuestsConfig {
+    pub delivery: GuestsDelivery,
+}
+
+/// Section `webex_connect`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct WebexConnectConfig {
+    #[serde(deserialize_with = "http_url")]
+    #[schemars(with = "schema::HttpUrl")]
+    pub url: Url,
+    #[schemars(with = "String")]
+    pub key: SecretString,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub key_file: Option<PathBuf>,
+    pub sms_from: String,
+    pub whatsapp_app_id: String,
+    #[serde(default)]
+    pub whatsapp_templates: BTreeMap<String, String>,
+    pub whatsapp_parameters: Vec<String>,
+    pub whatsapp_base_url: values::BaseUrl,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub templates_dir: Option<PathBuf>,
+    pub locale: values::NonEmpty,
+    pub time_zone: values::NonEmpty,
+    pub connect_timeout: Period,
+    pub timeout: Period,
+    pub body_bytes_max: Bounded<1024, 1_073_741_824>,
+    pub rate_limit_wait: Period,
+    pub allow_insecure: bool,
+}
+
+/// Section `send`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct SendConfig {
+    pub allowed_prefixes: NumberPrefixes,
+    pub on_unknown: OnUnknown,
+    pub min_remaining: Period,
+    pub sms_parts_max: Bounded<1, 10>,
 }
 
 /// Section `ledger`.

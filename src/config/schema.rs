@@ -41,6 +41,8 @@ pub fn schema() -> Value {
         let described = &mut described["properties"][key];
         *described = setting(described.take(), json!(default), about);
     }
+    let templates = &mut schema["properties"]["webex_connect"]["properties"]["whatsapp_templates"];
+    templates["propertyNames"] = json!({"pattern": LOCALE});
     schema["title"] = json!("Settings of instant-connect-worker");
     schema["description"] = json!("Keys and defaults as in config/default.toml.");
     schema
@@ -136,6 +138,9 @@ macro_rules! schema_of {
 
 /// The name of a client of the ingress, or `*` for what all of them share.
 const CLIENT_NAME: &str = "^(\\*|[a-z0-9-]+(_[a-z0-9-]+)*)$";
+
+/// The locale of a template, or `*` in the defaults.
+const LOCALE: &str = "^(\\*|[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*)$";
 
 /// A duration above zero, in the notation of `config/default.toml`. (The program also reads ISO 8601 durations.)
 const DURATION: &str = "^([0-9]+(ms|s|m|h) ?)*[0-9]*[1-9][0-9]*(ms|s|m|h)( ?[0-9]+(ms|s|m|h))*$";

@@ -1,6 +1,7 @@
 //! The merged settings: the value and the origin of each key, and the values that may be shown.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::PathBuf,
@@ -11,12 +12,15 @@ use toml::Value;
 use super::load::defaults;
 
 /// Keys with secret values, which are never shown. [`is_secret`] adds those of the ingress's clients.
-pub const SECRETS: [&str; 4] = ["amqp.url", "instant_connect.token", "hosts.token", "ledger.url"];
+pub const SECRETS: [&str; 5] =
+    ["amqp.url", "instant_connect.token", "hosts.token", "webex_connect.key", "ledger.url"];
 
 /// Beginning of the keys of the ingress's clients, `ingress.clients.NAME.KEY`.
 pub(super) const CLIENTS: &str = "ingress.clients.";
-/// The name in place of a client's for what all clients' sections share.
-const EVERY_CLIENT: &str = "*";
+/// Beginning of the keys of templates, `webex_connect.whatsapp_templates.LOCALE`.
+pub(super) const TEMPLATES: &str = "webex_connect.whatsapp_templates.";
+/// The name in place of a client's, or of a locale, for what all of them share.
+const EVERY: &str = "*";
 
 /// True if the value of `key` is never shown. A digest is hidden because a token may be given in its place.
 #[must_use]
@@ -33,12 +37,29 @@ fn client_key(key: &str) -> Option<(&str, &str)> {
 /// Maximum length of a client's name, in bytes.
 pub(super) const CLIENT_NAME_MAX: usize = 40;
 
+/// Maximum length of the locale of a template, in bytes.
+const LOCALE_BYTES_MAX: usize = 64;
+
 /// True if `name` can be the name of a client. It becomes part of event ids, log lines and environment variables, in which two `_`
 /// separate a section from its key.
 fn is_client_name(name: &str) -> bool {
     let characters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     let words = || name.split('_').all(|word| !word.is_empty());
     name.len() <= CLIENT_NAME_MAX && name.bytes().all(characters) && words()
+}
+
+/// `key` with the locale of a template in lower case and with `-`, so that each locale has one key. The environment has `_` for `-`.
+fn canonical(key: &str) -> Cow<'_, str> {
+    match key.strip_prefix(TEMPLATES) {
+        Some(locale) => format!("{TEMPLATES}{}", locale.to_ascii_lowercase().replace('_', "-")).into(),
+        None => key.into(),
+    }
+}
+
+/// True if `text` can be a locale: words of letters and digits.
+fn is_locale(text: &str) -> bool {
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric());
+    text.len() <= LOCALE_BYTES_MAX && text.split('-').all(is_word)
 }
 
 /// Origin of a value.
@@ -125,14 +146,22 @@ impl Settings {
     }
 
     pub(super) fn set(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
+        let key = &*canonical(key);
         let Some(default) = self.default_of(key) else { return Err(self.unknown(key, &origin)) };
         if let Some((name, _)) = client_key(key)
-            && name != EVERY_CLIENT
+            && name != EVERY
             && !is_client_name(name)
         {
             let expected =
                 "expected a client name of 1 to 40 lower-case letters, digits, - and single _ between them";
             return Err(ConfigError(format!("{origin}: {CLIENTS}…: {expected}")));
+        }
+        if let Some(locale) = key.strip_prefix(TEMPLATES)
+            && !is_locale(locale)
+        {
+            return Err(ConfigError(format!(
+                "{origin}: {TEMPLATES}…: expected a locale such as es or pt-BR"
+            )));
         }
         let value = match (default, value) {
             (Value::Float(_), Value::Integer(number)) => {
@@ -148,21 +177,24 @@ impl Settings {
         Ok(())
     }
 
-    /// The value whose type `key` must have, if the key is known. A client's key has its type from the section of every client.
+    /// The value whose type `key` must have, if the key is known. A client's key has its type from the section of every client, and
+    /// a template's from that of every locale.
     pub(super) fn default_of(&self, key: &str) -> Option<&Value> {
-        let every = client_key(key).map(|(_, own)| format!("{CLIENTS}{EVERY_CLIENT}.{own}"));
+        let of_client = client_key(key).map(|(_, own)| format!("{CLIENTS}{EVERY}.{own}"));
+        let every = of_client.or_else(|| key.starts_with(TEMPLATES).then(|| format!("{TEMPLATES}{EVERY}")));
         self.0.get(every.as_deref().unwrap_or(key)).map(|(value, _)| value)
     }
 
     /// Key and value of every setting in the form of [`super::Config`]: each client has all keys of a client.
     pub(super) fn resolved(&self) -> BTreeMap<String, &Value> {
-        let every = format!("{CLIENTS}{EVERY_CLIENT}.");
-        let own = self.0.iter().filter(|(key, _)| !key.starts_with(&every));
+        let every = format!("{CLIENTS}{EVERY}.");
+        let template = format!("{TEMPLATES}{EVERY}");
+        let own = self.0.iter().filter(|(key, _)| !key.starts_with(&every) && **key != template);
         let mut resolved: BTreeMap<String, &Value> =
             own.map(|(key, (value, _))| (key.clone(), value)).collect();
         let names: BTreeSet<&str> =
             self.0.keys().filter_map(|key| client_key(key)).map(|(name, _)| name).collect();
-        for name in names.into_iter().filter(|name| *name != EVERY_CLIENT) {
+        for name in names.into_iter().filter(|name| *name != EVERY) {
             for (key, (value, _)) in
                 self.0.range(every.clone()..).take_while(|(key, _)| key.starts_with(&every))
             {
@@ -175,7 +207,7 @@ impl Settings {
 
     fn unknown(&self, key: &str, origin: &Origin) -> ConfigError {
         // A client's name may be a token in the wrong place.
-        let every = client_key(key).map(|(_, own)| format!("{CLIENTS}{EVERY_CLIENT}.{own}"));
+        let every = client_key(key).map(|(_, own)| format!("{CLIENTS}{EVERY}.{own}"));
         let key = every.as_deref().unwrap_or(key);
         let section = match key.rsplit_once('.') {
             Some((section, _)) if every.is_some() => section,
@@ -206,6 +238,23 @@ impl Settings {
 /// The key whose entries are addresses of devices.
 const DEVICES: &str = "devices.allowed";
 
+/// The key whose entries are beginnings of numbers.
+const PREFIXES: &str = "send.allowed_prefixes";
+
+/// Digits of the longest prefix that is shown, because a longer one may be a person's number.
+const PREFIX_DIGITS_MAX: usize = 6;
+
+/// True if an entry of `value` may be a person's number.
+fn has_number(value: &Value) -> bool {
+    let digits = |text: &str| text.bytes().filter(u8::is_ascii_digit).count();
+    match value {
+        Value::Array(items) => items.iter().any(has_number),
+        Value::String(text) => digits(text) > PREFIX_DIGITS_MAX,
+        Value::Integer(_) => true,
+        _ => false,
+    }
+}
+
 /// `value` as errors may show it: of device addresses, only their number. A secret is often pasted into the wrong variable. Therefore values of path and URL settings
 /// are also hidden if they are no path or URL, or contain a user, a password or a query.
 fn shown(key: &str, value: &Value) -> String {
@@ -214,6 +263,7 @@ fn shown(key: &str, value: &Value) -> String {
             return format!("[{} hidden]", items.len());
         }
         Value::String(_) | Value::Table(_) if key == DEVICES => return "[hidden]".to_owned(),
+        value if key == PREFIXES && has_number(value) => return "[hidden]".to_owned(),
         _ => {}
     }
     let hidden = match value {

@@ -18,7 +18,7 @@ impl Loaded {
     /// [`ConfigError`] if no token is given or the file contains none.
     pub fn instant_connect_token(&self) -> Result<TokenSource, ConfigError> {
         let section = &self.config.instant_connect;
-        self.token_source("instant_connect", &section.token, section.token_file.as_deref())?.ok_or_else(|| {
+        self.token_source("instant_connect.token", &section.token, section.token_file.as_deref())?.ok_or_else(|| {
             ConfigError::new("instant_connect.token: expected a bot token; set ICW_INSTANT_CONNECT__TOKEN, or ICW_INSTANT_CONNECT__TOKEN_FILE to a file that contains the token")
         })
     }
@@ -29,10 +29,21 @@ impl Loaded {
     /// As [`Loaded::instant_connect_token`].
     pub fn hosts_token(&self) -> Result<TokenSource, ConfigError> {
         let section = &self.config.hosts;
-        match self.token_source("hosts", &section.token, section.token_file.as_deref())? {
+        match self.token_source("hosts.token", &section.token, section.token_file.as_deref())? {
             Some(source) => Ok(source),
             None => self.instant_connect_token(),
         }
+    }
+
+    /// The service key of Webex Connect.
+    ///
+    /// # Errors
+    /// As [`Loaded::instant_connect_token`].
+    pub(crate) fn connect_key(&self) -> Result<TokenSource, ConfigError> {
+        let section = &self.config.webex_connect;
+        self.token_source("webex_connect.key", &section.key, section.key_file.as_deref())?.ok_or_else(|| {
+            ConfigError::new("webex_connect.key: expected a service key of Webex Connect; set ICW_WEBEX_CONNECT__KEY, or ICW_WEBEX_CONNECT__KEY_FILE to a file that contains the key")
+        })
     }
 
     /// The ingress, if it is on; its clients' token files are read once as a test.
@@ -59,7 +70,7 @@ impl Loaded {
 
     fn token_source(
         &self,
-        section: &str,
+        key: &str,
         token: &SecretString,
         file: Option<&Path>,
     ) -> Result<Option<TokenSource>, ConfigError> {
@@ -69,7 +80,7 @@ impl Loaded {
         }
         let Some(path) = file else { return Ok(None) };
         let source = TokenSource::file(path.to_owned());
-        source.current().map_err(|error| self.settings.error(&format!("{section}.token_file"), error))?;
+        source.current().map_err(|error| self.settings.error(&format!("{key}_file"), error))?;
         Ok(Some(source))
     }
 }

@@ -34,6 +34,12 @@ impl Loaded {
         endpoint(&self.config.hosts.webex_url, "/v1/messages")
     }
 
+    /// The whole URL of a messaging API of Webex Connect.
+    #[must_use]
+    pub(crate) fn connect_url(&self, path: &str) -> Url {
+        endpoint(&self.config.webex_connect.url, path)
+    }
+
     /// The whole URL of `people/me`, which returns the owner of a token.
     #[must_use]
     pub fn people_me_url(&self) -> Url {

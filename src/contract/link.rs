@@ -147,6 +147,20 @@ pub static GUESTS: QueueDef = QueueDef {
     messages: MessageKind::GuestLink,
 };
 
+/// The queue of guest links for stage `sms`. It takes the place of [`GUESTS`] where the worker sends the messages itself.
+pub static GUESTS_SMS: QueueDef = QueueDef {
+    name: "guests.sms",
+    bindings: &[(EXCHANGE, Channel::Sms.routing_key())],
+    messages: MessageKind::GuestLink,
+};
+
+/// The queue of guest links for stage `whatsapp`, as [`GUESTS_SMS`].
+pub static GUESTS_WHATSAPP: QueueDef = QueueDef {
+    name: "guests.whatsapp",
+    bindings: &[(EXCHANGE, Channel::Whatsapp.routing_key())],
+    messages: MessageKind::GuestLink,
+};
+
 /// The queue of host links.
 pub static HOSTS: QueueDef =
     QueueDef { name: "hosts", bindings: &[(EXCHANGE, HOST_ROUTING_KEY)], messages: MessageKind::HostLink };

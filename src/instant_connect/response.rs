@@ -44,6 +44,25 @@ impl LinkRules {
         let short = self.allowed_base_urls.iter().any(|base| url.starts_with(base.as_str()));
         short || url.strip_prefix(&self.long_url_base).is_some_and(|rest| rest.starts_with('/'))
     }
+
+    /// True if `link` has the form of a guest's link. Short links of hosts and guests look the same.
+    #[must_use]
+    pub fn allow_guest(&self, link: &GuestLinkUrl) -> bool {
+        let MeetingLink { url, base_url, short } = &link.0;
+        let url = url.reveal().as_str();
+        match (base_url, short) {
+            (Some(base), Some(short)) => {
+                self.allowed_base_urls.contains(base)
+                    && is_short(short.reveal())
+                    && url.strip_prefix(base.as_str()) == Some(short.reveal())
+            }
+            (None, None) => [Vertical::Hc, Vertical::Gen].iter().any(|vertical| {
+                let page = long_page(&self.long_url_base, GUEST_PAGE, *vertical);
+                url.strip_prefix(&page).is_some_and(is_compact)
+            }),
+            _ => false,
+        }
+    }
 }
 
 /// Reads the links that `call` requested from `body`.
@@ -67,8 +86,8 @@ pub fn read(
     let base = response.base_url.as_deref();
     let hosts =
         response.host.iter().map(|item| meeting_link(item, base, "login", vertical, rules).map(HostLinkUrl));
-    let guests =
-        response.guest.iter().map(|item| meeting_link(item, base, "talk", vertical, rules).map(GuestLinkUrl));
+    let guests = response.guest.iter();
+    let guests = guests.map(|item| meeting_link(item, base, GUEST_PAGE, vertical, rules).map(GuestLinkUrl));
     Ok((hosts.collect::<Result<_, _>>()?, guests.collect::<Result<_, _>>()?))
 }
 
@@ -93,7 +112,7 @@ fn short_link(base: &str, short: &str, rules: &LinkRules) -> Result<MeetingLink,
     if !rules.allowed_base_urls.iter().any(|allowed| allowed == base) {
         return Err("baseUrl is not in instant_connect.allowed_base_urls".to_owned());
     }
-    if short.is_empty() || short.len() > 64 || !ids::is_plain(short) {
+    if !is_short(short) {
         return Err("expected 1 to 64 letters, digits, - and _ in short".to_owned());
     }
     Ok(MeetingLink {
@@ -105,14 +124,29 @@ fn short_link(base: &str, short: &str, rules: &LinkRules) -> Result<MeetingLink,
 
 /// Guide: "Append your API response `cipher` values as the `&data=` parameter value".
 fn long_link(cipher: &str, page: &str, vertical: Vertical, rules: &LinkRules) -> Result<MeetingLink, String> {
-    // RFC 7516, section 7.1: five base64url parts.
-    let compact = cipher.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        && cipher.split('.').count() == 5;
-    if !compact {
+    if !is_compact(cipher) {
         return Err("cipher is not a compact JWE".to_owned());
     }
-    let url = format!("{}/{}/v1/{page}?int=jose&v=1&data={cipher}", rules.long_url_base, vertical.as_str());
+    let url = long_page(&rules.long_url_base, page, vertical) + cipher;
     Ok(MeetingLink { url: url.into(), base_url: None, short: None })
+}
+
+/// The page of a guest's long link.
+const GUEST_PAGE: &str = "talk";
+
+/// A long link up to its cipher.
+fn long_page(base: &str, page: &str, vertical: Vertical) -> String {
+    format!("{base}/{}/v1/{page}?int=jose&v=1&data=", vertical.as_str())
+}
+
+/// True if `short` can be the end of a short link.
+fn is_short(short: &str) -> bool {
+    !short.is_empty() && short.len() <= 64 && ids::is_plain(short)
+}
+
+/// True if `cipher` has the form of a compact JWE (RFC 7516, section 7.1): five base64url parts.
+fn is_compact(cipher: &str) -> bool {
+    cipher.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && cipher.split('.').count() == 5
 }
 
 /// True if all links are different, because a guest with a host's link would be the host. Long links are compared by

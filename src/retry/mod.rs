@@ -74,9 +74,9 @@ pub enum Decision {
 
 /// Decides about `failure` of a message whose session ends at `deadline`. `random` (0 to 1) sets the jitter.
 ///
-/// A retry never comes before the Retry-After, which costs no attempt. A message that can't be retried before the
-/// session's deadline is given up as `expired` at once. A message without attempts or time left is given up as
-/// `exhausted`.
+/// A wait of `failure`, such as for another worker with the event, costs no attempt. The `Retry-After` of an API does not come here,
+/// but to [`postpone`]. A message that can't be retried before the session's deadline is given up as `expired` at once. A message
+/// without attempts or time left is given up as `exhausted`.
 #[must_use]
 pub fn decide(
     policy: &RetryPolicy,

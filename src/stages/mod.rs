@@ -4,6 +4,7 @@
 pub(crate) mod deduplicator;
 mod host;
 mod link;
+mod send;
 
 use std::{
     fmt,
@@ -12,10 +13,14 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 pub use deduplicator::{Deduplicator, OnFailure, Retention};
 pub use host::{HOST, HostStage};
 pub use link::{LINK, LinkStage};
+pub(crate) use send::{LINK_PARAMETER, NAME_PARAMETER, SendRules, SendStage, SmsSender, WhatsappSender};
+pub use send::{OnUnknown, SMS, WHATSAPP};
 
 use crate::{
     contract::{
@@ -26,7 +31,37 @@ use crate::{
 };
 
 /// All stages.
-pub static ALL: &[&StageDef] = &[&LINK, &HOST];
+pub static ALL: &[&StageDef] = &[&LINK, &HOST, &SMS, &WHATSAPP];
+
+/// The stages of a worker whose guest links other programs send.
+static WITHOUT_SENDERS: &[&StageDef] = &[&LINK, &HOST];
+
+/// The stages of a worker that sends the guest links itself.
+static WITH_SENDERS: &[&StageDef] = &[&LINK_FOR_STAGES, &HOST, &SMS, &WHATSAPP];
+
+/// Stage `link` where stages `sms` and `whatsapp` consume the guest links.
+static LINK_FOR_STAGES: StageDef = StageDef { feeds: &[], ..LINK };
+
+/// `guests.delivery`: who sends the guest links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestsDelivery {
+    /// Other programs, which consume the queue `guests`.
+    Amqp,
+    /// Stages `sms` and `whatsapp`.
+    WebexConnect,
+}
+
+impl GuestsDelivery {
+    /// The stages of a worker.
+    #[must_use]
+    pub const fn stages(self) -> &'static [&'static StageDef] {
+        match self {
+            Self::Amqp => WITHOUT_SENDERS,
+            Self::WebexConnect => WITH_SENDERS,
+        }
+    }
+}
 
 /// Reason of the death of a message whose session has ended.
 pub(crate) const SESSION_OVER: &str = "the session is over";

@@ -1,3 +1,17 @@
 //! Webex Connect, which sends text messages to guests.
+//!
+//! - [`client`]: the call; `answer`: what a response means; `codes`: Webex Connect's own codes
+//! - [`sms`], [`whatsapp`]: the messages of each channel
+//! - [`locales`]: values by locale
+//! - [`texts`]: the words of text messages
 
+mod answer;
+pub(crate) mod client;
+mod codes;
+pub(crate) mod locales;
+pub(crate) mod sms;
 pub(crate) mod texts;
+pub(crate) mod whatsapp;
+
+pub(crate) use client::ConnectClient;
+pub(crate) use locales::Locales;

@@ -26,11 +26,15 @@ use crate::{
     instant_connect::InstantConnectClient,
     ledger::Ledger,
     random::Random,
-    stages::{self, Deduplicator, HostStage, LinkStage, OnFailure, Stage},
+    stages::{
+        self, Deduplicator, HostStage, LinkStage, NAME_PARAMETER, OnFailure, SendStage, SmsSender, Stage,
+        WhatsappSender,
+    },
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
-    upstream::Upstream,
+    upstream::{Credential, Upstream},
     webex::WebexClient,
+    webex_connect::{ConnectClient, sms, whatsapp},
 };
 
 /// A consumer with its stage, whichever it is.
@@ -83,6 +87,8 @@ type Build = fn(&Parts<'_>) -> Result<Box<dyn StageRunner<Connector>>, WorkerErr
 const BUILDERS: &[(&StageDef, Build)] = &[
     (&stages::LINK, |parts| Ok(parts.consumer(parts.link_stage()?))),
     (&stages::HOST, |parts| Ok(parts.consumer(parts.host_stage()?))),
+    (&stages::SMS, |parts| Ok(parts.consumer(parts.sms_stage()?))),
+    (&stages::WHATSAPP, |parts| Ok(parts.consumer(parts.whatsapp_stage()?))),
 ];
 
 /// Components that the consumers share.
@@ -102,7 +108,7 @@ pub(super) struct Parts<'a> {
 impl Parts<'_> {
     /// The consumers of the stages `run`.
     pub(super) fn consumers(&self, run: &[&StageDef]) -> Result<Consumers<Connector>, WorkerError> {
-        let builders = BUILDERS.iter().filter(|(stage, _)| run.contains(stage));
+        let builders = BUILDERS.iter().filter(|(stage, _)| run.iter().any(|run| run.name == stage.name));
         builders.map(|(_, build)| build(self)).collect::<Result<Vec<_>, _>>().map(Consumers)
     }
 
@@ -185,6 +191,42 @@ impl Parts<'_> {
         let client = WebexClient::new(self.shared(upstream, api.key), url);
         let rules = config.instant_connect.link_rules();
         Ok(HostStage::new(client, rules, self.deduplicator(&stages::HOST)))
+    }
+
+    fn sms_stage(&self) -> Result<SendStage<SmsSender>, WorkerError> {
+        let sender = SmsSender {
+            client: self.connect_client(&stages::SMS, sms::PATH)?,
+            from: self.loaded.config.webex_connect.sms_from.clone(),
+            texts: self.loaded.texts()?,
+        };
+        Ok(SendStage::new(sender, self.loaded.config.send_rules(), self.deduplicator(&stages::SMS)))
+    }
+
+    fn whatsapp_stage(&self) -> Result<SendStage<WhatsappSender>, WorkerError> {
+        let section = &self.loaded.config.webex_connect;
+        let sender = WhatsappSender {
+            client: self.connect_client(&stages::WHATSAPP, whatsapp::PATH)?,
+            app_id: section.whatsapp_app_id.clone(),
+            templates: section.templates(),
+            base_url: section.whatsapp_base_url.as_str().to_owned(),
+            names_guests: section.whatsapp_parameters.iter().any(|name| name == NAME_PARAMETER),
+        };
+        Ok(SendStage::new(sender, self.loaded.config.send_rules(), self.deduplicator(&stages::WHATSAPP)))
+    }
+
+    fn connect_client(&self, stage: &StageDef, path: &str) -> Result<ConnectClient, WorkerError> {
+        let url = self.loaded.connect_url(path);
+        let api = stage.upstream;
+        let upstream = Upstream::new(
+            api.title,
+            &url,
+            self.loaded.connect_key()?,
+            self.loaded.config.webex_connect.limits(),
+            &self.loaded.network()?,
+            self.metrics.upstream(api),
+        )?;
+        let upstream = self.shared(upstream, api.key).authenticated_by(Credential::Key);
+        Ok(ConnectClient::new(upstream, url))
     }
 
     fn shared(&self, upstream: Upstream, key: &str) -> Upstream {

@@ -30,7 +30,6 @@ use crate::{
     ingress::{Ingress, IngressError},
     ledger::{Ledger, LedgerError, LedgerKind},
     random::Random,
-    stages,
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
     upstream,
@@ -85,7 +84,7 @@ pub(crate) async fn run(
     let config = &loaded.config;
     // Checked before anything is opened, because the worker can't start without a token or with an unusable proxy.
     let run = WorkerParts::of(role, loaded)?;
-    let metrics = Metrics::new(stages::ALL, config.retry.delays.as_slice())?;
+    let metrics = Metrics::new(config.guests.delivery.stages(), config.retry.delays.as_slice())?;
     metrics.set_role(role.into());
     let state = WorkerState::default();
     let health = Health::new(&state, &run.stages, loaded.stuck_after());
@@ -270,6 +269,7 @@ mod tests {
     use tokio::task::yield_now;
 
     use super::*;
+    use crate::stages;
 
     #[tokio::test]
     async fn worker_is_alive_while_its_ledger_opens() {

@@ -41,6 +41,10 @@ impl WorkerParts {
         if loaded.delivers_to_hosts() {
             loaded.hosts_token()?;
         }
+        if loaded.config.sends_to_guests() {
+            loaded.connect_key()?;
+            loaded.texts()?;
+        }
         Ok(Self { stages: loaded.stages(), ingress })
     }
 }

@@ -51,6 +51,7 @@ pub(super) fn rules() -> SessionRules {
         host_login: true,
         link_lifetime: SignedDuration::from_hours(2),
         devices: serde_json::from_value(json!(["room-*@surgery.example"])).unwrap(),
+        guests: None,
     }
 }
 

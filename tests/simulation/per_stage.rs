@@ -22,7 +22,7 @@ impl<T> PerStage<T> {
 
 impl<T: Default> Default for PerStage<T> {
     fn default() -> Self {
-        Self(stages::ALL.iter().map(|stage| (stage.name, T::default())).collect())
+        Self(stages::GuestsDelivery::Amqp.stages().iter().map(|stage| (stage.name, T::default())).collect())
     }
 }
 
@@ -43,7 +43,11 @@ impl<T> IndexMut<&str> for PerStage<T> {
 /// The name of the stage that consumes `queue`, or whose delay queue or dead queue `queue` is.
 pub(crate) fn stage_of(queue: &str) -> Option<&'static str> {
     let name = queue.strip_prefix(PREFIX)?.strip_prefix('.')?.split('.').next()?;
-    stages::ALL.iter().find(|stage| stage.queue.name == name).map(|stage| stage.name)
+    stages::GuestsDelivery::Amqp
+        .stages()
+        .iter()
+        .find(|stage| stage.queue.name == name)
+        .map(|stage| stage.name)
 }
 
 /// The name of the stage's API in the journal.

@@ -7,7 +7,9 @@ use std::{
     thread,
 };
 
-use instant_connect_sandbox::{Handle, Sandbox, SandboxOptions};
+use instant_connect_sandbox::{
+    ConnectHandle, ConnectSandbox, ConnectSandboxOptions, ConnectSettings, Handle, Sandbox, SandboxOptions,
+};
 use lapin::BasicProperties;
 use serde_json::Value;
 
@@ -29,6 +31,8 @@ pub const BASE_URL: &str = "https://instant.webex.com/visit/";
 pub const TOKEN: &str = "rig-token-that-must-not-be-shown";
 /// The token after a rotation.
 pub const NEW_TOKEN: &str = "rig-token-that-came-after-it";
+/// The service key that the fake of Webex Connect accepts.
+pub const CONNECT_KEY: &str = "rig-service-key-that-must-not-be-shown";
 /// The token of a client of the ingress.
 pub const CLIENT_TOKEN: &str = "rig-client-token-that-must-not-be-shown";
 /// The client's token after a rotation.
@@ -143,6 +147,20 @@ impl Rig {
     pub fn launch_role(&self, role: &str, settings: &[(&str, &str)]) -> Program {
         let settings = [&[("telemetry.log_level", "debug")], settings].concat();
         self.run_role(&["run", "--role", role], &self.environment(&settings))
+    }
+
+    /// A fake of Webex Connect on a free port that accepts [`CONNECT_KEY`], with the phones of the rig's sandbox.
+    pub async fn webex_connect(&self) -> ConnectHandle {
+        let options = ConnectSandboxOptions {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            allow_any_address: false,
+            phones: Some(self.sandbox.clone()),
+            settings: ConnectSettings::with_key(CONNECT_KEY.into()),
+        };
+        let connect = ConnectSandbox::bind(options).await.unwrap();
+        let handle = connect.handle();
+        tokio::spawn(connect.serve(pending()));
+        handle
     }
 
     fn run(&self, environment: &Environment) -> Program {

@@ -52,6 +52,7 @@ impl Topology {
         passive: bool,
         limit: Duration,
     ) -> Result<(), TopologyError> {
+        self.refuse_rivals(connection, limit).await?;
         let channel = within("open channel", limit, connection, connection.open_channel())
             .await
             .map_err(TopologyError::Broker)?;
@@ -79,6 +80,34 @@ impl Topology {
         _ = within("close channel", limit, connection, channel.close()).await;
         Ok(())
     }
+
+    /// Refuses a queue of another `guests.delivery`, because AMQP cannot tell whether it still gets the guests' links.
+    async fn refuse_rivals(
+        &self,
+        connection: &impl BrokerConnection,
+        limit: Duration,
+    ) -> Result<(), TopologyError> {
+        for rival in self.rivals() {
+            // On its own channel, because the expected refusal closes it.
+            let channel = within("open channel", limit, connection, connection.open_channel()).await?;
+            let queue = Queue { name: self.queue(rival), arguments: Vec::new() };
+            match declare_queue(&channel, &queue, true, limit).await {
+                Ok(_) => return Err(TopologyError::Mismatch(rival_exists(&queue.name))),
+                // A user who may not look at the queue did not declare it either.
+                Err(error) if matches!(error.reply_code(), Some(403 | 404)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The problem of a queue that may get the links that a stage sends, and what to do.
+pub(crate) fn rival_exists(name: &str) -> String {
+    format!(
+        "queue {name}: exists, but guests.delivery is webex-connect: other programs may send its links, too. Let them empty it, then \
+         delete it, or set guests.delivery = \"amqp\""
+    )
 }
 
 pub(crate) async fn declare_exchange(

@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use declare::Depth;
-pub(crate) use declare::{declare_exchange, declare_queue, inequivalent};
+pub(crate) use declare::{declare_exchange, declare_queue, inequivalent, rival_exists};
 pub use plan::{Argument, Binding, Exchange, Queue, TopologyPlan};
 use redeclared::Redeclarations;
 pub(crate) use redeclared::Redeclared;

@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{REPLAY, Topology};
-use crate::contract::stage::queues;
+use crate::{
+    contract::stage::{QueueDef, queues},
+    stages,
+};
 
 /// Deliveries of one message before the broker itself dead-letters it. This program dead-letters a message that kills
 /// workers much sooner. This higher limit replaces RabbitMQ 4's default of 20, which a few restarts could use up.
@@ -61,6 +64,25 @@ pub struct TopologyPlan {
 }
 
 impl Topology {
+    /// The queues that this program uses with another `guests.delivery` only. If one of them is still bound, it gets a copy of each
+    /// link. Without a consumer it becomes full, and then the broker refuses the links.
+    pub(crate) fn superseded(&self) -> impl Iterator<Item = &'static QueueDef> + use<> {
+        let planned: Vec<_> = queues(&self.stages).collect();
+        queues(stages::ALL).filter(move |queue| !planned.contains(queue))
+    }
+
+    /// The superseded queues whose messages a stage of this program sends, too: a guest would get two messages.
+    pub(crate) fn rivals(&self) -> Vec<&'static QueueDef> {
+        let consumed: Vec<_> = self.stages.iter().flat_map(|stage| stage.queue.bindings).collect();
+        self.superseded()
+            .filter(|queue| queue.bindings.iter().any(|binding| consumed.contains(&binding)))
+            .collect()
+    }
+
+    fn binding(&self, queue: &QueueDef, (exchange, routing_key): (&str, &'static str)) -> Binding {
+        Binding { exchange: self.exchange(exchange), routing_key, queue: self.queue(queue) }
+    }
+
     /// Everything that this program declares.
     #[must_use]
     pub fn plan(&self) -> TopologyPlan {
@@ -85,11 +107,7 @@ impl Topology {
             let name = self.queue(stage.queue);
             queues.extend(self.delays.iter().map(|delay| self.delay(&name, *delay)));
         }
-        let bindings = bindings.into_iter().map(|(queue, &(exchange, routing_key))| Binding {
-            exchange: self.exchange(exchange),
-            routing_key,
-            queue: self.queue(queue),
-        });
+        let bindings = bindings.into_iter().map(|(queue, binding)| self.binding(queue, *binding));
         TopologyPlan { exchanges, queues, bindings: bindings.collect() }
     }
 

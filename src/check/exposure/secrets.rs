@@ -4,7 +4,7 @@ use secrecy::ExposeSecret;
 
 use crate::{
     check::{
-        CheckGroup::{Exposure, InstantConnect, Webex},
+        CheckGroup::{Exposure, Guests, InstantConnect, Webex},
         Finding, on,
     },
     config::{
@@ -33,7 +33,11 @@ pub(super) fn client_tokens(loaded: &Loaded) -> Vec<Finding> {
 
 fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
     let (instant_connect, hosts) = (&loaded.config.instant_connect.token, &loaded.config.hosts.token);
-    let inline = [(InstantConnect, "instant_connect.token", instant_connect), (Webex, "hosts.token", hosts)];
+    let inline = [
+        (InstantConnect, "instant_connect.token", instant_connect),
+        (Webex, "hosts.token", hosts),
+        (Guests, "webex_connect.key", &loaded.config.webex_connect.key),
+    ];
     let given = inline.into_iter().filter(|(_, _, token)| !token.expose_secret().is_empty());
     given
         .map(|(group, key, _)| {
@@ -64,6 +68,11 @@ fn insecure(loaded: &Loaded) -> Vec<Finding> {
         ("amqp.allow_insecure", config.amqp.allow_insecure, "the broker's password"),
         ("instant_connect.allow_insecure", config.instant_connect.allow_insecure, "the token and the links"),
         ("hosts.allow_insecure", config.hosts.allow_insecure, "the token and the host links"),
+        (
+            "webex_connect.allow_insecure",
+            config.webex_connect.allow_insecure,
+            "the service key and the guests' links",
+        ),
         ("ledger.allow_insecure", config.ledger.allow_insecure, "Redis's password and the links"),
         ("ingress.allow_insecure", config.ingress.allow_insecure, "the clients' tokens and the events"),
     ];

@@ -5,7 +5,11 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use crate::{
-    contract::{private::has_phone_number, stage::QueueDef},
+    config::Config,
+    contract::{
+        private::has_phone_number,
+        stage::{QueueDef, queues},
+    },
     dead::{Filter, work_queue, work_queues},
     outcome::Class,
 };
@@ -111,9 +115,10 @@ fn queue_help() -> String {
 }
 
 impl QueueArgs {
-    pub(super) fn chosen(&self) -> Vec<&'static QueueDef> {
+    /// The queues to look at: those of the worker with these settings, if none is given.
+    pub(super) fn chosen(&self, config: &Config) -> Vec<&'static QueueDef> {
         if self.queues.is_empty() {
-            return work_queues().collect();
+            return queues(config.guests.delivery.stages()).collect();
         }
         work_queues().filter(|queue| self.queues.contains(queue)).collect()
     }

@@ -70,7 +70,7 @@ impl DeadTool<'_> {
     async fn list(&self, which: &LetterArgs, limit: u16, output: Output) -> Result<(), CommandError> {
         let view = View { reveal: output.reveal, limit: limit.into(), link_lifetime: self.link_lifetime() };
         let mut summaries = Vec::new();
-        for queue in which.queues.chosen() {
+        for queue in which.queues.chosen(&self.loaded.config) {
             let dead_queue = self.open(queue).await?;
             let mut line = Line::new("checked", queue.name);
             summaries
@@ -88,7 +88,7 @@ impl DeadTool<'_> {
         let view = View { reveal: output.reveal, limit: MOST, link_lifetime: self.link_lifetime() };
         let filter = Filter { event: Some(id.to_owned()), ..Filter::default() };
         let mut letters = Vec::new();
-        for queue in queues.chosen() {
+        for queue in queues.chosen(&self.loaded.config) {
             letters.extend(show(&self.open(queue).await?, &filter, view).await?);
         }
         if letters.is_empty() {
@@ -109,7 +109,7 @@ impl DeadTool<'_> {
     ) -> Result<(), CommandError> {
         let plan = ReplayPlan { filter: which.filter(), link_lifetime: self.link_lifetime(), rate };
         let mut reports = Vec::new();
-        for queue in which.queues.chosen() {
+        for queue in which.queues.chosen(&self.loaded.config) {
             let dead_queue = self.open(queue).await?;
             let mut line = Line::new(if yes { "replayed" } else { "checked" }, queue.name);
             let update = |progress| line.update(progress);
@@ -140,7 +140,7 @@ impl DeadTool<'_> {
     ) -> Result<(), CommandError> {
         let mut dropped = Vec::new();
         let view = View { reveal: false, limit: 0, link_lifetime: self.link_lifetime() };
-        for queue in which.queues.chosen() {
+        for queue in which.queues.chosen(&self.loaded.config) {
             let dead_queue = self.open(queue).await?;
             let mut line = Line::new(if yes { "dropped" } else { "checked" }, queue.name);
             let update = |progress| line.update(progress);

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{
     Config, otel,
-    settings::{CLIENTS, ConfigError, Origin, Settings},
+    settings::{CLIENTS, ConfigError, Origin, Settings, TEMPLATES},
     validate,
 };
 use crate::{
@@ -118,7 +118,8 @@ pub(super) fn defaults() -> Result<Settings, ConfigError> {
     Ok(Settings(flatten(table).into_iter().map(|(key, value)| (key, (value, Origin::Default))).collect()))
 }
 
-/// Returns `section.key` and value for every entry of a table of tables, and `ingress.clients.NAME.KEY` for clients.
+/// Returns `section.key` and value for every entry of a table of tables, `ingress.clients.NAME.KEY` for clients, and
+/// `webex_connect.whatsapp_templates.LOCALE` for templates.
 fn flatten(table: Table) -> Vec<(String, Value)> {
     let mut flat = Vec::new();
     for (section, value) in table {
@@ -131,6 +132,11 @@ fn flatten(table: Table) -> Vec<(String, Value)> {
                 Value::Table(clients) if format!("{section}.{key}.") == CLIENTS => {
                     let clients = flatten(clients).into_iter();
                     flat.extend(clients.map(|(key, value)| (format!("{CLIENTS}{key}"), value)));
+                }
+                Value::Table(templates) if format!("{section}.{key}.") == TEMPLATES => {
+                    flat.extend(
+                        templates.into_iter().map(|(key, value)| (format!("{TEMPLATES}{key}"), value)),
+                    );
                 }
                 value => flat.push((format!("{section}.{key}"), value)),
             }
@@ -146,7 +152,9 @@ fn environment_key(name: &str, settings: &Settings) -> Result<Option<String>, Co
         let key = format!("{section}.{key}").to_ascii_lowercase();
         let client =
             key.strip_prefix("ingress.clients__").map(|rest| format!("{CLIENTS}{}", rest.replace("__", ".")));
-        return Ok(Some(client.unwrap_or(key)));
+        let template = key.strip_prefix("webex_connect.whatsapp_templates__");
+        let template = template.map(|locale| format!("{TEMPLATES}{locale}"));
+        return Ok(Some(client.or(template).unwrap_or(key)));
     }
     // Kubernetes adds its own variables for a service called icw, which are not settings. A setting with one underscore
     // too few is a mistake and must be reported.

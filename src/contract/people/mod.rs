@@ -5,6 +5,7 @@ mod calling_code;
 mod email;
 mod locale;
 mod name;
+mod number_prefixes;
 mod phone_number;
 
 use std::{collections::HashSet, fmt};
@@ -19,6 +20,7 @@ pub use self::{
     email::Email,
     locale::Locale,
     name::{NAME_CHARS_MAX, Name},
+    number_prefixes::NumberPrefixes,
     phone_number::PhoneNumber,
 };
 use super::{decode::Invalid, private::Private};

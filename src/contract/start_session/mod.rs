@@ -20,7 +20,7 @@ pub use self::{
     limits::{ATTRIBUTES_BYTES_MAX, DEVICES_BYTES_MAX, DEVICES_MAX, ECHO_BYTES_MAX, PEOPLE_MAX, check},
     message::{StartMessage, identify},
     refusal::Refusal,
-    session::{Session, SessionRules},
+    session::{GuestRules, Session, SessionRules},
 };
 use super::{
     decode,

@@ -14,7 +14,7 @@ use crate::contract::{
     identity::Identity,
     ids::{self, EventId},
     message::Message,
-    people::{self, Expert, Guest},
+    people::{self, Channel, Expert, Guest, NumberPrefixes},
     private::Private,
     time::WireTime,
 };
@@ -32,6 +32,17 @@ pub struct SessionRules {
     pub link_lifetime: SignedDuration,
     /// `devices.allowed`.
     pub devices: AllowList,
+    /// The guests that can get a link; `None` if other programs send the links.
+    pub guests: Option<GuestRules>,
+}
+
+/// The guests that can get a link.
+#[derive(Clone, Debug)]
+pub struct GuestRules {
+    /// `send.allowed_prefixes`.
+    pub numbers: NumberPrefixes,
+    /// The channels with a sender.
+    pub channels: Vec<Channel>,
 }
 
 /// A validated start event.
@@ -95,6 +106,8 @@ pub(super) fn validated(
 ) -> Result<Session, Refusal> {
     let Identity { event_id, occurred_at, .. } = identity;
     check(&start, now).map_err(|invalid| refusal(invalid, &start, message, *occurred_at))?;
+    // Before duplicates are removed, because errors name the position in the event.
+    rules.guests.as_ref().map_or(Ok(()), |rules| reachable(&start.guests, rules))?;
     start.guests = people::unique_guests(start.guests);
     start.experts = people::unique_experts(start.experts);
     start.devices = start.devices.map(|devices| allowed_devices(devices, &rules.devices)).transpose()?;
@@ -126,6 +139,21 @@ pub(super) fn validated(
         attributes: start.attributes,
         digest,
     })
+}
+
+/// Refuses a guest on a channel without a sender, and one whose number has no allowed prefix.
+fn reachable(guests: &[Guest], rules: &GuestRules) -> Result<(), Refusal> {
+    for (position, guest) in guests.iter().enumerate() {
+        let (field, expected) = if !rules.channels.contains(&guest.channel) {
+            ("channel", "expected a channel that this worker can send on (webex_connect)")
+        } else if !rules.numbers.allow(&guest.address) {
+            ("address", "expected a number that begins with one of send.allowed_prefixes")
+        } else {
+            continue;
+        };
+        return Err(Refusal::Invalid(Invalid::new(format!("guests[{position}].{field}"), expected)));
+    }
+    Ok(())
 }
 
 /// Removes duplicate devices. Refuses a device that is not allowed.

@@ -133,6 +133,7 @@ mod tests {
             host_login: true,
             link_lifetime: SignedDuration::from_hours(2),
             devices: serde_json::from_value(json!([])).unwrap(),
+            guests: None,
         };
         let message = Message { body: event.to_string().into_bytes(), ..Message::default() };
         Session::read(&message, &rules, Timestamp::now()).unwrap()

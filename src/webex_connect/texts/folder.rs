@@ -14,13 +14,12 @@ use super::{
     fault::{OutputFault, TextFault, TextProblem},
     name::nfc,
 };
+use crate::webex_connect::locales::LOCALE_BYTES_MAX;
 
 /// Maximum number of texts in a folder.
 pub(super) const FILES_MAX: usize = 64;
 /// Maximum size of a file.
 pub(super) const FILE_BYTES_MAX: u64 = 16 * 1024;
-/// Maximum length of a locale, in bytes, as in a start event.
-pub(super) const LOCALE_BYTES_MAX: usize = 64;
 
 /// The built-in texts, by locale.
 const BUILT_IN: [(&str, &str); 2] = [

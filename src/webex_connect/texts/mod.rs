@@ -3,7 +3,6 @@
 //! A template is written in the language Jinja, with variables and conditions. `name`, `url` and `zone` are texts. `starts` and
 //! `ends` are times in the zone, which the filter `time` formats by strftime: `{{ ends | time("%H:%M") }}`. `name` and
 //! `starts` may be absent, so they stand inside of conditions: `{% if name %} … {% endif %}`.
-#![cfg_attr(not(test), expect(dead_code, reason = "stage send uses it in the next commit"))]
 
 mod encoding;
 mod engine;
@@ -25,10 +24,11 @@ pub(crate) use self::{
 use self::{
     engine::Engine,
     fault::{TextFault, TextProblem},
-    folder::{LOCALE_BYTES_MAX, TextFile},
+    folder::TextFile,
     output::{limited, sendable},
     trial::TextTrial,
 };
+use super::locales::best_key;
 use crate::contract::private::Private;
 
 /// Settings of the texts.
@@ -173,24 +173,6 @@ impl LoadedTexts {
             .and_then(|text| limited(text, self.parts_max))
             .map_err(|fault| TextError::Output { file: file(), fault })?;
         Ok(text)
-    }
-}
-
-/// The key of the text for `range`, with look-up by RFC 4647, section 3.4.
-fn best_key<'a>(files: &'a BTreeMap<String, TextFile>, range: &str) -> Option<&'a str> {
-    if range.len() > LOCALE_BYTES_MAX {
-        return None;
-    }
-    let mut range = range.to_ascii_lowercase();
-    loop {
-        if let Some((key, _)) = files.get_key_value(&range) {
-            return Some(key);
-        }
-        range.truncate(range.rfind('-')?);
-        // A single letter begins an extension, and is no locale without it.
-        if let Some(rest) = range.len().checked_sub(2).filter(|rest| range.as_bytes()[*rest] == b'-') {
-            range.truncate(rest);
-        }
     }
 }
 

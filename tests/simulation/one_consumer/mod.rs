@@ -59,7 +59,7 @@ impl<S: Stage> SingleConsumer<S> {
         limits: impl FnOnce(ConsumerLimits) -> ConsumerLimits,
         stage: impl FnOnce(World) -> S,
     ) -> Self {
-        Self::of_table(stages::ALL, begin, plan_for, limits, stage).await
+        Self::of_table(stages::GuestsDelivery::Amqp.stages(), begin, plan_for, limits, stage).await
     }
 
     /// The same with another table of stages, which contains the stage.

@@ -30,7 +30,7 @@ fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
 }
 
 pub(super) fn topology(plan: &WorldPlan) -> Topology {
-    topology_of(stages::ALL, &plan.delays, plan.creates)
+    topology_of(stages::GuestsDelivery::Amqp.stages(), &plan.delays, plan.creates)
 }
 
 pub(crate) fn topology_of(table: &[&'static StageDef], delays: &[Duration], creates: bool) -> Topology {
@@ -81,6 +81,7 @@ pub(super) fn session_rules(rules: &CheckedRules) -> SessionRules {
         host_login: true,
         link_lifetime: jiff::SignedDuration::try_from(rules.lifetime).unwrap_or(jiff::SignedDuration::MAX),
         devices: config(json!([ALLOWED])),
+        guests: None,
     }
 }
 

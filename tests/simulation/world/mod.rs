@@ -28,7 +28,8 @@ use crate::{
 
 /// The metrics of all worlds, because creating them takes longer than many worlds.
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
-    Metrics::new(stages::ALL, &[]).unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
+    Metrics::new(stages::GuestsDelivery::Amqp.stages(), &[])
+        .unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
 });
 
 /// The world, shared by all its parts. Everything runs on one thread.
@@ -76,7 +77,7 @@ impl World {
         print: bool,
     ) -> Self {
         Self(Arc::new(Mutex::new(WorldState {
-            broker: worker::queues_of(stages::ALL, &plan.delays),
+            broker: worker::queues_of(stages::GuestsDelivery::Amqp.stages(), &plan.delays),
             network: Servers::new(token),
             disk: SimulatedDisk::new(checker.rules.clock.clone()),
             common: Common::new(plan, random, worker_random, checker, print),

@@ -27,6 +27,7 @@ fn rules() -> SessionRules {
         host_login: true,
         link_lifetime: SignedDuration::from_hours(2),
         devices: serde_json::from_str(r#"["room-*@example.rooms.webex.com"]"#).unwrap(),
+        guests: None,
     }
 }
 

@@ -1,0 +1,63 @@
+//! Checks of the service key at Webex Connect, with requests that cannot send a message.
+
+use super::{CheckGroup::Guests, Finding};
+use crate::{
+    config::Loaded,
+    contract::stage::StageDef,
+    stages,
+    telemetry::metrics::Metrics,
+    upstream::{Credential, ErrorCause, Upstream, UpstreamError},
+    webex_connect::{ConnectClient, sms, whatsapp},
+};
+
+pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
+    if !loaded.config.sends_to_guests() {
+        return Vec::new();
+    }
+    let section = &loaded.config.webex_connect;
+    let (sms, whatsapp) = tokio::join!(
+        tried(loaded, &stages::SMS, sms::PATH, !section.sms_from.is_empty()),
+        tried(loaded, &stages::WHATSAPP, whatsapp::PATH, !section.whatsapp_app_id.is_empty()),
+    );
+    [sms, whatsapp].into_iter().flatten().collect()
+}
+
+/// The finding about one of the messaging APIs, if it is used.
+async fn tried(loaded: &Loaded, stage: &StageDef, path: &str, is_used: bool) -> Option<Finding> {
+    if !is_used {
+        return None;
+    }
+    let what = format!("key at {}", stage.upstream.title);
+    let tried = match client(loaded, stage, path) {
+        Ok(client) => client.try_key().await,
+        Err(problem) => return Some(Guests.fail(what, problem)),
+    };
+    Some(match tried {
+        Ok(()) => Guests.pass(what, "accepted"),
+        Err(error) => Guests.fail(what, error.reason.clone()).advise(advice(&error)),
+    })
+}
+
+fn client(loaded: &Loaded, stage: &StageDef, path: &str) -> Result<ConnectClient, String> {
+    let url = loaded.connect_url(path);
+    let upstream = Upstream::new(
+        stage.upstream.title,
+        &url,
+        loaded.connect_key().map_err(|error| error.to_string())?,
+        loaded.config.webex_connect.limits(),
+        &loaded.network().map_err(|error| error.to_string())?,
+        Metrics::off().upstream(stage.upstream),
+    );
+    let upstream = upstream.map_err(|error| error.to_string())?;
+    Ok(ConnectClient::new(upstream.authenticated_by(Credential::Key), url))
+}
+
+fn advice(error: &UpstreamError) -> &'static str {
+    match (error.cause, error.status) {
+        (ErrorCause::Token, _) => "correct the key or the account; the worker reads the key's file again",
+        (_, Some(_)) => "try again; check webex_connect.url",
+        (_, None) => {
+            "check webex_connect.url, the network, the proxy (HTTPS_PROXY, NO_PROXY), and tls.ca_file for a private CA"
+        }
+    }
+}

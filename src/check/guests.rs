@@ -1,0 +1,128 @@
+//! Messages to guests: who sends them, to which numbers, with which texts.
+
+use super::{CheckGroup::Guests, Finding, on};
+use crate::{
+    config::{LedgerChoice, Loaded},
+    stages::{OnFailure, OnUnknown},
+    webex_connect::texts::{Encoding, TextReport},
+};
+
+pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
+    let config = &loaded.config;
+    let about = on(Guests, loaded, &["guests.delivery"]);
+    if !config.sends_to_guests() {
+        let mut found = vec![about.pass("other programs send the links to the guests")];
+        found.extend(unused(loaded));
+        return found;
+    }
+    let mut found = vec![about.pass("this worker sends the links to the guests"), numbers(loaded)];
+    found.push(key(loaded));
+    found.extend(channels(loaded));
+    found.push(unknown(loaded));
+    match loaded.texts() {
+        Err(error) => {
+            let about = on(Guests, loaded, &["webex_connect.templates_dir"]);
+            found.push(about.fail(error.to_string(), "correct the texts; the worker does not start"));
+        }
+        Ok(texts) => found.extend(texts.report().into_iter().flat_map(|report| text(loaded, &report))),
+    }
+    found
+}
+
+fn unused(loaded: &Loaded) -> Option<Finding> {
+    use secrecy::ExposeSecret;
+    let section = &loaded.config.webex_connect;
+    let is_set = !section.key.expose_secret().is_empty() || section.key_file.is_some();
+    let key = if section.key_file.is_some() { "webex_connect.key_file" } else { "webex_connect.key" };
+    is_set.then(|| {
+        let about = on(Guests, loaded, &[key, "guests.delivery"]);
+        about.warn(
+            format!("{key} is set but has no effect"),
+            format!("remove {key}, or change guests.delivery"),
+        )
+    })
+}
+
+fn key(loaded: &Loaded) -> Finding {
+    match loaded.connect_key() {
+        Ok(_) => Guests.pass("service key of Webex Connect", "given"),
+        Err(error) => Guests
+            .fail("service key of Webex Connect", error.to_string())
+            .advise("set webex_connect.key_file; the worker does not start without a key"),
+    }
+}
+
+fn numbers(loaded: &Loaded) -> Finding {
+    let about = on(Guests, loaded, &["send.allowed_prefixes"]);
+    if loaded.config.send.allowed_prefixes.allow_all() {
+        return about.warn(
+            "messages may be sent to every number: whoever can publish an event can send to expensive numbers",
+            "list the prefixes of the countries whose guests you expect",
+        );
+    }
+    about.pass("messages are sent to these numbers only")
+}
+
+/// A channel without a sender: its guests' events are refused.
+fn channels(loaded: &Loaded) -> Vec<Finding> {
+    let section = &loaded.config.webex_connect;
+    let senders = [
+        ("webex_connect.sms_from", &section.sms_from, "sms"),
+        ("webex_connect.whatsapp_app_id", &section.whatsapp_app_id, "whatsapp"),
+    ];
+    let missing = senders.into_iter().filter(|(_, sender, _)| sender.is_empty());
+    missing
+        .map(|(key, _, channel)| {
+            on(Guests, loaded, &[key]).warn(
+                format!("events with a guest on channel {channel} are refused"),
+                format!("set {key} if flows use this channel"),
+            )
+        })
+        .collect()
+}
+
+fn unknown(loaded: &Loaded) -> Finding {
+    let ledger = &loaded.config.ledger;
+    let about = on(Guests, loaded, &["send.on_unknown", "ledger.kind", "ledger.on_failure"]);
+    match loaded.config.send.on_unknown {
+        OnUnknown::Repeat => about.pass("a message that may have been sent is sent again, at most twice"),
+        OnUnknown::Dead if ledger.kind == LedgerChoice::Memory || ledger.on_failure == OnFailure::Continue => {
+            about.warn(
+                "without the ledger nobody knows that a message may have been sent, so it is sent again in spite of \
+                 send.on_unknown",
+                "use a ledger that outlives the worker, and ledger.on_failure wait",
+            )
+        }
+        OnUnknown::Dead => {
+            about.pass("a message that may have been sent becomes a dead letter: a guest may get none")
+        }
+    }
+}
+
+fn text(loaded: &Loaded, report: &TextReport) -> Vec<Finding> {
+    let max = loaded.config.send.sms_parts_max.size();
+    let what = format!("text {}", report.file);
+    let cost = |parts: usize| if parts == 1 { "1 part".to_owned() } else { format!("{parts} parts") };
+    let mut found = Vec::new();
+    if let (Encoding::Ucs2, Some(character)) = (report.encoding, report.outside_gsm7) {
+        let detail = format!("costs {}, because ‘{character}’ is not in GSM-7", cost(report.parts));
+        found.push(Guests.warn(what.clone(), detail, "replace the character, or accept the cost"));
+    } else if report.parts > max {
+        let detail =
+            format!("costs {} with the longest name, so long names are left out", cost(report.parts));
+        found.push(Guests.warn(what.clone(), detail, "shorten the text, or raise send.sms_parts_max"));
+    } else {
+        let other = report.parts_with_other_name;
+        let other = if other == report.parts {
+            String::new()
+        } else {
+            format!(", {} with a name that is not in GSM-7", cost(other.min(max)))
+        };
+        found.push(Guests.pass(what.clone(), format!("costs {}{other}", cost(report.parts))));
+    }
+    if report.lacks_zone {
+        let advice = "add {{ zone }}, because guests may be in another time zone";
+        found.push(Guests.warn(what, "shows a time without its zone", advice));
+    }
+    found
+}

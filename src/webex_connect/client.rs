@@ -1,0 +1,80 @@
+//! Client that sends messages to guests.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use url::Url;
+
+use super::answer;
+pub(crate) use super::answer::AcceptedMessage;
+use crate::{
+    contract::{people::PhoneNumber, trace::TraceContext},
+    random::Random,
+    upstream::{ErrorCause, Upstream, UpstreamError},
+};
+
+/// Configured client for one of the messaging APIs.
+#[derive(Debug)]
+pub(crate) struct ConnectClient {
+    upstream: Upstream,
+    url: Url,
+}
+
+impl ConnectClient {
+    /// A client that posts to `url`, the complete URL of the endpoint.
+    #[must_use]
+    pub(crate) const fn new(upstream: Upstream, url: Url) -> Self {
+        Self { upstream, url }
+    }
+
+    /// True if the key file now has another key than at the last call.
+    pub(crate) fn has_new_token(&self) -> bool {
+        self.upstream.has_new_token()
+    }
+
+    /// Checks if Webex Connect accepts the key. The request has no content, so it cannot send a message.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] if the key is refused, or Webex Connect does not answer.
+    pub(crate) async fn try_key(&self) -> Result<(), UpstreamError> {
+        let trace = TraceContext::begin(&Random::system());
+        let empty = serde_json::json!({});
+        let response =
+            self.upstream.post_for_any_status(self.url.clone(), &empty, "", &trace, Duration::MAX).await?;
+        match answer::read(response.status, &response.body) {
+            Ok(_) => Ok(()),
+            Err(refused) if refused.cause == ErrorCause::Request => Ok(()),
+            Err(refused) => {
+                let error = refused.into_error(&self.upstream, &response);
+                Err(self.upstream.refused_with(response, "", error).await)
+            }
+        }
+    }
+
+    /// Sends `message` to the guest with the number `to`, within `limit`. Webex Connect has no idempotency key: after a timeout,
+    /// or a success without an id, the message may have been sent.
+    ///
+    /// # Errors
+    /// [`UpstreamError`], classified by the possible reaction.
+    pub(crate) async fn send<M: Serialize + Sync>(
+        &self,
+        message: &M,
+        to: &PhoneNumber,
+        trace: &TraceContext,
+        limit: Duration,
+    ) -> Result<AcceptedMessage, UpstreamError> {
+        let subject = to.reveal();
+        let response =
+            self.upstream.post_for_any_status(self.url.clone(), message, subject, trace, limit).await?;
+        match answer::read(response.status, &response.body) {
+            Ok(accepted) => {
+                self.upstream.accepted(response, subject);
+                Ok(accepted)
+            }
+            Err(refused) => {
+                let error = refused.into_error(&self.upstream, &response);
+                Err(self.upstream.refused_with(response, subject, error).await)
+            }
+        }
+    }
+}
