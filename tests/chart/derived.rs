@@ -110,6 +110,16 @@ fn autoscaling_replaces_replicas_and_scales_by_the_work_queues() {
     for (name, queues, value) in [
         ("autoscaling-values.yaml", vec!["instant-connect.sessions"], "16"),
         ("everything-values.yaml", vec!["instant-connect.sessions", "instant-connect.hosts"], "50"),
+        (
+            "guests-values.yaml",
+            vec![
+                "instant-connect.sessions",
+                "instant-connect.hosts",
+                "instant-connect.guests.sms",
+                "instant-connect.guests.whatsapp",
+            ],
+            "32",
+        ),
     ] {
         let objects = case(name);
         assert!(only(&objects, "Deployment")["spec"]["replicas"].is_null(), "{name}");

@@ -39,6 +39,8 @@ const REFUSED: &[Refused] = &[
     (&["--set=config.instant_connect.token_file=/t"], &["config.instant_connect.token_file"]),
     (&["--set=config.hosts.token=t"], &["config.hosts.token", "hosts.existingSecret"]),
     (&["--set=config.hosts.token_file=/t"], &["config.hosts.token_file"]),
+    (&["--set=config.webex_connect.key=k"], &["config.webex_connect.key", "webexConnect.existingSecret"]),
+    (&["--set=config.webex_connect.key_file=/k"], &["config.webex_connect.key_file"]),
     (&["--set=config.ledger.url=redis://h"], &["config.ledger.url", "redis.existingSecret"]),
     (&["--set=config.ledger.url_file=/u"], &["config.ledger.url_file"]),
     (&["--set=config.ledger.path=/l"], &["config.ledger.path", "persistence"]),
@@ -62,6 +64,11 @@ const REFUSED: &[Refused] = &[
     (&["--set=externalSecrets.enabled=true"], &["secretStoreRef"]),
     // 7
     (&["--set=config.hosts.delivery=amqp,hosts.existingSecret=h"], &["hosts is set", "delivery is amqp"]),
+    (&["--set=webexConnect.existingSecret=c"], &["webexConnect is set", "guests.delivery is amqp"]),
+    (
+        &["--set=config.guests.delivery=webex-connect"],
+        &["guests.delivery is webex-connect", "set webexConnect.existingSecret"],
+    ),
     // 8
     (
         &["--set-json=extraEnv=[{\"name\":\"ICW_AMQP__PREFETCH\",\"value\":\"1\"}]"],

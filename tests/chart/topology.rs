@@ -20,21 +20,26 @@ fn topology_objects_match_the_programs_declarations() {
     for (name, flags, vhost) in [
         (
             "topology-values.yaml",
-            [
+            &[
                 "topology.prefix=Clinic_7.video",
                 "topology.queue_length_max=250000",
                 "retry.delays=[\"500ms\", \"1m30s\", \"2h\"]",
-            ],
+            ][..],
             "video",
         ),
         (
             "everything-values.yaml",
-            ["retry.delays=[\"1s\", \"10s\"]", "retry.multiplier=2", "retry.jitter=0.5"],
+            &["retry.delays=[\"1s\", \"10s\"]", "retry.multiplier=2", "retry.jitter=0.5"],
+            "/",
+        ),
+        (
+            "guests-values.yaml",
+            &["guests.delivery=webex-connect", "send.allowed_prefixes=+34", "webex_connect.sms_from=1"],
             "/",
         ),
     ] {
         let objects = case(name);
-        let plan = plan(&flags);
+        let plan = plan(flags);
         let exchanges: Vec<_> = of_kind(&objects, "Exchange")
             .iter()
             .map(|object| json!({"name": object["spec"]["name"], "type": object["spec"]["type"]}))

@@ -43,6 +43,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
   "amqp.url" "set amqp.existingSecret" "amqp.url_file" "set amqp.existingSecret"
   "instant_connect.token" "set webex.existingSecret" "instant_connect.token_file" "set webex.existingSecret"
   "hosts.token" "set hosts.existingSecret" "hosts.token_file" "set hosts.existingSecret"
+  "webex_connect.key" "set webexConnect.existingSecret" "webex_connect.key_file" "set webexConnect.existingSecret"
   "ledger.url" "set redis.existingSecret" "ledger.url_file" "set redis.existingSecret"
   "ledger.path" "the ledger file is on the chart's volume, see persistence" "admin.listen" "set admin.port and admin.ipv6"
   "ingress.listen" "set ingress.port" "ingress.clients" "set ingress.clients"
@@ -73,7 +74,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- $root := . -}}
 {{- $refusals := list -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
-{{- range $thing := list "amqp" "webex" "hosts" "redis" -}}
+{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "redis" -}}
 {{- $file := include "icw.secretFile" $thing -}}
 {{- $sources := include "icw.sources" (list $root $thing) | fromJsonArray -}}
 {{- if gt (len $sources) 1 }}{{ $refusals = append $refusals (printf "%s is set more than once (%s): keep only one of %s.existingSecret, %s.%s and externalSecrets.%s" $thing (join ", " $sources) $thing $thing $file $thing) }}{{ end -}}
@@ -81,6 +82,10 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- if and (not $root.Values.externalSecrets.enabled) (get $root.Values.externalSecrets $thing) }}{{ $refusals = append $refusals (printf "externalSecrets.%s is set and externalSecrets.enabled is false: set externalSecrets.enabled to true, or remove externalSecrets.%s" $thing $thing) }}{{ end -}}
 {{- end -}}
 {{- if and (ne $settings.hosts.delivery "webex") (include "icw.sources" (list . "hosts") | fromJsonArray) }}{{ $refusals = append $refusals (printf "hosts is set and config.hosts.delivery is %s: this worker sends no messages, so remove hosts" $settings.hosts.delivery) }}{{ end -}}
+{{- $sendsToGuests := eq $settings.guests.delivery "webex-connect" -}}
+{{- $hasKey := not (empty (include "icw.sources" (list . "webexConnect") | fromJsonArray)) -}}
+{{- if and $hasKey (not $sendsToGuests) }}{{ $refusals = append $refusals (printf "webexConnect is set and config.guests.delivery is %s: this worker sends no messages to guests, so remove webexConnect" $settings.guests.delivery) }}{{ end -}}
+{{- if and $sendsToGuests (not $hasKey) }}{{ $refusals = append $refusals "config.guests.delivery is webex-connect and webexConnect is not set: set webexConnect.existingSecret to the name of a Secret with the key key" }}{{ end -}}
 {{- if and .Values.externalSecrets.enabled (not .Values.externalSecrets.secretStoreRef.name) }}{{ $refusals = append $refusals "externalSecrets.enabled needs externalSecrets.secretStoreRef with a name" }}{{ end -}}
 {{- toJson $refusals -}}
 {{- end }}

@@ -78,26 +78,26 @@ rollingUpdate: null
 {{- $values := get $root.Values $thing -}}
 {{- $sources := list -}}
 {{- if $values.existingSecret }}{{ $sources = append $sources "secret" }}{{ end -}}
-{{- if or $values.url $values.token }}{{ $sources = append $sources "value" }}{{ end -}}
+{{- if or $values.url $values.token $values.key }}{{ $sources = append $sources "value" }}{{ end -}}
 {{- if and $root.Values.externalSecrets.enabled (get $root.Values.externalSecrets $thing) }}{{ $sources = append $sources "external" }}{{ end -}}
 {{- toJson $sources -}}
 {{- end }}
 
 {{- /* The key of a secret in the chart's own Secrets. The mounted file has the same name. */}}
 {{- define "icw.secretFile" -}}
-{{- if has . (list "amqp" "redis") }}url{{ else }}token{{ end -}}
+{{- if has . (list "amqp" "redis") }}url{{ else if eq . "webexConnect" }}key{{ else }}token{{ end -}}
 {{- end }}
 
 {{- /* The secrets that a worker mounts, as a JSON list of {thing, secret, key, file}. */}}
 {{- define "icw.secrets" -}}
 {{- $root := . -}}
 {{- $secrets := list -}}
-{{- range $thing := list "amqp" "webex" "hosts" "redis" -}}
+{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "redis" -}}
 {{- $sources := include "icw.sources" (list $root $thing) | fromJsonArray -}}
 {{- $file := include "icw.secretFile" $thing -}}
 {{- if $sources -}}
 {{- $values := get $root.Values $thing -}}
-{{- $secret := dict "thing" $thing "secret" (printf "%s-%s" (include "icw.fullname" $root) $thing) "key" $file "file" $file -}}
+{{- $secret := dict "thing" (kebabcase $thing) "secret" (printf "%s-%s" (include "icw.fullname" $root) (kebabcase $thing)) "key" $file "file" $file -}}
 {{- if has "secret" $sources -}}
 {{- $_ := set $secret "secret" $values.existingSecret -}}
 {{- $_ := set $secret "key" $values.existingSecretKey -}}
@@ -122,7 +122,7 @@ rollingUpdate: null
 {{- $root := . -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
 {{- $derived := dict -}}
-{{- $sections := dict "amqp" "amqp" "webex" "instant_connect" "hosts" "hosts" "redis" "ledger" -}}
+{{- $sections := dict "amqp" "amqp" "webex" "instant_connect" "hosts" "hosts" "webex-connect" "webex_connect" "redis" "ledger" -}}
 {{- range $secret := include "icw.secrets" . | fromJsonArray -}}
 {{- $path := printf "%s/%s/%s" (include "icw.folder" $root) $secret.thing $secret.file -}}
 {{- $_ := set $derived (get $sections $secret.thing) (dict (printf "%s_file" $secret.file) $path) -}}
@@ -211,10 +211,17 @@ the program refuses. JSON strings, numbers, booleans and lists of strings are va
 [{{ $section }}]
 {{- range $key, $value := $keys }}
 {{- if not (kindIs "invalid" $value) }}
-{{ $key }} = {{ toJson $value }}
+{{ $key }} = {{ if kindIs "map" $value }}{{ include "icw.inlineTable" $value }}{{ else }}{{ toJson $value }}{{ end }}
 {{- end }}
 {{- end }}
 {{ end }}
+{{- end }}
+
+{{- /* An inline table of TOML with strings. */}}
+{{- define "icw.inlineTable" -}}
+{{- $entries := list -}}
+{{- range $key, $value := . }}{{ $entries = append $entries (printf "%s = %s" (toJson $key) (toJson $value)) }}{{ end -}}
+{ {{ join ", " $entries }} }
 {{- end }}
 
 {{- /* The port of a URL, or the default port of its scheme. */}}
@@ -243,6 +250,7 @@ the program refuses. JSON strings, numbers, booleans and lists of strings are va
 {{- range .Values.networkPolicy.https.ports }}{{ $ports = append $ports (int64 .) }}{{ end -}}
 {{- $urls := list $settings.instant_connect.url -}}
 {{- if eq $settings.hosts.delivery "webex" }}{{ $urls = append $urls $settings.hosts.webex_url }}{{ end -}}
+{{- if eq $settings.guests.delivery "webex-connect" }}{{ $urls = append $urls $settings.webex_connect.url }}{{ end -}}
 {{- range .Values.extraEnv -}}
 {{- if and (has (upper .name) (list "HTTPS_PROXY" "HTTP_PROXY" "ALL_PROXY")) .value -}}
 {{- /* A proxy without a scheme is an HTTP proxy, as in the program. */}}
