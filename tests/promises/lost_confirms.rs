@@ -1,13 +1,16 @@
-//! A channel that answers, but on which the broker no longer confirms.
+//! A channel that answers, but on which the broker no longer confirms; and confirms that outlive their delivery.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
+
+use tokio::sync::watch;
 
 use testkit::{
     Rig,
-    frames::{self, BASIC_ACK, Frame},
+    frames::{self, BASIC_ACK, BASIC_DELIVER, Frame},
+    soon,
 };
 
 /// Method of AMQP 0-9-1.
@@ -41,4 +44,45 @@ async fn channel_without_confirms_is_replaced() {
     let lost = worker.output.logged("lost connection to broker; reconnecting");
     assert!(lost.iter().all(|one| one["connection"] != "publish"), "{lost:?}");
     worker.stop().await;
+}
+
+/// The broker stored the links of an event, and confirms them late. Meanwhile the connection of the consumer ends, and that of the
+/// publisher does not.
+#[tokio::test]
+async fn links_with_late_confirms_outlive_the_consumers_connection() {
+    let rig = Rig::new().await;
+    let (cut, held) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(0));
+    let (has_cut, count) = (Arc::clone(&cut), held.clone());
+    // Holds the first confirms until the connection of the consumer was cut at the next event and the redelivery was settled.
+    let url = frames::relay(rig.url(), move || {
+        let (cut, count, mut late) = (Arc::clone(&has_cut), count.clone(), Vec::new());
+        move |frame: Frame| {
+            if frame.is(BASIC_ACK) && !cut.load(Ordering::Relaxed) {
+                late.push(frame);
+                count.send_modify(|count| *count += 1);
+                return Vec::new();
+            }
+            if frame.is(BASIC_ACK) {
+                return late.drain(..).chain([frame]).collect();
+            }
+            let is_event = frame.is(BASIC_DELIVER) && frame.contains("session.start");
+            if is_event && *count.borrow() > 0 && !cut.swap(true, Ordering::Relaxed) {
+                return vec![Frame::close_connection()];
+            }
+            vec![frame]
+        }
+    })
+    .await;
+    let worker = rig.start(&[("amqp.url", &url)]).await;
+    rig.publish(1).await;
+    let mut arrived = held.subscribe();
+    soon("a confirm", arrived.wait_for(|held| *held > 0)).await.unwrap();
+    rig.publish(2).await;
+    worker.output.until("intended outcome: done", 1).await;
+    worker.output.until("\"stage\":\"link\",\"outcome\":\"done\"", 2).await;
+    rig.until_experts_have(2).await;
+    worker.stop().await;
+    assert_eq!(rig.amqp.depth(&rig.name("guests")).await.unwrap().0, 2, "one message for each guest");
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    assert_eq!(rig.sandbox.counts().messages, 2);
 }

@@ -14,6 +14,8 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 /// The method of a confirm.
 pub const BASIC_ACK: [u8; 4] = [0, 60, 0, 80];
+/// The method of a delivery.
+pub const BASIC_DELIVER: [u8; 4] = [0, 60, 0, 60];
 /// Bytes of a confirm: of its frame's head, its method, its number, its flags, and the end of its frame.
 const ACK_BYTES: usize = 7 + 4 + 8 + 1 + 1;
 
@@ -21,6 +23,18 @@ const ACK_BYTES: usize = 7 + 4 + 8 + 1 + 1;
 pub struct Frame(Vec<u8>);
 
 impl Frame {
+    /// The broker closes the connection, as at an operator's request.
+    #[must_use]
+    pub fn close_connection() -> Self {
+        // Channel 0, 11 bytes; class, method, reply code 320; no text, and no method that was the cause.
+        Self(vec![METHOD, 0, 0, 0, 0, 0, 11, 0, 10, 0, 50, 1, 64, 0, 0, 0, 0, 0, 0xCE])
+    }
+
+    /// True if the frame contains `text`.
+    pub fn contains(&self, text: &str) -> bool {
+        self.0.windows(text.len()).any(|part| part == text.as_bytes())
+    }
+
     pub fn channel(&self) -> [u8; 2] {
         [self.0[1], self.0[2]]
     }

@@ -17,8 +17,16 @@ mod refusals;
 mod session;
 mod task;
 
-use std::sync::Arc;
+use std::{
+    future::{Future, pending},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use futures_util::future::{Either, select};
 use lapin::BasicProperties;
 use strum::IntoStaticStr;
 use tokio::{
@@ -92,6 +100,19 @@ pub struct PublishJob {
     pub reply: oneshot::Sender<Result<(), PublishError>>,
     /// Held until the message is answered or dropped, also if its caller has given up.
     pub room: Option<OwnedSemaphorePermit>,
+    pub turn: PublishTurn,
+}
+
+/// Decides if a message is published or withdrawn. Publisher and caller share it, and the first of them decides.
+#[derive(Clone, Debug, Default)]
+pub struct PublishTurn(Arc<AtomicBool>);
+
+impl PublishTurn {
+    /// True for the first of publisher and caller.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 impl Publisher {
@@ -127,6 +148,19 @@ impl Publisher {
         self.publish_in(publication, None).await
     }
 
+    /// As [`Publisher::publish`], but withdraws the message if `gone` resolves before the publisher takes it. After that, the broker
+    /// may store the message, so its result is still awaited.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub(super) async fn publish_unless(
+        &self,
+        publication: Publication,
+        gone: impl Future<Output = ()>,
+    ) -> Result<(), PublishError> {
+        self.publish_job(publication, None, gone).await
+    }
+
     /// As [`Publisher::publish`]. `room` is held while the message is in memory, also if the caller gives up.
     ///
     /// # Errors
@@ -136,10 +170,34 @@ impl Publisher {
         publication: Publication,
         room: Option<OwnedSemaphorePermit>,
     ) -> Result<(), PublishError> {
+        self.publish_job(publication, room, pending()).await
+    }
+
+    /// Queues `job` for the publisher.
+    ///
+    /// # Errors
+    /// [`PublishError::Ended`].
+    pub async fn send(&self, job: PublishJob) -> Result<(), PublishError> {
+        self.0.send(job).await.map_err(|_| PublishError::Ended)
+    }
+
+    async fn publish_job(
+        &self,
+        publication: Publication,
+        room: Option<OwnedSemaphorePermit>,
+        gone: impl Future<Output = ()>,
+    ) -> Result<(), PublishError> {
         let (reply, answer) = oneshot::channel();
-        let delivery = Span::current();
-        let job = PublishJob { publication, delivery, reply, room };
-        self.0.send(job).await.map_err(|_| PublishError::Ended)?;
-        answer.await.unwrap_or(Err(PublishError::Ended))
+        let (delivery, turn) = (Span::current(), PublishTurn::default());
+        let job = PublishJob { publication, delivery, reply, room, turn: turn.clone() };
+        let answered = pin!(async {
+            self.send(job).await?;
+            answer.await.unwrap_or(Err(PublishError::Ended))
+        });
+        match select(answered, pin!(gone)).await {
+            Either::Left((result, _)) => result,
+            Either::Right(((), _)) if turn.take() => Err(PublishError::Unknown),
+            Either::Right(((), answered)) => answered.await,
+        }
     }
 }

@@ -150,7 +150,7 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
                 Some((id, confirmation)) = self.confirms.next() => self.handle_confirm(id, confirmation).await?,
                 job = jobs.recv(), if open && stale.is_none() && !self.is_paused() && self.pending.len() < OUTSTANDING_MAX => match job {
                     // The caller has given up, and its delivery is requeued.
-                    Some(job) if job.reply.is_closed() => {}
+                    Some(job) if job.reply.is_closed() || !job.turn.take() => {}
                     Some(job) => self.publish(job).await,
                     None => open = false,
                 },
@@ -262,7 +262,7 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
     /// Starts to publish a message. Several messages wait to be written at the same time, so that lapin's thread writes
     /// them together.
     async fn publish(&mut self, job: PublishJob) {
-        let PublishJob { publication, delivery, reply, room } = job;
+        let PublishJob { publication, delivery, reply, room, turn: _ } = job;
         let key = MessageKey::of(&publication.exchange, &publication.routing_key, &publication.properties);
         let id = self.next;
         self.next += 1;

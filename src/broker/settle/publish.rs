@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::{DeliveryContext, Settler};
@@ -56,8 +56,8 @@ impl Settler {
     }
 
     /// Publishes all messages, and repeats those that were not confirmed. Ends when all are confirmed, one is
-    /// unroutable, the processing time is over or the delivery's channel is closed. Calls `confirmed` for each
-    /// confirmed message at once.
+    /// unroutable or the processing time is over. Once the delivery's channel is closed, no message is published any more, but the
+    /// confirms of a stage's messages are still awaited. Calls `confirmed` for each confirmed message at once.
     pub(super) async fn publish(
         &self,
         context: &DeliveryContext,
@@ -90,8 +90,9 @@ impl Settler {
             // The publisher redeclares a missing queue of ours, and those of a stage's messages if this program declares
             // them. The next try then finds the queue. A message returned after that is of no interest.
             let ours = sending.iter().all(|one| one.publication.exchange.is_empty());
+            let gone = gone(&context.receipt).shared();
             let publish = |(position, one): (usize, &Sending)| {
-                let publish = self.publisher.publish(one.publication.clone());
+                let publish = self.publisher.publish_unless(one.publication.clone(), gone.clone());
                 async move { (position, publish.await) }
             };
             let mut answers: FuturesUnordered<_> = sending.iter().enumerate().map(publish).collect();
@@ -107,7 +108,9 @@ impl Settler {
             let ended = tokio::select! {
                 biased;
                 () = answered => false,
-                () = gone(&context.receipt, until) => true,
+                // The redelivered message gets a copy of its own.
+                () = gone.clone(), if ours => true,
+                () = sleep_until(until) => true,
             };
             let keys = unroutable(sending, &results);
             let mut failed = results.iter().map(Result::is_err);
@@ -134,9 +137,9 @@ impl Settler {
     }
 }
 
-/// Resolves when the delivery's channel is closed, or at `until`.
-async fn gone(receipt: &Receipt, until: Instant) {
-    while receipt.usable() && Instant::now() < until {
+/// Resolves when the delivery's channel is closed.
+async fn gone(receipt: &Receipt) {
+    while receipt.usable() {
         sleep(Duration::from_secs(1)).await;
     }
 }

@@ -120,6 +120,12 @@ impl Rig {
         self.settler.settle(&context, &Message::default(), outcome, verdict).await
     }
 
+    /// Closes the delivery's channel while its messages are published.
+    async fn closes_soon(&self) {
+        sleep(Duration::from_millis(100)).await;
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
     fn published(&self) -> Vec<String> {
         self.published.lock().unwrap().clone()
     }
@@ -131,7 +137,10 @@ async fn answer(
     published: Arc<Mutex<Vec<String>>>,
 ) {
     let (mut answers, mut unanswered) = (answers.into_iter(), Vec::new());
-    while let Some(PublishJob { publication, reply, .. }) = jobs.recv().await {
+    while let Some(PublishJob { publication, reply, turn, .. }) = jobs.recv().await {
+        if reply.is_closed() || !turn.take() {
+            continue;
+        }
         published.lock().unwrap().push(publication.routing_key);
         let answer = match answers.next().unwrap_or(Says(Ok(()))) {
             Says(answer) => answer,
@@ -391,14 +400,43 @@ async fn settling_ends_at_once_without_publisher_time_or_channel() {
     assert_eq!(settlement, Settlement::of(Settled::Unfulfilled, PublishError::Unknown.to_string()));
     assert_eq!(before.elapsed(), Duration::ZERO);
 
-    let cut = Rig::new(LONG, vec![Nothing]);
-    let (settlement, ()) = tokio::join!(cut.settle(LONG, links()), async {
-        sleep(Duration::from_millis(100)).await;
-        cut.closed.store(true, Ordering::Relaxed);
-    });
+    // The publisher has not taken the message.
+    let mut cut = Rig::new(LONG, Vec::new());
+    let (publisher, _jobs) = Publisher::queue();
+    cut.settler.publisher = publisher;
+    let (settlement, ()) = tokio::join!(cut.settle(LONG, links()), cut.closes_soon());
     let reason = "the channel is closed; intended outcome: unfulfilled".to_owned();
+    assert_eq!(settlement, Settlement::of(Settled::Lost, reason.clone()));
+
+    // The redelivered message is copied again.
+    let copied = Rig::new(LONG, vec![Nothing]);
+    let (settlement, ()) = tokio::join!(copied.settle(LONG, fails()), copied.closes_soon());
     assert_eq!(settlement, Settlement::of(Settled::Lost, reason));
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+/// The connections of consumer and publisher are independent: the broker confirms what it stored although the delivery is lost.
+#[tokio::test(start_paused = true)]
+async fn links_confirmed_after_the_channel_closed_are_recorded() {
+    let late = Duration::from_secs(120);
+    let refused = Says(Err(PublishError::Nacked));
+    for (answers, intended, confirmed, published) in [
+        (vec![Says(Ok(())), ConfirmsAfter(late)], "done", vec![0, 1], 2),
+        (vec![refused, ConfirmsAfter(late)], "unfulfilled", vec![1], 2),
+        // The publisher takes the second message later, and does not publish it.
+        (vec![ConfirmsAfter(late)], "unfulfilled", vec![0], 1),
+    ] {
+        let rig = Rig::new(LONG, answers);
+        let links = Vec::from([Channel::Sms, Channel::Whatsapp].map(link));
+        let (ids, ledger) = ([links[0].message_id, links[1].message_id], RecordingLedger::default());
+        let outcome = Outcome::Done(Batch::followed_by(links, ledger.clone()));
+        let (settlement, ()) = tokio::join!(rig.settle(LONG, outcome), rig.closes_soon());
+        let reason = format!("the channel is closed; intended outcome: {intended}");
+        assert_eq!(settlement, Settlement::of(Settled::Lost, reason));
+        let learned = ledger.learned().pop().unwrap_or_default();
+        assert_eq!(learned, confirmed.iter().map(|link| ids[*link]).collect::<Vec<_>>());
+        assert_eq!(rig.published(), ["guest.sms", "guest.whatsapp"][..published], "once");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -78,6 +78,7 @@ impl Checker {
         if let Some(seen) = self.open.remove(&tag).and_then(|open| self.seen.get_mut(&open.of)) {
             seen.open -= 1;
             seen.excuses += 1;
+            seen.excused_alive += u32::from(lives);
             seen.may_publish_late |= lives;
             seen.deaths += u32::from(!lives);
             // Many deliveries to workers that die are no loop.

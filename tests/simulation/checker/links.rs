@@ -208,7 +208,8 @@ impl Checker {
             .filter(|seen| seen.is_event())
             .filter(|seen| self.events[seen.event].links.iter().any(|wanted| wanted.message_id == id))
             .collect();
-        let allowed = 1 + of.iter().map(|seen| seen.excuses + seen.unrecorded).sum::<u32>();
+        let excused = |seen: &&SeenMessage| seen.excuses - seen.excused_alive + seen.unrecorded;
+        let allowed = 1 + of.iter().map(excused).sum::<u32>();
         let times = self.links.times.entry(id).or_default();
         *times += 1;
         let often = *times > allowed;

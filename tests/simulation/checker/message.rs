@@ -22,6 +22,8 @@ pub(super) struct SeenMessage {
     pub(super) inputs: u32,
     /// Number of acks or confirms that may have been lost.
     pub(super) excuses: u32,
+    /// How many of them were deliveries taken back from a running worker, which still receives and records the confirms.
+    pub(super) excused_alive: u32,
     pub(super) acks: u32,
     pub(super) open: u32,
     /// Copies in delay queues and the dead queue, and how many of them an ack has used.

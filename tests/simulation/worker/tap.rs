@@ -1,8 +1,7 @@
 //! Listens between the settlers and the publisher: the rules must know which confirms the worker has received.
 
 use instant_connect_worker::broker::publisher::{PublishError, PublishJob, Publisher};
-use tokio::task::JoinHandle;
-use tracing::Instrument;
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::world::Life;
 
@@ -18,10 +17,16 @@ pub(super) fn tap(life: Life, publisher: Publisher) -> (Publisher, JoinHandle<()
 }
 
 async fn forward(life: Life, publisher: Publisher, job: PublishJob) {
-    let PublishJob { publication, delivery, mut reply, room: _room } = job;
+    let PublishJob { publication, delivery, mut reply, room, turn } = job;
+    let (answer, answered) = oneshot::channel();
+    let job = PublishJob { publication: publication.clone(), delivery, reply: answer, room, turn };
+    let answered = async {
+        publisher.send(job).await?;
+        answered.await.unwrap_or(Err(PublishError::Ended))
+    };
     let result = tokio::select! {
         biased;
-        result = publisher.publish(publication.clone()).instrument(delivery) => Some(result),
+        result = answered => Some(result),
         () = reply.closed() => None,
     };
     // A dead worker does not get the result.
