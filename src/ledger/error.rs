@@ -17,6 +17,8 @@ pub enum LedgerError {
         /// Text of the system's error.
         reason: String,
     },
+    /// The disk of the file did not respond in time.
+    Stalled { path: PathBuf, limit: Duration },
     /// The URL is not a Redis URL.
     Url {
         /// The expected form.
@@ -57,6 +59,9 @@ impl LedgerError {
             }
             Self::Full { path } => format!("{}: disk full", path.display()),
             Self::File { path, reason } => format!("{}: {reason}", path.display()),
+            Self::Stalled { path, limit } => {
+                format!("{}: no response from the disk within {} s", path.display(), limit.as_secs())
+            }
             Self::Url { problem } => format!("ledger.url: {problem}"),
             Self::UrlFile { path, reason } => format!("ledger.url_file {}: {reason}", path.display()),
             Self::Unreachable { reason } => format!("cannot reach Redis: {reason}"),
@@ -85,6 +90,7 @@ impl LedgerError {
             ),
             Self::Full { .. } => Some("free some space, writes resume automatically"),
             Self::File { .. } => Some("check ledger.path, the owner of the file and the disk"),
+            Self::Stalled { .. } => Some("check the volume of ledger.path, writes resume automatically"),
             Self::Unreachable { .. } => {
                 Some("check ledger.url (or ledger.url_file) and that Redis is running")
             }
@@ -100,7 +106,11 @@ impl LedgerError {
 impl fmt::Display for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let prefix = match self {
-            Self::InUse { .. } | Self::Damaged { .. } | Self::Full { .. } | Self::File { .. } => "ledger ",
+            Self::InUse { .. }
+            | Self::Damaged { .. }
+            | Self::Full { .. }
+            | Self::File { .. }
+            | Self::Stalled { .. } => "ledger ",
             // These name the setting.
             Self::Url { .. } | Self::UrlFile { .. } => "",
             _ => "ledger: ",
@@ -123,6 +133,11 @@ mod tests {
             (
                 LedgerError::Full { path: path.clone() },
                 "ledger /data/ledger: disk full; hint: free some space, writes resume automatically",
+            ),
+            (
+                LedgerError::Stalled { path: path.clone(), limit: Duration::from_secs(5) },
+                "ledger /data/ledger: no response from the disk within 5 s; hint: check the volume of ledger.path, writes resume \
+                 automatically",
             ),
             (
                 LedgerError::UrlFile { path, reason: "empty".to_owned() },

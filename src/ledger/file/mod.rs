@@ -1,5 +1,8 @@
 //! A ledger in a file. Reads see the last commit and never wait for a write. All writes go through one thread, which
 //! commits waiting writes together. The keys are also kept in memory, so that a claim of a new key reads nothing.
+//!
+//! A disk may hang instead of failing. Each operation therefore has a time limit, and while one commit takes longer than that, all others
+//! fail at once. A write whose caller has given up stays with the writer and keeps its claim, so it counts when the disk responds again.
 
 mod database;
 pub(super) mod inspect;
@@ -8,21 +11,21 @@ mod writer;
 
 use std::{
     fmt,
-    future::ready,
+    future::{Future, ready},
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError, RwLock, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::redb::Database;
 use futures_util::future::BoxFuture;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::spawn_blocking,
-    time::interval,
+    time::{interval, timeout},
 };
 
 use super::{
@@ -40,9 +43,15 @@ const QUEUE_MAX: usize = 1024;
 /// Interval of the removal of expired entries, if no write removes them.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// Time limit for each operation.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Maximum number of reads at the same time. Reads of a disk that hangs must not use up the threads that other parts need.
+const READS_MAX: usize = 16;
+
 /// An open file.
 pub(super) struct File {
     shared: Arc<SharedFile>,
+    reads: Arc<Semaphore>,
     /// `None` after the file is closed.
     jobs: Mutex<Option<mpsc::Sender<WriteJob>>>,
     /// True when the writer thread has ended.
@@ -56,6 +65,10 @@ struct SharedFile {
     /// The database, or the error that made it unusable. After an I/O error, the writer opens the database again.
     database: RwLock<Result<Arc<Database>, LedgerError>>,
     commits: AtomicU64,
+    /// Time since which the writer has worked on its current job.
+    busy_since: Mutex<Option<Instant>>,
+    /// Time limit for each operation.
+    limit: Duration,
     clock: Clock,
     keys: KnownKeys,
 }
@@ -82,21 +95,14 @@ impl File {
         };
         let opened = spawn_blocking(open).await;
         let (database, keys) = opened.unwrap_or(Err(LedgerError::Closed))?;
-        Self::start(path, database, keys, Box::new(move || database::open(&again, false)), clock)
+        let reopen = Box::new(move || database::open(&again, false));
+        let shared = SharedFile::new(path, database, keys, reopen, LIMIT, clock);
+        Self::start(Arc::new(shared))
     }
 
-    fn start(
-        path: PathBuf,
-        database: Database,
-        keys: KnownKeys,
-        opener: Opener,
-        clock: Clock,
-    ) -> Result<Arc<Self>, LedgerError> {
+    fn start(shared: Arc<SharedFile>) -> Result<Arc<Self>, LedgerError> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (ends, finished) = watch::channel(false);
-        let database = RwLock::new(Ok(Arc::new(database)));
-        let commits = AtomicU64::new(0);
-        let shared = Arc::new(SharedFile { path: path.clone(), opener, database, commits, clock, keys });
         let writer = Writer::new(receiver, shared.clone());
         let run = move || {
             writer.run();
@@ -105,8 +111,9 @@ impl File {
         std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(run)
-            .map_err(|error| LedgerError::File { path, reason: error.to_string() })?;
-        let file = Arc::new(Self { shared, jobs: Mutex::new(Some(sender)), finished });
+            .map_err(|error| LedgerError::File { path: shared.path.clone(), reason: error.to_string() })?;
+        let (reads, jobs) = (Arc::new(Semaphore::new(READS_MAX)), Mutex::new(Some(sender)));
+        let file = Arc::new(Self { shared, reads, jobs, finished });
         tokio::spawn(sweep(Arc::downgrade(&file)));
         Ok(file)
     }
@@ -120,12 +127,26 @@ impl File {
         &self,
         read: impl FnOnce(&Database) -> Result<T, ::redb::Error> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let shared = self.shared.clone();
-        let answer = spawn_blocking(move || {
-            let database = shared.database()?;
-            database::guard(&shared.path, || read(&database))
-        });
-        answer.await.unwrap_or(Err(LedgerError::Closed))
+        let (shared, reads) = (self.shared.clone(), self.reads.clone());
+        let answer = async {
+            let permit = reads.acquire_owned().await.map_err(|_| LedgerError::Closed)?;
+            let answer = spawn_blocking(move || {
+                // Held until the disk responds, also if the caller has given up.
+                let _permit = permit;
+                let database = shared.database()?;
+                database::guard(&shared.path, || read(&database))
+            });
+            answer.await.unwrap_or(Err(LedgerError::Closed))
+        };
+        self.in_time(answer).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, LedgerError>>,
+    ) -> Result<T, LedgerError> {
+        self.shared.responds()?;
+        timeout(self.shared.limit, answer).await.unwrap_or_else(|_| Err(self.shared.stalled()))
     }
 }
 
@@ -137,7 +158,7 @@ impl EntryStore for File {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
         if self.shared.keys.is_absent(key) {
             // A file that cannot be used is reported, also if the entry would not be in it.
-            let absent = self.shared.database().map(|_| None);
+            let absent = self.shared.responds().and_then(|()| self.shared.database()).map(|_| None);
             return Box::pin(ready(absent));
         }
         let key = key.to_owned();
@@ -150,7 +171,7 @@ impl EntryStore for File {
         change: Change,
         guard: Option<Arc<KeyGuard>>,
     ) -> BoxFuture<'a, Result<(), LedgerError>> {
-        Box::pin(async move {
+        Box::pin(self.in_time(async move {
             let jobs = self.jobs().ok_or(LedgerError::Closed)?;
             let (done, answer) = oneshot::channel();
             jobs.send(WriteJob::Write(Write { key: key.to_owned(), change, guard, done }))
@@ -158,7 +179,7 @@ impl EntryStore for File {
                 .map_err(|_| LedgerError::Closed)?;
             drop(jobs);
             answer.await.unwrap_or(Err(LedgerError::Closed))
-        })
+        }))
     }
 
     fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
@@ -179,6 +200,32 @@ impl EntryStore for File {
 }
 
 impl SharedFile {
+    fn new(
+        path: PathBuf,
+        database: Database,
+        keys: KnownKeys,
+        opener: Opener,
+        limit: Duration,
+        clock: Clock,
+    ) -> Self {
+        let (database, busy_since) = (RwLock::new(Ok(Arc::new(database))), Mutex::default());
+        Self { path, opener, database, commits: AtomicU64::new(0), busy_since, limit, clock, keys }
+    }
+
+    /// Fails if the writer's current job exceeds the time limit. Further jobs would only wait behind it.
+    fn responds(&self) -> Result<(), LedgerError> {
+        let since = *self.busy_since();
+        if since.is_some_and(|since| since.elapsed() >= self.limit) { Err(self.stalled()) } else { Ok(()) }
+    }
+
+    fn stalled(&self) -> LedgerError {
+        LedgerError::Stalled { path: self.path.clone(), limit: self.limit }
+    }
+
+    fn busy_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.busy_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn database(&self) -> Result<Arc<Database>, LedgerError> {
         self.database.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

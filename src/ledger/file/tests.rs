@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering::SeqCst},
 };
 
@@ -11,16 +12,44 @@ use redb::{Builder, StorageBackend, backends::FileBackend};
 use super::*;
 use crate::ledger::entry::EntryState;
 
-/// A file on a disk that is full while `full` is set.
+/// A file on a disk that is full while `full` is set, and does not respond while `hangs` is set.
 #[derive(Debug)]
 struct FaultyDisk {
     file: FileBackend,
+    faults: DiskFaults,
+}
+
+#[derive(Clone, Debug, Default)]
+struct DiskFaults {
     full: Arc<AtomicBool>,
+    hangs: Arc<AtomicBool>,
+}
+
+impl DiskFaults {
+    /// Opens the file at `path` on such a disk.
+    fn file(&self, path: &Path, limit: Duration) -> Arc<File> {
+        drop(database::open(path, true).unwrap());
+        let opener: Opener = {
+            let (path, faults) = (path.to_owned(), self.clone());
+            Box::new(move || {
+                let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+                let disk = FaultyDisk { file: FileBackend::new(file).unwrap(), faults: faults.clone() };
+                database::guard(&path, || Ok(Builder::new().create_with_backend(disk)?))
+            })
+        };
+        let (database, keys) = (opener().unwrap(), KnownKeys::default());
+        keys.read(path, &database);
+        let shared = SharedFile::new(path.to_owned(), database, keys, opener, limit, Clock::system());
+        File::start(Arc::new(shared)).unwrap()
+    }
 }
 
 impl FaultyDisk {
     fn check_space(&self) -> io::Result<()> {
-        if self.full.load(SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        while self.faults.hangs.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if self.faults.full.load(SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
 
@@ -51,19 +80,9 @@ fn entry(byte: u8) -> Change {
 async fn full_disk_that_has_space_again_recovers_without_loss() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
-    drop(database::open(&path, true).unwrap());
-    let full = Arc::new(AtomicBool::new(false));
-    let opener: Opener = {
-        let (path, full) = (path.clone(), full.clone());
-        Box::new(move || {
-            let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-            let disk = FaultyDisk { file: FileBackend::new(file).unwrap(), full: full.clone() };
-            database::guard(&path, || Ok(Builder::new().create_with_backend(disk)?))
-        })
-    };
-    let (database, keys) = (opener().unwrap(), KnownKeys::default());
-    keys.read(&path, &database);
-    let file = File::start(path.clone(), database, keys, opener, Clock::system()).unwrap();
+    let faults = DiskFaults::default();
+    let full = Arc::clone(&faults.full);
+    let file = faults.file(&path, LIMIT);
     file.write("before", entry(1), None).await.unwrap();
     full.store(true, SeqCst);
     for _ in 0..2 {
@@ -77,6 +96,30 @@ async fn full_disk_that_has_space_again_recovers_without_loss() {
     assert_eq!(file.get("after").await.unwrap().unwrap().bytes, [3]);
     file.finish().await;
     assert_eq!(file.get("after").await, Err(LedgerError::Closed));
+}
+
+/// The volume stalls inside a commit: nothing fails, and nothing returns.
+#[tokio::test]
+async fn disk_that_hangs_is_an_error_until_it_responds_and_late_writes_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    let (faults, limit) = (DiskFaults::default(), Duration::from_millis(200));
+    let file = faults.file(&path, limit);
+    file.write("before", entry(1), None).await.unwrap();
+    let stalled = LedgerError::Stalled { path, limit };
+    faults.hangs.store(true, SeqCst);
+    for (key, byte) in [("late", 2), ("later", 3)] {
+        assert_eq!(file.write(key, entry(byte), None).await, Err(stalled.clone()));
+    }
+    assert_eq!(file.get("unknown").await, Err(stalled.clone()), "no claim of a new key without the disk");
+    assert_eq!(file.get("before").await, Err(stalled));
+    faults.hangs.store(false, SeqCst);
+    while file.write("after", entry(4), None).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    for (key, byte) in [("before", 1), ("late", 2), ("after", 4)] {
+        assert_eq!(file.get(key).await.unwrap().unwrap().bytes, [byte], "{key}");
+    }
 }
 
 #[test]
@@ -148,7 +191,7 @@ fn inspection_of_a_folder_is_an_error() {
 
 #[test]
 fn io_errors_are_mapped_to_ledger_errors() {
-    let path = std::path::Path::new("ledger");
+    let path = Path::new("ledger");
     let mapped = |kind: io::ErrorKind| {
         let error = || -> Result<(), ::redb::Error> { Err(::redb::Error::Io(kind.into())) };
         database::guard(path, error).unwrap_err()

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::redb::Database;
@@ -61,20 +61,26 @@ impl Writer {
             }
             let writes = self.gather(job);
             busy = writes.len() >= BUSY;
+            *self.shared.busy_since() = Some(Instant::now());
             if writes.is_empty() {
                 self.sweep();
-                continue;
+            } else {
+                self.write(writes);
             }
-            fault::point("ledger", "asked");
-            let result = self.commit(&writes, sweep_max(writes.len()));
-            fault::point("ledger", "written");
-            for write in writes {
-                // In this order: after the caller has its result, only its lease still holds the claim.
-                drop(write.guard);
-                _ = write.done.send(result.clone());
-            }
+            *self.shared.busy_since() = None;
         }
         self.shared.set_database(Err(LedgerError::Closed));
+    }
+
+    fn write(&self, writes: Vec<Write>) {
+        fault::point("ledger", "asked");
+        let result = self.commit(&writes, sweep_max(writes.len()));
+        fault::point("ledger", "written");
+        for write in writes {
+            // In this order: after the caller has its result, only its lease still holds the claim.
+            drop(write.guard);
+            _ = write.done.send(result.clone());
+        }
     }
 
     /// Collects `first` and the other waiting writes, up to the limits of a commit.
@@ -104,7 +110,9 @@ impl Writer {
                 })
             });
             match expired {
-                Ok(true) if self.commit(&[], SWEEP_MAX).is_ok() && self.jobs.is_empty() => {}
+                Ok(true) if self.commit(&[], SWEEP_MAX).is_ok() && self.jobs.is_empty() => {
+                    *self.shared.busy_since() = Some(Instant::now());
+                }
                 Ok(_) => return,
                 Err(error) => return self.fail(error),
             }
@@ -159,7 +167,7 @@ const fn sweep_max(writes: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{RwLock, atomic::AtomicU64};
+    use std::sync::{Mutex, RwLock, atomic::AtomicU64};
 
     use jiff::Timestamp;
 
@@ -184,6 +192,8 @@ mod tests {
             opener: Box::new(|| Err(LedgerError::Closed)),
             database: RwLock::new(database),
             commits: AtomicU64::new(0),
+            busy_since: Mutex::default(),
+            limit: Duration::MAX,
             clock: Clock::system(),
             keys: KnownKeys::default(),
         };
