@@ -5,15 +5,20 @@ use std::path::Path;
 use super::{CheckGroup, Finding};
 use crate::{
     config::Loaded,
-    ledger::{FileStatus, Ledger, LedgerError, LedgerKind},
+    ledger::{
+        FileStatus, Ledger, LedgerError, LedgerKind,
+        memory::{BYTES_MAX, ENTRIES_MAX},
+    },
 };
 
 const WHAT: &str = "ledger";
 
 pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
     match loaded.ledger() {
-        LedgerKind::Memory | LedgerKind::Recent { .. } => {
-            vec![CheckGroup::Ledger.pass(WHAT, "kept in memory; nothing to check")]
+        LedgerKind::Memory => {
+            let mebibytes = BYTES_MAX / (1024 * 1024);
+            let kept = format!("kept in memory: the latest {ENTRIES_MAX} entries, at most {mebibytes} MiB");
+            vec![CheckGroup::Ledger.pass(WHAT, kept)]
         }
         LedgerKind::File { path } => vec![file(&path, Ledger::inspect(path.clone()).await)],
         kind @ LedgerKind::Redis { .. } => redis(kind).await,

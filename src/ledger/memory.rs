@@ -1,13 +1,14 @@
 //! A ledger that lives as long as the process.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use tracing::warn;
 
 use super::{
     LedgerError,
@@ -19,57 +20,93 @@ use crate::clock::Clock;
 
 /// Maximum number of expired entries that one write removes. More than one, so that removal is faster than growth.
 const SWEEP_MAX: usize = 64;
+/// Maximum number of entries.
+pub(crate) const ENTRIES_MAX: usize = 100_000;
+/// Maximum size of all entries, in bytes. The container of an ingress has 192 MiB.
+pub(crate) const BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Memory of an entry without its key and value, in bytes.
+const OVERHEAD: usize = 256;
 
-/// Entries by key and by expiry time.
+/// Entries by key, by expiry time and by age. If there are too many, the oldest are forgotten.
 pub struct Memory {
     entries: Mutex<MemoryEntries>,
     entries_max: usize,
+    bytes_max: usize,
     clock: Clock,
 }
 
 #[derive(Default)]
 struct MemoryEntries {
-    by_key: HashMap<String, Entry>,
+    by_key: HashMap<String, KeptEntry>,
     by_expiry: BTreeSet<(Timestamp, String)>,
+    by_age: BTreeMap<u64, String>,
+    bytes: usize,
+    /// Number of the next entry.
+    next: u64,
+    /// Number of entries that were forgotten before they expired.
+    forgotten: u64,
+}
+
+struct KeptEntry {
+    entry: Entry,
+    /// Number in the order of writing.
+    number: u64,
+}
+
+/// Memory of an entry, in bytes. The key is kept three times.
+const fn size(key: &str, entry: &Entry) -> usize {
+    OVERHEAD + 3 * key.len() + entry.bytes.len()
 }
 
 /// Leaves the keys out, because an event id may contain a phone number.
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Memory({})", self.size())
+        write!(f, "Memory({})", self.len())
     }
 }
 
 impl Memory {
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self::bounded(clock, usize::MAX)
+        Self::bounded(clock, ENTRIES_MAX, BYTES_MAX)
     }
 
-    /// A ledger that forgets the entries that would expire first, if there are more than `entries_max`.
-    pub(crate) fn bounded(clock: Clock, entries_max: usize) -> Self {
-        Self { entries: Mutex::default(), entries_max, clock }
+    fn bounded(clock: Clock, entries_max: usize, bytes_max: usize) -> Self {
+        Self { entries: Mutex::default(), entries_max, bytes_max, clock }
     }
 
     #[must_use]
     pub fn find(&self, key: &str) -> Option<Entry> {
-        self.lock().by_key.get(key).cloned()
+        self.lock().by_key.get(key).map(|kept| kept.entry.clone())
     }
 
     pub fn put(&self, key: &str, entry: Entry) {
         let mut entries = self.lock();
         entries.remove(key);
-        entries.by_expiry.insert((entry.until, key.to_owned()));
-        entries.by_key.insert(key.to_owned(), entry);
+        entries.add(key, entry);
         entries.sweep(self.clock.steady());
-        while entries.by_key.len() > self.entries_max && entries.forget_first() {}
+        while entries.by_key.len() > self.entries_max || entries.bytes > self.bytes_max {
+            let Some((_, key)) = entries.by_age.first_key_value() else { break };
+            let key = key.clone();
+            entries.remove(&key);
+            entries.forgotten += 1;
+            // More and more rarely.
+            if entries.forgotten.is_power_of_two() {
+                warn!(
+                    forgotten = entries.forgotten,
+                    entries_max = self.entries_max,
+                    bytes_max = self.bytes_max,
+                    "the ledger in memory is full and forgets its oldest entries; if their events are repeated, they are processed again"
+                );
+            }
+        }
     }
 
     pub fn remove(&self, key: &str) {
         self.lock().remove(key);
     }
 
-    fn size(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.lock().by_key.len() as u64
     }
 
@@ -104,13 +141,24 @@ impl EntryStore for Memory {
     }
 
     fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
-        Box::pin(async move { Ok(Some(self.size())) })
+        Box::pin(async move { Ok(Some(self.len())) })
     }
 }
 
 impl MemoryEntries {
+    fn add(&mut self, key: &str, entry: Entry) {
+        let number = self.next;
+        self.next += 1;
+        self.bytes += size(key, &entry);
+        self.by_expiry.insert((entry.until, key.to_owned()));
+        self.by_age.insert(number, key.to_owned());
+        self.by_key.insert(key.to_owned(), KeptEntry { entry, number });
+    }
+
     fn remove(&mut self, key: &str) {
-        if let Some((key, entry)) = self.by_key.remove_entry(key) {
+        if let Some((key, KeptEntry { entry, number })) = self.by_key.remove_entry(key) {
+            self.bytes -= size(&key, &entry);
+            self.by_age.remove(&number);
             self.by_expiry.remove(&(entry.until, key));
         }
     }
@@ -118,17 +166,13 @@ impl MemoryEntries {
     fn sweep(&mut self, now: Timestamp) {
         for _ in 0..SWEEP_MAX {
             match self.by_expiry.first() {
-                Some((until, _)) if *until <= now => _ = self.forget_first(),
+                Some((until, key)) if *until <= now => {
+                    let key = key.clone();
+                    self.remove(&key);
+                }
                 _ => return,
             }
         }
-    }
-
-    /// Removes the entry that expires first. False if there is none.
-    fn forget_first(&mut self) -> bool {
-        let Some((_, key)) = self.by_expiry.pop_first() else { return false };
-        self.by_key.remove(&key);
-        true
     }
 }
 
@@ -147,28 +191,38 @@ mod tests {
         Entry { fingerprint: [0; 32], state: EntryState::Recorded, bytes: Vec::new(), until }
     }
 
+    /// A new entry of a short session stays, however long the sessions of the others are.
     #[test]
-    fn bounded_ledger_forgets_what_would_expire_first() {
-        let memory = Memory::bounded(Clock::system(), 2);
-        for (key, hours) in [("b", 3), ("a", 2), ("c", 4), ("c", 5)] {
-            memory.put(key, entry(memory.clock.now() + SignedDuration::from_hours(hours)));
+    fn full_ledger_forgets_the_oldest_entries() {
+        let clock = Clock::system();
+        let after = |hours| entry(clock.now() + SignedDuration::from_hours(hours));
+        let memory = Memory::bounded(clock.clone(), 2, usize::MAX);
+        for (key, hours) in [("a", 3), ("b", 4), ("a", 5), ("c", 1)] {
+            memory.put(key, after(hours));
         }
-        assert_eq!(memory.size(), 2);
-        assert!(memory.find("a").is_none() && memory.find("b").is_some() && memory.find("c").is_some());
+        assert_eq!(memory.len(), 2);
+        assert!(memory.find("a").is_some() && memory.find("b").is_none() && memory.find("c").is_some());
+
+        let memory = Memory::bounded(clock.clone(), usize::MAX, 2 * 1024 * 1024);
+        let large = || Entry { bytes: vec![0; 1024 * 1024], ..after(1) };
+        for key in ["a", "b", "c"] {
+            memory.put(key, large());
+        }
+        assert_eq!(memory.len(), 1, "two and their keys are larger");
+        assert!(memory.find("c").is_some());
+        memory.remove("c");
+        assert_eq!(memory.lock().bytes, 0);
     }
 
     #[test]
     fn expired_entries_are_removed_in_batches() {
         let memory = Memory::new(Clock::system());
         for number in 0..100 {
-            let (key, until) = (number.to_string(), at(number / 99));
-            let mut entries = memory.lock();
-            entries.by_expiry.insert((until, key.clone()));
-            entries.by_key.insert(key, entry(until));
+            memory.lock().add(&number.to_string(), entry(at(number / 99)));
         }
         let left = |now| {
             memory.lock().sweep(now);
-            memory.size()
+            memory.len()
         };
         assert_eq!([left(at(-1)), left(at(0)), left(at(0)), left(at(1))], [100, 36, 1, 0]);
     }
@@ -182,8 +236,8 @@ mod tests {
         memory.lock().sweep(later);
         assert!(memory.find("k").is_some());
         memory.remove("k");
-        assert!(memory.lock().by_expiry.is_empty());
+        assert!(memory.lock().by_expiry.is_empty() && memory.lock().by_age.is_empty());
         memory.put("expired", entry(at(0)));
-        assert_eq!(memory.size(), 0, "a write removes expired entries");
+        assert_eq!(memory.len(), 0, "a write removes expired entries");
     }
 }

@@ -14,7 +14,7 @@
 //!   queues.
 //! - *Redis*: for several replicas. A claim is a lease of 30 s that is renewed while it is held, so the claim of a
 //!   killed worker expires. Durability depends on the Redis configuration (`appendonly yes`, `appendfsync`).
-//! - *Memory*: lives as long as the process. An ingress of its own keeps the last entries only.
+//! - *Memory*: lives as long as the process, and keeps the latest entries only.
 //!
 //! # Expiry
 //! Each entry has a time from which it counts as absent. Expired entries are removed in bounded batches: by later
@@ -57,13 +57,8 @@ pub const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The configured kind of ledger.
 #[derive(Clone, Debug)]
 pub enum LedgerKind {
-    /// Kept in this process only.
+    /// Kept in this process only, and only the latest entries.
     Memory,
-    /// As [`LedgerKind::Memory`], for a user to whom the last entries suffice.
-    Recent {
-        /// Maximum number of entries.
-        entries_max: usize,
-    },
     /// Kept in a file that only this process may have open.
     File {
         /// Path of the file; created if missing.
@@ -140,9 +135,6 @@ impl Ledger {
         let clock = Clock::system();
         Ok(match kind {
             LedgerKind::Memory => Self::over(Arc::new(Memory::new(clock.clone())), clock),
-            LedgerKind::Recent { entries_max } => {
-                Self::over(Arc::new(Memory::bounded(clock.clone(), entries_max)), clock)
-            }
             LedgerKind::File { path } => Self::over(File::open(path, clock.clone()).await?, clock),
             LedgerKind::Redis { url, prefix, ca_file } => {
                 Self::of(Arc::new(Redis::new(url, prefix, ca_file)?), clock)

@@ -28,16 +28,12 @@ use crate::{
     config::{ConfigError, Loaded},
     fault,
     ingress::{Ingress, IngressError},
-    ledger::{Ledger, LedgerError, LedgerKind},
+    ledger::{Ledger, LedgerError},
     random::Random,
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
     upstream,
 };
-
-/// Maximum number of requests that an ingress of its own remembers in memory, about 40 MB. The stages recognise the repeats of
-/// all events.
-const REQUESTS_MAX: usize = 100_000;
 
 /// Time limit for the ledger's last writes. Confirmed records are already on the disk.
 const LEDGER_CLOSE_MAX: Duration = Duration::from_secs(3);
@@ -92,11 +88,7 @@ pub(crate) async fn run(
     let _admin = config.admin.listen.map(start).transpose()?;
     fault::point("worker", "starting");
     tokio::pin!(shutdown);
-    let kind = match (role, loaded.ledger()) {
-        (WorkerRole::Ingress, LedgerKind::Memory) => LedgerKind::Recent { entries_max: REQUESTS_MAX },
-        (_, kind) => kind,
-    };
-    let Some(ledger) = opened(Ledger::open(kind), &health, &mut shutdown).await? else {
+    let Some(ledger) = opened(Ledger::open(loaded.ledger()), &health, &mut shutdown).await? else {
         return Ok(());
     };
     health.start();

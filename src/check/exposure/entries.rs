@@ -18,7 +18,7 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 
 fn ledger(loaded: &Loaded) -> Finding {
     match loaded.ledger() {
-        LedgerKind::Memory | LedgerKind::Recent { .. } => on(Ledger, loaded, &["ledger.kind"]).warn(
+        LedgerKind::Memory => on(Ledger, loaded, &["ledger.kind"]).warn(
             "the ledger is lost when the worker stops: an event that is repeated later is processed again: its guests and \
              experts get new messages, and its devices are dialled again",
             "set ledger.kind to file, with ledger.path on a persistent volume, or to redis",
