@@ -45,7 +45,7 @@ fn upstream_limits(
     connect_timeout: Period,
     timeout: Period,
     rate_limit_wait: Period,
-    body_bytes_max: Bounded<1024, 1_073_741_824>,
+    body_bytes_max: Bounded<65536, 1_073_741_824>,
 ) -> UpstreamLimits {
     UpstreamLimits {
         connect_timeout: connect_timeout.get(),

@@ -130,7 +130,7 @@ pub struct InstantConnectConfig {
     pub long_url_base: Url,
     pub connect_timeout: Period,
     pub timeout: Period,
-    pub body_bytes_max: Bounded<1024, 1_073_741_824>,
+    pub body_bytes_max: Bounded<65536, 1_073_741_824>,
     pub rate_limit_wait: Period,
     #[serde(deserialize_with = "empty_is_none")]
     pub jwe_alg: Option<JweAlg>,
@@ -166,7 +166,7 @@ pub struct HostsConfig {
     pub token_file: Option<PathBuf>,
     pub connect_timeout: Period,
     pub timeout: Period,
-    pub body_bytes_max: Bounded<1024, 1_073_741_824>,
+    pub body_bytes_max: Bounded<65536, 1_073_741_824>,
     pub rate_limit_wait: Period,
     pub allow_insecure: bool,
 }
@@ -211,7 +211,7 @@ pub struct WebexConnectConfig {
     pub time_zone: values::NonEmpty,
     pub connect_timeout: Period,
     pub timeout: Period,
-    pub body_bytes_max: Bounded<1024, 1_073_741_824>,
+    pub body_bytes_max: Bounded<65_536, 1_073_741_824>,
     pub rate_limit_wait: Period,
     pub allow_insecure: bool,
 }

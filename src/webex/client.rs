@@ -48,7 +48,8 @@ impl WebexClient {
     }
 
     /// Checks if one of the latest messages to the person at `destination` contains `link`. `None` if that cannot be
-    /// known: in a space a bot sees only messages that mention it, and the token may not be allowed to read messages.
+    /// known: in a space a bot sees only messages that mention it, the token may not be allowed to read messages, and a message may be larger
+    /// than a response may be.
     ///
     /// # Errors
     /// As [`WebexClient::send`].
@@ -81,7 +82,7 @@ impl WebexClient {
         let sent = listed::holds(&answer.body, answer.is_whole, link.address.reveal())
             .map_err(|invalid| UpstreamError::malformed(self.upstream.name(), invalid))?;
         answer.mark_ok();
-        Ok(Some(sent))
+        Ok(sent)
     }
 
     /// Sends `link` to the expert at `destination`, within `limit`. Webex has no idempotency key: after a timeout, or a

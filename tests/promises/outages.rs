@@ -369,18 +369,18 @@ async fn call_cut_off_by_session_end_is_not_an_api_failure() {
 #[tokio::test]
 async fn long_message_list_is_read_from_its_beginning() {
     let rig = Rig::new().await;
-    let worker = rig.start(&quick(&[("hosts.body_bytes_max", "16384")])).await;
+    let worker = rig.start(&quick(&[("hosts.body_bytes_max", "65536")])).await;
     let experts = json!({"experts": [{"email": "winnifred-1@example.com"}]});
-    for n in 0..20 {
+    for n in 0..45 {
         rig.publish_event(with_id(&format!("event-{n}")), &event_with(n, &experts)).await;
     }
-    rig.until_experts_have(20).await;
+    rig.until_experts_have(45).await;
     fault(&rig, "messages:cut=body,times=1");
-    rig.publish_event(with_id("event-20"), &event_with(20, &experts)).await;
-    let looked = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::Messages) == 22);
+    rig.publish_event(with_id("event-45"), &event_with(45, &experts)).await;
+    let looked = rig.sandbox.until(|sandbox| sandbox.requests(Endpoint::Messages) == 47);
     soon("a list request", looked).await;
     worker.stop().await;
     rig.assert_queues_are_empty(&rig.amqp).await;
     let counts = rig.sandbox.counts();
-    assert_eq!((counts.messages, counts.message_requests), (21, 22));
+    assert_eq!((counts.messages, counts.message_requests), (46, 47));
 }
