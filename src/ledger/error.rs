@@ -77,6 +77,15 @@ impl LedgerError {
         }
     }
 
+    /// True if the ledger may nevertheless write what failed, now or later.
+    #[must_use]
+    pub const fn may_be_written(&self) -> bool {
+        matches!(
+            self,
+            Self::File { .. } | Self::Stalled { .. } | Self::Unreachable { .. } | Self::Slow { .. }
+        )
+    }
+
     /// Advice for the operator, if there is any.
     #[must_use]
     pub const fn hint(&self) -> Option<&'static str> {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{RESERVE, StartEvents};
+use super::{RESERVE, StartEvents, publish::NotPublished};
 use crate::{
     contract::http::ProblemKind,
     ingress::problem::{HttpProblem, RETRY_SOON},
@@ -58,14 +58,18 @@ impl StartEvents {
         at: Option<Timestamp>,
         remembered_until: Timestamp,
         deadline: Instant,
-    ) -> Result<(), HttpProblem> {
+    ) -> Result<(), NotPublished> {
         let until = (Instant::now() + NOTE_MAX).min(deadline - RESERVE - RESERVE);
         let note = at.unwrap_or_else(|| self.clock.now()).to_string();
         match timeout_at(until, lease.write_note(note.as_bytes(), remembered_until)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(LedgerError::Lost)) => Err(in_flight()),
-            Ok(Err(error)) => self.ledger_failed(&error.to_string()),
-            Err(_) => self.ledger_failed(NO_ANSWER),
+            Ok(Err(LedgerError::Lost)) => Err(NotPublished::Unnoted(in_flight())),
+            // A repeat that finds the note is not the first request.
+            Ok(Err(error)) if error.may_be_written() => {
+                self.ledger_failed(&error.to_string()).map_err(NotPublished::Noted)
+            }
+            Ok(Err(error)) => self.ledger_failed(&error.to_string()).map_err(NotPublished::Unnoted),
+            Err(_) => self.ledger_failed(NO_ANSWER).map_err(NotPublished::Noted),
         }
     }
 
@@ -88,11 +92,11 @@ pub(super) fn first_time(lease: &Lease) -> Option<Timestamp> {
     str::from_utf8(lease.note()?).ok()?.parse().ok()
 }
 
-/// Removes the note of an event that was not published. A failure changes no answer: the next request then has this one's time.
-pub(super) async fn release(lease: Option<Lease>, deadline: Instant) {
-    if let Some(lease) = lease {
-        _ = timeout_at((Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4), lease.release()).await;
-    }
+/// Removes the note of an event that was not published. False if the note may remain: the next request then has this one's time.
+pub(super) async fn release(lease: Option<Lease>, deadline: Instant) -> bool {
+    let Some(lease) = lease else { return true };
+    let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
+    matches!(timeout_at(until, lease.release()).await, Ok(Ok(())))
 }
 
 /// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.

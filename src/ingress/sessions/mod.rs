@@ -168,8 +168,8 @@ impl StartEvents {
         client.count_people(people).map_err(problem::rate_limited)?;
         match self.publish_noted(event, lease, room, within, deadline).await {
             Ok(()) => Ok(accepted),
-            Err(NotPublished::Perhaps(problem)) => Err(problem),
-            Err(NotPublished::Certainly(problem)) => {
+            Err(NotPublished::Noted(problem)) => Err(problem),
+            Err(NotPublished::Unnoted(problem)) => {
                 client.uncount_people(people);
                 Err(problem)
             }

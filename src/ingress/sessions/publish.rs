@@ -27,8 +27,10 @@ const CONFIRM_MAX: Duration = Duration::from_secs(5);
 
 /// The answer to a request whose event is not confirmed.
 pub(super) enum NotPublished {
-    Perhaps(HttpProblem),
-    Certainly(HttpProblem),
+    /// The ledger has a note of the request, or may have it: a repeat is not the first request.
+    Noted(HttpProblem),
+    /// The event is not published, and the ledger has no note of it.
+    Unnoted(HttpProblem),
 }
 
 impl StartEvents {
@@ -44,17 +46,21 @@ impl StartEvents {
         let (remembered_until, is_repeat) =
             (event.remembered_until, lease.as_ref().is_some_and(|lease| lease.note().is_some()));
         if let Some(lease) = &mut lease {
-            let noted = self.note(lease, event.message.published_at, remembered_until, deadline).await;
-            noted.map_err(NotPublished::Certainly)?;
+            self.note(lease, event.message.published_at, remembered_until, deadline).await?;
         }
         match self.publish(event, room, within, deadline).await {
             Ok(()) => {}
             // No queue has it, so the next request is the first one again.
             Err(error @ PublishError::Unroutable) if !is_repeat => {
-                release(lease, deadline).await;
-                return Err(NotPublished::Certainly(unconfirmed(error)));
+                let problem = unconfirmed(error);
+                let released = release(lease, deadline).await;
+                return Err(if released {
+                    NotPublished::Unnoted(problem)
+                } else {
+                    NotPublished::Noted(problem)
+                });
             }
-            Err(error) => return Err(NotPublished::Perhaps(unconfirmed(error))),
+            Err(error) => return Err(NotPublished::Noted(unconfirmed(error))),
         }
         fault::point("ingress", "confirmed");
         record(lease, remembered_until, deadline).await;

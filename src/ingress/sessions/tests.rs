@@ -4,6 +4,7 @@ use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderName, HeaderValue, Request},
 };
+use futures_util::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{advance, sleep};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,13 @@ use crate::{
         config::ClientScope,
         service::{IngressService, RequestOrigin},
     },
-    ledger::memory::Memory,
+    ledger::{
+        LedgerError,
+        claims::KeyGuard,
+        entry::{Change, Entry},
+        entry_store::EntryStore,
+        memory::Memory,
+    },
     stages,
     state::RaisedFlag,
     telemetry::metrics::Metrics,
@@ -363,4 +370,82 @@ async fn guests_of_an_event_are_counted_once() {
     advance(Duration::from_secs(1)).await;
     let refused = send(&events, request_of(&client, "run-3", &three)).await.unwrap_err();
     assert_eq!((refused.kind, jobs.len()), (ProblemKind::RateLimited, 0));
+}
+
+/// A ledger whose writes take this time, also if their callers give up.
+#[derive(Debug)]
+struct SlowStore {
+    entries: Arc<Memory>,
+    clock: Clock,
+    wait: Arc<Mutex<Duration>>,
+}
+
+impl EntryStore for SlowStore {
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, LedgerError>> {
+        self.entries.get(key)
+    }
+
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
+        change: Change,
+        guard: Option<Arc<KeyGuard>>,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        let (entries, key, wait) = (Arc::clone(&self.entries), key.to_owned(), *self.wait.lock().unwrap());
+        let written = tokio::spawn(async move {
+            sleep(wait).await;
+            entries.write(&key, change, guard).await
+        });
+        Box::pin(async { written.await.unwrap() })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<Option<u64>, LedgerError>> {
+        self.entries.count()
+    }
+}
+
+/// The note of the first request is written after its answer, so its repeat is not counted.
+#[tokio::test(start_paused = true)]
+async fn guests_of_an_event_with_a_late_note_stay_counted() {
+    const GUESTS: u32 = 20;
+    let guests: Vec<_> =
+        (0..GUESTS).map(|n| json!({"channel": "sms", "address": format!("+346001112{n:02}")})).collect();
+    let experts = [json!({"email": "expert@example.com"})];
+    let body = json!({"sessionId": "visit-1", "guests": guests, "experts": experts}).to_string();
+    for published in [None, Some(Err(PublishError::Unroutable))] {
+        let (mut events, mut jobs, _up) = connected_events();
+        let (clock, wait) = (events.clock.clone(), Arc::<Mutex<Duration>>::default());
+        let entries = Arc::new(Memory::new(clock.clone()));
+        let store = SlowStore { entries, clock: clock.clone(), wait: Arc::clone(&wait) };
+        events.ledger = Ledger::over(Arc::new(store), clock);
+        events.room = Arc::new(Semaphore::new(100_000));
+        let client = flows(GUESTS);
+        let slow = Duration::from_secs(3);
+        let first = request_of(&client, "run-1", &body);
+        let refused = if let Some(result) = published {
+            // The note is written in time, and its removal is not.
+            let answer = async {
+                let job = jobs.recv().await.unwrap();
+                *wait.lock().unwrap() = slow;
+                job.reply.send(result).unwrap();
+            };
+            tokio::join!(send(&events, first), answer).0
+        } else {
+            *wait.lock().unwrap() = slow;
+            send(&events, first).await
+        };
+        assert_eq!(refused.unwrap_err().kind, ProblemKind::Unavailable);
+        if published.is_none() {
+            sleep(slow).await;
+            *wait.lock().unwrap() = Duration::ZERO;
+            let repeat = request_of(&client, "run-1", &body);
+            assert!(!send_confirmed(&events, &mut jobs, repeat, Ok(())).await.unwrap().replayed);
+        }
+        let refused = send(&events, request_of(&client, "run-2", &body)).await.unwrap_err();
+        assert_eq!((refused.kind, jobs.len()), (ProblemKind::RateLimited, 0));
+    }
 }
