@@ -7,6 +7,7 @@ use std::{
 
 use instant_connect_worker::ledger::RedisUrl;
 use secrecy::ExposeSecret;
+use testkit::relay::{Flow, Relay};
 
 use super::*;
 
@@ -75,6 +76,29 @@ async fn stalled_connection_is_replaced() {
     assert!(matches!(error, LedgerError::Slow { .. }), "{error}");
     server.signal("CONT");
     ledger.ping().await.unwrap();
+}
+
+/// Each caller has its own time limit. The attempt to connect is shared, and does not start again for each of them.
+#[tokio::test]
+async fn caller_that_gives_up_does_not_end_the_attempt_to_connect() {
+    let place = place();
+    let Place::Redis(server) = &place else { panic!() };
+    let relay = Relay::start(format!("127.0.0.1:{}", server.port())).await;
+    let url = format!("redis://{}/", relay.address());
+    let ledger = Ledger::open(LedgerKind::Redis { url: url.into(), prefix: String::new(), ca_file: None })
+        .await
+        .unwrap();
+    relay.set(Flow::Stall, Flow::Stall);
+    let first = {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { ledger.ping().await })
+    };
+    relay.until_accepted(1).await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    let (second, ()) = tokio::join!(ledger.ping(), async { relay.heal() });
+    second.unwrap();
+    assert_eq!(relay.accepted(), 1);
 }
 
 #[tokio::test]

@@ -1,15 +1,23 @@
 //! One connection, shared by all claims and made again when it fails. The client library has a connection manager,
 //! but that manager keeps a connection that no longer responds.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError, Script, aio::MultiplexedConnection};
 use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
 use tokio::{
     net::TcpStream,
-    sync::Mutex,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 
@@ -27,17 +35,25 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct RedisConnection {
-    url: RedisUrl,
-    tls: Connections,
+    server: Arc<RedisTarget>,
     script: Script,
-    current: Mutex<CurrentConnection>,
+    current: Arc<Mutex<CurrentConnection>>,
 }
 
-/// The current connection and its number.
+/// The server, and what a connection to it needs.
+struct RedisTarget {
+    url: RedisUrl,
+    tls: Connections,
+}
+
+/// The current connection, or the attempt to make it.
+type Attempt = Shared<BoxFuture<'static, Result<MultiplexedConnection, LedgerError>>>;
+
+/// The current attempt and its number.
 #[derive(Default)]
 struct CurrentConnection {
     number: u64,
-    connection: Option<MultiplexedConnection>,
+    attempt: Option<Attempt>,
 }
 
 /// Arguments of the script.
@@ -62,7 +78,8 @@ impl RedisConnection {
         node(&url)?;
         let script = Script::new(include_str!("entry.lua"));
         let tls = Connections::new(Files { ca: ca_file, client: None });
-        Ok(Self { url, tls, script, current: Mutex::default() })
+        let server = Arc::new(RedisTarget { url, tls });
+        Ok(Self { server, script, current: Arc::default() })
     }
 
     /// Runs the script. The script may run twice for one call; it then returns the same result.
@@ -85,7 +102,7 @@ impl RedisConnection {
                 // Try once more if an idle connection was lost, or if the server has become a replica: the name may
                 // now resolve to the new primary.
                 Ok(Err(error)) if error.is_unrecoverable_error() || is_replica(&error) => {
-                    self.forget(number).await;
+                    forget(&self.current, number);
                     if !first {
                         return Err(shown(&error));
                     }
@@ -93,7 +110,7 @@ impl RedisConnection {
                 }
                 Ok(Err(error)) => return Err(shown(&error)),
                 Err(elapsed) => {
-                    self.forget(number).await;
+                    forget(&self.current, number);
                     return Err(slow(elapsed));
                 }
             }
@@ -106,22 +123,57 @@ impl RedisConnection {
             let (_, mut connection) = self.connect().await?;
             redis::cmd("INFO").query_async(&mut connection).await.map_err(|error| shown(&error))
         };
-        tokio::time::timeout(LIMIT, info).await.map_err(|_| LedgerError::Slow { limit: LIMIT })?
+        timeout(LIMIT, info).await.map_err(|_| LedgerError::Slow { limit: LIMIT })?
     }
 
+    /// The current connection. If there is none, all callers wait for the same attempt. It has its own time limit, and continues if a
+    /// caller gives up.
     async fn connect(&self) -> Result<(u64, MultiplexedConnection), LedgerError> {
-        let mut current = self.current.lock().await;
-        if let Some(connection) = &current.connection {
-            return Ok((current.number, connection.clone()));
-        }
+        let (number, attempt) = {
+            let mut current = lock(&self.current);
+            match current.attempt.clone() {
+                Some(attempt) => (current.number, attempt),
+                None => (current.number + 1, self.attempt(&mut current)),
+            }
+        };
+        Ok((number, attempt.await?))
+    }
+
+    /// Starts a new attempt.
+    fn attempt(&self, current: &mut CurrentConnection) -> Attempt {
+        current.number += 1;
+        let (server, latest, number) = (Arc::clone(&self.server), Arc::clone(&self.current), current.number);
+        let made = tokio::spawn(async move {
+            let made = server.connect().await;
+            if made.is_err() {
+                forget(&latest, number);
+            }
+            made
+        });
+        let made = made.map(|made| made.unwrap_or(Err(LedgerError::Closed)));
+        current.attempt.insert(made.boxed().shared()).clone()
+    }
+}
+
+/// Drops connection `number`, so that the next call connects again.
+fn forget(current: &Mutex<CurrentConnection>, number: u64) {
+    let mut current = lock(current);
+    if current.number == number {
+        current.attempt = None;
+    }
+}
+
+fn lock(current: &Mutex<CurrentConnection>) -> MutexGuard<'_, CurrentConnection> {
+    current.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RedisTarget {
+    async fn connect(&self) -> Result<MultiplexedConnection, LedgerError> {
         let node = node(&self.url)?;
         let begin = async |stream| self.begin(&node, stream).await;
         // Every address of the name would refuse the same login.
         let is_final = |error: &LedgerError| matches!(error, LedgerError::Refused { .. });
-        let connection = dial(&node.host, node.port, LIMIT, unreachable, begin, is_final).await?;
-        current.number += 1;
-        current.connection = Some(connection.clone());
-        Ok((current.number, connection))
+        dial(&node.host, node.port, LIMIT, unreachable, begin, is_final).await
     }
 
     /// Sets up TLS and logs in.
@@ -145,14 +197,6 @@ impl RedisConnection {
         let stream = TlsConnector::from(tls_config).connect(name, stream).await;
         let stream = stream.map_err(|error| unreachable(Obstacle::of(&error)))?;
         driven(MultiplexedConnection::new_with_config(&info, stream, config).await)
-    }
-
-    /// Drops connection `number`, so that the next call connects again.
-    async fn forget(&self, number: u64) {
-        let mut current = self.current.lock().await;
-        if current.number == number {
-            current.connection = None;
-        }
     }
 }
 
