@@ -3,7 +3,7 @@
 use instant_connect_sandbox::{Endpoint, Fault, Frequency, WrongShape};
 use serde_json::json;
 
-use super::{SendRig, refusal};
+use super::{SendRig, refusal, settings};
 use testkit::{
     amqp::with_id,
     events::{event_with, number},
@@ -116,7 +116,7 @@ async fn message_is_sent_three_times_at_most_until_somebody_replays_it() {
     assert_eq!(send.connect.counts().sends, 3);
     send.connect.clear_faults();
     let url = send.connect.url();
-    let settings = SendRig::settings(url.as_str(), &[]);
+    let settings = settings(url.as_str(), &[]);
     let replayed = send.rig.command(&["dead", "replay", "--queue", "guests.sms", "--yes"], &settings).await;
     assert_eq!(replayed.status, Some(0), "{}", replayed.stderr);
     send.until_sent(4).await;
@@ -127,7 +127,8 @@ async fn message_is_sent_three_times_at_most_until_somebody_replays_it() {
 #[tokio::test]
 async fn message_that_may_have_been_sent_becomes_a_dead_letter_if_set() {
     let send = SendRig::new().await;
-    let worker = send.start(&[("send.on_unknown", "dead")]).await;
+    // No breaker delays the last of these messages.
+    let worker = send.start(&[("send.on_unknown", "dead"), ("breaker.failures", "1000")]).await;
     let mut dead = send.rig.dead_letters("guests.sms").await;
     for (n, fault) in unknown().into_iter().enumerate() {
         send.fault(Endpoint::Sms, fault, Frequency::Times(1));
@@ -146,7 +147,7 @@ async fn killed_worker_loses_no_message_and_repeats_only_one_that_may_have_been_
     for (step, times) in [("read", 1), ("claimed", 1), ("noted", 1), ("answered", 2), ("recorded", 1)] {
         let send = SendRig::new().await;
         let url = send.connect.url();
-        let settings = SendRig::settings(url.as_str(), &[]);
+        let settings = settings(url.as_str(), &[]);
         let worker = send.rig.launch_with_fault(&settings, &format!("sms.{step}:1:KILL"));
         worker.output.until("connected to broker; consuming", 1).await;
         send.rig.publish(1).await;

@@ -24,29 +24,10 @@ impl SendRig {
         Self { rig, connect }
     }
 
-    /// The settings of a worker that sends on both channels, with `more`.
-    fn settings<'a>(url: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        let settings = [
-            ("guests.delivery", "webex-connect"),
-            ("webex_connect.url", url),
-            ("webex_connect.key", CONNECT_KEY),
-            ("webex_connect.sms_from", "34900123123"),
-            ("webex_connect.whatsapp_app_id", "sandbox-app"),
-            ("webex_connect.whatsapp_templates__en", "link-en"),
-            ("webex_connect.whatsapp_templates__es", "link-es"),
-            ("webex_connect.whatsapp_parameters", "name,join"),
-            ("webex_connect.whatsapp_base_url", BASE_URL),
-            ("send.allowed_prefixes", "+346"),
-            ("retry.delays", "100ms,500ms"),
-            ("retry.initial", "100ms"),
-        ];
-        settings.iter().chain(more).copied().collect()
-    }
-
     /// Starts a worker that sends on both channels.
     async fn start(&self, more: &[(&str, &str)]) -> Program {
         let url = self.connect.url();
-        self.rig.start(&Self::settings(url.as_str(), more)).await
+        self.rig.start(&settings(url.as_str(), more)).await
     }
 
     async fn until_sent(&self, count: u64) {
@@ -58,6 +39,25 @@ impl SendRig {
     fn fault(&self, endpoint: Endpoint, fault: Fault, times: Frequency) {
         self.connect.fault(FaultRule { endpoint, fault, times });
     }
+}
+
+/// The settings of a worker that sends on both channels, with `more`.
+pub(crate) fn settings<'a>(url: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let settings = [
+        ("guests.delivery", "webex-connect"),
+        ("webex_connect.url", url),
+        ("webex_connect.key", CONNECT_KEY),
+        ("webex_connect.sms_from", "34900123123"),
+        ("webex_connect.whatsapp_app_id", "sandbox-app"),
+        ("webex_connect.whatsapp_templates__en", "link-en"),
+        ("webex_connect.whatsapp_templates__es", "link-es"),
+        ("webex_connect.whatsapp_parameters", "name,join"),
+        ("webex_connect.whatsapp_base_url", BASE_URL),
+        ("send.allowed_prefixes", "+346"),
+        ("retry.delays", "100ms,500ms"),
+        ("retry.initial", "100ms"),
+    ];
+    settings.iter().chain(more).copied().collect()
 }
 
 /// A refusal with `code`.

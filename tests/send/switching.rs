@@ -1,6 +1,6 @@
 //! A change of `guests.delivery`: each link goes to one sender only.
 
-use super::SendRig;
+use super::{SendRig, settings};
 
 #[tokio::test]
 async fn worker_does_not_start_while_other_programs_may_send_the_same_links() {
@@ -10,7 +10,7 @@ async fn worker_does_not_start_while_other_programs_may_send_the_same_links() {
     assert_eq!(send.rig.guest_links().await.take(1).await.len(), 1);
     worker.stop().await;
     let url = send.connect.url();
-    let settings = SendRig::settings(url.as_str(), &[]);
+    let settings = settings(url.as_str(), &[]);
     let refused = send.rig.launch(&settings);
     refused.output.until("exists, but guests.delivery is webex-connect", 1).await;
     assert!(!refused.ended().await.success());
@@ -33,7 +33,7 @@ async fn check_tries_the_key_and_sends_nothing() {
     let send = SendRig::new().await;
     let url = send.connect.url();
     for (key, passes) in [(testkit::rig::CONNECT_KEY, true), ("another-key", false)] {
-        let settings = SendRig::settings(url.as_str(), &[("webex_connect.key", key)]);
+        let settings = settings(url.as_str(), &[("webex_connect.key", key)]);
         let check = send.rig.command(&["check", "--connect", "--json"], &settings).await.json();
         let findings = check["findings"].as_array().unwrap();
         for api in ["SMS", "WhatsApp"] {

@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::prometheus::Prometheus;
+use crate::send;
 use testkit::{
     Rig,
     admin::Admin,
@@ -80,11 +81,15 @@ impl FlowCaller {
 /// No fault: events arrive until `stop` is set, and no alert may fire.
 pub(super) async fn none(prometheus: &Prometheus, mut stop: watch::Receiver<bool>) {
     let rig = Rig::new().await;
-    let (worker, admin) = scraped(prometheus, "healthy", &rig, &INGRESS).await;
+    let connect = rig.webex_connect().await.url();
+    // So that the panels and rules for guests' messages have series.
+    let settings = send::settings(connect.as_str(), &INGRESS);
+    let (worker, admin) = scraped(prometheus, "healthy", &rig, &settings).await;
     let flow = FlowCaller::of(&worker, &admin).await;
     let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
     for n in 1.. {
-        rig.publish(n).await;
+        let guests = ["sms", "whatsapp"].map(|channel| json!({"channel": channel, "address": number(n)}));
+        rig.publish_event(with_id(&format!("event-{n}")), &event_with(n, &json!({"guests": guests}))).await;
         flow.accepted(n + 1_000_000).await;
         tokio::select! {
             _ = tick.tick() => {}
