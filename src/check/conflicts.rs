@@ -226,6 +226,6 @@ fn queue_length(loaded: &Loaded) -> Finding {
     about.warn(
         "if all messages in progress fail at once, the delay queue overflows and the rest is redelivered without \
          delay",
-        "raise topology.queue_length_max (existing queues must be deleted and declared again)",
+        "raise topology.queue_length_max (existing queues must be deleted and declared again: stop the workers first)",
     )
 }

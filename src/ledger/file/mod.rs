@@ -146,7 +146,8 @@ impl File {
         answer: impl Future<Output = Result<T, LedgerError>>,
     ) -> Result<T, LedgerError> {
         self.shared.responds()?;
-        timeout(self.shared.limit, answer).await.unwrap_or_else(|_| Err(self.shared.stalled()))
+        // A write may wait for the current commit before its own.
+        timeout(2 * self.shared.limit, answer).await.unwrap_or_else(|_| Err(self.shared.stalled()))
     }
 }
 

@@ -103,7 +103,7 @@ async fn full_disk_that_has_space_again_recovers_without_loss() {
 async fn disk_that_hangs_is_an_error_until_it_responds_and_late_writes_count() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
-    let (faults, limit) = (DiskFaults::default(), Duration::from_millis(200));
+    let (faults, limit) = (DiskFaults::default(), Duration::from_secs(1));
     let file = faults.file(&path, limit);
     file.write("before", entry(1), None).await.unwrap();
     let stalled = LedgerError::Stalled { path, limit };

@@ -97,6 +97,7 @@ impl RedisConnection {
         loop {
             let connected = timeout_at(deadline, self.connect()).await.map_err(slow)?;
             let (number, mut connection) = connected?;
+            let asked = Instant::now();
             match timeout_at(deadline, call.invoke_async(&mut connection)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 // Try once more if an idle connection was lost, or if the server has become a replica: the name may
@@ -110,7 +111,10 @@ impl RedisConnection {
                 }
                 Ok(Err(error)) => return Err(shown(&error)),
                 Err(elapsed) => {
-                    forget(&self.current, number);
+                    // After a slow login, only a little of the time was left for the answer.
+                    if asked.elapsed() >= LIMIT / 2 {
+                        forget(&self.current, number);
+                    }
                     return Err(slow(elapsed));
                 }
             }
@@ -150,7 +154,14 @@ impl RedisConnection {
             }
             made
         });
-        let made = made.map(|made| made.unwrap_or(Err(LedgerError::Closed)));
+        let latest = Arc::clone(&self.current);
+        let made = made.map(move |made| {
+            made.unwrap_or_else(|_| {
+                // A panic: the next call connects again.
+                forget(&latest, number);
+                Err(LedgerError::Closed)
+            })
+        });
         current.attempt.insert(made.boxed().shared()).clone()
     }
 }

@@ -170,7 +170,8 @@ impl<C: GuestSender> SendStage<C> {
         let Ok(note) = serde_json::to_vec(&noted.again()) else {
             return Outcome::Dead(Death::new(Class::Internal, "could not write the note of a message"));
         };
-        if let Some(outcome) = self.deduplicator.note(&mut lease, &note, *deadline).await {
+        // Waits for the ledger. A note that was given up and written late would count as a message that may have been sent.
+        if let Some(outcome) = self.deduplicator.note_part(&mut lease, &note, *deadline).await {
             return outcome;
         }
         fault::point(C::DEF.name, "noted");
@@ -199,13 +200,17 @@ impl<C: GuestSender> SendStage<C> {
         deadline: WireTime,
     ) -> Outcome {
         let may_be_sent = matches!(&error, SendError::Failed(error) if error.unknown);
+        // Without the ledger nobody counts how often it may have been sent.
+        if may_be_sent && lease.is_none() {
+            return Outcome::Dead(maybe_sent(1));
+        }
         // The note of this attempt stays if the message may have been sent, and that of earlier attempts in any case.
         if !may_be_sent {
             if noted.sends == 0 {
                 Deduplicator::release(lease).await;
             } else if let Ok(note) = serde_json::to_vec(&noted) {
                 // Without this note the attempt counts, which ends the message earlier.
-                _ = self.deduplicator.note(&mut lease, &note, deadline).await;
+                _ = self.deduplicator.note_part(&mut lease, &note, deadline).await;
             }
             fault::point(C::DEF.name, "released");
         }
