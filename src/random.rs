@@ -1,6 +1,7 @@
 //! Random numbers, as a value that its users are given. A simulation gives them the numbers of a seed.
 
 use std::{
+    fmt,
     hash::{BuildHasher, RandomState},
     ops::RangeBounds,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,8 +10,15 @@ use std::{
 use fastrand::Rng;
 
 /// A source of random numbers; cheap to clone. All clones draw from the same sequence. Not for secrets.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Random(Arc<Mutex<Rng>>);
+
+/// Without the state, from which the next numbers follow.
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Random")
+    }
+}
 
 impl Random {
     /// A source that the operating system seeds.

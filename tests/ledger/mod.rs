@@ -60,7 +60,9 @@ impl Location for Place {
         match self {
             Self::Memory => "Memory(1)".to_owned(),
             Self::File(_) => format!("File {{ path: \"{}\", .. }}", self.path().display()),
-            Self::Redis(_) => "Redis { connection: RedisConnection, prefix: \"icw:test:\" }".to_owned(),
+            Self::Redis(_) => {
+                "Redis { connection: RedisConnection, prefix: \"icw:test:\", random: Random }".to_owned()
+            }
         }
     }
 
