@@ -203,6 +203,8 @@ fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
 /// Validates that no duration exceeds another one that must be at least as long.
 fn order_of_durations(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     let drain = config.ingress.listen.map_or(Duration::ZERO, |_| config.ingress.drain.get());
+    let connect_timeout =
+        if config.sends_to_guests() { config.webex_connect.timeout.get() } else { Duration::ZERO };
     let ordered = [
         ("retry.initial", config.retry.initial, "retry.max", config.retry.max),
         (
@@ -219,7 +221,7 @@ fn order_of_durations(config: &Config, settings: &Settings) -> Result<(), Config
         ),
         (
             "webex_connect.timeout",
-            config.webex_connect.timeout.get(),
+            connect_timeout,
             "amqp.delivery_timeout",
             config.amqp.delivery_timeout.get(),
         ),

@@ -102,3 +102,42 @@ fn missing_token_error_names_the_variable() {
     let error = with(&[]).unwrap().hosts_token().unwrap_err().to_string();
     assert!(error.contains("ICW_INSTANT_CONNECT__TOKEN_FILE"), "{error}");
 }
+
+#[test]
+fn settings_for_guests_count_only_if_this_worker_sends_to_them() {
+    let short = [
+        ("ICW_AMQP__DELIVERY_TIMEOUT", "3s"),
+        ("ICW_INSTANT_CONNECT__TIMEOUT", "1s"),
+        ("ICW_HOSTS__TIMEOUT", "1s"),
+    ];
+    assert!(with(&short).is_ok());
+    let sends = [
+        ("ICW_GUESTS__DELIVERY", "webex-connect"),
+        ("ICW_WEBEX_CONNECT__SMS_FROM", "34900123123"),
+        ("ICW_SEND__ALLOWED_PREFIXES", "+34"),
+    ];
+    assert!(with(&sends).is_ok());
+    let error = with(&[&sends[..], &short].concat()).unwrap_err();
+    assert!(error.contains("webex_connect.timeout"), "{error}");
+    for (key, value, named) in [
+        ("ICW_SEND__ALLOWED_PREFIXES", "", "send.allowed_prefixes"),
+        ("ICW_SEND__ALLOWED_PREFIXES", "34", "send.allowed_prefixes"),
+        ("ICW_SEND__MIN_REMAINING", "2h", "send.min_remaining"),
+        ("ICW_WEBEX_CONNECT__SMS_FROM", "", "webex_connect.sms_from"),
+        ("ICW_WEBEX_CONNECT__SMS_FROM", "+34900123123", "webex_connect.sms_from"),
+        ("ICW_WEBEX_CONNECT__TIME_ZONE", "Madrid", "webex_connect.time_zone"),
+        ("ICW_WEBEX_CONNECT__URL", "http://connect.example", "webex_connect.url"),
+        ("ICW_WEBEX_CONNECT__WHATSAPP_PARAMETERS", "name", "webex_connect.whatsapp_parameters"),
+        ("ICW_WEBEX_CONNECT__WHATSAPP_APP_ID", "a", "webex_connect.whatsapp_app_id"),
+    ] {
+        let environment: Vec<_> =
+            sends.into_iter().filter(|(given, _)| *given != key).chain([(key, value)]).collect();
+        let error = with(&environment).map(drop).expect_err(key);
+        assert!(error.contains(named), "{error}");
+    }
+    let template = ("ICW_WEBEX_CONNECT__WHATSAPP_TEMPLATES__EN_GB", "7781");
+    let locale = ("ICW_WEBEX_CONNECT__LOCALE", "en-GB");
+    let app = ("ICW_WEBEX_CONNECT__WHATSAPP_APP_ID", "a");
+    let loaded = with(&[&sends[..], &[template, locale, app]].concat()).unwrap();
+    assert_eq!(loaded.config.webex_connect.templates().unwrap().find(Some("en-GB-oxendict")), "7781");
+}

@@ -174,6 +174,7 @@ impl<C: GuestSender> SendStage<C> {
         if let Some(outcome) = self.deduplicator.note_part(&mut lease, &note, *deadline).await {
             return outcome;
         }
+        let left = self.left(*deadline);
         fault::point(C::DEF.name, "noted");
         let sent = self.sender.send(&job.link, &job.id, trace, left).await;
         fault::point(C::DEF.name, "answered");
