@@ -35,7 +35,7 @@
 //! - `fault`: points at which tests kill the worker; absent from releases
 //! - [`admin`]: HTTP endpoints for operators and orchestrators
 //! - [`cli`]: one file per subcommand
-//! - `crates/sandbox`: faithful fakes of both APIs, for [`cli`] and only with the feature `sandbox`, which the production
+//! - `crates/sandbox`: faithful fakes of the APIs, for [`cli`] and only with the feature `sandbox`, which the production
 //!   image does not have
 //! - `tests/simulation`: the real worker above the ports, in a world with random faults that a seed determines
 //!

@@ -88,8 +88,8 @@ fn unknown(loaded: &Loaded) -> Finding {
         OnUnknown::Repeat => about.pass("a message that may have been sent is sent again, at most twice"),
         OnUnknown::Dead if ledger.kind == LedgerChoice::Memory || ledger.on_failure == OnFailure::Continue => {
             about.warn(
-                "without the ledger nobody knows that a message may have been sent, so it is sent again in spite of \
-                 send.on_unknown",
+                "if the worker crashes without the ledger, the next one does not know that a message may have been sent: it is sent \
+                 again in spite of send.on_unknown",
                 "use a ledger that outlives the worker, and ledger.on_failure wait",
             )
         }

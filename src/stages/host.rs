@@ -10,11 +10,11 @@ use tracing::info;
 use super::{
     AcceptedJob, JobContext, Read, SESSION_OVER, Stage,
     deduplicator::{Begun, Deduplicator},
+    read_link,
 };
 use crate::{
     contract::{
-        BODY_BYTES_MAX,
-        decode::{self, Invalid, Problem},
+        decode::{self, Invalid},
         identity::Identity,
         ids::{self, EventId},
         link::{HOSTS, HostLink},
@@ -136,7 +136,7 @@ impl Stage for HostStage {
     }
 
     fn read(&self, message: &Message) -> Read<HostLink> {
-        let link = parsed(message);
+        let link: Result<HostLink, _> = read_link(message);
         let known = match &link {
             Ok(link) => Some(link.event_id.clone()),
             Err(_) => event_id(&message.body),
@@ -194,17 +194,6 @@ fn event_id(body: &[u8]) -> Option<String> {
 fn destination(link: &HostLink) -> Result<ExpertDestination<'_>, Death> {
     let invalid = |invalid: Invalid| Death::new(Class::Invalid, invalid.within("expert"));
     link.expert.address().map_err(invalid)
-}
-
-fn parsed(message: &Message) -> Result<HostLink, Invalid> {
-    // A host link repeats parts of its event, so it is not much larger than an event.
-    if message.body.len() > 2 * BODY_BYTES_MAX {
-        return Err(Invalid::new(
-            "",
-            Problem::TooLarge { bytes: message.body.len(), max: 2 * BODY_BYTES_MAX },
-        ));
-    }
-    decode::from_json(&message.body)
 }
 
 /// Refuses a link that is not Instant Connect's, a link without a valid destination, and one whose session has ended.

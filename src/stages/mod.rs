@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::FutureExt;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 pub use deduplicator::{Deduplicator, OnFailure, Retention};
 pub use host::{HOST, HostStage};
@@ -24,7 +24,13 @@ pub use send::{OnUnknown, SMS, WHATSAPP};
 
 use crate::{
     contract::{
-        identity::Identity, message::Message, stage::StageDef, start_session::Digest, time::WireTime,
+        BODY_BYTES_MAX,
+        decode::{self, Invalid, Problem},
+        identity::Identity,
+        message::Message,
+        stage::StageDef,
+        start_session::Digest,
+        time::WireTime,
         trace::TraceContext,
     },
     outcome::{Class, Death, Outcome},
@@ -137,6 +143,15 @@ impl fmt::Debug for JobContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JobContext").field("deadline", &self.deadline).finish_non_exhaustive()
     }
+}
+
+/// Reads a link message. It repeats parts of its event, so it is not much larger than an event.
+fn read_link<T: DeserializeOwned>(message: &Message) -> Result<T, Invalid> {
+    let (bytes, max) = (message.body.len(), 2 * BODY_BYTES_MAX);
+    if bytes > max {
+        return Err(Invalid::new("", Problem::TooLarge { bytes, max }));
+    }
+    decode::from_json(&message.body)
 }
 
 /// Lets `stage` read `message`; a panic becomes a death.

@@ -1,5 +1,4 @@
-//! Common parts of the two Webex API clients: one HTTP client each, a bearer token that can rotate, size and time
-//! limits for responses, and failures classified by the possible reaction.
+//! Common parts of the clients of Webex's APIs: one HTTP client each, a token that can rotate, size and time limits for responses, and failures classified by the possible reaction.
 
 mod http;
 mod origin;

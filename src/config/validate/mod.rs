@@ -73,7 +73,7 @@ fn guests(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         return Err(settings.error("webex_connect.whatsapp_parameters", expected));
     }
     if !is_sender(&section.sms_from) {
-        let expected = "expected a number without +, a short code, or a name of letters, digits and spaces, at most 20 characters";
+        let expected = "expected a number without +, a short code, or a name of letters, digits, spaces, -, _ and ., at most 20 characters";
         return Err(settings.error("webex_connect.sms_from", expected));
     }
     if !config.sends_to_guests() {

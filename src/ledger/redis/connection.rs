@@ -46,7 +46,7 @@ struct RedisTarget {
     tls: Connections,
 }
 
-/// The current connection, or the attempt to make it.
+/// An attempt to connect, and the connection that it made. All callers share it.
 type Attempt = Shared<BoxFuture<'static, Result<MultiplexedConnection, LedgerError>>>;
 
 /// The current attempt and its number.

@@ -20,11 +20,11 @@ pub(crate) use self::{
 use super::{
     AcceptedJob, JobContext, Read, SESSION_OVER, Stage,
     deduplicator::{Begun, Deduplicator},
+    read_link,
 };
 use crate::{
     contract::{
-        BODY_BYTES_MAX,
-        decode::{self, Invalid, Problem},
+        decode::Invalid,
         identity::Identity,
         ids::{self, EventId},
         link::GuestLink,
@@ -287,7 +287,7 @@ impl<C: GuestSender> Stage for SendStage<C> {
     }
 
     fn read(&self, message: &Message) -> Read<GuestJob> {
-        let link = parsed(message);
+        let link: Result<GuestLink, _> = read_link(message);
         let known = link.as_ref().ok().map(|link| link.event_id.as_str()).or(message.message_id.as_deref());
         let id = message_id(message);
         let digest = Sha256::digest(id.as_bytes()).into();
@@ -326,13 +326,4 @@ fn message_id(message: &Message) -> Uuid {
         || ids::hash(&message.body),
         |id| Uuid::try_parse(id).unwrap_or_else(|_| ids::hash(id.as_bytes())),
     )
-}
-
-fn parsed(message: &Message) -> Result<GuestLink, Invalid> {
-    // A guest link repeats parts of its event, so it is not much larger than an event.
-    let (bytes, max) = (message.body.len(), 2 * BODY_BYTES_MAX);
-    if bytes > max {
-        return Err(Invalid::new("", Problem::TooLarge { bytes, max }));
-    }
-    decode::from_json(&message.body)
 }

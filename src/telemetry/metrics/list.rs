@@ -11,7 +11,7 @@ use super::Metrics;
 pub fn list(metrics: &Metrics) -> String {
     let mut text = String::from(
         "# Metrics\n\nThe worker serves these metrics on `/metrics`. `make metrics` generates this list from the program. Every series exists from the \
-         start, at zero (`build_info`: 1).\n\n| name | type | labels | meaning |\n|---|---|---|---|\n",
+         start, at zero (`build_info`: 1); those of the stages `sms` and `whatsapp` exist only with `guests.delivery` webex-connect.\n\n| name | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for family in metrics.registry.gather() {
         let mut labels: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Metrics of the two APIs and of their breakers.
+//! Metrics of the APIs and of their breakers.
 
 use std::time::Duration;
 
