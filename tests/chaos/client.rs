@@ -18,13 +18,16 @@ use lapin::{
 };
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{event::Start, history::History};
 
 /// Number of publishes with outstanding confirms.
 const BATCH: usize = 50;
+/// Time limit of a confirm, after which the event is published again on a new connection. If a queue's leader is cut off, RabbitMQ
+/// before 4.2 may lose a message in a good channel, and confirms neither it nor what follows (rabbitmq-server#14589).
+const CONFIRM_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn header(delivery: &Delivery, name: &str) -> String {
     let headers = delivery.properties.headers().as_ref();
@@ -145,11 +148,15 @@ async fn publish_until_broken(
                 channel.basic_publish(exchange.into(), "session.start".into(), options, &body, properties);
             confirms.push((*start, publish.await));
         }
+        let confirmed_by = Instant::now() + CONFIRM_LIMIT;
         let (mut good, mut bad, mut returned) = (Vec::new(), Vec::new(), HashSet::new());
         for (start, confirm) in confirms {
             let confirmed = match confirm {
                 // A broker that blocks publishing confirms late.
-                Ok(confirm) => unless_gone(channel, confirm).await.and_then(Result::ok),
+                Ok(confirm) => {
+                    let confirm = timeout_at(confirmed_by, confirm);
+                    unless_gone(channel, confirm).await.and_then(Result::ok).and_then(Result::ok)
+                }
                 Err(_) => None,
             };
             match confirmed {

@@ -4,16 +4,19 @@ use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use instant_connect_sandbox::{Handle, RecordedCall, RecordedMessage, RecordedRole};
 use serde_json::Value;
-use testkit::{WAIT_LIMIT, rig::BASE_URL};
+use testkit::rig::BASE_URL;
 use tokio::{sync::watch, time::timeout};
 
 use super::event::{Kind, Start};
 
+/// Maximum time without any progress. A worker waits 120 s for a late confirm before it publishes again, and a stalled consumer is
+/// noticed after a minute.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(300);
 /// Number of examples that are kept of each failure.
 pub(super) const EXAMPLES: usize = 20;
 
@@ -206,6 +209,21 @@ impl History {
         eprintln!("{since:7.1} s, {finished:6} finished: {what}");
     }
 
+    /// How far the run is.
+    pub(super) fn summary(&self) -> String {
+        let inner = self.inner();
+        format!(
+            "{} published, {} confirmed, {} calls, {} guest links, {} host messages, {} finished, missing events: {:?}",
+            inner.published,
+            inner.confirmed,
+            inner.calls,
+            inner.links,
+            inner.messages,
+            inner.finished,
+            inner.lost()
+        )
+    }
+
     /// Waits until the recovery ended, or all events are finished.
     pub(crate) async fn until_recovered(&self) {
         let events = u32::try_from(self.inner().records.len()).unwrap();
@@ -227,7 +245,7 @@ impl History {
         self.until(|inner| inner.confirmed.saturating_sub(inner.finished) < window).await;
     }
 
-    /// Waits for a condition. Panics if nothing happens for [`WAIT_LIMIT`].
+    /// Waits for a condition. Panics if nothing happens for [`PROGRESS_LIMIT`].
     async fn until(&self, mut condition: impl FnMut(&Inner) -> bool) {
         let mut version = self.version.subscribe();
         loop {
@@ -235,15 +253,8 @@ impl History {
             if condition(&self.inner()) {
                 return;
             }
-            if timeout(WAIT_LIMIT, version.changed()).await.is_err() {
-                let inner = self.inner();
-                panic!(
-                    "no progress for {WAIT_LIMIT:?}: {} confirmed, {} finished, missing events: {:?}",
-                    inner.confirmed,
-                    inner.finished,
-                    inner.lost()
-                );
-            }
+            let changed = timeout(PROGRESS_LIMIT, version.changed()).await.is_ok();
+            assert!(changed, "no progress for {PROGRESS_LIMIT:?}: {}", self.summary());
         }
     }
 }

@@ -389,6 +389,8 @@ impl Drop for Testbed {
             let tail = lines[lines.len().saturating_sub(40)..].join("\n");
             eprintln!("--- end of a worker log ({} lines):\n{tail}", lines.len());
         }
+        // Again, because only the end of the output may be kept.
+        eprintln!("--- {}", self.history.summary());
     }
 }
 
