@@ -185,7 +185,7 @@ impl IngressService {
         self.events.metrics.auth_failed(reason);
         let reason: &'static str = reason.into();
         if let Denied::Throttled(_, wait) = denied {
-            debug!(reason, %address, "ingress: request refused; too many from this address");
+            debug!(reason, %address, "ingress: request refused; too many refused requests from this address");
             let detail = "too many refused requests from this address";
             return Err(HttpProblem::new(ProblemKind::RateLimited, detail).retry_after(wait));
         }

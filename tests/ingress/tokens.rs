@@ -119,9 +119,8 @@ async fn worker_with_an_empty_token_file_starts_and_refuses_its_client() {
     let path = file.path().to_str().unwrap();
     let worker = rig.start(&with(&[("ingress.clients.other.token_file", path)])).await;
     let caller = Caller::of(&worker).await;
-    let warnings = worker
-        .output
-        .logged("a client's token file has no token; its tokens are withdrawn, and its requests get 401");
+    let warnings =
+        worker.output.logged("a client's token file has no token; tokens from this file are not accepted");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(status(&caller, NEW_CLIENT_TOKEN, 1).await, 401);
     assert_eq!(status(&caller, CLIENT_TOKEN, 1).await, 202);

@@ -1,4 +1,4 @@
-//! `poison` means that workers died while they processed the event; requeues by the program do not count.
+//! `poison` means that workers crashed while they processed the event; requeues by the program do not count.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -33,7 +33,7 @@ async fn event_that_kills_workers_is_poison_after_the_limit() {
     assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-1", "poison"));
     assert_eq!(
         letter.header("x-dead-reason"),
-        "2 workers died while processing this message, after 3 deliveries without an outcome"
+        "2 workers crashed while processing this message, after 3 deliveries without an outcome"
     );
     // No count is left: a repeated event starts as new.
     let worker = rig.start(&settings).await;

@@ -52,7 +52,7 @@ struct DeliveryWork {
 
 /// The content of a message.
 enum Content<J> {
-    /// Not parsed, because this many workers died while processing the message.
+    /// Not parsed, because this many workers crashed while processing the message.
     Poison(u32),
     /// The effect that the message requests, and its job.
     Known(String, Result<AcceptedJob<J>, Death>),
@@ -143,7 +143,7 @@ impl<S: Stage> Consumer<S> {
             attempt = message.attempts().saturating_add(1),
             outcome = Settled::Requeued.as_str(),
             duration_ms = begun.elapsed().as_secs_f64() * 1e3,
-            reason = "other deliveries used up all its processing time",
+            reason = "other deliveries used up the processing time of this delivery",
             "requeued; attempt not counted"
         );
         _ = receipt.requeue_counted(self.limits.timeout).await;
@@ -186,7 +186,7 @@ impl<S: Stage> Consumer<S> {
             Content::Poison(deaths) => {
                 let before = self.limits.isolate_from();
                 let reason = format!(
-                    "{deaths} workers died while processing this message, after {before} deliveries without an outcome"
+                    "{deaths} workers crashed while processing this message, after {before} deliveries without an outcome"
                 );
                 let poison = Outcome::Dead(Death::new(Class::Poison, reason));
                 return self.settler.settle(&context, message, poison, BreakerVerdict::Own).await;

@@ -166,8 +166,8 @@ impl Tries {
             Ok(_) => self.0.down.store(false, Ordering::Relaxed),
             Err(error) if !self.0.down.swap(true, Ordering::Relaxed) => warn!(
                 %error,
-                "could not read or update the record of processing starts in the ledger; messages delivered several times are processed one at a \
-                 time, and worker deaths are not counted (no dead letter of class poison)"
+                "could not read or update processing starts in the ledger; repeatedly delivered messages run one at a time, and worker crashes \
+                 are not counted (no class poison)"
             ),
             Err(_) => {}
         }

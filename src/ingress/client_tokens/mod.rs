@@ -154,7 +154,7 @@ impl DigestFile {
                 }
                 if !std::mem::replace(&mut last.is_stale, true) {
                     let tokens = if keeps { "still valid" } else { "withdrawn" };
-                    warn!(%error, tokens, "could not read a client's tokens again");
+                    warn!(%error, tokens, "could not reload a client's token file");
                 }
             }
         }
@@ -169,7 +169,7 @@ fn is_new(path: &Path) -> bool {
 }
 
 fn warn_of_empty(path: &Path) {
-    warn!(file = %path.display(), "a client's token file has no token; its tokens are withdrawn, and its requests get 401");
+    warn!(file = %path.display(), "a client's token file has no token; tokens from this file are not accepted");
 }
 
 /// The tokens of the file; none if the file is empty.

@@ -157,7 +157,7 @@ impl<C: GuestSender> SendStage<C> {
             if self.rules.on_unknown == OnUnknown::Dead || noted.sends >= SENDS_MAX {
                 return Outcome::Dead(maybe_sent(noted.sends));
             }
-            warn!(sends = noted.sends, "sending a guest link again: the last attempt may have sent it");
+            warn!(sends = noted.sends, "sending a guest link again: an earlier attempt may have sent it");
         }
         // The time may have passed while the claim was awaited.
         let left = self.left(*deadline);
@@ -260,10 +260,9 @@ impl<C: GuestSender> SendStage<C> {
 /// The death of a message that may have been sent `sends` times.
 fn maybe_sent(sends: u32) -> Death {
     let times = if sends == 1 { "once".to_owned() } else { format!("{sends} times") };
-    let advice = "a replay sends it again";
     Death::new(
         Class::Exhausted,
-        format!("it may have been sent {times}, and nobody knows (send.on_unknown); {advice}"),
+        format!("the message may have been sent {times} (send.on_unknown); a replay sends it again"),
     )
 }
 

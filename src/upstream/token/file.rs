@@ -61,7 +61,7 @@ impl TokenFile {
             }
             (Err(error), Some(last)) => {
                 if !std::mem::replace(&mut last.is_stale, true) {
-                    warn!(%error, "could not read the token again; still using the last token");
+                    warn!(%error, "could not reload the token file; still using the last token");
                 }
                 // The next attempt follows after the same time, also if the file stays unusable.
                 last.at = Instant::now();

@@ -61,9 +61,11 @@ pub(super) enum TextFault {
     TooLarge,
     #[error("not UTF-8; hint: save the file as UTF-8")]
     NotUtf8,
-    #[error("no text for a language; hint: name the file like link.es.txt or link.es-MX.txt, or remove it")]
+    #[error(
+        "the file's name is not link.LOCALE.txt; hint: name the file like link.es.txt or link.es-MX.txt, or remove it"
+    )]
     NoLocale,
-    #[error("the locale of {0} too; hint: remove one of them, upper and lower case are the same")]
+    #[error("same locale as {0}; hint: remove one of the two files (upper and lower case are the same)")]
     SameLocale(String),
     #[error("no text for the default locale {locale}; hint: add link.{locale}.txt, or choose one of {known}")]
     NoDefault { locale: String, known: String },

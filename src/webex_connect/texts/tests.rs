@@ -227,13 +227,13 @@ fn problems_of_a_folder_are_found_at_once() {
     assert_eq!(
         problems,
         [
-            "LINK.it.txt: no text for a language",
+            "LINK.it.txt: the file's name is not link.LOCALE.txt",
             "link.ca.txt: not a file",
             "link.de.txt, line 2: not UTF-8",
-            "link.en.txt~: no text for a language",
-            "link.es_MX.txt: no text for a language",
+            "link.en.txt~: the file's name is not link.LOCALE.txt",
+            "link.es_MX.txt: the file's name is not link.LOCALE.txt",
             "link.fr.txt: more than 16384 bytes",
-            "link.txt: no text for a language",
+            "link.txt: the file's name is not link.LOCALE.txt",
             "texts: no text for the default locale ja",
         ]
     );
@@ -246,7 +246,7 @@ fn two_files_of_one_locale_are_refused() {
         return; // This file system ignores upper and lower case.
     }
     let error = Texts::load(&options(Some(folder.path()), "en")).unwrap_err().to_string();
-    assert!(error.contains("link.pt.txt: the locale of ") && error.contains("link.PT.txt too"), "{error}");
+    assert!(error.contains("link.pt.txt: same locale as ") && error.contains("link.PT.txt"), "{error}");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Checker {
         }
     }
 
-    /// Returns true if enough workers died over the message. Deaths during the first three deliveries look like broken
+    /// Returns true if enough workers crashed over the message. Crashes during the first three deliveries look like broken
     /// connections.
     fn may_be_poison(&self, seen: &SeenMessage, event: &Event) -> bool {
         // The worker takes events of one id for one.
