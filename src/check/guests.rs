@@ -84,16 +84,21 @@ fn channels(loaded: &Loaded) -> Vec<Finding> {
 fn unknown(loaded: &Loaded) -> Finding {
     let ledger = &loaded.config.ledger;
     let about = on(Guests, loaded, &["send.on_unknown", "ledger.kind", "ledger.on_failure"]);
-    match loaded.config.send.on_unknown {
-        OnUnknown::Repeat => about.pass("a message that may have been sent is sent again, at most twice"),
-        OnUnknown::Dead if ledger.kind == LedgerChoice::Memory || ledger.on_failure == OnFailure::Continue => {
-            about.warn(
-                "if the worker crashes without the ledger, the next one does not know that a message may have been sent: it is sent \
-                 again in spite of send.on_unknown",
-                "use a ledger that outlives the worker, and ledger.on_failure wait",
-            )
+    let may_forget = ledger.kind == LedgerChoice::Memory || ledger.on_failure == OnFailure::Continue;
+    match (loaded.config.send.on_unknown, may_forget) {
+        (OnUnknown::Repeat, false) => {
+            about.pass("a message that may have been sent is sent again, at most twice")
         }
-        OnUnknown::Dead => {
+        (OnUnknown::Repeat, true) => about.warn(
+            "a message that may have been sent is sent again, more than twice if the worker restarts without the ledger",
+            "use a ledger that outlives the worker, and ledger.on_failure wait",
+        ),
+        (OnUnknown::Dead, true) => about.warn(
+            "if the worker crashes without the ledger, the next one does not know that a message may have been sent: it is sent \
+             again in spite of send.on_unknown",
+            "use a ledger that outlives the worker, and ledger.on_failure wait",
+        ),
+        (OnUnknown::Dead, false) => {
             about.pass("a message that may have been sent becomes a dead letter: a guest may get none")
         }
     }

@@ -25,7 +25,12 @@ struct FailingStore {
 
 /// A ledger in memory. The returned switch makes its reads and writes fail.
 pub(crate) fn ledger() -> (Ledger, impl Fn(bool)) {
-    let (clock, fails) = (Clock::system(), Arc::<AtomicBool>::default());
+    ledger_with(Clock::system())
+}
+
+/// A ledger in memory whose entries expire by `clock`. The returned switch makes its reads and writes fail.
+pub(crate) fn ledger_with(clock: Clock) -> (Ledger, impl Fn(bool)) {
+    let fails = Arc::<AtomicBool>::default();
     let store =
         FailingStore { entries: Memory::new(clock.clone()), clock: clock.clone(), fails: Arc::clone(&fails) };
     (Ledger::over(Arc::new(store), clock), move |fail| fails.store(fail, Ordering::Relaxed))

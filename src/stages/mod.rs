@@ -113,7 +113,7 @@ pub struct Read<J> {
 pub struct AcceptedJob<J> {
     /// The job, as the stage needs it.
     pub job: J,
-    /// End of the session; nothing is sent for it afterwards.
+    /// Time after which nothing is sent: the end of the session, or earlier.
     pub deadline: WireTime,
     /// Digest of the content: the same at every repeat of the effect.
     pub digest: Digest,
@@ -123,7 +123,7 @@ pub struct AcceptedJob<J> {
 pub struct JobContext {
     /// Position in the event's trace.
     pub trace: TraceContext,
-    /// End of the session. A stage sets it if an earlier attempt promised another end to the people of the session.
+    /// [`AcceptedJob::deadline`]. A stage sets it if an earlier attempt promised another end to the people of the session.
     pub deadline: WireTime,
     /// [`Read::effect`].
     pub effect: String,

@@ -11,6 +11,9 @@ use crate::{
     upstream::{ApiResponse, ErrorCause, Upstream, UpstreamError},
 };
 
+/// The largest code: all documented codes have four digits.
+const CODE_MAX: u32 = 9999;
+
 /// A message that Webex Connect accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AcceptedMessage {
@@ -103,13 +106,14 @@ fn fields(json: &Value) -> &Value {
     }
 }
 
-/// The code, which is a number or a string.
+/// The code, which is a number or a string. A longer number is no code, and may be a phone number.
 fn code(json: &Value) -> Option<u32> {
-    match fields(json).get("code")? {
+    let code = match fields(json).get("code")? {
         Value::Number(code) => code.as_u64().and_then(|code| u32::try_from(code).ok()),
         Value::String(code) => code.trim().parse().ok(),
         _ => None,
-    }
+    };
+    code.filter(|code| *code <= CODE_MAX)
 }
 
 /// The id of the message, in a form that may be logged.
@@ -235,10 +239,11 @@ mod tests {
         for (status, body) in [
             (400, r#"{"code":"7004","message":"+34600111222 is invalid"}"#),
             (200, r#"{"response":{"code":"34600111222"}}"#),
+            (200, r#"{"response":{"code":600111222}}"#),
             (500, "+34600111222"),
         ] {
             let reason = read(status, body.as_bytes()).unwrap_err().reason;
-            assert!(!reason.contains("34600111222"), "{reason}");
+            assert!(!reason.contains("600111222"), "{reason}");
         }
     }
 }

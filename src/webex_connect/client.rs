@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 use url::Url;
 
-use super::answer;
 pub(crate) use super::answer::AcceptedMessage;
+use super::answer::{self, Refused};
 use crate::{
     contract::{people::PhoneNumber, trace::TraceContext},
     random::Random,
@@ -42,8 +42,7 @@ impl ConnectClient {
         let response =
             self.upstream.post_for_any_status(self.url.clone(), &empty, "", &trace, Duration::MAX).await?;
         match answer::read(response.status, &response.body) {
-            Ok(_) => Ok(()),
-            Err(refused) if refused.cause == ErrorCause::Request => Ok(()),
+            Ok(_) | Err(Refused { cause: ErrorCause::Request | ErrorCause::SessionOver, .. }) => Ok(()),
             Err(refused) => {
                 let error = refused.into_error(&self.upstream, &response);
                 Err(self.upstream.refused_with(response, "", error).await)

@@ -38,6 +38,8 @@ async fn failure_that_passes_is_repeated_and_sends_one_message() {
     }
     worker.stop().await;
     assert!(send.connect.send_counts().values().all(|times| *times == 1));
+    // Each fault fired.
+    assert_eq!(send.connect.arrivals(Endpoint::Any).len(), 2 * passing().len());
     send.rig.assert_queues_are_empty(&send.rig.amqp).await;
 }
 
@@ -71,10 +73,15 @@ async fn refused_key_waits_for_a_new_one_and_the_other_messages_wait_too() {
     let worker = send.start(&settings).await;
     send.rig.publish_many(1..=3).await;
     worker.output.until("webex_connect.key", 1).await;
+    send.rig.publish_many(4..=23).await;
+    let queue = send.rig.name("guests.sms");
+    poll("links that wait", async || (send.rig.amqp.depth(&queue).await?.0 >= 20).then_some(())).await;
     assert_eq!(send.connect.counts().sends, 0);
     std::fs::write(&file, CONNECT_KEY).unwrap();
-    send.until_sent(3).await;
+    send.until_sent(23).await;
     worker.stop().await;
+    // Only the first messages and some probes were tried with the withdrawn key.
+    assert!(send.connect.arrivals(Endpoint::Any).len() < 23 + 20);
     assert!(send.connect.send_counts().values().all(|times| *times == 1));
 }
 

@@ -10,10 +10,12 @@ async fn worker_does_not_start_while_other_programs_may_send_the_same_links() {
     assert_eq!(send.rig.guest_links().await.take(1).await.len(), 1);
     worker.stop().await;
     let url = send.connect.url();
+    for declare in ["off", "check", "create"] {
+        let refused = send.rig.launch(&settings(url.as_str(), &[("topology.declare", declare)]));
+        refused.output.until("exists, but guests.delivery is webex-connect", 1).await;
+        assert!(!refused.ended().await.success());
+    }
     let settings = settings(url.as_str(), &[]);
-    let refused = send.rig.launch(&settings);
-    refused.output.until("exists, but guests.delivery is webex-connect", 1).await;
-    assert!(!refused.ended().await.success());
     let check = send.rig.command(&["check", "--connect"], &settings).await;
     assert!(check.stdout.contains("exists, but guests.delivery is webex-connect"), "{}", check.stdout);
     send.rig.amqp.delete_queues([send.rig.name("guests").as_str()]).await;

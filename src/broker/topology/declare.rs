@@ -82,7 +82,7 @@ impl Topology {
     }
 
     /// Refuses a queue of another `guests.delivery`, because AMQP cannot tell whether it still gets the guests' links.
-    async fn refuse_rivals(
+    pub(super) async fn refuse_rivals(
         &self,
         connection: &impl BrokerConnection,
         limit: Duration,

@@ -153,8 +153,8 @@ impl Topology {
         &self.delays
     }
 
-    /// Declares, verifies or ignores the topology, as `topology.declare` says; `limit` applies to each reply. A
-    /// topology that was found correct is not requested again at each new connection. A cluster that lost a node may
+    /// Declares, verifies or ignores the topology, as `topology.declare` says; `limit` applies to each reply. Refuses a queue of another
+    /// `guests.delivery` in any case. A topology that was found correct is not requested again at each new connection. A cluster that lost a node may
     /// take a minute to answer a declaration, and serves its queues meanwhile.
     ///
     /// # Errors
@@ -164,15 +164,15 @@ impl Topology {
         connection: &impl BrokerConnection,
         limit: Duration,
     ) -> Result<(), TopologyError> {
-        let passive = match self.declare {
-            Declare::Off => return Ok(()),
-            Declare::Create => false,
-            Declare::Check => true,
-        };
-        if !self.verified.load(Ordering::Relaxed) {
-            self.declare(connection, passive, limit).await?;
-            self.verified.store(true, Ordering::Relaxed);
+        if self.verified.load(Ordering::Relaxed) {
+            return Ok(());
         }
+        match self.declare {
+            Declare::Off => self.refuse_rivals(connection, limit).await?,
+            Declare::Check => self.declare(connection, true, limit).await?,
+            Declare::Create => self.declare(connection, false, limit).await?,
+        }
+        self.verified.store(true, Ordering::Relaxed);
         Ok(())
     }
 

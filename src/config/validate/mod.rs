@@ -238,6 +238,13 @@ fn order_of_durations(config: &Config, settings: &Settings) -> Result<(), Config
             return Err(settings.error(small, format!("expected at most {large}, which is {high:?}")));
         }
     }
+    let guests = &config.webex_connect;
+    if config.sends_to_guests() && guests.connect_timeout >= guests.timeout {
+        // Otherwise the timeout ends an attempt to connect, which then counts as a message that may have been sent.
+        let expected =
+            format!("expected less than webex_connect.timeout, which is {:?}", guests.timeout.get());
+        return Err(settings.error("webex_connect.connect_timeout", expected));
+    }
     Ok(())
 }
 

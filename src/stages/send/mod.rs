@@ -1,5 +1,6 @@
 //! Stages `sms` and `whatsapp`: send a guest link to the guest through Webex Connect.
 
+mod note;
 mod sms;
 mod whatsapp;
 
@@ -7,11 +8,13 @@ use std::{future::Future, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use self::note::SendNote;
 pub use self::{sms::SMS, whatsapp::WHATSAPP};
 pub(crate) use self::{
     sms::SmsSender,
@@ -19,7 +22,7 @@ pub(crate) use self::{
 };
 use super::{
     AcceptedJob, JobContext, Read, SESSION_OVER, Stage,
-    deduplicator::{Begun, Deduplicator},
+    deduplicator::{Begun, Deduplicator, WRITE_TIME},
     read_link,
 };
 use crate::{
@@ -47,30 +50,6 @@ const SENT: &[u8] = b"sent";
 
 /// How often a message is sent at most if each time nobody knows whether it was sent.
 const SENDS_MAX: u32 = 3;
-
-/// Ledger note before a message is sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SendNote {
-    /// Number of times that the message may have been sent.
-    sends: u32,
-    /// The replay of the dead letter to which the number belongs, because an operator decided to send it again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    replayed_at: Option<Timestamp>,
-}
-
-impl SendNote {
-    /// What is noted for the message with the last replay `replayed_at`.
-    fn noted(lease: Option<&Lease>, replayed_at: Option<Timestamp>) -> Self {
-        let noted = lease.and_then(Lease::note).and_then(|note| serde_json::from_slice::<Self>(note).ok());
-        let noted = noted.filter(|noted| noted.replayed_at == replayed_at);
-        noted.unwrap_or(Self { sends: 0, replayed_at })
-    }
-
-    fn again(self) -> Self {
-        Self { sends: self.sends.saturating_add(1), ..self }
-    }
-}
 
 /// Copies of a link's bytes in memory at the same time: received, parsed, rendered, being sent.
 const COPIES: usize = 4;
@@ -107,6 +86,9 @@ pub(crate) trait GuestSender: Send + Sync + 'static {
 
     /// True if the API has another key than at the last call.
     fn has_new_token(&self) -> bool;
+
+    /// Checks that the API answers, with a request that cannot send a message.
+    fn try_api(&self) -> impl Future<Output = Result<(), UpstreamError>> + Send;
 
     /// Sends `link` within `left`. Receipts name the message by `id`.
     fn send(
@@ -151,46 +133,67 @@ impl<C: GuestSender> SendStage<C> {
             Begun::Stop(outcome) => return outcome,
         };
         fault::point(C::DEF.name, "claimed");
-        let noted = SendNote::noted(lease.as_ref(), job.replayed_at);
-        let noted_before = noted.sends > 0;
-        if noted_before {
-            if self.rules.on_unknown == OnUnknown::Dead || noted.sends >= SENDS_MAX {
-                return Outcome::Dead(maybe_sent(noted.sends));
-            }
-            warn!(sends = noted.sends, "sending a guest link again: an earlier attempt may have sent it");
+        let noted = SendNote::noted(lease.as_ref().and_then(Lease::note), job.replayed_at);
+        if noted.sends > 0
+            && let Err(outcome) = self.may_repeat(noted).await
+        {
+            return outcome;
         }
         // The time may have passed while the claim was awaited.
-        let left = self.left(*deadline);
-        if left < self.rules.min_remaining {
-            if !noted_before {
+        if self.is_late(*deadline) {
+            if noted.sends == 0 {
                 Deduplicator::release(lease).await;
             }
             return Outcome::Dead(self.too_late());
         }
-        let Ok(note) = serde_json::to_vec(&noted.again()) else {
+        let Some(note) = noted.again().to_bytes() else {
             return Outcome::Dead(Death::new(Class::Internal, "could not write the note of a message"));
         };
         // Waits for the ledger. A note that was given up and written late would count as a message that may have been sent.
-        if let Some(outcome) = self.deduplicator.note_part(&mut lease, &note, *deadline).await {
+        let expires_at = job.link.expires_at;
+        if let Some(outcome) = self.deduplicator.note_part(&mut lease, &note, expires_at).await {
             return outcome;
         }
-        let left = self.left(*deadline);
         fault::point(C::DEF.name, "noted");
-        let sent = self.sender.send(&job.link, &job.id, trace, left).await;
+        let sent = if self.is_late(*deadline) {
+            Err(SendError::Unsendable(self.too_late()))
+        } else {
+            self.sender.send(&job.link, &job.id, trace, self.left(expires_at)).await
+        };
         fault::point(C::DEF.name, "answered");
         match sent {
             Ok(accepted) => {
                 info!(connect_id = accepted.id.as_deref().unwrap_or("none"), "guest link sent");
-                self.sent(lease, *deadline).await
+                self.sent(lease, expires_at).await
             }
-            Err(error) => self.failed(error, lease, noted, *deadline).await,
+            Err(error) => self.failed(error, lease, noted, expires_at).await,
         }
     }
 
-    async fn sent(&self, lease: Option<Lease>, deadline: WireTime) -> Outcome {
-        let recorded = self.deduplicator.record(lease, SENT, deadline).await;
+    /// Decides about a message that may have been sent before. Sends nothing while the API does not answer: each attempt would count
+    /// as one that may have sent the message, so that a short outage would use up all of them.
+    ///
+    /// # Errors
+    /// The outcome, if the message must not be sent now.
+    async fn may_repeat(&self, noted: SendNote) -> Result<(), Outcome> {
+        if self.rules.on_unknown == OnUnknown::Dead || noted.sends >= SENDS_MAX {
+            return Err(Outcome::Dead(maybe_sent(noted.sends)));
+        }
+        let tried = self.sender.try_api().await;
+        tried.map_err(UpstreamError::into_outcome)?;
+        warn!(sends = noted.sends, "sending a guest link again: an earlier attempt may have sent it");
+        Ok(())
+    }
+
+    /// Records a message that was sent, so that copies of the link send none. Does not wait for long: without the record the ack still
+    /// prevents a repeat, but a delivery that waits is repeated when the worker stops.
+    async fn sent(&self, lease: Option<Lease>, expires_at: WireTime) -> Outcome {
+        let recorded = timeout(WRITE_TIME, self.deduplicator.record(lease, SENT, expires_at)).await;
         fault::point(C::DEF.name, "recorded");
-        recorded.unwrap_or(Outcome::Done(Batch::default()))
+        if !matches!(recorded, Ok(None)) {
+            warn!("could not record a sent guest link in the ledger; a copy of the link would be sent again");
+        }
+        Outcome::Done(Batch::default())
     }
 
     async fn failed(
@@ -198,21 +201,17 @@ impl<C: GuestSender> SendStage<C> {
         error: SendError,
         mut lease: Option<Lease>,
         noted: SendNote,
-        deadline: WireTime,
+        expires_at: WireTime,
     ) -> Outcome {
         let may_be_sent = matches!(&error, SendError::Failed(error) if error.unknown);
         // Without the ledger nobody counts how often it may have been sent.
         if may_be_sent && lease.is_none() {
             return Outcome::Dead(maybe_sent(1));
         }
-        // The note of this attempt stays if the message may have been sent, and that of earlier attempts in any case.
-        if !may_be_sent {
-            if noted.sends == 0 {
-                Deduplicator::release(lease).await;
-            } else if let Ok(note) = serde_json::to_vec(&noted) {
-                // Without this note the attempt counts, which ends the message earlier.
-                _ = self.deduplicator.note_part(&mut lease, &note, deadline).await;
-            }
+        // The note of this attempt stays if the message may have been sent. Otherwise the earlier note returns, also if it counts
+        // nothing: a write is repeated until the ledger works, and a release is not.
+        if !may_be_sent && let Some(note) = noted.to_bytes() {
+            _ = self.deduplicator.note_part(&mut lease, &note, expires_at).await;
             fault::point(C::DEF.name, "released");
         }
         match error {
@@ -221,9 +220,14 @@ impl<C: GuestSender> SendStage<C> {
         }
     }
 
-    /// Time until `deadline`; zero if it has passed.
-    fn left(&self, deadline: WireTime) -> Duration {
-        let left: SignedDuration = deadline.timestamp().duration_since(self.deduplicator.clock().now());
+    /// True if nothing is sent any more.
+    fn is_late(&self, deadline: WireTime) -> bool {
+        deadline.timestamp() <= self.deduplicator.clock().now()
+    }
+
+    /// Time until `expires_at`; zero if it has passed.
+    fn left(&self, expires_at: WireTime) -> Duration {
+        let left: SignedDuration = expires_at.timestamp().duration_since(self.deduplicator.clock().now());
         Duration::try_from(left).unwrap_or_default()
     }
 
@@ -253,7 +257,17 @@ impl<C: GuestSender> SendStage<C> {
         if link.expires_at.timestamp() <= now {
             return Err(Death::new(Class::Expired, SESSION_OVER));
         }
+        if self.deadline(&link).timestamp() <= now {
+            return Err(self.too_late());
+        }
         Ok(link)
+    }
+
+    /// The time from which on `link` is not sent, because too little is left of its session.
+    fn deadline(&self, link: &GuestLink) -> WireTime {
+        let min_remaining = SignedDuration::try_from(self.rules.min_remaining).unwrap_or(SignedDuration::MAX);
+        let last = link.expires_at.timestamp().checked_sub(min_remaining);
+        WireTime::floor(last.unwrap_or(Timestamp::MIN))
     }
 }
 
@@ -301,7 +315,7 @@ impl<C: GuestSender> Stage for SendStage<C> {
                 .map_err(|invalid| Death::new(Class::Invalid, invalid))
                 .and_then(|link| self.checked(link, self.deduplicator.clock().now()))
                 .map(|link| AcceptedJob {
-                    deadline: link.expires_at,
+                    deadline: self.deadline(&link),
                     digest,
                     job: GuestJob { link, id, replayed_at: message.replayed_at() },
                 }),
@@ -326,3 +340,6 @@ fn message_id(message: &Message) -> Uuid {
         |id| Uuid::try_parse(id).unwrap_or_else(|_| ids::hash(id.as_bytes())),
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use crate::{
         trace::TraceContext,
     },
     outcome::{Class, Death},
+    upstream::UpstreamError,
     webex_connect::{
         ConnectClient,
         client::AcceptedMessage,
@@ -54,6 +55,10 @@ impl GuestSender for SmsSender {
 
     fn has_new_token(&self) -> bool {
         self.client.has_new_token()
+    }
+
+    async fn try_api(&self) -> Result<(), UpstreamError> {
+        self.client.try_key().await
     }
 
     async fn send(

@@ -14,6 +14,7 @@ use crate::{
         trace::TraceContext,
     },
     outcome::{Class, Death},
+    upstream::UpstreamError,
     webex_connect::{
         ConnectClient, Locales,
         client::AcceptedMessage,
@@ -91,6 +92,10 @@ impl GuestSender for WhatsappSender {
 
     fn has_new_token(&self) -> bool {
         self.client.has_new_token()
+    }
+
+    async fn try_api(&self) -> Result<(), UpstreamError> {
+        self.client.try_key().await
     }
 
     async fn send(
