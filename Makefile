@@ -174,8 +174,8 @@ release: ## write VERSION to all places, make the SBOM and the chart's package, 
 schemas: ## regenerate config/schemas from the program's types
 	@$(CARGO) run --quiet --locked -- schema --write config/schemas
 
-openapi: ## regenerate config/openapi.json from the program's types
-	@ICW_WRITE_OPENAPI=1 $(CARGO) test --quiet --locked --lib openapi_json_is_up_to_date
+openapi: ## regenerate config/openapi.json and config/asyncapi.json from the program's types
+	@ICW_WRITE_OPENAPI=1 $(CARGO) test --quiet --locked --lib api_json_is_up_to_date
 
 metrics: ## regenerate config/metrics.md from the program
 	@ICW_WRITE_METRICS=1 $(CARGO) test --quiet --locked --lib metrics_md_is_up_to_date

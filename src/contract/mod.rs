@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod asyncapi;
 pub mod cloud_event;
 pub mod decode;
 pub mod device;

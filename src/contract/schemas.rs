@@ -1,6 +1,7 @@
 //! JSON Schemas of the messages, generated from their types.
 
-use schemars::{Schema, generate::SchemaSettings};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings};
+use serde_json::{Map, Value};
 
 use super::{
     link::{GuestLink, HostLink},
@@ -22,4 +23,24 @@ pub fn schema(name: &str) -> Option<Schema> {
         "host-link.v1" => Some(outgoing.into_root_schema_for::<HostLink>()),
         _ => None,
     }
+}
+
+/// Adds the schema of `T` as `name`, and of the types in it, to the `schemas` of a document that has them in `components`.
+pub(crate) fn define<T: JsonSchema>(
+    name: &str,
+    mut settings: SchemaSettings,
+    schemas: &mut Map<String, Value>,
+) {
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    let Value::Object(mut schema) = schema else { return };
+    schema.remove("$schema");
+    // `into_root_schema_for` puts the definitions at the path inside the schema itself.
+    if let Some(Value::Object(mut components)) = schema.remove("components")
+        && let Some(Value::Object(inner)) = components.remove("schemas")
+    {
+        schemas.extend(inner);
+    }
+    schemas.insert(name.to_owned(), Value::Object(schema));
 }

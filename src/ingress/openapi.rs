@@ -1,11 +1,12 @@
 //! The description of the ingress in OpenAPI 3.1, generated from the types on the wire.
 
-use schemars::{JsonSchema, generate::SchemaSettings};
+use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 use strum::VariantArray;
 
 use crate::contract::{
     http::{AcceptedBody, MEDIA_TYPES, ProblemBody, ProblemKind},
+    schemas::define,
     start_session::StartSession,
 };
 
@@ -16,9 +17,10 @@ const KEY: &str = r#"^([!#-~][!-~]*|"([!#-\[\]-~]|\\["\\])+")$"#;
 #[must_use]
 pub fn document() -> Value {
     let mut schemas = Map::new();
-    define::<StartSession>("StartSession", true, &mut schemas);
-    define::<AcceptedBody>("Accepted", false, &mut schemas);
-    define::<ProblemBody>("Problem", false, &mut schemas);
+    let draft = SchemaSettings::draft2020_12;
+    define::<StartSession>("StartSession", draft().for_deserialize(), &mut schemas);
+    define::<AcceptedBody>("Accepted", draft().for_serialize(), &mut schemas);
+    define::<ProblemBody>("Problem", draft().for_serialize(), &mut schemas);
     schemas.insert("CloudEvent".into(), cloud_event());
     json!({
         "openapi": "3.1.0",
@@ -35,25 +37,6 @@ pub fn document() -> Value {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}
         }
     })
-}
-
-/// Adds the schema of `T` and of the types in it.
-fn define<T: JsonSchema>(name: &str, incoming: bool, schemas: &mut Map<String, Value>) {
-    let mut settings = SchemaSettings::draft2020_12();
-    settings.definitions_path = "/components/schemas".into();
-    settings.meta_schema = None;
-    let settings = if incoming { settings.for_deserialize() } else { settings.for_serialize() };
-    let mut generator = settings.into_generator();
-    let schema = generator.root_schema_for::<T>().to_value();
-    let Value::Object(mut schema) = schema else { return };
-    schema.remove("$schema");
-    // `root_schema_for` puts the definitions at the path inside the schema itself.
-    if let Some(Value::Object(mut components)) = schema.remove("components")
-        && let Some(Value::Object(inner)) = components.remove("schemas")
-    {
-        schemas.extend(inner);
-    }
-    schemas.insert(name.to_owned(), Value::Object(schema));
 }
 
 /// A CloudEvent in structured mode.
