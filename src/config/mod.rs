@@ -31,7 +31,7 @@ use crate::{
     breaker::BreakerPolicy,
     broker::topology::TopologyConfig,
     contract::{device::AllowList, people::NumberPrefixes, start_session::Vertical},
-    ingress::config::{AddressBlock, ClientConfig},
+    ingress::config::{AddressBlock, ClientConfig, HubAlgorithm},
     instant_connect::request::{Enc, JweAlg, JwsAlg},
     retry::RetryPolicy,
     stages::{GuestsDelivery, OnFailure, OnUnknown},
@@ -60,6 +60,7 @@ pub struct Config {
     pub ledger: LedgerConfig,
     pub shutdown: ShutdownConfig,
     pub ingress: IngressConfig,
+    pub receipts: ReceiptsConfig,
     pub admin: AdminConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -281,6 +282,18 @@ pub struct IngressConfig {
     pub trusted_proxies: Vec<AddressBlock>,
     #[serde(default)]
     pub clients: BTreeMap<String, ClientConfig>,
+}
+
+/// Section `receipts`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct ReceiptsConfig {
+    #[serde(deserialize_with = "empty_is_none")]
+    pub secret_file: Option<PathBuf>,
+    #[schemars(with = "String")]
+    pub secret: SecretString,
+    pub algorithm: HubAlgorithm,
+    pub allow_unsigned: bool,
 }
 
 /// Section `admin`.
