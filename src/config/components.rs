@@ -154,6 +154,7 @@ impl Config {
             numbers: self.send.allowed_prefixes.clone(),
             min_remaining: self.send.min_remaining.get(),
             on_unknown: self.send.on_unknown,
+            receipt_wait: self.takes_receipts().then(|| self.send.unknown_wait.get()),
         }
     }
 

@@ -39,7 +39,7 @@ use crate::{
         logs::{LogFormat, LogLevel},
         traces::TraceRelation,
     },
-    values::{self, Bounded, Period, address_or_off, empty_is_none, http_url, zero_is_none},
+    values::{self, Bounded, Period, PeriodOrZero, address_or_off, empty_is_none, http_url, zero_is_none},
 };
 
 /// The whole configuration; `config/default.toml` documents each key.
@@ -223,6 +223,7 @@ pub struct WebexConnectConfig {
 pub struct SendConfig {
     pub allowed_prefixes: NumberPrefixes,
     pub on_unknown: OnUnknown,
+    pub unknown_wait: PeriodOrZero,
     pub min_remaining: Period,
     pub sms_parts_max: Bounded<1, 10>,
 }

@@ -227,8 +227,14 @@ impl Parts<'_> {
             client: self.connect_client(&stages::SMS, sms::PATH)?,
             from: self.loaded.config.webex_connect.sms_from.clone(),
             texts: self.loaded.texts()?,
+            receipts: self.loaded.config.takes_receipts(),
         };
-        Ok(SendStage::new(sender, self.loaded.config.send_rules(), self.deduplicator(&stages::SMS)))
+        Ok(SendStage::new(
+            sender,
+            self.loaded.config.send_rules(),
+            self.deduplicator(&stages::SMS),
+            self.metrics.receipts(),
+        ))
     }
 
     fn whatsapp_stage(&self) -> Result<SendStage<WhatsappSender>, WorkerError> {
@@ -240,7 +246,12 @@ impl Parts<'_> {
             base_url: section.whatsapp_base_url.as_str().to_owned(),
             names_guests: section.whatsapp_parameters.iter().any(|name| name == NAME_PARAMETER),
         };
-        Ok(SendStage::new(sender, self.loaded.config.send_rules(), self.deduplicator(&stages::WHATSAPP)))
+        Ok(SendStage::new(
+            sender,
+            self.loaded.config.send_rules(),
+            self.deduplicator(&stages::WHATSAPP),
+            self.metrics.receipts(),
+        ))
     }
 
     fn connect_client(&self, stage: &StageDef, path: &str) -> Result<ConnectClient, WorkerError> {

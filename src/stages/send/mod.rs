@@ -1,17 +1,19 @@
 //! Stages `sms` and `whatsapp`: send a guest link to the guest through Webex Connect.
 
 mod sms;
+mod unknown;
 mod whatsapp;
 
 use std::{future::Future, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use self::unknown::{Resolution, maybe_sent};
 pub use self::{sms::SMS, whatsapp::WHATSAPP};
 pub(crate) use self::{
     sms::SmsSender,
@@ -30,6 +32,7 @@ use crate::{
         link::GuestLink,
         message::Message,
         people::{Channel, NumberPrefixes},
+        receipt::{SendNote, SentLink, send_key},
         stage::StageDef,
         time::WireTime,
         trace::TraceContext,
@@ -38,39 +41,13 @@ use crate::{
     instant_connect::response::LinkRules,
     ledger::Lease,
     outcome::{Batch, Class, Death, Outcome},
+    telemetry::metrics::{ReceiptMetrics, labels::ResolvedBy},
     upstream::UpstreamError,
     webex_connect::client::AcceptedMessage,
 };
 
-/// Ledger result of a message that was sent.
+/// Ledger result of a message that was sent while receipts are off.
 const SENT: &[u8] = b"sent";
-
-/// How often a message is sent at most if each time nobody knows whether it was sent.
-const SENDS_MAX: u32 = 3;
-
-/// Ledger note before a message is sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SendNote {
-    /// Number of times that the message may have been sent.
-    sends: u32,
-    /// The replay of the dead letter to which the number belongs, because an operator decided to send it again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    replayed_at: Option<Timestamp>,
-}
-
-impl SendNote {
-    /// What is noted for the message with the last replay `replayed_at`.
-    fn noted(lease: Option<&Lease>, replayed_at: Option<Timestamp>) -> Self {
-        let noted = lease.and_then(Lease::note).and_then(|note| serde_json::from_slice::<Self>(note).ok());
-        let noted = noted.filter(|noted| noted.replayed_at == replayed_at);
-        noted.unwrap_or(Self { sends: 0, replayed_at })
-    }
-
-    fn again(self) -> Self {
-        Self { sends: self.sends.saturating_add(1), ..self }
-    }
-}
 
 /// Copies of a link's bytes in memory at the same time: received, parsed, rendered, being sent.
 const COPIES: usize = 4;
@@ -96,6 +73,8 @@ pub(crate) struct SendRules {
     pub(crate) min_remaining: Duration,
     /// What happens to a message that may have been sent.
     pub(crate) on_unknown: OnUnknown,
+    /// Time for which a message that may have been sent waits for its receipt. `None`: receipts are off.
+    pub(crate) receipt_wait: Option<Duration>,
 }
 
 /// Sends guest links on one channel.
@@ -133,13 +112,19 @@ pub(crate) struct SendStage<C> {
     sender: C,
     rules: SendRules,
     deduplicator: Deduplicator,
+    metrics: ReceiptMetrics,
 }
 
 impl<C: GuestSender> SendStage<C> {
     /// A stage that sends by `sender`.
     #[must_use]
-    pub(crate) const fn new(sender: C, rules: SendRules, deduplicator: Deduplicator) -> Self {
-        Self { sender, rules, deduplicator }
+    pub(crate) const fn new(
+        sender: C,
+        rules: SendRules,
+        deduplicator: Deduplicator,
+        metrics: ReceiptMetrics,
+    ) -> Self {
+        Self { sender, rules, deduplicator, metrics }
     }
 
     /// Sends `job`, unless it was already sent.
@@ -151,28 +136,40 @@ impl<C: GuestSender> SendStage<C> {
             Begun::Stop(outcome) => return outcome,
         };
         fault::point(C::DEF.name, "claimed");
-        let noted = SendNote::noted(lease.as_ref(), job.replayed_at);
+        let noted = unknown::noted(lease.as_ref(), job.replayed_at);
         let noted_before = noted.sends > 0;
         if noted_before {
-            if self.rules.on_unknown == OnUnknown::Dead || noted.sends >= SENDS_MAX {
-                return Outcome::Dead(maybe_sent(noted.sends));
+            match self.resolve(&noted, &job.id, *deadline).await {
+                Resolution::Repeat => {
+                    warn!(
+                        sends = noted.sends,
+                        "sending a guest link again: the last attempt may have sent it"
+                    );
+                }
+                Resolution::Sent => return self.receipt_found(lease, &noted, *deadline).await,
+                Resolution::Stop(outcome) => return outcome,
             }
-            warn!(sends = noted.sends, "sending a guest link again: the last attempt may have sent it");
         }
         // The time may have passed while the claim was awaited.
         let left = self.left(*deadline);
         if left < self.rules.min_remaining {
-            if !noted_before {
+            if noted_before {
+                self.metrics.resolved(ResolvedBy::Dead);
+            } else {
                 Deduplicator::release(lease).await;
             }
             return Outcome::Dead(self.too_late());
         }
-        let Ok(note) = serde_json::to_vec(&noted.again()) else {
+        let sending = SendNote { about: self.about(job), ..noted.again(self.deduplicator.clock().now()) };
+        let Ok(note) = serde_json::to_vec(&sending) else {
             return Outcome::Dead(Death::new(Class::Internal, "could not write the note of a message"));
         };
         // Waits for the ledger. A note that was given up and written late would count as a message that may have been sent.
         if let Some(outcome) = self.deduplicator.note_part(&mut lease, &note, *deadline).await {
             return outcome;
+        }
+        if noted_before {
+            self.metrics.resolved(ResolvedBy::Repeat);
         }
         let left = self.left(*deadline);
         fault::point(C::DEF.name, "noted");
@@ -181,35 +178,52 @@ impl<C: GuestSender> SendStage<C> {
         match sent {
             Ok(accepted) => {
                 info!(connect_id = accepted.id.as_deref().unwrap_or("none"), "guest link sent");
-                self.sent(lease, *deadline).await
+                let recorded = self.record(lease, &sending, *deadline).await;
+                recorded.unwrap_or(Outcome::Done(Batch::default()))
             }
-            Err(error) => self.failed(error, lease, noted, *deadline).await,
+            Err(error) => self.failed(error, lease, &noted, *deadline).await,
         }
     }
 
-    async fn sent(&self, lease: Option<Lease>, deadline: WireTime) -> Outcome {
-        let recorded = self.deduplicator.record(lease, SENT, deadline).await;
+    /// Records that the message is sent. Its receipts need what the note says about it.
+    async fn record(&self, lease: Option<Lease>, note: &SendNote, deadline: WireTime) -> Option<Outcome> {
+        let kept = self.rules.receipt_wait.and_then(|_| serde_json::to_vec(note).ok());
+        let recorded = self.deduplicator.record(lease, kept.as_deref().unwrap_or(SENT), deadline).await;
         fault::point(C::DEF.name, "recorded");
-        recorded.unwrap_or(Outcome::Done(Batch::default()))
+        recorded
+    }
+
+    /// What receipts repeat of the link; `None` if they are off.
+    fn about(&self, job: &GuestJob) -> Option<SentLink> {
+        self.rules.receipt_wait?;
+        let link = &job.link;
+        Some(SentLink {
+            event_id: link.event_id.clone(),
+            session_id: link.session_id.clone(),
+            correlation_id: link.correlation_id.clone(),
+            attributes: link.attributes.clone(),
+            published_at: job.published_at,
+        })
     }
 
     async fn failed(
         &self,
         error: SendError,
         mut lease: Option<Lease>,
-        noted: SendNote,
+        noted: &SendNote,
         deadline: WireTime,
     ) -> Outcome {
         let may_be_sent = matches!(&error, SendError::Failed(error) if error.unknown);
         // Without the ledger nobody counts how often it may have been sent.
         if may_be_sent && lease.is_none() {
+            self.metrics.resolved(ResolvedBy::Dead);
             return Outcome::Dead(maybe_sent(1));
         }
         // The note of this attempt stays if the message may have been sent, and that of earlier attempts in any case.
         if !may_be_sent {
             if noted.sends == 0 {
                 Deduplicator::release(lease).await;
-            } else if let Ok(note) = serde_json::to_vec(&noted) {
+            } else if let Ok(note) = serde_json::to_vec(noted) {
                 // Without this note the attempt counts, which ends the message earlier.
                 _ = self.deduplicator.note_part(&mut lease, &note, deadline).await;
             }
@@ -257,22 +271,14 @@ impl<C: GuestSender> SendStage<C> {
     }
 }
 
-/// The death of a message that may have been sent `sends` times.
-fn maybe_sent(sends: u32) -> Death {
-    let times = if sends == 1 { "once".to_owned() } else { format!("{sends} times") };
-    let advice = "a replay sends it again";
-    Death::new(
-        Class::Exhausted,
-        format!("it may have been sent {times}, and nobody knows (send.on_unknown); {advice}"),
-    )
-}
-
 /// A guest link to send.
 #[derive(Debug)]
 pub(crate) struct GuestJob {
     link: GuestLink,
     /// The last replay of the message, if it was a dead letter.
     replayed_at: Option<Timestamp>,
+    /// When the link was published.
+    published_at: Option<Timestamp>,
     /// The id by which receipts name the message: the link's `message_id`.
     id: Uuid,
 }
@@ -296,7 +302,7 @@ impl<C: GuestSender> Stage for SendStage<C> {
                 event_id: EventId::of(known, None, &message.body),
                 ..Identity::without_body(message)
             },
-            effect: format!("send:{id}"),
+            effect: send_key(&id),
             bytes: self.bytes_max(message),
             job: link
                 .map_err(|invalid| Death::new(Class::Invalid, invalid))
@@ -304,7 +310,12 @@ impl<C: GuestSender> Stage for SendStage<C> {
                 .map(|link| AcceptedJob {
                     deadline: link.expires_at,
                     digest,
-                    job: GuestJob { link, id, replayed_at: message.replayed_at() },
+                    job: GuestJob {
+                        link,
+                        id,
+                        replayed_at: message.replayed_at(),
+                        published_at: message.published_at,
+                    },
                 }),
         }
     }
