@@ -89,6 +89,8 @@ pub enum Cause {
     Busy,
     /// The ledger could not be read or written.
     Ledger,
+    /// The message may have been sent, and its receipt may still come.
+    Receipt,
 }
 
 impl Cause {
@@ -230,7 +232,7 @@ mod tests {
             names::<Class>(),
             "invalid, device-not-allowed, rejected, expired, exhausted, unroutable, poison, internal"
         );
-        assert_eq!(names::<Cause>(), "unavailable, rate-limited, malformed, token, busy, ledger");
+        assert_eq!(names::<Cause>(), "unavailable, rate-limited, malformed, token, busy, ledger, receipt");
     }
 
     #[test]

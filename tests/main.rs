@@ -17,5 +17,6 @@ mod ledger;
 mod operators;
 mod promises;
 mod random;
+mod receipts;
 mod sandbox;
 mod send;

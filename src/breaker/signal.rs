@@ -28,7 +28,7 @@ impl Signal {
             Outcome::Dead(death) if death.class == Class::Rejected => Self::Success,
             Outcome::TryAgain(failure) | Outcome::Wait(failure) => match (failure.cause, failure.retry_after)
             {
-                (Cause::Busy, _) => Self::Neutral,
+                (Cause::Busy | Cause::Receipt, _) => Self::Neutral,
                 (Cause::Token | Cause::Ledger, _) => Self::Blocked(None),
                 (Cause::RateLimited, wait) => Self::Blocked(wait),
                 (Cause::Unavailable | Cause::Malformed, _) => Self::Failure,

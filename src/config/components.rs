@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, tz::TimeZone};
+use secrecy::ExposeSecret;
 
 use super::{
     AmqpConfig, Auth, Config, ConfigError, HostsConfig, HostsDelivery, InstantConnectConfig, LedgerChoice,
@@ -81,7 +82,9 @@ impl Config {
     /// The names of exchanges and queues.
     #[must_use]
     pub fn topology(&self) -> Topology {
-        Topology::new(&self.topology, self.guests.delivery.stages(), self.retry.delays.as_slice())
+        let topology =
+            Topology::new(&self.topology, self.guests.delivery.stages(), self.retry.delays.as_slice());
+        if self.takes_receipts() { topology.with_receipts() } else { topology }
     }
 
     /// Limits of each consumer.
@@ -126,6 +129,13 @@ impl Config {
         self.guests.delivery == GuestsDelivery::WebexConnect
     }
 
+    /// True if the ingress takes receipts of Webex Connect. It is the same for all workers, also those without the ingress.
+    #[must_use]
+    pub fn takes_receipts(&self) -> bool {
+        let section = &self.receipts;
+        section.secret_file.is_some() || !section.secret.expose_secret().is_empty() || section.allow_unsigned
+    }
+
     /// The guests that can get a message.
     fn guest_rules(&self) -> GuestRules {
         let section = &self.webex_connect;
@@ -144,6 +154,7 @@ impl Config {
             numbers: self.send.allowed_prefixes.clone(),
             min_remaining: self.send.min_remaining.get(),
             on_unknown: self.send.on_unknown,
+            receipt_wait: self.takes_receipts().then(|| self.send.unknown_wait.get()),
         }
     }
 

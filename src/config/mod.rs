@@ -31,7 +31,7 @@ use crate::{
     breaker::BreakerPolicy,
     broker::topology::TopologyConfig,
     contract::{device::AllowList, people::NumberPrefixes, start_session::Vertical},
-    ingress::config::{AddressBlock, ClientConfig},
+    ingress::config::{AddressBlock, ClientConfig, HubAlgorithm},
     instant_connect::request::{Enc, JweAlg, JwsAlg},
     retry::RetryPolicy,
     stages::{GuestsDelivery, OnFailure, OnUnknown},
@@ -39,7 +39,7 @@ use crate::{
         logs::{LogFormat, LogLevel},
         traces::TraceRelation,
     },
-    values::{self, Bounded, Period, address_or_off, empty_is_none, http_url, zero_is_none},
+    values::{self, Bounded, Period, PeriodOrZero, address_or_off, empty_is_none, http_url, zero_is_none},
 };
 
 /// The whole configuration; `config/default.toml` documents each key.
@@ -60,6 +60,7 @@ pub struct Config {
     pub ledger: LedgerConfig,
     pub shutdown: ShutdownConfig,
     pub ingress: IngressConfig,
+    pub receipts: ReceiptsConfig,
     pub admin: AdminConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -222,6 +223,7 @@ pub struct WebexConnectConfig {
 pub struct SendConfig {
     pub allowed_prefixes: NumberPrefixes,
     pub on_unknown: OnUnknown,
+    pub unknown_wait: PeriodOrZero,
     pub min_remaining: Period,
     pub sms_parts_max: Bounded<1, 10>,
 }
@@ -281,6 +283,18 @@ pub struct IngressConfig {
     pub trusted_proxies: Vec<AddressBlock>,
     #[serde(default)]
     pub clients: BTreeMap<String, ClientConfig>,
+}
+
+/// Section `receipts`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "see Config")]
+pub struct ReceiptsConfig {
+    #[serde(deserialize_with = "empty_is_none")]
+    pub secret_file: Option<PathBuf>,
+    #[schemars(with = "String")]
+    pub secret: SecretString,
+    pub algorithm: HubAlgorithm,
+    pub allow_unsigned: bool,
 }
 
 /// Section `admin`.

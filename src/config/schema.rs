@@ -9,7 +9,7 @@ use super::{Config, load::DEFAULTS, settings::CLIENT_NAME_MAX};
 use crate::{
     contract::device::AllowList,
     ingress::config::AddressBlock,
-    values::{BaseUrl, Bounded, Delays, Factor, NonEmpty, Period, Prefix, SubjectPrefix},
+    values::{BaseUrl, Bounded, Delays, Factor, NonEmpty, Period, PeriodOrZero, Prefix, SubjectPrefix},
 };
 
 /// The schema (draft 7, which Helm and editors read) of a settings file. Every section and key is optional, and unknown ones
@@ -145,10 +145,14 @@ const LOCALE: &str = "^(\\*|[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*)$";
 /// A duration above zero, in the notation of `config/default.toml`. (The program also reads ISO 8601 durations.)
 const DURATION: &str = "^([0-9]+(ms|s|m|h) ?)*[0-9]*[1-9][0-9]*(ms|s|m|h)( ?[0-9]+(ms|s|m|h))*$";
 
+/// As [`DURATION`], or zero.
+const DURATION_OR_ZERO: &str = "^([0-9]+(ms|s|m|h) ?)*[0-9]+(ms|s|m|h)$";
+
 schema_of! {
     (const MIN: u32, const MAX: u32) Bounded<MIN, MAX> => {"type": "integer", "minimum": MIN, "maximum": MAX},
     (const MIN: u32, const MAX: u32) Factor<MIN, MAX> => {"type": "number", "minimum": MIN, "maximum": MAX},
     () Period => {"type": "string", "pattern": DURATION},
+    () PeriodOrZero => {"type": "string", "pattern": DURATION_OR_ZERO},
     () Delays => {"type": "array", "minItems": 1, "maxItems": 20, "items": {"type": "string", "pattern": DURATION}},
     () Prefix => {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,200}$", "not": {"pattern": "^amq\\."}},
     () BaseUrl => {"type": "string", "pattern": "^https?://[^\\s()<>\\[\\]\"\\\\`?#@]+/$"},

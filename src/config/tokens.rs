@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Loaded};
 use crate::{
-    ingress::{IngressSettings, clients::Clients},
+    ingress::{IngressSettings, ReceiptSettings, clients::Clients, receipts::signature::HubSecrets},
     masking,
     upstream::TokenSource,
 };
@@ -65,7 +65,19 @@ impl Loaded {
             trusted_proxies: section.trusted_proxies.clone(),
             requires_key: section.require_idempotency_key,
             clients,
+            receipts: self.receipts()?,
         }))
+    }
+
+    /// Receipts, if they are on; the secret file is read once as a test.
+    fn receipts(&self) -> Result<Option<ReceiptSettings>, ConfigError> {
+        let section = &self.config.receipts;
+        if !self.config.takes_receipts() {
+            return Ok(None);
+        }
+        let secrets = HubSecrets::open(&section.secret, section.secret_file.as_deref(), section.algorithm)
+            .map_err(|error| self.settings.error("receipts.secret_file", error))?;
+        Ok(Some(ReceiptSettings { secrets }))
     }
 
     fn token_source(

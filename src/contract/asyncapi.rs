@@ -8,8 +8,10 @@ use super::{
     header,
     link::{GUEST_LINK_TYPE, GuestLink, HOST_LINK_TYPE, HostLink},
     outgoing::Route,
+    people::Channel,
+    receipt::{self, GuestReceipt},
     schemas::define,
-    stage::{MessageKind, QueueDef, StageDef, queues},
+    stage::{MessageKind, StageDef, queues},
     start_session::StartSession,
 };
 
@@ -27,23 +29,32 @@ struct MessageDoc {
     summary: &'static str,
 }
 
-const fn described(kind: MessageKind) -> MessageDoc {
+const START: MessageDoc = MessageDoc {
+    name: "StartSession",
+    kind: "",
+    summary: "A start event. message_id is the event id: a repeat with the same id and content has no second effect.",
+};
+const GUEST: MessageDoc = MessageDoc {
+    name: "GuestLink",
+    kind: GUEST_LINK_TYPE,
+    summary: "A guest's link. message_id is the same at every repeat.",
+};
+const HOST: MessageDoc = MessageDoc {
+    name: "HostLink",
+    kind: HOST_LINK_TYPE,
+    summary: "The host's link, for the expert only. message_id is the same at every repeat.",
+};
+const RECEIPT: MessageDoc = MessageDoc {
+    name: "GuestReceipt",
+    kind: receipt::RECEIPT_TYPE,
+    summary: "The state of a message to a guest. Only where the worker sends the messages and takes receipts (docs/receipts.md).",
+};
+
+const fn described(kind: MessageKind) -> &'static MessageDoc {
     match kind {
-        MessageKind::StartEvent => MessageDoc {
-            name: "StartSession",
-            kind: "",
-            summary: "A start event. message_id is the event id: a repeat with the same id and content has no second effect.",
-        },
-        MessageKind::GuestLink => MessageDoc {
-            name: "GuestLink",
-            kind: GUEST_LINK_TYPE,
-            summary: "A guest's link. message_id is the same at every repeat.",
-        },
-        MessageKind::HostLink => MessageDoc {
-            name: "HostLink",
-            kind: HOST_LINK_TYPE,
-            summary: "The host's link, for the expert only. message_id is the same at every repeat.",
-        },
+        MessageKind::StartEvent => &START,
+        MessageKind::GuestLink => &GUEST,
+        MessageKind::HostLink => &HOST,
     }
 }
 
@@ -52,15 +63,23 @@ const fn described(kind: MessageKind) -> MessageDoc {
 pub fn document(stages: &[&'static StageDef]) -> Value {
     let (mut channels, mut operations) = (Map::new(), Map::new());
     for queue in queues(stages) {
-        channels.insert(queue_channel(queue), of_queue(queue));
+        let message = described(queue.messages);
+        channels.insert(queue_channel(queue.name), of_queue(queue.name, message));
         for (exchange, key) in queue.bindings {
-            channels.insert(key_channel(key), of_routing_key(exchange, key, queue.messages));
+            channels.insert(key_channel(key), of_routing_key(exchange, key, message));
         }
+    }
+    channels.insert(queue_channel(receipt::EXCHANGE), of_queue(receipt::EXCHANGE, &RECEIPT));
+    for route in [Channel::Sms, Channel::Whatsapp].map(receipt::route) {
+        let channel = key_channel(route.routing_key);
+        operations.insert(format!("send-{channel}"), send(&route, "Publishes the receipts of messages"));
+        channels.insert(channel, of_routing_key(route.exchange, route.routing_key, &RECEIPT));
     }
     for stage in stages {
         operations.insert(format!("receive-{}", stage.name), receive(stage));
         for route in stage.routes {
-            operations.insert(format!("send-{}", key_channel(route.routing_key)), send(route));
+            let what = format!("Publishes the link of each {}", route.role);
+            operations.insert(format!("send-{}", key_channel(route.routing_key)), send(route, &what));
         }
     }
     json!({
@@ -86,20 +105,20 @@ pub fn document(stages: &[&'static StageDef]) -> Value {
     })
 }
 
-fn queue_channel(queue: &QueueDef) -> String {
-    format!("queue-{}", queue.name.replace('.', "-"))
+fn queue_channel(queue: &str) -> String {
+    format!("queue-{}", queue.replace('.', "-"))
 }
 
 fn key_channel(routing_key: &str) -> String {
     routing_key.replace('.', "-")
 }
 
-fn of_queue(queue: &QueueDef) -> Value {
-    let name = format!("{PREFIX}.{}", queue.name);
+fn of_queue(queue: &str, message: &MessageDoc) -> Value {
+    let name = format!("{PREFIX}.{queue}");
     json!({
         "address": name,
         "description": "A quorum queue.",
-        "messages": messages_of(queue.messages),
+        "messages": reference(message),
         "bindings": {"amqp": {
             "is": "queue",
             "queue": {"name": name, "durable": true, "exclusive": false, "autoDelete": false},
@@ -108,10 +127,10 @@ fn of_queue(queue: &QueueDef) -> Value {
     })
 }
 
-fn of_routing_key(exchange: &str, key: &str, messages: MessageKind) -> Value {
+fn of_routing_key(exchange: &str, key: &str, message: &MessageDoc) -> Value {
     json!({
         "address": key,
-        "messages": messages_of(messages),
+        "messages": reference(message),
         "bindings": {"amqp": {
             "is": "routingKey",
             "exchange": {"name": format!("{PREFIX}.{exchange}"), "type": "topic", "durable": true, "autoDelete": false},
@@ -120,25 +139,25 @@ fn of_routing_key(exchange: &str, key: &str, messages: MessageKind) -> Value {
     })
 }
 
-fn messages_of(kind: MessageKind) -> Value {
-    let name = described(kind).name;
+fn reference(message: &MessageDoc) -> Value {
+    let name = message.name;
     json!({name: {"$ref": format!("#/components/messages/{name}")}})
 }
 
 fn receive(stage: &StageDef) -> Value {
     json!({
         "action": "receive",
-        "channel": {"$ref": format!("#/channels/{}", queue_channel(stage.queue))},
+        "channel": {"$ref": format!("#/channels/{}", queue_channel(stage.queue.name))},
         "summary": format!("Stage {} processes each message, and acks it after the effect.", stage.name),
         "bindings": {"amqp": {"ack": true, "bindingVersion": BINDING_VERSION}}
     })
 }
 
-fn send(route: &Route) -> Value {
+fn send(route: &Route, what: &str) -> Value {
     json!({
         "action": "send",
         "channel": {"$ref": format!("#/channels/{}", key_channel(route.routing_key))},
-        "summary": format!("Publishes the link of each {} on channel {}.", route.role, route.channel),
+        "summary": format!("{what} on channel {}.", route.channel),
         "bindings": {"amqp": {
             "deliveryMode": 2, "mandatory": true, "timestamp": true, "bindingVersion": BINDING_VERSION
         }}
@@ -146,9 +165,7 @@ fn send(route: &Route) -> Value {
 }
 
 fn messages() -> Value {
-    let kinds = [MessageKind::StartEvent, MessageKind::GuestLink, MessageKind::HostLink];
-    let entries = kinds.into_iter().map(|kind| {
-        let MessageDoc { name, kind, summary } = described(kind);
+    let entries = [START, GUEST, HOST, RECEIPT].into_iter().map(|MessageDoc { name, kind, summary }| {
         let mut headers =
             json!({header::TRACEPARENT: {"type": "string", "description": "W3C Trace Context."}});
         let mut bindings = json!({"bindingVersion": BINDING_VERSION});
@@ -172,9 +189,10 @@ fn messages() -> Value {
 /// The schemas, in the draft on which `AsyncAPI`'s own schemas rest.
 fn schemas() -> Map<String, Value> {
     let mut schemas = Map::new();
-    let (draft, name) = (SchemaSettings::draft07, |kind| described(kind).name);
-    define::<StartSession>(name(MessageKind::StartEvent), draft().for_deserialize(), &mut schemas);
-    define::<GuestLink>(name(MessageKind::GuestLink), draft().for_serialize(), &mut schemas);
-    define::<HostLink>(name(MessageKind::HostLink), draft().for_serialize(), &mut schemas);
+    let draft = SchemaSettings::draft07;
+    define::<StartSession>(START.name, draft().for_deserialize(), &mut schemas);
+    define::<GuestLink>(GUEST.name, draft().for_serialize(), &mut schemas);
+    define::<HostLink>(HOST.name, draft().for_serialize(), &mut schemas);
+    define::<GuestReceipt>(RECEIPT.name, draft().for_serialize(), &mut schemas);
     schemas
 }

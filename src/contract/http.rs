@@ -17,7 +17,7 @@ pub const MEDIA_TYPES: [&str; 2] = ["application/json", "application/cloudevents
 pub enum ProblemKind {
     /// The request is not well-formed: the body is not JSON, or a header is wrong.
     Malformed,
-    /// No valid token.
+    /// No valid token, or no valid signature.
     Unauthenticated,
     /// The client may not make this request.
     Forbidden,
@@ -43,7 +43,7 @@ pub enum ProblemKind {
     RateLimited,
     /// A defect of the program.
     Internal,
-    /// The start event was not confirmed.
+    /// The start event or the receipt was not confirmed.
     Unavailable,
 }
 
@@ -79,7 +79,7 @@ impl ProblemKind {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Malformed => "The request is malformed",
-            Self::Unauthenticated => "A valid token is required",
+            Self::Unauthenticated => "The request is not authenticated",
             Self::Forbidden => "The client is not allowed to do this",
             Self::NotFound => "There is nothing at this path",
             Self::Method => "The path has no such method",
@@ -92,7 +92,7 @@ impl ProblemKind {
             Self::KeyReused => "The key was used with another body",
             Self::RateLimited => "Too many requests",
             Self::Internal => "Internal error",
-            Self::Unavailable => "The start event was not confirmed",
+            Self::Unavailable => "The message was not confirmed",
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod outgoing;
 pub mod people;
 mod places;
 pub mod private;
+pub mod receipt;
 pub mod schemas;
 pub mod stage;
 pub mod start_session;

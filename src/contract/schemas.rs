@@ -5,11 +5,12 @@ use serde_json::{Map, Value};
 
 use super::{
     link::{GuestLink, HostLink},
+    receipt::GuestReceipt,
     start_session::StartSession,
 };
 
 /// Names of the schemas: the file names under `config/schemas` (without `.json`) and the argument of `schema`.
-pub const NAMES: [&str; 3] = ["start-session.v1", "guest-link.v1", "host-link.v1"];
+pub const NAMES: [&str; 4] = ["start-session.v1", "guest-link.v1", "host-link.v1", "receipt.v1"];
 
 /// Generates the schema `name` (JSON Schema 2020-12). `None` if the name is unknown.
 #[must_use]
@@ -21,6 +22,7 @@ pub fn schema(name: &str) -> Option<Schema> {
         "start-session.v1" => Some(incoming.into_root_schema_for::<StartSession>()),
         "guest-link.v1" => Some(outgoing.into_root_schema_for::<GuestLink>()),
         "host-link.v1" => Some(outgoing.into_root_schema_for::<HostLink>()),
+        "receipt.v1" => Some(outgoing.into_root_schema_for::<GuestReceipt>()),
         _ => None,
     }
 }

@@ -11,8 +11,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::warn;
 
 use super::{
-    client_tokens::{ClientTokens, TokenFileError, digest_of},
+    client_tokens::{ClientTokens, digest_of},
     config::{AddressBlock, ClientConfig, ClientScope},
+    line_file::LineFileError,
     rate::{AddressBuckets, BucketSize, ClientBuckets},
 };
 use crate::telemetry::metrics::labels::AuthFailure;
@@ -25,7 +26,7 @@ const REFUSED: BucketSize = BucketSize { rate: 0.1, burst: 10.0 };
 pub(crate) enum ClientsError {
     /// A token file is unusable.
     #[error("{key}: {source}")]
-    File { key: String, source: TokenFileError },
+    File { key: String, source: LineFileError },
     /// A token would not tell two clients apart.
     #[error("ingress.clients.{0} and ingress.clients.{1}: expected different tokens")]
     SameToken(String, String),
@@ -111,6 +112,11 @@ impl Clients {
             AuthFailure::Scope
         };
         Err(self.refuse(Denied::Forbidden(failure), failure, address))
+    }
+
+    /// Takes a permit of `address` for a refused request without a token, or returns the time until there is one.
+    pub(super) fn refused_from(&self, address: IpAddr) -> Result<(), Duration> {
+        self.refused.take(address)
     }
 
     /// Takes a permit of `address`; without one, the request is throttled.

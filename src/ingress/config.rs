@@ -34,6 +34,16 @@ pub enum ClientScope {
     Start,
 }
 
+/// Hash of the signature of receipts: `receipts.algorithm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HubAlgorithm {
+    /// HMAC-SHA-256.
+    Sha256,
+    /// HMAC-SHA-512.
+    Sha512,
+}
+
 /// The SHA-256 digest of a token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TokenDigest(pub(super) [u8; 32]);

@@ -1,22 +1,26 @@
 //! The HTTP ingress: one authenticated request becomes one confirmed start event.
 //!
 //! - [`config`]: settings of a client
-//! - [`client_tokens`]: its tokens, as digests; `clients`: who may call; `rate`: how often
+//! - [`client_tokens`]: its tokens, as digests; `line_file`: files that rotate; `clients`: who may call; `rate`: how often
 //! - `serve`: the listener, its connections and their limits
-//! - `service`: the order of work for a request; `head`: its headers; `problem`: answers to what is not accepted
+//! - `service`: the order of work for a request; `head`: its headers; `body`: its body; `problem`: answers to what is not accepted
+//! - [`receipts`]: takes the receipts of Webex Connect
 //! - [`sessions`]: validates an event, claims its id, publishes it with confirm
 //! - [`openapi`]: the description of all that for other programs
 //!
 //! The ingress validates with the very code of stage `link`, and answers 202 only after the broker's confirm. The id of an
 //! event follows from the request. So a client that repeats a request whose answer it did not get makes no second event.
 
+mod body;
 pub(crate) mod client_tokens;
 pub(crate) mod clients;
 pub mod config;
 mod head;
+pub(crate) mod line_file;
 pub mod openapi;
 mod problem;
 mod rate;
+pub(crate) mod receipts;
 mod serve;
 mod service;
 pub(crate) mod sessions;
@@ -29,7 +33,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::{
-    clients::Clients, config::AddressBlock, serve::IngressListener, service::IngressService,
+    clients::Clients,
+    config::AddressBlock,
+    receipts::{Receipts, signature::HubSecrets},
+    serve::IngressListener,
+    service::IngressService,
     sessions::StartEvents,
 };
 use crate::tls::{ClientFiles, server::server};
@@ -49,6 +57,15 @@ pub(crate) struct IngressSettings {
     pub(crate) trusted_proxies: Vec<AddressBlock>,
     pub(crate) requires_key: bool,
     pub(crate) clients: Clients,
+    /// `None`: receipts are off.
+    pub(crate) receipts: Option<ReceiptSettings>,
+}
+
+/// Settings of receipts.
+#[derive(Debug)]
+pub(crate) struct ReceiptSettings {
+    /// `None`: receipts need no signature.
+    pub(crate) secrets: Option<HubSecrets>,
 }
 
 /// Reason that the ingress could not start.
@@ -76,6 +93,7 @@ impl Ingress {
     pub(crate) fn bind(
         settings: IngressSettings,
         events: StartEvents,
+        receipts: Option<Receipts>,
         stop: CancellationToken,
     ) -> Result<Self, IngressError> {
         let listen = settings.listen;
@@ -89,6 +107,7 @@ impl Ingress {
         let service = IngressService {
             clients: settings.clients,
             events,
+            receipts,
             in_flight: Semaphore::new(settings.in_flight_max),
             trusted_proxies: settings.trusted_proxies,
             requires_key: settings.requires_key,

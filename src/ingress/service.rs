@@ -14,7 +14,7 @@ use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
 };
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::{
     sync::Semaphore,
@@ -25,10 +25,12 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
+    body,
     clients::{Client, Clients, Denied},
     config::{AddressBlock, ClientScope},
     head::{self, StartHead},
     problem::{self, HttpProblem, RETRY_SOON},
+    receipts::{self, Receipts},
     sessions::{StartEvents, StartRequest},
 };
 use crate::{
@@ -41,8 +43,6 @@ use crate::{
 
 /// Maximum time of a request. A flow of Webex Connect waits 20 s, and a proxy needs time of its own.
 pub(super) const REQUEST_MAX: Duration = Duration::from_secs(8);
-/// Maximum time for the body.
-const BODY_MAX: Duration = Duration::from_secs(5);
 /// Characters of a path segment that are percent-encoded.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -51,6 +51,8 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 pub(super) struct IngressService {
     pub(super) clients: Clients,
     pub(super) events: StartEvents,
+    /// `None`: receipts are off.
+    pub(super) receipts: Option<Receipts>,
     pub(super) in_flight: Semaphore,
     pub(super) trusted_proxies: Vec<AddressBlock>,
     pub(super) requires_key: bool,
@@ -94,7 +96,7 @@ impl IngressService {
                 Err(HttpProblem::new(ProblemKind::Internal, "the program failed (bug)")
                     .retry_after(RETRY_SOON))
             }
-            Err(_) => Err(HttpProblem::unconfirmed("the event was not confirmed in time")),
+            Err(_) => Err(HttpProblem::unconfirmed("the message was not confirmed in time")),
         };
         origin.busy.store(false, Ordering::Relaxed);
         let answered = match &result {
@@ -126,18 +128,15 @@ impl IngressService {
             return Err(HttpProblem::unavailable("the ingress is stopping", RETRY_SOON));
         }
         let method = request.method();
-        let other_method =
-            |allowed| HttpProblem::new(ProblemKind::Method, "see the header Allow").allow(allowed);
         match route {
             IngressRoute::Sessions if method == Method::POST => {
                 self.start(request, origin, deadline, log).await.map(|body| accepted(&body))
             }
             IngressRoute::Sessions => Err(other_method("POST")),
+            IngressRoute::Receipts => self.receive(request, origin, deadline).await,
             IngressRoute::Openapi if method == Method::GET || method == Method::HEAD => Ok(self.document()),
             IngressRoute::Openapi => Err(other_method("GET, HEAD")),
-            IngressRoute::Other => {
-                Err(HttpProblem::new(ProblemKind::NotFound, "see /openapi.json for the paths"))
-            }
+            IngressRoute::Other => Err(no_such_path()),
         }
     }
 
@@ -161,7 +160,7 @@ impl IngressService {
         })?;
         client.count().map_err(problem::rate_limited)?;
         let head = StartHead::read(&parts.headers, self.requires_key)?;
-        let body = read(body, deadline).await?;
+        let body = body::read(body, BODY_BYTES_MAX, deadline).await?;
         let request = StartRequest { client: Arc::clone(client), head, body, deadline };
         self.events.accept(request, log).await
     }
@@ -247,35 +246,18 @@ impl Drop for RequestLog {
 fn route(path: &str) -> IngressRoute {
     match path {
         "/v1/sessions" => IngressRoute::Sessions,
+        path if path.starts_with(receipts::PATHS) => IngressRoute::Receipts,
         "/openapi.json" => IngressRoute::Openapi,
         _ => IngressRoute::Other,
     }
 }
 
-/// Reads a body of at most [`BODY_BYTES_MAX`] bytes.
-async fn read(body: Body, deadline: Instant) -> Result<Vec<u8>, HttpProblem> {
-    let mut bytes = Vec::new();
-    let mut chunks = body.into_data_stream();
-    let until = (Instant::now() + BODY_MAX).min(deadline);
-    loop {
-        match timeout_at(until, chunks.next()).await {
-            Ok(None) => return Ok(bytes),
-            Ok(Some(Ok(chunk))) if chunk.len() > BODY_BYTES_MAX - bytes.len() => {
-                return Err(head::too_large());
-            }
-            Ok(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
-            Ok(Some(Err(_))) => {
-                return Err(HttpProblem::new(
-                    ProblemKind::Malformed,
-                    "the body ended early, or its chunks are malformed",
-                ));
-            }
-            Err(_) => {
-                let detail = format!("expected the whole body within {} s", BODY_MAX.as_secs());
-                return Err(HttpProblem::new(ProblemKind::Slow, detail).retry_after(RETRY_SOON));
-            }
-        }
-    }
+pub(super) fn no_such_path() -> HttpProblem {
+    HttpProblem::new(ProblemKind::NotFound, "see /openapi.json for the paths")
+}
+
+pub(super) fn other_method(allowed: &'static str) -> HttpProblem {
+    HttpProblem::new(ProblemKind::Method, "see the header Allow").allow(allowed)
 }
 
 fn accepted(body: &AcceptedBody) -> (Answered, Response<Body>) {

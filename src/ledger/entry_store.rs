@@ -59,6 +59,13 @@ impl<E: EntryStore> Store for E {
         })
     }
 
+    fn read<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, LedgerError>> {
+        Box::pin(async move {
+            let entry = self.get(key).await?;
+            Ok(entry.filter(|entry| entry.until > self.clock().now()).map(|entry| entry.bytes))
+        })
+    }
+
     fn set_rate_limit<'a>(&'a self, key: &'a str, wait: Duration) -> BoxFuture<'a, Result<(), LedgerError>> {
         let until = after(self.clock().now(), wait);
         let entry = Entry { fingerprint: [0; 32], state: EntryState::Recorded, bytes: Vec::new(), until };

@@ -190,6 +190,15 @@ impl Ledger {
         })
     }
 
+    /// The note or the result of `key`, without a claim: whoever holds the claim may change it at any time.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read, or `key` has more than [`KEY_BYTES_MAX`] bytes.
+    pub async fn read(&self, key: &str) -> Result<Option<Vec<u8>>, LedgerError> {
+        check("a key", key.len(), KEY_BYTES_MAX)?;
+        self.store.read(key).await
+    }
+
     /// Stores that `key` is rate limited for `wait`, unless a longer wait is stored. Redis shares the wait with all
     /// workers; a file keeps it for the next process.
     ///

@@ -25,6 +25,9 @@ pub(crate) trait Store: fmt::Debug + Send + Sync {
         guard: Arc<KeyGuard>,
     ) -> BoxFuture<'static, ClaimResult>;
 
+    /// The note or the result of `key`, whoever claims it.
+    fn read<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, LedgerError>>;
+
     /// Stores that `key` is rate limited for `wait`, unless a longer wait is stored.
     fn set_rate_limit<'a>(&'a self, key: &'a str, wait: Duration) -> BoxFuture<'a, Result<(), LedgerError>>;
 

@@ -5,6 +5,15 @@ use std::{fmt, time::Duration};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error};
 
+/// The longest duration.
+const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// The duration that a string gives, if it is not negative.
+fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Option<Duration> {
+    let span = String::deserialize(deserializer).ok()?.parse::<SignedDuration>().ok()?;
+    Duration::try_from(span).ok()
+}
+
 /// A duration, more than zero and at most a year.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(Duration);
@@ -25,14 +34,38 @@ impl fmt::Debug for Period {
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
-        String::deserialize(deserializer)
-            .ok()
-            .and_then(|text| text.parse::<SignedDuration>().ok())
-            .and_then(|span| Duration::try_from(span).ok())
+        read(deserializer)
             .filter(|span| !span.is_zero() && *span <= YEAR)
             .map(Self)
             .ok_or_else(|| D::Error::custom("expected a duration such as \"500ms\", \"30s\", \"5m\" or \"2h\", above zero and at most a year"))
+    }
+}
+
+/// A duration, at most a year. Zero means "none".
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PeriodOrZero(Duration);
+
+impl PeriodOrZero {
+    /// The duration.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl fmt::Debug for PeriodOrZero {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for PeriodOrZero {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer).filter(|span| *span <= YEAR).map(Self).ok_or_else(|| {
+            D::Error::custom(
+                "expected a duration such as \"0s\", \"500ms\", \"30s\" or \"2h\", at most a year",
+            )
+        })
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) use self::{
     optional::{FromText, address_or_off, empty_is_none, from_text_by_name, http_url},
 };
 pub use self::{
-    durations::{Delays, Period},
+    durations::{Delays, Period, PeriodOrZero},
     numbers::{Bounded, Factor},
     texts::{BaseUrl, NonEmpty, Prefix, SubjectPrefix},
 };

@@ -4,11 +4,14 @@
 //! - [`sms`], [`whatsapp`]: the messages of each channel
 //! - [`locales`]: values by locale
 //! - [`texts`]: the words of text messages
+//! - [`receipt`]: the body of a receipt; `receipt_codes`: what its code means
 
 mod answer;
 pub(crate) mod client;
 mod codes;
 pub(crate) mod locales;
+pub(crate) mod receipt;
+mod receipt_codes;
 pub(crate) mod sms;
 pub(crate) mod texts;
 pub(crate) mod whatsapp;

@@ -11,6 +11,9 @@ pub(crate) const PATH: &str = "/v2/messages";
 /// Longest life of a message that the API accepts, in seconds: 72 hours.
 const VALIDITY_MAX: u64 = 259_200;
 
+/// The receipts that the worker can use.
+const RECEIPTS: &[&str] = &["SUBMITTED", "DELIVERED", "FAILED"];
+
 /// The request to send a text message to one number.
 #[derive(Debug, Serialize)]
 pub(crate) struct SmsRequest<'a> {
@@ -19,6 +22,8 @@ pub(crate) struct SmsRequest<'a> {
     to: [Recipient<'a>; 1],
     content: SmsBody<'a>,
     validity: u64,
+    #[serde(rename = "requestedReceipts", skip_serializing_if = "<[_]>::is_empty")]
+    requested_receipts: &'static [&'static str],
 }
 
 #[derive(Debug, Serialize)]
@@ -37,7 +42,7 @@ struct SmsBody<'a> {
 
 impl<'a> SmsRequest<'a> {
     /// A message of the sender `from` with `text`, which receipts name by `correlation_id`. The carrier gives up after `validity`
-    /// seconds; the API allows at most 72 hours.
+    /// seconds; the API allows at most 72 hours. With `receipts`, Webex Connect is asked for them.
     #[must_use]
     pub(crate) fn new(
         from: &'a str,
@@ -45,6 +50,7 @@ impl<'a> SmsRequest<'a> {
         text: &'a SmsText,
         correlation_id: &'a str,
         validity: u64,
+        receipts: bool,
     ) -> Self {
         let kind = match text.encoding {
             Encoding::Gsm7 => "text",
@@ -56,6 +62,7 @@ impl<'a> SmsRequest<'a> {
             to: [Recipient { msisdn: [to], correlation_id }],
             content: SmsBody { kind, text: &text.text },
             validity: validity.clamp(1, VALIDITY_MAX),
+            requested_receipts: if receipts { RECEIPTS } else { &[] },
         }
     }
 }

@@ -21,8 +21,10 @@ use crate::{
         tries::Tries,
     },
     config::Loaded,
-    contract::{BODY_BYTES_MAX, stage::StageDef, start_session::EXCHANGE},
-    ingress::sessions::StartEvents,
+    contract::{BODY_BYTES_MAX, receipt, stage::StageDef, start_session::EXCHANGE},
+    ingress::{
+        Ingress, IngressError, IngressSettings, ReceiptSettings, receipts::Receipts, sessions::StartEvents,
+    },
     instant_connect::InstantConnectClient,
     ledger::Ledger,
     random::Random,
@@ -34,7 +36,7 @@ use crate::{
     telemetry::{metrics::Metrics, traces::Tracer},
     upstream::{Credential, Upstream},
     webex::WebexClient,
-    webex_connect::{ConnectClient, sms, whatsapp},
+    webex_connect::{ConnectClient, receipt::RECEIPT_BYTES_MAX, sms, whatsapp},
 };
 
 /// A consumer with its stage, whichever it is.
@@ -138,8 +140,14 @@ impl Parts<'_> {
         })))
     }
 
+    /// The ingress, bound to its address.
+    pub(super) fn ingress(&self, mut settings: IngressSettings) -> Result<Ingress, IngressError> {
+        let receipts = settings.receipts.take().map(|receipts| self.receipts(receipts));
+        Ingress::bind(settings, self.start_events(), receipts, self.stop.clone())
+    }
+
     /// Makes start events of requests to the ingress.
-    pub(super) fn start_events(&self) -> StartEvents {
+    fn start_events(&self) -> StartEvents {
         let config = &self.loaded.config;
         let room_bytes = config.ingress.in_flight_max.size() * BODY_BYTES_MAX;
         StartEvents {
@@ -155,6 +163,27 @@ impl Parts<'_> {
             margin: config.ledger.retention().margin,
             tracer: self.tracer.clone(),
             metrics: self.metrics.ingress(),
+        }
+    }
+
+    /// Takes receipts at the ingress.
+    fn receipts(&self, settings: ReceiptSettings) -> Receipts {
+        let config = &self.loaded.config;
+        // Their senders are known only after the body, so receipts get half of the requests.
+        let in_progress = (config.ingress.in_flight_max.size() / 2).max(1);
+        Receipts {
+            secrets: settings.secrets,
+            in_progress: Semaphore::new(in_progress),
+            publisher: self.publisher.clone(),
+            publishing: self.state.publishing().clone(),
+            room: Arc::new(Semaphore::new(in_progress * RECEIPT_BYTES_MAX)),
+            exchange: self.topology.exchange(receipt::EXCHANGE),
+            ledger: self.ledger.clone(),
+            clock: self.ledger.clock().clone(),
+            random: self.random.clone(),
+            without_ledger: config.ledger.on_failure == OnFailure::Continue,
+            tracer: self.tracer.clone(),
+            metrics: self.metrics.receipts(),
         }
     }
 
@@ -198,8 +227,14 @@ impl Parts<'_> {
             client: self.connect_client(&stages::SMS, sms::PATH)?,
             from: self.loaded.config.webex_connect.sms_from.clone(),
             texts: self.loaded.texts()?,
+            receipts: self.loaded.config.takes_receipts(),
         };
-        Ok(SendStage::new(sender, self.loaded.config.send_rules(), self.deduplicator(&stages::SMS)))
+        Ok(SendStage::new(
+            sender,
+            self.loaded.config.send_rules(),
+            self.deduplicator(&stages::SMS),
+            self.metrics.receipts(),
+        ))
     }
 
     fn whatsapp_stage(&self) -> Result<SendStage<WhatsappSender>, WorkerError> {
@@ -211,7 +246,12 @@ impl Parts<'_> {
             base_url: section.whatsapp_base_url.as_str().to_owned(),
             names_guests: section.whatsapp_parameters.iter().any(|name| name == NAME_PARAMETER),
         };
-        Ok(SendStage::new(sender, self.loaded.config.send_rules(), self.deduplicator(&stages::WHATSAPP)))
+        Ok(SendStage::new(
+            sender,
+            self.loaded.config.send_rules(),
+            self.deduplicator(&stages::WHATSAPP),
+            self.metrics.receipts(),
+        ))
     }
 
     fn connect_client(&self, stage: &StageDef, path: &str) -> Result<ConnectClient, WorkerError> {

@@ -149,10 +149,7 @@ async fn serve(
         stop: &stop,
     };
     let consumers = parts.consumers(&run.stages)?;
-    let ingress = run
-        .ingress
-        .map(|settings| Ingress::bind(settings, parts.start_events(), stop.clone()))
-        .transpose()?;
+    let ingress = run.ingress.map(|settings| parts.ingress(settings)).transpose()?;
     drop(publisher);
 
     let grace = config.shutdown.grace.get();

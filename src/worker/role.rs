@@ -27,6 +27,13 @@ pub(super) struct WorkerParts {
 impl WorkerParts {
     /// The parts of `role`. Checks their tokens, because the worker can't start without.
     pub(super) fn of(role: WorkerRole, loaded: &Loaded) -> Result<Self, ConfigError> {
+        if role != WorkerRole::Stages
+            && loaded.config.takes_receipts()
+            && loaded.config.ingress.listen.is_none()
+        {
+            let expected = "expected ADDRESS:PORT, because receipts are on (section receipts) and come through the ingress";
+            return Err(loaded.settings.error("ingress.listen", expected));
+        }
         let ingress = if role == WorkerRole::Stages { None } else { loaded.ingress()? };
         if role == WorkerRole::Ingress {
             if ingress.is_none() {

@@ -30,15 +30,15 @@ fn with<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 }
 
 /// A client of one program's ingress.
-struct Caller {
-    address: String,
-    http: reqwest::Client,
+pub(crate) struct Caller {
+    pub(crate) address: String,
+    pub(crate) http: reqwest::Client,
 }
 
 /// An answer, read to its end.
 #[derive(Debug)]
-struct Reply {
-    status: u16,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
     headers: HeaderMap,
     text: String,
 }
@@ -48,12 +48,12 @@ impl Reply {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name}: {self:?}")).to_str().unwrap()
     }
 
     /// The type of a problem, whose body must show no private value.
-    fn problem(&self, rig: &Rig) -> String {
+    pub(crate) fn problem(&self, rig: &Rig) -> String {
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
         assert!(leaks(&self.text, &rig.sandbox).is_empty(), "{self:?}");
         let problem = self.json();
@@ -64,7 +64,7 @@ impl Reply {
 
 impl Caller {
     /// A caller of `program`, once it listens and can publish.
-    async fn of(program: &Program) -> Self {
+    pub(crate) async fn of(program: &Program) -> Self {
         program.output.until("ingress listens", 1).await;
         Admin::of(program).await.until(r#"connected{connection="publish"}"#, "1").await;
         let said = program.output.logged("ingress listens");
@@ -74,7 +74,7 @@ impl Caller {
         Self { address: said[0]["address"].as_str().unwrap().to_owned(), http }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
@@ -99,7 +99,7 @@ impl Caller {
     }
 
     /// Sends `bytes` and reads until the server ends the connection.
-    async fn raw(&self, bytes: &[u8]) -> String {
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         rest(self.connect(bytes).await).await
     }
 }
@@ -112,7 +112,7 @@ async fn rest(mut stream: impl AsyncRead + Unpin) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-async fn reply(request: RequestBuilder) -> Reply {
+pub(crate) async fn reply(request: RequestBuilder) -> Reply {
     let response = soon("an answer", request.timeout(Duration::from_secs(60)).send()).await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     Reply { status, headers, text: response.text().await.unwrap() }

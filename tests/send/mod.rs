@@ -12,31 +12,34 @@ use testkit::{
 };
 
 /// A rig, and a fake of Webex Connect that accepts [`CONNECT_KEY`].
-struct SendRig {
-    rig: Rig,
-    connect: ConnectHandle,
+pub(crate) struct SendRig {
+    pub(crate) rig: Rig,
+    pub(crate) connect: ConnectHandle,
 }
 
 impl SendRig {
-    async fn new() -> Self {
-        let rig = Rig::new().await;
+    pub(crate) async fn new() -> Self {
+        Self::on(Rig::new().await).await
+    }
+
+    pub(crate) async fn on(rig: Rig) -> Self {
         let connect = rig.webex_connect().await;
         Self { rig, connect }
     }
 
     /// Starts a worker that sends on both channels.
-    async fn start(&self, more: &[(&str, &str)]) -> Program {
+    pub(crate) async fn start(&self, more: &[(&str, &str)]) -> Program {
         let url = self.connect.url();
         self.rig.start(&settings(url.as_str(), more)).await
     }
 
-    async fn until_sent(&self, count: u64) {
+    pub(crate) async fn until_sent(&self, count: u64) {
         let sent = self.connect.until(|connect| connect.counts().sends >= count);
         testkit::soon(&format!("{count} messages"), sent).await;
     }
 
     /// Lets the next `times` calls of `endpoint` have `fault`.
-    fn fault(&self, endpoint: Endpoint, fault: Fault, times: Frequency) {
+    pub(crate) fn fault(&self, endpoint: Endpoint, fault: Fault, times: Frequency) {
         self.connect.fault(FaultRule { endpoint, fault, times });
     }
 }

@@ -69,6 +69,8 @@ pub struct Topology {
     declare: Declare,
     queue_length_max: u32,
     delays: Vec<Duration>,
+    /// The exchange and the queue of receipts exist.
+    receipts: bool,
     /// The broker's topology was declared or verified. Shared by all clones.
     verified: Arc<AtomicBool>,
     redeclared: Redeclarations,
@@ -106,9 +108,16 @@ impl Topology {
             declare: config.declare,
             queue_length_max: config.queue_length_max.get(),
             delays: delays.to_vec(),
+            receipts: false,
             verified: Arc::default(),
             redeclared: Redeclarations::default(),
         }
+    }
+
+    /// Adds the exchange and the queue of receipts.
+    #[must_use]
+    pub fn with_receipts(self) -> Self {
+        Self { receipts: true, ..self }
     }
 
     /// The exchange `name`, with the prefix.

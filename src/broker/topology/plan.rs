@@ -6,13 +6,21 @@ use serde::Serialize;
 
 use super::{REPLAY, Topology};
 use crate::{
-    contract::stage::{QueueDef, queues},
+    contract::{
+        receipt,
+        stage::{QueueDef, queues},
+    },
     stages,
 };
 
 /// Deliveries of one message before the broker itself dead-letters it. This program dead-letters a message that kills
 /// workers much sooner. This higher limit replaces RabbitMQ 4's default of 20, which a few restarts could use up.
 const DELIVERY_LIMIT: i32 = 100;
+
+/// Limits of the queue of receipts. A receipt has about half a kilobyte, and 4 KiB more with long attributes.
+const RECEIPTS_MAX: i32 = 100_000;
+const RECEIPTS_BYTES_MAX: i32 = 64 * 1024 * 1024;
+const RECEIPTS_AGE_MAX_MS: i32 = 24 * 3600 * 1000;
 
 /// An exchange of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -108,7 +116,14 @@ impl Topology {
             queues.extend(self.delays.iter().map(|delay| self.delay(&name, *delay)));
         }
         let bindings = bindings.into_iter().map(|(queue, binding)| self.binding(queue, *binding));
-        TopologyPlan { exchanges, queues, bindings: bindings.collect() }
+        let mut bindings: Vec<_> = bindings.collect();
+        if self.receipts {
+            let name = self.exchange(receipt::EXCHANGE);
+            exchanges.push(Exchange { name: name.clone(), kind: "topic" });
+            queues.push(Self::receipts(&name));
+            bindings.push(Binding { exchange: name.clone(), routing_key: receipt::BINDING, queue: name });
+        }
+        TopologyPlan { exchanges, queues, bindings }
     }
 
     fn bounded(&self) -> Vec<(&'static str, Argument)> {
@@ -146,6 +161,19 @@ impl Topology {
         arguments.push(("x-delivery-limit", Argument::Number(i32::MAX)));
         arguments.extend(dead_letter_to(name.to_owned()));
         Queue { name: Self::replay_queue(name), arguments }
+    }
+
+    /// The queue of receipts. Perhaps nobody consumes it, so old receipts make room for new ones.
+    fn receipts(name: &str) -> Queue {
+        let arguments = vec![
+            ("x-queue-type", Argument::Text("quorum".to_owned())),
+            ("x-overflow", Argument::Text("drop-head".to_owned())),
+            ("x-max-length", Argument::Number(RECEIPTS_MAX)),
+            ("x-max-length-bytes", Argument::Number(RECEIPTS_BYTES_MAX)),
+            ("x-message-ttl", Argument::Number(RECEIPTS_AGE_MAX_MS)),
+            ("x-delivery-limit", Argument::Number(DELIVERY_LIMIT)),
+        ];
+        Queue { name: name.to_owned(), arguments }
     }
 
     /// A dead queue, which only people empty. Looking at a message must never use up its deliveries.

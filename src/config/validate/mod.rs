@@ -1,5 +1,7 @@
 //! Rules between settings.
 
+mod receipts;
+
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -52,6 +54,7 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
     token(settings, "hosts.token", &config.hosts.token, config.hosts.token_file.as_deref())?;
     guests(config, settings)?;
     ingress(config, settings)?;
+    receipts::validate(&config.receipts, settings)?;
     order_of_durations(config, settings)
 }
 
@@ -159,7 +162,7 @@ fn ingress(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         let expected = "without ingress.tls_cert_file, expected a loopback address (others are allowed with ingress.allow_insecure)";
         return Err(settings.error("ingress.listen", expected));
     }
-    if section.clients.is_empty() {
+    if section.clients.is_empty() && !config.takes_receipts() {
         let expected = "expected at least one client, such as ICW_INGRESS__CLIENTS__FLOWS__TOKEN_FILE";
         return Err(settings.error("ingress.listen", expected));
     }
@@ -184,6 +187,7 @@ fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         ("instant_connect.token_file", &config.instant_connect.token_file),
         ("hosts.token_file", &config.hosts.token_file),
         ("webex_connect.key_file", &config.webex_connect.key_file),
+        ("receipts.secret_file", &config.receipts.secret_file),
         ("ledger.url_file", &config.ledger.url_file),
         ("amqp.client_cert_file", &config.amqp.client_cert_file),
         ("amqp.client_key_file", &config.amqp.client_key_file),

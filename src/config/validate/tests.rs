@@ -26,6 +26,37 @@ fn ca_file_is_trusted_for_redis_too() {
 }
 
 #[test]
+fn receipts_have_one_secret_or_none_and_need_no_client() {
+    let (secret, file) = ("ICW_RECEIPTS__SECRET", "ICW_RECEIPTS__SECRET_FILE");
+    let unsigned = ("ICW_RECEIPTS__ALLOW_UNSIGNED", "true");
+    let valid = "a-secret-of-the-webhook";
+    for (settings, expected) in [
+        (&[(secret, valid)][..], None),
+        (&[(file, "/etc/secrets/hub")], None),
+        (&[unsigned], None),
+        (&[(secret, valid), (file, "/etc/secrets/hub")], Some("both are given")),
+        (&[(secret, "too-short")], Some("16 to 512")),
+        (&[(secret, "with a space in the secret")], Some("without spaces")),
+        (&[(secret, valid), unsigned], Some("expected false")),
+        (&[(file, "/etc/secrets/hub"), unsigned], Some("expected false")),
+        (&[(file, "pasted-secret-of-the-webhook")], Some("the path of a file")),
+    ] {
+        let found = with(settings).map(|loaded| loaded.config.takes_receipts());
+        match expected {
+            None => assert_eq!(found, Ok(true), "{settings:?}"),
+            Some(words) => {
+                let error = found.unwrap_err();
+                assert!(error.contains(words) && !error.contains("secret-of-the-webhook"), "{error}");
+            }
+        }
+    }
+    let listen = ("ICW_INGRESS__LISTEN", "127.0.0.1:0");
+    assert!(with(&[listen]).unwrap_err().contains("at least one client"));
+    assert!(with(&[listen, (secret, valid)]).is_ok(), "an ingress for receipts only");
+    assert!(!with(&[("ICW_RECEIPTS__ALGORITHM", "sha512")]).unwrap().config.takes_receipts());
+}
+
+#[test]
 fn remote_url_without_tls_needs_allow_insecure() {
     for (host, valid) in [
         ("localhost", true),

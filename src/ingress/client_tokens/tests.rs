@@ -1,8 +1,9 @@
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::advance;
 
 use super::*;
+use crate::ingress::line_file::FRESH;
 
 const OLD: &str = "icw_the-old-token-of-a-client";
 const NEW: &str = "icw_the-new-token-of-a-client";

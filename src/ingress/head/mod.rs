@@ -40,7 +40,7 @@ impl StartHead {
     /// # Errors
     /// [`HttpProblem`] for the first wrong one.
     pub(super) fn read(headers: &HeaderMap, requires_key: bool) -> Result<Self, HttpProblem> {
-        check_framing(headers)?;
+        check_framing(headers, BODY_BYTES_MAX)?;
         let media_type = media_type(headers)?;
         check_encoding(headers)?;
         let key = idempotency_key(headers)?;
@@ -61,7 +61,7 @@ fn malformed(detail: &'static str) -> HttpProblem {
 }
 
 /// A body with two lengths is read in different ways by different programs.
-fn check_framing(headers: &HeaderMap) -> Result<(), HttpProblem> {
+pub(super) fn check_framing(headers: &HeaderMap, bytes_max: usize) -> Result<(), HttpProblem> {
     let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
     let encodings = headers.get_all(header::TRANSFER_ENCODING).iter().count();
     if lengths + encodings > 1 {
@@ -69,15 +69,15 @@ fn check_framing(headers: &HeaderMap) -> Result<(), HttpProblem> {
     }
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-        return Err(too_large());
+    if length.is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large(bytes_max));
     }
     Ok(())
 }
 
-/// The body is larger than a start event may be.
-pub(super) fn too_large() -> HttpProblem {
-    HttpProblem::new(ProblemKind::TooLarge, format!("expected a body of at most {BODY_BYTES_MAX} bytes"))
+/// The body has more than `bytes_max` bytes.
+pub(super) fn too_large(bytes_max: usize) -> HttpProblem {
+    HttpProblem::new(ProblemKind::TooLarge, format!("expected a body of at most {bytes_max} bytes"))
 }
 
 fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, ()> {

@@ -260,6 +260,7 @@ async fn request_whose_client_disconnects_before_the_answer_is_counted_as_gone()
     let metrics = Metrics::new(stages::ALL, &[]).unwrap();
     events.metrics = metrics.ingress();
     let service = IngressService {
+        receipts: None,
         clients: clients(1),
         events,
         in_flight: Semaphore::new(2),

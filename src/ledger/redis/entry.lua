@@ -27,6 +27,11 @@ local note = note_until > 0 and e[4]
 local result = e[6]
 local other_body = (holder or note or result) and e[1] ~= fingerprint
 
+if op == 'read' then
+  if result or note then return {'found', result or note} end
+  return {'free'}
+end
+
 -- An entry lives until the latest expiry time of its contents.
 local function expire(at)
   redis.call('PEXPIREAT', key, string.format('%.0f', at))

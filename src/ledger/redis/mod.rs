@@ -119,6 +119,17 @@ impl Store for Redis {
         })
     }
 
+    fn read<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, LedgerError>> {
+        let names = self.names(key, [0; 32]);
+        Box::pin(async move {
+            match &self.call(&names, "read", 0, b"").await?[..] {
+                [state] if state == b"free" => Ok(None),
+                [state, bytes] if state == b"found" => Ok(Some(bytes.clone())),
+                _ => Err(unknown()),
+            }
+        })
+    }
+
     /// By the clock of the server.
     fn set_rate_limit<'a>(&'a self, key: &'a str, wait: Duration) -> BoxFuture<'a, Result<(), LedgerError>> {
         let milliseconds = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);

@@ -123,6 +123,17 @@ impl Deduplicator {
         }
     }
 
+    /// The note or the result of `key`, without a claim.
+    ///
+    /// # Errors
+    /// The outcome, if processing must stop because the ledger is unavailable.
+    pub(super) async fn read(&self, key: &str) -> Result<Option<Vec<u8>>, Outcome> {
+        match self.ledger.read(key).await {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => self.failed(&error).map_or(Ok(None), Err),
+        }
+    }
+
     /// Records `result`. Returns an outcome if processing must stop because the result was not recorded. Waits while the
     /// ledger is unavailable; the caller sets the time limit.
     pub(super) async fn record(

@@ -1,7 +1,7 @@
 //! Stages `sms` and `whatsapp`: send a guest link to the guest through Webex Connect.
 
-mod note;
 mod sms;
+mod unknown;
 mod whatsapp;
 
 use std::{future::Future, time::Duration};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::note::SendNote;
+use self::unknown::{Resolution, maybe_sent};
 pub use self::{sms::SMS, whatsapp::WHATSAPP};
 pub(crate) use self::{
     sms::SmsSender,
@@ -33,6 +33,7 @@ use crate::{
         link::GuestLink,
         message::Message,
         people::{Channel, NumberPrefixes},
+        receipt::{SendNote, SentLink, send_key},
         stage::StageDef,
         time::WireTime,
         trace::TraceContext,
@@ -41,15 +42,13 @@ use crate::{
     instant_connect::response::LinkRules,
     ledger::Lease,
     outcome::{Batch, Class, Death, Outcome},
+    telemetry::metrics::{ReceiptMetrics, labels::ResolvedBy},
     upstream::UpstreamError,
     webex_connect::client::AcceptedMessage,
 };
 
-/// Ledger result of a message that was sent.
+/// Ledger result of a message that was sent while receipts are off.
 const SENT: &[u8] = b"sent";
-
-/// How often a message is sent at most if each time nobody knows whether it was sent.
-const SENDS_MAX: u32 = 3;
 
 /// Copies of a link's bytes in memory at the same time: received, parsed, rendered, being sent.
 const COPIES: usize = 4;
@@ -75,6 +74,8 @@ pub(crate) struct SendRules {
     pub(crate) min_remaining: Duration,
     /// What happens to a message that may have been sent.
     pub(crate) on_unknown: OnUnknown,
+    /// Time for which a message that may have been sent waits for its receipt. `None`: receipts are off.
+    pub(crate) receipt_wait: Option<Duration>,
 }
 
 /// Sends guest links on one channel.
@@ -115,13 +116,19 @@ pub(crate) struct SendStage<C> {
     sender: C,
     rules: SendRules,
     deduplicator: Deduplicator,
+    metrics: ReceiptMetrics,
 }
 
 impl<C: GuestSender> SendStage<C> {
     /// A stage that sends by `sender`.
     #[must_use]
-    pub(crate) const fn new(sender: C, rules: SendRules, deduplicator: Deduplicator) -> Self {
-        Self { sender, rules, deduplicator }
+    pub(crate) const fn new(
+        sender: C,
+        rules: SendRules,
+        deduplicator: Deduplicator,
+        metrics: ReceiptMetrics,
+    ) -> Self {
+        Self { sender, rules, deduplicator, metrics }
     }
 
     /// Sends `job`, unless it was already sent.
@@ -133,26 +140,35 @@ impl<C: GuestSender> SendStage<C> {
             Begun::Stop(outcome) => return outcome,
         };
         fault::point(C::DEF.name, "claimed");
-        let noted = SendNote::noted(lease.as_ref().and_then(Lease::note), job.replayed_at);
-        if noted.sends > 0
-            && let Err(outcome) = self.may_repeat(noted).await
-        {
-            return outcome;
+        let expires_at = job.link.expires_at;
+        let noted = unknown::noted(lease.as_ref().and_then(Lease::note), job.replayed_at);
+        let noted_before = noted.sends > 0;
+        if noted_before {
+            match self.resolve(&noted, &job.id, *deadline).await {
+                Resolution::Repeat => {}
+                Resolution::Sent => return self.receipt_found(lease, &noted, expires_at).await,
+                Resolution::Stop(outcome) => return outcome,
+            }
         }
         // The time may have passed while the claim was awaited.
         if self.is_late(*deadline) {
-            if noted.sends == 0 {
+            if noted_before {
+                self.metrics.resolved(ResolvedBy::Dead);
+            } else {
                 Deduplicator::release(lease).await;
             }
             return Outcome::Dead(self.too_late());
         }
-        let Some(note) = noted.again().to_bytes() else {
+        let sending = SendNote { about: self.about(job), ..noted.again(self.deduplicator.clock().now()) };
+        let Ok(note) = serde_json::to_vec(&sending) else {
             return Outcome::Dead(Death::new(Class::Internal, "could not write the note of a message"));
         };
         // Waits for the ledger. A note that was given up and written late would count as a message that may have been sent.
-        let expires_at = job.link.expires_at;
         if let Some(outcome) = self.deduplicator.note_part(&mut lease, &note, expires_at).await {
             return outcome;
+        }
+        if noted_before {
+            self.metrics.resolved(ResolvedBy::Repeat);
         }
         fault::point(C::DEF.name, "noted");
         let sent = if self.is_late(*deadline) {
@@ -164,53 +180,53 @@ impl<C: GuestSender> SendStage<C> {
         match sent {
             Ok(accepted) => {
                 info!(connect_id = accepted.id.as_deref().unwrap_or("none"), "guest link sent");
-                self.sent(lease, expires_at).await
+                self.record(lease, &sending, expires_at).await;
+                Outcome::Done(Batch::default())
             }
-            Err(error) => self.failed(error, lease, noted, expires_at).await,
+            Err(error) => self.failed(error, lease, &noted, expires_at).await,
         }
     }
 
-    /// Decides about a message that may have been sent before. Sends nothing while the API does not answer: each attempt would count
-    /// as one that may have sent the message, so that a short outage would use up all of them.
-    ///
-    /// # Errors
-    /// The outcome, if the message must not be sent now.
-    async fn may_repeat(&self, noted: SendNote) -> Result<(), Outcome> {
-        if self.rules.on_unknown == OnUnknown::Dead || noted.sends >= SENDS_MAX {
-            return Err(Outcome::Dead(maybe_sent(noted.sends)));
-        }
-        let tried = self.sender.try_api().await;
-        tried.map_err(UpstreamError::into_outcome)?;
-        warn!(sends = noted.sends, "sending a guest link again: an earlier attempt may have sent it");
-        Ok(())
-    }
-
-    /// Records a message that was sent, so that copies of the link send none. Does not wait for long: without the record the ack still
-    /// prevents a repeat, but a delivery that waits is repeated when the worker stops.
-    async fn sent(&self, lease: Option<Lease>, expires_at: WireTime) -> Outcome {
-        let recorded = timeout(WRITE_TIME, self.deduplicator.record(lease, SENT, expires_at)).await;
-        fault::point(C::DEF.name, "recorded");
-        if !matches!(recorded, Ok(None)) {
+    /// Records a message that was sent, so that copies of the link send none. Its receipts need what the note says about it. Does not
+    /// wait for long: without the record the ack still prevents a repeat, but a delivery that waits is repeated when the worker stops.
+    async fn record(&self, lease: Option<Lease>, note: &SendNote, expires_at: WireTime) {
+        let kept = self.rules.receipt_wait.and_then(|_| serde_json::to_vec(note).ok());
+        let record = self.deduplicator.record(lease, kept.as_deref().unwrap_or(SENT), expires_at);
+        if !matches!(timeout(WRITE_TIME, record).await, Ok(None)) {
             warn!("could not record a sent guest link in the ledger; a copy of the link would be sent again");
         }
-        Outcome::Done(Batch::default())
+        fault::point(C::DEF.name, "recorded");
+    }
+
+    /// What receipts repeat of the link; `None` if they are off.
+    fn about(&self, job: &GuestJob) -> Option<SentLink> {
+        self.rules.receipt_wait?;
+        let link = &job.link;
+        Some(SentLink {
+            event_id: link.event_id.clone(),
+            session_id: link.session_id.clone(),
+            correlation_id: link.correlation_id.clone(),
+            attributes: link.attributes.clone(),
+            published_at: job.published_at,
+        })
     }
 
     async fn failed(
         &self,
         error: SendError,
         mut lease: Option<Lease>,
-        noted: SendNote,
+        noted: &SendNote,
         expires_at: WireTime,
     ) -> Outcome {
         let may_be_sent = matches!(&error, SendError::Failed(error) if error.unknown);
         // Without the ledger nobody counts how often it may have been sent.
         if may_be_sent && lease.is_none() {
+            self.metrics.resolved(ResolvedBy::Dead);
             return Outcome::Dead(maybe_sent(1));
         }
         // The note of this attempt stays if the message may have been sent. Otherwise the earlier note returns, also if it counts
         // nothing: a write is repeated until the ledger works, and a release is not.
-        if !may_be_sent && let Some(note) = noted.to_bytes() {
+        if !may_be_sent && let Ok(note) = serde_json::to_vec(noted) {
             _ = self.deduplicator.note_part(&mut lease, &note, expires_at).await;
             fault::point(C::DEF.name, "released");
         }
@@ -271,21 +287,14 @@ impl<C: GuestSender> SendStage<C> {
     }
 }
 
-/// The death of a message that may have been sent `sends` times.
-fn maybe_sent(sends: u32) -> Death {
-    let times = if sends == 1 { "once".to_owned() } else { format!("{sends} times") };
-    Death::new(
-        Class::Exhausted,
-        format!("the message may have been sent {times} (send.on_unknown); a replay sends it again"),
-    )
-}
-
 /// A guest link to send.
 #[derive(Debug)]
 pub(crate) struct GuestJob {
     link: GuestLink,
     /// The last replay of the message, if it was a dead letter.
     replayed_at: Option<Timestamp>,
+    /// When the link was published.
+    published_at: Option<Timestamp>,
     /// The id by which receipts name the message: the link's `message_id`.
     id: Uuid,
 }
@@ -309,7 +318,7 @@ impl<C: GuestSender> Stage for SendStage<C> {
                 event_id: EventId::of(known, None, &message.body),
                 ..Identity::without_body(message)
             },
-            effect: format!("send:{id}"),
+            effect: send_key(&id),
             bytes: self.bytes_max(message),
             job: link
                 .map_err(|invalid| Death::new(Class::Invalid, invalid))
@@ -317,7 +326,12 @@ impl<C: GuestSender> Stage for SendStage<C> {
                 .map(|link| AcceptedJob {
                     deadline: self.deadline(&link),
                     digest,
-                    job: GuestJob { link, id, replayed_at: message.replayed_at() },
+                    job: GuestJob {
+                        link,
+                        id,
+                        replayed_at: message.replayed_at(),
+                        published_at: message.published_at,
+                    },
                 }),
         }
     }

@@ -47,6 +47,8 @@ pub(crate) struct SmsSender {
     pub(crate) from: String,
     /// The texts of the messages.
     pub(crate) texts: Texts,
+    /// Ask for receipts.
+    pub(crate) receipts: bool,
 }
 
 impl GuestSender for SmsSender {
@@ -81,7 +83,7 @@ impl GuestSender for SmsSender {
         let text = self.texts.link(link.locale.as_deref(), &values);
         let text = text.map_err(|error| unsendable(&error.to_string()))?;
         let id = id.to_string();
-        let request = SmsRequest::new(&self.from, &link.to, &text, &id, left.as_secs());
+        let request = SmsRequest::new(&self.from, &link.to, &text, &id, left.as_secs(), self.receipts);
         self.client.send(&request, &link.to, trace, left).await.map_err(SendError::Failed)
     }
 }

@@ -105,10 +105,11 @@ impl TestBench {
         let clock = Clock::of(RuntimeTime(Instant::now()));
         let (ledger, fails) = testing::ledger_with(clock.clone());
         let api = Arc::new(FakeSender { calls: Mutex::new(calls.into()), ..FakeSender::default() });
-        let metrics = Metrics::new(stages::ALL, &[]).unwrap().ledger(&SMS);
+        let metrics = Metrics::new(stages::ALL, &[]).unwrap();
         let retention =
             Retention { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(9) };
-        let deduplicator = Deduplicator::new(ledger, OnFailure::Wait, retention, metrics, Random::system());
+        let deduplicator =
+            Deduplicator::new(ledger, OnFailure::Wait, retention, metrics.ledger(&SMS), Random::system());
         let rules = SendRules {
             links: LinkRules {
                 allowed_base_urls: vec!["https://instant.example.com/visit/".to_owned()],
@@ -117,9 +118,10 @@ impl TestBench {
             numbers: NumberPrefixes::try_from(vec!["*".to_owned()]).unwrap(),
             min_remaining: MIN_REMAINING,
             on_unknown: OnUnknown::Repeat,
+            receipt_wait: None,
         };
         Self {
-            stage: SendStage::new(Arc::clone(&api), rules, deduplicator),
+            stage: SendStage::new(Arc::clone(&api), rules, deduplicator, metrics.receipts()),
             api,
             fails: Arc::new(fails),
             clock,
@@ -145,7 +147,7 @@ impl TestBench {
             effect: "send:1".to_owned(),
             digest: [1; 32],
         };
-        let job = GuestJob { link, replayed_at, id: ids::hash(b"1") };
+        let job = GuestJob { link, replayed_at, published_at: None, id: ids::hash(b"1") };
         self.stage.act(job, &mut context).await
     }
 

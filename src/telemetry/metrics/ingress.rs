@@ -26,7 +26,8 @@ impl IngressFamilies {
         Ok(Self {
             requests: families.counters(
                 "ingress_requests_total",
-                "HTTP requests: accepted (the event is confirmed); replayed (an earlier request was accepted); served (a document); \
+                "HTTP requests: accepted (the event or receipt is confirmed); replayed (an earlier request was accepted); served (a document); \
+                 ignored (a receipt that is unreadable or about another program's message); \
                  gone (the client disconnected before the answer); otherwise the type of the problem.",
                 &[route(), ("outcome", Answered::texts())],
             )?,

@@ -90,6 +90,8 @@ pub enum Claimed {
 pub enum IngressRoute {
     /// `/v1/sessions`.
     Sessions,
+    /// `/v1/receipts/`.
+    Receipts,
     /// `/openapi.json`.
     Openapi,
     /// Any other path.
@@ -114,6 +116,32 @@ pub enum AuthFailure {
     Scope,
 }
 
+/// Label `reason` of a receipt that is not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum ReceiptRefused {
+    /// It has no signature.
+    Unsigned,
+    /// Its signature is wrong.
+    Signature,
+    /// Its body is not readable.
+    Malformed,
+    /// It is about another program's message.
+    Foreign,
+}
+
+/// Label `resolved_by` of a message that may have been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum ResolvedBy {
+    /// A receipt shows that Webex Connect has it.
+    Receipt,
+    /// It is sent again.
+    Repeat,
+    /// It is a dead letter.
+    Dead,
+}
+
 /// Label `outcome` of a request to the ingress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answered {
@@ -123,6 +151,8 @@ pub enum Answered {
     Replayed,
     /// A document was served.
     Served,
+    /// A receipt was not used: it is unreadable, or about another program's message.
+    Ignored,
     /// The client disconnected before the answer.
     Gone,
     /// A problem.
@@ -137,6 +167,7 @@ impl Answered {
             Self::Accepted => "accepted",
             Self::Replayed => "replayed",
             Self::Served => "served",
+            Self::Ignored => "ignored",
             Self::Gone => "gone",
             Self::Refused(kind) => kind.as_str(),
         }
@@ -146,7 +177,7 @@ impl Answered {
     #[must_use]
     pub fn texts() -> Vec<&'static str> {
         let refused = ProblemKind::VARIANTS.iter().map(|kind| Self::Refused(*kind));
-        [Self::Accepted, Self::Replayed, Self::Served, Self::Gone]
+        [Self::Accepted, Self::Replayed, Self::Served, Self::Ignored, Self::Gone]
             .into_iter()
             .chain(refused)
             .map(Self::as_str)

@@ -9,6 +9,7 @@ mod ingress;
 pub mod labels;
 mod ledger;
 mod list;
+mod receipts;
 mod stage;
 mod upstream;
 
@@ -20,6 +21,7 @@ pub use connection::{ConnectionMetrics, PublishMetrics};
 pub use ingress::{IngressMetrics, RequestTimer};
 pub use ledger::LedgerMetrics;
 pub use list::list;
+pub use receipts::ReceiptMetrics;
 pub use stage::{StageMetrics, WorkTimer};
 pub use upstream::{BreakerMetrics, CallTimer, UpstreamMetrics};
 
@@ -28,6 +30,7 @@ use families::{Families, Recorder};
 use ingress::IngressFamilies;
 use labels::PUBLISH;
 use ledger::LedgerFamilies;
+use receipts::ReceiptFamilies;
 use stage::StageFamilies;
 use upstream::UpstreamFamilies;
 
@@ -65,6 +68,7 @@ pub struct Metrics {
     upstreams: Recorder<UpstreamFamilies>,
     ledger: Recorder<LedgerFamilies>,
     ingress: Recorder<IngressFamilies>,
+    receipts: Recorder<ReceiptFamilies>,
 }
 
 impl Metrics {
@@ -80,6 +84,7 @@ impl Metrics {
         let upstreams = Recorder::new(UpstreamFamilies::new(&families, table)?);
         let ledger = Recorder::new(LedgerFamilies::new(&families, table)?);
         let ingress = Recorder::new(IngressFamilies::new(&families)?);
+        let receipts = Recorder::new(ReceiptFamilies::new(&families)?);
         let stages = Recorder::new(StageFamilies::new(&families, table, &rungs)?);
         let info: IntGaugeVec = families.gauges(
             "build_info",
@@ -90,7 +95,7 @@ impl Metrics {
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let info = Some(info);
-        Ok(Self { table: table.into(), registry, info, stages, broker, upstreams, ledger, ingress })
+        Ok(Self { table: table.into(), registry, info, stages, broker, upstreams, ledger, ingress, receipts })
     }
 
     /// Metrics that record nothing, for commands that serve none.
@@ -105,6 +110,7 @@ impl Metrics {
             upstreams: Recorder::off(),
             ledger: Recorder::off(),
             ingress: Recorder::off(),
+            receipts: Recorder::off(),
         }
     }
 
@@ -144,6 +150,12 @@ impl Metrics {
     #[must_use]
     pub fn ingress(&self) -> IngressMetrics {
         IngressMetrics { families: self.ingress.clone() }
+    }
+
+    /// Metrics of receipts.
+    #[must_use]
+    pub fn receipts(&self) -> ReceiptMetrics {
+        ReceiptMetrics { families: self.receipts.clone() }
     }
 
     /// Sets the number of entries in the ledger.

@@ -1,0 +1,175 @@
+//! `POST /v1/receipts/default`: from the body of a receipt to a confirmed message.
+//!
+//! - [`signature`]: who may send receipts
+//! - `request`: the order of work for a request
+//! - `notes`: the ledger's part; `publish`: the broker's part
+//!
+//! Webex Connect gives a receipt up after a few minutes without a 200. So a receipt that cannot be used gets 200, too: an error would
+//! only repeat it. A missing receipt says nothing about its message.
+
+mod notes;
+mod publish;
+mod request;
+pub(crate) mod signature;
+
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use jiff::Timestamp;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
+use tracing::{debug, info};
+
+use self::signature::HubSecrets;
+use super::problem::{HttpProblem, RETRY_SOON};
+use crate::{
+    broker::publisher::Publisher,
+    clock::Clock,
+    contract::{http::ProblemKind, private::loggable_id, receipt::SentLink, trace::TraceContext},
+    ledger::Ledger,
+    random::Random,
+    state::PublishState,
+    telemetry::{
+        metrics::{
+            ReceiptMetrics,
+            labels::{Answered, ReceiptRefused},
+        },
+        traces::Tracer,
+    },
+    webex_connect::receipt::{self, ReceiptBody, ReceivedReceipt},
+};
+
+/// The path of receipts. Its last part names the organisation.
+pub(super) const PATH: &str = "/v1/receipts/default";
+/// The path without the organisation.
+pub(super) const PATHS: &str = "/v1/receipts/";
+/// The methods of the path.
+pub(super) const METHODS: &str = "HEAD, POST";
+
+/// Takes receipts.
+#[derive(Debug)]
+pub(crate) struct Receipts {
+    /// `None`: receipts need no signature.
+    pub(crate) secrets: Option<HubSecrets>,
+    /// A permit for each receipt in progress. Its sender is not known before its body is read, so receipts must leave room for others.
+    pub(crate) in_progress: Semaphore,
+    pub(crate) publisher: Publisher,
+    /// The publisher's state. Nothing is given to a publisher that cannot publish now.
+    pub(crate) publishing: PublishState,
+    /// A permit for each byte of the messages that may wait for their confirms.
+    pub(crate) room: Arc<Semaphore>,
+    /// The exchange of receipts.
+    pub(crate) exchange: String,
+    pub(crate) ledger: Ledger,
+    pub(crate) clock: Clock,
+    /// Makes the ids of new traces.
+    pub(crate) random: Random,
+    /// Publish receipts while the ledger is unavailable.
+    pub(crate) without_ledger: bool,
+    pub(crate) tracer: Tracer,
+    pub(crate) metrics: ReceiptMetrics,
+}
+
+impl Receipts {
+    /// Begins a receipt.
+    ///
+    /// # Errors
+    /// Too many are in progress.
+    pub(super) fn begin(&self) -> Result<SemaphorePermit<'_>, HttpProblem> {
+        self.in_progress
+            .try_acquire()
+            .map_err(|_| unavailable("too many receipts are in progress").retry_after(RETRY_SOON))
+    }
+
+    /// The signature of a receipt with these headers; `None` if it needs none.
+    ///
+    /// # Errors
+    /// A missing signature, or one that cannot be right.
+    pub(super) fn signature(&self, headers: &HeaderMap) -> Result<Option<Vec<u8>>, ReceiptRefused> {
+        self.secrets.as_ref().map(|secrets| secrets.given(headers)).transpose()
+    }
+
+    /// Checks the signature over the bytes of the body, before anything reads them.
+    ///
+    /// # Errors
+    /// The signature is wrong.
+    pub(super) fn verify(&self, body: &[u8], signature: Option<&[u8]>) -> Result<(), ReceiptRefused> {
+        let Some(secrets) = &self.secrets else { return Ok(()) };
+        let is_right = signature.is_some_and(|signature| secrets.verify(body, signature));
+        if is_right { Ok(()) } else { Err(ReceiptRefused::Signature) }
+    }
+
+    /// Publishes the receipt, unless it is of another program or unreadable.
+    ///
+    /// The state is noted before the publish. A stage that waits for the receipt then finds it also if the broker is away, and does not
+    /// send the message twice. The note does not say that the receipt was published, so a repeat is published again, with the same id.
+    ///
+    /// # Errors
+    /// [`HttpProblem`]: the receipt may have been published, and Webex Connect repeats it.
+    pub(super) async fn accept(&self, body: &[u8], deadline: Instant) -> Result<Answered, HttpProblem> {
+        let receipt = match receipt::read(body) {
+            ReceiptBody::Ours(receipt) => receipt,
+            ReceiptBody::Foreign => return Ok(self.ignore(ReceiptRefused::Foreign)),
+            ReceiptBody::Malformed => return Ok(self.ignore(ReceiptRefused::Malformed)),
+        };
+        let trace = TraceContext::begin(&self.random);
+        let mut span = self.tracer.serve("POST", "/v1/receipts/{organisation}", &trace);
+        let at = self.clock.now();
+        let result = self.note_and_publish(&receipt, at, span.context(), deadline).await;
+        let status = result.as_ref().map_or_else(|problem| problem.kind.status(), |_| 200);
+        span.set("http.response.status_code", i64::from(status));
+        if let Err(problem) = &result {
+            span.fail(problem.kind.as_str(), problem.kind.title());
+        }
+        result.map(|about| {
+            self.published(&receipt, about.as_ref());
+            Answered::Accepted
+        })
+    }
+
+    async fn note_and_publish(
+        &self,
+        receipt: &ReceivedReceipt,
+        at: Timestamp,
+        within: &TraceContext,
+        deadline: Instant,
+    ) -> Result<Option<SentLink>, HttpProblem> {
+        let room = self.room()?;
+        let about = self.note(receipt, at, deadline).await?;
+        self.publish(receipt, about.as_ref(), room, at, within, deadline).await?;
+        Ok(about)
+    }
+
+    fn published(&self, receipt: &ReceivedReceipt, about: Option<&SentLink>) {
+        let cause = receipt.failure.map(|(cause, _)| cause);
+        self.metrics.published(receipt.channel, receipt.state, cause);
+        if receipt.code_is_unknown {
+            self.metrics.unknown_code();
+        }
+        let event_id = about.map(|about| loggable_id(&about.event_id));
+        let (channel, state): (_, &'static str) = (receipt.channel.as_str(), receipt.state.into());
+        info!(
+            event_id = event_id.as_deref(),
+            message_id = %receipt.message,
+            channel,
+            state,
+            code = receipt.code,
+            "receipt published"
+        );
+    }
+
+    fn ignore(&self, reason: ReceiptRefused) -> Answered {
+        self.metrics.refused(reason);
+        let reason: &'static str = reason.into();
+        debug!(reason, "receipt ignored");
+        Answered::Ignored
+    }
+}
+
+/// The receipt is not known to be published. Webex Connect repeats it.
+fn unavailable(reason: &str) -> HttpProblem {
+    HttpProblem::new(ProblemKind::Unavailable, format!("{reason}; repeat the request"))
+        .retry_after(publish::RETRY_LATER)
+}

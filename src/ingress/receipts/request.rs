@@ -1,0 +1,80 @@
+//! A request with a receipt: its order of work.
+
+use std::sync::atomic::Ordering;
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, Method, Request, Response},
+};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::{METHODS, PATH, Receipts};
+use crate::{
+    contract::http::ProblemKind,
+    ingress::{
+        body, head,
+        problem::HttpProblem,
+        service::{IngressService, RequestOrigin, no_such_path, other_method},
+    },
+    telemetry::metrics::labels::{Answered, ReceiptRefused},
+    webex_connect::receipt::RECEIPT_BYTES_MAX,
+};
+
+impl IngressService {
+    /// Answers a request to the path of receipts. Webex Connect sends `HEAD` when an operator saves the webhook; it tells nothing, so it
+    /// needs no signature.
+    ///
+    /// # Errors
+    /// [`HttpProblem`].
+    pub(in crate::ingress) async fn receive(
+        &self,
+        request: Request<Body>,
+        origin: &RequestOrigin,
+        deadline: Instant,
+    ) -> Result<(Answered, Response<Body>), HttpProblem> {
+        let Some(receipts) = self.receipts.as_ref().filter(|_| request.uri().path() == PATH) else {
+            return Err(no_such_path());
+        };
+        if request.method() == Method::HEAD {
+            return Ok((Answered::Served, Response::new(Body::empty())));
+        }
+        if request.method() != Method::POST {
+            return Err(other_method(METHODS));
+        }
+        let _permit = receipts.begin()?;
+        let (parts, body) = request.into_parts();
+        head::check_framing(&parts.headers, RECEIPT_BYTES_MAX)?;
+        let refused = |reason| self.refuse_receipt(receipts, reason, &parts.headers, origin);
+        let signature = receipts.signature(&parts.headers).map_err(refused)?;
+        let body = body::read(body, RECEIPT_BYTES_MAX, deadline).await?;
+        receipts.verify(&body, signature.as_deref()).map_err(refused)?;
+        origin.busy.store(true, Ordering::Relaxed);
+        let answered = receipts.accept(&body, deadline).await?;
+        Ok((answered, Response::new(Body::empty())))
+    }
+
+    /// Counts a receipt without a valid signature. An address that sends many of them is told to wait; receipts with a valid signature
+    /// from the same address are still taken.
+    fn refuse_receipt(
+        &self,
+        receipts: &Receipts,
+        reason: ReceiptRefused,
+        headers: &HeaderMap,
+        origin: &RequestOrigin,
+    ) -> HttpProblem {
+        receipts.metrics.refused(reason);
+        let address = head::client_address(origin.peer, headers, &self.trusted_proxies);
+        let reason: &'static str = reason.into();
+        if let Err(wait) = self.clients.refused_from(address) {
+            debug!(reason, %address, "ingress: receipt refused; too many from this address");
+            let detail = "too many refused requests from this address";
+            return HttpProblem::new(ProblemKind::RateLimited, detail).retry_after(wait);
+        }
+        warn!(reason, %address, "ingress: receipt refused; check the secret in Webex Connect and receipts.secret_file");
+        HttpProblem::new(
+            ProblemKind::Unauthenticated,
+            "expected x-hub-signature with the signature of the body",
+        )
+    }
+}

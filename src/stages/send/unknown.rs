@@ -1,0 +1,143 @@
+//! A message that may have been sent: Webex Connect did not answer, or the worker crashed.
+//!
+//! Webex Connect has no idempotency key, and its answer to a question about a message needs the id that a lost response had. So the only
+//! proof is a receipt. The ingress notes each receipt in the ledger; the stage waits for it, and looks there before it sends again.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{GuestSender, OnUnknown, SendStage};
+use crate::{
+    contract::{
+        receipt::{ReceiptNote, SendNote, receipt_key},
+        time::WireTime,
+    },
+    ledger::Lease,
+    outcome::{Batch, Cause, Class, Death, Failure, Outcome},
+    telemetry::metrics::labels::ResolvedBy,
+};
+
+/// How often a message is sent at most if each time nobody knows whether it was sent.
+const SENDS_MAX: u32 = 3;
+
+/// What happens to a message that may have been sent.
+pub(super) enum Resolution {
+    /// It is sent again.
+    Repeat,
+    /// A receipt shows that it was sent.
+    Sent,
+    /// It waits for its receipt, or it is a dead letter.
+    Stop(Outcome),
+}
+
+/// What `note` says of a message with the last replay `replayed_at`. Only a later replay begins a new count: copies of one message may
+/// have been replayed at different times.
+pub(super) fn noted(note: Option<&[u8]>, replayed_at: Option<Timestamp>) -> SendNote {
+    let noted = note.and_then(SendNote::read).filter(|noted| noted.replayed_at >= replayed_at);
+    noted.unwrap_or(SendNote { replayed_at, ..SendNote::default() })
+}
+
+impl<C: GuestSender> SendStage<C> {
+    /// Decides about the message `id`, which may have been sent as `noted` says.
+    pub(super) async fn resolve(&self, noted: &SendNote, id: &Uuid, deadline: WireTime) -> Resolution {
+        if self.rules.receipt_wait.is_some() {
+            match self.deduplicator.read(&receipt_key(id)).await {
+                Ok(bytes) if has_receipt(bytes.as_deref(), noted) => return Resolution::Sent,
+                Ok(_) => {}
+                Err(outcome) => return Resolution::Stop(outcome),
+            }
+        }
+        if let Some(left) = self.receipt_may_come(noted, deadline) {
+            return Resolution::Stop(Outcome::TryAgain(Failure {
+                cause: Cause::Receipt,
+                reason: "it may have been sent; waiting for its receipt (send.unknown_wait)".to_owned(),
+                retry_after: Some(left),
+            }));
+        }
+        if self.rules.on_unknown == OnUnknown::Dead || noted.sends >= SENDS_MAX {
+            self.metrics.resolved(ResolvedBy::Dead);
+            return Resolution::Stop(Outcome::Dead(maybe_sent(noted.sends)));
+        }
+        // Nothing is sent while the API does not answer: each attempt would count as one that may have sent the message, so that a
+        // short outage would use up all of them.
+        if let Err(error) = self.sender.try_api().await {
+            return Resolution::Stop(error.into_outcome());
+        }
+        warn!(sends = noted.sends, "sending a guest link again: an earlier attempt may have sent it");
+        Resolution::Repeat
+    }
+
+    /// Time for which a receipt may still come; `None` if the wait is over. A session that would end first has no wait, because a guest
+    /// who gets two messages is better off than one who gets none.
+    fn receipt_may_come(&self, noted: &SendNote, deadline: WireTime) -> Option<Duration> {
+        let wait = SignedDuration::try_from(self.rules.receipt_wait?).ok()?;
+        let until = noted.sent_at?.checked_add(wait).ok()?;
+        if until >= deadline.timestamp() {
+            return None;
+        }
+        // The clock of the worker that sent it may be ahead.
+        let left = until.duration_since(self.deduplicator.clock().now()).min(wait);
+        Duration::try_from(left).ok().filter(|left| !left.is_zero())
+    }
+
+    /// Ends the message because of its receipt.
+    pub(super) async fn receipt_found(
+        &self,
+        lease: Option<Lease>,
+        noted: &SendNote,
+        expires_at: WireTime,
+    ) -> Outcome {
+        info!(
+            sends = noted.sends,
+            "not sending a guest link again: a receipt shows that Webex Connect has it"
+        );
+        self.metrics.resolved(ResolvedBy::Receipt);
+        self.record(lease, noted, expires_at).await;
+        Outcome::DoneBefore(Batch::default())
+    }
+}
+
+/// True if `bytes` note a receipt of the message. A receipt from before the last replay is about an earlier message, which an operator
+/// decided to send again.
+fn has_receipt(bytes: Option<&[u8]>, noted: &SendNote) -> bool {
+    let receipt = bytes.and_then(ReceiptNote::read);
+    receipt.is_some_and(|receipt| noted.replayed_at.is_none_or(|replayed_at| receipt.at >= replayed_at))
+}
+
+/// The death of a message that may have been sent `sends` times.
+pub(super) fn maybe_sent(sends: u32) -> Death {
+    let times = if sends == 1 { "once".to_owned() } else { format!("{sends} times") };
+    Death::new(
+        Class::Exhausted,
+        format!("the message may have been sent {times} (send.on_unknown); a replay sends it again"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_later_replay_begins_a_new_count() {
+        let first = Timestamp::UNIX_EPOCH;
+        let second = first + SignedDuration::from_secs(1);
+        let replays = [None, Some(first), Some(second)];
+        for (at, replayed_at) in replays.into_iter().enumerate() {
+            let note = SendNote { sends: 2, replayed_at, ..SendNote::default() };
+            let bytes = serde_json::to_vec(&note).unwrap();
+            for (later, copy) in replays.into_iter().enumerate() {
+                let expected = if later > at {
+                    SendNote { replayed_at: copy, ..SendNote::default() }
+                } else {
+                    note.clone()
+                };
+                assert_eq!(noted(Some(&bytes), copy), expected, "{replayed_at:?} {copy:?}");
+            }
+        }
+        assert_eq!(noted(None, None), SendNote::default());
+        assert_eq!(noted(Some(b"x"), None), SendNote::default());
+    }
+}
