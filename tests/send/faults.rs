@@ -18,6 +18,8 @@ fn passing() -> Vec<Fault> {
         refusal(7020),
         refusal(7999),
         Fault::Status { code: 429, retry_after: Some("1".to_owned()) },
+        Fault::Status { code: 503, retry_after: Some("1".to_owned()) },
+        Fault::Page { code: 503 },
         Fault::Page { code: 404 },
         Fault::Page { code: 403 },
     ]
@@ -38,6 +40,20 @@ async fn failure_that_passes_is_repeated_and_sends_one_message() {
     }
     worker.stop().await;
     assert!(send.connect.send_counts().values().all(|times| *times == 1));
+    send.rig.assert_queues_are_empty(&send.rig.amqp).await;
+}
+
+/// More refusals than times that a message may be sent.
+#[tokio::test]
+async fn unavailable_api_costs_no_message_however_often_it_answers_so() {
+    let send = SendRig::new().await;
+    let worker = send.start(&[]).await;
+    let unavailable = Fault::Status { code: 503, retry_after: Some("1".to_owned()) };
+    send.fault(Endpoint::Sms, unavailable, Frequency::Times(4));
+    send.rig.publish(1).await;
+    send.until_sent(1).await;
+    worker.stop().await;
+    assert_eq!((send.connect.counts().sms, send.connect.counts().sends), (5, 1));
     send.rig.assert_queues_are_empty(&send.rig.amqp).await;
 }
 
