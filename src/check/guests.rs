@@ -15,7 +15,8 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         found.extend(unused(loaded));
         return found;
     }
-    let mut found = vec![about.pass("this worker sends the links to the guests"), numbers(loaded)];
+    let mut found =
+        vec![about.pass("this worker sends the links to the guests"), numbers(loaded), hourly(loaded)];
     found.push(key(loaded));
     found.extend(channels(loaded));
     found.push(unknown(loaded));
@@ -71,6 +72,22 @@ fn channels(loaded: &Loaded) -> Vec<Finding> {
         ("webex_connect.whatsapp_app_id", &section.whatsapp_app_id, "whatsapp"),
     ];
     let missing = senders.into_iter().filter(|(_, sender, _)| sender.is_empty());
+/// The limit of messages to one number.
+fn hourly(loaded: &Loaded) -> Finding {
+    let ledger = &loaded.config.ledger;
+    let about = on(Guests, loaded, &["send.per_address_per_hour", "ledger.on_failure"]);
+    match loaded.config.send.per_address_per_hour.get() {
+        0 => about.warn(
+            "no limit for messages to one number: whoever can publish an event can send a guest any number of messages",
+            "set send.per_address_per_hour (default 10)",
+        ),
+        _ if ledger.on_failure == OnFailure::Continue => {
+            about.pass("messages to one number are limited while the ledger is available")
+        }
+        _ => about.pass("messages to one number are limited"),
+    }
+}
+
     missing
         .map(|(key, _, channel)| {
             on(Guests, loaded, &[key]).warn(

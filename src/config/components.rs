@@ -144,6 +144,7 @@ impl Config {
             numbers: self.send.allowed_prefixes.clone(),
             min_remaining: self.send.min_remaining.get(),
             on_unknown: self.send.on_unknown,
+            per_address_per_hour: Some(self.send.per_address_per_hour.get()).filter(|max| *max > 0),
         }
     }
 

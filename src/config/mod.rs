@@ -228,6 +228,7 @@ pub struct SendConfig {
 
 /// Section `ledger`.
 #[derive(Debug, Deserialize, JsonSchema)]
+    pub per_address_per_hour: Bounded<0, 100>,
 #[allow(missing_docs, reason = "see Config")]
 pub struct LedgerConfig {
     pub kind: LedgerChoice,

@@ -153,7 +153,9 @@ async fn message_that_may_have_been_sent_becomes_a_dead_letter_if_set() {
 
 #[tokio::test]
 async fn killed_worker_loses_no_message_and_repeats_only_one_that_may_have_been_sent() {
-    for (step, times) in [("read", 1), ("claimed", 1), ("noted", 1), ("answered", 2), ("recorded", 1)] {
+    for (step, times) in
+        [("read", 1), ("claimed", 1), ("counted", 1), ("noted", 1), ("answered", 2), ("recorded", 1)]
+    {
         let send = SendRig::new().await;
         let url = send.connect.url();
         let settings = settings(url.as_str(), &[]);

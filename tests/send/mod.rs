@@ -2,6 +2,7 @@
 
 mod faults;
 mod switching;
+mod limits;
 mod whole_way;
 
 use instant_connect_sandbox::{ConnectHandle, Endpoint, Fault, FaultRule, Frequency, RefusalFault};

@@ -1,5 +1,6 @@
 //! Stages `sms` and `whatsapp`: send a guest link to the guest through Webex Connect.
 
+mod address_limit;
 mod sms;
 mod whatsapp;
 
@@ -96,6 +97,8 @@ pub(crate) struct SendRules {
     pub(crate) min_remaining: Duration,
     /// What happens to a message that may have been sent.
     pub(crate) on_unknown: OnUnknown,
+    /// Maximum number of messages to one number in an hour.
+    pub(crate) per_address_per_hour: Option<u32>,
 }
 
 /// Sends guest links on one channel.
@@ -167,6 +170,13 @@ impl<C: GuestSender> SendStage<C> {
             }
             return Outcome::Dead(self.too_late());
         }
+        if let Err(outcome) = self.count(job, *digest).await {
+            if !noted_before {
+                Deduplicator::release(lease).await;
+            }
+            return outcome;
+        }
+        fault::point(C::DEF.name, "counted");
         let Ok(note) = serde_json::to_vec(&noted.again()) else {
             return Outcome::Dead(Death::new(Class::Internal, "could not write the note of a message"));
         };
@@ -273,6 +283,8 @@ pub(crate) struct GuestJob {
     link: GuestLink,
     /// The last replay of the message, if it was a dead letter.
     replayed_at: Option<Timestamp>,
+    /// The message's AMQP timestamp.
+    published_at: Option<Timestamp>,
     /// The id by which receipts name the message: the link's `message_id`.
     id: Uuid,
 }
@@ -304,7 +316,12 @@ impl<C: GuestSender> Stage for SendStage<C> {
                 .map(|link| AcceptedJob {
                     deadline: link.expires_at,
                     digest,
-                    job: GuestJob { link, id, replayed_at: message.replayed_at() },
+                    job: GuestJob {
+                        link,
+                        id,
+                        replayed_at: message.replayed_at(),
+                        published_at: message.published_at,
+                    },
                 }),
         }
     }
