@@ -199,6 +199,11 @@ pub struct WebexConnectConfig {
     pub key: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
     pub key_file: Option<PathBuf>,
+    pub jwt_issuer: String,
+    #[schemars(with = "String")]
+    pub jwt_secret: SecretString,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub jwt_secret_file: Option<PathBuf>,
     pub sms_from: String,
     pub whatsapp_app_id: String,
     #[serde(default)]
@@ -223,12 +228,12 @@ pub struct SendConfig {
     pub allowed_prefixes: NumberPrefixes,
     pub on_unknown: OnUnknown,
     pub min_remaining: Period,
+    pub per_address_per_hour: Bounded<0, 100>,
     pub sms_parts_max: Bounded<1, 10>,
 }
 
 /// Section `ledger`.
 #[derive(Debug, Deserialize, JsonSchema)]
-    pub per_address_per_hour: Bounded<0, 100>,
 #[allow(missing_docs, reason = "see Config")]
 pub struct LedgerConfig {
     pub kind: LedgerChoice,

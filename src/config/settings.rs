@@ -12,8 +12,14 @@ use toml::Value;
 use super::load::defaults;
 
 /// Keys with secret values, which are never shown. [`is_secret`] adds those of the ingress's clients.
-pub const SECRETS: [&str; 5] =
-    ["amqp.url", "instant_connect.token", "hosts.token", "webex_connect.key", "ledger.url"];
+pub const SECRETS: [&str; 6] = [
+    "amqp.url",
+    "instant_connect.token",
+    "hosts.token",
+    "webex_connect.key",
+    "webex_connect.jwt_secret",
+    "ledger.url",
+];
 
 /// Beginning of the keys of the ingress's clients, `ingress.clients.NAME.KEY`.
 pub(super) const CLIENTS: &str = "ingress.clients.";

@@ -1,8 +1,9 @@
 //! The stages that send guest links through Webex Connect, with its fake on a real socket.
 
+mod credentials;
 mod faults;
-mod switching;
 mod limits;
+mod switching;
 mod whole_way;
 
 use instant_connect_sandbox::{ConnectHandle, Endpoint, Fault, FaultRule, Frequency, RefusalFault};
