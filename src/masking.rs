@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 const HIDDEN: &str = "[hidden]";
 /// Minimum length of a masked secret, because masking shorter texts would make messages unreadable.
 const LENGTH_MIN: usize = 4;
-/// Maximum number of stored forms of secrets; the least recently remembered form is dropped first. A worker has five
+/// Maximum number of stored forms of secrets; the least recently remembered form is dropped first. A worker has six
 /// secrets, which rotate at most once an hour, so this is enough for more than a month.
 const KEPT_MAX: usize = 2048;
 
@@ -34,6 +34,11 @@ pub(crate) fn remember(secret: &str) {
     for form in [secret, json] {
         known.add(form);
     }
+}
+
+/// Masks `secret` no more, because it has expired and others follow it.
+pub(crate) fn forget(secret: &str) {
+    KNOWN.write().unwrap_or_else(PoisonError::into_inner).0.retain(|one| one.expose_secret() != secret);
 }
 
 impl KnownSecrets {

@@ -142,7 +142,7 @@ pub enum Class {
     Rejected,
     /// The session ended before it could be processed.
     Expired,
-    /// All attempts were used up.
+    /// All attempts, or all messages to one number in an hour, were used up. The message itself is valid, so it can be replayed.
     Exhausted,
     /// No queue is bound to the routing key of a message to publish.
     Unroutable,

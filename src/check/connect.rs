@@ -6,7 +6,7 @@ use crate::{
     contract::stage::StageDef,
     stages,
     telemetry::metrics::Metrics,
-    upstream::{Credential, ErrorCause, Upstream, UpstreamError},
+    upstream::{ErrorCause, Upstream, UpstreamError},
     webex_connect::{ConnectClient, sms, whatsapp},
 };
 
@@ -40,16 +40,17 @@ async fn tried(loaded: &Loaded, stage: &StageDef, path: &str, is_used: bool) -> 
 
 fn client(loaded: &Loaded, stage: &StageDef, path: &str) -> Result<ConnectClient, String> {
     let url = loaded.connect_url(path);
+    let (token, credential) = loaded.connect_credential().map_err(|error| error.to_string())?;
     let upstream = Upstream::new(
         stage.upstream.title,
         &url,
-        loaded.connect_key().map_err(|error| error.to_string())?,
+        token,
         loaded.config.webex_connect.limits(),
         &loaded.network().map_err(|error| error.to_string())?,
         Metrics::off().upstream(stage.upstream),
     );
     let upstream = upstream.map_err(|error| error.to_string())?;
-    Ok(ConnectClient::new(upstream.authenticated_by(Credential::Key), url))
+    Ok(ConnectClient::new(upstream.authenticated_by(credential), url))
 }
 
 fn advice(error: &UpstreamError) -> &'static str {

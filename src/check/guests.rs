@@ -4,6 +4,7 @@ use super::{CheckGroup::Guests, Finding, on};
 use crate::{
     config::{LedgerChoice, Loaded},
     stages::{OnFailure, OnUnknown},
+    upstream::Credential,
     webex_connect::texts::{Encoding, TextReport},
 };
 
@@ -15,7 +16,8 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         found.extend(unused(loaded));
         return found;
     }
-    let mut found = vec![about.pass("this worker sends the links to the guests"), numbers(loaded)];
+    let mut found =
+        vec![about.pass("this worker sends the links to the guests"), numbers(loaded), hourly(loaded)];
     found.push(key(loaded));
     found.extend(channels(loaded));
     found.push(unknown(loaded));
@@ -32,9 +34,14 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 fn unused(loaded: &Loaded) -> Option<Finding> {
     use secrecy::ExposeSecret;
     let section = &loaded.config.webex_connect;
-    let is_set = !section.key.expose_secret().is_empty() || section.key_file.is_some();
-    let key = if section.key_file.is_some() { "webex_connect.key_file" } else { "webex_connect.key" };
-    is_set.then(|| {
+    let secrets = [
+        ("webex_connect.key_file", section.key_file.is_some()),
+        ("webex_connect.key", !section.key.expose_secret().is_empty()),
+        ("webex_connect.jwt_secret_file", section.jwt_secret_file.is_some()),
+        ("webex_connect.jwt_secret", !section.jwt_secret.expose_secret().is_empty()),
+    ];
+    let key = secrets.into_iter().find(|(_, is_set)| *is_set).map(|(key, _)| key);
+    key.map(|key| {
         let about = on(Guests, loaded, &[key, "guests.delivery"]);
         about.warn(
             format!("{key} is set but has no effect"),
@@ -44,11 +51,13 @@ fn unused(loaded: &Loaded) -> Option<Finding> {
 }
 
 fn key(loaded: &Loaded) -> Finding {
-    match loaded.connect_key() {
-        Ok(_) => Guests.pass("service key of Webex Connect", "given"),
-        Err(error) => Guests
-            .fail("service key of Webex Connect", error.to_string())
-            .advise("set webex_connect.key_file; the worker does not start without a key"),
+    let what = "credential of Webex Connect";
+    match loaded.connect_credential() {
+        Ok((_, Credential::Key)) => Guests.pass(what, "a service key is given"),
+        Ok((_, Credential::Bearer)) => Guests.pass(what, "JWTs can be signed"),
+        Err(error) => Guests.fail(what, error.to_string()).advise(
+            "set webex_connect.key_file, or webex_connect.jwt_issuer and .jwt_secret_file; the worker does not start without",
+        ),
     }
 }
 
@@ -61,6 +70,22 @@ fn numbers(loaded: &Loaded) -> Finding {
         );
     }
     about.pass("messages are sent to these numbers only")
+}
+
+/// The limit of messages to one number.
+fn hourly(loaded: &Loaded) -> Finding {
+    let ledger = &loaded.config.ledger;
+    let about = on(Guests, loaded, &["send.per_address_per_hour", "ledger.on_failure"]);
+    match loaded.config.send.per_address_per_hour.get() {
+        0 => about.warn(
+            "no limit for messages to one number: whoever can publish an event can send a guest any number of messages",
+            "set send.per_address_per_hour (default 10)",
+        ),
+        _ if ledger.on_failure == OnFailure::Continue => {
+            about.pass("messages to one number are limited while the ledger is available")
+        }
+        _ => about.pass("messages to one number are limited"),
+    }
 }
 
 /// A channel without a sender: its guests' events are refused.

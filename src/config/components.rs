@@ -155,6 +155,7 @@ impl Config {
             min_remaining: self.send.min_remaining.get(),
             on_unknown: self.send.on_unknown,
             receipt_wait: self.takes_receipts().then(|| self.send.unknown_wait.get()),
+            per_address_per_hour: Some(self.send.per_address_per_hour.get()).filter(|max| *max > 0),
         }
     }
 

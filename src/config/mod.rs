@@ -200,6 +200,11 @@ pub struct WebexConnectConfig {
     pub key: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
     pub key_file: Option<PathBuf>,
+    pub jwt_issuer: String,
+    #[schemars(with = "String")]
+    pub jwt_secret: SecretString,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub jwt_secret_file: Option<PathBuf>,
     pub sms_from: String,
     pub whatsapp_app_id: String,
     #[serde(default)]
@@ -225,6 +230,7 @@ pub struct SendConfig {
     pub on_unknown: OnUnknown,
     pub unknown_wait: PeriodOrZero,
     pub min_remaining: Period,
+    pub per_address_per_hour: Bounded<0, 100>,
     pub sms_parts_max: Bounded<1, 10>,
 }
 

@@ -12,11 +12,12 @@ use toml::Value;
 use super::load::defaults;
 
 /// Keys with secret values, which are never shown. [`is_secret`] adds those of the ingress's clients.
-pub const SECRETS: [&str; 6] = [
+pub const SECRETS: [&str; 7] = [
     "amqp.url",
     "instant_connect.token",
     "hosts.token",
     "webex_connect.key",
+    "webex_connect.jwt_secret",
     "receipts.secret",
     "ledger.url",
 ];

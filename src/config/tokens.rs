@@ -6,9 +6,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Loaded};
 use crate::{
+    clock::Clock,
     ingress::{IngressSettings, ReceiptSettings, clients::Clients, receipts::signature::HubSecrets},
     masking,
-    upstream::TokenSource,
+    upstream::{Credential, TokenSource},
 };
 
 impl Loaded {
@@ -35,15 +36,31 @@ impl Loaded {
         }
     }
 
-    /// The service key of Webex Connect.
+    /// The service key of Webex Connect or the signer of JWTs, and how requests carry it.
     ///
     /// # Errors
-    /// As [`Loaded::instant_connect_token`].
-    pub(crate) fn connect_key(&self) -> Result<TokenSource, ConfigError> {
+    /// As [`Loaded::instant_connect_token`]; or if the secret of JWTs is not in base64.
+    pub(crate) fn connect_credential(&self) -> Result<(TokenSource, Credential), ConfigError> {
         let section = &self.config.webex_connect;
-        self.token_source("webex_connect.key", &section.key, section.key_file.as_deref())?.ok_or_else(|| {
-            ConfigError::new("webex_connect.key: expected a service key of Webex Connect; set ICW_WEBEX_CONNECT__KEY, or ICW_WEBEX_CONNECT__KEY_FILE to a file that contains the key")
-        })
+        if let Some(key) =
+            self.token_source("webex_connect.key", &section.key, section.key_file.as_deref())?
+        {
+            return Ok((key, Credential::Key));
+        }
+        let file = section.jwt_secret_file.as_deref();
+        let Some(secret) = self.token_source("webex_connect.jwt_secret", &section.jwt_secret, file)? else {
+            if !section.jwt_issuer.is_empty() {
+                let expected = "expected webex_connect.jwt_secret_file, too";
+                return Err(self.settings.error("webex_connect.jwt_issuer", expected));
+            }
+            return Err(ConfigError::new(
+                "webex_connect.key: expected a service key of Webex Connect; set ICW_WEBEX_CONNECT__KEY, or ICW_WEBEX_CONNECT__KEY_FILE to a file that contains the key, or ICW_WEBEX_CONNECT__JWT_ISSUER and ICW_WEBEX_CONNECT__JWT_SECRET_FILE",
+            ));
+        };
+        let jwt = TokenSource::jwt(section.jwt_issuer.clone(), secret, Clock::system());
+        let key = if file.is_some() { "webex_connect.jwt_secret_file" } else { "webex_connect.jwt_secret" };
+        jwt.current().map_err(|error| self.settings.error(key, error))?;
+        Ok((jwt, Credential::Bearer))
     }
 
     /// The ingress, if it is on; its clients' token files are read once as a test.

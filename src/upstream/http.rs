@@ -46,7 +46,7 @@ pub struct UpstreamLimits {
 /// How a request carries the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// `Authorization: Bearer`.
+    /// `Authorization: Bearer`: a bot token of Webex, or a JWT for Webex Connect.
     Bearer,
     /// The header `key`: a service key of Webex Connect ("API authentication" in its developer reference).
     Key,

@@ -44,11 +44,11 @@ impl Refused {
     }
 }
 
-/// Reads a response.
+/// Reads a response. `waits` is true if it has a `Retry-After`.
 ///
 /// # Errors
 /// [`Refused`] unless Webex Connect accepted the message.
-pub(super) fn read(status: u16, body: &[u8]) -> Result<AcceptedMessage, Refused> {
+pub(super) fn read(status: u16, waits: bool, body: &[u8]) -> Result<AcceptedMessage, Refused> {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let is_success = (200..300).contains(&status);
     let refused = |cause, unknown, words: &str| {
@@ -60,7 +60,8 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<AcceptedMessage, Refused>
             return Ok(AcceptedMessage { id: id(&json) });
         }
         let (cause, unknown, words) = without_code(status, body.is_empty() || json.is_object());
-        return refused(cause, unknown, words);
+        let is_unprocessed = status == 503 && (waits || is_unavailable_page(body, &json));
+        return refused(cause, unknown && !is_unprocessed, words);
     };
     let Some((meaning, words)) = codes::meaning(code) else {
         let words = format!(" with code {code}, which this program does not know");
@@ -76,6 +77,14 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<AcceptedMessage, Refused>
         Meaning::Expired => (ErrorCause::SessionOver, false),
     };
     refused(cause, unknown, &format!(" with code {code}: {words}"))
+}
+
+/// Beginning of the page with which Envoy also answers if a server closed the connection after it had got the request.
+const ENVOY_LOST_SERVER: &[u8] = b"upstream connect error or disconnect/reset before headers";
+
+/// True if `body` is the 503 of a proxy or a load balancer that passed the request to no server. A 500, 502 or 504 does not show that.
+fn is_unavailable_page(body: &[u8], json: &Value) -> bool {
+    !body.is_empty() && !json.is_object() && !body.trim_ascii_start().starts_with(ENVOY_LOST_SERVER)
 }
 
 /// Cause, whether the message may have been sent, and words, for a response without a code and without the id of a message. A page that
@@ -136,20 +145,20 @@ mod tests {
     }
 
     fn cause(status: u16, body: &str) -> (ErrorCause, bool) {
-        let refused = read(status, body.as_bytes()).unwrap_err();
+        let refused = read(status, false, body.as_bytes()).unwrap_err();
         (refused.cause, refused.unknown)
     }
 
     #[test]
     fn accepted_messages() {
         let sms = br#"{"requestTimestamp":"2026-11-21T10:00:01Z","messageId":"f3c1","correlationId":"0b5a","status":"queued"}"#;
-        assert_eq!(read(201, sms), Ok(accepted("f3c1")));
-        assert_eq!(read(202, sms), Ok(accepted("f3c1")));
+        assert_eq!(read(201, false, sms), Ok(accepted("f3c1")));
+        assert_eq!(read(202, false, sms), Ok(accepted("f3c1")));
         for whatsapp in [
             r#"{"response":[{"code":"1001","description":"Queued","transid":"6f9e","correlationid":"0b5a"}]}"#,
             r#"{"response":{"code":1002,"transid":"6f9e"}}"#,
         ] {
-            assert_eq!(read(200, whatsapp.as_bytes()), Ok(accepted("6f9e")));
+            assert_eq!(read(200, false, whatsapp.as_bytes()), Ok(accepted("6f9e")));
         }
     }
 
@@ -206,6 +215,31 @@ mod tests {
         }
     }
 
+    /// RFC 9110, section 15.6.4: a 503 with `Retry-After` is overload or maintenance.
+    #[test]
+    fn unavailable_api_did_not_send_the_message() {
+        for body in ["", "{}", "<html>", r#"{"message":"+34600111222"}"#] {
+            let refused = |status| read(status, true, body.as_bytes()).unwrap_err();
+            assert_eq!((refused(503).cause, refused(503).unknown), (ErrorCause::Transient, false), "{body}");
+            for status in [408, 500, 502, 504] {
+                assert!(refused(status).unknown, "{status} {body}");
+            }
+        }
+        for (status, body, unknown) in [
+            (503, "<html>", false),
+            (503, "no healthy upstream", false),
+            (503, "upstream connect error or disconnect/reset before headers. reset reason: reset", true),
+            (500, "<html>", true),
+            (502, "<html>", true),
+            (504, "<html>", true),
+        ] {
+            assert_eq!(cause(status, body), (ErrorCause::Transient, unknown), "{status} {body}");
+        }
+        assert_eq!(cause(429, "<html>"), (ErrorCause::RateLimited, false));
+        let code = read(503, true, br#"{"code":"7998"}"#).unwrap_err();
+        assert!(code.unknown, "a code shows that Webex Connect processed the request");
+    }
+
     #[test]
     fn unknown_code_of_a_success_or_a_failure_may_have_been_sent() {
         for (status, unknown) in [(200, true), (201, true), (400, false), (500, true)] {
@@ -218,10 +252,14 @@ mod tests {
         for (status, body) in
             [(201, ""), (202, "{}"), (200, r#"{"response":[{"code":"1001"}]}"#), (200, r#"{"code":"7501"}"#)]
         {
-            assert_eq!(read(status, body.as_bytes()), Ok(AcceptedMessage { id: None }), "{status} {body}");
+            assert_eq!(
+                read(status, false, body.as_bytes()),
+                Ok(AcceptedMessage { id: None }),
+                "{status} {body}"
+            );
         }
-        assert_eq!(read(201, br#"{"messageId":48151}"#), Ok(accepted("48151")));
-        let id = read(201, br#"{"messageId":"+34600111222 Ana"}"#).unwrap().id.unwrap();
+        assert_eq!(read(201, false, br#"{"messageId":48151}"#), Ok(accepted("48151")));
+        let id = read(201, false, br#"{"messageId":"+34600111222 Ana"}"#).unwrap().id.unwrap();
         assert!(!id.contains("34600111222"), "{id}");
     }
 
@@ -242,7 +280,7 @@ mod tests {
             (200, r#"{"response":{"code":600111222}}"#),
             (500, "+34600111222"),
         ] {
-            let reason = read(status, body.as_bytes()).unwrap_err().reason;
+            let reason = read(status, false, body.as_bytes()).unwrap_err().reason;
             assert!(!reason.contains("600111222"), "{reason}");
         }
     }

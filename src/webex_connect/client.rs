@@ -41,7 +41,7 @@ impl ConnectClient {
         let empty = serde_json::json!({});
         let response =
             self.upstream.post_for_any_status(self.url.clone(), &empty, "", &trace, Duration::MAX).await?;
-        match answer::read(response.status, &response.body) {
+        match answer::read(response.status, response.retry_after.is_some(), &response.body) {
             Ok(_) | Err(Refused { cause: ErrorCause::Request | ErrorCause::SessionOver, .. }) => Ok(()),
             Err(refused) => {
                 let error = refused.into_error(&self.upstream, &response);
@@ -65,7 +65,7 @@ impl ConnectClient {
         let subject = to.reveal();
         let response =
             self.upstream.post_for_any_status(self.url.clone(), message, subject, trace, limit).await?;
-        match answer::read(response.status, &response.body) {
+        match answer::read(response.status, response.retry_after.is_some(), &response.body) {
             Ok(accepted) => {
                 self.upstream.accepted(response, subject);
                 Ok(accepted)

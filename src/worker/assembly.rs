@@ -34,7 +34,7 @@ use crate::{
     },
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
-    upstream::{Credential, Upstream},
+    upstream::Upstream,
     webex::WebexClient,
     webex_connect::{ConnectClient, receipt::RECEIPT_BYTES_MAX, sms, whatsapp},
 };
@@ -256,16 +256,17 @@ impl Parts<'_> {
 
     fn connect_client(&self, stage: &StageDef, path: &str) -> Result<ConnectClient, WorkerError> {
         let url = self.loaded.connect_url(path);
+        let (token, credential) = self.loaded.connect_credential()?;
         let api = stage.upstream;
         let upstream = Upstream::new(
             api.title,
             &url,
-            self.loaded.connect_key()?,
+            token,
             self.loaded.config.webex_connect.limits(),
             &self.loaded.network()?,
             self.metrics.upstream(api),
         )?;
-        let upstream = self.shared(upstream, api.key).authenticated_by(Credential::Key);
+        let upstream = self.shared(upstream, api.key).authenticated_by(credential);
         Ok(ConnectClient::new(upstream, url))
     }
 

@@ -49,7 +49,7 @@ impl WorkerParts {
             loaded.hosts_token()?;
         }
         if loaded.config.sends_to_guests() {
-            loaded.connect_key()?;
+            loaded.connect_credential()?;
             loaded.texts()?;
         }
         Ok(Self { stages: loaded.stages(), ingress })

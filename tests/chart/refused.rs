@@ -41,6 +41,8 @@ const REFUSED: &[Refused] = &[
     (&["--set=config.hosts.token_file=/t"], &["config.hosts.token_file"]),
     (&["--set=config.webex_connect.key=k"], &["config.webex_connect.key", "webexConnect.existingSecret"]),
     (&["--set=config.webex_connect.key_file=/k"], &["config.webex_connect.key_file"]),
+    (&["--set=config.webex_connect.jwt_secret=s"], &["config.webex_connect.jwt_secret", "webexConnect"]),
+    (&["--set=config.webex_connect.jwt_secret_file=/s"], &["config.webex_connect.jwt_secret_file"]),
     (&["--set=config.ledger.url=redis://h"], &["config.ledger.url", "redis.existingSecret"]),
     (&["--set=config.ledger.url_file=/u"], &["config.ledger.url_file"]),
     (&["--set=config.ledger.path=/l"], &["config.ledger.path", "persistence"]),

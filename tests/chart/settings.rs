@@ -46,7 +46,7 @@ fn loaded_by(pod: &Value, objects: &Objects, root: &Path) -> Result<Loaded, Stri
                 ("amqp", "url") => "amqps://user:password@broker.example/video".to_owned(),
                 ("redis", "url") => "rediss://redis.example".to_owned(),
                 ("webex" | "hosts", "token") => "a-token\n".to_owned(),
-                ("webex-connect", "key") => "a-key\n".to_owned(),
+                ("webex-connect", "key") => "YS1rZXkK\n".to_owned(),
                 ("ca" | "ingress-client-ca", "ca.crt") | ("ingress-tls", "tls.crt") => certificate.cert.pem(),
                 ("ingress-tls", "tls.key") => certificate.signing_key.serialize_pem(),
                 ("clients", name) => format!("icw_a-token-of-{name}-for-tests\n"),
@@ -163,6 +163,21 @@ fn whole_numbers_of_a_values_file_stay_whole() {
     fs::write(file.path(), "config: {topology: {queue_length_max: 2147483647}, amqp: {prefetch: 32}, retry: {multiplier: 3.0, jitter: 0}}\n").unwrap();
     let settings = load_with(&["--values", file.path().to_str().unwrap()]).unwrap();
     assert_eq!(settings.config.topology.queue_length_max.get(), 2_147_483_647);
+}
+
+#[test]
+fn secret_of_webex_connect_is_that_of_jwts_if_there_is_an_issuer() {
+    let guests = [
+        "--set=config.guests.delivery=webex-connect",
+        "--set-string=config.webex_connect.sms_from=34900123123",
+        "--set-json=config.send.allowed_prefixes=[\"+34\"]",
+        "--set=webexConnect.existingSecret=connect",
+    ];
+    let by_key = load_with(&guests).unwrap().config.webex_connect;
+    assert!(by_key.key_file.is_some() && by_key.jwt_secret_file.is_none());
+    let issuer = ["--set=config.webex_connect.jwt_issuer=service-1"];
+    let by_jwt = load_with(&[&guests[..], &issuer].concat()).unwrap().config.webex_connect;
+    assert!(by_jwt.key_file.is_none() && by_jwt.jwt_secret_file.is_some());
 }
 
 #[test]

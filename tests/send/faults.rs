@@ -18,6 +18,8 @@ fn passing() -> Vec<Fault> {
         refusal(7020),
         refusal(7999),
         Fault::Status { code: 429, retry_after: Some("1".to_owned()) },
+        Fault::Status { code: 503, retry_after: Some("1".to_owned()) },
+        Fault::Page { code: 503 },
         Fault::Page { code: 404 },
         Fault::Page { code: 403 },
     ]
@@ -40,6 +42,20 @@ async fn failure_that_passes_is_repeated_and_sends_one_message() {
     assert!(send.connect.send_counts().values().all(|times| *times == 1));
     // Each fault fired.
     assert_eq!(send.connect.arrivals(Endpoint::Any).len(), 2 * passing().len());
+    send.rig.assert_queues_are_empty(&send.rig.amqp).await;
+}
+
+/// More refusals than times that a message may be sent.
+#[tokio::test]
+async fn unavailable_api_costs_no_message_however_often_it_answers_so() {
+    let send = SendRig::new().await;
+    let worker = send.start(&[]).await;
+    let unavailable = Fault::Status { code: 503, retry_after: Some("1".to_owned()) };
+    send.fault(Endpoint::Sms, unavailable, Frequency::Times(4));
+    send.rig.publish(1).await;
+    send.until_sent(1).await;
+    worker.stop().await;
+    assert_eq!((send.connect.counts().sms, send.connect.counts().sends), (5, 1));
     send.rig.assert_queues_are_empty(&send.rig.amqp).await;
 }
 
@@ -144,7 +160,9 @@ async fn message_that_may_have_been_sent_becomes_a_dead_letter_if_set() {
 
 #[tokio::test]
 async fn killed_worker_loses_no_message_and_repeats_only_one_that_may_have_been_sent() {
-    for (step, times) in [("read", 1), ("claimed", 1), ("noted", 1), ("answered", 2), ("recorded", 1)] {
+    for (step, times) in
+        [("read", 1), ("claimed", 1), ("counted", 1), ("noted", 1), ("answered", 2), ("recorded", 1)]
+    {
         let send = SendRig::new().await;
         let url = send.connect.url();
         let settings = settings(url.as_str(), &[]);

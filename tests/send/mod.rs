@@ -1,6 +1,8 @@
 //! The stages that send guest links through Webex Connect, with its fake on a real socket.
 
+mod credentials;
 mod faults;
+mod limits;
 mod switching;
 mod whole_way;
 

@@ -44,6 +44,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
   "instant_connect.token" "set webex.existingSecret" "instant_connect.token_file" "set webex.existingSecret"
   "hosts.token" "set hosts.existingSecret" "hosts.token_file" "set hosts.existingSecret"
   "webex_connect.key" "set webexConnect.existingSecret" "webex_connect.key_file" "set webexConnect.existingSecret"
+  "webex_connect.jwt_secret" "set webexConnect.existingSecret" "webex_connect.jwt_secret_file" "set webexConnect.existingSecret"
   "ledger.url" "set redis.existingSecret" "ledger.url_file" "set redis.existingSecret"
   "ledger.path" "the ledger file is on the chart's volume, see persistence" "admin.listen" "set admin.port and admin.ipv6"
   "ingress.listen" "set ingress.port" "ingress.clients" "set ingress.clients"

@@ -125,7 +125,10 @@ rollingUpdate: null
 {{- $sections := dict "amqp" "amqp" "webex" "instant_connect" "hosts" "hosts" "webex-connect" "webex_connect" "redis" "ledger" -}}
 {{- range $secret := include "icw.secrets" . | fromJsonArray -}}
 {{- $path := printf "%s/%s/%s" (include "icw.folder" $root) $secret.thing $secret.file -}}
-{{- $_ := set $derived (get $sections $secret.thing) (dict (printf "%s_file" $secret.file) $path) -}}
+{{- $key := printf "%s_file" $secret.file -}}
+{{- /* With an issuer of JWTs, the Secret has their secret in place of a service key. */}}
+{{- if and (eq $secret.thing "webex-connect") $settings.webex_connect.jwt_issuer }}{{ $key = "jwt_secret_file" }}{{ end -}}
+{{- $_ := set $derived (get $sections $secret.thing) (dict $key $path) -}}
 {{- end -}}
 {{- if eq $settings.ledger.kind "file" -}}
 {{- $_ := set $derived "ledger" (dict "path" (printf "%s/%s.ledger" (include "icw.ledgerFolder" $root) $settings.topology.prefix)) -}}

@@ -6,7 +6,10 @@ use instant_connect_sandbox::Handle;
 
 use crate::{
     events::{DEVICE_NAME, NAMES, OPAQUE},
-    rig::{CLIENT_TOKEN, CONNECT_KEY, HUB_SECRET, NEW_CLIENT_TOKEN, NEW_TOKEN, PASSWORD, TOKEN},
+    rig::{
+        CLIENT_TOKEN, CONNECT_JWT_SECRET, CONNECT_KEY, HUB_SECRET, NEW_CLIENT_TOKEN, NEW_TOKEN, PASSWORD,
+        TOKEN,
+    },
 };
 
 /// All private data in `text`, each with its line. Links and short codes are those of `sandbox`.
@@ -29,6 +32,7 @@ fn leak(line: &str, codes: &HashSet<String>) -> Option<String> {
             ("a token", NEW_TOKEN),
             ("a service key", CONNECT_KEY),
             ("a webhook's secret", HUB_SECRET),
+            ("a secret of JWTs", CONNECT_JWT_SECRET),
             ("a client's token", CLIENT_TOKEN),
             ("a client's token", NEW_CLIENT_TOKEN),
             ("a password", PASSWORD),

@@ -35,6 +35,8 @@ pub const NEW_TOKEN: &str = "rig-token-that-came-after-it";
 pub const CONNECT_KEY: &str = "rig-service-key-that-must-not-be-shown";
 /// The secret of the webhook for receipts.
 pub const HUB_SECRET: &str = "rig-hub-secret-that-must-not-be-shown";
+/// A secret of JWTs for Webex Connect, in base64.
+pub const CONNECT_JWT_SECRET: &str = "rigjwtsecretthatmustnotbeshown0000000000000=";
 /// The token of a client of the ingress.
 pub const CLIENT_TOKEN: &str = "rig-client-token-that-must-not-be-shown";
 /// The client's token after a rotation.

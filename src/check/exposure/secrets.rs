@@ -37,13 +37,14 @@ fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
         (InstantConnect, "instant_connect.token", instant_connect),
         (Webex, "hosts.token", hosts),
         (Guests, "webex_connect.key", &loaded.config.webex_connect.key),
+        (Guests, "webex_connect.jwt_secret", &loaded.config.webex_connect.jwt_secret),
     ];
     let given = inline.into_iter().filter(|(_, _, token)| !token.expose_secret().is_empty());
     given
         .map(|(group, key, _)| {
             on(group, loaded, &[key]).warn(
                 "read only at startup: after a rotation the worker uses the old token until it is restarted",
-                format!("set {key}_file to a file with the token; the worker reads it again when it changes"),
+                format!("set {key}_file to a file with it; the worker reads it again when it changes"),
             )
         })
         .collect()

@@ -1,8 +1,9 @@
 //! Rules between settings.
 
+mod guests;
 mod receipts;
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -18,7 +19,6 @@ use crate::{
         url::{is_local, read_url_file},
     },
     ingress::client_tokens::{CLIENT_TOKEN, is_client_token},
-    stages::{LINK_PARAMETER, NAME_PARAMETER},
     tls::check_client_ca,
 };
 
@@ -52,80 +52,10 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
         config.instant_connect.token_file.as_deref(),
     )?;
     token(settings, "hosts.token", &config.hosts.token, config.hosts.token_file.as_deref())?;
-    guests(config, settings)?;
+    guests::validate(config, settings)?;
     ingress(config, settings)?;
     receipts::validate(&config.receipts, settings)?;
     order_of_durations(config, settings)
-}
-
-/// Validates the settings for messages to guests.
-fn guests(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
-    let section = &config.webex_connect;
-    http_url(settings, "webex_connect.url", &section.url, section.allow_insecure)?;
-    token(settings, "webex_connect.key", &section.key, section.key_file.as_deref())?;
-    if jiff::tz::TimeZone::get(section.time_zone.as_str()).is_err() {
-        return Err(settings.error("webex_connect.time_zone", "expected a time zone such as Europe/Madrid"));
-    }
-    let parameters: BTreeSet<_> = section.whatsapp_parameters.iter().map(String::as_str).collect();
-    let are_known = parameters.iter().all(|name| [LINK_PARAMETER, NAME_PARAMETER].contains(name));
-    if !are_known
-        || parameters.len() < section.whatsapp_parameters.len()
-        || !parameters.contains(LINK_PARAMETER)
-    {
-        let expected = format!("expected {LINK_PARAMETER}, or {LINK_PARAMETER} and {NAME_PARAMETER}");
-        return Err(settings.error("webex_connect.whatsapp_parameters", expected));
-    }
-    if !is_sender(&section.sms_from) {
-        let expected = "expected a number without +, a short code, or a name of letters, digits, spaces, -, _ and ., at most 20 characters";
-        return Err(settings.error("webex_connect.sms_from", expected));
-    }
-    if !config.sends_to_guests() {
-        return Ok(());
-    }
-    if config.send.allowed_prefixes.is_empty() {
-        let expected = "expected at least one prefix such as +34, because no message can be sent otherwise";
-        return Err(settings.error("send.allowed_prefixes", expected));
-    }
-    if section.sms_from.is_empty() && section.whatsapp_app_id.is_empty() {
-        let expected = "expected a sender of text messages, or webex_connect.whatsapp_app_id";
-        return Err(settings.error("webex_connect.sms_from", expected));
-    }
-    if config.send.min_remaining.get() >= config.instant_connect.link_lifetime.get() {
-        let expected =
-            "expected less than instant_connect.link_lifetime, because every message would be too late";
-        return Err(settings.error("send.min_remaining", expected));
-    }
-    if section.whatsapp_app_id.is_empty() {
-        return Ok(());
-    }
-    whatsapp(config, settings)
-}
-
-/// True if `text` is empty, or can be the sender of text messages.
-fn is_sender(text: &str) -> bool {
-    let characters = |b: u8| b.is_ascii_alphanumeric() || b" -_.".contains(&b);
-    text.len() <= 20 && text.bytes().all(characters) && text.trim() == text
-}
-
-/// Validates the settings for `WhatsApp` messages.
-fn whatsapp(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
-    let section = &config.webex_connect;
-    if !config.instant_connect.short_urls {
-        let expected =
-            "expected true, because a WhatsApp template needs a short link (webex_connect.whatsapp_app_id)";
-        return Err(settings.error("instant_connect.short_urls", expected));
-    }
-    let base = section.whatsapp_base_url.as_str();
-    if !config.instant_connect.allowed_base_urls.iter().any(|allowed| allowed.as_str() == base) {
-        let expected = "expected one of instant_connect.allowed_base_urls";
-        return Err(settings.error("webex_connect.whatsapp_base_url", expected));
-    }
-    if section.templates().is_none() {
-        let expected =
-            "expected a template for webex_connect.locale, such as ICW_WEBEX_CONNECT__WHATSAPP_TEMPLATES__EN";
-        return Err(settings.error("webex_connect.whatsapp_app_id", expected));
-    }
-    Ok(())
 }
 
 /// Validates the settings of the ingress and of its clients.
@@ -188,6 +118,7 @@ fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         ("hosts.token_file", &config.hosts.token_file),
         ("webex_connect.key_file", &config.webex_connect.key_file),
         ("receipts.secret_file", &config.receipts.secret_file),
+        ("webex_connect.jwt_secret_file", &config.webex_connect.jwt_secret_file),
         ("ledger.url_file", &config.ledger.url_file),
         ("amqp.client_cert_file", &config.amqp.client_cert_file),
         ("amqp.client_key_file", &config.amqp.client_key_file),

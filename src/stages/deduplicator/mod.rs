@@ -134,6 +134,33 @@ impl Deduplicator {
         }
     }
 
+    /// Takes one of the `slots` of `key` for the content with this `digest`, until `until`. A content takes one slot, however often it
+    /// comes. Returns false if others have taken all of them; true also without the ledger, if processing may continue without it.
+    ///
+    /// # Errors
+    /// The outcome if the ledger is unavailable, or another worker is taking a slot for the same content.
+    pub(super) async fn take_slot(
+        &self,
+        key: &str,
+        slots: u32,
+        digest: Digest,
+        until: Timestamp,
+    ) -> Result<bool, Outcome> {
+        for slot in 0..slots {
+            let taken = match self.ledger.claim(&format!("{key}/{slot}"), digest, PATIENCE).await {
+                Ok(Claim::Conflict) => continue,
+                Ok(Claim::Recorded(_)) => Ok(()),
+                Ok(Claim::Mine(mut lease)) => self.timed(lease.record(b"", until)).await,
+                Ok(Claim::Busy) => {
+                    return Err(busy("another worker is processing the same message".to_owned()));
+                }
+                Err(error) => Err(error),
+            };
+            return taken.map_or_else(|error| self.failed(&error).map_or(Ok(true), Err), |()| Ok(true));
+        }
+        Ok(false)
+    }
+
     /// Records `result`. Returns an outcome if processing must stop because the result was not recorded. Waits while the
     /// ledger is unavailable; the caller sets the time limit.
     pub(super) async fn record(

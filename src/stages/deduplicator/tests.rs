@@ -133,3 +133,47 @@ async fn error_of_one_event_does_not_count_as_a_ledger_outage() {
         assert_eq!(death.reason, "ledger: a result has 4194305 bytes; the limit is 4194304");
     }
 }
+
+/// Content number `n`.
+const fn content(n: u8) -> Digest {
+    [n; 32]
+}
+
+#[tokio::test]
+async fn content_takes_one_slot_and_no_more_contents_than_slots_get_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    for kind in [LedgerKind::Memory, LedgerKind::File { path }] {
+        let deduplicator = deduplicator(&Ledger::open(kind).await.unwrap(), OnFailure::Wait);
+        let until = Timestamp::now() + SignedDuration::from_hours(1);
+        let take = async |key, n| deduplicator.take_slot(key, 2, content(n), until).await.unwrap();
+        let at_once = tokio::join!(take("a", 1), take("a", 2), take("a", 3), take("a", 4));
+        let taken = [at_once.0, at_once.1, at_once.2, at_once.3];
+        assert_eq!(taken.iter().filter(|taken| **taken).count(), 2, "{taken:?}");
+        for (n, taken) in (1..).zip(taken) {
+            assert_eq!(take("a", n).await, taken, "{n} at a repeat");
+        }
+        assert!(take("b", 4).await, "another key");
+        let past = Timestamp::now() - SignedDuration::from_hours(1);
+        for n in 1..=3 {
+            assert!(
+                deduplicator.take_slot("c", 1, content(n), past).await.unwrap(),
+                "an expired slot is free"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn slot_without_the_ledger_waits_or_is_given_as_configured() {
+    for on_failure in [OnFailure::Wait, OnFailure::Continue] {
+        let (ledger, disk_is_out) = testing::ledger();
+        let deduplicator = deduplicator(&ledger, on_failure);
+        disk_is_out(true);
+        let taken = deduplicator.take_slot("a", 1, content(1), Timestamp::MAX).await;
+        match taken {
+            Ok(taken) => assert!(taken && on_failure == OnFailure::Continue),
+            Err(outcome) => assert!(waits(Some(&outcome)) && on_failure == OnFailure::Wait),
+        }
+    }
+}

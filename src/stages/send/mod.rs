@@ -1,5 +1,6 @@
 //! Stages `sms` and `whatsapp`: send a guest link to the guest through Webex Connect.
 
+mod address_limit;
 mod sms;
 mod unknown;
 mod whatsapp;
@@ -76,6 +77,8 @@ pub(crate) struct SendRules {
     pub(crate) on_unknown: OnUnknown,
     /// Time for which a message that may have been sent waits for its receipt. `None`: receipts are off.
     pub(crate) receipt_wait: Option<Duration>,
+    /// Maximum number of messages to one number in an hour.
+    pub(crate) per_address_per_hour: Option<u32>,
 }
 
 /// Sends guest links on one channel.
@@ -159,6 +162,13 @@ impl<C: GuestSender> SendStage<C> {
             }
             return Outcome::Dead(self.too_late());
         }
+        if let Err(outcome) = self.count(job, *digest).await {
+            if !noted_before {
+                Deduplicator::release(lease).await;
+            }
+            return outcome;
+        }
+        fault::point(C::DEF.name, "counted");
         let sending = SendNote { about: self.about(job), ..noted.again(self.deduplicator.clock().now()) };
         let Ok(note) = serde_json::to_vec(&sending) else {
             return Outcome::Dead(Death::new(Class::Internal, "could not write the note of a message"));
@@ -293,7 +303,7 @@ pub(crate) struct GuestJob {
     link: GuestLink,
     /// The last replay of the message, if it was a dead letter.
     replayed_at: Option<Timestamp>,
-    /// When the link was published.
+    /// When the link was published: the message's AMQP timestamp.
     published_at: Option<Timestamp>,
     /// The id by which receipts name the message: the link's `message_id`.
     id: Uuid,

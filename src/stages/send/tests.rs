@@ -119,6 +119,7 @@ impl TestBench {
             min_remaining: MIN_REMAINING,
             on_unknown: OnUnknown::Repeat,
             receipt_wait: None,
+            per_address_per_hour: None,
         };
         Self {
             stage: SendStage::new(Arc::clone(&api), rules, deduplicator, metrics.receipts()),

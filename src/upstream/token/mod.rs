@@ -1,13 +1,17 @@
 //! A bearer token, given as a value or as a file. The file is read again regularly, so the token can rotate without a
-//! restart.
+//! restart. [`jwt`] signs tokens with a secret.
 
 mod file;
+mod jwt;
 
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use file::TokenFile;
+use jwt::JwtSigner;
+
+use crate::clock::Clock;
 
 /// Source of a token.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub enum TokenSource {
     Value(SecretString),
     /// Read from a file.
     File(TokenFile),
+    /// Signed with a secret.
+    Jwt(JwtSigner),
 }
 
 /// Reason that there is no token.
@@ -27,6 +33,9 @@ pub enum TokenError {
     /// The text is not a token. The value names its source.
     #[error("{0}: expected one line of printable characters without spaces, as an HTTP header can carry")]
     NotAToken(String),
+    /// The secret of JWTs is not in base64.
+    #[error("expected the secret of JWTs in base64, as Webex Connect shows it")]
+    NotBase64,
 }
 
 impl TokenSource {
@@ -36,21 +45,32 @@ impl TokenSource {
         Self::File(TokenFile::at(path))
     }
 
+    /// JWTs of `issuer`, signed with the secret of `secret` (base64) in the time of `clock`.
+    #[must_use]
+    pub fn jwt(issuer: String, secret: Self, clock: Clock) -> Self {
+        Self::Jwt(JwtSigner::new(issuer, Box::new(secret), clock))
+    }
+
     /// The current token. A failed read, for example while the file is replaced, keeps the last token and is logged once.
     ///
     /// # Errors
-    /// [`TokenError`] if the file cannot be read or holds no token, and no token was read before.
+    /// [`TokenError`] if the file cannot be read or holds no token, and no token was read before; or if no JWT can be signed.
     pub fn current(&self) -> Result<SecretString, TokenError> {
         match self {
             Self::Value(token) => Ok(token.clone()),
             Self::File(file) => file.current(),
+            Self::Jwt(signer) => signer.current(),
         }
     }
 
-    /// True if the file now has another token than at the last call.
+    /// True if the file now has another token, or another secret, than at the last call.
     #[must_use]
     pub fn is_replaced(&self) -> bool {
-        matches!(self, Self::File(file) if file.is_replaced())
+        match self {
+            Self::Value(_) => false,
+            Self::File(file) => file.is_replaced(),
+            Self::Jwt(signer) => signer.is_replaced(),
+        }
     }
 }
 
