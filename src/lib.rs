@@ -48,7 +48,7 @@
 //! breaker         → clock outcome random retry state telemetry values
 //! broker          → breaker clock contract endpoint fault ledger masking outcome random retry stages state telemetry tls values
 //! check           → broker clock config contract endpoint ingress ledger masking random retry stages telemetry tls upstream webex_connect
-//! cli             → broker check clock config contract dead endpoint ingress masking outcome random state telemetry tls upstream worker
+//! cli             → broker check clock config contract dead endpoint ingress masking outcome random stages state telemetry tls upstream worker
 //! config          → breaker broker clock contract endpoint ingress instant_connect ledger masking retry stages telemetry tls upstream values webex_connect
 //! contract        → random
 //! dead            → broker clock contract fault outcome stages

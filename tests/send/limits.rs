@@ -145,7 +145,8 @@ async fn message_that_may_have_been_sent_is_repeated_within_the_limit() {
     let send = SendRig::new().await;
     let links = Links::of(&send);
     let worker = send.start(&[("send.per_address_per_hour", "1")]).await;
-    send.fault(Endpoint::Sms, Fault::CutAfterEffect, Frequency::Times(2));
+    // The second time, the fault meets the request that cannot send a message, and has no effect.
+    send.fault(Endpoint::Sms, Fault::CutAfterEffect, Frequency::Times(3));
     links.publish(1..=1, "sms").await;
     send.until_sent(3).await;
     worker.stop().await;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     broker::publisher::{PublishError, PublishJob, PublishJobs},
-    clock::TimeOfDay,
+    clock::testing::runtime_clock,
     config::{Sources, load},
     contract::http::ProblemKind,
     ingress::{
@@ -54,20 +54,6 @@ fn event_ids_of_clients_keys_and_bodies_do_not_overlap_and_stay_fixed() {
     assert_eq!(all[0].to_string(), "431a9ac2-a5b7-53ac-8ac8-eef8e6d1febd");
 }
 
-/// The time of day that passes with the runtime's paused time.
-#[derive(Debug)]
-struct RuntimeTime(Timestamp, Instant);
-
-impl TimeOfDay for RuntimeTime {
-    fn now(&self) -> Timestamp {
-        self.0 + SignedDuration::try_from(self.1.elapsed()).unwrap()
-    }
-
-    fn steady(&self) -> Timestamp {
-        self.now()
-    }
-}
-
 fn events() -> (StartEvents, PublishJobs) {
     let (events, jobs, up) = connected_events();
     std::mem::forget(up);
@@ -77,7 +63,7 @@ fn events() -> (StartEvents, PublishJobs) {
 /// Start events, the jobs of the publisher, and its connection that is up.
 fn connected_events() -> (StartEvents, PublishJobs, RaisedFlag) {
     let loaded = load(&Sources::default()).unwrap();
-    let clock = Clock::of(RuntimeTime(Timestamp::now(), Instant::now()));
+    let clock = runtime_clock(Timestamp::now());
     let (publisher, jobs) = Publisher::queue();
     let events = StartEvents {
         publisher,

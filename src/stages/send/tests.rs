@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::{
-    clock::{Clock, TimeOfDay},
+    clock::{Clock, testing::runtime_clock},
     ledger::testing,
     outcome::{Cause, Failure},
     random::Random,
@@ -22,20 +22,6 @@ use crate::{
 };
 
 const MIN_REMAINING: Duration = Duration::from_secs(60);
-
-/// The time of the paused runtime.
-#[derive(Debug)]
-struct RuntimeTime(Instant);
-
-impl TimeOfDay for RuntimeTime {
-    fn now(&self) -> Timestamp {
-        Timestamp::UNIX_EPOCH + self.0.elapsed()
-    }
-
-    fn steady(&self) -> Timestamp {
-        self.now()
-    }
-}
 
 /// What happens at a call, and its result.
 type Call = Box<dyn FnOnce() -> Result<AcceptedMessage, SendError> + Send>;
@@ -102,7 +88,7 @@ struct TestBench {
 
 impl TestBench {
     fn new(calls: Vec<Call>) -> Self {
-        let clock = Clock::of(RuntimeTime(Instant::now()));
+        let clock = runtime_clock(Timestamp::UNIX_EPOCH);
         let (ledger, fails) = testing::ledger_with(clock.clone());
         let api = Arc::new(FakeSender { calls: Mutex::new(calls.into()), ..FakeSender::default() });
         let metrics = Metrics::new(stages::ALL, &[]).unwrap();

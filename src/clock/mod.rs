@@ -71,6 +71,9 @@ fn passed(begun: Timestamp, passed: Duration, now: Timestamp) -> Timestamp {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
