@@ -37,6 +37,7 @@ fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
         (InstantConnect, "instant_connect.token", instant_connect),
         (Webex, "hosts.token", hosts),
         (Guests, "webex_connect.key", &loaded.config.webex_connect.key),
+        (Guests, "receipts.secret", &loaded.config.receipts.secret),
     ];
     let given = inline.into_iter().filter(|(_, _, token)| !token.expose_secret().is_empty());
     given
