@@ -2,7 +2,7 @@
 //! checks change nothing and show no secret.
 //!
 //! - `conflicts`: settings that contradict each other: times, numbers and queues
-//! - `guests`: messages to guests
+//! - `guests`: messages to guests; `receipts`: their receipts
 //! - `exposure`: settings that lose data, show secrets or open access
 //! - `broker`: its nodes, version and capabilities; `queues`: the declared topology and the user's permissions
 //! - `tls`: expiry of the certificates in files
@@ -20,6 +20,7 @@ mod ledger;
 pub(crate) mod page;
 mod probe;
 mod queues;
+mod receipts;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -163,6 +164,7 @@ pub(crate) fn settings(loaded: &Loaded) -> Vec<Finding> {
         conflicts::all(loaded),
         exposure::all(loaded),
         guests::all(loaded),
+        receipts::all(loaded),
         tls::all(loaded, Clock::system().now()),
     ]
     .concat()

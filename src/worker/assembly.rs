@@ -176,7 +176,8 @@ impl Parts<'_> {
             in_progress: Semaphore::new(in_progress),
             publisher: self.publisher.clone(),
             publishing: self.state.publishing().clone(),
-            room: Arc::new(Semaphore::new(in_progress * RECEIPT_BYTES_MAX)),
+            // A receipt repeats parts of its event, so it is not larger.
+            room: Arc::new(Semaphore::new(in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX)),
             exchange: self.topology.exchange(receipt::EXCHANGE),
             ledger: self.ledger.clone(),
             clock: self.ledger.clock().clone(),

@@ -29,6 +29,26 @@ fn worker_runs_everything_without_the_ingress_and_the_stages_with_it() {
     assert_eq!(container(&both, "ingress")["args"], json!(["run", "--role", "ingress"]));
 }
 
+/// The worker must know that receipts are on, because it waits for them; it needs no secret for that.
+#[test]
+fn receipts_are_on_in_worker_and_ingress_and_only_the_ingress_has_the_secret() {
+    let objects = case("receipts-values.yaml");
+    for (component, mounted) in [("worker", false), ("ingress", true)] {
+        let deployment = only_of(&objects, "Deployment", component);
+        let volumes = deployment["spec"]["template"]["spec"]["volumes"].clone();
+        let secret =
+            volumes.as_array().unwrap().iter().any(|volume| volume["secret"]["secretName"] == "icw-hub");
+        assert_eq!(secret, mounted, "{component}");
+    }
+    for map in of_kind(&objects, "ConfigMap") {
+        let settings = map["data"]["settings.toml"].as_str().unwrap();
+        assert!(
+            settings.contains("secret_file = \"/etc/instant-connect-worker/receipts/secret\""),
+            "{settings}"
+        );
+    }
+}
+
 /// Two pods must never open one ledger file.
 #[test]
 fn ingress_has_no_file_ledger() {

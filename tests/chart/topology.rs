@@ -15,29 +15,42 @@ fn plan(flags: &[&str]) -> Value {
     json!(config.topology().plan())
 }
 
+/// Values, the settings that they stand for, and the virtual host.
+const CASES: &[(&str, &[&str], &str)] = &[
+    (
+        "topology-values.yaml",
+        &[
+            "topology.prefix=Clinic_7.video",
+            "topology.queue_length_max=250000",
+            "retry.delays=[\"500ms\", \"1m30s\", \"2h\"]",
+        ],
+        "video",
+    ),
+    (
+        "everything-values.yaml",
+        &["retry.delays=[\"1s\", \"10s\"]", "retry.multiplier=2", "retry.jitter=0.5"],
+        "/",
+    ),
+    (
+        "guests-values.yaml",
+        &["guests.delivery=webex-connect", "send.allowed_prefixes=+34", "webex_connect.sms_from=1"],
+        "/",
+    ),
+    (
+        "receipts-values.yaml",
+        &[
+            "guests.delivery=webex-connect",
+            "send.allowed_prefixes=+34",
+            "webex_connect.sms_from=1",
+            "receipts.secret_file=/s",
+        ],
+        "/",
+    ),
+];
+
 #[test]
 fn topology_objects_match_the_programs_declarations() {
-    for (name, flags, vhost) in [
-        (
-            "topology-values.yaml",
-            &[
-                "topology.prefix=Clinic_7.video",
-                "topology.queue_length_max=250000",
-                "retry.delays=[\"500ms\", \"1m30s\", \"2h\"]",
-            ][..],
-            "video",
-        ),
-        (
-            "everything-values.yaml",
-            &["retry.delays=[\"1s\", \"10s\"]", "retry.multiplier=2", "retry.jitter=0.5"],
-            "/",
-        ),
-        (
-            "guests-values.yaml",
-            &["guests.delivery=webex-connect", "send.allowed_prefixes=+34", "webex_connect.sms_from=1"],
-            "/",
-        ),
-    ] {
+    for (name, flags, vhost) in CASES {
         let objects = case(name);
         let plan = plan(flags);
         let exchanges: Vec<_> = of_kind(&objects, "Exchange")
@@ -72,7 +85,7 @@ fn topology_objects_match_the_programs_declarations() {
             for object in found {
                 assert_eq!(object["metadata"]["annotations"]["helm.sh/resource-policy"], "keep", "{name}");
                 assert!(object["spec"]["rabbitmqClusterReference"].is_object(), "{name}");
-                assert!(kind == "User" || object["spec"]["vhost"] == vhost, "{name}: {kind}");
+                assert!(kind == "User" || object["spec"]["vhost"] == *vhost, "{name}: {kind}");
             }
         }
     }

@@ -1,7 +1,11 @@
 //! A message that may have been sent waits for its receipt.
 
 use instant_connect_sandbox::{Endpoint, Fault, Frequency, ReceiptState};
-use testkit::{admin::Admin, poll, program::Program};
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use testkit::{
+    admin::Admin, amqp::with_id, events::event_with, poll, program::Program, redis_server::RedisServer,
+};
 
 use super::ReceiptRig;
 
@@ -54,6 +58,20 @@ async fn is_done(rig: &ReceiptRig) -> bool {
     rig.send.rig.amqp.depth(&rig.send.rig.name("guests.sms")).await.unwrap().0 == 0
 }
 
+/// A guest who gets two messages is better off than one who gets none.
+#[tokio::test]
+async fn message_whose_session_ends_during_the_wait_is_sent_again_at_once() {
+    let rig = ReceiptRig::new().await;
+    let worker = rig.start(&[("send.unknown_wait", "1h")]).await;
+    lose_the_response(&rig);
+    let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(10);
+    let event = event_with(1, &json!({"expiresAt": expires.to_string()}));
+    rig.send.rig.publish_event(with_id("event-1"), &event).await;
+    rig.send.until_sent(2).await;
+    resolved(&worker, "repeat").await;
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn message_without_a_receipt_becomes_a_dead_letter_if_set() {
     let rig = ReceiptRig::new().await;
@@ -100,5 +118,35 @@ async fn worker_that_was_killed_after_the_call_finds_the_receipt() {
     resolved(&worker, "receipt").await;
     poll("no work is left", async || is_done(&rig).await.then_some(())).await;
     worker.stop().await;
+    assert_eq!(rig.send.connect.counts().sends, 1);
+}
+
+/// As the chart deploys it: the stages have no ingress and no secret.
+#[tokio::test]
+async fn receipt_at_the_ingress_of_another_worker_is_found_in_redis() {
+    let rig = ReceiptRig::new().await;
+    let server = RedisServer::start();
+    let redis = server.url();
+    let url = rig.send.connect.url();
+    let shared =
+        [("ledger.kind", "redis"), ("ledger.url", redis.expose_secret()), ("send.unknown_wait", "5s")];
+    let shared = crate::send::settings(url.as_str(), &shared);
+    let of_ingress = [&shared[..], &rig.settings(&[])].concat();
+    let of_stages = [&shared[..], &[("receipts.secret_file", "/etc/a-file/that-is-missing")]].concat();
+    let ingress = rig.send.rig.launch_role("ingress", &of_ingress);
+    let stages = rig.send.rig.launch_role("stages", &of_stages);
+    stages.output.until("subscribed to queue", 4).await;
+    crate::ingress::Caller::of(&ingress).await;
+    lose_the_response(&rig);
+    rig.send.rig.publish(1).await;
+    stages.output.until(WAITING, 1).await;
+    rig.save_webhook().await;
+    let sent = rig.send.connect.sends().remove(0);
+    rig.send.connect.send_receipt(&sent, ReceiptState::Delivered).await.unwrap();
+    let receipt = rig.published().await.next().await.json();
+    assert_eq!((&receipt["eventId"], &receipt["state"]), (&json!("event-1"), &json!("delivered")));
+    resolved(&stages, "receipt").await;
+    stages.stop().await;
+    ingress.stop().await;
     assert_eq!(rig.send.connect.counts().sends, 1);
 }

@@ -39,14 +39,18 @@ Kubernetes' restricted profile. Values can't weaken it. On OpenShift the platfor
 {{- end }}
 
 {{- /*
-The secrets of a component, as a JSON list of {thing, secret, key, file}. The ingress calls no API, so it has no bot token.
+The secrets of a component, as a JSON list of {thing, secret, key, file}. The ingress calls no API, so it has no bot token. Only the
+ingress takes receipts.
 (list $ "worker"), also "ingress" or "test"
 */}}
 {{- define "icw.secretsOf" -}}
 {{- $secrets := list -}}
 {{- $isIngress := eq (index . 1) "ingress" -}}
+{{- $isWorker := eq (index . 1) "worker" -}}
 {{- range include "icw.secrets" (index . 0) | fromJsonArray -}}
-{{- if or (not $isIngress) (has .thing (list "amqp" "redis")) }}{{ $secrets = append $secrets . }}{{ end -}}
+{{- if or (not $isIngress) (has .thing (list "amqp" "redis" "receipts")) -}}
+{{- if not (and $isWorker (eq .thing "receipts")) }}{{ $secrets = append $secrets . }}{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- toJson $secrets -}}
 {{- end }}

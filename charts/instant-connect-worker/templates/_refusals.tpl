@@ -45,6 +45,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
   "hosts.token" "set hosts.existingSecret" "hosts.token_file" "set hosts.existingSecret"
   "webex_connect.key" "set webexConnect.existingSecret" "webex_connect.key_file" "set webexConnect.existingSecret"
   "webex_connect.jwt_secret" "set webexConnect.existingSecret" "webex_connect.jwt_secret_file" "set webexConnect.existingSecret"
+  "receipts.secret" "set receipts.existingSecret" "receipts.secret_file" "set receipts.existingSecret"
   "ledger.url" "set redis.existingSecret" "ledger.url_file" "set redis.existingSecret"
   "ledger.path" "the ledger file is on the chart's volume, see persistence" "admin.listen" "set admin.port and admin.ipv6"
   "ingress.listen" "set ingress.port" "ingress.clients" "set ingress.clients"
@@ -75,7 +76,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- $root := . -}}
 {{- $refusals := list -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
-{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "redis" -}}
+{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "receipts" "redis" -}}
 {{- $file := include "icw.secretFile" $thing -}}
 {{- $sources := include "icw.sources" (list $root $thing) | fromJsonArray -}}
 {{- if gt (len $sources) 1 }}{{ $refusals = append $refusals (printf "%s is set more than once (%s): keep only one of %s.existingSecret, %s.%s and externalSecrets.%s" $thing (join ", " $sources) $thing $thing $file $thing) }}{{ end -}}
@@ -141,7 +142,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- $ingress := .Values.ingress -}}
 {{- if $ingress.enabled -}}
 {{- if and (gt (int64 $ingress.replicas) 1) (ne $settings.ledger.kind "redis") }}{{ $refusals = append $refusals (printf "ingress.replicas is %d and config.ledger.kind is %s: ingresses without a shared ledger accept one Idempotency-Key with two bodies, and one of the sessions ends as a dead letter. Set config.ledger.kind to redis and set redis.existingSecret, or set ingress.replicas to 1" (int64 $ingress.replicas) $settings.ledger.kind) }}{{ end -}}
-{{- if not $ingress.clients }}{{ $refusals = append $refusals "ingress.enabled needs at least one client: set ingress.clients.NAME.existingSecret to the name of a Secret with the key token (`instant-connect-worker token` makes a token)" }}{{ end -}}
+{{- if not (or $ingress.clients (include "icw.takesReceipts" .)) }}{{ $refusals = append $refusals "ingress.enabled needs at least one client: set ingress.clients.NAME.existingSecret to the name of a Secret with the key token (`instant-connect-worker token` makes a token)" }}{{ end -}}
 {{- if eq (int64 $ingress.port) (int64 .Values.admin.port) }}{{ $refusals = append $refusals (printf "ingress.port and admin.port are both %d: set different ports" (int64 $ingress.port)) }}{{ end -}}
 {{- if and $ingress.tls.clientCaSecret (not $ingress.tls.existingSecret) }}{{ $refusals = append $refusals "ingress.tls.clientCaSecret is set and ingress.tls.existingSecret is not: clients show a certificate only with TLS. Set ingress.tls.existingSecret, or remove ingress.tls.clientCaSecret" }}{{ end -}}
 {{- if not $settings.ingress.allow_insecure -}}
@@ -155,6 +156,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- if not $ingress.gatewayRoute.parentRefs }}{{ $refusals = append $refusals "ingress.gatewayRoute.enabled needs ingress.gatewayRoute.parentRefs: list the Gateways, as [{name: …, namespace: …}]" }}{{ end -}}
 {{- if not $ingress.gatewayRoute.hostnames }}{{ $refusals = append $refusals "ingress.gatewayRoute.enabled needs ingress.gatewayRoute.hostnames: without a host name the route takes the requests of every host" }}{{ end -}}
 {{- end -}}
+{{- if and (include "icw.takesReceipts" .) (ne $settings.ledger.kind "redis") }}{{ $refusals = append $refusals (printf "receipts is set and config.ledger.kind is %s: the workers would not find the receipts of the ingress, and would send messages twice. Set config.ledger.kind to redis and set redis.existingSecret, or remove receipts" $settings.ledger.kind) }}{{ end -}}
 {{- $drain := include "icw.milliseconds" $settings.ingress.drain -}}
 {{- $grace := include "icw.milliseconds" $settings.shutdown.grace -}}
 {{- $after := mul 1000 (include "icw.requestSeconds" . | int64) -}}
@@ -162,6 +164,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- else if and $grace (gt (add (int64 $drain) $after) (int64 $grace)) }}{{ $refusals = append $refusals (printf "config.ingress.drain (%s) and the %s s for the last requests exceed config.shutdown.grace (%s): a rollout would cut requests. Raise config.shutdown.grace, or lower config.ingress.drain" $settings.ingress.drain (include "icw.requestSeconds" .) $settings.shutdown.grace) }}{{ end -}}
 {{- else -}}
 {{- range $key := list "clients" }}{{ if get $ingress $key }}{{ $refusals = append $refusals (printf "ingress.%s is set and ingress.enabled is false: set ingress.enabled to true, or remove ingress.%s" $key $key) }}{{ end }}{{ end -}}
+{{- if include "icw.takesReceipts" . }}{{ $refusals = append $refusals "receipts is set and ingress.enabled is false: receipts come through the ingress, so set ingress.enabled to true, or remove receipts" }}{{ end -}}
 {{- range $key := list "kubernetesIngress" "gatewayRoute" }}{{ if (get $ingress $key).enabled }}{{ $refusals = append $refusals (printf "ingress.%s.enabled needs ingress.enabled" $key) }}{{ end }}{{ end -}}
 {{- end -}}
 {{- toJson $refusals -}}

@@ -78,21 +78,21 @@ rollingUpdate: null
 {{- $values := get $root.Values $thing -}}
 {{- $sources := list -}}
 {{- if $values.existingSecret }}{{ $sources = append $sources "secret" }}{{ end -}}
-{{- if or $values.url $values.token $values.key }}{{ $sources = append $sources "value" }}{{ end -}}
+{{- if or $values.url $values.token $values.key $values.secret }}{{ $sources = append $sources "value" }}{{ end -}}
 {{- if and $root.Values.externalSecrets.enabled (get $root.Values.externalSecrets $thing) }}{{ $sources = append $sources "external" }}{{ end -}}
 {{- toJson $sources -}}
 {{- end }}
 
 {{- /* The key of a secret in the chart's own Secrets. The mounted file has the same name. */}}
 {{- define "icw.secretFile" -}}
-{{- if has . (list "amqp" "redis") }}url{{ else if eq . "webexConnect" }}key{{ else }}token{{ end -}}
+{{- if has . (list "amqp" "redis") }}url{{ else if eq . "webexConnect" }}key{{ else if eq . "receipts" }}secret{{ else }}token{{ end -}}
 {{- end }}
 
 {{- /* The secrets that a worker mounts, as a JSON list of {thing, secret, key, file}. */}}
 {{- define "icw.secrets" -}}
 {{- $root := . -}}
 {{- $secrets := list -}}
-{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "redis" -}}
+{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "receipts" "redis" -}}
 {{- $sources := include "icw.sources" (list $root $thing) | fromJsonArray -}}
 {{- $file := include "icw.secretFile" $thing -}}
 {{- if $sources -}}
@@ -106,6 +106,12 @@ rollingUpdate: null
 {{- end -}}
 {{- end -}}
 {{- toJson $secrets -}}
+{{- end }}
+
+{{- /* True if receipts are on: exchange, queue and waits exist in workers and ingresses alike. */}}
+{{- define "icw.takesReceipts" -}}
+{{- $settings := include "icw.settings" . | fromJson -}}
+{{- if or (include "icw.sources" (list . "receipts") | fromJsonArray) $settings.receipts.allow_unsigned }}true{{ end -}}
 {{- end }}
 
 {{- define "icw.folder" }}/etc/instant-connect-worker{{ end }}
@@ -122,7 +128,7 @@ rollingUpdate: null
 {{- $root := . -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
 {{- $derived := dict -}}
-{{- $sections := dict "amqp" "amqp" "webex" "instant_connect" "hosts" "hosts" "webex-connect" "webex_connect" "redis" "ledger" -}}
+{{- $sections := dict "amqp" "amqp" "webex" "instant_connect" "hosts" "hosts" "webex-connect" "webex_connect" "receipts" "receipts" "redis" "ledger" -}}
 {{- range $secret := include "icw.secrets" . | fromJsonArray -}}
 {{- $path := printf "%s/%s/%s" (include "icw.folder" $root) $secret.thing $secret.file -}}
 {{- $key := printf "%s_file" $secret.file -}}

@@ -150,7 +150,18 @@ impl Rig {
     /// Starts one part of the worker with full logs.
     pub fn launch_role(&self, role: &str, settings: &[(&str, &str)]) -> Program {
         let settings = [&[("telemetry.log_level", "debug")], settings].concat();
-        self.run_role(&["run", "--role", role], &self.environment(&settings))
+        let environment = self.environment(&settings);
+        let program = self.run_role(&["run", "--role", role], &environment);
+        self.add(environment);
+        program
+    }
+
+    /// Remembers an environment for the cleanup.
+    fn add(&self, environment: Environment) {
+        let mut environments = self.environments.lock().unwrap();
+        if !environments.contains(&environment) {
+            environments.push(environment);
+        }
     }
 
     /// A fake of Webex Connect on a free port that accepts [`CONNECT_KEY`], with the phones of the rig's sandbox.
@@ -182,10 +193,7 @@ impl Rig {
     /// Starts the worker with exactly this environment.
     pub fn launch_with(&self, environment: Environment) -> Program {
         let program = self.run(&environment);
-        let mut environments = self.environments.lock().unwrap();
-        if !environments.contains(&environment) {
-            environments.push(environment);
-        }
+        self.add(environment);
         program
     }
 

@@ -136,9 +136,8 @@ impl Receipts {
         within: &TraceContext,
         deadline: Instant,
     ) -> Result<Option<SentLink>, HttpProblem> {
-        let room = self.room()?;
         let about = self.note(receipt, at, deadline).await?;
-        self.publish(receipt, about.as_ref(), room, at, within, deadline).await?;
+        self.publish(receipt, about.as_ref(), at, within, deadline).await?;
         Ok(about)
     }
 

@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Receipts, unavailable};
 use crate::{
@@ -21,7 +18,6 @@ use crate::{
         time::WireTime,
         trace::TraceContext,
     },
-    fault,
     ingress::problem::HttpProblem,
     webex_connect::receipt::ReceivedReceipt,
 };
@@ -32,25 +28,10 @@ pub(super) const RETRY_LATER: Duration = Duration::from_secs(5);
 const CONFIRM_MAX: Duration = Duration::from_secs(5);
 /// Time that stays for the answer.
 const RESERVE: Duration = Duration::from_millis(500);
-/// Room that a receipt takes in the publisher's memory, in bytes: attributes of 4 KiB, and the other fields.
-const ROOM: u32 = 16 * 1024;
 /// Longest AMQP short string, in bytes.
 const SHORT_MAX: usize = 255;
 
 impl Receipts {
-    /// Room in the publisher's memory. A message that is published too late stays there after its request ends.
-    ///
-    /// # Errors
-    /// Nothing can be published now.
-    pub(super) fn room(&self) -> Result<OwnedSemaphorePermit, HttpProblem> {
-        if self.publishing.is_blocked() {
-            return Err(unavailable("the broker blocks publishing"));
-        }
-        Arc::clone(&self.room)
-            .try_acquire_many_owned(ROOM)
-            .map_err(|_| unavailable("too many receipts wait for the broker's confirm"))
-    }
-
     /// Publishes `receipt` and waits for the confirm.
     ///
     /// # Errors
@@ -59,7 +40,6 @@ impl Receipts {
         &self,
         receipt: &ReceivedReceipt,
         about: Option<&SentLink>,
-        room: OwnedSemaphorePermit,
         at: Timestamp,
         within: &TraceContext,
         deadline: Instant,
@@ -67,7 +47,14 @@ impl Receipts {
         if !self.publishing.connection.is_up() {
             return Err(unavailable("the broker is unavailable"));
         }
+        if self.publishing.is_blocked() {
+            return Err(unavailable("the broker blocks publishing"));
+        }
         let message = message(receipt, about, at);
+        // A message that is published too late stays in the publisher's memory after its request ends.
+        let bytes = u32::try_from(message.body.reveal().len()).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes);
+        let room = room.map_err(|_| unavailable("too many receipts wait for the broker's confirm"))?;
         let id = message.message_id.to_string();
         let mut span = self.tracer.publish(&self.exchange, message.route.routing_key, Some(&id), within);
         let publication = Publication {
@@ -79,10 +66,7 @@ impl Receipts {
         let until = (Instant::now() + CONFIRM_MAX).min(deadline - RESERVE);
         let result = timeout_at(until, self.publisher.publish_in(publication, Some(room))).await;
         let error = match result {
-            Ok(Ok(())) => {
-                fault::point("ingress", "receipt-confirmed");
-                return Ok(());
-            }
+            Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
             Err(_) => PublishError::Unknown,
         };

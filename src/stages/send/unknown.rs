@@ -119,6 +119,7 @@ pub(super) fn maybe_sent(sends: u32) -> Death {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::receipt::MessageState;
 
     #[test]
     fn only_a_later_replay_begins_a_new_count() {
@@ -139,5 +140,18 @@ mod tests {
         }
         assert_eq!(noted(None, None), SendNote::default());
         assert_eq!(noted(Some(b"x"), None), SendNote::default());
+    }
+
+    #[test]
+    fn receipt_from_before_the_last_replay_does_not_count() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let receipt = serde_json::to_vec(&ReceiptNote { state: MessageState::Failed, at: at(10) }).unwrap();
+        let noted = |replayed_at| SendNote { sends: 1, replayed_at, ..SendNote::default() };
+        for (replayed_at, counts) in
+            [(None, true), (Some(at(9)), true), (Some(at(10)), true), (Some(at(11)), false)]
+        {
+            assert_eq!(has_receipt(Some(&receipt), &noted(replayed_at)), counts, "{replayed_at:?}");
+        }
+        assert!(!has_receipt(None, &noted(None)) && !has_receipt(Some(b"damaged"), &noted(None)));
     }
 }

@@ -90,6 +90,7 @@ macro_rules! promises {
             claim_is_busy_after_the_wait_limit
             note_survives_a_dropped_lease
             release_removes_the_note
+            entry_is_read_without_a_claim
             record_replaces_the_note
             expired_entry_is_treated_as_absent
             keys_and_values_have_limits
@@ -188,6 +189,21 @@ pub(crate) async fn release_removes_the_note(place: &impl Location) {
     drop(lease);
     mine(&ledger, "k").await.release().await.unwrap();
     assert_eq!(mine(&ledger, "k").await.note(), None, "a note of an earlier holder too");
+}
+
+pub(crate) async fn entry_is_read_without_a_claim(place: &impl Location) {
+    let ledger = place.open().await;
+    assert_eq!(ledger.read("k").await.unwrap(), None);
+    let mut lease = mine(&ledger, "k").await;
+    assert_eq!(ledger.read("k").await.unwrap(), None, "only claimed");
+    lease.write_note(b"n", later()).await.unwrap();
+    assert_eq!(ledger.read("k").await.unwrap().as_deref(), Some(&b"n"[..]), "while it is claimed");
+    finish(lease, b"r", later()).await.unwrap();
+    assert_eq!(ledger.read("k").await.unwrap().as_deref(), Some(&b"r"[..]));
+    let mut lease = mine(&ledger, "old").await;
+    lease.write_note(b"n", past()).await.unwrap();
+    drop(lease);
+    assert_eq!(ledger.read("old").await.unwrap(), None, "expired");
 }
 
 pub(crate) async fn record_replaces_the_note(place: &impl Location) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use instant_connect_sandbox::ReceiptWebhook;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
@@ -18,7 +19,7 @@ use testkit::{
     program::Program,
     redis_server::RedisServer,
     relay::Relay,
-    rig::{CLIENT_TOKEN, NEW_CLIENT_TOKEN},
+    rig::{CLIENT_TOKEN, HUB_SECRET, NEW_CLIENT_TOKEN},
     soon,
 };
 
@@ -51,6 +52,10 @@ const INGRESS: [(&str, &str); 5] = [
     ("ingress.drain", "1ms"),
 ];
 
+/// As [`INGRESS`], with receipts.
+const RECEIPTS: [(&str, &str); 6] =
+    [INGRESS[0], INGRESS[1], INGRESS[2], INGRESS[3], INGRESS[4], ("receipts.secret", HUB_SECRET)];
+
 /// Starts sessions over the ingress of a worker.
 struct FlowCaller(String, reqwest::Client);
 
@@ -62,6 +67,12 @@ impl FlowCaller {
         // The ingress closes each connection after a minute, and a request must not meet that.
         let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
         Self(url, client.build().unwrap())
+    }
+
+    /// A webhook that sends receipts to the ingress.
+    fn webhook(&self) -> ReceiptWebhook {
+        let url = self.0.replace("sessions", "receipts/default").parse().unwrap();
+        ReceiptWebhook { secret: Some(HUB_SECRET.into()), ..ReceiptWebhook::new(url) }
     }
 
     /// The status of the answer to event number `n`.
@@ -81,11 +92,13 @@ impl FlowCaller {
 /// No fault: events arrive until `stop` is set, and no alert may fire.
 pub(super) async fn none(prometheus: &Prometheus, mut stop: watch::Receiver<bool>) {
     let rig = Rig::new().await;
-    let connect = rig.webex_connect().await.url();
-    // So that the panels and rules for guests' messages have series.
-    let settings = send::settings(connect.as_str(), &INGRESS);
+    let connect = rig.webex_connect().await;
+    // So that the panels and rules for guests' messages and their receipts have series.
+    let url = connect.url();
+    let settings = send::settings(url.as_str(), &RECEIPTS);
     let (worker, admin) = scraped(prometheus, "healthy", &rig, &settings).await;
     let flow = FlowCaller::of(&worker, &admin).await;
+    connect.save_webhook(flow.webhook()).await.unwrap();
     let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
     for n in 1.. {
         let guests = ["sms", "whatsapp"].map(|channel| json!({"channel": channel, "address": number(n)}));
@@ -323,6 +336,38 @@ pub(super) async fn ingress(prometheus: &Prometheus) -> Fired {
     vec![refused, unavailable]
 }
 
+/// Webex Connect has another secret, and then its messages fail.
+pub(super) async fn receipts(prometheus: &Prometheus) -> Fired {
+    let rig = Rig::new().await;
+    let connect = rig.webex_connect().await;
+    let url = connect.url();
+    let settings = send::settings(url.as_str(), &RECEIPTS);
+    let (worker, admin) = scraped(prometheus, "receipts", &rig, &settings).await;
+    let webhook = FlowCaller::of(&worker, &admin).await.webhook();
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
+    let mut fired = Vec::new();
+    for (alert, secret, first) in [
+        ("InstantConnectReceiptsRefused", "the-secret-of-another-webhook", 0),
+        ("InstantConnectMessagesFail", HUB_SECRET, 1_000_000),
+    ] {
+        let signed = ReceiptWebhook { secret: Some(secret.into()), retries: 0, ..webhook.clone() };
+        connect.change_settings(|settings| settings.webhook = Some(signed));
+        connect.fault("receipts:fail=7109".parse().unwrap());
+        let messages = async {
+            for n in first.. {
+                rig.publish(n).await;
+                tick.tick().await;
+            }
+        };
+        tokio::select! {
+            name = prometheus.until_fires(alert, "receipts") => fired.push(name),
+            () = messages => unreachable!(),
+        }
+    }
+    worker.kill();
+    fired
+}
+
 /// An ingress of its own, which ends.
 pub(super) async fn edge(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
@@ -345,8 +390,9 @@ pub(super) async fn all(prometheus: &Prometheus) -> BTreeSet<&'static str> {
         stranded(prometheus),
         ingress(prometheus),
         edge(prometheus),
+        receipts(prometheus),
     );
     let (first, second) =
         ([fired.0, fired.1, fired.2, fired.3, fired.4], [fired.5, fired.6, fired.7, fired.8, fired.9]);
-    [first.concat(), second.concat()].concat().into_iter().collect()
+    [first.concat(), second.concat(), fired.10].concat().into_iter().collect()
 }

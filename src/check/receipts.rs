@@ -1,0 +1,40 @@
+//! Receipts: if they are on, who may send them, and if the stages find them.
+
+use super::{CheckGroup::Guests, Finding, on};
+use crate::config::{LedgerChoice, Loaded};
+
+pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
+    let config = &loaded.config;
+    if !config.takes_receipts() {
+        let about = on(Guests, loaded, &["receipts.secret_file"]);
+        return vec![about.pass("receipts are off: only Webex Connect knows if a message arrived")];
+    }
+    let mut found = vec![place(loaded)];
+    if config.receipts.allow_unsigned {
+        let about = on(Guests, loaded, &["receipts.allow_unsigned"]);
+        found.push(about.warn(
+            "whoever reaches the ingress can send false receipts, which suppress the repeat of a message",
+            "set receipts.secret_file and the same hub secret in Webex Connect",
+        ));
+    }
+    if config.sends_to_guests() {
+        let about = on(Guests, loaded, &["send.unknown_wait"]);
+        found.push(about.pass("a message that may have been sent waits so long for its receipt"));
+    }
+    found
+}
+
+/// The ingress that takes receipts: of this worker, or of another one with the same ledger.
+fn place(loaded: &Loaded) -> Finding {
+    let about = on(Guests, loaded, &["receipts.secret_file", "ingress.listen", "ledger.kind"]);
+    if loaded.config.ingress.listen.is_some() {
+        return about.pass("the ingress takes receipts at /v1/receipts/default");
+    }
+    if loaded.config.ledger.kind == LedgerChoice::Redis {
+        return about.pass("another worker's ingress takes receipts; this one looks for them in Redis");
+    }
+    about.warn(
+        "receipts are on, but this worker has no ingress, and its ledger is not shared: it waits for receipts that it cannot see",
+        "set ingress.listen, or ledger.kind redis for this worker and for the one with the ingress",
+    )
+}
