@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, tz::TimeZone};
 
 use super::{
-    AmqpConfig, Auth, Config, ConfigError, HostsConfig, HostsDelivery, InstantConnectConfig, LedgerChoice,
-    LedgerConfig, Loaded, WebexConnectConfig,
+    AmqpConfig, Auth, Config, ConfigError, ConnectMode, HostsConfig, HostsDelivery, InstantConnectConfig,
+    LedgerChoice, LedgerConfig, Loaded, WebexConnectConfig,
 };
 use crate::{
     broker::{
@@ -126,11 +126,17 @@ impl Config {
         self.guests.delivery == GuestsDelivery::WebexConnect
     }
 
+    /// True if flows send the messages.
+    #[must_use]
+    pub(crate) fn wakes_flows(&self) -> bool {
+        self.webex_connect.mode == ConnectMode::Event
+    }
+
     /// The guests that can get a message.
     fn guest_rules(&self) -> GuestRules {
         let section = &self.webex_connect;
         let senders = [(Channel::Sms, &section.sms_from), (Channel::Whatsapp, &section.whatsapp_app_id)];
-        let channels = senders.into_iter().filter(|(_, sender)| !sender.is_empty());
+        let channels = senders.into_iter().filter(|(_, sender)| self.wakes_flows() || !sender.is_empty());
         GuestRules {
             numbers: self.send.allowed_prefixes.clone(),
             channels: channels.map(|(channel, _)| channel).collect(),

@@ -192,6 +192,7 @@ pub struct GuestsConfig {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct WebexConnectConfig {
+    pub mode: ConnectMode,
     #[serde(deserialize_with = "http_url")]
     #[schemars(with = "schema::HttpUrl")]
     pub url: Url,
@@ -204,6 +205,8 @@ pub struct WebexConnectConfig {
     pub jwt_secret: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
     pub jwt_secret_file: Option<PathBuf>,
+    pub event_id: String,
+    pub event_attributes: Vec<String>,
     pub sms_from: String,
     pub whatsapp_app_id: String,
     #[serde(default)]
@@ -219,6 +222,16 @@ pub struct WebexConnectConfig {
     pub body_bytes_max: Bounded<65_536, 1_073_741_824>,
     pub rate_limit_wait: Period,
     pub allow_insecure: bool,
+}
+
+/// `webex_connect.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectMode {
+    /// Stages `sms` and `whatsapp` send messages.
+    Messages,
+    /// They wake flows, which send the messages.
+    Event,
 }
 
 /// Section `send`.

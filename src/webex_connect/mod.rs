@@ -1,17 +1,19 @@
-//! Webex Connect, which sends text messages to guests.
+//! Webex Connect, which sends messages to guests, or wakes the flows that send them.
 //!
 //! - [`client`]: the call; `answer`: what a response means; `codes`: Webex Connect's own codes
-//! - [`sms`], [`whatsapp`]: the messages of each channel
+//! - [`sms`], [`whatsapp`]: the messages of each channel; [`event`]: the custom event that wakes a flow
 //! - [`locales`]: values by locale
 //! - [`texts`]: the words of text messages
 
 mod answer;
 pub(crate) mod client;
 mod codes;
+pub(crate) mod event;
 pub(crate) mod locales;
 pub(crate) mod sms;
 pub(crate) mod texts;
 pub(crate) mod whatsapp;
 
 pub(crate) use client::ConnectClient;
+pub(crate) use codes::ConnectApi;
 pub(crate) use locales::Locales;

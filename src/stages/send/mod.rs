@@ -1,6 +1,7 @@
 //! Stages `sms` and `whatsapp`: send a guest link to the guest through Webex Connect.
 
 mod address_limit;
+mod event;
 mod sms;
 mod whatsapp;
 
@@ -13,11 +14,12 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-pub use self::{sms::SMS, whatsapp::WHATSAPP};
 pub(crate) use self::{
+    event::EventSender,
     sms::SmsSender,
     whatsapp::{LINK_PARAMETER, NAME_PARAMETER, WhatsappSender},
 };
+pub use self::{sms::SMS, whatsapp::WHATSAPP};
 use super::{
     AcceptedJob, JobContext, Read, SESSION_OVER, Stage,
     deduplicator::{Begun, Deduplicator},
