@@ -150,6 +150,7 @@ impl Config {
             numbers: self.send.allowed_prefixes.clone(),
             min_remaining: self.send.min_remaining.get(),
             on_unknown: self.send.on_unknown,
+            rate: Some(self.send.rate.get()).filter(|rate| *rate > 0),
             per_address_per_hour: Some(self.send.per_address_per_hour.get()).filter(|max| *max > 0),
         }
     }

@@ -241,6 +241,7 @@ pub struct SendConfig {
     pub allowed_prefixes: NumberPrefixes,
     pub on_unknown: OnUnknown,
     pub min_remaining: Period,
+    pub rate: Bounded<0, 1000>,
     pub per_address_per_hour: Bounded<0, 100>,
     pub sms_parts_max: Bounded<1, 10>,
 }

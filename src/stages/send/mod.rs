@@ -2,6 +2,7 @@
 
 mod address_limit;
 mod event;
+mod pace;
 mod sms;
 mod whatsapp;
 
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use self::pace::SendPace;
 pub(crate) use self::{
     event::EventSender,
     sms::SmsSender,
@@ -99,6 +101,8 @@ pub(crate) struct SendRules {
     pub(crate) min_remaining: Duration,
     /// What happens to a message that may have been sent.
     pub(crate) on_unknown: OnUnknown,
+    /// Maximum number of messages of the stage per second.
+    pub(crate) rate: Option<u32>,
     /// Maximum number of messages to one number in an hour.
     pub(crate) per_address_per_hour: Option<u32>,
 }
@@ -138,13 +142,15 @@ pub(crate) struct SendStage<C> {
     sender: C,
     rules: SendRules,
     deduplicator: Deduplicator,
+    pace: Option<SendPace>,
 }
 
 impl<C: GuestSender> SendStage<C> {
     /// A stage that sends by `sender`.
     #[must_use]
-    pub(crate) const fn new(sender: C, rules: SendRules, deduplicator: Deduplicator) -> Self {
-        Self { sender, rules, deduplicator }
+    pub(crate) fn new(sender: C, rules: SendRules, deduplicator: Deduplicator) -> Self {
+        let pace = rules.rate.map(SendPace::new);
+        Self { sender, rules, deduplicator, pace }
     }
 
     /// Sends `job`, unless it was already sent.
@@ -172,7 +178,12 @@ impl<C: GuestSender> SendStage<C> {
             }
             return Outcome::Dead(self.too_late());
         }
-        if let Err(outcome) = self.count(job, *digest).await {
+        let counted = self.count(job, *digest).await;
+        let admitted = match counted {
+            Ok(()) => self.await_turn().await,
+            Err(outcome) => Err(outcome),
+        };
+        if let Err(outcome) = admitted {
             if !noted_before {
                 Deduplicator::release(lease).await;
             }
