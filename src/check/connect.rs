@@ -7,7 +7,7 @@ use crate::{
     stages,
     telemetry::metrics::Metrics,
     upstream::{ErrorCause, Upstream, UpstreamError},
-    webex_connect::{ConnectClient, sms, whatsapp},
+    webex_connect::{ConnectApi, ConnectClient, event, sms, whatsapp},
 };
 
 pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
@@ -15,30 +15,37 @@ pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
         return Vec::new();
     }
     let section = &loaded.config.webex_connect;
+    if loaded.config.wakes_flows() {
+        let what = "credential at Webex Connect (custom events)".to_owned();
+        return vec![tried(loaded, &stages::SMS, event::PATH, ConnectApi::Event, what).await];
+    }
+    let messages = async |stage: &StageDef, path: &str, sender: &str| {
+        if sender.is_empty() {
+            return None;
+        }
+        let what = format!("key at {}", stage.upstream.title);
+        Some(tried(loaded, stage, path, ConnectApi::Messages, what).await)
+    };
     let (sms, whatsapp) = tokio::join!(
-        tried(loaded, &stages::SMS, sms::PATH, !section.sms_from.is_empty()),
-        tried(loaded, &stages::WHATSAPP, whatsapp::PATH, !section.whatsapp_app_id.is_empty()),
+        messages(&stages::SMS, sms::PATH, &section.sms_from),
+        messages(&stages::WHATSAPP, whatsapp::PATH, &section.whatsapp_app_id),
     );
     [sms, whatsapp].into_iter().flatten().collect()
 }
 
-/// The finding about one of the messaging APIs, if it is used.
-async fn tried(loaded: &Loaded, stage: &StageDef, path: &str, is_used: bool) -> Option<Finding> {
-    if !is_used {
-        return None;
-    }
-    let what = format!("key at {}", stage.upstream.title);
-    let tried = match client(loaded, stage, path) {
+/// The finding `what` about one of the APIs.
+async fn tried(loaded: &Loaded, stage: &StageDef, path: &str, api: ConnectApi, what: String) -> Finding {
+    let tried = match client(loaded, stage, path, api) {
         Ok(client) => client.try_key().await,
-        Err(problem) => return Some(Guests.fail(what, problem)),
+        Err(problem) => return Guests.fail(what, problem),
     };
-    Some(match tried {
+    match tried {
         Ok(()) => Guests.pass(what, "accepted"),
         Err(error) => Guests.fail(what, error.reason.clone()).advise(advice(&error)),
-    })
+    }
 }
 
-fn client(loaded: &Loaded, stage: &StageDef, path: &str) -> Result<ConnectClient, String> {
+fn client(loaded: &Loaded, stage: &StageDef, path: &str, api: ConnectApi) -> Result<ConnectClient, String> {
     let url = loaded.connect_url(path);
     let (token, credential) = loaded.connect_credential().map_err(|error| error.to_string())?;
     let upstream = Upstream::new(
@@ -50,7 +57,7 @@ fn client(loaded: &Loaded, stage: &StageDef, path: &str) -> Result<ConnectClient
         Metrics::off().upstream(stage.upstream),
     );
     let upstream = upstream.map_err(|error| error.to_string())?;
-    Ok(ConnectClient::new(upstream.authenticated_by(credential), url))
+    Ok(ConnectClient::new(upstream.authenticated_by(credential), url, api))
 }
 
 fn advice(error: &UpstreamError) -> &'static str {

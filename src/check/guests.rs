@@ -18,9 +18,15 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     }
     let mut found =
         vec![about.pass("this worker sends the links to the guests"), numbers(loaded), hourly(loaded)];
-    found.push(key(loaded));
+    found.extend([key(loaded), unknown(loaded)]);
+    if config.wakes_flows() {
+        let about = on(Guests, loaded, &["webex_connect.mode", "webex_connect.event_id"]);
+        found.push(
+            about.pass("flows send the messages; Webex Connect does not tell if a flow waited for its event"),
+        );
+        return found;
+    }
     found.extend(channels(loaded));
-    found.push(unknown(loaded));
     match loaded.texts() {
         Err(error) => {
             let about = on(Guests, loaded, &["webex_connect.templates_dir"]);

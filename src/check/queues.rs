@@ -10,7 +10,7 @@ use super::{
 use crate::{
     broker::{
         connection::BrokerError,
-        topology::{Declare, Depth, Topology, rival_exists},
+        topology::{Declare, Depth, LEFTOVER_ADVICE, Topology, rival_exists},
     },
     config::Loaded,
 };
@@ -94,11 +94,11 @@ async fn superseded(probe: &Probe<'_>, topology: &Topology) -> Vec<Finding> {
             Broker.fail(what, rival_exists(&name)).advise("delete it once it is empty; the worker does not start before")
         } else {
             let detail = format!(
-                "exists, but guests.delivery does not use it{}. If it is bound, links also wait there until it is full; then the broker \
+                "exists, but guests.delivery does not use it, so nobody sends its links{}. If it is bound, links also wait there until it is full; then the broker \
                  refuses all links",
                 holds(Some(depth))
             );
-            Broker.warn(what, detail, "let its consumers empty it, then delete it")
+            Broker.warn(what, detail, LEFTOVER_ADVICE)
         });
     }
     found

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, tz::TimeZone};
 use secrecy::ExposeSecret;
 
 use super::{
-    AmqpConfig, Auth, Config, ConfigError, HostsConfig, HostsDelivery, InstantConnectConfig, LedgerChoice,
-    LedgerConfig, Loaded, WebexConnectConfig,
+    AmqpConfig, Auth, Config, ConfigError, ConnectMode, HostsConfig, HostsDelivery, InstantConnectConfig,
+    LedgerChoice, LedgerConfig, Loaded, WebexConnectConfig,
 };
 use crate::{
     broker::{
@@ -136,11 +136,17 @@ impl Config {
         section.secret_file.is_some() || !section.secret.expose_secret().is_empty() || section.allow_unsigned
     }
 
+    /// True if flows send the messages.
+    #[must_use]
+    pub(crate) fn wakes_flows(&self) -> bool {
+        self.webex_connect.mode == ConnectMode::Event
+    }
+
     /// The guests that can get a message.
     fn guest_rules(&self) -> GuestRules {
         let section = &self.webex_connect;
         let senders = [(Channel::Sms, &section.sms_from), (Channel::Whatsapp, &section.whatsapp_app_id)];
-        let channels = senders.into_iter().filter(|(_, sender)| !sender.is_empty());
+        let channels = senders.into_iter().filter(|(_, sender)| self.wakes_flows() || !sender.is_empty());
         GuestRules {
             numbers: self.send.allowed_prefixes.clone(),
             channels: channels.map(|(channel, _)| channel).collect(),
@@ -154,7 +160,10 @@ impl Config {
             numbers: self.send.allowed_prefixes.clone(),
             min_remaining: self.send.min_remaining.get(),
             on_unknown: self.send.on_unknown,
-            receipt_wait: self.takes_receipts().then(|| self.send.unknown_wait.get()),
+            // Custom events have no receipts.
+            receipt_wait: (self.takes_receipts() && !self.wakes_flows())
+                .then(|| self.send.unknown_wait.get()),
+            rate: Some(self.send.rate.get()).filter(|rate| *rate > 0),
             per_address_per_hour: Some(self.send.per_address_per_hour.get()).filter(|max| *max > 0),
         }
     }

@@ -193,6 +193,7 @@ pub struct GuestsConfig {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
 pub struct WebexConnectConfig {
+    pub mode: ConnectMode,
     #[serde(deserialize_with = "http_url")]
     #[schemars(with = "schema::HttpUrl")]
     pub url: Url,
@@ -205,6 +206,8 @@ pub struct WebexConnectConfig {
     pub jwt_secret: SecretString,
     #[serde(deserialize_with = "empty_is_none")]
     pub jwt_secret_file: Option<PathBuf>,
+    pub event_id: String,
+    pub event_attributes: Vec<String>,
     pub sms_from: String,
     pub whatsapp_app_id: String,
     #[serde(default)]
@@ -222,6 +225,16 @@ pub struct WebexConnectConfig {
     pub allow_insecure: bool,
 }
 
+/// `webex_connect.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectMode {
+    /// Stages `sms` and `whatsapp` send messages.
+    Messages,
+    /// They wake flows, which send the messages.
+    Event,
+}
+
 /// Section `send`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
@@ -230,6 +243,7 @@ pub struct SendConfig {
     pub on_unknown: OnUnknown,
     pub unknown_wait: PeriodOrZero,
     pub min_remaining: Period,
+    pub rate: Bounded<0, 1000>,
     pub per_address_per_hour: Bounded<0, 100>,
     pub sms_parts_max: Bounded<1, 10>,
 }

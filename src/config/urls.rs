@@ -34,10 +34,14 @@ impl Loaded {
         endpoint(&self.config.hosts.webex_url, "/v1/messages")
     }
 
-    /// The whole URL of a messaging API of Webex Connect.
+    /// The whole URL of an API of Webex Connect.
     #[must_use]
     pub(crate) fn connect_url(&self, path: &str) -> Url {
-        endpoint(&self.config.webex_connect.url, path)
+        let mut url = endpoint(&self.config.webex_connect.url, path.trim_end_matches('/'));
+        if path.ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        url
     }
 
     /// The whole URL of `people/me`, which returns the owner of a token.

@@ -19,7 +19,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 pub use deduplicator::{Deduplicator, OnFailure, Retention};
 pub use host::{HOST, HostStage};
 pub use link::{LINK, LinkStage};
-pub(crate) use send::{LINK_PARAMETER, NAME_PARAMETER, SendRules, SendStage, SmsSender, WhatsappSender};
+pub(crate) use send::{
+    EventSender, GuestSender, LINK_PARAMETER, NAME_PARAMETER, SendRules, SendStage, SmsSender, WhatsappSender,
+};
 pub use send::{OnUnknown, SMS, WHATSAPP};
 
 use crate::{

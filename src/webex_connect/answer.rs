@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::codes::{self, Meaning};
+use super::codes::{self, ConnectApi, Meaning};
 use crate::{
     contract::private::loggable_id,
     upstream::{ApiResponse, ErrorCause, Upstream, UpstreamError},
@@ -44,11 +44,16 @@ impl Refused {
     }
 }
 
-/// Reads a response. `waits` is true if it has a `Retry-After`.
+/// Reads a response of `api`. `waits` is true if it has a `Retry-After`.
 ///
 /// # Errors
 /// [`Refused`] unless Webex Connect accepted the message.
-pub(super) fn read(status: u16, waits: bool, body: &[u8]) -> Result<AcceptedMessage, Refused> {
+pub(super) fn read(
+    api: ConnectApi,
+    status: u16,
+    waits: bool,
+    body: &[u8],
+) -> Result<AcceptedMessage, Refused> {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let is_success = (200..300).contains(&status);
     let refused = |cause, unknown, words: &str| {
@@ -63,7 +68,7 @@ pub(super) fn read(status: u16, waits: bool, body: &[u8]) -> Result<AcceptedMess
         let is_unprocessed = status == 503 && (waits || is_unavailable_page(body, &json));
         return refused(cause, unknown && !is_unprocessed, words);
     };
-    let Some((meaning, words)) = codes::meaning(code) else {
+    let Some((meaning, words)) = codes::meaning(api, code) else {
         let words = format!(" with code {code}, which this program does not know");
         return refused(ErrorCause::Transient, is_success || status >= 500, &words);
     };
@@ -99,7 +104,7 @@ fn without_code(status: u16, is_connect: bool) -> (ErrorCause, bool, &'static st
         400..=499 if !is_connect => {
             (ErrorCause::Transient, false, " without a code: a proxy or load balancer answered")
         }
-        401 | 403 => (ErrorCause::Token, false, ": check webex_connect.key"),
+        401 | 403 => (ErrorCause::Token, false, ": check webex_connect.key or .jwt_secret"),
         400..=499 => (ErrorCause::Request, false, " without a code"),
         _ => (ErrorCause::Malformed, false, "; redirects are not followed"),
     }
@@ -142,6 +147,10 @@ mod tests {
 
     fn accepted(id: &str) -> AcceptedMessage {
         AcceptedMessage { id: Some(id.to_owned()) }
+    }
+
+    fn read(status: u16, waits: bool, body: &[u8]) -> Result<AcceptedMessage, Refused> {
+        super::read(ConnectApi::Messages, status, waits, body)
     }
 
     fn cause(status: u16, body: &str) -> (ErrorCause, bool) {

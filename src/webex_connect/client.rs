@@ -6,25 +6,29 @@ use serde::Serialize;
 use url::Url;
 
 pub(crate) use super::answer::AcceptedMessage;
-use super::answer::{self, Refused};
+use super::{
+    ConnectApi,
+    answer::{self, Refused},
+};
 use crate::{
     contract::{people::PhoneNumber, trace::TraceContext},
     random::Random,
     upstream::{ErrorCause, Upstream, UpstreamError},
 };
 
-/// Configured client for one of the messaging APIs.
+/// Configured client for one of the APIs.
 #[derive(Debug)]
 pub(crate) struct ConnectClient {
     upstream: Upstream,
     url: Url,
+    api: ConnectApi,
 }
 
 impl ConnectClient {
-    /// A client that posts to `url`, the complete URL of the endpoint.
+    /// A client that posts to `url`, the complete URL of the endpoint of `api`.
     #[must_use]
-    pub(crate) const fn new(upstream: Upstream, url: Url) -> Self {
-        Self { upstream, url }
+    pub(crate) const fn new(upstream: Upstream, url: Url, api: ConnectApi) -> Self {
+        Self { upstream, url, api }
     }
 
     /// True if the key file now has another key than at the last call.
@@ -41,7 +45,7 @@ impl ConnectClient {
         let empty = serde_json::json!({});
         let response =
             self.upstream.post_for_any_status(self.url.clone(), &empty, "", &trace, Duration::MAX).await?;
-        match answer::read(response.status, response.retry_after.is_some(), &response.body) {
+        match answer::read(self.api, response.status, response.retry_after.is_some(), &response.body) {
             Ok(_) | Err(Refused { cause: ErrorCause::Request | ErrorCause::SessionOver, .. }) => Ok(()),
             Err(refused) => {
                 let error = refused.into_error(&self.upstream, &response);
@@ -65,7 +69,7 @@ impl ConnectClient {
         let subject = to.reveal();
         let response =
             self.upstream.post_for_any_status(self.url.clone(), message, subject, trace, limit).await?;
-        match answer::read(response.status, response.retry_after.is_some(), &response.body) {
+        match answer::read(self.api, response.status, response.retry_after.is_some(), &response.body) {
             Ok(accepted) => {
                 self.upstream.accepted(response, subject);
                 Ok(accepted)

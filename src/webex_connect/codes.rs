@@ -1,6 +1,15 @@
 //! Webex Connect's own codes ("Channel-specific status codes" in its developer reference). A response has one whatever its HTTP
 //! status is.
 
+/// The API that answers with a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConnectApi {
+    /// One of the messaging APIs.
+    Messages,
+    /// Custom events.
+    Event,
+}
+
 /// What a code means for the message that was to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
@@ -25,8 +34,8 @@ const CODES: &[(u32, Meaning, &str)] = &[
     (1001, Accepted, "accepted"),
     (1002, Accepted, "accepted"),
     (7000, Rejected, "the request is invalid JSON (bug)"),
-    (7001, Account, "authentication failed: check webex_connect.key"),
-    (7002, Account, "the key is missing: check webex_connect.key"),
+    (7001, Account, "authentication failed: check webex_connect.key or .jwt_secret"),
+    (7002, Account, "the key is missing: check webex_connect.key or .jwt_secret"),
     (7003, Rejected, "a mandatory field is missing"),
     (7004, Rejected, "a field has an invalid value"),
     (7005, Expired, "the message has expired"),
@@ -34,8 +43,14 @@ const CODES: &[(u32, Meaning, &str)] = &[
     (7007, Account, "the service is not active: check it in Webex Connect"),
     (7009, Rejected, "too many destinations"),
     (7010, Account, "this worker's address is not on the tenant's list: add it in Tenant Settings"),
+    (7019, Expired, "the event has expired"),
     (7020, RateLimited, "rate limit of the tenant"),
     (7022, Rejected, "the request is too large"),
+    (
+        7025,
+        Rejected,
+        "a mandatory parameter of the event is missing: compare the event in Webex Connect with docs/guests.md",
+    ),
     (7101, Rejected, "the sender is not allowed: check webex_connect.sms_from"),
     (7102, Rejected, "the address is invalid"),
     (7104, Rejected, "the app id is invalid: check webex_connect.whatsapp_app_id"),
@@ -107,8 +122,16 @@ const CODES: &[(u32, Meaning, &str)] = &[
     (9010, Expired, "the message has expired"),
 ];
 
-/// The meaning of `code`, with words for people; `None` for a code that this program does not know.
-pub(super) fn meaning(code: u32) -> Option<(Meaning, &'static str)> {
+/// Codes that have another meaning for custom events.
+const EVENT_CODES: &[(u32, Meaning, &str)] = &[(7005, Passing, "internal error")];
+
+/// The meaning of `code` in an answer of `api`, with words for people; `None` for a code that this program does not know.
+pub(super) fn meaning(api: ConnectApi, code: u32) -> Option<(Meaning, &'static str)> {
+    if api == ConnectApi::Event
+        && let Some((_, meaning, words)) = EVENT_CODES.iter().find(|(known, ..)| *known == code)
+    {
+        return Some((*meaning, words));
+    }
     let at = CODES.binary_search_by_key(&code, |(known, ..)| *known).ok()?;
     Some((CODES[at].1, CODES[at].2))
 }
@@ -121,8 +144,13 @@ mod tests {
     fn every_code_is_found() {
         assert!(CODES.is_sorted_by(|(a, ..), (b, ..)| a < b));
         for (code, expected, words) in CODES {
-            assert_eq!(meaning(*code), Some((*expected, *words)));
+            assert_eq!(meaning(ConnectApi::Messages, *code), Some((*expected, *words)));
         }
-        assert_eq!(meaning(7999), None);
+        for api in [ConnectApi::Messages, ConnectApi::Event] {
+            assert_eq!(meaning(api, 7999), None);
+            assert_eq!(meaning(api, 7006).unwrap().0, Passing);
+        }
+        assert_eq!(meaning(ConnectApi::Messages, 7005).unwrap().0, Expired);
+        assert_eq!(meaning(ConnectApi::Event, 7005).unwrap().0, Passing);
     }
 }

@@ -1,7 +1,7 @@
-//! Webex Connect, which sends text messages to guests.
+//! Webex Connect, which sends messages to guests, or wakes the flows that send them.
 //!
 //! - [`client`]: the call; `answer`: what a response means; `codes`: Webex Connect's own codes
-//! - [`sms`], [`whatsapp`]: the messages of each channel
+//! - [`sms`], [`whatsapp`]: the messages of each channel; [`event`]: the custom event that wakes a flow
 //! - [`locales`]: values by locale
 //! - [`texts`]: the words of text messages
 //! - [`receipt`]: the body of a receipt; `receipt_codes`: what its code means
@@ -9,6 +9,7 @@
 mod answer;
 pub(crate) mod client;
 mod codes;
+pub(crate) mod event;
 pub(crate) mod locales;
 pub(crate) mod receipt;
 mod receipt_codes;
@@ -17,4 +18,5 @@ pub(crate) mod texts;
 pub(crate) mod whatsapp;
 
 pub(crate) use client::ConnectClient;
+pub(crate) use codes::ConnectApi;
 pub(crate) use locales::Locales;

@@ -20,7 +20,7 @@ use crate::{
         topology::{Topology, TopologyError},
         tries::Tries,
     },
-    config::Loaded,
+    config::{ConnectMode, Loaded},
     contract::{BODY_BYTES_MAX, receipt, stage::StageDef, start_session::EXCHANGE},
     ingress::{
         Ingress, IngressError, IngressSettings, ReceiptSettings, receipts::Receipts, sessions::StartEvents,
@@ -29,14 +29,14 @@ use crate::{
     ledger::Ledger,
     random::Random,
     stages::{
-        self, Deduplicator, HostStage, LinkStage, NAME_PARAMETER, OnFailure, SendStage, SmsSender, Stage,
-        WhatsappSender,
+        self, Deduplicator, EventSender, GuestSender, HostStage, LinkStage, NAME_PARAMETER, OnFailure,
+        SendStage, SmsSender, Stage, WhatsappSender,
     },
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
     upstream::Upstream,
     webex::WebexClient,
-    webex_connect::{ConnectClient, receipt::RECEIPT_BYTES_MAX, sms, whatsapp},
+    webex_connect::{ConnectApi, ConnectClient, event, receipt::RECEIPT_BYTES_MAX, sms, whatsapp},
 };
 
 /// A consumer with its stage, whichever it is.
@@ -89,8 +89,14 @@ type Build = fn(&Parts<'_>) -> Result<Box<dyn StageRunner<Connector>>, WorkerErr
 const BUILDERS: &[(&StageDef, Build)] = &[
     (&stages::LINK, |parts| Ok(parts.consumer(parts.link_stage()?))),
     (&stages::HOST, |parts| Ok(parts.consumer(parts.host_stage()?))),
-    (&stages::SMS, |parts| Ok(parts.consumer(parts.sms_stage()?))),
-    (&stages::WHATSAPP, |parts| Ok(parts.consumer(parts.whatsapp_stage()?))),
+    (&stages::SMS, |parts| match parts.loaded.config.webex_connect.mode {
+        ConnectMode::Messages => Ok(parts.consumer(parts.sms_stage()?)),
+        ConnectMode::Event => Ok(parts.consumer(parts.event_stage::<SmsSender>()?)),
+    }),
+    (&stages::WHATSAPP, |parts| match parts.loaded.config.webex_connect.mode {
+        ConnectMode::Messages => Ok(parts.consumer(parts.whatsapp_stage()?)),
+        ConnectMode::Event => Ok(parts.consumer(parts.event_stage::<WhatsappSender>()?)),
+    }),
 ];
 
 /// Components that the consumers share.
@@ -225,7 +231,7 @@ impl Parts<'_> {
 
     fn sms_stage(&self) -> Result<SendStage<SmsSender>, WorkerError> {
         let sender = SmsSender {
-            client: self.connect_client(&stages::SMS, sms::PATH)?,
+            client: self.connect_client(&stages::SMS, sms::PATH, ConnectApi::Messages)?,
             from: self.loaded.config.webex_connect.sms_from.clone(),
             texts: self.loaded.texts()?,
             receipts: self.loaded.config.takes_receipts(),
@@ -241,7 +247,7 @@ impl Parts<'_> {
     fn whatsapp_stage(&self) -> Result<SendStage<WhatsappSender>, WorkerError> {
         let section = &self.loaded.config.webex_connect;
         let sender = WhatsappSender {
-            client: self.connect_client(&stages::WHATSAPP, whatsapp::PATH)?,
+            client: self.connect_client(&stages::WHATSAPP, whatsapp::PATH, ConnectApi::Messages)?,
             app_id: section.whatsapp_app_id.clone(),
             templates: section.templates(),
             base_url: section.whatsapp_base_url.as_str().to_owned(),
@@ -255,7 +261,25 @@ impl Parts<'_> {
         ))
     }
 
-    fn connect_client(&self, stage: &StageDef, path: &str) -> Result<ConnectClient, WorkerError> {
+    /// The stage of the sender `S`, which wakes flows in its place.
+    fn event_stage<S: GuestSender>(&self) -> Result<SendStage<EventSender<S>>, WorkerError> {
+        let section = &self.loaded.config.webex_connect;
+        let client = self.connect_client(S::DEF, event::PATH, ConnectApi::Event)?;
+        let sender = EventSender::new(client, section.event_id.clone(), section.event_attributes.clone());
+        Ok(SendStage::new(
+            sender,
+            self.loaded.config.send_rules(),
+            self.deduplicator(S::DEF),
+            self.metrics.receipts(),
+        ))
+    }
+
+    fn connect_client(
+        &self,
+        stage: &StageDef,
+        path: &str,
+        kind: ConnectApi,
+    ) -> Result<ConnectClient, WorkerError> {
         let url = self.loaded.connect_url(path);
         let (token, credential) = self.loaded.connect_credential()?;
         let api = stage.upstream;
@@ -268,7 +292,7 @@ impl Parts<'_> {
             self.metrics.upstream(api),
         )?;
         let upstream = self.shared(upstream, api.key).authenticated_by(credential);
-        Ok(ConnectClient::new(upstream, url))
+        Ok(ConnectClient::new(upstream, url, kind))
     }
 
     fn shared(&self, upstream: Upstream, key: &str) -> Upstream {

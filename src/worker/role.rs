@@ -50,7 +50,9 @@ impl WorkerParts {
         }
         if loaded.config.sends_to_guests() {
             loaded.connect_credential()?;
-            loaded.texts()?;
+            if !loaded.config.wakes_flows() {
+                loaded.texts()?;
+            }
         }
         Ok(Self { stages: loaded.stages(), ingress })
     }

@@ -1,6 +1,7 @@
 //! The stages that send guest links through Webex Connect, with its fake on a real socket.
 
 mod credentials;
+mod event;
 mod faults;
 mod limits;
 mod switching;

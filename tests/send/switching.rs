@@ -23,7 +23,11 @@ async fn worker_does_not_start_while_other_programs_may_send_the_same_links() {
     send.rig.publish(2).await;
     send.until_sent(1).await;
     worker.stop().await;
+    let worker = send.rig.start(&[]).await;
+    worker.output.until("nobody sends the links in it", 2).await;
+    worker.stop().await;
     let check = send.rig.command(&["check", "--connect"], &[]).await;
+    assert!(check.stdout.contains("unbind it, move its links"), "{}", check.stdout);
     for queue in ["guests.sms", "guests.whatsapp"] {
         assert!(check.stdout.contains(&format!("queue {}", send.rig.name(queue))), "{}", check.stdout);
     }

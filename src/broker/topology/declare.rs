@@ -1,6 +1,8 @@
 //! Declares and verifies the topology, and explains the broker's refusals.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, sync::atomic::Ordering, time::Duration};
+
+use tracing::warn;
 
 use super::{Binding, Exchange, Queue, Topology, TopologyError};
 use crate::broker::{
@@ -53,6 +55,7 @@ impl Topology {
         limit: Duration,
     ) -> Result<(), TopologyError> {
         self.refuse_rivals(connection, limit).await?;
+        self.report_leftovers(connection, limit).await?;
         let channel = within("open channel", limit, connection, connection.open_channel())
             .await
             .map_err(TopologyError::Broker)?;
@@ -101,6 +104,38 @@ impl Topology {
         Ok(())
     }
 }
+
+impl Topology {
+    /// Logs once each queue of another `guests.delivery`: nobody sends the links in it, and it gets more if it is bound.
+    async fn report_leftovers(
+        &self,
+        connection: &impl BrokerConnection,
+        limit: Duration,
+    ) -> Result<(), BrokerError> {
+        if self.looked_for_leftovers.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let rivals = self.rivals();
+        for leftover in self.superseded().filter(|queue| !rivals.contains(queue)) {
+            // On its own channel, because the expected refusal closes it.
+            let channel = within("open channel", limit, connection, connection.open_channel()).await?;
+            let queue = Queue { name: self.queue(leftover), arguments: Vec::new() };
+            if let Ok(depth) = declare_queue(&channel, &queue, true, limit).await {
+                warn!(
+                    queue = queue.name,
+                    messages = depth.ready,
+                    "a queue exists that guests.delivery does not use, and nobody sends the links in it: {LEFTOVER_ADVICE}"
+                );
+                _ = within("close channel", limit, connection, channel.close()).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What to do about a queue of another `guests.delivery`.
+pub(crate) const LEFTOVER_ADVICE: &str =
+    "unbind it, move its links to the queue guests, and delete it (docs/guests.md, \"Change the delivery\")";
 
 /// The problem of a queue that may get the links that a stage sends, and what to do.
 pub(crate) fn rival_exists(name: &str) -> String {

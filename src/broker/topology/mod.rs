@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use declare::Depth;
-pub(crate) use declare::{declare_exchange, declare_queue, inequivalent, rival_exists};
+pub(crate) use declare::{LEFTOVER_ADVICE, declare_exchange, declare_queue, inequivalent, rival_exists};
 pub use plan::{Argument, Binding, Exchange, Queue, TopologyPlan};
 use redeclared::Redeclarations;
 pub(crate) use redeclared::Redeclared;
@@ -74,6 +74,8 @@ pub struct Topology {
     /// The broker's topology was declared or verified. Shared by all clones.
     verified: Arc<AtomicBool>,
     redeclared: Redeclarations,
+    /// Queues of another `guests.delivery` were looked for. Shared by all clones.
+    looked_for_leftovers: Arc<AtomicBool>,
 }
 
 /// A topology that could not be declared or verified.
@@ -111,6 +113,7 @@ impl Topology {
             receipts: false,
             verified: Arc::default(),
             redeclared: Redeclarations::default(),
+            looked_for_leftovers: Arc::default(),
         }
     }
 

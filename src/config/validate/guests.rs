@@ -11,7 +11,11 @@ use crate::{
         settings::{ConfigError, Settings},
     },
     stages::{LINK_PARAMETER, NAME_PARAMETER},
+    webex_connect::event::PARAMETERS,
 };
+
+/// Maximum length of an event's id and of an attribute's name, in bytes.
+const NAME_BYTES_MAX: usize = 128;
 
 /// Validates the settings for messages to guests.
 pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
@@ -30,6 +34,7 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
         let expected = format!("expected {LINK_PARAMETER}, or {LINK_PARAMETER} and {NAME_PARAMETER}");
         return Err(settings.error("webex_connect.whatsapp_parameters", expected));
     }
+    events(section, settings)?;
     if !is_sender(&section.sms_from) {
         let expected = "expected a number without +, a short code, or a name of letters, digits, spaces, -, _ and ., at most 20 characters";
         return Err(settings.error("webex_connect.sms_from", expected));
@@ -41,7 +46,13 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
         let expected = "expected at least one prefix such as +34, because no message can be sent otherwise";
         return Err(settings.error("send.allowed_prefixes", expected));
     }
-    if section.sms_from.is_empty() && section.whatsapp_app_id.is_empty() {
+    if config.wakes_flows() && section.event_id.is_empty() {
+        let expected =
+            "expected the id of a custom event of Webex Connect, because webex_connect.mode is event";
+        return Err(settings.error("webex_connect.event_id", expected));
+    }
+    let sends_messages = !config.wakes_flows();
+    if sends_messages && section.sms_from.is_empty() && section.whatsapp_app_id.is_empty() {
         let expected = "expected a sender of text messages, or webex_connect.whatsapp_app_id";
         return Err(settings.error("webex_connect.sms_from", expected));
     }
@@ -50,7 +61,7 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
             "expected less than instant_connect.link_lifetime, because every message would be too late";
         return Err(settings.error("send.min_remaining", expected));
     }
-    if section.whatsapp_app_id.is_empty() {
+    if !sends_messages || section.whatsapp_app_id.is_empty() {
         return Ok(());
     }
     whatsapp(config, settings)
@@ -72,6 +83,27 @@ fn credentials(section: &WebexConnectConfig, settings: &Settings) -> Result<(), 
         _ => return Ok(()),
     };
     Err(settings.error("webex_connect.jwt_issuer", expected))
+}
+
+/// Validates the custom event's id and the names of its attributes.
+fn events(section: &WebexConnectConfig, settings: &Settings) -> Result<(), ConfigError> {
+    let is_name = |text: &str| text.len() <= NAME_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+    if !is_name(&section.event_id) {
+        let expected = "expected the id of a custom event: at most 128 printable characters without spaces";
+        return Err(settings.error("webex_connect.event_id", expected));
+    }
+    let names = &section.event_attributes;
+    let unique: BTreeSet<_> = names.iter().collect();
+    let are_names = names.iter().all(|name| is_name(name) && !name.is_empty());
+    if !are_names || unique.len() < names.len() {
+        let expected = "expected different names of at most 128 printable characters without spaces";
+        return Err(settings.error("webex_connect.event_attributes", expected));
+    }
+    if names.iter().any(|name| PARAMETERS.contains(&name.as_str())) {
+        let expected = format!("expected no name that is a parameter already: {}", PARAMETERS.join(", "));
+        return Err(settings.error("webex_connect.event_attributes", expected));
+    }
+    Ok(())
 }
 
 /// True if `text` is empty, or can be the sender of text messages.

@@ -1,31 +1,36 @@
 //! Stages `sms` and `whatsapp`: send a guest link to the guest through Webex Connect.
+//!
+//! - `deliver`: one delivery, from the claim to the record
+//! - `unknown`: a message that may have been sent
+//! - `address_limit`, `pace`: limits
+//! - `sender`, `sms`, `whatsapp`, `event`: the channels, and flows in place of them
 
 mod address_limit;
+mod deliver;
+mod event;
+mod pace;
+mod rules;
+mod sender;
 mod sms;
 mod unknown;
 mod whatsapp;
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use schemars::JsonSchema;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
-use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::unknown::{Resolution, maybe_sent};
-pub use self::{sms::SMS, whatsapp::WHATSAPP};
+use self::pace::SendPace;
 pub(crate) use self::{
+    event::EventSender,
+    rules::SendRules,
+    sender::{GuestSender, SendError},
     sms::SmsSender,
     whatsapp::{LINK_PARAMETER, NAME_PARAMETER, WhatsappSender},
 };
-use super::{
-    AcceptedJob, JobContext, Read, SESSION_OVER, Stage,
-    deduplicator::{Begun, Deduplicator, WRITE_TIME},
-    read_link,
-};
+pub use self::{rules::OnUnknown, sms::SMS, whatsapp::WHATSAPP};
+use super::{AcceptedJob, JobContext, Read, SESSION_OVER, Stage, deduplicator::Deduplicator, read_link};
 use crate::{
     contract::{
         decode::Invalid,
@@ -33,85 +38,17 @@ use crate::{
         ids::{self, EventId},
         link::GuestLink,
         message::Message,
-        people::{Channel, NumberPrefixes},
-        receipt::{SendNote, SentLink, send_key},
+        receipt::send_key,
         stage::StageDef,
         time::WireTime,
-        trace::TraceContext,
     },
     fault,
-    instant_connect::response::LinkRules,
-    ledger::Lease,
-    outcome::{Batch, Class, Death, Outcome},
-    telemetry::metrics::{ReceiptMetrics, labels::ResolvedBy},
-    upstream::UpstreamError,
-    webex_connect::client::AcceptedMessage,
+    outcome::{Class, Death, Outcome},
+    telemetry::metrics::ReceiptMetrics,
 };
-
-/// Ledger result of a message that was sent while receipts are off.
-const SENT: &[u8] = b"sent";
 
 /// Copies of a link's bytes in memory at the same time: received, parsed, rendered, being sent.
 const COPIES: usize = 4;
-
-/// What happens to a message that may have been sent: Webex Connect did not answer, or the worker crashed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OnUnknown {
-    /// It is sent again, at most twice: the guest may get it several times.
-    Repeat,
-    /// It becomes a dead letter: the guest may get none.
-    Dead,
-}
-
-/// Rules for the messages of both stages.
-#[derive(Clone, Debug)]
-pub(crate) struct SendRules {
-    /// Accepted links.
-    pub(crate) links: LinkRules,
-    /// The numbers that may be sent to.
-    pub(crate) numbers: NumberPrefixes,
-    /// Least time until the session's end.
-    pub(crate) min_remaining: Duration,
-    /// What happens to a message that may have been sent.
-    pub(crate) on_unknown: OnUnknown,
-    /// Time for which a message that may have been sent waits for its receipt. `None`: receipts are off.
-    pub(crate) receipt_wait: Option<Duration>,
-    /// Maximum number of messages to one number in an hour.
-    pub(crate) per_address_per_hour: Option<u32>,
-}
-
-/// Sends guest links on one channel.
-pub(crate) trait GuestSender: Send + Sync + 'static {
-    /// The stage's entry in the table.
-    const DEF: &'static StageDef;
-    /// The channel of the stage's messages.
-    const CHANNEL: Channel;
-
-    /// True if the API has another key than at the last call.
-    fn has_new_token(&self) -> bool;
-
-    /// Checks that the API answers, with a request that cannot send a message.
-    fn try_api(&self) -> impl Future<Output = Result<(), UpstreamError>> + Send;
-
-    /// Sends `link` within `left`. Receipts name the message by `id`.
-    fn send(
-        &self,
-        link: &GuestLink,
-        id: &Uuid,
-        trace: &TraceContext,
-        left: Duration,
-    ) -> impl Future<Output = Result<AcceptedMessage, SendError>> + Send;
-}
-
-/// A message that was not sent.
-#[derive(Debug)]
-pub(crate) enum SendError {
-    /// The link cannot be sent on this channel.
-    Unsendable(Death),
-    /// The call failed.
-    Failed(UpstreamError),
-}
 
 /// One of the stages that send guest links.
 #[derive(Debug)]
@@ -120,130 +57,20 @@ pub(crate) struct SendStage<C> {
     rules: SendRules,
     deduplicator: Deduplicator,
     metrics: ReceiptMetrics,
+    pace: Option<SendPace>,
 }
 
 impl<C: GuestSender> SendStage<C> {
     /// A stage that sends by `sender`.
     #[must_use]
-    pub(crate) const fn new(
+    pub(crate) fn new(
         sender: C,
         rules: SendRules,
         deduplicator: Deduplicator,
         metrics: ReceiptMetrics,
     ) -> Self {
-        Self { sender, rules, deduplicator, metrics }
-    }
-
-    /// Sends `job`, unless it was already sent.
-    async fn deliver(&self, job: &GuestJob, context: &JobContext) -> Outcome {
-        let JobContext { trace, deadline, effect, digest } = context;
-        let mut lease = match self.deduplicator.begin(effect, *digest).await {
-            Begun::Act(lease) => lease,
-            Begun::Done => return Outcome::DoneBefore(Batch::default()),
-            Begun::Stop(outcome) => return outcome,
-        };
-        fault::point(C::DEF.name, "claimed");
-        let expires_at = job.link.expires_at;
-        let noted = unknown::noted(lease.as_ref().and_then(Lease::note), job.replayed_at);
-        let noted_before = noted.sends > 0;
-        if noted_before {
-            match self.resolve(&noted, &job.id, *deadline).await {
-                Resolution::Repeat => {}
-                Resolution::Sent => return self.receipt_found(lease, &noted, expires_at).await,
-                Resolution::Stop(outcome) => return outcome,
-            }
-        }
-        // The time may have passed while the claim was awaited.
-        if self.is_late(*deadline) {
-            if noted_before {
-                self.metrics.resolved(ResolvedBy::Dead);
-            } else {
-                Deduplicator::release(lease).await;
-            }
-            return Outcome::Dead(self.too_late());
-        }
-        if let Err(outcome) = self.count(job, *digest).await {
-            if !noted_before {
-                Deduplicator::release(lease).await;
-            }
-            return outcome;
-        }
-        fault::point(C::DEF.name, "counted");
-        let sending = SendNote { about: self.about(job), ..noted.again(self.deduplicator.clock().now()) };
-        let Ok(note) = serde_json::to_vec(&sending) else {
-            return Outcome::Dead(Death::new(Class::Internal, "could not write the note of a message"));
-        };
-        // Waits for the ledger. A note that was given up and written late would count as a message that may have been sent.
-        if let Some(outcome) = self.deduplicator.note_part(&mut lease, &note, expires_at).await {
-            return outcome;
-        }
-        if noted_before {
-            self.metrics.resolved(ResolvedBy::Repeat);
-        }
-        fault::point(C::DEF.name, "noted");
-        let sent = if self.is_late(*deadline) {
-            Err(SendError::Unsendable(self.too_late()))
-        } else {
-            self.sender.send(&job.link, &job.id, trace, self.left(expires_at)).await
-        };
-        fault::point(C::DEF.name, "answered");
-        match sent {
-            Ok(accepted) => {
-                info!(connect_id = accepted.id.as_deref().unwrap_or("none"), "guest link sent");
-                self.record(lease, &sending, expires_at).await;
-                Outcome::Done(Batch::default())
-            }
-            Err(error) => self.failed(error, lease, &noted, expires_at).await,
-        }
-    }
-
-    /// Records a message that was sent, so that copies of the link send none. Its receipts need what the note says about it. Does not
-    /// wait for long: without the record the ack still prevents a repeat, but a delivery that waits is repeated when the worker stops.
-    async fn record(&self, lease: Option<Lease>, note: &SendNote, expires_at: WireTime) {
-        let kept = self.rules.receipt_wait.and_then(|_| serde_json::to_vec(note).ok());
-        let record = self.deduplicator.record(lease, kept.as_deref().unwrap_or(SENT), expires_at);
-        if !matches!(timeout(WRITE_TIME, record).await, Ok(None)) {
-            warn!("could not record a sent guest link in the ledger; a copy of the link would be sent again");
-        }
-        fault::point(C::DEF.name, "recorded");
-    }
-
-    /// What receipts repeat of the link; `None` if they are off.
-    fn about(&self, job: &GuestJob) -> Option<SentLink> {
-        self.rules.receipt_wait?;
-        let link = &job.link;
-        Some(SentLink {
-            event_id: link.event_id.clone(),
-            session_id: link.session_id.clone(),
-            correlation_id: link.correlation_id.clone(),
-            attributes: link.attributes.clone(),
-            published_at: job.published_at,
-        })
-    }
-
-    async fn failed(
-        &self,
-        error: SendError,
-        mut lease: Option<Lease>,
-        noted: &SendNote,
-        expires_at: WireTime,
-    ) -> Outcome {
-        let may_be_sent = matches!(&error, SendError::Failed(error) if error.unknown);
-        // Without the ledger nobody counts how often it may have been sent.
-        if may_be_sent && lease.is_none() {
-            self.metrics.resolved(ResolvedBy::Dead);
-            return Outcome::Dead(maybe_sent(1));
-        }
-        // The note of this attempt stays if the message may have been sent. Otherwise the earlier note returns, also if it counts
-        // nothing: a write is repeated until the ledger works, and a release is not.
-        if !may_be_sent && let Ok(note) = serde_json::to_vec(noted) {
-            _ = self.deduplicator.note_part(&mut lease, &note, expires_at).await;
-            fault::point(C::DEF.name, "released");
-        }
-        match error {
-            SendError::Unsendable(death) => Outcome::Dead(death),
-            SendError::Failed(error) => error.into_outcome(),
-        }
+        let pace = rules.rate.map(SendPace::new);
+        Self { sender, rules, deduplicator, metrics, pace }
     }
 
     /// True if nothing is sent any more.

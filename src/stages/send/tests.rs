@@ -13,12 +13,18 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::{
     clock::{Clock, testing::runtime_clock},
+    contract::{
+        people::{Channel, NumberPrefixes},
+        trace::TraceContext,
+    },
+    instant_connect::response::LinkRules,
     ledger::testing,
     outcome::{Cause, Failure},
     random::Random,
-    stages::{self, OnFailure, Retention},
+    stages::{self, OnFailure, Retention, deduplicator::WRITE_TIME},
     telemetry::metrics::Metrics,
-    upstream::ErrorCause,
+    upstream::{ErrorCause, UpstreamError},
+    webex_connect::client::AcceptedMessage,
 };
 
 const MIN_REMAINING: Duration = Duration::from_secs(60);
@@ -105,6 +111,7 @@ impl TestBench {
             min_remaining: MIN_REMAINING,
             on_unknown: OnUnknown::Repeat,
             receipt_wait: None,
+            rate: None,
             per_address_per_hour: None,
         };
         Self {

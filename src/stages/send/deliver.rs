@@ -1,0 +1,157 @@
+//! One delivery: claim, count, note, send, record.
+
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::{
+    GuestJob, GuestSender, SendError, SendStage,
+    unknown::{self, Resolution, maybe_sent},
+};
+use crate::{
+    contract::{
+        receipt::{SendNote, SentLink},
+        time::WireTime,
+    },
+    fault,
+    ledger::Lease,
+    outcome::{Batch, Class, Death, Outcome},
+    stages::{
+        JobContext,
+        deduplicator::{Begun, Deduplicator, WRITE_TIME},
+    },
+    telemetry::metrics::labels::ResolvedBy,
+};
+
+/// Ledger result of a message that was sent while receipts are off.
+const SENT: &[u8] = b"sent";
+
+impl<C: GuestSender> SendStage<C> {
+    /// Sends `job`, unless it was already sent.
+    pub(super) async fn deliver(&self, job: &GuestJob, context: &JobContext) -> Outcome {
+        let JobContext { deadline, effect, digest, .. } = context;
+        let lease = match self.deduplicator.begin(effect, *digest).await {
+            Begun::Act(lease) => lease,
+            Begun::Done => return Outcome::DoneBefore(Batch::default()),
+            Begun::Stop(outcome) => return outcome,
+        };
+        fault::point(C::DEF.name, "claimed");
+        let expires_at = job.link.expires_at;
+        let noted = unknown::noted(lease.as_ref().and_then(Lease::note), job.replayed_at);
+        let noted_before = noted.sends > 0;
+        if noted_before {
+            match self.resolve(&noted, &job.id, *deadline).await {
+                Resolution::Repeat => {}
+                Resolution::Sent => return self.receipt_found(lease, &noted, expires_at).await,
+                Resolution::Stop(outcome) => return outcome,
+            }
+        }
+        // The time may have passed while the claim was awaited.
+        if self.is_late(*deadline) {
+            if noted_before {
+                self.metrics.resolved(ResolvedBy::Dead);
+            } else {
+                Deduplicator::release(lease).await;
+            }
+            return Outcome::Dead(self.too_late());
+        }
+        let counted = self.count(job, *digest).await;
+        let admitted = match counted {
+            Ok(()) => self.await_turn().await,
+            Err(outcome) => Err(outcome),
+        };
+        if let Err(outcome) = admitted {
+            if !noted_before {
+                Deduplicator::release(lease).await;
+            }
+            return outcome;
+        }
+        fault::point(C::DEF.name, "counted");
+        self.send_noted(job, context, lease, &noted).await
+    }
+
+    /// Notes that `job` is about to be sent, and sends it. `noted`: what was noted before.
+    async fn send_noted(
+        &self,
+        job: &GuestJob,
+        context: &JobContext,
+        mut lease: Option<Lease>,
+        noted: &SendNote,
+    ) -> Outcome {
+        let (deadline, expires_at) = (context.deadline, job.link.expires_at);
+        let sending = SendNote { about: self.about(job), ..noted.again(self.deduplicator.clock().now()) };
+        let Ok(note) = serde_json::to_vec(&sending) else {
+            return Outcome::Dead(Death::new(Class::Internal, "could not write the note of a message"));
+        };
+        // Waits for the ledger. A note that was given up and written late would count as a message that may have been sent.
+        if let Some(outcome) = self.deduplicator.note_part(&mut lease, &note, expires_at).await {
+            return outcome;
+        }
+        if noted.sends > 0 {
+            self.metrics.resolved(ResolvedBy::Repeat);
+        }
+        fault::point(C::DEF.name, "noted");
+        let sent = if self.is_late(deadline) {
+            Err(SendError::Unsendable(self.too_late()))
+        } else {
+            self.sender.send(&job.link, &job.id, &context.trace, self.left(expires_at)).await
+        };
+        fault::point(C::DEF.name, "answered");
+        match sent {
+            Ok(accepted) => {
+                info!(connect_id = accepted.id.as_deref().unwrap_or("none"), "guest link sent");
+                self.record(lease, &sending, expires_at).await;
+                Outcome::Done(Batch::default())
+            }
+            Err(error) => self.failed(error, lease, noted, expires_at).await,
+        }
+    }
+
+    /// Records a message that was sent, so that copies of the link send none. Its receipts need what the note says about it. Does not
+    /// wait for long: without the record the ack still prevents a repeat, but a delivery that waits is repeated when the worker stops.
+    pub(super) async fn record(&self, lease: Option<Lease>, note: &SendNote, expires_at: WireTime) {
+        let kept = self.rules.receipt_wait.and_then(|_| serde_json::to_vec(note).ok());
+        let record = self.deduplicator.record(lease, kept.as_deref().unwrap_or(SENT), expires_at);
+        if !matches!(timeout(WRITE_TIME, record).await, Ok(None)) {
+            warn!("could not record a sent guest link in the ledger; a copy of the link would be sent again");
+        }
+        fault::point(C::DEF.name, "recorded");
+    }
+
+    /// What receipts repeat of the link; `None` if they are off.
+    fn about(&self, job: &GuestJob) -> Option<SentLink> {
+        self.rules.receipt_wait?;
+        let link = &job.link;
+        Some(SentLink {
+            event_id: link.event_id.clone(),
+            session_id: link.session_id.clone(),
+            correlation_id: link.correlation_id.clone(),
+            attributes: link.attributes.clone(),
+            published_at: job.published_at,
+        })
+    }
+
+    async fn failed(
+        &self,
+        error: SendError,
+        mut lease: Option<Lease>,
+        noted: &SendNote,
+        expires_at: WireTime,
+    ) -> Outcome {
+        let may_be_sent = matches!(&error, SendError::Failed(error) if error.unknown);
+        // Without the ledger nobody counts how often it may have been sent.
+        if may_be_sent && lease.is_none() {
+            self.metrics.resolved(ResolvedBy::Dead);
+            return Outcome::Dead(maybe_sent(1));
+        }
+        // The note of this attempt stays if the message may have been sent. Otherwise the earlier note returns, also if it counts
+        // nothing: a write is repeated until the ledger works, and a release is not.
+        if !may_be_sent && let Ok(note) = serde_json::to_vec(noted) {
+            _ = self.deduplicator.note_part(&mut lease, &note, expires_at).await;
+            fault::point(C::DEF.name, "released");
+        }
+        match error {
+            SendError::Unsendable(death) => Outcome::Dead(death),
+            SendError::Failed(error) => error.into_outcome(),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Rules for the messages of stages `sms` and `whatsapp`.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{contract::people::NumberPrefixes, instant_connect::response::LinkRules};
+
+/// What happens to a message that may have been sent: Webex Connect did not answer, or the worker crashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnknown {
+    /// It is sent again, at most twice: the guest may get it several times.
+    Repeat,
+    /// It becomes a dead letter: the guest may get none.
+    Dead,
+}
+
+/// Rules for the messages of both stages.
+#[derive(Clone, Debug)]
+pub(crate) struct SendRules {
+    /// Accepted links.
+    pub(crate) links: LinkRules,
+    /// The numbers that may be sent to.
+    pub(crate) numbers: NumberPrefixes,
+    /// Least time until the session's end.
+    pub(crate) min_remaining: Duration,
+    /// What happens to a message that may have been sent.
+    pub(crate) on_unknown: OnUnknown,
+    /// Time for which a message that may have been sent waits for its receipt. `None`: receipts are off.
+    pub(crate) receipt_wait: Option<Duration>,
+    /// Maximum number of messages of the stage per second.
+    pub(crate) rate: Option<u32>,
+    /// Maximum number of messages to one number in an hour.
+    pub(crate) per_address_per_hour: Option<u32>,
+}
