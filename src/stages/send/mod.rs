@@ -178,12 +178,11 @@ impl<C: GuestSender> SendStage<C> {
             }
             return Outcome::Dead(self.too_late());
         }
-        let counted = self.count(job, *digest).await;
-        let admitted = match counted {
-            Ok(()) => self.await_turn().await,
-            Err(outcome) => Err(outcome),
+        let admitted = async {
+            self.count(job, *digest).await?;
+            self.await_turn().await
         };
-        if let Err(outcome) = admitted {
+        if let Err(outcome) = admitted.await {
             if !noted_before {
                 Deduplicator::release(lease).await;
             }
