@@ -166,6 +166,29 @@ fn each_conflict_is_reported_with_its_settings_and_values() {
     }
 }
 
+/// The settings of a worker whose flows send the messages.
+const FLOWS: [&str; 6] = [
+    PERSISTENT,
+    "guests.delivery=webex-connect",
+    "webex_connect.mode=event",
+    "webex_connect.event_id=EVTVIDEO1",
+    "send.allowed_prefixes=+34",
+    "webex_connect.jwt_issuer=service-1",
+];
+
+#[test]
+fn worker_whose_flows_send_needs_neither_senders_nor_texts_but_a_limit() {
+    let problems = |more: &[&str]| problems(&with(&[&FLOWS, more].concat()));
+    let without_secret = problems(&[]);
+    assert_eq!(without_secret.len(), 1, "{without_secret:?}");
+    assert!(without_secret[0].contains("expected webex_connect.jwt_secret_file, too"), "{without_secret:?}");
+    let secret = "webex_connect.jwt_secret=c2VjcmV0";
+    let found = problems(&[secret, "send.per_address_per_hour=0"]);
+    let keys = ["send.per_address_per_hour = 0", "webex_connect.jwt_secret = [hidden]"];
+    assert!(keys.iter().all(|key| found.iter().any(|line| line.contains(key))), "{found:?}");
+    assert!(found.iter().all(|line| line.starts_with("warn: ") && !line.contains("c2VjcmV0")), "{found:?}");
+}
+
 #[test]
 fn prefetch_far_above_concurrency_warns_of_dead_letters() {
     let found = problems(&with(&[PERSISTENT, "amqp.prefetch=1000"]));

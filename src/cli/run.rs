@@ -26,7 +26,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args, level: LogSwitch) -> Resul
         "worker starting"
     );
     signals::log_level(level)?;
-    worker::run(loaded, args.role, signals::shutdown()?).await?;
+    worker::run(loaded, args.role, None, signals::shutdown()?).await?;
     info!("worker stopped");
     Ok(())
 }

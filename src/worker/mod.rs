@@ -8,10 +8,11 @@ mod assembly;
 mod role;
 pub mod supervise;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::try_join;
 use tokio::{
+    sync::oneshot,
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -68,18 +69,19 @@ pub(crate) enum WorkerError {
 }
 
 /// Runs the parts of `role` with the configuration `loaded`, until `shutdown` resolves. Then it finishes the work in progress,
-/// within `shutdown.grace`. Without a broker it keeps reconnecting.
+/// within `shutdown.grace`. Without a broker it keeps reconnecting. `listens` gets the address of the ingress.
 ///
 /// # Errors
 /// [`WorkerError`].
 pub(crate) async fn run(
     loaded: &Loaded,
     role: WorkerRole,
+    listens: Option<oneshot::Sender<SocketAddr>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), WorkerError> {
     let config = &loaded.config;
     // Checked before anything is opened, because the worker can't start without a token or with an unusable proxy.
-    let run = WorkerParts::of(role, loaded)?;
+    let run = WorkerParts { listens, ..WorkerParts::of(role, loaded)? };
     let metrics = Metrics::new(config.guests.delivery.stages(), config.retry.delays.as_slice())?;
     metrics.set_role(role.into());
     let state = WorkerState::default();
@@ -150,6 +152,10 @@ async fn serve(
     };
     let consumers = parts.consumers(&run.stages)?;
     let ingress = run.ingress.map(|settings| parts.ingress(settings)).transpose()?;
+    if let (Some(ingress), Some(listens)) = (&ingress, run.listens) {
+        // The receiver may no longer want to know.
+        _ = listens.send(ingress.address());
+    }
     drop(publisher);
 
     let grace = config.shutdown.grace.get();

@@ -1,5 +1,9 @@
 //! The parts that a worker runs.
 
+use std::net::SocketAddr;
+
+use tokio::sync::oneshot;
+
 use crate::{
     config::{ConfigError, Loaded},
     contract::stage::StageDef,
@@ -22,6 +26,8 @@ pub(crate) enum WorkerRole {
 pub(super) struct WorkerParts {
     pub(super) stages: Vec<&'static StageDef>,
     pub(super) ingress: Option<IngressSettings>,
+    /// Gets the address of the ingress.
+    pub(super) listens: Option<oneshot::Sender<SocketAddr>>,
 }
 
 impl WorkerParts {
@@ -41,7 +47,7 @@ impl WorkerParts {
                     "ingress.listen: expected ADDRESS:PORT, because --role ingress runs nothing else",
                 ));
             }
-            return Ok(Self { stages: Vec::new(), ingress });
+            return Ok(Self { stages: Vec::new(), ingress, listens: None });
         }
         loaded.network()?;
         loaded.instant_connect_token()?;
@@ -54,6 +60,6 @@ impl WorkerParts {
                 loaded.texts()?;
             }
         }
-        Ok(Self { stages: loaded.stages(), ingress })
+        Ok(Self { stages: loaded.stages(), ingress, listens: None })
     }
 }
