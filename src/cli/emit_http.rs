@@ -21,7 +21,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Maximum size of an answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Sends `body` with the idempotency key `key` to the ingress at `url`. `repeat` says how to send it again if the result is unknown.
+/// Sends `body` with the idempotency key `key` and the token of `token_file` to the ingress at `url`, and prints the answer. `repeat`
+/// says how to send it again if the result is unknown.
 pub(super) async fn run(
     loaded: &Loaded,
     url: &Url,
@@ -31,6 +32,26 @@ pub(super) async fn run(
     body: Vec<u8>,
     json: bool,
 ) -> Result<(), CommandError> {
+    let token = token(token_file)?;
+    let answer = send(loaded, url, &token, key, repeat, body).await?;
+    if json {
+        return say_json(&answer);
+    }
+    let text = |name: &str| answer[name].as_str().unwrap_or("(not readable)").to_owned();
+    let replayed = if answer["replayed"] == true { " before" } else { "" };
+    say(&format!("accepted{replayed}: event {} of session {}", text("eventId"), text("sessionId")))
+}
+
+/// Sends `body` with the idempotency key `key` and `token` to the ingress at `url`. `repeat` says how to send it again if the result
+/// is unknown. Returns the answer 202.
+pub(super) async fn send(
+    loaded: &Loaded,
+    url: &Url,
+    token: &SecretString,
+    key: &str,
+    repeat: &str,
+    body: Vec<u8>,
+) -> Result<Value, CommandError> {
     let failed = |problem: String| CommandError::Failed(format!("the event was not accepted: {problem}"));
     if !(url.scheme() == "https" || (url.scheme() == "http" && is_local(url))) {
         return Err(CommandError::Usage(
@@ -43,7 +64,6 @@ pub(super) async fn run(
             "--message-id: --http expects printable ASCII without spaces".to_owned(),
         ));
     }
-    let token = token(token_file)?;
     let endpoint = url
         .join("/v1/sessions")
         .map_err(|_| CommandError::Usage("--http: expected a URL such as https://host/".to_owned()))?;
@@ -86,11 +106,7 @@ pub(super) async fn run(
             _ => failed(problem),
         });
     }
-    if json {
-        return say_json(&answer);
-    }
-    let replayed = if answer["replayed"] == true { " before" } else { "" };
-    say(&format!("accepted{replayed}: event {} of session {}", text("eventId"), text("sessionId")))
+    Ok(answer)
 }
 
 fn token(file: Option<&Path>) -> Result<SecretString, CommandError> {

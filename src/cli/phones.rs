@@ -16,35 +16,44 @@ use crate::{
     contract::{decode, link::GuestLink},
 };
 
-/// Consumes `queue` until the connection fails, and passes each text to `each`.
+/// Consumes the guest links in `queue` until the connection fails, and shows each on the phones.
 ///
 /// # Errors
 /// [`BrokerError`] if the connection fails.
-pub(super) async fn forward(
+pub(super) async fn forward(connector: &Connector, queue: &str, sandbox: &Handle) -> Result<(), BrokerError> {
+    let deliver = |body: &[u8]| {
+        // Other messages are ignored: the sandbox writes no dead letters.
+        if let Ok(link) = decode::from_json::<GuestLink>(body) {
+            sandbox.deliver_text(text(&link));
+        }
+    };
+    consume(connector, "phones", queue, deliver).await
+}
+
+/// Consumes `queue` on a connection named `name` until it fails, and passes each body to `each`.
+///
+/// # Errors
+/// [`BrokerError`] if the connection fails.
+pub(super) async fn consume(
     connector: &Connector,
+    name: &str,
     queue: &str,
-    sandbox: &Handle,
-    each: impl Fn(&Text),
+    each: impl Fn(&[u8]),
 ) -> Result<(), BrokerError> {
     let limit = connector.limits.timeout;
-    let connection = connector.connect("phones").await?;
+    let connection = connector.connect(name).await?;
     let channel = within("open channel", limit, &connection, connection.create_channel()).await?;
     within("set prefetch", limit, &connection, channel.basic_qos(32, BasicQosOptions::default())).await?;
     let consume = channel.basic_consume(
         short(queue),
-        "phones".into(),
+        short(name),
         BasicConsumeOptions::default(),
         FieldTable::default(),
     );
     let mut deliveries = within("consume", limit, &connection, consume).await?;
     while let Some(delivery) = deliveries.next().await {
         let delivery = delivery.map_err(|error| BrokerError::Lapin("consume", error))?;
-        // Other messages are ignored: the sandbox writes no dead letters.
-        if let Ok(link) = decode::from_json::<GuestLink>(&delivery.data) {
-            let text = text(&link);
-            each(&text);
-            sandbox.deliver_text(text);
-        }
+        each(&delivery.data);
         within("acknowledge", limit, &connection, delivery.ack(BasicAckOptions::default())).await?;
     }
     Ok(())

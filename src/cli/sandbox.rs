@@ -130,7 +130,7 @@ async fn show_phones(loaded: &Loaded, handle: &Handle) {
     let mut backoff = ReconnectBackoff::new(connector.limits.reconnect_max, Random::system());
     loop {
         let begun = Instant::now();
-        if let Err(error) = phones::forward(&connector, &queue, handle, |_| {}).await
+        if let Err(error) = phones::forward(&connector, &queue, handle).await
             && backoff.failed(begun.elapsed() >= connector.limits.reconnect_max, error.reason())
         {
             tracing::warn!(%error, "could not consume the guest queue; retrying (phones page is offline)");

@@ -83,7 +83,10 @@ pub(crate) enum IngressError {
 }
 
 /// The ingress, bound to its address.
-pub(crate) struct Ingress(IngressListener);
+pub(crate) struct Ingress {
+    address: SocketAddr,
+    listener: IngressListener,
+}
 
 impl Ingress {
     /// Listens, and logs the address. Connections wait until [`Ingress::run`].
@@ -116,11 +119,17 @@ impl Ingress {
             closed: CancellationToken::new(),
         };
         let (open_max, drain) = (settings.connections_max, settings.drain);
-        Ok(Self(IngressListener { listener, tls, service: Arc::new(service), open_max, drain }))
+        let listener = IngressListener { listener, tls, service: Arc::new(service), open_max, drain };
+        Ok(Self { address, listener })
+    }
+
+    /// The address on which it listens.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Serves until a stop is requested, load balancers had time to notice, and the requests in progress are answered.
     pub(crate) async fn run(self) {
-        self.0.run().await;
+        self.listener.run().await;
     }
 }

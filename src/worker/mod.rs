@@ -8,7 +8,7 @@ mod assembly;
 mod role;
 pub mod supervise;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::future::try_join;
 use tokio::{
@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use assembly::Parts;
 use role::WorkerParts;
-pub(crate) use role::WorkerRole;
+pub(crate) use role::{ListeningIngress, WorkerRole};
 
 use crate::{
     admin::{Admin, AdminError, health::Health},
@@ -69,14 +69,14 @@ pub(crate) enum WorkerError {
 }
 
 /// Runs the parts of `role` with the configuration `loaded`, until `shutdown` resolves. Then it finishes the work in progress,
-/// within `shutdown.grace`. Without a broker it keeps reconnecting. `listens` gets the address of the ingress.
+/// within `shutdown.grace`. Without a broker it keeps reconnecting. `listens` gets the ingress once it listens.
 ///
 /// # Errors
 /// [`WorkerError`].
 pub(crate) async fn run(
     loaded: &Loaded,
     role: WorkerRole,
-    listens: Option<oneshot::Sender<SocketAddr>>,
+    listens: Option<oneshot::Sender<ListeningIngress>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), WorkerError> {
     let config = &loaded.config;
@@ -152,10 +152,7 @@ async fn serve(
     };
     let consumers = parts.consumers(&run.stages)?;
     let ingress = run.ingress.map(|settings| parts.ingress(settings)).transpose()?;
-    if let (Some(ingress), Some(listens)) = (&ingress, run.listens) {
-        // The receiver may no longer want to know.
-        _ = listens.send(ingress.address());
-    }
+    tell(run.listens, ingress.as_ref(), state);
     drop(publisher);
 
     let grace = config.shutdown.grace.get();
@@ -184,6 +181,15 @@ async fn serve(
     drop(consumers);
     wind_down(&tries, publishing, &ledger, &tracer).await;
     result.inspect_err(log_mismatch)
+}
+
+/// Tells `listens` that `ingress` listens.
+fn tell(listens: Option<oneshot::Sender<ListeningIngress>>, ingress: Option<&Ingress>, state: &WorkerState) {
+    if let (Some(listens), Some(ingress)) = (listens, ingress) {
+        let publishing = state.publishing().clone();
+        // The receiver may no longer want to know.
+        _ = listens.send(ListeningIngress { address: ingress.address(), publishing });
+    }
 }
 
 fn log_mismatch(error: &WorkerError) {

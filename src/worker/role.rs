@@ -8,6 +8,7 @@ use crate::{
     config::{ConfigError, Loaded},
     contract::stage::StageDef,
     ingress::IngressSettings,
+    state::PublishState,
 };
 
 /// The parts that a worker runs.
@@ -26,8 +27,16 @@ pub(crate) enum WorkerRole {
 pub(super) struct WorkerParts {
     pub(super) stages: Vec<&'static StageDef>,
     pub(super) ingress: Option<IngressSettings>,
-    /// Gets the address of the ingress.
-    pub(super) listens: Option<oneshot::Sender<SocketAddr>>,
+    /// Gets the ingress once it listens.
+    pub(super) listens: Option<oneshot::Sender<ListeningIngress>>,
+}
+
+/// An ingress that listens.
+#[derive(Debug)]
+pub(crate) struct ListeningIngress {
+    pub(crate) address: SocketAddr,
+    /// It accepts events while this connection is up.
+    pub(crate) publishing: PublishState,
 }
 
 impl WorkerParts {

@@ -270,8 +270,19 @@ async fn demo_shows_each_persons_message_and_deletes_its_queues() {
             .find(|line| line.starts_with(begin))
             .unwrap_or_else(|| panic!("{begin}: {demo:?}"))
     };
-    assert!(line("SMS ").contains("+14155550123 (Ben): http://127.0.0.1:"));
-    assert!(line("WhatsApp ").contains("+34600111222 (Ana): http://127.0.0.1:"));
+    assert!(line("flow ").contains("/v1/sessions: 202, event "));
+    assert!(
+        line("SMS ")
+            .contains("+14155550123: \"Hello Ben, please join your video session here: http://127.0.0.1:")
+    );
+    assert!(
+        line("WhatsApp ").contains("+34600111222: \"Hola Ana,")
+            && line("WhatsApp ").contains("[Unirse] http://127.0.0.1:")
+    );
+    assert!(
+        demo.stdout.contains("Receipt   SMS: delivered\n")
+            && demo.stdout.contains("Receipt   WhatsApp: read\n")
+    );
     assert!(
         line("Webex ").contains("expert@example.com")
             && line("Webex ").contains("[Join session] http://127.0.0.1:")
@@ -279,7 +290,9 @@ async fn demo_shows_each_persons_message_and_deletes_its_queues() {
     assert!(line("Device ").contains("room-12@example.rooms.webex.com added to meeting visit-"));
     let prefix = line("broker ").split_whitespace().nth(4).unwrap().trim_end_matches(".*").to_owned();
     assert!(prefix.starts_with("icw-demo-"), "{prefix}");
-    for queue in ["sessions", "guests", "hosts", "sessions.dead", "guests.dead", "hosts.dead"] {
+    for queue in
+        ["sessions", "guests.sms", "guests.whatsapp", "hosts", "receipts", "sessions.dead", "guests.sms.dead"]
+    {
         assert_eq!(rig.amqp.depth(&format!("{prefix}.{queue}")).await, None, "{queue} is deleted");
     }
 }
