@@ -1,5 +1,6 @@
 //! Stages `sms` and `whatsapp`: send a guest link to the guest through Webex Connect.
 
+mod notes;
 mod sms;
 mod unknown;
 mod whatsapp;
@@ -32,7 +33,7 @@ use crate::{
         link::GuestLink,
         message::Message,
         people::{Channel, NumberPrefixes},
-        receipt::{SendNote, SentLink, send_key},
+        receipt::{SendNote, send_key},
         stage::StageDef,
         time::WireTime,
         trace::TraceContext,
@@ -45,9 +46,6 @@ use crate::{
     upstream::UpstreamError,
     webex_connect::client::AcceptedMessage,
 };
-
-/// Ledger result of a message that was sent while receipts are off.
-const SENT: &[u8] = b"sent";
 
 /// Copies of a link's bytes in memory at the same time: received, parsed, rendered, being sent.
 const COPIES: usize = 4;
@@ -136,7 +134,7 @@ impl<C: GuestSender> SendStage<C> {
             Begun::Stop(outcome) => return outcome,
         };
         fault::point(C::DEF.name, "claimed");
-        let noted = unknown::noted(lease.as_ref(), job.replayed_at);
+        let noted = notes::noted(lease.as_ref(), job.replayed_at);
         let noted_before = noted.sends > 0;
         if noted_before {
             match self.resolve(&noted, &job.id, *deadline).await {
@@ -183,27 +181,6 @@ impl<C: GuestSender> SendStage<C> {
             }
             Err(error) => self.failed(error, lease, &noted, *deadline).await,
         }
-    }
-
-    /// Records that the message is sent. Its receipts need what the note says about it.
-    async fn record(&self, lease: Option<Lease>, note: &SendNote, deadline: WireTime) -> Option<Outcome> {
-        let kept = self.rules.receipt_wait.and_then(|_| serde_json::to_vec(note).ok());
-        let recorded = self.deduplicator.record(lease, kept.as_deref().unwrap_or(SENT), deadline).await;
-        fault::point(C::DEF.name, "recorded");
-        recorded
-    }
-
-    /// What receipts repeat of the link; `None` if they are off.
-    fn about(&self, job: &GuestJob) -> Option<SentLink> {
-        self.rules.receipt_wait?;
-        let link = &job.link;
-        Some(SentLink {
-            event_id: link.event_id.clone(),
-            session_id: link.session_id.clone(),
-            correlation_id: link.correlation_id.clone(),
-            attributes: link.attributes.clone(),
-            published_at: job.published_at,
-        })
     }
 
     async fn failed(

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tracing::info;
 use uuid::Uuid;
 
@@ -31,13 +31,6 @@ pub(super) enum Resolution {
     Sent,
     /// It waits for its receipt, or it is a dead letter.
     Stop(Outcome),
-}
-
-/// What is noted for the message with the last replay `replayed_at`.
-pub(super) fn noted(lease: Option<&Lease>, replayed_at: Option<Timestamp>) -> SendNote {
-    let noted = lease.and_then(Lease::note).and_then(SendNote::read);
-    let noted = noted.filter(|noted| noted.replayed_at == replayed_at);
-    noted.unwrap_or(SendNote { replayed_at, ..SendNote::default() })
 }
 
 impl<C: GuestSender> SendStage<C> {
@@ -114,6 +107,8 @@ pub(super) fn maybe_sent(sends: u32) -> Death {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::contract::receipt::MessageState;
 
