@@ -49,7 +49,8 @@ pub(super) struct Client {
 #[derive(Debug)]
 pub(crate) struct Clients {
     all: Vec<Arc<Client>>,
-    refused: AddressBuckets,
+    /// Permits for refused requests, also for receipts without a signature.
+    pub(super) refused: AddressBuckets,
     /// Pairs of clients with the same token that were logged.
     shared: Mutex<BTreeSet<(String, String)>>,
 }
@@ -112,11 +113,6 @@ impl Clients {
             AuthFailure::Scope
         };
         Err(self.refuse(Denied::Forbidden(failure), failure, address))
-    }
-
-    /// Takes a permit of `address` for a refused request without a token, or returns the time until there is one.
-    pub(super) fn refused_from(&self, address: IpAddr) -> Result<(), Duration> {
-        self.refused.take(address)
     }
 
     /// Takes a permit of `address`; without one, the request is throttled.

@@ -16,6 +16,9 @@ use crate::contract::{
 
 /// Maximum size of a receipt, in bytes.
 pub(crate) const RECEIPT_BYTES_MAX: usize = 64 * 1024;
+/// Largest code and number of parts. A larger number may be a person's.
+const CODE_MAX: u32 = 99_999;
+const PARTS_MAX: u32 = 999;
 /// Longest name of a carrier, in characters.
 const CARRIER_CHARS_MAX: usize = 100;
 
@@ -105,7 +108,7 @@ fn ours(message: Uuid, fields: &ReceiptFields<'_>) -> Option<ReceivedReceipt> {
     if code_text.is_none() && status.is_none() {
         return None;
     }
-    let code = code_text.as_deref().and_then(|code| code.parse().ok());
+    let code = code_text.as_deref().and_then(|code| code.parse().ok()).filter(|code| *code <= CODE_MAX);
     let known = code.and_then(receipt_codes::meaning);
     let of_status = || status.as_deref().and_then(receipt_codes::meaning_of_status);
     let nothing = ReceiptMeaning { state: MessageState::Unknown, failure: None };
@@ -124,7 +127,10 @@ fn ours(message: Uuid, fields: &ReceiptFields<'_>) -> Option<ReceivedReceipt> {
         code,
         code_is_unknown: known.is_none(),
         at: time.parse().ok(),
-        parts: fields.text("messageCount").and_then(|parts| parts.parse().ok()).filter(|parts| *parts > 0),
+        parts: fields
+            .text("messageCount")
+            .and_then(|parts| parts.parse().ok())
+            .filter(|parts| (1..=PARTS_MAX).contains(parts)),
         carrier: fields.text("carrier").filter(|carrier| is_carrier(carrier)),
     })
 }
@@ -137,14 +143,15 @@ fn is_carrier(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prop_assert, proptest};
     use serde_json::json;
 
     use super::*;
 
     const MESSAGE: &str = "9a58bed1-6e22-51ff-b40f-df2011762f7f";
 
-    fn sample(change: impl FnOnce(&mut Value)) -> ReceiptBody {
-        let mut body = json!({"deliveryInfoNotification": {
+    fn documented() -> Value {
+        json!({"deliveryInfoNotification": {
             "deliveryInfo": {
                 "timeStamp": "2026-11-21T11:00:04.120+01:00", "Description": "Delivered", "code": "7500",
                 "deliveryChannel": "SMS", "additionalInfo": "", "destination": "34600111222",
@@ -152,7 +159,11 @@ mod tests {
             },
             "carrier": "Sandbox Mobile", "subtid": "", "transid": "6f9e", "callbackData": "",
             "correlationid": MESSAGE,
-        }});
+        }})
+    }
+
+    fn sample(change: impl FnOnce(&mut Value)) -> ReceiptBody {
+        let mut body = documented();
         change(&mut body);
         read(body.to_string().as_bytes())
     }
@@ -205,10 +216,12 @@ mod tests {
             (json!("7999"), "Undelivered", MessageState::Failed),
             (json!("7999"), "", MessageState::Unknown),
             (json!("no number"), "Read", MessageState::Read),
+            (json!("600111222"), "Read", MessageState::Read),
             (Value::Null, "Submitted", MessageState::Submitted),
         ] {
             let receipt = with(code, status);
             assert_eq!((receipt.state, receipt.code_is_unknown), (state, true), "{status}");
+            assert!(receipt.code.is_none_or(|code| code == 7999), "{status}");
         }
     }
 
@@ -253,6 +266,29 @@ mod tests {
         for wrong in ["+34600111222", "34 600 111 222", "a\nb", &"x".repeat(101)] {
             let receipt = ours(sample(|body| body["deliveryInfoNotification"]["carrier"] = wrong.into()));
             assert_eq!(receipt.carrier, None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        /// A body is from whoever knows the secret: it may be anything, and no number may get out.
+        #[test]
+        fn any_body_is_read_and_no_number_gets_out(
+            at in 0_usize..400, inserted in "[\\x00-\\x7f]{0,8}", removed in 0_usize..20, value in ".{0,40}",
+        ) {
+            let mut body = documented().to_string();
+            let at = (0..=at.min(body.len())).rev().find(|at| body.is_char_boundary(*at)).unwrap_or(0);
+            let end = (at + removed).min(body.len());
+            body.replace_range(at..end, &inserted);
+            if let ReceiptBody::Ours(receipt) = read(body.as_bytes()) {
+                let carrier = receipt.carrier.unwrap_or_default();
+                prop_assert!(!has_phone_number(&carrier));
+            }
+            let mut other = documented();
+            for name in ["code", "timeStamp", "deliveryStatus", "messageCount", "deliveryChannel"] {
+                other["deliveryInfoNotification"]["deliveryInfo"][name] = value.clone().into();
+            }
+            _ = read(other.to_string().as_bytes());
+            _ = read(value.as_bytes());
         }
     }
 }

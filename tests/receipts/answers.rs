@@ -7,7 +7,7 @@ use testkit::{
     rig::{CLIENT_TOKEN, HUB_SECRET},
 };
 
-use super::{MESSAGE, PATH, body, receipt, request, signature, signature_512};
+use super::{MESSAGE, PATH, body, receipt, request, signature, signature_512, until_declared};
 use crate::ingress::{Caller, reply};
 
 /// An ingress for receipts alone, without a client.
@@ -16,6 +16,7 @@ const RECEIPTS: [(&str, &str); 3] =
 
 async fn start(rig: &Rig, more: &[(&str, &str)]) -> (Program, Caller, Admin) {
     let worker = rig.start(&[&RECEIPTS[..], more].concat()).await;
+    until_declared(&worker, 2).await;
     let (caller, admin) = (Caller::of(&worker).await, Admin::of(&worker).await);
     (worker, caller, admin)
 }

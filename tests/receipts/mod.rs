@@ -5,7 +5,7 @@ mod unavailable;
 mod unknown;
 mod whole_way;
 
-use std::{net::TcpListener, time::Duration};
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use instant_connect_sandbox::ReceiptWebhook;
@@ -13,7 +13,7 @@ use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use sha2::{Sha256, Sha512};
 
-use testkit::{Rig, amqp::Deliveries, program::Program, rig::HUB_SECRET};
+use testkit::{Rig, admin::Admin, amqp::Deliveries, free_port, program::Program, rig::HUB_SECRET};
 
 use crate::{
     ingress::{Caller, Reply, reply},
@@ -38,8 +38,7 @@ impl ReceiptRig {
     }
 
     async fn on(rig: Rig) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Self { send: SendRig::on(rig).await, listen: free.to_string() }
+        Self { send: SendRig::on(rig).await, listen: format!("127.0.0.1:{}", free_port()) }
     }
 
     /// The settings of a worker that sends on both channels and takes receipts, with `more`.
@@ -53,7 +52,9 @@ impl ReceiptRig {
     }
 
     async fn start(&self, more: &[(&str, &str)]) -> Program {
-        self.send.start(&self.settings(more)).await
+        let worker = self.send.start(&self.settings(more)).await;
+        until_declared(&worker, 4).await;
+        worker
     }
 
     /// A webhook that sends its receipts to the worker, and repeats them often.
@@ -80,6 +81,13 @@ impl ReceiptRig {
         let confirmed = self.send.connect.until(|connect| connect.counts().confirmed_receipts >= count);
         testkit::soon(&format!("{count} receipts"), confirmed).await;
     }
+}
+
+/// Waits until the publisher and this many stages have declared the topology. Until then another connection may still create the last
+/// queue, and RabbitMQ closes the connection of a consumer of such a queue.
+async fn until_declared(worker: &Program, stages: usize) {
+    worker.output.until("subscribed to queue", stages).await;
+    Admin::of(worker).await.until(r#"connected{connection="publish"}"#, "1").await;
 }
 
 /// The body of a receipt for the message `id` with this code, with personal data.

@@ -1,9 +1,10 @@
-//! A broker that is away: 503, and the repeat of Webex Connect brings the receipt.
+//! A broker or a ledger that is away: 503, and the repeat of Webex Connect brings the receipt.
 
 use std::time::{Duration, Instant};
 
 use instant_connect_sandbox::{ReceiptResult, ReceiptState};
-use testkit::{Rig, soon};
+use secrecy::ExposeSecret as _;
+use testkit::{Rig, poll, redis_server::RedisServer, soon};
 
 use super::{MESSAGE, ReceiptRig, body, receipt};
 use crate::ingress::Caller;
@@ -41,4 +42,35 @@ async fn receipt_while_the_broker_is_away_gets_503_and_its_repeat_has_one_messag
         published.iter().all(|received| received.id() == first && received.json()["eventId"] == "event-1")
     );
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn receipt_without_the_ledger_waits_or_is_published_without_its_event() {
+    for (on_failure, status) in [("wait", 503), ("continue", 200)] {
+        let rig = ReceiptRig::new().await;
+        let mut redis = RedisServer::start();
+        let url = redis.url();
+        let settings = [
+            ("ledger.kind", "redis"),
+            ("ledger.url", url.expose_secret()),
+            ("ledger.on_failure", on_failure),
+        ];
+        let worker = rig.start(&settings).await;
+        let caller = Caller::of(&worker).await;
+        redis.kill();
+        let answer = receipt(&caller, &body(MESSAGE, "7500")).await;
+        assert_eq!(answer.status, status, "{on_failure}");
+        if status == 503 {
+            assert_eq!(answer.header("retry-after"), "5");
+            redis.restart();
+            let again = async || (receipt(&caller, &body(MESSAGE, "7500")).await.status == 200).then_some(());
+            poll("the ledger", again).await;
+        }
+        let published = rig.published().await.next().await.json();
+        assert_eq!(
+            (&published["messageId"], &published["eventId"]),
+            (&MESSAGE.into(), &serde_json::Value::Null)
+        );
+        worker.stop().await;
+    }
 }

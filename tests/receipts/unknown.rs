@@ -136,7 +136,9 @@ async fn receipt_at_the_ingress_of_another_worker_is_found_in_redis() {
     let ingress = rig.send.rig.launch_role("ingress", &of_ingress);
     let stages = rig.send.rig.launch_role("stages", &of_stages);
     stages.output.until("subscribed to queue", 4).await;
-    crate::ingress::Caller::of(&ingress).await;
+    for program in [&ingress, &stages] {
+        Admin::of(program).await.until(r#"connected{connection="publish"}"#, "1").await;
+    }
     lose_the_response(&rig);
     rig.send.rig.publish(1).await;
     stages.output.until(WAITING, 1).await;

@@ -66,7 +66,7 @@ impl IngressService {
         receipts.metrics.refused(reason);
         let address = head::client_address(origin.peer, headers, &self.trusted_proxies);
         let reason: &'static str = reason.into();
-        if let Err(wait) = self.clients.refused_from(address) {
+        if let Err(wait) = self.clients.refused.take(address) {
             debug!(reason, %address, "ingress: receipt refused; too many from this address");
             let detail = "too many refused requests from this address";
             return HttpProblem::new(ProblemKind::RateLimited, detail).retry_after(wait);
