@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, tz::TimeZone};
-use secrecy::ExposeSecret;
+use jiff::SignedDuration;
 
 use super::{
-    AmqpConfig, Auth, Config, ConfigError, ConnectMode, HostsConfig, HostsDelivery, InstantConnectConfig,
-    LedgerChoice, LedgerConfig, Loaded, WebexConnectConfig,
+    AmqpConfig, Auth, Config, HostsConfig, HostsDelivery, InstantConnectConfig, LedgerChoice, LedgerConfig,
+    Loaded,
 };
 use crate::{
     broker::{
@@ -16,33 +15,22 @@ use crate::{
         port::ConnectionLimits,
         topology::Topology,
     },
-    contract::{
-        people::Channel,
-        stage::StageDef,
-        start_session::{GuestRules, SessionRules},
-    },
+    contract::{stage::StageDef, start_session::SessionRules},
     endpoint::broker_url,
     instant_connect::{
         request::{Crypto, Enc, JweAlg, JwsAlg, LinkOptions},
         response::LinkRules,
     },
     ledger,
-    stages::{self, GuestsDelivery, Retention, SendRules},
+    stages::{self, Retention},
     tls::{ClientFiles, Files},
     upstream::UpstreamLimits,
     values::{Bounded, Period},
-    webex_connect::{
-        Locales,
-        texts::{TextOptions, Texts, TextsError},
-    },
 };
-
-/// Length of `short` in Instant Connect's links, in characters.
-const SHORT_CHARS: usize = 7;
 
 crate::values::from_text_by_name!(JweAlg, Enc, JwsAlg);
 
-fn upstream_limits(
+pub(super) fn upstream_limits(
     connect_timeout: Period,
     timeout: Period,
     rate_limit_wait: Period,
@@ -123,51 +111,6 @@ impl Config {
         }
     }
 
-    /// True if stages `sms` and `whatsapp` send the guest links.
-    #[must_use]
-    pub fn sends_to_guests(&self) -> bool {
-        self.guests.delivery == GuestsDelivery::WebexConnect
-    }
-
-    /// True if the ingress takes receipts of Webex Connect. It is the same for all workers, also those without the ingress.
-    #[must_use]
-    pub fn takes_receipts(&self) -> bool {
-        let section = &self.receipts;
-        section.secret_file.is_some() || !section.secret.expose_secret().is_empty() || section.allow_unsigned
-    }
-
-    /// True if flows send the messages.
-    #[must_use]
-    pub(crate) fn wakes_flows(&self) -> bool {
-        self.webex_connect.mode == ConnectMode::Event
-    }
-
-    /// The guests that can get a message.
-    fn guest_rules(&self) -> GuestRules {
-        let section = &self.webex_connect;
-        let senders = [(Channel::Sms, &section.sms_from), (Channel::Whatsapp, &section.whatsapp_app_id)];
-        let channels = senders.into_iter().filter(|(_, sender)| self.wakes_flows() || !sender.is_empty());
-        GuestRules {
-            numbers: self.send.allowed_prefixes.clone(),
-            channels: channels.map(|(channel, _)| channel).collect(),
-        }
-    }
-
-    /// Rules for the messages to guests.
-    pub(crate) fn send_rules(&self) -> SendRules {
-        SendRules {
-            links: self.instant_connect.link_rules(),
-            numbers: self.send.allowed_prefixes.clone(),
-            min_remaining: self.send.min_remaining.get(),
-            on_unknown: self.send.on_unknown,
-            // Custom events have no receipts.
-            receipt_wait: (self.takes_receipts() && !self.wakes_flows())
-                .then(|| self.send.unknown_wait.get()),
-            rate: Some(self.send.rate.get()).filter(|rate| *rate > 0),
-            per_address_per_hour: Some(self.send.per_address_per_hour.get()).filter(|max| *max > 0),
-        }
-    }
-
     /// TLS files for the broker.
     #[must_use]
     pub fn broker_tls(&self) -> Files {
@@ -227,34 +170,6 @@ impl HostsConfig {
     }
 }
 
-impl WebexConnectConfig {
-    /// The texts of text messages.
-    ///
-    /// # Errors
-    /// All problems of the files.
-    pub(crate) fn texts(&self, parts_max: usize, longest_url: usize) -> Result<Texts, TextsError> {
-        Texts::load(&TextOptions {
-            folder: self.templates_dir.as_deref(),
-            default_locale: self.locale.as_str(),
-            parts_max,
-            longest_url,
-            zone: TimeZone::get(self.time_zone.as_str()).unwrap_or(TimeZone::UTC),
-        })
-    }
-
-    /// The template of each locale.
-    pub(crate) fn templates(&self) -> Option<Locales<String>> {
-        let templates = self.whatsapp_templates.iter().filter(|(_, id)| !id.is_empty());
-        let templates = templates.map(|(locale, id)| (locale.clone(), id.clone()));
-        Locales::new(templates, self.locale.as_str())
-    }
-
-    /// Limits of each call.
-    pub(crate) fn limits(&self) -> UpstreamLimits {
-        upstream_limits(self.connect_timeout, self.timeout, self.rate_limit_wait, self.body_bytes_max)
-    }
-}
-
 impl LedgerConfig {
     /// Retention of entries.
     pub(crate) fn retention(&self) -> Retention {
@@ -307,18 +222,6 @@ impl Loaded {
     pub(crate) fn stages(&self) -> Vec<&'static StageDef> {
         let is_off = |stage: &StageDef| *stage == stages::HOST && !self.delivers_to_hosts();
         self.config.guests.delivery.stages().iter().copied().filter(|stage| !is_off(stage)).collect()
-    }
-
-    /// The texts of text messages.
-    ///
-    /// # Errors
-    /// [`ConfigError`] with all problems of the files.
-    pub(crate) fn texts(&self) -> Result<Texts, ConfigError> {
-        let config = &self.config;
-        let bases = config.instant_connect.allowed_base_urls.iter().map(|base| base.as_str().chars().count());
-        let longest_url = bases.max().unwrap_or_default() + SHORT_CHARS;
-        let texts = config.webex_connect.texts(config.send.sms_parts_max.size(), longest_url);
-        texts.map_err(|error| self.settings.error("webex_connect.templates_dir", error))
     }
 
     /// Age at which work in progress can't be ended from within.

@@ -3,13 +3,14 @@
 //! - [`mod@load`]: the layers
 //! - [`settings`]: the merged values, their origins, and what may be shown of them
 //! - [`validate`]: rules between settings
-//! - `components`, `urls`, `tokens`: the settings in the form that each component takes
+//! - `components`, `guests`, `urls`, `tokens`: the settings in the form that each component takes
 //! - [`mod@schema`]: JSON Schema of the settings
 //! - `otel`: OpenTelemetry's own variables
 
 #![warn(missing_docs)]
 
 mod components;
+mod guests;
 pub mod load;
 mod otel;
 pub mod schema;
@@ -20,6 +21,7 @@ pub mod validate;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
+pub use guests::{ConnectMode, GuestsConfig, ReceiptsConfig, SendConfig, WebexConnectConfig};
 pub use load::{Loaded, Sources, load};
 use schemars::JsonSchema;
 use secrecy::SecretString;
@@ -30,16 +32,16 @@ use url::Url;
 use crate::{
     breaker::BreakerPolicy,
     broker::topology::TopologyConfig,
-    contract::{device::AllowList, people::NumberPrefixes, start_session::Vertical},
-    ingress::config::{AddressBlock, ClientConfig, HubAlgorithm},
+    contract::{device::AllowList, start_session::Vertical},
+    ingress::config::{AddressBlock, ClientConfig},
     instant_connect::request::{Enc, JweAlg, JwsAlg},
     retry::RetryPolicy,
-    stages::{GuestsDelivery, OnFailure, OnUnknown},
+    stages::OnFailure,
     telemetry::{
         logs::{LogFormat, LogLevel},
         traces::TraceRelation,
     },
-    values::{self, Bounded, Period, PeriodOrZero, address_or_off, empty_is_none, http_url, zero_is_none},
+    values::{self, Bounded, Period, address_or_off, empty_is_none, http_url, zero_is_none},
 };
 
 /// The whole configuration; `config/default.toml` documents each key.
@@ -182,72 +184,6 @@ pub enum HostsDelivery {
     Amqp,
 }
 
-/// Section `guests`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "see Config")]
-pub struct GuestsConfig {
-    pub delivery: GuestsDelivery,
-}
-
-/// Section `webex_connect`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "see Config")]
-pub struct WebexConnectConfig {
-    pub mode: ConnectMode,
-    #[serde(deserialize_with = "http_url")]
-    #[schemars(with = "schema::HttpUrl")]
-    pub url: Url,
-    #[schemars(with = "String")]
-    pub key: SecretString,
-    #[serde(deserialize_with = "empty_is_none")]
-    pub key_file: Option<PathBuf>,
-    pub jwt_issuer: String,
-    #[schemars(with = "String")]
-    pub jwt_secret: SecretString,
-    #[serde(deserialize_with = "empty_is_none")]
-    pub jwt_secret_file: Option<PathBuf>,
-    pub event_id: String,
-    pub event_attributes: Vec<String>,
-    pub sms_from: String,
-    pub whatsapp_app_id: String,
-    #[serde(default)]
-    pub whatsapp_templates: BTreeMap<String, String>,
-    pub whatsapp_parameters: Vec<String>,
-    pub whatsapp_base_url: values::BaseUrl,
-    #[serde(deserialize_with = "empty_is_none")]
-    pub templates_dir: Option<PathBuf>,
-    pub locale: values::NonEmpty,
-    pub time_zone: values::NonEmpty,
-    pub connect_timeout: Period,
-    pub timeout: Period,
-    pub body_bytes_max: Bounded<65_536, 1_073_741_824>,
-    pub rate_limit_wait: Period,
-    pub allow_insecure: bool,
-}
-
-/// `webex_connect.mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ConnectMode {
-    /// Stages `sms` and `whatsapp` send messages.
-    Messages,
-    /// They wake flows, which send the messages.
-    Event,
-}
-
-/// Section `send`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "see Config")]
-pub struct SendConfig {
-    pub allowed_prefixes: NumberPrefixes,
-    pub on_unknown: OnUnknown,
-    pub unknown_wait: PeriodOrZero,
-    pub min_remaining: Period,
-    pub rate: Bounded<0, 1000>,
-    pub per_address_per_hour: Bounded<0, 100>,
-    pub sms_parts_max: Bounded<1, 10>,
-}
-
 /// Section `ledger`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "see Config")]
@@ -303,18 +239,6 @@ pub struct IngressConfig {
     pub trusted_proxies: Vec<AddressBlock>,
     #[serde(default)]
     pub clients: BTreeMap<String, ClientConfig>,
-}
-
-/// Section `receipts`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "see Config")]
-pub struct ReceiptsConfig {
-    #[serde(deserialize_with = "empty_is_none")]
-    pub secret_file: Option<PathBuf>,
-    #[schemars(with = "String")]
-    pub secret: SecretString,
-    pub algorithm: HubAlgorithm,
-    pub allow_unsigned: bool,
 }
 
 /// Section `admin`.

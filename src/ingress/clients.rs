@@ -13,8 +13,8 @@ use tracing::warn;
 use super::{
     client_tokens::{ClientTokens, digest_of},
     config::{AddressBlock, ClientConfig, ClientScope},
-    line_file::LineFileError,
     rate::{AddressBuckets, BucketSize, ClientBuckets},
+    rotating_lines::LineFileError,
 };
 use crate::telemetry::metrics::labels::AuthFailure;
 

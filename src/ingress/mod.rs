@@ -1,7 +1,7 @@
 //! The HTTP ingress: one authenticated request becomes one confirmed start event.
 //!
 //! - [`config`]: settings of a client
-//! - [`client_tokens`]: its tokens, as digests; `line_file`: files that rotate; `clients`: who may call; `rate`: how often
+//! - [`client_tokens`]: its tokens, as digests; `rotating_lines`: files that rotate; `clients`: who may call; `rate`: how often
 //! - `serve`: the listener, its connections and their limits
 //! - `service`: the order of work for a request; `head`: its headers; `body`: its body; `problem`: answers to what is not accepted
 //! - [`receipts`]: takes the receipts of Webex Connect
@@ -16,11 +16,11 @@ pub(crate) mod client_tokens;
 pub(crate) mod clients;
 pub mod config;
 mod head;
-pub(crate) mod line_file;
 pub mod openapi;
 mod problem;
 mod rate;
 pub(crate) mod receipts;
+pub(crate) mod rotating_lines;
 mod serve;
 mod service;
 pub(crate) mod sessions;

@@ -31,7 +31,11 @@ pub fn document() -> Value {
             "license": {"name": "MIT", "identifier": "MIT"}
         },
         "servers": [{"url": "/"}],
-        "paths": {"/v1/sessions": {"post": start()}, "/openapi.json": {"get": description()}},
+        "paths": {
+            "/v1/sessions": {"post": start()},
+            "/v1/receipts/default": {"head": receipt_test(), "post": receipt()},
+            "/openapi.json": {"get": description()}
+        },
         "components": {
             "schemas": schemas,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}
@@ -134,6 +138,48 @@ const fn header(kind: ProblemKind) -> Option<(&'static str, &'static str)> {
         ProblemKind::MediaType => Some(("Accept-Post", "The media types of a body.")),
         _ => None,
     }
+}
+
+/// The test that Webex Connect makes when a webhook is saved.
+fn receipt_test() -> Value {
+    let mut responses = Map::new();
+    responses.insert("200".into(), json!({"description": "Receipts are taken."}));
+    responses.insert("404".into(), json!({"description": "Receipts are off. Without a body."}));
+    json!({"operationId": "testReceipts", "summary": "Test the webhook for receipts", "responses": responses})
+}
+
+fn receipt() -> Value {
+    let mut responses = Map::new();
+    let description = "The receipt is published, or it is not one of this worker's messages. Without a body.";
+    responses.insert("200".into(), json!({"description": description}));
+    for kind in [
+        ProblemKind::Malformed,
+        ProblemKind::Unauthenticated,
+        ProblemKind::NotFound,
+        ProblemKind::Slow,
+        ProblemKind::TooLarge,
+        ProblemKind::RateLimited,
+        ProblemKind::Internal,
+        ProblemKind::Unavailable,
+    ] {
+        add_problem(&mut responses, kind);
+    }
+    json!({
+        "operationId": "takeReceipt",
+        "summary": "Take a receipt of Webex Connect",
+        "description": "Called by Webex Connect only. 404 where receipts are off (section receipts of the configuration).",
+        "parameters": [{
+            "name": "x-hub-signature", "in": "header", "required": false,
+            "description": "HMAC of the body in hexadecimal, with or without sha256= or sha512=.",
+            "schema": {"type": "string"}
+        }],
+        "requestBody": {
+            "required": true,
+            "description": "At most 64 KiB, as Webex Connect sends it.",
+            "content": {"application/json": {"schema": {}}}
+        },
+        "responses": responses
+    })
 }
 
 fn description() -> Value {

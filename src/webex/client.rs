@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-use super::{card::MessageRequest, listed};
+use super::{card::MessageRequest, sent_before};
 use crate::{
     contract::{decode, link::HostLink, people::ExpertDestination, trace::TraceContext},
     upstream::{ErrorCause, Upstream, UpstreamError},
@@ -79,7 +79,7 @@ impl WebexClient {
         };
         // The newest message is first, so the beginning of a long list is sufficient. Each link is for one expert, so a
         // message that contains the link is the message to look for.
-        let sent = listed::holds(&answer.body, answer.is_whole, link.address.reveal())
+        let sent = sent_before::holds(&answer.body, answer.is_whole, link.address.reveal())
             .map_err(|invalid| UpstreamError::malformed(self.upstream.name(), invalid))?;
         answer.mark_ok();
         Ok(sent)

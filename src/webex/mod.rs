@@ -5,6 +5,6 @@
 
 pub mod card;
 pub mod client;
-mod listed;
+mod sent_before;
 
 pub use client::WebexClient;

@@ -28,15 +28,12 @@ use crate::{
     instant_connect::InstantConnectClient,
     ledger::Ledger,
     random::Random,
-    stages::{
-        self, Deduplicator, EventSender, GuestSender, HostStage, LinkStage, NAME_PARAMETER, OnFailure,
-        SendStage, SmsSender, Stage, WhatsappSender,
-    },
+    stages::{self, Deduplicator, HostStage, LinkStage, OnFailure, SmsSender, Stage, WhatsappSender},
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
     upstream::Upstream,
     webex::WebexClient,
-    webex_connect::{ConnectApi, ConnectClient, event, receipt::RECEIPT_BYTES_MAX, sms, whatsapp},
+    webex_connect::receipt::RECEIPT_BYTES_MAX,
 };
 
 /// A consumer with its stage, whichever it is.
@@ -229,77 +226,11 @@ impl Parts<'_> {
         Ok(HostStage::new(client, rules, self.deduplicator(&stages::HOST)))
     }
 
-    fn sms_stage(&self) -> Result<SendStage<SmsSender>, WorkerError> {
-        let sender = SmsSender {
-            client: self.connect_client(&stages::SMS, sms::PATH, ConnectApi::Messages)?,
-            from: self.loaded.config.webex_connect.sms_from.clone(),
-            texts: self.loaded.texts()?,
-            receipts: self.loaded.config.takes_receipts(),
-        };
-        Ok(SendStage::new(
-            sender,
-            self.loaded.config.send_rules(),
-            self.deduplicator(&stages::SMS),
-            self.metrics.receipts(),
-        ))
-    }
-
-    fn whatsapp_stage(&self) -> Result<SendStage<WhatsappSender>, WorkerError> {
-        let section = &self.loaded.config.webex_connect;
-        let sender = WhatsappSender {
-            client: self.connect_client(&stages::WHATSAPP, whatsapp::PATH, ConnectApi::Messages)?,
-            app_id: section.whatsapp_app_id.clone(),
-            templates: section.templates(),
-            base_url: section.whatsapp_base_url.as_str().to_owned(),
-            names_guests: section.whatsapp_parameters.iter().any(|name| name == NAME_PARAMETER),
-        };
-        Ok(SendStage::new(
-            sender,
-            self.loaded.config.send_rules(),
-            self.deduplicator(&stages::WHATSAPP),
-            self.metrics.receipts(),
-        ))
-    }
-
-    /// The stage of the sender `S`, which wakes flows in its place.
-    fn event_stage<S: GuestSender>(&self) -> Result<SendStage<EventSender<S>>, WorkerError> {
-        let section = &self.loaded.config.webex_connect;
-        let client = self.connect_client(S::DEF, event::PATH, ConnectApi::Event)?;
-        let sender = EventSender::new(client, section.event_id.clone(), section.event_attributes.clone());
-        Ok(SendStage::new(
-            sender,
-            self.loaded.config.send_rules(),
-            self.deduplicator(S::DEF),
-            self.metrics.receipts(),
-        ))
-    }
-
-    fn connect_client(
-        &self,
-        stage: &StageDef,
-        path: &str,
-        kind: ConnectApi,
-    ) -> Result<ConnectClient, WorkerError> {
-        let url = self.loaded.connect_url(path);
-        let (token, credential) = self.loaded.connect_credential()?;
-        let api = stage.upstream;
-        let upstream = Upstream::new(
-            api.title,
-            &url,
-            token,
-            self.loaded.config.webex_connect.limits(),
-            &self.loaded.network()?,
-            self.metrics.upstream(api),
-        )?;
-        let upstream = self.shared(upstream, api.key).authenticated_by(credential);
-        Ok(ConnectClient::new(upstream, url, kind))
-    }
-
-    fn shared(&self, upstream: Upstream, key: &str) -> Upstream {
+    pub(super) fn shared(&self, upstream: Upstream, key: &str) -> Upstream {
         upstream.traced(self.tracer.clone()).sharing_rate_limits_in(self.ledger.clone(), key)
     }
 
-    fn deduplicator(&self, stage: &'static StageDef) -> Deduplicator {
+    pub(super) fn deduplicator(&self, stage: &'static StageDef) -> Deduplicator {
         let section = &self.loaded.config.ledger;
         let metrics = self.metrics.ledger(stage);
         let (ledger, random) = (self.ledger.clone(), self.random.clone());

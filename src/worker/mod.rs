@@ -1,11 +1,12 @@
 //! The worker: its stages on supervised connections, until a shutdown is requested.
 //!
 //! - `role`: the parts that run
-//! - `assembly`: makes the consumers and the ingress from the configuration
+//! - `assembly`: makes the consumers and the ingress from the configuration; `senders`: the stages that send messages to guests
 //! - [`supervise`]: keeps the consumers connected
 
 mod assembly;
 mod role;
+mod senders;
 pub mod supervise;
 
 use std::{future::Future, sync::Arc, time::Duration};

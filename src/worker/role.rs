@@ -33,6 +33,7 @@ pub(super) struct WorkerParts {
 
 /// An ingress that listens.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "sandbox"), allow(dead_code, reason = "only the demo reads it"))]
 pub(crate) struct ListeningIngress {
     pub(crate) address: SocketAddr,
     /// It accepts events while this connection is up.

@@ -8,7 +8,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::{
     config::TokenDigest,
-    line_file::{FileLine, LineFile, LineFileError},
+    rotating_lines::{FileLine, LineFile, LineFileError},
 };
 use crate::masking;
 

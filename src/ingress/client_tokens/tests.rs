@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::advance;
 
 use super::*;
-use crate::ingress::line_file::FRESH;
+use crate::ingress::rotating_lines::FRESH;
 
 const OLD: &str = "icw_the-old-token-of-a-client";
 const NEW: &str = "icw_the-new-token-of-a-client";

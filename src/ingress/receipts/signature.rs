@@ -11,7 +11,7 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::{
     ingress::{
         config::HubAlgorithm,
-        line_file::{FileLine, LineFile, LineFileError},
+        rotating_lines::{FileLine, LineFile, LineFileError},
     },
     masking,
     telemetry::metrics::labels::ReceiptRefused,

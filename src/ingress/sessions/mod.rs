@@ -1,8 +1,8 @@
 //! `POST /v1/sessions`: from a body to a confirmed start event.
 //!
-//! - `keys`: the ledger's part; `publish`: the broker's part
+//! - `idempotency`: the ledger's part; `publish`: the broker's part
 
-mod keys;
+mod idempotency;
 mod publish;
 
 use std::{sync::Arc, time::Duration};
@@ -13,7 +13,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use uuid::Uuid;
 
 use self::{
-    keys::{ClaimedKey, first_time},
+    idempotency::{ClaimedKey, first_time},
     publish::NotPublished,
 };
 use super::{

@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{
     RESERVE, StartEvents, ValidEvent,
-    keys::{record, release},
+    idempotency::{record, release},
 };
 use crate::{
     broker::{

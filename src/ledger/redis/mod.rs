@@ -2,7 +2,7 @@
 //! own token: a holder with an expired lease cannot overwrite the result of a later holder.
 
 mod connection;
-mod lease;
+mod lease_renewal;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use super::{
     store::{ClaimResult, Store, StoreClaim},
 };
 use connection::{Arguments, RedisConnection};
-use lease::{HeldLease, LEASE};
+use lease_renewal::{HeldLease, LEASE};
 
 use crate::random::Random;
 

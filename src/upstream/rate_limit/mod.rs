@@ -4,7 +4,8 @@
 //! # Life of a 429
 //!
 //! 1. [`Upstream::answer`](super::Upstream::answer) receives the response. [`requested_wait`] reads its Retry-After; without
-//!    one, the wait is [`UpstreamLimits::rate_limit_wait`](super::UpstreamLimits::rate_limit_wait). The error has the cause
+//!    one, the wait is [`UpstreamLimits::rate_limit_wait`](super::UpstreamLimits::rate_limit_wait). Webex Connect's codes are read
+//!    by its client, which then calls [`Upstream::refused_with`](super::Upstream::refused_with). The error has the cause
 //!    [`RateLimited`](super::ErrorCause::RateLimited). A 5xx with a Retry-After takes the same path.
 //! 2. [`RateLimit::is_for_subject_only`] decides if only this subject must wait. The cause then becomes
 //!    [`Transient`](super::ErrorCause::Transient), and step 3 is skipped.
@@ -18,7 +19,7 @@
 //!    attempt counts. [`retry::postpone`](crate::retry::postpone) gives the message up only if the session ends before the
 //!    wait is over.
 
-mod retry_after;
+mod header;
 mod stored;
 mod subjects;
 
@@ -29,8 +30,8 @@ use std::{
 
 use tokio::time::Instant;
 
-pub use self::retry_after::parse_retry_after;
-pub(super) use self::retry_after::{RETRY_AFTER_MIN, date, requested_wait};
+pub use self::header::parse_retry_after;
+pub(super) use self::header::{RETRY_AFTER_MIN, date, requested_wait};
 use self::{stored::StoredLimit, subjects::LimitedSubjects};
 use crate::{ledger::Ledger, retry::RETRY_AFTER_MAX};
 

@@ -1,15 +1,15 @@
 //! A bearer token, given as a value or as a file. The file is read again regularly, so the token can rotate without a
 //! restart. [`jwt`] signs tokens with a secret.
 
-mod file;
 mod jwt;
+mod rotating_file;
 
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use file::TokenFile;
 use jwt::JwtSigner;
+use rotating_file::TokenFile;
 
 use crate::clock::Clock;
 
