@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::{About, CheckGroup, Finding};
-use crate::{config::Loaded, retry, stages::deduplicator};
+use crate::{
+    config::Loaded,
+    retry,
+    stages::{self, deduplicator},
+};
 
 /// RabbitMQ's default `consumer_timeout`: it closes the channel of a delivery that is unacknowledged for longer.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -90,8 +94,13 @@ fn delivery_timeout(loaded: &Loaded) -> Finding {
         keys.push("webex_connect.timeout");
         call = call.max(config.webex_connect.timeout.get());
     }
+    let mut needed =
+        (deduplicator::PATIENCE + deduplicator::WRITE_TIME).saturating_add(call.saturating_mul(2));
+    if config.sends_to_guests() && config.send.rate.get() > 0 {
+        keys.push("send.rate");
+        needed = needed.saturating_add(stages::PACE_WAIT_MAX);
+    }
     let about = on(loaded, &keys);
-    let needed = (deduplicator::PATIENCE + deduplicator::WRITE_TIME).saturating_add(call.saturating_mul(2));
     if config.amqp.delivery_timeout.get() >= needed {
         return about.pass("a hanging call times out before its delivery does");
     }

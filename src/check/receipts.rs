@@ -17,7 +17,13 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
             "set receipts.secret_file and the same hub secret in Webex Connect",
         ));
     }
-    if config.sends_to_guests() {
+    if config.sends_to_guests() && config.wakes_flows() {
+        let about = on(Guests, loaded, &["receipts.secret_file", "webex_connect.mode"]);
+        found.push(about.warn(
+            "receipts are on, but flows send the messages: the receipts have no event, and no message waits for them",
+            "switch receipts off, or set webex_connect.mode messages",
+        ));
+    } else if config.sends_to_guests() {
         let about = on(Guests, loaded, &["send.unknown_wait"]);
         found.push(about.pass("a message that may have been sent waits so long for its receipt"));
     }
@@ -31,10 +37,10 @@ fn place(loaded: &Loaded) -> Finding {
         return about.pass("the ingress takes receipts at /v1/receipts/default");
     }
     if loaded.config.ledger.kind == LedgerChoice::Redis {
-        return about.pass("another worker's ingress takes receipts; this one looks for them in Redis");
+        return about.pass("another worker's ingress takes receipts, and this one looks for them in Redis; it needs run --role stages");
     }
     about.warn(
         "receipts are on, but this worker has no ingress, and its ledger is not shared: it waits for receipts that it cannot see",
-        "set ingress.listen, or ledger.kind redis for this worker and for the one with the ingress",
+        "set ingress.listen; or, with run --role stages, ledger.kind redis for this worker and for the one with the ingress",
     )
 }

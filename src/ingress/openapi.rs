@@ -156,7 +156,6 @@ fn receipt() -> Value {
         ProblemKind::Malformed,
         ProblemKind::Unauthenticated,
         ProblemKind::NotFound,
-        ProblemKind::Slow,
         ProblemKind::TooLarge,
         ProblemKind::RateLimited,
         ProblemKind::Internal,

@@ -20,7 +20,8 @@ pub use deduplicator::{Deduplicator, OnFailure, Retention};
 pub use host::{HOST, HostStage};
 pub use link::{LINK, LinkStage};
 pub(crate) use send::{
-    EventSender, GuestSender, LINK_PARAMETER, NAME_PARAMETER, SendRules, SendStage, SmsSender, WhatsappSender,
+    EventSender, GuestSender, LINK_PARAMETER, NAME_PARAMETER, PACE_WAIT_MAX, SendRules, SendStage, SmsSender,
+    WhatsappSender,
 };
 pub use send::{OnUnknown, SMS, WHATSAPP};
 

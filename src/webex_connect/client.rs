@@ -43,10 +43,13 @@ impl ConnectClient {
     pub(crate) async fn try_key(&self) -> Result<(), UpstreamError> {
         let trace = TraceContext::begin(&Random::system());
         let empty = serde_json::json!({});
-        let response =
+        let mut response =
             self.upstream.post_for_any_status(self.url.clone(), &empty, "", &trace, Duration::MAX).await?;
         match answer::read(self.api, response.status, response.retry_after.is_some(), &response.body) {
-            Ok(_) | Err(Refused { cause: ErrorCause::Request | ErrorCause::SessionOver, .. }) => Ok(()),
+            Ok(_) | Err(Refused { cause: ErrorCause::Request | ErrorCause::SessionOver, .. }) => {
+                response.mark_ok();
+                Ok(())
+            }
             Err(refused) => {
                 let error = refused.into_error(&self.upstream, &response);
                 Err(self.upstream.refused_with(response, "", error).await)

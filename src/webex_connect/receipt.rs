@@ -135,9 +135,10 @@ fn ours(message: Uuid, fields: &ReceiptFields<'_>) -> Option<ReceivedReceipt> {
     })
 }
 
-/// True if `text` can be the name of a carrier, and not a number.
+/// True if `text` can be the name of a carrier, and not a number, an address or a link.
 fn is_carrier(text: &str) -> bool {
-    let fits = text.chars().count() <= CARRIER_CHARS_MAX && !text.chars().any(char::is_control);
+    let is_usual = |c: char| c.is_alphabetic() || c.is_ascii_digit() || " .&'+-()".contains(c);
+    let fits = text.chars().count() <= CARRIER_CHARS_MAX && text.chars().all(is_usual);
     fits && !has_phone_number(text)
 }
 
@@ -262,8 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn number_in_the_place_of_a_carrier_is_left_out() {
-        for wrong in ["+34600111222", "34 600 111 222", "a\nb", &"x".repeat(101)] {
+    fn private_text_in_the_place_of_a_carrier_is_left_out() {
+        let link = "https://instant.webex.com/visit/ckmNR7I";
+        for wrong in ["+34600111222", "34 600 111 222", "ana@example.com", link, "a\nb", &"x".repeat(101)] {
             let receipt = ours(sample(|body| body["deliveryInfoNotification"]["carrier"] = wrong.into()));
             assert_eq!(receipt.carrier, None, "{wrong}");
         }

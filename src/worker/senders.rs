@@ -21,6 +21,7 @@ impl Parts<'_> {
             self.loaded.config.send_rules(),
             self.deduplicator(&stages::SMS),
             self.metrics.receipts(),
+            self.stop.clone(),
         ))
     }
 
@@ -38,6 +39,7 @@ impl Parts<'_> {
             self.loaded.config.send_rules(),
             self.deduplicator(&stages::WHATSAPP),
             self.metrics.receipts(),
+            self.stop.clone(),
         ))
     }
 
@@ -51,6 +53,7 @@ impl Parts<'_> {
             self.loaded.config.send_rules(),
             self.deduplicator(S::DEF),
             self.metrics.receipts(),
+            self.stop.clone(),
         ))
     }
 

@@ -106,7 +106,17 @@ fn settings(sandbox: &Url, connect: &Url) -> Vec<String> {
         "ingress.listen=127.0.0.1:0".to_owned(),
         "ingress.drain=100ms".to_owned(),
         format!("ingress.clients.demo.token={CLIENT_TOKEN}"),
+        "ingress.tls_cert_file=".to_owned(),
+        "ingress.tls_key_file=".to_owned(),
+        "ingress.client_ca_file=".to_owned(),
         "guests.delivery=webex-connect".to_owned(),
+        "webex_connect.mode=messages".to_owned(),
+        "webex_connect.key_file=".to_owned(),
+        "webex_connect.jwt_issuer=".to_owned(),
+        "webex_connect.jwt_secret=".to_owned(),
+        "webex_connect.jwt_secret_file=".to_owned(),
+        "webex_connect.templates_dir=".to_owned(),
+        "webex_connect.locale=en".to_owned(),
         format!("webex_connect.url={connect}"),
         format!("webex_connect.key={KEY}"),
         "webex_connect.sms_from=34900123123".to_owned(),
@@ -116,7 +126,9 @@ fn settings(sandbox: &Url, connect: &Url) -> Vec<String> {
         "webex_connect.whatsapp_parameters=name,join".to_owned(),
         format!("webex_connect.whatsapp_base_url={base}/visit/"),
         "send.allowed_prefixes=*".to_owned(),
+        "receipts.secret_file=".to_owned(),
         format!("receipts.secret={HUB_SECRET}"),
+        "receipts.allow_unsigned=false".to_owned(),
     ]
 }
 

@@ -9,7 +9,7 @@ use axum::{
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{METHODS, PATH, Receipts};
+use super::{METHODS, PATH, Receipts, unavailable};
 use crate::{
     contract::http::ProblemKind,
     ingress::{
@@ -47,7 +47,12 @@ impl IngressService {
         head::check_framing(&parts.headers, RECEIPT_BYTES_MAX)?;
         let refused = |reason| self.refuse_receipt(receipts, reason, &parts.headers, origin);
         let signature = receipts.signature(&parts.headers).map_err(refused)?;
-        let body = body::read(body, RECEIPT_BYTES_MAX, deadline).await?;
+        // Webex Connect does not repeat a receipt after a 408.
+        let body =
+            body::read(body, RECEIPT_BYTES_MAX, deadline).await.map_err(|problem| match problem.kind {
+                ProblemKind::Slow => unavailable("the body did not come in time"),
+                _ => problem,
+            })?;
         receipts.verify(&body, signature.as_deref()).map_err(refused)?;
         origin.busy.store(true, Ordering::Relaxed);
         let answered = receipts.accept(&body, deadline).await?;

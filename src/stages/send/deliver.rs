@@ -37,6 +37,8 @@ impl<C: GuestSender> SendStage<C> {
         fault::point(C::DEF.name, "claimed");
         let expires_at = job.link.expires_at;
         let noted = unknown::noted(lease.as_ref().and_then(Lease::note), job.replayed_at);
+        // A release would remove the note of an earlier send, which counts for other copies of the message. A dropped lease keeps it.
+        let has_note = lease.as_ref().is_some_and(|lease| lease.note().is_some());
         let noted_before = noted.sends > 0;
         if noted_before {
             match self.resolve(&noted, &job.id, *deadline).await {
@@ -49,7 +51,8 @@ impl<C: GuestSender> SendStage<C> {
         if self.is_late(*deadline) {
             if noted_before {
                 self.metrics.resolved(ResolvedBy::Dead);
-            } else {
+            }
+            if !has_note {
                 Deduplicator::release(lease).await;
             }
             return Outcome::Dead(self.too_late());
@@ -59,7 +62,7 @@ impl<C: GuestSender> SendStage<C> {
             self.await_turn().await
         };
         if let Err(outcome) = admitted.await {
-            if !noted_before {
+            if !has_note {
                 Deduplicator::release(lease).await;
             }
             return outcome;

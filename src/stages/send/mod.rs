@@ -19,9 +19,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::pace::SendPace;
+pub(crate) use self::pace::WAIT_MAX as PACE_WAIT_MAX;
 pub(crate) use self::{
     event::EventSender,
     rules::SendRules,
@@ -58,6 +60,8 @@ pub(crate) struct SendStage<C> {
     deduplicator: Deduplicator,
     metrics: ReceiptMetrics,
     pace: Option<SendPace>,
+    /// The worker stops.
+    stop: CancellationToken,
 }
 
 impl<C: GuestSender> SendStage<C> {
@@ -68,9 +72,10 @@ impl<C: GuestSender> SendStage<C> {
         rules: SendRules,
         deduplicator: Deduplicator,
         metrics: ReceiptMetrics,
+        stop: CancellationToken,
     ) -> Self {
         let pace = rules.rate.map(SendPace::new);
-        Self { sender, rules, deduplicator, metrics, pace }
+        Self { sender, rules, deduplicator, metrics, pace, stop }
     }
 
     /// True if nothing is sent any more.
@@ -188,8 +193,14 @@ fn message_id(message: &Message) -> Uuid {
     let given = message.message_id.as_deref();
     given.map_or_else(
         || ids::hash(&message.body),
-        |id| Uuid::try_parse(id).unwrap_or_else(|_| ids::hash(id.as_bytes())),
+        // Receipts of other ids would count as those of other programs.
+        |id| ours(id).unwrap_or_else(|| ids::hash(id.as_bytes())),
     )
+}
+
+/// `id` as a UUID, if it is one that this program may have made.
+fn ours(id: &str) -> Option<Uuid> {
+    Uuid::try_parse(id).ok().filter(|id| id.get_version_num() == 5)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{GuestSender, SendStage};
 use crate::outcome::{Cause, Failure, Outcome};
 
 /// Longest wait of a message for its turn while it is being processed.
-const WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Gives each message a turn, one after the other in equal intervals.
 #[derive(Debug)]
@@ -46,20 +46,26 @@ impl<C: GuestSender> SendStage<C> {
     /// Waits for the message's turn.
     ///
     /// # Errors
-    /// The outcome of a message that would wait for too long.
+    /// The outcome of a message that would wait for too long, or until the worker has stopped.
     pub(super) async fn await_turn(&self) -> Result<(), Outcome> {
         let Some(pace) = &self.pace else { return Ok(()) };
-        match pace.take() {
+        let (reason, wait) = match pace.take() {
             Ok(turn) => {
-                sleep_until(turn).await;
-                Ok(())
+                tokio::select! {
+                    biased;
+                    // A call that began now could be cut by the end of the shutdown.
+                    () = self.stop.cancelled() => ("the worker stops", Duration::from_secs(1)),
+                    () = sleep_until(turn) => return Ok(()),
+                }
             }
-            Err(wait) => Err(Outcome::TryAgain(Failure {
-                cause: Cause::RateLimited,
-                reason: "more messages wait than send.rate allows".to_owned(),
-                retry_after: Some(wait),
-            })),
-        }
+            Err(wait) => ("more messages wait than send.rate allows", wait),
+        };
+        // Neither is a failure or a limit of the API, which the breaker would count.
+        Err(Outcome::TryAgain(Failure {
+            cause: Cause::Busy,
+            reason: reason.to_owned(),
+            retry_after: Some(wait),
+        }))
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
@@ -21,7 +22,10 @@ use crate::{
     ledger::testing,
     outcome::{Cause, Failure},
     random::Random,
-    stages::{self, OnFailure, Retention, deduplicator::WRITE_TIME},
+    stages::{
+        self, OnFailure, Retention,
+        deduplicator::{Begun, WRITE_TIME},
+    },
     telemetry::metrics::Metrics,
     upstream::{ErrorCause, UpstreamError},
     webex_connect::client::AcceptedMessage,
@@ -115,7 +119,13 @@ impl TestBench {
             per_address_per_hour: None,
         };
         Self {
-            stage: SendStage::new(Arc::clone(&api), rules, deduplicator, metrics.receipts()),
+            stage: SendStage::new(
+                Arc::clone(&api),
+                rules,
+                deduplicator,
+                metrics.receipts(),
+                CancellationToken::new(),
+            ),
             api,
             fails: Arc::new(fails),
             clock,
@@ -178,6 +188,22 @@ async fn copies_that_were_replayed_at_different_times_share_a_count() {
     }
     // Once before a replay, twice after the first replay, three times after the second.
     assert_eq!(bench.sends(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_that_waits_for_its_turn_at_a_stop_keeps_the_note_of_an_earlier_send() {
+    let mut bench = TestBench::new(vec![unknown()]);
+    assert!(is_again(&bench.deliver(None).await));
+    bench.stage.pace = Some(SendPace::new(1));
+    bench.stage.stop.cancel();
+    // A replay begins a new count, but the note belongs to the copies of the message, too.
+    let outcome = bench.deliver(Some(10)).await;
+    assert!(matches!(outcome, Outcome::TryAgain(Failure { cause: Cause::Busy, .. })), "{outcome:?}");
+    assert_eq!(bench.sends(), 1);
+    let Begun::Act(Some(lease)) = bench.stage.deduplicator.begin("send:1", [1; 32]).await else {
+        panic!("the claim is free");
+    };
+    assert_eq!(unknown::noted(lease.note(), None).sends, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,9 @@ use crate::{
 /// How often a message is sent at most if each time nobody knows whether it was sent.
 const SENDS_MAX: u32 = 3;
 
+/// Time that the wait for a receipt leaves for another send.
+const REPEAT_TIME: SignedDuration = SignedDuration::from_secs(30);
+
 /// What happens to a message that may have been sent.
 pub(super) enum Resolution {
     /// It is sent again.
@@ -75,7 +78,7 @@ impl<C: GuestSender> SendStage<C> {
     fn receipt_may_come(&self, noted: &SendNote, deadline: WireTime) -> Option<Duration> {
         let wait = SignedDuration::try_from(self.rules.receipt_wait?).ok()?;
         let until = noted.sent_at?.checked_add(wait).ok()?;
-        if until >= deadline.timestamp() {
+        if until.checked_add(REPEAT_TIME).ok()? >= deadline.timestamp() {
             return None;
         }
         // The clock of the worker that sent it may be ahead.
