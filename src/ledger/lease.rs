@@ -1,6 +1,6 @@
 //! The right to act on a key.
 //!
-//! In Redis, a lease is also the limited time for which a claim is valid: see `redis/lease.rs`.
+//! In Redis, a lease is also the limited time for which a claim is valid: see `redis/lease_renewal.rs`.
 
 use std::fmt;
 
