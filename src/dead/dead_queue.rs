@@ -19,6 +19,9 @@ use crate::{
     contract::stage::QueueDef,
 };
 
+/// Time for which a command tries to lock a queue.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
 /// An open dead queue. When its connection closes for any reason, the broker requeues all unacknowledged letters.
 pub(crate) struct DeadQueue<'a> {
     pub(super) connection: &'a Connected,
@@ -98,22 +101,28 @@ impl<'a> DeadQueue<'a> {
     }
 }
 
-/// Locks `queue` by an exclusive queue, which no other connection can declare and which ends with this one.
+/// Locks `queue` by an exclusive queue, which no other connection can declare and which ends with this one. A killed command holds
+/// its lock until the broker notices the end of its connection.
 async fn lock(connection: &Connected, queue: &str, limit: Duration) -> Result<(), DeadError> {
-    let channel = within("open channel", limit, connection, connection.create_channel()).await?;
-    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let until = Instant::now() + LOCK_WAIT;
     let name = format!("{queue}.lock");
-    let locked = within(
-        "lock",
-        limit,
-        connection,
-        channel.queue_declare(short(&name), options, FieldTable::default()),
-    )
-    .await;
-    match locked {
-        Ok(_) => Ok(()),
-        Err(error) if error.reply_code() == Some(405) => Err(DeadError::Locked(queue.to_owned())),
-        Err(error) if error.reply_code() == Some(403) => Err(DeadError::LockRefused(queue.to_owned())),
-        Err(error) => Err(error.into()),
+    loop {
+        // The refusal closes the channel.
+        let channel = within("open channel", limit, connection, connection.create_channel()).await?;
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let declare = channel.queue_declare(short(&name), options, FieldTable::default());
+        match within("lock", limit, connection, declare).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.reply_code() == Some(405) && Instant::now() < until => {
+                sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) if error.reply_code() == Some(405) => {
+                return Err(DeadError::Locked(queue.to_owned()));
+            }
+            Err(error) if error.reply_code() == Some(403) => {
+                return Err(DeadError::LockRefused(queue.to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
