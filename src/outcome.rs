@@ -85,7 +85,7 @@ pub enum Cause {
     Malformed,
     /// The API refuses our token.
     Token,
-    /// Another worker is processing the same event.
+    /// Another worker is processing the same event, or the message waits for its turn.
     Busy,
     /// The ledger could not be read or written.
     Ledger,

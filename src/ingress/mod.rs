@@ -4,6 +4,7 @@
 //! - [`client_tokens`]: its tokens, as digests; `rotating_lines`: files that rotate; `clients`: who may call; `rate`: how often
 //! - `serve`: the listener, its connections and their limits
 //! - `service`: the order of work for a request; `head`: its headers; `body`: its body; `problem`: answers to what is not accepted
+//! - `outlet`: the broker's part
 //! - [`receipts`]: takes the receipts of Webex Connect
 //! - [`sessions`]: validates an event, claims its id, publishes it with confirm
 //! - [`openapi`]: the description of all that for other programs
@@ -17,6 +18,7 @@ pub(crate) mod clients;
 pub mod config;
 mod head;
 pub mod openapi;
+pub(crate) mod outlet;
 mod problem;
 mod rate;
 pub(crate) mod receipts;

@@ -23,7 +23,8 @@ use crate::{
     config::{ConnectMode, Loaded},
     contract::{BODY_BYTES_MAX, receipt, stage::StageDef, start_session::EXCHANGE},
     ingress::{
-        Ingress, IngressError, IngressSettings, ReceiptSettings, receipts::Receipts, sessions::StartEvents,
+        Ingress, IngressError, IngressSettings, ReceiptSettings, outlet::Outlet, receipts::Receipts,
+        sessions::StartEvents,
     },
     instant_connect::InstantConnectClient,
     ledger::Ledger,
@@ -154,10 +155,7 @@ impl Parts<'_> {
         let config = &self.loaded.config;
         let room_bytes = config.ingress.in_flight_max.size() * BODY_BYTES_MAX;
         StartEvents {
-            publisher: self.publisher.clone(),
-            publishing: self.state.publishing().clone(),
-            room: Arc::new(Semaphore::new(room_bytes)),
-            exchange: self.topology.exchange(EXCHANGE),
+            outlet: self.outlet(EXCHANGE, room_bytes),
             ledger: self.ledger.clone(),
             clock: self.ledger.clock().clone(),
             random: self.random.clone(),
@@ -177,17 +175,24 @@ impl Parts<'_> {
         Receipts {
             secrets: settings.secrets,
             in_progress: Semaphore::new(in_progress),
-            publisher: self.publisher.clone(),
-            publishing: self.state.publishing().clone(),
             // A receipt repeats parts of its event, so it is not larger.
-            room: Arc::new(Semaphore::new(in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX)),
-            exchange: self.topology.exchange(receipt::EXCHANGE),
+            outlet: self.outlet(receipt::EXCHANGE, in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX),
             ledger: self.ledger.clone(),
             clock: self.ledger.clock().clone(),
             random: self.random.clone(),
             without_ledger: config.ledger.on_failure == OnFailure::Continue,
             tracer: self.tracer.clone(),
             metrics: self.metrics.receipts(),
+        }
+    }
+
+    /// The ingress's way to `exchange`, with room for bodies of `room_bytes` in all.
+    fn outlet(&self, exchange: &str, room_bytes: usize) -> Outlet {
+        Outlet {
+            publisher: self.publisher.clone(),
+            publishing: self.state.publishing().clone(),
+            room: Arc::new(Semaphore::new(room_bytes)),
+            exchange: self.topology.exchange(exchange),
         }
     }
 

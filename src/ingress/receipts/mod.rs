@@ -12,8 +12,6 @@ mod publish;
 mod request;
 pub(crate) mod signature;
 
-use std::sync::Arc;
-
 use axum::http::HeaderMap;
 use jiff::Timestamp;
 use tokio::{
@@ -23,14 +21,15 @@ use tokio::{
 use tracing::{debug, info};
 
 use self::signature::HubSecrets;
-use super::problem::{HttpProblem, RETRY_SOON};
+use super::{
+    outlet::Outlet,
+    problem::{HttpProblem, RETRY_SOON},
+};
 use crate::{
-    broker::publisher::Publisher,
     clock::Clock,
     contract::{http::ProblemKind, private::loggable_id, receipt::SentLink, trace::TraceContext},
     ledger::Ledger,
     random::Random,
-    state::PublishState,
     telemetry::{
         metrics::{
             ReceiptMetrics,
@@ -55,13 +54,7 @@ pub(crate) struct Receipts {
     pub(crate) secrets: Option<HubSecrets>,
     /// A permit for each receipt in progress. Its sender is not known before its body is read, so receipts must leave room for others.
     pub(crate) in_progress: Semaphore,
-    pub(crate) publisher: Publisher,
-    /// The publisher's state. Nothing is given to a publisher that cannot publish now.
-    pub(crate) publishing: PublishState,
-    /// A permit for each byte of the messages that may wait for their confirms.
-    pub(crate) room: Arc<Semaphore>,
-    /// The exchange of receipts.
-    pub(crate) exchange: String,
+    pub(crate) outlet: Outlet,
     pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
     /// Makes the ids of new traces.

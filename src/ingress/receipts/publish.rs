@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{Receipts, unavailable};
 use crate::{
@@ -24,8 +24,6 @@ use crate::{
 
 /// Time after which Webex Connect may repeat a receipt. It has a schedule of its own.
 pub(super) const RETRY_LATER: Duration = Duration::from_secs(5);
-/// Maximum wait for the broker's confirm.
-const CONFIRM_MAX: Duration = Duration::from_secs(5);
 /// Time that stays for the answer.
 const RESERVE: Duration = Duration::from_millis(500);
 /// Longest AMQP short string, in bytes.
@@ -44,31 +42,20 @@ impl Receipts {
         within: &TraceContext,
         deadline: Instant,
     ) -> Result<(), HttpProblem> {
-        if !self.publishing.connection.is_up() {
-            return Err(unavailable("the broker is unavailable"));
-        }
-        if self.publishing.is_blocked() {
-            return Err(unavailable("the broker blocks publishing"));
-        }
         let message = message(receipt, about, at);
-        // A message that is published too late stays in the publisher's memory after its request ends.
-        let bytes = u32::try_from(message.body.reveal().len()).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes);
-        let room = room.map_err(|_| unavailable("too many receipts wait for the broker's confirm"))?;
+        let full = "too many receipts wait for the broker's confirm";
+        let room = self.outlet.room(message.body.reveal().len(), full).map_err(unavailable)?;
         let id = message.message_id.to_string();
-        let mut span = self.tracer.publish(&self.exchange, message.route.routing_key, Some(&id), within);
+        let mut span =
+            self.tracer.publish(&self.outlet.exchange, message.route.routing_key, Some(&id), within);
         let publication = Publication {
-            exchange: self.exchange.clone(),
+            exchange: self.outlet.exchange.clone(),
             routing_key: message.route.routing_key.to_owned(),
             properties: properties::outgoing(&message, span.context(), at),
             body: Arc::from(message.body.reveal().as_slice()),
         };
-        let until = (Instant::now() + CONFIRM_MAX).min(deadline - RESERVE);
-        let result = timeout_at(until, self.publisher.publish_in(publication, Some(room))).await;
-        let error = match result {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error,
-            Err(_) => PublishError::Unknown,
+        let Err(error) = self.outlet.publish(publication, room, deadline - RESERVE).await else {
+            return Ok(());
         };
         span.fail(error.as_str(), &error.to_string());
         Err(unavailable(match error {

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::{
@@ -19,11 +19,11 @@ use self::{
 use super::{
     clients::Client,
     head::StartHead,
+    outlet::Outlet,
     problem::{self, HttpProblem},
     service::RequestLog,
 };
 use crate::{
-    broker::publisher::Publisher,
     clock::Clock,
     contract::{
         http::AcceptedBody,
@@ -34,7 +34,6 @@ use crate::{
     },
     ledger::Ledger,
     random::Random,
-    state::PublishState,
     telemetry::{
         metrics::IngressMetrics,
         traces::{DeliverySpan, Tracer},
@@ -51,13 +50,7 @@ const KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// Makes start events of requests.
 #[derive(Clone, Debug)]
 pub(crate) struct StartEvents {
-    pub(crate) publisher: Publisher,
-    /// The publisher's state. Nothing is given to a publisher that cannot publish now.
-    pub(crate) publishing: PublishState,
-    /// A permit for each byte of the bodies that may wait for their confirms.
-    pub(crate) room: Arc<Semaphore>,
-    /// The exchange of start events.
-    pub(crate) exchange: String,
+    pub(crate) outlet: Outlet,
     pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
     /// Makes the ids of new traces.

@@ -1,11 +1,8 @@
 //! The broker's part in a request: publishes its event, with a note before and a record after.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     RESERVE, StartEvents, ValidEvent,
@@ -21,9 +18,6 @@ use crate::{
     ingress::problem::HttpProblem,
     ledger::Lease,
 };
-
-/// Maximum wait for the broker's confirm.
-const CONFIRM_MAX: Duration = Duration::from_secs(5);
 
 /// The answer to a request whose event is not confirmed.
 pub(super) enum NotPublished {
@@ -68,18 +62,10 @@ impl StartEvents {
         Ok(())
     }
 
-    /// Room for a body in the publisher's memory. A message that is published too late stays there after its request ends.
+    /// Room for a body in the publisher's memory.
     pub(super) fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, HttpProblem> {
-        if !self.publishing.connection.is_up() {
-            return Err(HttpProblem::unconfirmed("the broker is unavailable"));
-        }
-        if self.publishing.is_blocked() {
-            return Err(HttpProblem::unconfirmed("the broker blocks publishing"));
-        }
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Arc::clone(&self.room)
-            .try_acquire_many_owned(bytes)
-            .map_err(|_| HttpProblem::unconfirmed("too many events wait for the broker's confirm"))
+        let room = self.outlet.room(bytes, "too many events wait for the broker's confirm");
+        room.map_err(HttpProblem::unconfirmed)
     }
 
     async fn publish(
@@ -90,25 +76,19 @@ impl StartEvents {
         deadline: Instant,
     ) -> Result<(), PublishError> {
         let id = event.id.to_string();
-        let mut span = self.tracer.publish(&self.exchange, ROUTING_KEY, Some(&id), within);
+        let mut span = self.tracer.publish(&self.outlet.exchange, ROUTING_KEY, Some(&id), within);
         let at = event.message.published_at.unwrap_or_else(|| self.clock.now());
         let properties = properties::received_event(&event.message, &id, span.context(), at);
         let publication = Publication {
-            exchange: self.exchange.clone(),
+            exchange: self.outlet.exchange.clone(),
             routing_key: ROUTING_KEY.to_owned(),
             properties,
             body: Arc::from(event.message.body),
         };
         let since = Instant::now();
-        let until = (since + CONFIRM_MAX).min(deadline - RESERVE);
-        let result = timeout_at(until, self.publisher.publish_in(publication, Some(room))).await;
-        let error = match result {
-            Ok(Ok(())) => {
-                self.metrics.confirmed(since.elapsed());
-                return Ok(());
-            }
-            Ok(Err(error)) => error,
-            Err(_) => PublishError::Unknown,
+        let Err(error) = self.outlet.publish(publication, room, deadline - RESERVE).await else {
+            self.metrics.confirmed(since.elapsed());
+            return Ok(());
         };
         span.fail(error.as_str(), &error.to_string());
         Err(error)

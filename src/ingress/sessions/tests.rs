@@ -6,12 +6,15 @@ use axum::{
 };
 use futures_util::future::BoxFuture;
 use serde_json::json;
-use tokio::time::{advance, sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{advance, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    broker::publisher::{PublishError, PublishJob, PublishJobs},
+    broker::publisher::{PublishError, PublishJob, PublishJobs, Publisher},
     clock::testing::runtime_clock,
     config::{Sources, load},
     contract::http::ProblemKind,
@@ -28,7 +31,7 @@ use crate::{
         memory::Memory,
     },
     stages,
-    state::RaisedFlag,
+    state::{PublishState, RaisedFlag},
     telemetry::metrics::Metrics,
 };
 
@@ -66,10 +69,12 @@ fn connected_events() -> (StartEvents, PublishJobs, RaisedFlag) {
     let clock = runtime_clock(Timestamp::now());
     let (publisher, jobs) = Publisher::queue();
     let events = StartEvents {
-        publisher,
-        publishing: PublishState::default(),
-        room: Arc::new(Semaphore::new(2 * ANA.len() + 50)),
-        exchange: "sessions".to_owned(),
+        outlet: Outlet {
+            publisher,
+            publishing: PublishState::default(),
+            room: Arc::new(Semaphore::new(2 * ANA.len() + 50)),
+            exchange: "sessions".to_owned(),
+        },
         ledger: Ledger::over(Arc::new(Memory::new(clock.clone())), clock.clone()),
         clock,
         random: Random::system(),
@@ -79,7 +84,7 @@ fn connected_events() -> (StartEvents, PublishJobs, RaisedFlag) {
         tracer: Tracer::default(),
         metrics: Metrics::off().ingress(),
     };
-    let up = events.publishing.connection.up();
+    let up = events.outlet.publishing.connection.up();
     (events, jobs, up)
 }
 
@@ -309,16 +314,16 @@ async fn key_of_an_unconfirmed_event_is_refused_with_another_body() {
 #[tokio::test(start_paused = true)]
 async fn event_is_not_queued_while_the_broker_is_away_or_blocked() {
     let (events, mut jobs, up) = connected_events();
-    events.publishing.set_blocked(true);
+    events.outlet.publishing.set_blocked(true);
     let since = Instant::now();
     let blocked = send(&events, request("run-1", ANA)).await.unwrap_err();
-    events.publishing.set_blocked(false);
+    events.outlet.publishing.set_blocked(false);
     drop(up);
     let away = send(&events, request("run-1", ANA)).await.unwrap_err();
     assert_eq!((blocked.kind, away.kind), (ProblemKind::Unavailable, ProblemKind::Unavailable));
     assert_eq!((jobs.len(), since.elapsed()), (0, Duration::ZERO));
     // Nothing was published, so the key is still free.
-    let _up = events.publishing.connection.up();
+    let _up = events.outlet.publishing.connection.up();
     let other = ANA.replace("visit-1", "visit-2");
     assert!(send_confirmed(&events, &mut jobs, request("run-1", &other), Ok(())).await.is_ok());
 }
@@ -409,7 +414,7 @@ async fn guests_of_an_event_with_a_late_note_stay_counted() {
         let entries = Arc::new(Memory::new(clock.clone()));
         let store = SlowStore { entries, clock: clock.clone(), wait: Arc::clone(&wait) };
         events.ledger = Ledger::over(Arc::new(store), clock);
-        events.room = Arc::new(Semaphore::new(100_000));
+        events.outlet.room = Arc::new(Semaphore::new(100_000));
         let client = flows(GUESTS);
         let slow = Duration::from_secs(3);
         let first = request_of(&client, "run-1", &body);

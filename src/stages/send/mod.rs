@@ -98,7 +98,7 @@ impl<C: GuestSender> SendStage<C> {
     }
 
     /// Refuses a link of another channel, one that is not Instant Connect's, a number without an allowed prefix, and a session that
-    /// has ended.
+    /// has ended or has too little time left.
     fn checked(&self, link: GuestLink, now: Timestamp) -> Result<GuestLink, Death> {
         let invalid = |path: &str, expected: String| Death::new(Class::Invalid, Invalid::new(path, expected));
         if link.channel != C::CHANNEL {

@@ -32,7 +32,7 @@ pub(super) enum Resolution {
     Repeat,
     /// A receipt shows that it was sent.
     Sent,
-    /// It waits for its receipt, or it is a dead letter.
+    /// It waits for its receipt or for the API, or it is a dead letter.
     Stop(Outcome),
 }
 
@@ -73,8 +73,8 @@ impl<C: GuestSender> SendStage<C> {
         Resolution::Repeat
     }
 
-    /// Time for which a receipt may still come; `None` if the wait is over. A session that would end first has no wait, because a guest
-    /// who gets two messages is better off than one who gets none.
+    /// Time for which a receipt may still come; `None` if the wait is over. There is no wait that would leave less than [`REPEAT_TIME`]
+    /// before `deadline`, because a guest who gets two messages is better off than one who gets none.
     fn receipt_may_come(&self, noted: &SendNote, deadline: WireTime) -> Option<Duration> {
         let wait = SignedDuration::try_from(self.rules.receipt_wait?).ok()?;
         let until = noted.sent_at?.checked_add(wait).ok()?;
