@@ -482,3 +482,22 @@ async fn ledger_recovery_is_noticed_within_seconds() {
     }
     assert!(breaker.probe_at().unwrap() - Instant::now() >= Duration::from_secs(15));
 }
+
+/// The token is replaced while two calls are in progress. The call with the new token succeeds, and then the other one is refused.
+#[tokio::test(start_paused = true)]
+async fn refusal_of_a_replaced_token_does_not_open_the_breaker_again() {
+    let breaker = breaker();
+    let refused = failure(Cause::Token, None);
+    breaker.learn(1, &refused);
+    pass(1000).await;
+    let begun = Instant::now();
+    pass(10).await;
+    breaker.learn(2, &done());
+    assert_eq!(breaker.probe_at(), None);
+    pass(10).await;
+    let verdict = breaker.observe(event(3), begun, &refused, Timestamp::MAX);
+    assert_eq!((seconds(verdict), breaker.probe_at()), (Some(1), None), "it is postponed, no attempt counts");
+    assert!(!breaker.state.is_token_refused());
+    breaker.learn(4, &refused);
+    assert!(breaker.probe_at().is_some(), "a later refusal is one of the new token");
+}

@@ -26,6 +26,13 @@ impl Breaker {
         Failure { cause, reason, .. }: &Failure,
     ) {
         let mut cause = *cause;
+        // The token was replaced during this work, and later work succeeded with the new one.
+        if cause == Cause::Token
+            && inner.opened_at.is_none()
+            && inner.success.is_some_and(|success| begun < success)
+        {
+            return;
+        }
         match (cause, inner.refused_at) {
             (Cause::Token, _) => {
                 inner.refused_at = Some(Instant::now());

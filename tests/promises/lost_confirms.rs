@@ -1,8 +1,11 @@
 //! A channel that answers, but on which the broker no longer confirms; and confirms that outlive their delivery.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -15,6 +18,8 @@ use testkit::{
 
 /// Method of AMQP 0-9-1.
 const CHANNEL_OPEN_OK: [u8; 4] = [0, 20, 0, 11];
+/// Number of links of an event: one for its guest, one for its expert.
+const LINKS: usize = 2;
 
 #[tokio::test]
 async fn channel_without_confirms_is_replaced() {
@@ -53,20 +58,23 @@ async fn links_with_late_confirms_outlive_the_consumers_connection() {
     let rig = Rig::new().await;
     let (cut, held) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(0));
     let (has_cut, count) = (Arc::clone(&cut), held.clone());
-    // Holds the first confirms until the connection of the consumer was cut at the next event and the redelivery was settled.
+    // Holds the confirms of the first event's links until the connection of the consumer was cut at the next event. The redelivery's
+    // confirms pass, and release them.
     let url = frames::relay(rig.url(), move || {
-        let (cut, count, mut late) = (Arc::clone(&has_cut), count.clone(), Vec::new());
+        let (cut, count, mut late, mut confirmed) =
+            (Arc::clone(&has_cut), count.clone(), Vec::new(), BTreeSet::new());
         move |frame: Frame| {
-            if frame.is(BASIC_ACK) && !cut.load(Ordering::Relaxed) {
+            if let Some((number, has_earlier)) = frame.confirm() {
+                if cut.load(Ordering::Relaxed) {
+                    return late.drain(..).chain([frame]).collect();
+                }
+                confirmed.extend(if has_earlier { 1 } else { number }..=number);
+                count.send_replace(confirmed.len());
                 late.push(frame);
-                count.send_modify(|count| *count += 1);
                 return Vec::new();
             }
-            if frame.is(BASIC_ACK) {
-                return late.drain(..).chain([frame]).collect();
-            }
             let is_event = frame.is(BASIC_DELIVER) && frame.contains("session.start");
-            if is_event && *count.borrow() > 0 && !cut.swap(true, Ordering::Relaxed) {
+            if is_event && *count.borrow() == LINKS && !cut.swap(true, Ordering::Relaxed) {
                 return vec![Frame::close_connection()];
             }
             vec![frame]
@@ -76,7 +84,7 @@ async fn links_with_late_confirms_outlive_the_consumers_connection() {
     let worker = rig.start(&[("amqp.url", &url)]).await;
     rig.publish(1).await;
     let mut arrived = held.subscribe();
-    soon("a confirm", arrived.wait_for(|held| *held > 0)).await.unwrap();
+    soon("the confirms of the links", arrived.wait_for(|held| *held == LINKS)).await.unwrap();
     rig.publish(2).await;
     worker.output.until("intended outcome: done", 1).await;
     worker.output.until("\"stage\":\"link\",\"outcome\":\"done\"", 2).await;

@@ -141,6 +141,7 @@ impl<S: Stage> Consumer<S> {
 
     /// Takes one delivery at a time until one shows if the API works again.
     pub(super) async fn probe(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let due = self.breaker.probe_at();
         for _ in 0..WITHOUT_CALL_MAX {
             let mut redeclared = self.settler.redeclared();
             let mut subscription = self.subscribe(source, 1).await?;
@@ -154,7 +155,8 @@ impl<S: Stage> Consumer<S> {
             self.cancel_and_requeue(subscription).await?;
             drop(shown);
             self.finish_work(permit, delivery).await;
-            if !self.breaker.is_due() || self.is_stopped() {
+            // A failed call schedules the next probe. By now that one may be due, too.
+            if self.breaker.probe_at() != due || self.is_stopped() {
                 return Ok(());
             }
         }
@@ -184,6 +186,7 @@ impl<S: Stage> Consumer<S> {
     /// probe. A backlog of expired events or of copies that must wait must not delay the others when the API works
     /// again.
     async fn settle_backlog(self: &Arc<Self>, source: Source<'_>) -> Result<(), BrokerError> {
+        let due = self.breaker.probe_at();
         let mut redeclared = self.settler.redeclared();
         let mut subscription = self.subscribe(source, self.limits.prefetch).await?;
         let shown = self.state.consuming();
@@ -199,7 +202,7 @@ impl<S: Stage> Consumer<S> {
             // Its body may be the reason why workers die, so it is only read in a recorded try.
             if message.deliveries() >= self.limits.isolate_from() {
                 self.finish_work(permit, delivery).await;
-                if !self.breaker.is_due() || self.is_stopped() {
+                if self.breaker.probe_at() != due || self.is_stopped() {
                     break None;
                 }
                 continue;
