@@ -77,6 +77,9 @@ pub struct GuestLink {
     /// Language of the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locale: Option<String>,
+    /// Time zone of the times in the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
     /// The link.
     #[serde(flatten)]
     pub address: GuestLinkUrl,
@@ -189,6 +192,7 @@ impl Outgoing {
             to: guest.address.clone(),
             name: guest.name.as_ref().map(Name::private),
             locale: guest.locale.as_ref().map(|locale| locale.as_str().to_owned()),
+            time_zone: guest.time_zone.as_ref().map(|zone| zone.as_str().to_owned()),
             address,
             not_before: session.not_before,
             expires_at: session.expires_at,

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use serde_path_to_error::Segment;
 
 /// Names of all fields of the contract and of the Webex responses.
-const FIELDS: [&str; 38] = [
+const FIELDS: [&str; 39] = [
     "address",
     "attributes",
     "baseUrl",
@@ -43,6 +43,7 @@ const FIELDS: [&str; 38] = [
     "subject",
     "text",
     "time",
+    "timeZone",
     "to",
     "traceparent",
     "tracestate",

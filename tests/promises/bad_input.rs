@@ -34,7 +34,7 @@ fn bad_bodies() -> Vec<(Vec<u8>, &'static str, &'static str)> {
         (
             wrong(guests(json!({"channel": "sms", "address": number(2), "nmae": "Guadalupe"}))),
             "invalid",
-            "`guests[1].nmae`: unknown field (did you mean `name`?); known here: channel, address, name, locale",
+            "`guests[1].nmae`: unknown field (did you mean `name`?); known here: channel, address, name, locale, timeZone",
         ),
         (
             wrong(guests(json!({"channel": "fax", "address": number(2)}))),

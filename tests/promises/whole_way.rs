@@ -118,7 +118,8 @@ async fn session_reaches_guests_and_expert_with_five_settings() {
         "sessionId": "visit-48151623",
         "guests": [
             {"channel": "sms", "address": number(1)},
-            {"channel": "whatsapp", "address": number(2), "name": "Guadalupe", "locale": "es"},
+            {"channel": "whatsapp", "address": number(2), "name": "Guadalupe", "locale": "es",
+             "timeZone": "America/New_York"},
         ],
         "experts": [{"email": email(1), "name": "Winnifred"}],
         "correlationId": "flowsecret-7f3a",
@@ -145,7 +146,7 @@ async fn session_reaches_guests_and_expert_with_five_settings() {
         (
             "guest.whatsapp",
             1,
-            json!({"channel": "whatsapp", "to": number(2), "name": "Guadalupe", "locale": "es"}),
+            json!({"channel": "whatsapp", "to": number(2), "name": "Guadalupe", "locale": "es", "timeZone": "America/New_York"}),
         ),
     ];
     for (link, (routing_key, position, fields)) in links.iter().zip(expected) {

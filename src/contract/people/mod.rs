@@ -7,6 +7,7 @@ mod locale;
 mod name;
 mod number_prefixes;
 mod phone_number;
+mod time_zone;
 
 use std::{collections::HashSet, fmt};
 
@@ -22,6 +23,7 @@ pub use self::{
     name::{NAME_CHARS_MAX, Name},
     number_prefixes::NumberPrefixes,
     phone_number::PhoneNumber,
+    time_zone::ZoneName,
 };
 use super::{decode::Invalid, private::Private};
 
@@ -85,6 +87,14 @@ pub struct Guest {
     /// Language of the message, such as `es` or `pt-BR`.
     #[serde(default, deserialize_with = "Locale::non_blank", skip_serializing_if = "Option::is_none")]
     pub locale: Option<Locale>,
+    /// Time zone of the times in the message, such as `Europe/Madrid`. Without it, `webex_connect.time_zone` counts.
+    #[serde(
+        rename = "timeZone",
+        default,
+        deserialize_with = "ZoneName::non_blank",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub time_zone: Option<ZoneName>,
 }
 
 /// A person or team that joins as host. Exactly one of `email`, `personId` and `roomId` is required; blank values count as absent.

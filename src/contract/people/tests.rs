@@ -51,6 +51,35 @@ fn locale_must_be_a_language_tag_and_blank_is_absent() {
 }
 
 #[test]
+fn time_zone_must_be_known_and_blank_is_absent() {
+    let read = |zone: &str| {
+        let json = serde_json::json!({"channel": "sms", "address": "+34600111222", "timeZone": zone});
+        serde_json::from_value::<Guest>(json).map(|guest| guest.time_zone).map_err(|error| error.to_string())
+    };
+    for (given, name) in [
+        ("Europe/Madrid", Some("Europe/Madrid")),
+        ("america/new_york", Some("America/New_York")),
+        ("Etc/GMT+3", Some("Etc/GMT+3")),
+        ("UTC", Some("UTC")),
+        ("", None),
+        (" \n", None),
+    ] {
+        assert_eq!(read(given).unwrap().as_ref().map(ZoneName::as_str), name, "{given:?}");
+    }
+    let long = "Europe/Madrid".repeat(100);
+    for wrong in
+        ["Europe/Atlantis", "CEST", "+02:00", "../etc/passwd", "Etc/Unknown", "Europe/Madrid ", &long]
+    {
+        assert!(read(wrong).unwrap_err().contains("Europe/Madrid"), "{wrong:?}");
+    }
+    let schema = ZoneName::json_schema(&mut schemars::SchemaGenerator::default());
+    let schema = regex::Regex::new(schema.get("pattern").unwrap().as_str().unwrap()).unwrap();
+    for name in jiff::tz::db().available() {
+        assert!(schema.is_match(name.as_str()), "{name}");
+    }
+}
+
+#[test]
 fn expert_needs_one_destination_and_blank_is_absent() {
     let destination = |json: serde_json::Value| {
         let expert: Expert = serde_json::from_value(json).map_err(|error| error.to_string())?;

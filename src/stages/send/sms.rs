@@ -79,6 +79,7 @@ impl GuestSender for SmsSender {
             url: link.address.reveal(),
             starts: link.not_before.map(WireTime::timestamp),
             ends: link.expires_at.timestamp(),
+            zone: link.time_zone.as_deref(),
         };
         let text = self.texts.link(link.locale.as_deref(), &values);
         let text = text.map_err(|error| unsendable(&error.to_string()))?;

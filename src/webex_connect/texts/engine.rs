@@ -95,7 +95,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// An engine that shows times in `zone`.
+    /// An engine that shows times in `zone`, unless the values name another one.
     pub(super) fn new(zone: TimeZone) -> Self {
         let mut environment = Environment::empty();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -124,22 +124,23 @@ impl Engine {
     /// The template uses something that does not exist, or takes too long. The error's detail may contain a value.
     pub(super) fn render(&self, key: &str, values: &LinkValues<'_>) -> Result<String, Error> {
         let absent = |kind| Value::from_object(Absent(kind));
-        let moment = |at: Timestamp| Value::from_object(Moment(at.to_zoned(self.zone.clone())));
+        let zone = values.zone.and_then(|name| TimeZone::get(name).ok()).unwrap_or_else(|| self.zone.clone());
+        let moment = |at: Timestamp| Value::from_object(Moment(at.to_zoned(zone.clone())));
         let variables = Value::from_pairs([
             ("name", values.name.map_or_else(|| absent(Unshowable::NoName), Value::from)),
             ("url", Value::from(values.url)),
             ("starts", values.starts.map_or_else(|| absent(Unshowable::NoStart), moment)),
             ("ends", moment(values.ends)),
-            ("zone", Value::from(self.zone_name(values.ends))),
+            ("zone", Value::from(zone_name(&zone, values.ends))),
         ]);
         self.environment.get_template(key)?.render(variables)
     }
+}
 
-    /// The name of the zone with spaces, such as `America/New York`. A zone without a name has an abbreviation, such as `+01`.
-    fn zone_name(&self, at: Timestamp) -> String {
-        match self.zone.iana_name() {
-            Some(name) => name.replace('_', " "),
-            None => self.zone.to_offset_info(at).abbreviation().to_owned(),
-        }
+/// The name of `zone` with spaces, such as `America/New York`. A zone without a name has an abbreviation, such as `+01`.
+fn zone_name(zone: &TimeZone, at: Timestamp) -> String {
+    match zone.iana_name() {
+        Some(name) => name.replace('_', " "),
+        None => zone.to_offset_info(at).abbreviation().to_owned(),
     }
 }

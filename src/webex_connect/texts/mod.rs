@@ -42,7 +42,7 @@ pub(crate) struct TextOptions<'a> {
     pub(crate) parts_max: usize,
     /// Length of the longest usual link, in characters.
     pub(crate) longest_url: usize,
-    /// The zone of the times in texts.
+    /// The zone of the times in texts for guests without one.
     pub(crate) zone: TimeZone,
 }
 
@@ -57,6 +57,8 @@ pub(crate) struct LinkValues<'a> {
     pub(crate) starts: Option<Timestamp>,
     /// When the link expires.
     pub(crate) ends: Timestamp,
+    /// The guest's time zone. An unknown one counts as none.
+    pub(crate) zone: Option<&'a str>,
 }
 
 /// A text for a guest.
@@ -140,10 +142,10 @@ impl Texts {
 
     /// The text with a guest's link, in the best locale: the guest's, the same without its last parts (`es-MX`, then `es`; RFC 4647,
     /// section 3.4), or the default. A name with which the text is too long or can't be
-    /// rendered is left out.
+    /// rendered is left out, and so is the guest's time zone if that is not enough.
     ///
     /// # Errors
-    /// [`TextError`] if the text can't be sent even without the name.
+    /// [`TextError`] if the text can't be sent even without both.
     pub(crate) fn link(&self, locale: Option<&str>, values: &LinkValues<'_>) -> Result<SmsText, TextError> {
         let loaded = &*self.0;
         let key = locale.and_then(|locale| best_key(&loaded.files, locale)).unwrap_or(&loaded.default_key);
@@ -152,7 +154,8 @@ impl Texts {
         {
             return Ok(text);
         }
-        loaded.text(key, &LinkValues { name: None, ..*values })
+        let unnamed = LinkValues { name: None, ..*values };
+        loaded.text(key, &unnamed).or_else(|_| loaded.text(key, &LinkValues { zone: None, ..unnamed }))
     }
 
     /// The properties of each text, ascending by locale.

@@ -33,6 +33,7 @@ fn values(name: &str) -> LinkValues<'_> {
         url: URL,
         starts: at("2026-11-21T10:00:00Z"),
         ends: at("2026-11-21T11:00:00Z").unwrap(),
+        zone: None,
     }
 }
 
@@ -107,6 +108,20 @@ fn times_are_in_the_zone_which_is_named() {
     let without = LinkValues { starts: None, ..values("Ana") };
     assert_eq!(link(&texts, "en", &without), format!("12:00 (Europe/Madrid)\n{URL}"));
     assert!(!texts.report()[0].lacks_zone);
+    let elsewhere = |zone| link(&texts, "en", &LinkValues { zone: Some(zone), ..without });
+    assert_eq!(elsewhere("America/New_York"), format!("06:00 (America/New York)\n{URL}"));
+    assert_eq!(elsewhere("Europe/Atlantis"), format!("12:00 (Europe/Madrid)\n{URL}"));
+}
+
+#[test]
+fn guests_zone_is_left_out_if_the_text_is_too_long_with_it() {
+    // Three parts of 153 characters with the zone of the settings.
+    let filler = "x".repeat(3 * 153 - URL.len() - "Europe/Madrid".len() - 2);
+    let texts = texts(&format!("{filler} {{{{ zone }}}} {{{{ url }}}}")).unwrap();
+    for (zone, shown) in [("Europe/Paris", "Europe/Paris"), ("America/Argentina/Salta", "Europe/Madrid")] {
+        let text = link(&texts, "en", &LinkValues { zone: Some(zone), ..values("Ana") });
+        assert_eq!(text, format!("{filler} {shown} {URL}"));
+    }
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl TextTrial<'_> {
 
     fn render(&mut self, name: Option<&str>, url: &str, has_start: bool) -> Option<String> {
         let time = Timestamp::from_second(LONGEST_TIME).unwrap_or_default();
-        let values = LinkValues { name, url, starts: has_start.then_some(time), ends: time };
+        let values = LinkValues { name, url, starts: has_start.then_some(time), ends: time, zone: None };
         let (line, fault) = match self.engine.render(self.key, &values) {
             Ok(rendered) => match sendable(&rendered, url) {
                 Ok(text) => return Some(text),

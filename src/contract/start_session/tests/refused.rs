@@ -37,7 +37,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         r#""name": "Ana""#,
         r#""guestHasHiv": true"#,
-        "`guests[0].(key 3 of 4)`: unknown field; known here: channel, address, name, locale",
+        "`guests[0].(key 3 of 4)`: unknown field; known here: channel, address, name, locale, timeZone",
     ),
     (
         r#""sessionId": "v"#,
@@ -47,7 +47,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         r#""locale""#,
         r#""lokale""#,
-        "`guests[0].lokale`: unknown field (did you mean `locale`?); known here: channel, address, name, locale",
+        "`guests[0].lokale`: unknown field (did you mean `locale`?); known here: channel, address, name, locale, timeZone",
     ),
     (
         r#""+34600111222""#,
