@@ -13,6 +13,7 @@ use crate::{
         topology::{Declare, Depth, LEFTOVER_ADVICE, Topology, rival_exists},
     },
     config::Loaded,
+    contract::{link, receipt, start_session},
 };
 
 const DECLARE: &str = "run `instant-connect-worker topology --declare`, or set topology.declare to create";
@@ -69,8 +70,14 @@ pub(super) async fn run(loaded: &Loaded, probe: &Probe<'_>, found: &mut Vec<Find
         ));
     }
     // Messages for delay and dead queues go through the default exchange.
-    let exchanges: BTreeSet<_> =
+    let mut exchanges: BTreeSet<_> =
         stages.iter().flat_map(|stage| stage.routes).map(|route| topology.exchange(route.exchange)).collect();
+    if loaded.config.ingress.listen.is_some() {
+        let receipts = loaded.config.takes_receipts().then_some(receipt::EXCHANGE);
+        let links = loaded.config.falls_back_to_sms().then_some(link::EXCHANGE);
+        let used = [start_session::EXCHANGE].into_iter().chain(receipts).chain(links);
+        exchanges.extend(used.map(|name| topology.exchange(name)));
+    }
     let prefixed = exchanges.into_iter().map(|exchange| (exchange, "grant the user write on the prefix"));
     let default = (String::new(), "grant the user write on amq.default");
     for (exchange, advice) in prefixed.chain([default]) {
@@ -214,7 +221,7 @@ fn permitted(kind: Kind, name: &str, right: Result<Right, BrokerError>, advice: 
             Broker.warn(
                 what,
                 "given for the exchange; its topic permissions could not be tested",
-                "check that `rabbitmqctl list_topic_permissions` allows guest.* and host.webex",
+                "check that `rabbitmqctl list_topic_permissions` allows guest.* and host.webex, and for an ingress session.start and receipt.*",
             ),
             None,
         ),

@@ -1,7 +1,10 @@
 //! Receipts: if they are on, who may send them, and if the stages find them.
 
 use super::{CheckGroup::Guests, Finding, on};
-use crate::config::{LedgerChoice, Loaded};
+use crate::{
+    config::{LedgerChoice, Loaded},
+    ingress::ReceiptSettings,
+};
 
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let config = &loaded.config;
@@ -10,6 +13,9 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         return vec![about.pass("receipts are off: only Webex Connect knows if a message arrived")];
     }
     let mut found = vec![place(loaded)];
+    if !config.receipts.allow_unsigned {
+        found.push(secrets(loaded));
+    }
     if config.receipts.allow_unsigned {
         let about = on(Guests, loaded, &["receipts.allow_unsigned"]);
         found.push(about.warn(
@@ -33,14 +39,31 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
 /// The ingress that takes receipts: of this worker, or of another one with the same ledger.
 fn place(loaded: &Loaded) -> Finding {
     let about = on(Guests, loaded, &["receipts.secret_file", "ingress.listen", "ledger.kind"]);
-    if loaded.config.ingress.listen.is_some() {
-        return about.pass("the ingress takes receipts at /v1/receipts/default");
+    let is_shared = loaded.config.ledger.kind == LedgerChoice::Redis;
+    match loaded.config.ingress.listen {
+        Some(_) if is_shared => about.pass("the ingress takes receipts at /v1/receipts/default"),
+        Some(_) => about
+            .pass("the ingress takes receipts at /v1/receipts/default; without Redis only with run --role all"),
+        None if is_shared => {
+            about.pass("another worker's ingress takes receipts, and this one looks for them in Redis; it needs run --role stages")
+        }
+        None => about.warn(
+            "receipts are on, but this worker has no ingress, and its ledger is not shared: it does not start",
+            "set ingress.listen; or, with run --role stages, ledger.kind redis for this worker and for the one with the ingress",
+        ),
     }
-    if loaded.config.ledger.kind == LedgerChoice::Redis {
-        return about.pass("another worker's ingress takes receipts, and this one looks for them in Redis; it needs run --role stages");
+}
+
+/// The secrets with which Webex Connect signs receipts.
+fn secrets(loaded: &Loaded) -> Finding {
+    let about = on(Guests, loaded, &["receipts.secret", "receipts.secret_file"]);
+    match loaded.receipts() {
+        Err(error) => about
+            .fail(error.to_string(), "write one secret, or the old and the new one, each on its own line"),
+        Ok(Some(ReceiptSettings { secrets: Some(secrets) })) if secrets.is_empty() => about.warn(
+            "the secret file has no secret: every receipt gets 401",
+            "write the hub secret of Webex Connect to the file; the ingress reads it within a second",
+        ),
+        Ok(_) => about.pass("the secret of receipts is usable"),
     }
-    about.warn(
-        "receipts are on, but this worker has no ingress, and its ledger is not shared: it waits for receipts that it cannot see",
-        "set ingress.listen; or, with run --role stages, ledger.kind redis for this worker and for the one with the ingress",
-    )
 }

@@ -75,6 +75,12 @@ impl Config {
         if self.takes_receipts() { topology.with_receipts() } else { topology }
     }
 
+    /// The queues of all stages, whatever `guests.delivery` says: dead letters of both deliveries can be there.
+    #[must_use]
+    pub(crate) fn topology_of_all_stages(&self) -> Topology {
+        Topology::new(&self.topology, stages::ALL, self.retry.delays.as_slice())
+    }
+
     /// Limits of each consumer.
     #[must_use]
     pub(crate) fn consumer_limits(&self) -> ConsumerLimits {

@@ -91,6 +91,7 @@ pub struct SendConfig {
     pub rate: Bounded<0, 1000>,
     pub per_address_per_hour: Bounded<0, 100>,
     pub sms_parts_max: Bounded<1, 10>,
+    pub sms_fallback: bool,
 }
 
 /// Section `receipts`.
@@ -117,6 +118,18 @@ impl Config {
     pub fn takes_receipts(&self) -> bool {
         let section = &self.receipts;
         section.secret_file.is_some() || !section.secret.expose_secret().is_empty() || section.allow_unsigned
+    }
+
+    /// True if a message that may have been sent waits for its receipt.
+    #[must_use]
+    pub(crate) fn waits_for_receipts(&self) -> bool {
+        self.sends_to_guests() && self.takes_receipts() && !self.wakes_flows()
+    }
+
+    /// True if a guest whom `WhatsApp` does not reach gets the link by SMS.
+    #[must_use]
+    pub(crate) fn falls_back_to_sms(&self) -> bool {
+        self.send.sms_fallback && self.sends_to_guests() && !self.wakes_flows()
     }
 
     /// True if flows send the messages.
@@ -147,6 +160,7 @@ impl Config {
             receipt_wait: (self.takes_receipts() && !self.wakes_flows())
                 .then(|| self.send.unknown_wait.get()),
             rate: Some(self.send.rate.get()).filter(|rate| *rate > 0),
+            sms_fallback: self.falls_back_to_sms(),
             per_address_per_hour: Some(self.send.per_address_per_hour.get()).filter(|max| *max > 0),
         }
     }

@@ -87,7 +87,10 @@ impl Loaded {
     }
 
     /// Receipts, if they are on; the secret file is read once as a test.
-    fn receipts(&self) -> Result<Option<ReceiptSettings>, ConfigError> {
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the secret file is unusable.
+    pub(crate) fn receipts(&self) -> Result<Option<ReceiptSettings>, ConfigError> {
         let section = &self.config.receipts;
         if !self.config.takes_receipts() {
             return Ok(None);

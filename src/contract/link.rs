@@ -3,11 +3,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{
     decode,
-    ids::Role,
-    outgoing::{Outgoing, Route},
+    ids::{self, Role},
+    outgoing::{Outgoing, Route, short_correlation},
     people::{Channel, Expert, Name, PhoneNumber},
     private::Private,
     stage::{MessageKind, QueueDef},
@@ -226,6 +227,24 @@ impl Outgoing {
         };
         let body = serde_json::to_vec(&link)?;
         Ok(Self::link(session, Role::Host, position, HOST_ROUTE, HOST_LINK_TYPE, body))
+    }
+
+    /// Builds the message with which stage `sms` sends `link`, because `WhatsApp` does not deliver the message `id`. It is the same for
+    /// each repeat.
+    ///
+    /// # Errors
+    /// See [`Outgoing::guest`].
+    pub fn by_sms(link: &GuestLink, id: &Uuid) -> Result<Self, serde_json::Error> {
+        let body = serde_json::to_vec(&GuestLink { channel: Channel::Sms, ..link.clone() })?;
+        let correlation = link.correlation_id.as_ref().map(|id| id.reveal().as_str());
+        Ok(Self {
+            route: guest_route(Channel::Sms),
+            kind: GUEST_LINK_TYPE,
+            message_id: ids::hash(format!("{id}/sms").as_bytes()),
+            correlation_id: short_correlation(correlation, &link.event_id),
+            body: body.into(),
+            deadline: link.expires_at,
+        })
     }
 
     fn link(

@@ -33,3 +33,10 @@ pub struct Outgoing {
     /// When the session ends. The message must not be published after that time.
     pub deadline: WireTime,
 }
+
+/// The AMQP property `correlation_id`: `given`, or the event's id if AMQP cannot carry it. An AMQP short string has at most 255 bytes, and
+/// some clients refuse control characters. Such a correlation id is only in the body.
+pub(crate) fn short_correlation(given: Option<&str>, event_id: &str) -> Private<String> {
+    let given = given.filter(|id| !id.is_empty() && id.len() <= 255 && !id.chars().any(char::is_control));
+    Private::new(given.unwrap_or(event_id).to_owned())
+}

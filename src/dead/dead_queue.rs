@@ -13,7 +13,7 @@ use crate::{
     broker::{
         connection::{Connected, within},
         properties::short,
-        topology::{Topology, TopologyError},
+        topology::{Depth, Topology, TopologyError},
     },
     clock::Clock,
     contract::stage::QueueDef,
@@ -55,16 +55,13 @@ impl<'a> DeadQueue<'a> {
         let queue = Topology::dead_queue(&topology.queue(work));
         topology.verify(connection, &queue, true, limit).await?;
         lock(connection, &queue, limit).await?;
-        let limit_known = topology.creates();
+        let creates = topology.creates();
         // Declaring an existing queue compares its arguments: with another delivery limit, reading would lose letters.
-        topology.verify(connection, &queue, !limit_known, limit).await?;
+        let mut limit_known = accepts(topology.verify(connection, &queue, false, limit).await, creates)?;
         let staging = Topology::replay_queue(&topology.queue(work));
         // Only a replay needs this queue, and reports its absence.
-        let problem = topology.verify(connection, &staging, !limit_known, limit).await.err();
-        if let Some(error) =
-            problem.filter(|error| limit_known || !matches!(error, TopologyError::Mismatch(_)))
-        {
-            return Err(error.into());
+        if creates || accepts(topology.verify(connection, &staging, true, limit).await, false)? {
+            limit_known &= accepts(topology.verify(connection, &staging, false, limit).await, creates)?;
         }
         let mut dead_queue =
             Self { connection, topology, limit, clock, work, queue, letters: 0, staged: 0, limit_known };
@@ -98,6 +95,15 @@ impl<'a> DeadQueue<'a> {
     /// [`DeadError::Broker`].
     pub(crate) async fn read(&self, most: u32) -> Result<Reader<'_>, DeadError> {
         Reader::open(self, &self.queue, most, WINDOW).await
+    }
+}
+
+/// True if the queue was accepted, and false if it differs, is missing or may not be declared. With `strict`, that is an error.
+fn accepts(verified: Result<Depth, TopologyError>, strict: bool) -> Result<bool, TopologyError> {
+    match verified {
+        Ok(_) => Ok(true),
+        Err(TopologyError::Mismatch(_)) if !strict => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

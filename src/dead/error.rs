@@ -35,7 +35,7 @@ pub(crate) enum DeadError {
     },
     /// Reading the letters again could lose them.
     #[error(
-        "{0}: letters were delivered {DELIVERIES_MAX} times and the queue's delivery limit is unknown (topology.declare is not create), so RabbitMQ may drop them; hint: set the queue's x-delivery-limit to the value that `topology` prints"
+        "{0}: letters were delivered {DELIVERIES_MAX} times and the queue's delivery limit is unknown, so RabbitMQ may drop them; hint: give the queue the arguments that `topology` prints, and grant the user `configure` on it, so that this command can compare them"
     )]
     DeliveryLimit(String),
     /// The broker did not accept the copy of a letter.

@@ -29,6 +29,11 @@ pub(super) struct HttpProblem {
 }
 
 impl HttpProblem {
+    /// What is wrong. Shows no value of the request.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(super) fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new(), retry_after: None, allow: None }
     }

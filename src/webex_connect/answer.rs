@@ -27,6 +27,8 @@ pub(super) struct Refused {
     pub(super) cause: ErrorCause,
     /// True if the message may have been sent.
     pub(super) unknown: bool,
+    /// True if the response has a code that is not in the table.
+    pub(super) unlisted: bool,
     /// What was answered, and what to do. Contains no text of the response.
     pub(super) reason: String,
 }
@@ -57,7 +59,7 @@ pub(super) fn read(
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let is_success = (200..300).contains(&status);
     let refused = |cause, unknown, words: &str| {
-        Err(Refused { cause, unknown, reason: format!("answered {status}{words}") })
+        Err(Refused { cause, unknown, unlisted: false, reason: format!("answered {status}{words}") })
     };
     let Some(code) = code(&json) else {
         let is_accepted = matches!(status, 201 | 202) || (is_success && id(&json).is_some());
@@ -70,7 +72,8 @@ pub(super) fn read(
     };
     let Some((meaning, words)) = codes::meaning(api, code) else {
         let words = format!(" with code {code}, which this program does not know");
-        return refused(ErrorCause::Transient, is_success || status >= 500, &words);
+        let refused = refused(ErrorCause::Transient, is_success || status >= 500, &words);
+        return refused.map_err(|refused| Refused { unlisted: true, ..refused });
     };
     let (cause, unknown) = match meaning {
         Meaning::Accepted if is_success => return Ok(AcceptedMessage { id: id(&json) }),

@@ -50,6 +50,11 @@ impl ConnectClient {
                 response.mark_ok();
                 Ok(())
             }
+            // Whatever the code means, the API works. Otherwise no message that may have been sent would be sent again.
+            Err(Refused { unlisted: true, .. }) if response.status < 500 => {
+                response.mark_ok();
+                Ok(())
+            }
             Err(refused) => {
                 let error = refused.into_error(&self.upstream, &response);
                 Err(self.upstream.refused_with(response, "", error).await)

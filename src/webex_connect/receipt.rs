@@ -52,6 +52,17 @@ pub(crate) struct ReceivedReceipt {
     pub(crate) carrier: Option<String>,
 }
 
+/// Codes of messages that `WhatsApp` does not deliver, and that SMS may: only a template may be sent now, the number is not registered, or
+/// `WhatsApp` cannot deliver to this person.
+const NOT_ON_WHATSAPP: [u32; 4] = [7710, 7726, 7865, 7871];
+
+impl ReceivedReceipt {
+    /// True if `WhatsApp` does not reach the guest, and SMS may.
+    pub(crate) fn is_not_on_whatsapp(&self) -> bool {
+        self.channel == Channel::Whatsapp && self.code.is_some_and(|code| NOT_ON_WHATSAPP.contains(&code))
+    }
+}
+
 /// The objects that may have the fields, innermost first.
 struct ReceiptFields<'a>(Vec<&'a Map<String, Value>>);
 

@@ -21,7 +21,7 @@ use crate::{
         tries::Tries,
     },
     config::{ConnectMode, Loaded},
-    contract::{BODY_BYTES_MAX, receipt, stage::StageDef, start_session::EXCHANGE},
+    contract::{BODY_BYTES_MAX, link, receipt, stage::StageDef, start_session::EXCHANGE},
     ingress::{
         Ingress, IngressError, IngressSettings, ReceiptSettings, outlet::Outlet, receipts::Receipts,
         sessions::StartEvents,
@@ -177,6 +177,9 @@ impl Parts<'_> {
             in_progress: Semaphore::new(in_progress),
             // A receipt repeats parts of its event, so it is not larger.
             outlet: self.outlet(receipt::EXCHANGE, in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX),
+            links: config
+                .falls_back_to_sms()
+                .then(|| self.outlet(link::EXCHANGE, in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX)),
             ledger: self.ledger.clone(),
             clock: self.ledger.clock().clone(),
             random: self.random.clone(),

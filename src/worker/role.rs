@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::sync::oneshot;
 
 use crate::{
-    config::{ConfigError, Loaded},
+    config::{ConfigError, LedgerChoice, Loaded},
     contract::stage::StageDef,
     ingress::IngressSettings,
     state::PublishState,
@@ -49,6 +49,14 @@ impl WorkerParts {
         {
             let expected = "expected ADDRESS:PORT, because receipts are on (section receipts) and come through the ingress";
             return Err(loaded.settings.error("ingress.listen", expected));
+        }
+        if role != WorkerRole::All
+            && loaded.config.waits_for_receipts()
+            && loaded.config.ledger.kind != LedgerChoice::Redis
+        {
+            let expected = "expected redis, because receipts are on (section receipts): with --role stages and --role ingress, a stage finds \
+                            the receipts of another worker's ingress only in a shared ledger";
+            return Err(loaded.settings.error("ledger.kind", expected));
         }
         let ingress = if role == WorkerRole::Stages { None } else { loaded.ingress()? };
         if role == WorkerRole::Ingress {

@@ -266,3 +266,39 @@ async fn second_dead_command_and_missing_queue_are_refused() {
     assert!(second.stderr.contains("queue is locked by another `dead` command"), "{second:?}");
     replay.kill();
 }
+
+/// RabbitMQ's own limit would be 20 deliveries. The command compares the queue's limit, whoever declared the queue.
+#[tokio::test]
+async fn letters_are_read_often_if_an_operator_declared_the_queues() {
+    let rig = rig().await;
+    put(&rig, "hosts", vec![(dead("link-1", "rejected", 5), host_link(1))]).await;
+    for _ in 0..22 {
+        let shown = rig
+            .command(&["dead", "list", "--queue", "hosts", "--json"], &[("topology.declare", "check")])
+            .await;
+        assert_eq!(shown.status, Some(0), "{shown:?}");
+    }
+    assert_eq!(contents(&rig, "hosts.dead").await.len(), 1);
+}
+
+/// After a change of `guests.delivery`, or on an operator's machine that has the default.
+#[tokio::test]
+async fn dead_links_of_the_other_delivery_are_listed_and_replayed() {
+    let rig = Rig::new().await;
+    let sends = [
+        ("guests.delivery", "webex-connect"),
+        ("send.allowed_prefixes", "+346"),
+        ("webex_connect.sms_from", "34900123123"),
+    ];
+    let declared = rig.command(&["topology", "--declare"], &sends).await;
+    assert_eq!(declared.status, Some(0), "{declared:?}");
+    let link = json!({"eventId": "event-6", "channel": "sms", "to": number(6)}).to_string().into_bytes();
+    put(&rig, "guests.sms", vec![(with_id("link-2"), link)]).await;
+    let listed = tool(&rig, &["list", "--queue", "guests.sms", "--json"]).await;
+    assert!(listed.stdout.contains("guests.sms"), "{listed:?}");
+    tool(&rig, &["replay", "--queue", "guests.sms", "--yes"]).await;
+    assert_eq!(
+        [contents(&rig, "guests.sms.dead").await.len(), contents(&rig, "guests.sms").await.len()],
+        [0, 1]
+    );
+}

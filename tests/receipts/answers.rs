@@ -8,7 +8,10 @@ use testkit::{
 };
 
 use super::{MESSAGE, PATH, body, receipt, request, signature, signature_512, until_declared};
-use crate::ingress::{Caller, reply};
+use crate::{
+    ingress::{Caller, reply},
+    send::{SendRig, settings},
+};
 
 /// An ingress for receipts alone, without a client.
 const RECEIPTS: [(&str, &str); 3] =
@@ -196,4 +199,17 @@ async fn worker_with_receipts_and_without_an_ingress_does_not_start() {
     let finished = rig.command(&["run"], &[("receipts.secret", HUB_SECRET)]).await;
     assert_eq!(finished.status, Some(2), "{finished:?}");
     assert!(finished.stderr.contains("ingress.listen"), "{finished:?}");
+}
+
+/// The ingress would note receipts in a ledger that the stages do not read.
+#[tokio::test]
+async fn roles_that_share_no_ledger_do_not_start_with_receipts() {
+    let rig = SendRig::new().await;
+    let url = rig.connect.url();
+    for role in ["ingress", "stages"] {
+        let receipts = [("receipts.secret", HUB_SECRET), ("ingress.listen", "127.0.0.1:0")];
+        let finished = rig.rig.command(&["run", "--role", role], &settings(url.as_str(), &receipts)).await;
+        assert_eq!(finished.status, Some(2), "{role}: {finished:?}");
+        assert!(finished.stderr.contains("expected redis, because receipts are on"), "{role}: {finished:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Receipts of Webex Connect: its fake sends them to the ingress, and they are published on a real broker.
 
 mod answers;
+mod fallback;
 mod unavailable;
 mod unknown;
 mod whole_way;

@@ -67,6 +67,6 @@ pub(crate) fn settings<'a>(url: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'
 }
 
 /// A refusal with `code`.
-fn refusal(code: u32) -> Fault {
+pub(crate) fn refusal(code: u32) -> Fault {
     Fault::Refuse(RefusalFault { code, http: None, shape: None, numeric: false })
 }

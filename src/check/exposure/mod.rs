@@ -83,8 +83,10 @@ fn admin(loaded: &Loaded) -> Finding {
 fn ingress(loaded: &Loaded) -> Finding {
     let about = on(Exposure, loaded, &["ingress.listen"]);
     match (loaded.ingress(), loaded.config.ingress.listen) {
-        (Err(error), _) => about
-            .fail(error.to_string(), "correct the client's token_file, and give each client its own tokens"),
+        (Err(error), _) => about.fail(
+            error.to_string(),
+            "correct the file that is named, and give each client tokens of its own",
+        ),
         (Ok(_), None) => about.pass("the HTTP ingress is off"),
         (Ok(_), Some(address)) if is_loopback_address(address) => {
             about.pass("reachable only from this machine")

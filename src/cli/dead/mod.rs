@@ -37,7 +37,7 @@ impl From<DeadError> for CommandError {
 
 pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError> {
     let connector = loaded.config.connector().filtering_properties();
-    let topology = loaded.config.topology();
+    let topology = loaded.config.topology_of_all_stages();
     // One connection for everything: when it closes, no message of this command is in flight any more.
     let connection = connector.connect_once("dead").await?;
     let tool = DeadTool { loaded, connection: &connection, topology: &topology };

@@ -56,6 +56,10 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
         let expected = "expected a sender of text messages, or webex_connect.whatsapp_app_id";
         return Err(settings.error("webex_connect.sms_from", expected));
     }
+    if config.falls_back_to_sms() && section.sms_from.is_empty() {
+        let expected = "expected false, because webex_connect.sms_from is empty";
+        return Err(settings.error("send.sms_fallback", expected));
+    }
     if config.send.min_remaining.get() >= config.instant_connect.link_lifetime.get() {
         let expected =
             "expected less than instant_connect.link_lifetime, because every message would be too late";

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::MessageState;
-use crate::contract::{private::Private, start_session::Attributes};
+use crate::contract::{link::GuestLink, private::Private, start_session::Attributes};
 
 /// Key of the entry about the message `id`.
 #[must_use]
@@ -26,6 +26,9 @@ pub fn receipt_key(id: &Uuid) -> String {
 pub struct SendNote {
     /// Number of times that the message may have been sent.
     pub sends: u32,
+    /// Time of the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_sent_at: Option<Timestamp>,
     /// Time of the last of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Timestamp>,
@@ -35,6 +38,9 @@ pub struct SendNote {
     /// The link of the message, for its receipts. Missing if receipts are off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<SentLink>,
+    /// The whole link, if a receipt may say that it must be sent by SMS instead (`send.sms_fallback`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<GuestLink>,
 }
 
 /// What receipts repeat of a guest link: no number, name or link.
@@ -90,7 +96,8 @@ impl SendNote {
     /// The note before one more send at `at`.
     #[must_use]
     pub fn again(&self, at: Timestamp) -> Self {
-        Self { sends: self.sends.saturating_add(1), sent_at: Some(at), ..self.clone() }
+        let first_sent_at = if self.sends == 0 { Some(at) } else { self.first_sent_at };
+        Self { sends: self.sends.saturating_add(1), first_sent_at, sent_at: Some(at), ..self.clone() }
     }
 }
 
@@ -119,6 +126,9 @@ mod tests {
         assert_eq!(SendNote::read(br#"{"sends":2}"#).unwrap().sends, 2);
         assert_eq!(SendNote::read(b"sent"), None);
         let note = SendNote::default().again(Timestamp::UNIX_EPOCH);
-        assert_eq!(serde_json::to_string(&note).unwrap(), r#"{"sends":1,"sentAt":"1970-01-01T00:00:00Z"}"#);
+        assert_eq!(
+            serde_json::to_string(&note).unwrap(),
+            r#"{"sends":1,"firstSentAt":"1970-01-01T00:00:00Z","sentAt":"1970-01-01T00:00:00Z"}"#
+        );
     }
 }

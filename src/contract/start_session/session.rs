@@ -14,6 +14,7 @@ use crate::contract::{
     identity::Identity,
     ids::{self, EventId},
     message::Message,
+    outgoing::short_correlation,
     people::{self, Channel, Expert, Guest, NumberPrefixes},
     private::Private,
     time::WireTime,
@@ -122,7 +123,8 @@ pub(super) fn validated(
     if expires_at.timestamp() <= now {
         return Err(Refusal::Expired(Invalid::new("expiresAt", Problem::SessionOver)));
     }
-    let correlation = correlation(start.correlation_id.as_ref(), message, event_id);
+    let given = start.correlation_id.as_ref().map(|id| id.reveal().as_str());
+    let correlation = short_correlation(given.or(message.correlation_id.as_deref()), event_id.as_str());
     Ok(Session {
         subject: format!("{}{}", rules.subject_prefix, ids::subject(&start.session_id)),
         session_id: start.session_id.into(),
@@ -172,12 +174,4 @@ fn allowed_devices(devices: Vec<Device>, allowed: &AllowList) -> Result<Vec<Devi
         }
     }
     Ok(unique)
-}
-
-/// Returns the AMQP correlation id, or the event id if AMQP cannot carry the given one. An AMQP short string has at most 255
-/// bytes, and some clients refuse control characters. Such a correlation id is only in the body.
-fn correlation(given: Option<&Private<String>>, message: &Message, event_id: &EventId) -> Private<String> {
-    let given = given.map(|id| id.reveal().as_str()).or(message.correlation_id.as_deref());
-    let given = given.filter(|id| !id.is_empty() && id.len() <= 255 && !id.chars().any(char::is_control));
-    Private::new(given.unwrap_or_else(|| event_id.as_str()).to_owned())
 }

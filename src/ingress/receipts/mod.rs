@@ -18,22 +18,24 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use self::signature::HubSecrets;
+use self::{notes::NotedMessage, signature::HubSecrets};
 use super::{
     outlet::Outlet,
     problem::{HttpProblem, RETRY_SOON},
 };
 use crate::{
     clock::Clock,
-    contract::{http::ProblemKind, private::loggable_id, receipt::SentLink, trace::TraceContext},
+    contract::{
+        http::ProblemKind, outgoing::Outgoing, private::loggable_id, receipt::SentLink, trace::TraceContext,
+    },
     ledger::Ledger,
     random::Random,
     telemetry::{
         metrics::{
             ReceiptMetrics,
-            labels::{Answered, ReceiptRefused},
+            labels::{Answered, FallbackReason, ReceiptRefused},
         },
         traces::Tracer,
     },
@@ -55,6 +57,8 @@ pub(crate) struct Receipts {
     /// A permit for each receipt in progress. Its sender is not known before its body is read, so receipts must leave room for others.
     pub(crate) in_progress: Semaphore,
     pub(crate) outlet: Outlet,
+    /// The way to stage `sms`, for guests whom `WhatsApp` does not reach; `None`: such a message stays failed.
+    pub(crate) links: Option<Outlet>,
     pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
     /// Makes the ids of new traces.
@@ -129,8 +133,18 @@ impl Receipts {
         within: &TraceContext,
         deadline: Instant,
     ) -> Result<Option<SentLink>, HttpProblem> {
-        let about = self.note(receipt, at, deadline).await?;
-        self.publish(receipt, about.as_ref(), at, within, deadline).await?;
+        let NotedMessage { about, by_sms } = self.note(receipt, at, deadline).await?;
+        // Before the receipt is answered, so that Webex Connect repeats it if the link is not confirmed. The repeat has the same id.
+        if let (Some(outlet), Some(link)) = (&self.links, by_sms) {
+            let outgoing = Outgoing::by_sms(&link, &receipt.message).map_err(|_| {
+                HttpProblem::new(ProblemKind::Internal, "could not write a guest link for SMS")
+            })?;
+            self.publish(outlet, &outgoing, at, within, deadline).await?;
+            warn!(message_id = %receipt.message, code = receipt.code, "WhatsApp does not deliver a guest link; sending it by SMS (send.sms_fallback)");
+            self.metrics.fell_back(FallbackReason::Receipt);
+        }
+        let message = publish::message(receipt, about.as_ref(), at);
+        self.publish(&self.outlet, &message, at, within, deadline).await?;
         Ok(about)
     }
 

@@ -9,7 +9,10 @@ use tracing::warn;
 
 use super::{Receipts, unavailable};
 use crate::{
-    contract::receipt::{ReceiptNote, SendNote, SentLink, receipt_key, send_key},
+    contract::{
+        link::GuestLink,
+        receipt::{MessageState, ReceiptNote, SendNote, SentLink, receipt_key, send_key},
+    },
     ingress::problem::HttpProblem,
     ledger::{Claim, LedgerError},
     webex_connect::receipt::ReceivedReceipt,
@@ -19,6 +22,14 @@ use crate::{
 const NOTE_MAX: Duration = Duration::from_secs(2);
 /// Time for which a note is kept. Webex Connect gives a text message up after three days, but nobody waits for a receipt so long.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
+
+/// What the ledger knows of the message of a receipt.
+#[derive(Debug, Default)]
+pub(super) struct NotedMessage {
+    pub(super) about: Option<SentLink>,
+    /// The link of a message that `WhatsApp` does not deliver. Stage `sms` must send it.
+    pub(super) by_sms: Option<GuestLink>,
+}
 
 impl Receipts {
     /// Notes the receipt, which came at `at`, and returns what the ledger knows of its message.
@@ -30,10 +41,10 @@ impl Receipts {
         receipt: &ReceivedReceipt,
         at: Timestamp,
         deadline: Instant,
-    ) -> Result<Option<SentLink>, HttpProblem> {
+    ) -> Result<NotedMessage, HttpProblem> {
         let until = (Instant::now() + NOTE_MAX).min(deadline);
         let error = match timeout_at(until, self.noted(receipt, at)).await {
-            Ok(Ok(about)) => return Ok(about),
+            Ok(Ok(noted)) => return Ok(noted),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "ledger: no answer in time".to_owned(),
         };
@@ -42,7 +53,7 @@ impl Receipts {
                 error,
                 "ledger unavailable; publishing a receipt without a note (ledger.on_failure=continue)"
             );
-            return Ok(None);
+            return Ok(NotedMessage::default());
         }
         warn!(
             error,
@@ -51,9 +62,9 @@ impl Receipts {
         Err(unavailable("the ledger is unavailable"))
     }
 
-    async fn noted(&self, receipt: &ReceivedReceipt, at: Timestamp) -> Result<Option<SentLink>, LedgerError> {
+    async fn noted(&self, receipt: &ReceivedReceipt, at: Timestamp) -> Result<NotedMessage, LedgerError> {
         let sent = self.ledger.read(&send_key(&receipt.message)).await?;
-        let about = sent.as_deref().and_then(SendNote::read).and_then(|note| note.about);
+        let SendNote { about, link, .. } = sent.as_deref().and_then(SendNote::read).unwrap_or_default();
         let fingerprint = Sha256::digest(receipt.message.as_bytes()).into();
         let claim = self.ledger.claim(&receipt_key(&receipt.message), fingerprint, NOTE_MAX).await?;
         // Another receipt of the message takes longer than this one may.
@@ -70,6 +81,8 @@ impl Receipts {
             let took = receipt.at.unwrap_or(at).duration_since(published);
             self.metrics.delivered(receipt.channel, Duration::try_from(took).unwrap_or_default());
         }
-        Ok(about)
+        let is_lost = receipt.is_not_on_whatsapp() && note.state == MessageState::Failed;
+        let by_sms = link.filter(|link| is_lost && link.expires_at.timestamp() > at);
+        Ok(NotedMessage { about, by_sms })
     }
 }

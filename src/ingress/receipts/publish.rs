@@ -12,13 +12,12 @@ use crate::{
         publisher::{Publication, PublishError},
     },
     contract::{
-        outgoing::Outgoing,
-        private::Private,
+        outgoing::{Outgoing, short_correlation},
         receipt::{GuestReceipt, RECEIPT_TYPE, SentLink, route},
         time::WireTime,
         trace::TraceContext,
     },
-    ingress::problem::HttpProblem,
+    ingress::{outlet::Outlet, problem::HttpProblem},
     webex_connect::receipt::ReceivedReceipt,
 };
 
@@ -26,54 +25,53 @@ use crate::{
 pub(super) const RETRY_LATER: Duration = Duration::from_secs(5);
 /// Time that stays for the answer.
 const RESERVE: Duration = Duration::from_millis(500);
-/// Longest AMQP short string, in bytes.
-const SHORT_MAX: usize = 255;
 
 impl Receipts {
-    /// Publishes `receipt` and waits for the confirm.
+    /// Publishes `message` through `outlet` and waits for the confirm.
     ///
     /// # Errors
     /// There is no confirm.
     pub(super) async fn publish(
         &self,
-        receipt: &ReceivedReceipt,
-        about: Option<&SentLink>,
+        outlet: &Outlet,
+        message: &Outgoing,
         at: Timestamp,
         within: &TraceContext,
         deadline: Instant,
     ) -> Result<(), HttpProblem> {
-        let message = message(receipt, about, at);
         let full = "too many receipts wait for the broker's confirm";
-        let room = self.outlet.room(message.body.reveal().len(), full).map_err(unavailable)?;
+        let room = outlet.room(message.body.reveal().len(), full).map_err(unavailable)?;
         let id = message.message_id.to_string();
-        let mut span =
-            self.tracer.publish(&self.outlet.exchange, message.route.routing_key, Some(&id), within);
+        let mut span = self.tracer.publish(&outlet.exchange, message.route.routing_key, Some(&id), within);
         let publication = Publication {
-            exchange: self.outlet.exchange.clone(),
+            exchange: outlet.exchange.clone(),
             routing_key: message.route.routing_key.to_owned(),
-            properties: properties::outgoing(&message, span.context(), at),
+            properties: properties::outgoing(message, span.context(), at),
             body: Arc::from(message.body.reveal().as_slice()),
         };
-        let Err(error) = self.outlet.publish(publication, room, deadline - RESERVE).await else {
+        let Err(error) = outlet.publish(publication, room, deadline - RESERVE).await else {
             return Ok(());
         };
         span.fail(error.as_str(), &error.to_string());
         Err(unavailable(match error {
-            PublishError::Unroutable => "the broker has no queue for receipts",
-            PublishError::Nacked => "the broker refused the receipt (is a queue full?)",
-            PublishError::Unknown => "the broker did not confirm the receipt in time",
+            PublishError::Unroutable => "the broker has no queue for the message",
+            PublishError::Nacked => "the broker refused the message (is a queue full?)",
+            PublishError::Unknown => "the broker did not confirm the message in time",
             PublishError::Ended => "the ingress is stopping",
         }))
     }
 }
 
 /// The message about `receipt`, with what the ledger keeps of the guest link.
-fn message(receipt: &ReceivedReceipt, about: Option<&SentLink>, at: Timestamp) -> Outgoing {
+pub(super) fn message(receipt: &ReceivedReceipt, about: Option<&SentLink>, at: Timestamp) -> Outgoing {
+    let message_id = receipt.message.to_string();
     let correlation_id = about.and_then(|about| about.correlation_id.clone());
+    let event_id = about.map_or(message_id.as_str(), |about| &about.event_id);
+    let short = short_correlation(correlation_id.as_ref().map(|id| id.reveal().as_str()), event_id);
     let body = GuestReceipt {
         event_id: about.map(|about| about.event_id.clone()),
         session_id: about.map(|about| about.session_id.clone()),
-        message_id: receipt.message.to_string(),
+        message_id: message_id.clone(),
         channel: receipt.channel,
         state: receipt.state,
         is_final: receipt.state.is_final(),
@@ -86,15 +84,11 @@ fn message(receipt: &ReceivedReceipt, about: Option<&SentLink>, at: Timestamp) -
         correlation_id: correlation_id.clone(),
         attributes: about.and_then(|about| about.attributes.clone()),
     };
-    let event_id =
-        || about.map_or_else(|| receipt.message.to_string(), |about| about.event_id.clone()).into();
     Outgoing {
         route: route(receipt.channel),
         kind: RECEIPT_TYPE,
         message_id: receipt.id,
-        correlation_id: correlation_id
-            .filter(|id: &Private<String>| (1..=SHORT_MAX).contains(&id.reveal().len()))
-            .unwrap_or_else(event_id),
+        correlation_id: short,
         // Serialization cannot fail, because the body is text and numbers only.
         body: serde_json::to_vec(&body).unwrap_or_default().into(),
         deadline: WireTime::floor(at),

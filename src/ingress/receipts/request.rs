@@ -1,6 +1,6 @@
 //! A request with a receipt: its order of work.
 
-use std::sync::atomic::Ordering;
+use std::{net::IpAddr, sync::atomic::Ordering};
 
 use axum::{
     body::Body,
@@ -42,34 +42,53 @@ impl IngressService {
         if request.method() != Method::POST {
             return Err(other_method(METHODS));
         }
-        let _permit = receipts.begin()?;
         let (parts, body) = request.into_parts();
-        head::check_framing(&parts.headers, RECEIPT_BYTES_MAX)?;
-        let refused = |reason| self.refuse_receipt(receipts, reason, &parts.headers, origin);
-        let signature = receipts.signature(&parts.headers).map_err(refused)?;
-        // Webex Connect does not repeat a receipt after a 408.
+        let address = head::client_address(origin.peer, &parts.headers, &self.trusted_proxies);
+        let result = self.take(receipts, &parts.headers, body, origin, address, deadline).await;
+        if let Err(problem) = &result
+            && problem.kind == ProblemKind::Unavailable
+        {
+            // Everybody can cause it, so the number of lines is limited.
+            match self.clients.refused.take(address) {
+                Ok(()) => {
+                    warn!(reason = problem.detail(), %address, "ingress: receipt not taken; Webex Connect repeats it");
+                }
+                Err(_) => {
+                    debug!(reason = problem.detail(), %address, "ingress: receipt not taken; too many from this address");
+                }
+            }
+        }
+        result.map(|answered| (answered, Response::new(Body::empty())))
+    }
+
+    async fn take(
+        &self,
+        receipts: &Receipts,
+        headers: &HeaderMap,
+        body: Body,
+        origin: &RequestOrigin,
+        address: IpAddr,
+        deadline: Instant,
+    ) -> Result<Answered, HttpProblem> {
+        let _permit = receipts.begin()?;
+        head::check_framing(headers, RECEIPT_BYTES_MAX)?;
+        let refused = |reason| self.refuse_receipt(receipts, reason, address);
+        let signature = receipts.signature(headers).map_err(refused)?;
         let body =
             body::read(body, RECEIPT_BYTES_MAX, deadline).await.map_err(|problem| match problem.kind {
+                // Webex Connect does not repeat a receipt after a 408.
                 ProblemKind::Slow => unavailable("the body did not come in time"),
                 _ => problem,
             })?;
         receipts.verify(&body, signature.as_deref()).map_err(refused)?;
         origin.busy.store(true, Ordering::Relaxed);
-        let answered = receipts.accept(&body, deadline).await?;
-        Ok((answered, Response::new(Body::empty())))
+        receipts.accept(&body, deadline).await
     }
 
     /// Counts a receipt without a valid signature. An address that sends many of them is told to wait; receipts with a valid signature
     /// from the same address are still taken.
-    fn refuse_receipt(
-        &self,
-        receipts: &Receipts,
-        reason: ReceiptRefused,
-        headers: &HeaderMap,
-        origin: &RequestOrigin,
-    ) -> HttpProblem {
+    fn refuse_receipt(&self, receipts: &Receipts, reason: ReceiptRefused, address: IpAddr) -> HttpProblem {
         receipts.metrics.refused(reason);
-        let address = head::client_address(origin.peer, headers, &self.trusted_proxies);
         let reason: &'static str = reason.into();
         if let Err(wait) = self.clients.refused.take(address) {
             debug!(reason, %address, "ingress: receipt refused; too many from this address");

@@ -78,6 +78,11 @@ impl HubSecrets {
         Ok((fixed.is_some() || file.is_some()).then_some(Self { fixed, file, algorithm }))
     }
 
+    /// True if there is no secret: the file is empty.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fixed.is_none() && self.file.as_ref().is_none_or(|file| file.current().is_empty())
+    }
+
     /// The signature in `headers`, before the body is read.
     ///
     /// # Errors

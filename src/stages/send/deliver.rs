@@ -9,6 +9,8 @@ use super::{
 };
 use crate::{
     contract::{
+        outgoing::Outgoing,
+        people::Channel,
         receipt::{SendNote, SentLink},
         time::WireTime,
     },
@@ -19,7 +21,8 @@ use crate::{
         JobContext,
         deduplicator::{Begun, Deduplicator, WRITE_TIME},
     },
-    telemetry::metrics::labels::ResolvedBy,
+    telemetry::metrics::labels::{FallbackReason, ResolvedBy},
+    upstream::ErrorCause,
 };
 
 /// Ledger result of a message that was sent while receipts are off.
@@ -80,7 +83,9 @@ impl<C: GuestSender> SendStage<C> {
         noted: &SendNote,
     ) -> Outcome {
         let (deadline, expires_at) = (context.deadline, job.link.expires_at);
-        let sending = SendNote { about: self.about(job), ..noted.again(self.deduplicator.clock().now()) };
+        let link = (self.rules.receipt_wait.is_some() && self.falls_back()).then(|| job.link.clone());
+        let sending =
+            SendNote { about: self.about(job), link, ..noted.again(self.deduplicator.clock().now()) };
         let Ok(note) = serde_json::to_vec(&sending) else {
             return Outcome::Dead(Death::new(Class::Internal, "could not write the note of a message"));
         };
@@ -104,7 +109,7 @@ impl<C: GuestSender> SendStage<C> {
                 self.record(lease, &sending, expires_at).await;
                 Outcome::Done(Batch::default())
             }
-            Err(error) => self.failed(error, lease, noted, expires_at).await,
+            Err(error) => self.failed(error, job, lease, noted).await,
         }
     }
 
@@ -135,9 +140,9 @@ impl<C: GuestSender> SendStage<C> {
     async fn failed(
         &self,
         error: SendError,
+        job: &GuestJob,
         mut lease: Option<Lease>,
         noted: &SendNote,
-        expires_at: WireTime,
     ) -> Outcome {
         let may_be_sent = matches!(&error, SendError::Failed(error) if error.unknown);
         // Without the ledger nobody counts how often it may have been sent.
@@ -148,12 +153,37 @@ impl<C: GuestSender> SendStage<C> {
         // The note of this attempt stays if the message may have been sent. Otherwise the earlier note returns, also if it counts
         // nothing: a write is repeated until the ledger works, and a release is not.
         if !may_be_sent && let Ok(note) = serde_json::to_vec(noted) {
-            _ = self.deduplicator.note_part(&mut lease, &note, expires_at).await;
+            _ = self.deduplicator.note_part(&mut lease, &note, job.link.expires_at).await;
             fault::point(C::DEF.name, "released");
         }
         match error {
             SendError::Unsendable(death) => Outcome::Dead(death),
-            SendError::Failed(error) => error.into_outcome(),
+            SendError::Failed(error) if error.cause == ErrorCause::Request && self.falls_back() => {
+                self.by_sms(job, &error.reason)
+            }
+            SendError::Failed(mut error) => {
+                // An operator reads it before a replay, if this was the last attempt.
+                if may_be_sent {
+                    error.reason.push_str("; the message may have been sent");
+                }
+                error.into_outcome()
+            }
+        }
+    }
+
+    fn falls_back(&self) -> bool {
+        self.rules.sms_fallback && C::CHANNEL == Channel::Whatsapp
+    }
+
+    /// Gives the link to stage `sms`, because `WhatsApp` rejected it.
+    fn by_sms(&self, job: &GuestJob, reason: &str) -> Outcome {
+        match Outgoing::by_sms(&job.link, &job.id) {
+            Ok(outgoing) => {
+                warn!(reason, "WhatsApp rejected a guest link; sending it by SMS (send.sms_fallback)");
+                self.metrics.fell_back(FallbackReason::Rejected);
+                Outcome::Done(vec![outgoing].into())
+            }
+            Err(_) => Outcome::Dead(Death::new(Class::Internal, "could not write a guest link for SMS")),
         }
     }
 }

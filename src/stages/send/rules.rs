@@ -32,6 +32,8 @@ pub(crate) struct SendRules {
     pub(crate) receipt_wait: Option<Duration>,
     /// Maximum number of messages of the stage per second.
     pub(crate) rate: Option<u32>,
+    /// A guest whom `WhatsApp` does not reach gets the link by SMS.
+    pub(crate) sms_fallback: bool,
     /// Maximum number of messages to one number in an hour.
     pub(crate) per_address_per_hour: Option<u32>,
 }

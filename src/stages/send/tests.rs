@@ -115,6 +115,7 @@ impl TestBench {
             min_remaining: MIN_REMAINING,
             on_unknown: OnUnknown::Repeat,
             receipt_wait: None,
+            sms_fallback: false,
             rate: None,
             per_address_per_hour: None,
         };

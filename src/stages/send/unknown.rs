@@ -26,6 +26,9 @@ const SENDS_MAX: u32 = 3;
 /// Time that the wait for a receipt leaves for another send.
 const REPEAT_TIME: SignedDuration = SignedDuration::from_secs(30);
 
+/// Greatest difference between the clocks of the worker that sends a message and of the one that gets its receipt.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
+
 /// What happens to a message that may have been sent.
 pub(super) enum Resolution {
     /// It is sent again.
@@ -104,10 +107,12 @@ impl<C: GuestSender> SendStage<C> {
 }
 
 /// True if `bytes` note a receipt of the message. A receipt from before the last replay is about an earlier message, which an operator
-/// decided to send again.
+/// decided to send again. One from before the first send is about an earlier session: a start event that is repeated after the ledger
+/// forgot it makes links with the same ids.
 fn has_receipt(bytes: Option<&[u8]>, noted: &SendNote) -> bool {
-    let receipt = bytes.and_then(ReceiptNote::read);
-    receipt.is_some_and(|receipt| noted.replayed_at.is_none_or(|replayed_at| receipt.at >= replayed_at))
+    let Some(receipt) = bytes.and_then(ReceiptNote::read) else { return false };
+    let earliest = noted.first_sent_at.and_then(|at| at.checked_sub(CLOCK_SKEW).ok());
+    noted.replayed_at.max(earliest).is_none_or(|earliest| receipt.at >= earliest)
 }
 
 /// The death of a message that may have been sent `sends` times.
@@ -156,5 +161,18 @@ mod tests {
             assert_eq!(has_receipt(Some(&receipt), &noted(replayed_at)), counts, "{replayed_at:?}");
         }
         assert!(!has_receipt(None, &noted(None)) && !has_receipt(Some(b"damaged"), &noted(None)));
+    }
+
+    #[test]
+    fn receipt_of_an_earlier_session_with_the_same_id_does_not_count() {
+        let received = Timestamp::UNIX_EPOCH;
+        let receipt =
+            serde_json::to_vec(&ReceiptNote { state: MessageState::Delivered, at: received }).unwrap();
+        for (seconds, counts) in [(0, true), (299, true), (301, false), (3600, false)] {
+            let noted = SendNote::default().again(received + SignedDuration::from_secs(seconds));
+            assert_eq!(has_receipt(Some(&receipt), &noted), counts, "{seconds}");
+            let repeated = noted.again(received + SignedDuration::from_hours(2));
+            assert_eq!(has_receipt(Some(&receipt), &repeated), counts, "the first send counts: {seconds}");
+        }
     }
 }

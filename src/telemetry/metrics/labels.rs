@@ -142,6 +142,16 @@ pub enum ResolvedBy {
     Dead,
 }
 
+/// Label `reason` of a guest link that is sent by SMS, because `WhatsApp` does not reach the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum FallbackReason {
+    /// Webex Connect rejected the message.
+    Rejected,
+    /// A receipt says so.
+    Receipt,
+}
+
 /// Label `outcome` of a request to the ingress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answered {

@@ -8,7 +8,7 @@ use strum::VariantArray as _;
 use super::{
     EVENT_BUCKETS,
     families::{Families, Recorder},
-    labels::{Label, ReceiptRefused, ResolvedBy},
+    labels::{FallbackReason, Label, ReceiptRefused, ResolvedBy},
 };
 use crate::contract::{
     people::Channel,
@@ -27,6 +27,7 @@ pub(super) struct ReceiptFamilies {
     unknown_codes: IntCounter,
     delivered: HistogramVec,
     unknown_sends: IntCounterVec,
+    fallbacks: IntCounterVec,
 }
 
 impl ReceiptFamilies {
@@ -73,6 +74,12 @@ impl ReceiptFamilies {
                  dead (it is a dead letter).",
                 &[("resolved_by", ResolvedBy::texts())],
             )?,
+            fallbacks: families.counters(
+                "fallbacks_total",
+                "Guest links given to stage sms because WhatsApp does not reach the guest, including repeats: rejected (Webex Connect rejected the \
+                 message) or receipt (its receipt says so).",
+                &[("reason", FallbackReason::texts())],
+            )?,
         })
     }
 }
@@ -111,5 +118,10 @@ impl ReceiptMetrics {
     /// Counts a message that may have been sent.
     pub fn resolved(&self, by: ResolvedBy) {
         self.families.record(|families| families.unknown_sends.with_label_values(&[by.as_str()]).inc());
+    }
+
+    /// Counts a guest link that is sent by SMS, because `WhatsApp` does not reach the guest.
+    pub fn fell_back(&self, reason: FallbackReason) {
+        self.families.record(|families| families.fallbacks.with_label_values(&[reason.as_str()]).inc());
     }
 }

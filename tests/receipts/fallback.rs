@@ -1,0 +1,92 @@
+//! A guest whom `WhatsApp` does not reach gets the link by SMS, if set.
+
+use instant_connect_sandbox::{Endpoint, Fault, Frequency, ReceiptFault, ReceiptState, RecordedSend};
+use serde_json::json;
+use testkit::{
+    admin::Admin,
+    amqp::with_id,
+    events::{event_with, number},
+};
+
+use super::ReceiptRig;
+use crate::send::refusal;
+
+const FALLBACK: (&str, &str) = ("send.sms_fallback", "true");
+/// The code of a number that is not on `WhatsApp`.
+const NOT_REGISTERED: u32 = 7865;
+
+/// Starts session `n` of one guest with `WhatsApp`.
+async fn publish(rig: &ReceiptRig, n: usize) {
+    let event =
+        event_with(n, &json!({"guests": [{"channel": "whatsapp", "address": number(n), "locale": "es"}]}));
+    rig.send.rig.publish_event(with_id(&format!("event-{n}")), &event).await;
+}
+
+fn endpoints(sends: &[RecordedSend]) -> Vec<Endpoint> {
+    sends.iter().map(|sent| sent.endpoint).collect()
+}
+
+#[tokio::test]
+async fn rejected_message_is_sent_by_sms() {
+    let rig = ReceiptRig::new().await;
+    let worker = rig.send.start(&[FALLBACK]).await;
+    let admin = Admin::of(&worker).await;
+    rig.send.fault(Endpoint::WhatsApp, refusal(NOT_REGISTERED), Frequency::Times(1));
+    publish(&rig, 1).await;
+    rig.send.until_sent(1).await;
+    let sends = rig.send.connect.sends();
+    assert_eq!(endpoints(&sends), [Endpoint::Sms]);
+    assert_eq!(sends[0].address, number(1));
+    admin.until(r#"fallbacks_total{reason="rejected"}"#, "1").await;
+    worker.stop().await;
+    rig.send.rig.assert_queues_are_empty(&rig.send.rig.amqp).await;
+}
+
+#[tokio::test]
+async fn message_with_a_failed_receipt_is_sent_by_sms_once() {
+    let rig = ReceiptRig::new().await;
+    let worker = rig.start(&[FALLBACK]).await;
+    let admin = Admin::of(&worker).await;
+    rig.save_webhook().await;
+    let mut published = rig.published().await;
+    rig.send.fault(
+        Endpoint::Receipts,
+        Fault::Receipt(ReceiptFault::Fail(NOT_REGISTERED)),
+        Frequency::Times(1),
+    );
+    publish(&rig, 1).await;
+    rig.send.until_sent(2).await;
+    let sends = rig.send.connect.sends();
+    assert_eq!(endpoints(&sends), [Endpoint::WhatsApp, Endpoint::Sms]);
+    assert_eq!(sends[0].url, sends[1].url);
+    // Two receipts of each message.
+    let receipts = published.take(4).await;
+    let of_sms = receipts.iter().filter(|receipt| receipt.json()["channel"] == "sms");
+    assert!(of_sms.clone().all(|receipt| receipt.json()["eventId"] == "event-1"));
+    assert_eq!(of_sms.count(), 2);
+    // Each phone may send a receipt twice.
+    rig.send.connect.send_receipt(&sends[0], ReceiptState::Failed(NOT_REGISTERED)).await.unwrap();
+    admin.until(r#"fallbacks_total{reason="receipt"}"#, "2").await;
+    worker.output.until("\"stage\":\"sms\",\"outcome\":\"done\"", 2).await;
+    worker.stop().await;
+    assert_eq!(rig.send.connect.counts().sends, 2, "the repeated receipt sends nothing");
+}
+
+#[tokio::test]
+async fn delivered_message_and_one_with_another_failure_are_not_sent_by_sms() {
+    let rig = ReceiptRig::new().await;
+    let worker = rig.start(&[FALLBACK]).await;
+    rig.save_webhook().await;
+    let mut published = rig.published().await;
+    publish(&rig, 1).await;
+    published.take(3).await;
+    let sends = rig.send.connect.sends();
+    // A failure that a delivery overtook, and one that a text message would have, too.
+    rig.send.connect.send_receipt(&sends[0], ReceiptState::Failed(NOT_REGISTERED)).await.unwrap();
+    rig.send.fault(Endpoint::Receipts, Fault::Receipt(ReceiptFault::Fail(7005)), Frequency::Times(1));
+    publish(&rig, 2).await;
+    published.take(3).await;
+    worker.stop().await;
+    let waiting = rig.send.rig.amqp.depth(&rig.send.rig.name("guests.sms")).await.unwrap().0;
+    assert_eq!((waiting, rig.send.connect.counts().sends), (0, 2));
+}
