@@ -24,8 +24,9 @@ pub(crate) fn setting(name: &str) -> Option<u64> {
 
 #[derive(Clone, Copy, Debug)]
 enum StormFault {
-    KillWorker,
-    TerminateWorker,
+    /// The role of the worker, one of [`roles`].
+    KillWorker(&'static str),
+    TerminateWorker(&'static str),
     RestartBroker {
         crash: bool,
     },
@@ -33,7 +34,7 @@ enum StormFault {
     Cut,
     /// The description and the sandbox's rule; the fault ends by itself.
     Api(&'static str, &'static str),
-    /// The same for the fake of Webex Connect.
+    /// The same for the fake of Webex Connect, with rules that are separated by spaces.
     Connect(&'static str, &'static str),
     /// Webex Connect refuses connections.
     ConnectDown,
@@ -55,7 +56,11 @@ const API: [(&str, &str); 8] = [
 ];
 
 /// Faults of Webex Connect; each ends by itself.
-const CONNECT: [(&str, &str); 11] = [
+const CONNECT: [(&str, &str); 12] = [
+    (
+        "Webex Connect's answer is cut, without receipts",
+        "any:cut=after,times=6 receipts:receipt=drop,times=12",
+    ),
     ("Webex Connect's answer is cut (SMS)", "sms:cut=after,times=6"),
     ("Webex Connect's answer is cut (WhatsApp)", "whatsapp:cut=body,times=6"),
     ("Webex Connect sends no receipt", "receipts:receipt=drop,times=6"),
@@ -74,6 +79,8 @@ struct Numbers {
     events: u32,
     kills: u64,
     restarts: u64,
+    /// Workers are killed first. Their claims last for 30 s, so a run that ends with a kill is that much longer.
+    kills_first: bool,
 }
 
 impl Numbers {
@@ -84,8 +91,14 @@ impl Numbers {
             events: u32::try_from(given("CHAOS_EVENTS", events)).unwrap(),
             kills: given("CHAOS_KILLS", kills),
             restarts: given("CHAOS_RESTARTS", restarts),
+            kills_first: false,
         }
     }
+}
+
+/// The roles of the workers of a run.
+const fn roles(over_http: bool) -> &'static [&'static str] {
+    if over_http { &["stages", "ingress"] } else { &["all"] }
 }
 
 fn faults(random: &mut fastrand::Rng, numbers: &Numbers, over_http: bool) -> Vec<StormFault> {
@@ -100,10 +113,11 @@ fn faults(random: &mut fastrand::Rng, numbers: &Numbers, over_http: bool) -> Vec
         ("delay", delay, delay),
     ];
     let mut faults = vec![StormFault::DiskAlarm];
-    faults.extend((0..kills).map(|_| StormFault::KillWorker));
+    let mut roles = roles(over_http).iter().copied().cycle();
+    faults.extend(roles.by_ref().map(StormFault::KillWorker).take(usize::try_from(kills).unwrap()));
     faults.extend((0..restarts).map(|n| StormFault::RestartBroker { crash: n % 2 == 1 }));
-    faults.extend((0..kills.div_ceil(5)).map(|_| StormFault::TerminateWorker));
-    let others = usize::try_from(kills.div_ceil(2)).unwrap();
+    let [fifth, others] = [5, 2].map(|part| usize::try_from(kills.div_ceil(part)).unwrap());
+    faults.extend(roles.map(StormFault::TerminateWorker).take(fifth));
     faults.extend(
         (0..others)
             .map(|n| network[n % network.len()])
@@ -113,11 +127,14 @@ fn faults(random: &mut fastrand::Rng, numbers: &Numbers, over_http: bool) -> Vec
     faults.extend((0..kills.div_ceil(10)).map(|_| StormFault::Ledger));
     faults.extend((0..others).map(|_| StormFault::Cut));
     if over_http {
-        let rules = (0..2 * others).map(|n| CONNECT[n % CONNECT.len()]);
-        faults.extend(rules.map(|(what, rule)| StormFault::Connect(what, rule)));
+        let connect = (0..2 * others).map(|n| CONNECT[n % CONNECT.len()]);
+        faults.extend(connect.map(|(what, rule)| StormFault::Connect(what, rule)));
         faults.extend((0..kills.div_ceil(10)).map(|_| StormFault::ConnectDown));
     }
     random.shuffle(&mut faults);
+    if numbers.kills_first {
+        faults.sort_by_key(|fault| !matches!(fault, StormFault::KillWorker(_)));
+    }
     faults
 }
 
@@ -132,7 +149,8 @@ async fn chaos_of_every_kind_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_over_http_of_every_kind_at_once() {
     let plan = Plan { workers: 2, over_http: true, ..Plan::default() };
-    run(Numbers::given_or(300, 4, 1), plan, "-edges").await;
+    let kills_first = setting("CHAOS_EVENTS").is_none();
+    run(Numbers { kills_first, ..Numbers::given_or(300, 2, 1) }, plan, "-edges").await;
 }
 
 /// Runs `plan` with faults of all kinds. The reports are files with the name of `CHAOS_REPORT` and `suffix`.
@@ -164,6 +182,12 @@ async fn run(numbers: Numbers, plan: Plan, suffix: &str) {
     report.assert();
 }
 
+/// The number of a random worker with this role.
+fn any_of(role: &str, testbed: &Testbed, random: &mut fastrand::Rng) -> usize {
+    let workers = testbed.slots.iter().enumerate().filter(|(_, slot)| slot.role == role);
+    random.choice(workers.map(|(index, _)| index).collect::<Vec<_>>()).unwrap()
+}
+
 /// Waits for the next message to a guest, if one comes soon, so that a kill happens between a call and its record.
 async fn until_a_send(testbed: &Testbed) {
     let Some(edges) = &testbed.edges else { return };
@@ -173,11 +197,13 @@ async fn until_a_send(testbed: &Testbed) {
 
 async fn inject(fault: StormFault, testbed: &mut Testbed, random: &mut fastrand::Rng) {
     match fault {
-        StormFault::KillWorker => {
+        StormFault::KillWorker(role) => {
             until_a_send(testbed).await;
-            testbed.kill_worker(random.usize(..testbed.workers.len())).await;
+            testbed.kill_worker(any_of(role, testbed, random)).await;
         }
-        StormFault::TerminateWorker => testbed.terminate_worker(random.usize(..testbed.workers.len())).await,
+        StormFault::TerminateWorker(role) => {
+            testbed.terminate_worker(any_of(role, testbed, random)).await;
+        }
         StormFault::RestartBroker { crash } => testbed.restart_broker(crash).await,
         StormFault::Network(what, up, down) => {
             testbed.history.disturbed(what);
@@ -200,7 +226,7 @@ async fn inject(fault: StormFault, testbed: &mut Testbed, random: &mut fastrand:
         StormFault::Connect(what, rule) => {
             let Some(edges) = &testbed.edges else { return };
             testbed.history.disturbed(what);
-            edges.connect.fault(rule.parse().unwrap());
+            rule.split(' ').for_each(|rule| edges.connect.fault(rule.parse().unwrap()));
             testbed.history.healed(what);
         }
         StormFault::ConnectDown => {
