@@ -1,7 +1,7 @@
 //! Why a message was sent again, from the logs of the workers.
 //!
-//! A worker looks for a receipt before it sends a message again, and it does that only if the message may not have been sent: the answer
-//! said nothing, or the worker ended, or lost its ledger, between the call and the record.
+//! A worker sends a message again only if it cannot know that the call before succeeded: the answer said nothing, or the worker ended, or
+//! lost its ledger, between the call and the record. Before that it looks for a receipt.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Maximum pause after an answer with `Retry-After`, so that the run does not last longer than the faults.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// An answer that is not 202.
+/// The answer to a request.
 enum Answer {
     Accepted {
         event_id: Uuid,
