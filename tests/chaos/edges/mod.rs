@@ -28,8 +28,9 @@ pub(super) use self::{evidence::Evidence, record::EdgeRecords};
 const INGRESSES: usize = 2;
 /// Time for which a message that may have been sent waits for its receipt.
 const UNKNOWN_WAIT: &str = "8s";
-/// Time between two attempts to send a receipt.
-const RECEIPT_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// Time between two attempts to send a receipt. While the broker is down, all receipts of the last messages are repeated, and a short
+/// interval would take the CPU time that the broker needs to start.
+const RECEIPT_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The edges of a run: the fake of Webex Connect, and the addresses of the ingresses.
 pub(super) struct Edges {
