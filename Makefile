@@ -27,7 +27,7 @@ INGRESS_SECONDS ?= 600
 LOAD_SECONDS ?= 30
 export CARGO
 
-.PHONY: help demo test image test-4 simulate chaos chaos-tests dead-replay bodies ingress-fuzz ingress-load bench bench-quick lint policies deny fuzz mutants breakages schemas openapi metrics dashboard chart chart-files release clean
+.PHONY: help demo test image test-4 simulate chaos chaos-edges chaos-tests dead-replay bodies ingress-fuzz ingress-load bench bench-quick lint policies deny fuzz mutants breakages schemas openapi metrics dashboard chart chart-files release clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,15 @@ chaos: ## send CHAOS_EVENTS (100000) during CHAOS_KILLS (50) and CHAOS_RESTARTS 
 	export CHAOS_SEED=$(CHAOS_SEED) CHAOS_WORKERS=$(CHAOS_WORKERS) CHAOS_REPORT=$(CHAOS_REPORT)
 	$(CARGO) test --locked --test main chaos_of_every_kind_at_once -- --nocapture
 	cat $(CHAOS_REPORT).md
+
+# Two workers with the stages and two ingresses share a Redis. CHAOS_WORKERS has no effect.
+chaos-edges: ## the same over HTTP and Webex Connect: CHAOS_EVENTS (100000) requests; writes target/chaos-edges.md and .json
+	@$(CARGO) broker ensure
+	command -v redis-server >/dev/null || scripts/apt-install redis-server
+	export CHAOS_EVENTS=$(CHAOS_EVENTS) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_RESTARTS=$(CHAOS_RESTARTS)
+	export CHAOS_SEED=$(CHAOS_SEED) CHAOS_REPORT=$(CHAOS_REPORT)
+	$(CARGO) test --locked --test main chaos_over_http -- --nocapture
+	cat $(CHAOS_REPORT)-edges.md
 
 # Optimised, with the checks of a debug build. Each test prints its seed; BODIES_SEED repeats the same cases.
 bodies: ## random tests: BODIES (10000000) for the decoders, ANSWERS (1000000) for the response reader, CALLS (100000) over HTTP

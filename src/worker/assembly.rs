@@ -243,6 +243,7 @@ impl Parts<'_> {
         let metrics = self.metrics.ledger(stage);
         let (ledger, random) = (self.ledger.clone(), self.random.clone());
         Deduplicator::new(ledger, section.on_failure, section.retention(), metrics, random)
+            .stopped_by(self.stop.clone())
     }
 }
 

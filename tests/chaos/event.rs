@@ -42,6 +42,12 @@ impl Start {
         format!("+346{:08}", 2 * self.0 + guest)
     }
 
+    /// The event and the guest with this number.
+    pub(super) fn of_number(number: &str) -> Option<(Self, u32)> {
+        let number: u32 = number.strip_prefix("+346")?.parse().ok()?;
+        Some((Self(number / 2), number % 2))
+    }
+
     pub(super) fn channel(guest: u32) -> &'static str {
         if guest == 0 { "whatsapp" } else { "sms" }
     }

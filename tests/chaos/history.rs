@@ -1,18 +1,20 @@
 //! A compact record of every event: its publishes and its results.
 
 use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
-    hash::{Hash, Hasher},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use instant_connect_sandbox::{Handle, RecordedCall, RecordedMessage, RecordedRole};
+use instant_connect_sandbox::{Handle, RecordedCall, RecordedMessage};
 use serde_json::Value;
-use testkit::rig::BASE_URL;
 use tokio::{sync::watch, time::timeout};
 
-use super::event::{Kind, Start};
+use super::{
+    edges::EdgeRecords,
+    event::{Kind, Start},
+    messages::{guest_link, host_message},
+};
 
 /// Maximum time without any progress. A worker waits 120 s for a late confirm before it publishes again, and a stalled consumer is
 /// noticed after a minute.
@@ -22,25 +24,27 @@ pub(super) const EXAMPLES: usize = 20;
 
 /// Messages for one person.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    times: u32,
-    id: u64,
-    url: u64,
+pub(super) struct Seen {
+    pub(super) times: u32,
+    pub(super) id: u64,
+    pub(super) url: u64,
+    /// A dead letter says why there may be no message.
+    pub(super) dead: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Record {
     /// Number of publishes; more than one if a confirm was lost.
-    published: u32,
-    confirmed: bool,
+    pub(super) published: u32,
+    pub(super) confirmed: bool,
     pub(super) finished: bool,
-    calls: u32,
-    guests: [Seen; 2],
-    host: Seen,
+    pub(super) calls: u32,
+    pub(super) guests: [Seen; 2],
+    pub(super) host: Seen,
     /// Time of the first call of Instant Connect for its links.
-    called: Option<Instant>,
+    pub(super) called: Option<Instant>,
     /// A response of Webex was cut, so a repeated message is legitimate.
-    host_cut: bool,
+    pub(super) host_cut: bool,
     pub(super) dead: u32,
 }
 
@@ -76,6 +80,7 @@ pub(super) struct Inner {
     pub(super) examples: Vec<String>,
     pub(super) faults: BTreeMap<&'static str, Fault>,
     pub(super) recovering: Option<(&'static str, Instant)>,
+    pub(super) edges: EdgeRecords,
 }
 
 /// The history of a run.
@@ -102,7 +107,7 @@ impl History {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, act: impl FnOnce(&mut Inner)) {
+    pub(super) fn change(&self, act: impl FnOnce(&mut Inner)) {
         act(&mut self.inner());
         self.version.send_modify(|version| *version += 1);
     }
@@ -116,8 +121,9 @@ impl History {
 
     pub(crate) fn confirmed(&self, start: Start) {
         self.change(|inner| {
-            inner.confirmed += 1;
-            inner.records[start.0 as usize].confirmed = true;
+            let record = &mut inner.records[start.0 as usize];
+            inner.confirmed += u32::from(!record.confirmed);
+            record.confirmed = true;
         });
     }
 
@@ -172,6 +178,9 @@ impl History {
             let Some(start) = start.filter(|start| inner.sent(*start)) else {
                 return inner.unexpected(format!("a dead letter {message_id}"));
             };
+            if inner.finish_guest(queue, start, class, reason, body) {
+                return;
+            }
             let expected = match start.kind() {
                 Kind::Good => self.explained_classes.contains(&class),
                 Kind::Invalid => class == "invalid",
@@ -242,7 +251,13 @@ impl History {
 
     /// Waits until fewer than `window` events are unfinished.
     pub(crate) async fn until_fewer_than(&self, window: u32) {
-        self.until(|inner| inner.confirmed.saturating_sub(inner.finished) < window).await;
+        let begun = |inner: &Inner| inner.confirmed + inner.edges.refused;
+        self.until(|inner| begun(inner).saturating_sub(inner.finished) < window).await;
+    }
+
+    /// Waits until each confirmed receipt is published.
+    pub(crate) async fn until_receipts_are_published(&self) {
+        self.until(|inner| inner.edges.receipts_missing() == 0).await;
     }
 
     /// Waits for a condition. Panics if nothing happens for [`PROGRESS_LIMIT`].
@@ -260,106 +275,38 @@ impl History {
 }
 
 impl Inner {
-    fn sent(&self, start: Start) -> bool {
+    pub(super) fn sent(&self, start: Start) -> bool {
         self.records.get(start.0 as usize).is_some_and(|record| record.published > 0)
     }
 
-    fn unexpected(&mut self, why: String) {
+    pub(super) fn unexpected(&mut self, why: String) {
         self.unexpected += 1;
         if self.examples.len() < EXAMPLES {
             self.examples.push(why);
         }
     }
 
-    fn finish(&mut self, start: Start) {
+    pub(super) fn finish(&mut self, start: Start) {
         let record = &mut self.records[start.0 as usize];
         let served = record.host.times > 0
-            && record.guests[..start.guests() as usize].iter().all(|seen| seen.times > 0);
+            && record.guests[..start.guests() as usize].iter().all(|seen| seen.times > 0 || seen.dead);
         if !record.finished && (served || record.dead > 0) {
             record.finished = true;
             self.finished += 1;
         }
     }
 
+    /// Finishes an event whose request was refused. Returns true if it was not finished before.
+    pub(super) fn finish_refused(&mut self, start: Start) -> bool {
+        let record = &mut self.records[start.0 as usize];
+        let is_new = !record.finished;
+        record.finished = true;
+        self.finished += u32::from(is_new);
+        is_new
+    }
+
     pub(super) fn lost(&self) -> Vec<u32> {
         let records = self.records.iter().zip(0..);
         records.filter(|(record, _)| record.confirmed && !record.finished).map(|(_, n)| n).collect()
     }
-}
-
-fn guest_link(
-    inner: &mut Inner,
-    message_id: &str,
-    redelivered: bool,
-    body: &[u8],
-    sandbox: &Handle,
-) -> Result<(), String> {
-    let body: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let start = Start::of(body["sessionId"].as_str(), "chaos-").filter(|start| inner.sent(*start));
-    let start = start.ok_or_else(|| format!("a guest link for {}", body["sessionId"]))?;
-    let guest = (0..start.guests()).find(|guest| body["to"] == start.number(*guest));
-    let guest = guest.ok_or_else(|| format!("{} has a link for {}", start.id(), body["to"]))?;
-    let short = body["short"].as_str().unwrap_or_default();
-    let link =
-        sandbox.link(short).ok_or_else(|| format!("{}: the API never made link {short}", start.id()))?;
-    let right = start.kind() == Kind::Good
-        && body["eventId"] == start.id()
-        && body["channel"] == Start::channel(guest)
-        && body["url"] == format!("{BASE_URL}{short}")
-        && body.get("expert").is_none()
-        && (link.role, &link.sub) == (RecordedRole::Guest, &start.session());
-    if !right {
-        return Err(format!("{}: {:?} link of {} in {body}", start.id(), link.role, link.sub));
-    }
-    let seen = &mut inner.records[start.0 as usize].guests[guest as usize];
-    let (id, url) = (hash(message_id), hash(short));
-    seen.times += 1;
-    if seen.times == 1 {
-        (seen.id, seen.url) = (id, url);
-    } else if redelivered && (seen.id, seen.url) == (id, url) {
-        inner.redelivered += 1;
-    } else {
-        inner.repeated_same_id += u64::from(seen.id == id);
-        inner.repeated_other_id += u64::from(seen.id != id);
-        inner.other_link += u64::from(seen.url != url);
-    }
-    inner.finish(start);
-    Ok(())
-}
-
-fn host_message(inner: &mut Inner, message: &RecordedMessage, sandbox: &Handle) -> Result<(), String> {
-    let email = message.to_person_email.as_deref().unwrap_or_default();
-    let start = Start::of(email.strip_suffix("@example.com"), "expert-");
-    let start = start.filter(|start| inner.sent(*start)).ok_or_else(|| format!("a message to {email}"))?;
-    let url = message.attachments.first().and_then(|card| card["content"]["actions"][0]["url"].as_str());
-    let short = url.and_then(|url| url.strip_prefix(BASE_URL)).unwrap_or_default();
-    let link = sandbox.link(short).ok_or_else(|| format!("{email}: the API never made link {short}"))?;
-    if start.kind() != Kind::Good || (link.role, &link.sub) != (RecordedRole::Host, &start.session()) {
-        return Err(format!("{email} got a {:?} link of {}", link.role, link.sub));
-    }
-    let record = &mut inner.records[start.0 as usize];
-    let (cut, url) = (record.host_cut, hash(short));
-    record.host.times += 1;
-    record.host_cut = message.fault.is_some();
-    if record.host.times == 1 {
-        record.host.url = url;
-        if let (Some((what, since)), Some(called)) = (inner.recovering, record.called)
-            && called >= since
-        {
-            inner.recovering = None;
-            inner.faults.entry(what).or_default().recovered.push(since.elapsed().as_secs_f64());
-        }
-    } else {
-        inner.other_link += u64::from(record.host.url != url);
-        let count = if cut { &mut inner.hosts_repeated_cut } else { &mut inner.hosts_repeated };
-        *count += 1;
-    }
-    inner.finish(start);
-    Ok(())
-}
-
-fn hash(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
 }

@@ -1,20 +1,19 @@
 //! All parts of a chaos run.
 
-use std::{future::pending, path::Path, sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use instant_connect_sandbox::Handle;
 use lapin::options::QueueDeleteOptions;
-use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 use testkit::{
     PrivateBroker,
     leaks::leaks,
     output::Output,
     poll,
-    program::{Environment, Program, with_settings},
+    program::Program,
     redis_server::RedisServer,
     relay::Relay,
-    rig::{TOKEN, bind_sandbox, shared_broker},
+    rig::{bind_sandbox, shared_broker},
     topology::delete_topology,
 };
 use tokio::{
@@ -25,13 +24,15 @@ use tokio::{
 
 use super::{
     client::{consume, depth, header, open, publish},
+    edges::{Edges, Evidence, requests::request_all},
     history::History,
+    slots::{WorkerEnvironment, WorkerSlot},
     storm::setting,
     verdict::Report,
 };
 
 /// The delays of the delay queues, in milliseconds.
-const HOLDS: [u32; 4] = [200, 1000, 5000, 30_000];
+pub(super) const HOLDS: [u32; 4] = [200, 1000, 5000, 30_000];
 /// RabbitMQ 3.10 loses a quorum queue if it is killed within a second of the declaration. Tests can't change that, so
 /// brokers are killed only after this time.
 const QUEUES_SETTLE: Duration = Duration::from_secs(3);
@@ -42,7 +43,9 @@ pub(crate) struct Plan {
     /// Maximum number of unfinished events.
     pub(crate) window: u32,
     pub(crate) workers: usize,
-    /// Overrides of the settings in [`WorkerEnvironment::variables`].
+    /// Events come by HTTP, and the workers send the guests' messages. The workers run the stages only; ingresses run beside them.
+    pub(crate) over_http: bool,
+    /// Overrides of the settings in [`WorkerEnvironment`].
     pub(crate) settings: Vec<(&'static str, &'static str)>,
     /// Classes of dead letters that the faults explain.
     pub(crate) explained_classes: Vec<&'static str>,
@@ -56,55 +59,11 @@ impl Default for Plan {
             events: 1000,
             window: 200,
             workers: 1,
+            over_http: false,
             settings: Vec::new(),
             explained_classes: Vec::new(),
             nodes: 0,
         }
-    }
-}
-
-/// The services that the workers use, and the settings of the plan.
-struct WorkerEnvironment<'a> {
-    broker: &'a [String],
-    prefix: &'a str,
-    /// URL of the sandbox, for both APIs.
-    api: &'a str,
-    ledger_file: &'a Path,
-    redis: Option<&'a RedisServer>,
-    overrides: &'a [(&'static str, &'static str)],
-}
-
-impl WorkerEnvironment<'_> {
-    /// The environment variables of each worker.
-    fn variables(&self) -> Environment {
-        // A stalled peer is detected after two heartbeats.
-        let broker = self.broker.iter().map(|url| format!("{url}?heartbeat=2")).collect::<Vec<_>>().join(",");
-        let holds = HOLDS.map(|hold| format!("{hold}ms")).join(",");
-        let ledger_file = self.ledger_file.display().to_string();
-        let redis_url = self.redis.map(RedisServer::url);
-        let mut settings: Vec<(&str, &str)> = vec![
-            ("amqp.url", &broker),
-            ("admin.listen", "off"),
-            ("amqp.connect_timeout", "3s"),
-            ("topology.prefix", self.prefix),
-            ("instant_connect.url", self.api),
-            ("instant_connect.token", TOKEN),
-            ("instant_connect.timeout", "5s"),
-            ("hosts.webex_url", self.api),
-            ("hosts.timeout", "5s"),
-            ("devices.allowed", "room-*@example.rooms.webex.com"),
-            ("retry.initial", "100ms"),
-            ("retry.max", "2s"),
-            ("retry.delays", &holds),
-            ("breaker.probe_initial", "100ms"),
-            ("breaker.probe_max", "1s"),
-            ("ledger.path", &ledger_file),
-        ];
-        if let Some(url) = &redis_url {
-            settings.extend([("ledger.kind", "redis"), ("ledger.url", url.expose_secret())]);
-        }
-        settings.extend(self.overrides);
-        with_settings(Environment::new(), settings)
     }
 }
 
@@ -118,9 +77,10 @@ pub(crate) struct Testbed {
     pub(crate) nodes: Vec<PrivateBroker>,
     /// The ledger of several workers; one worker uses a file.
     pub(crate) redis: Option<RedisServer>,
+    pub(super) edges: Option<Edges>,
+    pub(super) slots: Vec<WorkerSlot>,
     urls: Vec<String>,
     prefix: String,
-    environment: Environment,
     logs: TempDir,
     _ledgers: TempDir,
     /// The logs of all workers so far.
@@ -136,11 +96,7 @@ pub(crate) struct Testbed {
 impl Testbed {
     /// Starts everything except the publisher, and waits until the workers consume.
     pub(crate) async fn start(plan: Plan) -> Self {
-        let nodes = match plan.nodes {
-            0 => Vec::new(),
-            1 => vec![PrivateBroker::start().await],
-            count => PrivateBroker::start_cluster(count).await,
-        };
+        let nodes = start_nodes(plan.nodes).await;
         let urls: Vec<_> = if nodes.is_empty() {
             vec![shared_broker()]
         } else {
@@ -148,38 +104,38 @@ impl Testbed {
         };
         let (relay, relayed) = Relay::in_front_of(&urls[0]).await;
         let sandbox = bind_sandbox().await;
-        let handle = sandbox.handle();
+        let (handle, api) = (sandbox.handle(), sandbox.url());
         let prefix = format!("icw-chaos-{:016x}", fastrand::u64(..));
-        let (mut logs, ledgers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        if setting("CHAOS_KEEP_LOGS").is_some() {
-            logs.disable_cleanup(true);
-            eprintln!("worker logs: {}", logs.path().display());
-        }
-        let redis = if plan.workers > 1 { Some(RedisServer::start()) } else { None };
-        let broker = if urls.len() == 1 { &[relayed] } else { urls.as_slice() };
-        let environment = WorkerEnvironment {
-            broker,
-            prefix: &prefix,
-            api: sandbox.url().as_str(),
-            ledger_file: &ledgers.path().join("ledger"),
-            redis: redis.as_ref(),
-            overrides: &plan.settings,
-        }
-        .variables();
+        let (logs, ledgers) = (log_folder(), tempfile::tempdir().unwrap());
+        let redis = (plan.workers > 1 || plan.over_http).then(RedisServer::start);
         let history = Arc::new(History::new(plan.events, &plan.explained_classes));
         let mut tasks = JoinSet::new();
         tasks.spawn(async { sandbox.serve(pending()).await.unwrap() });
         tasks.spawn(watch_sandbox(handle.clone(), Arc::clone(&history)));
+        let edges =
+            if plan.over_http { Some(Edges::start(&handle, &history, &mut tasks).await) } else { None };
+        let broker = if urls.len() == 1 { &[relayed] } else { urls.as_slice() };
+        let slots = WorkerEnvironment {
+            broker,
+            prefix: &prefix,
+            api: api.as_str(),
+            ledger_file: &ledgers.path().join("ledger"),
+            redis: redis.as_ref(),
+            edges: edges.as_ref(),
+            overrides: &plan.settings,
+        }
+        .slots(plan.workers);
         let mut testbed = Self {
             history,
             sandbox: handle,
             relay,
-            workers: (0..plan.workers).map(|_| None).collect(),
+            workers: slots.iter().map(|_| None).collect(),
             nodes,
             redis,
+            edges,
+            slots,
             urls,
             prefix,
-            environment,
             logs,
             _ledgers: ledgers,
             outputs: Vec::new(),
@@ -191,6 +147,9 @@ impl Testbed {
         for index in 0..testbed.workers.len() {
             testbed.start_worker(index).await;
         }
+        if let Some(edges) = &testbed.edges {
+            edges.save_webhook().await;
+        }
         testbed.consume();
         testbed
     }
@@ -198,31 +157,34 @@ impl Testbed {
     /// Starts worker number `index`.
     pub(crate) fn launch_worker(&mut self, index: usize) {
         let log = self.logs.path().join(format!("{:04}.log", self.outputs.len() + 1));
-        let worker = Program::run_with_log(&self.environment, &log);
+        let slot = &self.slots[index];
+        let worker = Program::run_with_log(slot.role, &slot.environment, &log);
         self.outputs.push(Arc::clone(&worker.output));
         self.workers[index] = Some(worker);
     }
 
-    /// Starts worker number `index` and waits until it consumes.
+    /// Starts worker number `index` and waits until it consumes, or listens.
     pub(crate) async fn start_worker(&mut self, index: usize) {
         self.launch_worker(index);
         let worker = self.workers[index].as_ref().unwrap();
-        worker.output.until("connected to broker; consuming", 1).await;
+        worker.output.until(self.slots[index].ready, 1).await;
     }
 
     /// Kills a worker with SIGKILL and starts a new one.
     pub(crate) async fn kill_worker(&mut self, index: usize) {
-        self.history.disturbed("worker killed");
+        let what = self.slots[index].killed;
+        self.history.disturbed(what);
         self.workers[index].take().unwrap().kill();
-        self.history.healed("worker killed");
+        self.history.healed(what);
         self.start_worker(index).await;
     }
 
     /// Ends a worker with SIGTERM, checks its exit status, and starts a new one.
     pub(crate) async fn terminate_worker(&mut self, index: usize) {
-        self.history.disturbed("worker terminated");
+        let what = self.slots[index].terminated;
+        self.history.disturbed(what);
         self.workers[index].take().unwrap().stop().await;
-        self.history.healed("worker terminated");
+        self.history.healed(what);
         self.start_worker(index).await;
     }
 
@@ -262,25 +224,38 @@ impl Testbed {
 
     /// Starts the publisher.
     pub(crate) fn publish(&mut self) {
-        let publish = publish(
-            self.urls.clone(),
-            self.name("sessions"),
-            Arc::clone(&self.history),
-            self.plan.events,
-            self.plan.window,
-            self.allowed.subscribe(),
-        );
-        self.publishing = Some(tokio::spawn(publish));
+        let (history, allowed) = (Arc::clone(&self.history), self.allowed.subscribe());
+        let Plan { events, window, .. } = self.plan;
+        self.publishing = Some(match &self.edges {
+            Some(edges) => {
+                tokio::spawn(request_all(edges.ingresses.clone(), history, events, window, allowed))
+            }
+            None => tokio::spawn(publish(
+                self.urls.clone(),
+                self.name("sessions"),
+                history,
+                events,
+                window,
+                allowed,
+            )),
+        });
     }
 
     fn consume(&mut self) {
         let sandbox = self.sandbox.clone();
         let history = Arc::clone(&self.history);
-        self.tasks.spawn(consume(self.urls.clone(), self.name("guests"), move |delivery| {
-            let id = delivery.properties.message_id().as_ref().map_or("", |id| id.as_str());
-            history.guest_link(id, delivery.redelivered, &delivery.data, &sandbox);
-        }));
-        for name in ["sessions", "guests", "hosts"] {
+        if self.edges.is_some() {
+            self.tasks.spawn(consume(self.urls.clone(), self.name("receipts"), move |delivery| {
+                history.receipt_published(&delivery.data);
+            }));
+        } else {
+            self.tasks.spawn(consume(self.urls.clone(), self.name("guests"), move |delivery| {
+                let id = delivery.properties.message_id().as_ref().map_or("", |id| id.as_str());
+                history.guest_link(id, delivery.redelivered, &delivery.data, &sandbox);
+            }));
+        }
+        let others: &[_] = if self.edges.is_some() { &[] } else { &["guests"] };
+        for name in self.stage_queues().iter().chain(others).copied() {
             let history = Arc::clone(&self.history);
             let queue = self.name(&format!("{name}.dead"));
             self.tasks.spawn(consume(self.urls.clone(), queue, move |delivery| {
@@ -295,10 +270,16 @@ impl Testbed {
         format!("{}.{name}", self.prefix)
     }
 
+    /// The names of the stages' queues.
+    fn stage_queues(&self) -> &'static [&'static str] {
+        let all = &["sessions", "hosts", "guests.sms", "guests.whatsapp"];
+        if self.edges.is_some() { all } else { &all[..2] }
+    }
+
     /// The work queues and their delay queues.
     fn work_queues(&self) -> Vec<String> {
-        ["sessions", "hosts"]
-            .into_iter()
+        self.stage_queues()
+            .iter()
             .flat_map(|name| {
                 let holds = HOLDS.map(|hold| self.name(&format!("{name}.hold.{hold}")));
                 holds.into_iter().chain([self.name(name)])
@@ -333,6 +314,9 @@ impl Testbed {
     pub(crate) async fn finish(mut self) -> Report {
         self.relay.heal();
         self.sandbox.clear_faults();
+        if let Some(edges) = &self.edges {
+            edges.connect.clear_faults();
+        }
         self.allow(u32::MAX);
         self.publishing.take().expect("it was started").await.unwrap();
         self.history.until_finished(self.plan.events).await;
@@ -358,11 +342,17 @@ impl Testbed {
             assert!(round < 10, "messages are left: {left:?}");
             self.start_worker(0).await;
         }
-        self.until_empty(&self.name("guests")).await;
+        if self.edges.is_some() {
+            self.history.until_receipts_are_published().await;
+        } else {
+            self.until_empty(&self.name("guests")).await;
+        }
         self.assert_logs_show_no_private_data();
-        let report = self.history.report();
+        let evidence = self.edges.is_some().then(|| Evidence::of(&self.history, &self.outputs));
+        let report = self.history.report(evidence.as_ref());
         if self.nodes.is_empty() {
-            delete_topology(&self.urls[0], std::slice::from_ref(&self.environment)).await;
+            let environments: Vec<_> = self.slots.iter().map(|slot| slot.environment.clone()).collect();
+            delete_topology(&self.urls[0], &environments[..1]).await;
         }
         report
     }
@@ -392,6 +382,24 @@ impl Drop for Testbed {
         // Again, because only the end of the output may be kept.
         eprintln!("--- {}", self.history.summary());
     }
+}
+
+async fn start_nodes(count: u8) -> Vec<PrivateBroker> {
+    match count {
+        0 => Vec::new(),
+        1 => vec![PrivateBroker::start().await],
+        count => PrivateBroker::start_cluster(count).await,
+    }
+}
+
+/// A folder for the logs of the workers. `CHAOS_KEEP_LOGS` keeps it.
+fn log_folder() -> TempDir {
+    let mut logs = tempfile::tempdir().unwrap();
+    if setting("CHAOS_KEEP_LOGS").is_some() {
+        logs.disable_cleanup(true);
+        eprintln!("worker logs: {}", logs.path().display());
+    }
+    logs
 }
 
 /// Records the sandbox's calls and messages.

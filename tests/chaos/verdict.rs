@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::history::{EXAMPLES, Fault, History};
+use super::{
+    edges::Evidence,
+    history::{EXAMPLES, Fault, History},
+};
 
 /// The report of a run.
 pub(crate) struct Report {
@@ -14,8 +17,8 @@ pub(crate) struct Report {
 }
 
 impl History {
-    /// The report so far.
-    pub(crate) fn report(&self) -> Report {
+    /// The report so far, with the `evidence` of a run over both edges.
+    pub(crate) fn report(&self, evidence: Option<&Evidence>) -> Report {
         let inner = self.inner();
         let lost = inner.lost();
         let all: Vec<f64> = inner.faults.values().flat_map(|fault| fault.recovered.iter().copied()).collect();
@@ -23,9 +26,11 @@ impl History {
         let mut faults: Map<_, _> =
             inner.faults.iter().map(|(what, fault)| ((*what).to_owned(), summary(fault))).collect();
         faults.insert("all".to_owned(), summary(&Fault { times, recovered: all }));
-        let json = json!({
+        let done = inner.records.iter().filter(|record| record.finished && record.dead == 0).count();
+        let done = done - inner.edges.refused as usize;
+        let mut json = json!({
             "sent": inner.confirmed, "published": inner.published,
-            "done": inner.records.iter().filter(|record| record.finished && record.dead == 0).count(),
+            "done": done,
             "deadEvents": inner.records.iter().filter(|record| record.dead > 0).count(),
             "dead": inner.dead, "lost": lost.len(), "unexpected": inner.unexpected,
             "deadUnexplained": inner.dead_unexplained.len(), "deadRepeated": inner.dead_repeated,
@@ -55,6 +60,10 @@ impl History {
                 failures.push(format!("{count} {what}"));
             }
         }
+        if let (Some(evidence), Some(json)) = (evidence, json.as_object_mut()) {
+            let kills = inner.faults.get("stages killed").map_or(0, |fault| fault.times);
+            evidence.report(&inner.edges, kills.into(), json, &mut failures);
+        }
         Report { json, failures }
     }
 }
@@ -70,16 +79,49 @@ fn summary(fault: &Fault) -> Value {
     })
 }
 
+/// The rows about requests, messages and receipts.
+fn edge_rows(json: &Value) -> [(&'static str, &Value); 15] {
+    let edges = &json["edges"];
+    let repeated = &edges["guestMessagesRepeated"];
+    [
+        ("requests that the ingress answered 202", &json["sent"]),
+        ("requests sent, with all repeats", &json["published"]),
+        ("answers 202 to repeats with `replayed`", &edges["replayed"]),
+        ("events accepted twice as new, with the same id", &edges["newAgain"]),
+        ("requests refused: invalid, or a device that is not allowed", &edges["refused"]),
+        ("done: each guest's and the expert's message sent", &json["done"]),
+        ("messages that Webex Connect accepted", &edges["guestMessages"]),
+        ("of these, with an answer that was cut or unusable", &edges["answersCut"]),
+        ("messages not sent again because of a receipt", &edges["keptBackByReceipt"]),
+        ("**sent twice** after a cut answer without a receipt in time", &repeated["answerCut"]),
+        (
+            "**sent twice** after a call that was not recorded, without a receipt in time",
+            &repeated["unrecorded"],
+        ),
+        ("**sent twice** for other reasons", &repeated["unexplained"]),
+        ("dead letters of messages that may have been sent", &edges["deadMaybeSent"]),
+        ("receipts confirmed by the ingress", &edges["receipts"]),
+        ("receipts confirmed and not published", &edges["receiptsLost"]),
+    ]
+}
+
 impl Report {
     /// The report as Markdown tables.
     pub(crate) fn table(&self) -> String {
         let json = &self.json;
         let hosts = &json["hostMessagesRepeated"];
         let mut table = "| events | |\n|---|--:|\n".to_owned();
-        for (what, count) in [
-            ("sent and confirmed by the broker", &json["sent"]),
-            ("done: each guest link published, the expert's message sent", &json["done"]),
-            ("dead letters: invalid, or a device that is not allowed", &json["deadEvents"]),
+        let edges = &json["edges"];
+        let rows: &[(&str, &Value)] = if edges.is_null() {
+            &[
+                ("sent and confirmed by the broker", &json["sent"]),
+                ("done: each guest link published, the expert's message sent", &json["done"]),
+                ("dead letters: invalid, or a device that is not allowed", &json["deadEvents"]),
+            ]
+        } else {
+            &edge_rows(json)
+        };
+        for (what, count) in rows.iter().copied().chain([
             ("**lost**", &json["lost"]),
             ("**unexpected**: swapped, not requested, dead without a reason", &json["unexpected"]),
             ("guest links repeated with the same `message_id`", &json["repeatedSameId"]),
@@ -87,7 +129,7 @@ impl Report {
             ("different links for one person", &json["repeatedOtherLink"]),
             ("messages to experts repeated after a cut response of Webex", &hosts["answerCut"]),
             ("messages to experts repeated for other reasons", &hosts["unexplained"]),
-        ] {
+        ]) {
             _ = writeln!(table, "| {what} | {count} |");
         }
         table += "\n| fault | times | recovery time, median | maximum |\n|---|--:|--:|--:|\n";

@@ -126,9 +126,9 @@ impl Program {
         Self::spawn(command(arguments, environment), Output::new())
     }
 
-    /// Starts `instant-connect-worker run` with its log in a file, for more lines than memory should keep.
-    pub fn run_with_log(environment: &Environment, log: &Path) -> Self {
-        Self::spawn(command(&["run"], environment), Output::to_file(log))
+    /// Starts `instant-connect-worker run` as `role` with its log in a file, for more lines than memory should keep.
+    pub fn run_with_log(role: &str, environment: &Environment, log: &Path) -> Self {
+        Self::spawn(command(&["run", "--role", role], environment), Output::to_file(log))
     }
 
     fn spawn(mut command: Command, output: Arc<Output>) -> Self {

@@ -61,6 +61,17 @@ pub async fn bind_sandbox() -> Sandbox {
     Sandbox::bind(options).await.unwrap()
 }
 
+/// A fake of Webex Connect on a free port that accepts [`CONNECT_KEY`], with the phones of `phones`.
+pub async fn bind_connect(phones: Handle) -> ConnectSandbox {
+    let options = ConnectSandboxOptions {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        allow_any_address: false,
+        phones: Some(phones),
+        settings: ConnectSettings::with_key(CONNECT_KEY.into()),
+    };
+    ConnectSandbox::bind(options).await.unwrap()
+}
+
 /// A broker, a sandbox, and a topology prefix of its own. Dropping it deletes the queues, and fails the test if the
 /// program's logs, spans or headers contain private data.
 pub struct Rig {
@@ -166,13 +177,7 @@ impl Rig {
 
     /// A fake of Webex Connect on a free port that accepts [`CONNECT_KEY`], with the phones of the rig's sandbox.
     pub async fn webex_connect(&self) -> ConnectHandle {
-        let options = ConnectSandboxOptions {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            allow_any_address: false,
-            phones: Some(self.sandbox.clone()),
-            settings: ConnectSettings::with_key(CONNECT_KEY.into()),
-        };
-        let connect = ConnectSandbox::bind(options).await.unwrap();
+        let connect = bind_connect(self.sandbox.clone()).await;
         let handle = connect.handle();
         tokio::spawn(connect.serve(pending()));
         handle

@@ -13,6 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
@@ -27,6 +28,9 @@ use crate::{
 
 /// Maximum wait for another worker that processes the same event; a call and its retries end within this time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Maximum wait for another worker once the own worker stops. The ledger needs a part of it for an answer without a wait.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Time that other limits reserve for writing a result.
 pub(crate) const WRITE_TIME: Duration = Duration::from_secs(10);
@@ -63,6 +67,8 @@ pub struct Deduplicator {
     random: Random,
     /// True if the last write failed.
     failing: Arc<AtomicBool>,
+    /// The worker stops. The default never stops.
+    stop: CancellationToken,
 }
 
 /// Value to write for an effect that happened, in part or completely.
@@ -93,7 +99,15 @@ impl Deduplicator {
         metrics: LedgerMetrics,
         random: Random,
     ) -> Self {
-        Self { ledger, on_failure, retention, metrics, random, failing: Arc::default() }
+        let (failing, stop) = (Arc::default(), CancellationToken::new());
+        Self { ledger, on_failure, retention, metrics, random, failing, stop }
+    }
+
+    /// Once `stop` is cancelled, no delivery waits for another worker.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
+        self.stop = stop;
+        self
     }
 
     /// The clock by which entries expire and sessions end.
@@ -103,7 +117,7 @@ impl Deduplicator {
 
     /// Claims the effect `key` of a message whose content has this `digest`.
     pub(super) async fn begin(&self, key: &str, digest: Digest) -> Begun {
-        let claim = self.ledger.claim(key, digest, PATIENCE).await;
+        let claim = self.claim(key, digest).await;
         self.metrics.claimed(match &claim {
             Ok(Claim::Mine(_)) => Claimed::Miss,
             Ok(Claim::Recorded(_)) => Claimed::Hit,
@@ -120,6 +134,19 @@ impl Deduplicator {
             ))),
             Ok(Claim::Busy) => Begun::Stop(busy("another worker is processing the same event".to_owned())),
             Err(error) => self.failed(&error).map_or(Begun::Act(None), Begun::Stop),
+        }
+    }
+
+    /// Claims `key`. A worker that stops waits for no other one; dropping the claim ends it.
+    async fn claim(&self, key: &str, digest: Digest) -> Result<Claim, LedgerError> {
+        let stopped = async {
+            self.stop.cancelled().await;
+            sleep(STOP_PATIENCE).await;
+        };
+        tokio::select! {
+            biased;
+            claim = self.ledger.claim(key, digest, PATIENCE) => claim,
+            () = stopped => Ok(Claim::Busy),
         }
     }
 
@@ -147,7 +174,7 @@ impl Deduplicator {
         until: Timestamp,
     ) -> Result<bool, Outcome> {
         for slot in 0..slots {
-            let taken = match self.ledger.claim(&format!("{key}/{slot}"), digest, PATIENCE).await {
+            let taken = match self.claim(&format!("{key}/{slot}"), digest).await {
                 Ok(Claim::Conflict) => continue,
                 Ok(Claim::Recorded(_)) => Ok(()),
                 Ok(Claim::Mine(mut lease)) => self.timed(lease.record(b"", until)).await,

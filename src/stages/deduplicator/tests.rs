@@ -177,3 +177,20 @@ async fn slot_without_the_ledger_waits_or_is_given_as_configured() {
         }
     }
 }
+
+/// The claim of a killed worker ends only when its lease expires. A worker that stops must not wait for it.
+#[tokio::test(start_paused = true)]
+async fn stopping_worker_does_not_wait_for_another_worker() {
+    let ledger = Ledger::open(LedgerKind::Memory).await.unwrap();
+    let stop = CancellationToken::new();
+    let deduplicator = deduplicator(&ledger, OnFailure::Wait).stopped_by(stop.clone());
+    let _held = act(&deduplicator).await;
+    let busy = |begun| matches!(begun, Begun::Stop(Outcome::TryAgain(Failure { cause: Cause::Busy, .. })));
+    let since = tokio::time::Instant::now();
+    assert!(busy(deduplicator.begin("k", BODY).await));
+    assert_eq!(since.elapsed().as_secs(), PATIENCE.as_secs());
+    let since = tokio::time::Instant::now();
+    stop.cancel();
+    assert!(busy(deduplicator.begin("k", BODY).await));
+    assert_eq!(since.elapsed().as_secs(), STOP_PATIENCE.as_secs());
+}

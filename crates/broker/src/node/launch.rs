@@ -13,7 +13,7 @@ use super::Node;
 use crate::{Error, Server, image, log_in, process, record::Record, settings, wait_until};
 
 /// Time limit for a node's start.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(120);
 /// Time limit until the process of a node has written its id.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(10);
 const LOG_LINES: usize = 30;

@@ -139,6 +139,13 @@ impl ConnectHandle {
         self.log().receipts.iter().cloned().collect()
     }
 
+    /// The attempts after the first `count` attempts (see [`ConnectCounts::receipts`]), oldest first; at most the latest [`KEPT`].
+    #[must_use]
+    pub fn receipts_after(&self, count: u64) -> Vec<RecordedReceipt> {
+        let log = self.log();
+        after(log.receipts.iter(), log.counts.receipts, count)
+    }
+
     /// All counters at one instant. Use these in [`Self::until`], because the lists are copied and therefore expensive.
     #[must_use]
     pub fn counts(&self) -> ConnectCounts {
