@@ -226,6 +226,12 @@ fn success_ends_old_failures_once_the_worker_knows_it() {
     one(2354);
 }
 
+/// A Retry-After that came during the pause before a probe delayed the probe itself. All other messages were consumed at once.
+#[test]
+fn probe_before_its_time_is_not_taken_for_a_backlog() {
+    one(566);
+}
+
 #[test]
 fn seed_gives_the_same_history_twice() {
     for seed in 0..20 {
