@@ -1,5 +1,5 @@
-//! Clients of the ingress: flows that start sessions, and Webex Connect with its receipts. Requests take the way of the real ingress
-//! from its order of work on, without a socket.
+//! Clients of the ingress: flows that start sessions, and Webex Connect with its receipts. Requests go to the service of the
+//! real ingress, without a socket.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -47,8 +47,8 @@ pub(crate) async fn ask(world: &World, request: Request<Body>) -> Option<Ingress
     (!lost).then_some(IngressAnswer { status, body })
 }
 
-/// Sends `event` to the ingress, once for each time at which it is sent, with the same key. Each client repeats its request until it is
-/// answered.
+/// Sends `event` to the ingress, once for each time at which it is sent, with the same key. Each client repeats its request
+/// until it is answered.
 pub(crate) fn send(world: &World, event: &Event) {
     for at in event.sent.clone() {
         world.lock().requests += 1;

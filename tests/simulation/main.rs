@@ -10,6 +10,9 @@
 //! that fails prints its number and its last steps; `make simulate SEED=…` runs it again with all steps. Once
 //! understood, the seed becomes a named test in `seeds`.
 //!
+//! From seed 1,000,000,000 on, the worker sends the guest links itself, and its ingress takes receipts and start requests.
+//! `make simulate` runs such a history with every second of the others.
+//!
 //! Not simulated: lapin, HTTP and the ledger's file. Tests with live brokers, the sandbox and crashes cover these.
 //!
 //! # Layout

@@ -74,6 +74,8 @@ pub(crate) struct SendersPlan {
     pub(crate) link_refuses: bool,
     /// Of so many events, a client of the ingress sends one.
     pub(crate) over_http: usize,
+    /// The number of the event whose guests' messages are never answered: they arrive or not.
+    pub(crate) unanswered: Option<u32>,
     /// Probability that Webex Connect never sends the receipts of a message.
     pub(crate) no_receipt: f64,
 }
@@ -85,6 +87,8 @@ impl SendersPlan {
     /// The choices of `seed`, from a generator of their own.
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(!seed.rotate_left(17));
+        // A generator of its own, so that the other choices stay the same.
+        let mut more = Rng::with_seed(seed.rotate_left(29));
         let waits = [5, 20, 45].map(Duration::from_secs);
         Self {
             min_remaining: Duration::from_secs([0, 2, 15, 60][random.usize(..4)]),
@@ -93,6 +97,7 @@ impl SendersPlan {
             rate: (random.u32(..4) == 0).then(|| random.u32(4..=20)),
             foreign: random.u32(1..LOW_NUMBERS),
             link_refuses: random.u32(..4) == 0,
+            unanswered: more.bool().then(|| more.u32(1..LOW_NUMBERS)),
             over_http: random.usize(1..=3),
             no_receipt: if random.bool() { 0.1 } else { random.f64() },
         }

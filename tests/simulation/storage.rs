@@ -91,8 +91,8 @@ impl Part<'_, SimulatedDisk> {
             match change {
                 Change::Put(entry) => {
                     checker.ledger_has(key, Some(&entry));
-                    checker.request_noted(key, Some(&entry));
-                    let rule = checker.guest_noted(key, Some(&entry));
+                    checker.request_noted(key, Some(entry.state));
+                    let rule = checker.guest_noted(key, Some((entry.state, &entry.bytes)));
                     self.common.must(rule);
                     self.entries.put(key, entry);
                 }

@@ -1,5 +1,7 @@
-//! Messages to guests: each is sent with its guest's link, to an allowed number and in time, and again only if it may have been lost.
-//! A receipt in the ledger shows that it was not.
+//! Messages to guests: each is sent with its guest's link, to an allowed number and in time, and again only if it may be
+//! lost. A receipt in the ledger shows that it was not.
+
+mod tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +13,7 @@ use instant_connect_worker::{
         receipt::{ReceiptNote, SendNote, receipt_key, send_key},
         stage::StageDef,
     },
-    ledger::entry::Entry,
+    ledger::entry::EntryState,
     stages::{self, OnUnknown},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -150,19 +152,24 @@ impl Checker {
     }
 
     /// Records the ledger entry for `key`, if it is about a message to a guest.
-    pub(crate) fn guest_noted(&mut self, key: &str, entry: Option<&Entry>) -> Result<(), String> {
+    pub(crate) fn guest_noted(
+        &mut self,
+        key: &str,
+        entry: Option<(EntryState, &[u8])>,
+    ) -> Result<(), String> {
         let (now, wait) = (self.now(), self.rules.senders.as_ref().and_then(|senders| senders.receipt_wait));
         let id = key.rsplit([':', '/']).next().unwrap_or_default();
         let Some((seen, id)) = self.guest_of(id) else { return Ok(()) };
         let (Some(guest), Some(deadline)) = (&mut seen.guest, seen.deadline) else { return Ok(()) };
         if key == receipt_key(&id) {
-            let has_receipt = entry.is_some_and(|entry| ReceiptNote::read(&entry.bytes).is_some());
+            let has_receipt = entry.is_some_and(|(_, bytes)| ReceiptNote::read(bytes).is_some());
             guest.receipt_since = guest.receipt_since.or(Some(now)).filter(|_| has_receipt);
         }
-        if key != send_key(&id) || seen.recorded {
+        let is_recorded = entry.is_some_and(|(state, _)| state == EntryState::Recorded);
+        if key != send_key(&id) || is_recorded {
             return Ok(());
         }
-        let note = entry.and_then(|entry| SendNote::read(&entry.bytes)).unwrap_or_default();
+        let note = entry.and_then(|(_, bytes)| SendNote::read(bytes)).unwrap_or_default();
         let before = std::mem::replace(&mut guest.note, note);
         let (Some(wait), Some(sent_at), Some(again_at)) = (wait, before.sent_at, guest.note.sent_at) else {
             return Ok(());

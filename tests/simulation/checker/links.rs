@@ -34,6 +34,11 @@ pub(super) struct PublishedLinks {
 }
 
 impl PublishedLinks {
+    /// Adds the link of a message.
+    pub(super) fn insert(&mut self, id: Uuid, url: String) {
+        self.urls.insert(id, url);
+    }
+
     /// The link of a message.
     pub(super) fn url(&self, id: &Uuid) -> Option<&str> {
         self.urls.get(id).map(String::as_str)

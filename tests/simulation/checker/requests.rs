@@ -1,9 +1,6 @@
 //! Start requests to the ingress: each key leads to one event, which is in its queue before the answer says so.
 
-use instant_connect_worker::{
-    broker::publisher::Publication,
-    ledger::entry::{Entry, EntryState},
-};
+use instant_connect_worker::{broker::publisher::Publication, ledger::entry::EntryState};
 use serde_json::Value;
 
 use super::{Checker, message_id};
@@ -27,9 +24,9 @@ impl Checker {
     }
 
     /// Records the ledger entry for `key`, if it is about a start request.
-    pub(crate) fn request_noted(&mut self, key: &str, entry: Option<&Entry>) {
+    pub(crate) fn request_noted(&mut self, key: &str, state: Option<EntryState>) {
         let Some(id) = key.strip_prefix("ingress/") else { return };
-        let is_recorded = entry.is_some_and(|entry| entry.state == EntryState::Recorded);
+        let is_recorded = state == Some(EntryState::Recorded);
         let events = &self.events;
         let alike =
             self.seen.values_mut().filter(|seen| seen.is_event() && events[seen.event].id.as_str() == id);

@@ -5,7 +5,10 @@ use std::fmt;
 use instant_connect_worker::{contract::stage::StageDef, stages};
 use jiff::{SignedDuration, Timestamp};
 
-use super::servers::{Outage, Servers};
+use super::{
+    requests::SimulatedRequest,
+    servers::{Outage, Servers},
+};
 use crate::world::{Common, Part};
 
 /// The result of a call as the worker receives it, in the terms of the rules.
@@ -138,6 +141,19 @@ impl CallFate {
                 Self::Code(status, code, unknown && random.bool())
             }
         }
+    }
+
+    /// The fate of a message to a guest whose messages are never answered.
+    pub(super) fn of_unanswered(network: &mut Part<'_, Servers>, asked: &SimulatedRequest) -> Option<Self> {
+        let common = &mut *network.common;
+        let number = common.plan.senders.as_ref()?.unanswered?;
+        let SimulatedRequest::ToGuest(message) = asked else { return None };
+        message.to.starts_with(&format!("+34600{number:03}")).then(|| match common.random.u32(..4) {
+            0 => Self::Hangs(common.random.bool()),
+            1 => Self::Status(500, None, common.random.bool()),
+            2 => Self::Endless,
+            _ => Self::Cut,
+        })
     }
 
     /// A random fault of one call.

@@ -88,6 +88,9 @@ impl Api {
         if let Some(failing) = network.failing(asked.key()) {
             return CallFate::Status(failing.status, failing.retry_after.map(RetryAfter::Seconds), false);
         }
+        if let Some(fate) = CallFate::of_unanswered(&mut network, asked) {
+            return fate;
+        }
         match CallFate::of(&mut network, self.stage) {
             // A 404 to a list request would mean that no message was sent.
             CallFate::Status(404, ..) if matches!(asked, SimulatedRequest::List { .. }) => {
