@@ -174,7 +174,7 @@ mutants: ## check that tests notice changes to retry, outcome, settling and the 
 	  -- -- --skip promises:: retry:: outcome:: settle:: ledger:: deduplicator:: seeds:: one_consumer::
 
 # In a copy of this folder. The script lists the changes, with the rule that found each.
-breakages: ## check that the simulation finds mistakes in supervisor, watchdog and publisher, with at most SEEDS (2000) seeds
+breakages: ## check that the simulation finds mistakes in supervisor, publisher, senders and ingress, with at most SEEDS (2000) seeds
 	@SEEDS=$(if $(filter-out file,$(origin SEEDS)),$(SEEDS)) scripts/breakages $(TESTS)
 
 release: ## write VERSION to all places, make the SBOM and the chart's package, and print what to push

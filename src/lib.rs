@@ -97,5 +97,5 @@ pub(crate) mod tls;
 pub mod upstream;
 pub mod values;
 pub mod webex;
-mod webex_connect;
+pub mod webex_connect;
 pub mod worker;

@@ -23,7 +23,7 @@ const REFUSED: BucketSize = BucketSize { rate: 0.1, burst: 10.0 };
 
 /// Reason that the clients' settings are unusable.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientsError {
+pub enum ClientsError {
     /// A token file is unusable.
     #[error("{key}: {source}")]
     File { key: String, source: LineFileError },
@@ -47,7 +47,7 @@ pub(super) struct Client {
 
 /// All clients.
 #[derive(Debug)]
-pub(crate) struct Clients {
+pub struct Clients {
     all: Vec<Arc<Client>>,
     /// Permits for refused requests, also for receipts without a signature.
     pub(super) refused: AddressBuckets,
@@ -72,7 +72,7 @@ impl Clients {
     ///
     /// # Errors
     /// [`ClientsError`].
-    pub(crate) fn open(
+    pub fn open(
         configured: &BTreeMap<String, ClientConfig>,
         in_flight_max: usize,
     ) -> Result<Self, ClientsError> {

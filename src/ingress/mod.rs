@@ -34,14 +34,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::{
+pub use self::{
     clients::Clients,
-    config::AddressBlock,
-    receipts::{Receipts, signature::HubSecrets},
-    serve::IngressListener,
-    service::IngressService,
+    outlet::Outlet,
+    receipts::Receipts,
+    service::{IngressService, RequestOrigin},
     sessions::StartEvents,
 };
+use self::{config::AddressBlock, receipts::signature::HubSecrets, serve::IngressListener};
 use crate::tls::{ClientFiles, server::server};
 
 /// Settings of the ingress, in the form that it takes.

@@ -17,14 +17,14 @@ const CONFIRM_MAX: Duration = Duration::from_secs(5);
 
 /// The way to an exchange.
 #[derive(Clone, Debug)]
-pub(crate) struct Outlet {
-    pub(crate) publisher: Publisher,
+pub struct Outlet {
+    pub publisher: Publisher,
     /// The publisher's state. Nothing is given to a publisher that cannot publish now.
-    pub(crate) publishing: PublishState,
+    pub publishing: PublishState,
     /// A permit for each byte of the bodies that may wait for their confirms.
-    pub(crate) room: Arc<Semaphore>,
+    pub room: Arc<Semaphore>,
     /// The name of the exchange.
-    pub(crate) exchange: String,
+    pub exchange: String,
 }
 
 impl Outlet {

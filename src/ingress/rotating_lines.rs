@@ -39,7 +39,7 @@ pub(super) trait FileLine: Sized {
 
 /// Reason that a file is unusable. Shows no part of the file.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LineFileError {
+pub enum LineFileError {
     /// The file can't be read.
     #[error("{kind} {}: {source}", path.display())]
     Unreadable { kind: &'static str, path: PathBuf, source: std::io::Error },

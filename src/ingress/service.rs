@@ -48,27 +48,27 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 
 /// Answers requests.
 #[derive(Debug)]
-pub(super) struct IngressService {
-    pub(super) clients: Clients,
-    pub(super) events: StartEvents,
+pub struct IngressService {
+    pub clients: Clients,
+    pub events: StartEvents,
     /// `None`: receipts are off.
-    pub(super) receipts: Option<Receipts>,
-    pub(super) in_flight: Semaphore,
-    pub(super) trusted_proxies: Vec<AddressBlock>,
-    pub(super) requires_key: bool,
-    pub(super) openapi: Bytes,
+    pub receipts: Option<Receipts>,
+    pub in_flight: Semaphore,
+    pub trusted_proxies: Vec<AddressBlock>,
+    pub requires_key: bool,
+    pub openapi: Bytes,
     /// A stop is requested: requests are served, and each answer ends its connection.
-    pub(super) draining: CancellationToken,
+    pub draining: CancellationToken,
     /// Further requests are refused.
-    pub(super) closed: CancellationToken,
+    pub closed: CancellationToken,
 }
 
 /// Where a request comes from.
 #[derive(Clone, Debug)]
-pub(super) struct RequestOrigin {
-    pub(super) peer: IpAddr,
+pub struct RequestOrigin {
+    pub peer: IpAddr,
     /// True while an authenticated request of this connection is in progress.
-    pub(super) busy: Arc<AtomicBool>,
+    pub busy: Arc<AtomicBool>,
 }
 
 /// The log line about a request. Dropping it writes the line, also if the client disconnects before the answer.
@@ -83,7 +83,7 @@ pub(super) struct RequestLog {
 
 impl IngressService {
     /// Answers `request` within [`REQUEST_MAX`].
-    pub(super) async fn answer(&self, request: Request<Body>, origin: &RequestOrigin) -> Response<Body> {
+    pub async fn answer(&self, request: Request<Body>, origin: &RequestOrigin) -> Response<Body> {
         let since = Instant::now();
         let route = route(request.uri().path());
         let mut timer = self.events.metrics.begin(route);

@@ -19,11 +19,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 pub use deduplicator::{Deduplicator, OnFailure, Retention};
 pub use host::{HOST, HostStage};
 pub use link::{LINK, LinkStage};
-pub(crate) use send::{
-    EventSender, GuestSender, LINK_PARAMETER, NAME_PARAMETER, PACE_WAIT_MAX, SendRules, SendStage, SmsSender,
-    WhatsappSender,
+pub(crate) use send::{EventSender, LINK_PARAMETER, NAME_PARAMETER, PACE_WAIT_MAX};
+pub use send::{
+    GuestSender, OnUnknown, SMS, SendError, SendRules, SendStage, SmsSender, WHATSAPP, WhatsappSender,
 };
-pub use send::{OnUnknown, SMS, WHATSAPP};
 
 use crate::{
     contract::{

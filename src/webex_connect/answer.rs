@@ -16,9 +16,9 @@ const CODE_MAX: u32 = 9999;
 
 /// A message that Webex Connect accepted.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct AcceptedMessage {
+pub struct AcceptedMessage {
     /// Webex Connect's id of the message (`messageId` or `transid`), in a form that may be logged.
-    pub(crate) id: Option<String>,
+    pub id: Option<String>,
 }
 
 /// A response that does not accept the message.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use url::Url;
 
-pub(crate) use super::answer::AcceptedMessage;
+pub use super::answer::AcceptedMessage;
 use super::{
     ConnectApi,
     answer::{self, Refused},
@@ -18,7 +18,7 @@ use crate::{
 
 /// Configured client for one of the APIs.
 #[derive(Debug)]
-pub(crate) struct ConnectClient {
+pub struct ConnectClient {
     upstream: Upstream,
     url: Url,
     api: ConnectApi,
@@ -27,7 +27,7 @@ pub(crate) struct ConnectClient {
 impl ConnectClient {
     /// A client that posts to `url`, the complete URL of the endpoint of `api`.
     #[must_use]
-    pub(crate) const fn new(upstream: Upstream, url: Url, api: ConnectApi) -> Self {
+    pub const fn new(upstream: Upstream, url: Url, api: ConnectApi) -> Self {
         Self { upstream, url, api }
     }
 

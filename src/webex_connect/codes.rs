@@ -3,7 +3,7 @@
 
 /// The API that answers with a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ConnectApi {
+pub enum ConnectApi {
     /// One of the messaging APIs.
     Messages,
     /// Custom events.

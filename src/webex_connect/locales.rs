@@ -26,7 +26,7 @@ pub(super) fn best_key<'a, T>(values: &'a BTreeMap<String, T>, range: &str) -> O
 
 /// One value for each locale, and the value of all other guests.
 #[derive(Clone, Debug)]
-pub(crate) struct Locales<T> {
+pub struct Locales<T> {
     /// By locale, in lower case.
     values: BTreeMap<String, T>,
     default: T,
@@ -34,7 +34,7 @@ pub(crate) struct Locales<T> {
 
 impl<T: Clone> Locales<T> {
     /// Values by locale, in any letter case; `None` if there is none for `default`.
-    pub(crate) fn new(values: impl IntoIterator<Item = (String, T)>, default: &str) -> Option<Self> {
+    pub fn new(values: impl IntoIterator<Item = (String, T)>, default: &str) -> Option<Self> {
         let values = values.into_iter().map(|(locale, value)| (locale.to_ascii_lowercase(), value));
         let values: BTreeMap<_, _> = values.collect();
         let default = values.get(best_key(&values, default)?)?.clone();

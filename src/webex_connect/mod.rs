@@ -14,9 +14,9 @@ pub(crate) mod locales;
 pub(crate) mod receipt;
 mod receipt_codes;
 pub(crate) mod sms;
-pub(crate) mod texts;
+pub mod texts;
 pub(crate) mod whatsapp;
 
-pub(crate) use client::ConnectClient;
-pub(crate) use codes::ConnectApi;
-pub(crate) use locales::Locales;
+pub use client::{AcceptedMessage, ConnectClient};
+pub use codes::ConnectApi;
+pub use locales::Locales;

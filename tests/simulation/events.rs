@@ -28,6 +28,8 @@ pub(crate) struct Event {
     pub(crate) expires_at: Option<Timestamp>,
     /// All times at which the event is sent.
     pub(crate) sent: Vec<Duration>,
+    /// The `Idempotency-Key`, if a client of the ingress sends the event.
+    pub(crate) key: Option<String>,
 }
 
 /// A link that an event must lead to.
@@ -128,6 +130,21 @@ fn event(
         devices,
         expires_at,
         sent: vec![at],
+        key: None,
+    }
+}
+
+impl Event {
+    /// The same event if the client `client` of the ingress sends it, with a key.
+    pub(crate) fn over_http(self, client: &str) -> Self {
+        let key = format!("key-{}", self.session);
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let start = body.get("data").unwrap_or(&body);
+        let id = ids::hash(format!("ingress/default/{client}/{key}").as_bytes()).to_string();
+        let message_id = Some(id.clone());
+        let id = EventId::of(Some(&id), None, &self.body);
+        let links = if self.expected == ExpectedResult::Links { wanted(&id, start) } else { Vec::new() };
+        Self { id, message_id, links, key: Some(key), ..self }
     }
 }
 

@@ -11,15 +11,18 @@ use tokio::time::{Instant, sleep};
 use super::{
     broker::{SESSIONS, SimulatedQueues, Stored},
     checker::{CheckedRules, Checker},
+    client,
     events::{self, Event},
     fairness,
-    plan::WorldPlan,
+    plan::{SendersPlan, WorldPlan},
     time, troubles, worker,
     world::World,
 };
 
 /// Longest time to finish once all faults are over.
 pub(crate) const CALM_MAX: Duration = Duration::from_secs(2 * 3600);
+/// From this seed on, the worker sends the guest links itself, and takes receipts and start requests.
+pub(crate) const WITH_SENDERS: u64 = 1_000_000_000;
 /// Interval between checks that all work is done.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -77,10 +80,16 @@ async fn live(
     let clock = time::clock_at(begin);
     let mut random = Rng::with_seed(seed);
     let mut plan = WorldPlan::new(&mut random);
+    plan.senders = (seed >= WITH_SENDERS).then(|| SendersPlan::new(seed));
     if seed % 8 == 7 {
         plan.fill();
     }
-    let events = events::events(&mut random, plan.events, plan.spread, begin);
+    let mut events = events::events(&mut random, plan.events, plan.spread, begin);
+    if let Some(senders) = &plan.senders {
+        for event in events.iter_mut().step_by(senders.over_http) {
+            *event = event.clone().over_http(worker::CLIENT);
+        }
+    }
     let token = folder.join("token");
     std::fs::write(&token, "token-0").map_err(|error| failure(seed, &error))?;
     let checker = checker_of(&plan, events.clone(), begin, clock);
@@ -93,7 +102,7 @@ async fn live(
     world.lock().broker().set_counts_nacks(!seed.is_multiple_of(3));
     world.lock().log(format_args!("{plan:?}"));
     for event in events {
-        send(&world, &event);
+        if event.key.is_some() { client::send(&world, &event) } else { send(&world, &event) }
     }
     let broken = Arc::clone(&world.lock().broken);
     tokio::select! {
@@ -116,6 +125,7 @@ fn checker_of(plan: &WorldPlan, events: Vec<Event>, begin: Timestamp, clock: Clo
         deliveries_max: plan.deliveries_max,
         first_delay: plan.delays.first().copied().unwrap_or_default(),
         delivery_timeout: plan.delivery_timeout,
+        senders: plan.senders.clone(),
     };
     let mut checker = Checker::new(events, rules);
     // Calls in progress when the breaker opens, plus its probes; or a few calls for too few events to open it.
@@ -144,7 +154,9 @@ async fn story(world: &World, plan: &WorldPlan, token: &Path, seed: u64) {
     }
     until_idle(world, calm).await;
     let mut state = world.lock();
-    let rule = if state.broker().idle() {
+    let rule = if state.requests > 0 {
+        Err(format!("{} start requests are never answered", state.requests))
+    } else if state.broker().idle() {
         state.checker.end()
     } else {
         Err(format!("work is left at the end: {}", state.broker().left()))
@@ -152,9 +164,13 @@ async fn story(world: &World, plan: &WorldPlan, token: &Path, seed: u64) {
     state.must(rule);
 }
 
-/// Waits until the broker has no work left, at most until [`CALM_MAX`] after `calm`.
+/// Waits until the broker has no work left and no start request waits for its answer, at most until [`CALM_MAX`] after `calm`.
 async fn until_idle(world: &World, calm: Instant) {
-    while !world.lock().broker().idle() && calm.elapsed() < CALM_MAX {
+    let is_idle = || {
+        let mut state = world.lock();
+        state.requests == 0 && state.broker().idle()
+    };
+    while !is_idle() && calm.elapsed() < CALM_MAX {
         sleep(CHECK_INTERVAL).await;
     }
 }
@@ -169,8 +185,9 @@ fn history_of(world: &World, seed: u64) -> Result<SimulatedHistory, BrokenRule> 
     };
     // The queues hold references to the world. Without this, the memory of each world would leak.
     let queues = state.replace_broker(SimulatedQueues::empty());
+    let ingress = state.ingress.take();
     drop(state);
-    drop(queues);
+    drop((queues, ingress));
     history
 }
 

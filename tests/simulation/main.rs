@@ -1,5 +1,5 @@
 //! The worker in a simulated world that a seed determines. Everything above the ports is real: supervisor, watchdog,
-//! publisher, topology, stages, retries, settling, breakers, clients and ledger. The broker, the two APIs, the disk,
+//! publisher, topology, stages, retries, settling, breakers, clients and ledger. The broker, the APIs, the disk,
 //! time and randomness are simulated. Messages are delivered, refused, lost and returned. Responses come late, wrong or
 //! never. Connections break, consumers stall, queues are deleted, alarms block publishing. The worker dies at any of its
 //! steps and starts again. With every step `checker` verifies that the contract still holds.
@@ -10,6 +10,9 @@
 //! that fails prints its number and its last steps; `make simulate SEED=…` runs it again with all steps. Once
 //! understood, the seed becomes a named test in `seeds`.
 //!
+//! From seed 1,000,000,000 on, the worker sends the guest links itself, and its ingress takes receipts and start requests.
+//! `make simulate` runs such a history with every second of the others.
+//!
 //! Not simulated: lapin, HTTP and the ledger's file. Tests with live brokers, the sandbox and crashes cover these.
 //!
 //! # Layout
@@ -17,7 +20,8 @@
 //! - `history`: one seed from its first event to its last; `seeds`: the tests
 //! - `world`: time, randomness, journal, the worker's lives
 //! - `broker`: queues, connections, confirms
-//! - `network`: the two APIs
+//! - `network`: the APIs
+//! - `client`: the clients of the ingress
 //! - `storage`: the disk under the ledger; `time`: the time of day
 //! - `worker`: the real parts, connected to the simulation
 //! - `troubles`: faults that come and go
@@ -29,6 +33,7 @@
 
 mod broker;
 mod checker;
+mod client;
 mod events;
 mod fairness;
 mod history;

@@ -1,4 +1,4 @@
-//! Values that exist once for each stage of the worker's table, and the names that follow from the table.
+//! Values that exist once for each stage, and the names that follow from the table of stages.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use instant_connect_worker::{contract::stage::StageDef, stages};
 /// The prefix of all exchanges and queues.
 pub(crate) const PREFIX: &str = "sim";
 
-/// One value for each stage of the table, by the stage's name.
+/// One value for each stage, by the stage's name.
 #[derive(Debug)]
 pub(crate) struct PerStage<T>(BTreeMap<&'static str, T>);
 
@@ -22,7 +22,7 @@ impl<T> PerStage<T> {
 
 impl<T: Default> Default for PerStage<T> {
     fn default() -> Self {
-        Self(stages::GuestsDelivery::Amqp.stages().iter().map(|stage| (stage.name, T::default())).collect())
+        Self(stages::ALL.iter().map(|stage| (stage.name, T::default())).collect())
     }
 }
 
@@ -42,12 +42,12 @@ impl<T> IndexMut<&str> for PerStage<T> {
 
 /// The name of the stage that consumes `queue`, or whose delay queue or dead queue `queue` is.
 pub(crate) fn stage_of(queue: &str) -> Option<&'static str> {
-    let name = queue.strip_prefix(PREFIX)?.strip_prefix('.')?.split('.').next()?;
-    stages::GuestsDelivery::Amqp
-        .stages()
-        .iter()
-        .find(|stage| stage.queue.name == name)
-        .map(|stage| stage.name)
+    let name = queue.strip_prefix(PREFIX)?.strip_prefix('.')?;
+    let is_of = |stage: &&&StageDef| {
+        let rest = name.strip_prefix(stage.queue.name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    stages::ALL.iter().find(is_of).map(|stage| stage.name)
 }
 
 /// The name of the stage's API in the journal.

@@ -4,6 +4,10 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use instant_connect_worker::{
+    contract::stage::StageDef,
+    stages::{GuestsDelivery, OnUnknown},
+};
 
 /// The plan of one seed's world.
 #[derive(Clone, Debug)]
@@ -51,6 +55,61 @@ pub(crate) struct WorldPlan {
     pub(crate) deliveries_max: u32,
     /// No publish succeeds while faults occur.
     pub(crate) full: bool,
+    /// Choices for a worker that sends the guest links itself; `None` if other programs send them.
+    pub(crate) senders: Option<SendersPlan>,
+}
+
+/// The plan for the stages that send guest links, and for the ingress.
+#[derive(Clone, Debug)]
+pub(crate) struct SendersPlan {
+    pub(crate) min_remaining: Duration,
+    pub(crate) on_unknown: OnUnknown,
+    /// `None`: receipts are off.
+    pub(crate) receipt_wait: Option<Duration>,
+    /// Maximum number of messages of a stage per second.
+    pub(crate) rate: Option<u32>,
+    /// The number of the event whose guests have numbers without an allowed prefix.
+    pub(crate) foreign: u32,
+    /// Stage `link` refuses these numbers too.
+    pub(crate) link_refuses: bool,
+    /// Of so many events, a client of the ingress sends one.
+    pub(crate) over_http: usize,
+    /// The number of the event whose guests' messages are never answered: they arrive or not.
+    pub(crate) unanswered: Option<u32>,
+    /// Probability that Webex Connect never sends the receipts of a message.
+    pub(crate) no_receipt: f64,
+}
+
+/// The events of simulations have numbers below this, or beginning with 8 or 9.
+const LOW_NUMBERS: u32 = 20;
+
+impl SendersPlan {
+    /// The choices of `seed`, from a generator of their own.
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = Rng::with_seed(!seed.rotate_left(17));
+        // A generator of its own, so that the other choices stay the same.
+        let mut more = Rng::with_seed(seed.rotate_left(29));
+        let waits = [5, 20, 45].map(Duration::from_secs);
+        Self {
+            min_remaining: Duration::from_secs([0, 2, 15, 60][random.usize(..4)]),
+            on_unknown: if random.u32(..4) == 0 { OnUnknown::Dead } else { OnUnknown::Repeat },
+            receipt_wait: (random.u32(..4) > 0).then(|| waits[random.usize(..3)]),
+            rate: (random.u32(..4) == 0).then(|| random.u32(4..=20)),
+            foreign: random.u32(1..LOW_NUMBERS),
+            link_refuses: random.u32(..4) == 0,
+            unanswered: more.bool().then(|| more.u32(1..LOW_NUMBERS)),
+            over_http: random.usize(1..=3),
+            no_receipt: if random.bool() { 0.1 } else { random.f64() },
+        }
+    }
+
+    /// The allowed prefixes: those of all events except one.
+    pub(crate) fn prefixes(&self) -> Vec<String> {
+        let low = (0..LOW_NUMBERS).filter(|number| *number != self.foreign);
+        low.map(|number| format!("+34600{number:03}"))
+            .chain(["+346008", "+346009"].map(str::to_owned))
+            .collect()
+    }
 }
 
 impl WorldPlan {
@@ -103,7 +162,20 @@ impl WorldPlan {
             delivery_timeout: Duration::from_secs(1200),
             deliveries_max: 20,
             full: false,
+            senders: None,
         }
+    }
+
+    /// The worker's stages.
+    pub(crate) fn stages(&self) -> &'static [&'static StageDef] {
+        let delivery =
+            if self.senders.is_some() { GuestsDelivery::WebexConnect } else { GuestsDelivery::Amqp };
+        delivery.stages()
+    }
+
+    /// True if the worker takes receipts.
+    pub(crate) fn takes_receipts(&self) -> bool {
+        self.senders.as_ref().is_some_and(|senders| senders.receipt_wait.is_some())
     }
 
     /// Makes all queues full for so long that each event is requeued several times.

@@ -15,7 +15,7 @@ use std::{
 
 use instant_connect_worker::telemetry::metrics::Metrics;
 
-use super::history::{SimulatedHistory, run, run_with};
+use super::history::{SimulatedHistory, WITH_SENDERS, run, run_with};
 
 /// Number of seeds in the normal test run.
 const SEEDS: u64 = 1000;
@@ -51,17 +51,21 @@ fn simulation_of_many_seeds() {
             if seed >= first + seeds {
                 return counts;
             }
-            let history = run(seed, folder.path(), false).unwrap_or_else(|broken| {
-                // The other threads end too.
-                next.store(first + seeds, Ordering::Relaxed);
-                panic!("{broken:?}");
-            });
-            if let Some(file) = &hashes {
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                writeln!(file, "{seed} {:016x}", history.hash).unwrap();
-            }
-            for (what, count) in history.counts {
-                *counts.entry(what).or_insert(0) += count;
+            // Every second history is one with senders.
+            let kinds = if seed < WITH_SENDERS && seed % 2 == 0 { &[0, WITH_SENDERS][..] } else { &[0] };
+            for seed in kinds.iter().map(|kind| kind + seed) {
+                let history = run(seed, folder.path(), false).unwrap_or_else(|broken| {
+                    // The other threads end too.
+                    next.store(first + seeds, Ordering::Relaxed);
+                    panic!("{broken:?}");
+                });
+                if let Some(file) = &hashes {
+                    let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                    writeln!(file, "{seed} {:016x}", history.hash).unwrap();
+                }
+                for (what, count) in history.counts {
+                    *counts.entry(what).or_insert(0) += count;
+                }
             }
         }
     };
@@ -226,9 +230,15 @@ fn success_ends_old_failures_once_the_worker_knows_it() {
     one(2354);
 }
 
+/// A Retry-After that came during the pause before a probe delayed the probe itself. All other messages were consumed at once.
+#[test]
+fn probe_before_its_time_is_not_taken_for_a_backlog() {
+    one(566);
+}
+
 #[test]
 fn seed_gives_the_same_history_twice() {
-    for seed in 0..20 {
+    for seed in (0..20).chain(WITH_SENDERS..WITH_SENDERS + 20) {
         assert_eq!(one(seed).hash, one(seed).hash, "seed {seed}");
     }
 }

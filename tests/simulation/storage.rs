@@ -91,10 +91,16 @@ impl Part<'_, SimulatedDisk> {
             match change {
                 Change::Put(entry) => {
                     checker.ledger_has(key, Some(&entry));
+                    checker.request_noted(key, Some(entry.state));
+                    let rule = checker.guest_noted(key, Some((entry.state, &entry.bytes)));
+                    self.common.must(rule);
                     self.entries.put(key, entry);
                 }
                 Change::Remove => {
                     checker.ledger_has(key, None);
+                    checker.request_noted(key, None);
+                    let rule = checker.guest_noted(key, None);
+                    self.common.must(rule);
                     self.entries.remove(key);
                 }
             }

@@ -3,7 +3,6 @@
 
 use std::{future::Future, path::Path, time::Duration};
 
-use instant_connect_worker::stages;
 use jiff::SignedDuration;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -165,7 +164,7 @@ async fn broker_restart(world: World) {
     let undisturbed = before == (state.life(), state.checker.disturbances);
     if undisturbed && before.0.is_some() && !state.checker.draining {
         let connections = state.broker().connections();
-        let rule = if connections.len() == stages::GuestsDelivery::Amqp.stages().len() + 1 {
+        let rule = if connections.len() == state.plan.stages().len() + 1 {
             Ok(())
         } else {
             Err(format!(
@@ -180,17 +179,19 @@ async fn outage(world: World, rate_limit: bool) {
     let (which, lasts) = {
         let mut state = world.lock();
         let lasts = span(&mut state, 120);
-        let which = state.random.usize(..stages::GuestsDelivery::Amqp.stages().len());
+        let stages = state.plan.stages();
+        let which = state.random.usize(..stages.len());
         let until = state.now() + SignedDuration::try_from(lasts).unwrap_or_default();
         let outage = if rate_limit { Outage::Limited(until) } else { Outage::new(&mut state.random) };
         state.log(format_args!("API {which} is out: {outage:?}"));
-        state.network().set_outage(stages::GuestsDelivery::Amqp.stages()[which], Some(outage));
+        state.network().set_outage(stages[which], Some(outage));
         (which, lasts)
     };
     sleep(lasts).await;
     let mut state = world.lock();
     state.log(format_args!("API {which} recovered"));
-    state.network().set_outage(stages::GuestsDelivery::Amqp.stages()[which], None);
+    let of = state.plan.stages()[which];
+    state.network().set_outage(of, None);
 }
 
 /// Changes the token at the APIs first, and in the file some time later.
@@ -212,8 +213,7 @@ async fn rotate(world: &World, file: &Path, number: u32) {
 async fn unbound(world: World) {
     let lasts = {
         let mut state = world.lock();
-        let routes: Vec<_> =
-            stages::GuestsDelivery::Amqp.stages().iter().flat_map(|stage| stage.routes).collect();
+        let routes: Vec<_> = state.plan.stages().iter().flat_map(|stage| stage.routes).collect();
         let key = routes[state.random.usize(..routes.len())].routing_key;
         state.broker().unbind(key);
         (span(&mut state, 30), !state.plan.creates)

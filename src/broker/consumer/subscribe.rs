@@ -155,12 +155,17 @@ impl<S: Stage> Consumer<S> {
             self.cancel_and_requeue(subscription).await?;
             drop(shown);
             self.finish_work(permit, delivery).await;
-            // A failed call schedules the next probe. By now that one may be due, too.
-            if self.breaker.probe_at() != due || self.is_stopped() {
+            if self.probe_is_over(due) {
                 return Ok(());
             }
         }
         self.settle_backlog(source).await
+    }
+
+    /// True if the probe that was `due` made a call, or nothing may be called now. A failed call schedules the next probe, which
+    /// may be due by now, too. A rate limit that began during the pause delays the probe itself.
+    fn probe_is_over(&self, due: Option<Instant>) -> bool {
+        self.breaker.probe_at() != due || !self.breaker.is_due() || self.is_stopped()
     }
 
     async fn next_probe(
@@ -202,7 +207,7 @@ impl<S: Stage> Consumer<S> {
             // Its body may be the reason why workers die, so it is only read in a recorded try.
             if message.deliveries() >= self.limits.isolate_from() {
                 self.finish_work(permit, delivery).await;
-                if self.breaker.probe_at() != due || self.is_stopped() {
+                if self.probe_is_over(due) {
                     break None;
                 }
                 continue;

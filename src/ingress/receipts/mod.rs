@@ -51,22 +51,22 @@ pub(super) const METHODS: &str = "HEAD, POST";
 
 /// Takes receipts.
 #[derive(Debug)]
-pub(crate) struct Receipts {
+pub struct Receipts {
     /// `None`: receipts need no signature.
-    pub(crate) secrets: Option<HubSecrets>,
+    pub secrets: Option<HubSecrets>,
     /// A permit for each receipt in progress. Its sender is not known before its body is read, so receipts must leave room for others.
-    pub(crate) in_progress: Semaphore,
-    pub(crate) outlet: Outlet,
+    pub in_progress: Semaphore,
+    pub outlet: Outlet,
     /// The way to stage `sms`, for guests whom `WhatsApp` does not reach; `None`: such a message stays failed.
-    pub(crate) links: Option<Outlet>,
-    pub(crate) ledger: Ledger,
-    pub(crate) clock: Clock,
+    pub links: Option<Outlet>,
+    pub ledger: Ledger,
+    pub clock: Clock,
     /// Makes the ids of new traces.
-    pub(crate) random: Random,
+    pub random: Random,
     /// Publish receipts while the ledger is unavailable.
-    pub(crate) without_ledger: bool,
-    pub(crate) tracer: Tracer,
-    pub(crate) metrics: ReceiptMetrics,
+    pub without_ledger: bool,
+    pub tracer: Tracer,
+    pub metrics: ReceiptMetrics,
 }
 
 impl Receipts {

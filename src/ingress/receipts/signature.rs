@@ -57,7 +57,7 @@ impl HubSecret {
 
 /// The valid secrets, and the hash of signatures.
 #[derive(Debug)]
-pub(crate) struct HubSecrets {
+pub struct HubSecrets {
     fixed: Option<HubSecret>,
     file: Option<LineFile<HubSecret>>,
     algorithm: HubAlgorithm,

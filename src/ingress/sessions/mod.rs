@@ -49,19 +49,19 @@ const KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// Makes start events of requests.
 #[derive(Clone, Debug)]
-pub(crate) struct StartEvents {
-    pub(crate) outlet: Outlet,
-    pub(crate) ledger: Ledger,
-    pub(crate) clock: Clock,
+pub struct StartEvents {
+    pub outlet: Outlet,
+    pub ledger: Ledger,
+    pub clock: Clock,
     /// Makes the ids of new traces.
-    pub(crate) random: Random,
+    pub random: Random,
     /// Accept requests while the ledger is unavailable. The stage still recognises repeats by their ids.
-    pub(crate) without_ledger: bool,
-    pub(crate) rules: SessionRules,
+    pub without_ledger: bool,
+    pub rules: SessionRules,
     /// Time for which the stage remembers an event after its session.
-    pub(crate) margin: SignedDuration,
-    pub(crate) tracer: Tracer,
-    pub(crate) metrics: IngressMetrics,
+    pub margin: SignedDuration,
+    pub tracer: Tracer,
+    pub metrics: IngressMetrics,
 }
 
 /// A request as its client sent it.

@@ -26,12 +26,14 @@ use self::pace::SendPace;
 pub(crate) use self::pace::WAIT_MAX as PACE_WAIT_MAX;
 pub(crate) use self::{
     event::EventSender,
-    rules::SendRules,
-    sender::{GuestSender, SendError},
-    sms::SmsSender,
-    whatsapp::{LINK_PARAMETER, NAME_PARAMETER, WhatsappSender},
+    whatsapp::{LINK_PARAMETER, NAME_PARAMETER},
 };
-pub use self::{rules::OnUnknown, sms::SMS, whatsapp::WHATSAPP};
+pub use self::{
+    rules::{OnUnknown, SendRules},
+    sender::{GuestSender, SendError},
+    sms::{SMS, SmsSender},
+    whatsapp::{WHATSAPP, WhatsappSender},
+};
 use super::{AcceptedJob, JobContext, Read, SESSION_OVER, Stage, deduplicator::Deduplicator, read_link};
 use crate::{
     contract::{
@@ -54,7 +56,7 @@ const COPIES: usize = 4;
 
 /// One of the stages that send guest links.
 #[derive(Debug)]
-pub(crate) struct SendStage<C> {
+pub struct SendStage<C> {
     sender: C,
     rules: SendRules,
     deduplicator: Deduplicator,
@@ -67,7 +69,7 @@ pub(crate) struct SendStage<C> {
 impl<C: GuestSender> SendStage<C> {
     /// A stage that sends by `sender`.
     #[must_use]
-    pub(crate) fn new(
+    pub fn new(
         sender: C,
         rules: SendRules,
         deduplicator: Deduplicator,
@@ -131,7 +133,7 @@ impl<C: GuestSender> SendStage<C> {
 
 /// A guest link to send.
 #[derive(Debug)]
-pub(crate) struct GuestJob {
+pub struct GuestJob {
     link: GuestLink,
     /// The last replay of the message, if it was a dead letter.
     replayed_at: Option<Timestamp>,

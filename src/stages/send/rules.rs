@@ -19,21 +19,21 @@ pub enum OnUnknown {
 
 /// Rules for the messages of both stages.
 #[derive(Clone, Debug)]
-pub(crate) struct SendRules {
+pub struct SendRules {
     /// Accepted links.
-    pub(crate) links: LinkRules,
+    pub links: LinkRules,
     /// The numbers that may be sent to.
-    pub(crate) numbers: NumberPrefixes,
+    pub numbers: NumberPrefixes,
     /// Least time until the session's end.
-    pub(crate) min_remaining: Duration,
+    pub min_remaining: Duration,
     /// What happens to a message that may have been sent.
-    pub(crate) on_unknown: OnUnknown,
+    pub on_unknown: OnUnknown,
     /// Time for which a message that may have been sent waits for its receipt. `None`: receipts are off.
-    pub(crate) receipt_wait: Option<Duration>,
+    pub receipt_wait: Option<Duration>,
     /// Maximum number of messages of the stage per second.
-    pub(crate) rate: Option<u32>,
+    pub rate: Option<u32>,
     /// A guest whom `WhatsApp` does not reach gets the link by SMS.
-    pub(crate) sms_fallback: bool,
+    pub sms_fallback: bool,
     /// Maximum number of messages to one number in an hour.
-    pub(crate) per_address_per_hour: Option<u32>,
+    pub per_address_per_hour: Option<u32>,
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Sends guest links on one channel.
-pub(crate) trait GuestSender: Send + Sync + 'static {
+pub trait GuestSender: Send + Sync + 'static {
     /// The stage's entry in the table.
     const DEF: &'static StageDef;
     /// The channel of the stage's messages.
@@ -36,7 +36,7 @@ pub(crate) trait GuestSender: Send + Sync + 'static {
 
 /// A message that was not sent.
 #[derive(Debug)]
-pub(crate) enum SendError {
+pub enum SendError {
     /// The link cannot be sent on this channel.
     Unsendable(Death),
     /// The call failed.

@@ -40,15 +40,15 @@ pub static SMS: StageDef = StageDef {
 
 /// Sends text messages.
 #[derive(Debug)]
-pub(crate) struct SmsSender {
+pub struct SmsSender {
     /// Calls Webex Connect.
-    pub(crate) client: ConnectClient,
+    pub client: ConnectClient,
     /// The sender that the guest sees; empty if no message can be sent.
-    pub(crate) from: String,
+    pub from: String,
     /// The texts of the messages.
-    pub(crate) texts: Texts,
+    pub texts: Texts,
     /// Ask for receipts.
-    pub(crate) receipts: bool,
+    pub receipts: bool,
 }
 
 impl GuestSender for SmsSender {

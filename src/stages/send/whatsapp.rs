@@ -50,17 +50,17 @@ const NO_NAME: &str = "-";
 
 /// Sends `WhatsApp` messages.
 #[derive(Debug)]
-pub(crate) struct WhatsappSender {
+pub struct WhatsappSender {
     /// Calls Webex Connect.
-    pub(crate) client: ConnectClient,
+    pub client: ConnectClient,
     /// The id of the app; empty if no message can be sent.
-    pub(crate) app_id: String,
+    pub app_id: String,
     /// The id of the template for each locale.
-    pub(crate) templates: Option<Locales<String>>,
+    pub templates: Option<Locales<String>>,
     /// The beginning of the button's URL in all templates.
-    pub(crate) base_url: String,
+    pub base_url: String,
     /// True if the templates have the parameter [`NAME_PARAMETER`].
-    pub(crate) names_guests: bool,
+    pub names_guests: bool,
 }
 
 impl WhatsappSender {

@@ -13,7 +13,7 @@ use super::{
 
 /// All problems of the texts, one in each line.
 #[derive(Debug)]
-pub(crate) struct TextsError(pub(super) Vec<TextProblem>);
+pub struct TextsError(pub(super) Vec<TextProblem>);
 
 impl std::error::Error for TextsError {}
 

@@ -16,11 +16,8 @@ use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use jiff::{Timestamp, tz::TimeZone};
 
-pub(crate) use self::{
-    encoding::Encoding,
-    fault::{TextError, TextsError},
-    name::cleaned_name,
-};
+pub use self::fault::TextsError;
+pub(crate) use self::{encoding::Encoding, fault::TextError, name::cleaned_name};
 use self::{
     engine::Engine,
     fault::{TextFault, TextProblem},
@@ -33,17 +30,17 @@ use crate::contract::private::Private;
 
 /// Settings of the texts.
 #[derive(Debug)]
-pub(crate) struct TextOptions<'a> {
+pub struct TextOptions<'a> {
     /// The folder with files `link.LOCALE.txt`, which replace the built-in texts or add locales.
-    pub(crate) folder: Option<&'a Path>,
+    pub folder: Option<&'a Path>,
     /// The locale of guests without one, and of those whose locale has no text.
-    pub(crate) default_locale: &'a str,
+    pub default_locale: &'a str,
     /// Maximum number of parts of a text.
-    pub(crate) parts_max: usize,
+    pub parts_max: usize,
     /// Length of the longest usual link, in characters.
-    pub(crate) longest_url: usize,
+    pub longest_url: usize,
     /// The zone of the times in texts for guests without one.
-    pub(crate) zone: TimeZone,
+    pub zone: TimeZone,
 }
 
 /// Values of the variables of a text.
@@ -93,7 +90,7 @@ pub(crate) struct TextReport {
 
 /// The texts of all locales. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Texts(Arc<LoadedTexts>);
+pub struct Texts(Arc<LoadedTexts>);
 
 struct LoadedTexts {
     engine: Engine,
@@ -117,7 +114,7 @@ impl Texts {
     /// # Errors
     /// All problems of all files: a text that can't be read or rendered, is longer than `parts_max` parts even without the name,
     /// or has no link between spaces; a file's name without a locale; no text for the default locale.
-    pub(crate) fn load(options: &TextOptions<'_>) -> Result<Self, TextsError> {
+    pub fn load(options: &TextOptions<'_>) -> Result<Self, TextsError> {
         let mut problems = Vec::new();
         let files = folder::files(options.folder, &mut problems);
         let mut engine = Engine::new(options.zone.clone());

@@ -44,6 +44,10 @@ use crate::world::{Part, World};
 pub(super) const SESSIONS: &str = "sim.sessions";
 pub(super) const HOSTS: &str = "sim.hosts";
 pub(super) const GUESTS: &str = "sim.guests";
+pub(super) const GUESTS_SMS: &str = "sim.guests.sms";
+pub(super) const GUESTS_WHATSAPP: &str = "sim.guests.whatsapp";
+/// The queue and the exchange of receipts.
+pub(super) const RECEIPTS: &str = "sim.receipts";
 /// The exchange for links.
 pub(super) const LINKS: &str = "sim.links";
 

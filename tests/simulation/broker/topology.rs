@@ -128,7 +128,10 @@ impl DeclaredTopology {
         if exchange.is_empty() {
             return self.queues.contains_key(key).then(|| key.to_owned());
         }
-        let binding = self.bindings.iter().find(|(from, bound, _)| from == exchange && *bound == key);
+        let matches = |bound: &str| {
+            bound == key || bound.strip_suffix('#').is_some_and(|beginning| key.starts_with(beginning))
+        };
+        let binding = self.bindings.iter().find(|(from, bound, _)| from == exchange && matches(bound));
         binding.map(|(_, _, queue)| queue.clone())
     }
 }

@@ -35,11 +35,14 @@ impl Checker {
         if let Some(until) = api.limited_until(now) {
             return Err(format!("early: a call to {}, which is rate limited until {until}", api_name(stage)));
         }
+        if matches!(asked, SimulatedRequest::TryKey) {
+            return Ok(());
+        }
         let seen = self.by_key(stage, asked.key());
         let seen = seen.ok_or_else(|| format!("unexpected: a call for {}", asked.key()))?;
         // Listing the sent messages sends nothing.
-        let sends = !matches!(asked, SimulatedRequest::List { .. });
-        if sends && seen.deadline.is_some_and(|deadline| now >= deadline) {
+        let ends_at = seen.guest.as_ref().map_or(seen.deadline, |guest| Some(guest.ends_at));
+        if !asked.is_question() && ends_at.is_some_and(|ends_at| now >= ends_at) {
             return Err(format!("late: a call for {}, whose session has ended", seen.name));
         }
         // If the message may have several copies, the call may belong to another copy.
@@ -51,10 +54,13 @@ impl Checker {
             return Err(format!("too many calls for {}", seen.name));
         }
         let (name, number) = (seen.name.clone(), seen.event);
-        if let SimulatedRequest::Links { devices, until, .. } = asked {
-            self.links_requested(&name, number, devices, *until)?;
+        match asked {
+            SimulatedRequest::Links { devices, until, .. } => {
+                self.links_requested(&name, number, devices, *until)
+            }
+            SimulatedRequest::ToGuest(message) => self.guest_called(message),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Checks that a request for links fits the event `name`, which has this `number`.
@@ -81,7 +87,10 @@ impl Checker {
 
     /// Records the result of a call as the worker received it.
     pub(crate) fn call_ended(&mut self, stage: &StageDef, asked: &SimulatedRequest, learnt: CallResult) {
-        let (now, looks) = (self.now(), matches!(asked, SimulatedRequest::List { .. }));
+        if matches!(asked, SimulatedRequest::TryKey) {
+            return self.key_tried(stage, learnt);
+        }
+        let (now, looks) = (self.now(), asked.is_question());
         let api = &mut self.apis[stage.name];
         let this_call_only = api.learn(now, asked.key(), looks, learnt);
         if let CallResult::Wait(until) = learnt {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Checker, id_of, message_id};
 use crate::{
-    broker::{GUESTS, HOSTS},
+    broker::{GUESTS, GUESTS_SMS, GUESTS_WHATSAPP, HOSTS, RECEIPTS, SESSIONS},
     network::SimulatedLinks,
     per_stage::stage_of,
 };
@@ -40,7 +40,9 @@ impl Checker {
         publication: &Publication,
     ) -> Result<(), String> {
         match queue {
-            GUESTS => self.link_stored(links, Role::Guest, publication),
+            GUESTS | GUESTS_SMS | GUESTS_WHATSAPP => self.link_stored(links, Role::Guest, publication),
+            RECEIPTS => self.receipt_stored(publication),
+            SESSIONS if !publication.exchange.is_empty() => self.start_stored(publication),
             HOSTS => self.link_stored(links, Role::Host, publication),
             _ => self.copy_stored(queue, delay, publication),
         }

@@ -16,16 +16,18 @@ impl Checker {
         let (event, now) = (&self.events[seen.event], self.now());
         match class {
             Class::Invalid => {
-                seen.is_event()
-                    && (event.expected == ExpectedResult::Invalid
-                        || self.shares_its_id(event)
-                        || seen.deadline.is_some_and(|deadline| now >= deadline))
+                let is_foreign = self.is_foreign(seen);
+                is_foreign
+                    || seen.is_event()
+                        && (event.expected == ExpectedResult::Invalid
+                            || self.shares_its_id(event)
+                            || seen.deadline.is_some_and(|deadline| now >= deadline))
             }
             Class::DeviceNotAllowed => seen.is_event() && event.expected == ExpectedResult::DeviceNotAllowed,
             Class::Rejected => seen.refused,
             Class::Expired => self.may_expire(seen, event),
             // With so few attempts, their delays stay below `retry.total`.
-            Class::Exhausted => seen.attempts_max() >= self.rules.attempts,
+            Class::Exhausted => seen.attempts_max() >= self.rules.attempts || self.may_be_given_up(seen),
             Class::Unroutable => seen.is_event() && seen.unroutable,
             Class::Poison => self.may_be_poison(seen, event),
             Class::Internal => false,

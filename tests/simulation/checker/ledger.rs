@@ -9,15 +9,18 @@ use super::{Checker, message::SeenMessage};
 
 /// Longest outage of the ledger after which the worker still retries a write.
 const LEDGER_OUT_MAX: Duration = Duration::from_secs(120);
+/// The name of the stages that send messages to guests, in their keys.
+const SEND: &str = "send";
 
 impl Checker {
-    /// The messages whose effect has the ledger key `key`: the stage, and an event's id or a host link's `message_id`.
+    /// The messages whose effect has the ledger key `key`: the stage, and an event's id or a link's `message_id`.
     fn by_ledger_key(&mut self, key: &str) -> impl Iterator<Item = &mut SeenMessage> {
         let (stage, id) = key.split_once(':').unwrap_or_default();
         let (stage, id, number) = (stage.to_owned(), id.to_owned(), Uuid::try_parse(id).ok());
         let events = &self.events;
         self.seen.iter_mut().filter_map(move |(key, seen)| {
-            let is = seen.stage == stage
+            let name = if seen.guest.is_some() { SEND } else { seen.stage };
+            let is = name == stage
                 && if seen.is_event() { events[seen.event].id.as_str() == id } else { number == Some(*key) };
             is.then_some(seen)
         })
@@ -33,7 +36,8 @@ impl Checker {
     pub(crate) fn ledger_failed(&mut self, key: &str) {
         self.count("ledger failures");
         self.tries_in_doubt += u32::from(key.starts_with("tried:"));
-        if self.rules.delivery_timeout > LEDGER_OUT_MAX {
+        // Nothing waits for long for the record of a message to a guest.
+        if self.rules.delivery_timeout > LEDGER_OUT_MAX && !key.starts_with(SEND) {
             return;
         }
         self.by_ledger_key(key).for_each(|seen| {

@@ -34,6 +34,11 @@ pub(super) struct PublishedLinks {
 }
 
 impl PublishedLinks {
+    /// Adds the link of a message.
+    pub(super) fn insert(&mut self, id: Uuid, url: String) {
+        self.urls.insert(id, url);
+    }
+
     /// The link of a message.
     pub(super) fn url(&self, id: &Uuid) -> Option<&str> {
         self.urls.get(id).map(String::as_str)
@@ -186,17 +191,21 @@ impl Checker {
         if has_devices && !self.called_devices(number) {
             return Err(format!("{name} is published before its devices were called"));
         }
-        if role == Role::Host {
-            let seen = self.seen.entry(id).or_insert_with(|| SeenMessage {
-                name: name.clone(),
-                stage: stages::HOST.name,
-                key: wanted.to,
-                event: number,
-                room: wanted.room,
-                deadline: message.expires_at(),
-                ..SeenMessage::default()
-            });
-            seen.inputs += 1;
+        let consumed = SeenMessage {
+            name: name.clone(),
+            stage: stages::HOST.name,
+            key: wanted.to,
+            event: number,
+            room: wanted.room,
+            deadline: message.expires_at(),
+            ..SeenMessage::default()
+        };
+        let consumed = match role {
+            Role::Host => Some(consumed),
+            Role::Guest => self.guest_link(wanted.key, consumed),
+        };
+        if let Some(consumed) = consumed {
+            self.seen.entry(id).or_insert(consumed).inputs += 1;
         }
         Ok(())
     }

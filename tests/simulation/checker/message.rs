@@ -6,6 +6,8 @@ use instant_connect_worker::{outcome::Class, stages};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::guests::GuestChecks;
+
 /// State of one message that a stage consumes.
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each field is one observation")]
@@ -13,7 +15,7 @@ pub(super) struct SeenMessage {
     pub(super) name: String,
     /// The name of the stage.
     pub(super) stage: &'static str,
-    /// The subject of the stage's calls: a session or an expert.
+    /// The subject of the stage's calls: a session, an expert or a guest's number.
     pub(super) key: String,
     pub(super) event: usize,
     pub(super) room: bool,
@@ -72,10 +74,14 @@ pub(super) struct SeenMessage {
     /// The number of copies at each delivery.
     pub(super) alike: Vec<(Timestamp, usize)>,
     pub(super) called_at: Vec<Timestamp>,
+    /// The ledger knows that a request for the event was accepted.
+    pub(super) request_recorded: bool,
+    /// The observations of a message to a guest.
+    pub(super) guest: Option<GuestChecks>,
 }
 
 impl SeenMessage {
-    /// True if the message is a start event, false if it is a host link.
+    /// True if the message is a start event, false if it is a link.
     pub(super) fn is_event(&self) -> bool {
         self.stage == stages::LINK.name
     }

@@ -3,6 +3,7 @@
 //! - `message`: the observed state of one message
 //! - `deliveries`: deliveries and their ends; `confirms`: results of publishes
 //! - `calls`: calls to the APIs; `apis`: breakers and rate limits; `effects`: links and messages to experts
+//! - `guests`: messages to guests and their receipts; `requests`: start requests to the ingress
 //! - `ledger`: reads and writes of the ledger
 //! - `links`: published link messages; `copies`: messages in delay queues and dead queues; `dead`: the classes of dead letters
 
@@ -13,9 +14,11 @@ mod copies;
 mod dead;
 mod deliveries;
 mod effects;
+mod guests;
 mod ledger;
 mod links;
 mod message;
+mod requests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +34,7 @@ use self::{apis::ApiChecks, deliveries::OpenDelivery, links::PublishedLinks, mes
 use crate::{
     events::{self, Event},
     per_stage::PerStage,
+    plan::SendersPlan,
 };
 
 /// Delay after a 429 without Retry-After.
@@ -77,6 +81,8 @@ pub(crate) struct CheckedRules {
     pub(crate) deliveries_max: u32,
     pub(crate) first_delay: Duration,
     pub(crate) delivery_timeout: Duration,
+    /// For a worker that sends the guest links itself.
+    pub(crate) senders: Option<SendersPlan>,
 }
 
 /// Records that something happened `now`. Returns true if `max` per minute is exceeded.

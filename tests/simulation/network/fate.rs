@@ -5,7 +5,10 @@ use std::fmt;
 use instant_connect_worker::{contract::stage::StageDef, stages};
 use jiff::{SignedDuration, Timestamp};
 
-use super::servers::{Outage, Servers};
+use super::{
+    requests::SimulatedRequest,
+    servers::{Outage, Servers},
+};
 use crate::world::{Common, Part};
 
 /// The result of a call as the worker receives it, in the terms of the rules.
@@ -71,7 +74,23 @@ pub(super) enum CallFate {
     Huge,
     /// The effect, and a response that does not fit the request.
     Wrong,
+    /// This status and code of Webex Connect, with or without the effect.
+    Code(u16, u32, bool),
 }
+
+/// Codes of Webex Connect with a status: the result, and true if the message may have been sent.
+const CODES: &[(u16, u32, CallResult, bool)] = &[
+    (500, 7006, CallResult::Failed, false),
+    (200, 7006, CallResult::Failed, false),
+    (400, 7004, CallResult::Refused, false),
+    (200, 7102, CallResult::Refused, false),
+    (400, 7020, CallResult::Wait(None), false),
+    (200, 7020, CallResult::Wait(None), false),
+    (403, 7001, CallResult::Token, false),
+    (400, 7998, CallResult::Failed, false),
+    (500, 7998, CallResult::Failed, true),
+    (200, 7998, CallResult::Failed, true),
+];
 
 impl CallFate {
     /// The fate of the next call to the API of `stage`.
@@ -91,7 +110,50 @@ impl CallFate {
         if !common.chance(share) {
             return Self::Fine;
         }
-        Self::random(common)
+        if is_connect(stage) { Self::random_of_connect(common) } else { Self::random(common) }
+    }
+
+    /// A random fault of one call to Webex Connect. Where the worker takes a message for not sent, there is no effect.
+    fn random_of_connect(common: &mut Common) -> Self {
+        let random = &mut common.random;
+        match random.u32(..20) {
+            0 => Self::Unreachable,
+            1..=3 => Self::Hangs(random.bool()),
+            4 => Self::Status([401, 403][random.usize(..2)], None, false),
+            5 => Self::Status([400, 404, 405, 413, 421, 422, 425][random.usize(..7)], None, false),
+            6 => {
+                let seconds = [0, 1, 3, 7, 20, 90][random.usize(..6)];
+                Self::Status(429, Some(retry_after(common, seconds)), false)
+            }
+            7 => Self::Status(429, None, false),
+            8 => Self::Status([503, 423, 502][random.usize(..3)], Some(RetryAfter::Seconds(5)), false),
+            9 | 10 => Self::Status([408, 500, 502, 503, 504][random.usize(..5)], None, random.bool()),
+            11 => Self::Status([300, 302, 101, 600 - 1][random.usize(..4)], None, false),
+            12 => Self::Cut,
+            13 => Self::Endless,
+            14 => Self::Garbage,
+            15 => Self::Huge,
+            16 => Self::Page([400, 401, 403, 404, 413, 503][random.usize(..6)], false),
+            17 => Self::Page([200, 500, 502, 504][random.usize(..4)], random.bool()),
+            18 => Self::Wrong,
+            _ => {
+                let (status, code, _, unknown) = CODES[random.usize(..CODES.len())];
+                Self::Code(status, code, unknown && random.bool())
+            }
+        }
+    }
+
+    /// The fate of a message to a guest whose messages are never answered.
+    pub(super) fn of_unanswered(network: &mut Part<'_, Servers>, asked: &SimulatedRequest) -> Option<Self> {
+        let common = &mut *network.common;
+        let number = common.plan.senders.as_ref()?.unanswered?;
+        let SimulatedRequest::ToGuest(message) = asked else { return None };
+        message.to.starts_with(&format!("+34600{number:03}")).then(|| match common.random.u32(..4) {
+            0 => Self::Hangs(common.random.bool()),
+            1 => Self::Status(500, None, common.random.bool()),
+            2 => Self::Endless,
+            _ => Self::Cut,
+        })
     }
 
     /// A random fault of one call.
@@ -128,7 +190,10 @@ impl CallFate {
     pub(super) const fn has_effect(&self) -> bool {
         match self {
             Self::Unreachable => false,
-            Self::Hangs(effect) | Self::Status(_, _, effect) | Self::Page(_, effect) => *effect,
+            Self::Hangs(effect)
+            | Self::Status(_, _, effect)
+            | Self::Page(_, effect)
+            | Self::Code(_, _, effect) => *effect,
             _ => true,
         }
     }
@@ -137,6 +202,12 @@ impl CallFate {
     pub(super) fn learnt(self, stage: &StageDef, now: Timestamp) -> CallResult {
         match self {
             Self::Fine => CallResult::Worked,
+            Self::Code(status, code, _) => {
+                let known = CODES.iter().find(|known| (known.0, known.1) == (status, code));
+                known.map_or(CallResult::Failed, |known| known.2)
+            }
+            Self::Status(403, ..) if is_connect(stage) => CallResult::Token,
+            Self::Status(404 | 405 | 408 | 421 | 425, None, _) if is_connect(stage) => CallResult::Failed,
             Self::Status(401, ..) => CallResult::Token,
             // With 403, Webex Messages refuses a request and not the token.
             Self::Status(403, ..) if stage.name == stages::LINK.name => CallResult::Token,
@@ -149,6 +220,11 @@ impl CallFate {
             _ => CallResult::Failed,
         }
     }
+}
+
+/// True if the stage calls Webex Connect.
+fn is_connect(stage: &StageDef) -> bool {
+    [stages::SMS.name, stages::WHATSAPP.name].contains(&stage.name)
 }
 
 /// A Retry-After of `seconds` from now, as seconds or as a date.

@@ -1,9 +1,11 @@
-//! The two APIs as the worker's calls see them: they succeed, refuse, rate limit, hang, break off or answer wrongly.
+//! The APIs as the worker's calls see them: they succeed, refuse, rate limit, hang, break off or answer wrongly.
 //!
 //! - `servers`: their state; `requests`: the requests that they read
 //! - `fate`: the way in which they treat one call; `response`: their responses
+//! - `receipts`: what Webex Connect tells of its messages later
 
 mod fate;
+mod receipts;
 mod requests;
 mod response;
 mod servers;
@@ -22,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use self::fate::{CallFate, RetryAfter};
 pub(crate) use self::{
     fate::CallResult,
-    requests::SimulatedRequest,
+    requests::{GuestMessage, SimulatedRequest},
     servers::{BASE_URL, FailingSession, Outage, Servers, SimulatedLinks},
 };
 use crate::{
@@ -86,6 +88,9 @@ impl Api {
         if let Some(failing) = network.failing(asked.key()) {
             return CallFate::Status(failing.status, failing.retry_after.map(RetryAfter::Seconds), false);
         }
+        if let Some(fate) = CallFate::of_unanswered(&mut network, asked) {
+            return fate;
+        }
         match CallFate::of(&mut network, self.stage) {
             // A 404 to a list request would mean that no message was sent.
             CallFate::Status(404, ..) if matches!(asked, SimulatedRequest::List { .. }) => {
@@ -129,6 +134,9 @@ impl Api {
         let Part { own, common } = state.network();
         let (answer, rule) = own.act(&mut common.checker, asked);
         state.must(rule);
+        if let SimulatedRequest::ToGuest(message) = asked {
+            receipts::promise(&self.life.world, &mut state, message);
+        }
         answer
     }
 }

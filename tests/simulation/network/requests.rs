@@ -4,13 +4,18 @@ use std::fmt;
 
 use instant_connect_worker::{contract::stage::StageDef, stages};
 use reqwest::{Method, Request};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Reads a request to the API of a stage.
 type Reader = fn(&Request) -> Option<SimulatedRequest>;
 
-/// Each stage of the table, and how its API reads requests.
-const READERS: &[(&StageDef, Reader)] = &[(&stages::LINK, links_request), (&stages::HOST, message_request)];
+/// Each stage, and how its API reads requests.
+const READERS: &[(&StageDef, Reader)] = &[
+    (&stages::LINK, links_request),
+    (&stages::HOST, message_request),
+    (&stages::SMS, text_request),
+    (&stages::WHATSAPP, template_request),
+];
 
 /// A request as the API reads it.
 pub(crate) enum SimulatedRequest {
@@ -27,8 +32,24 @@ pub(crate) enum SimulatedRequest {
     Send { to: String, text: String },
     /// List the messages that were sent to an expert.
     List { to: String },
+    /// Send a message to a guest.
+    ToGuest(GuestMessage),
+    /// A request without content, which shows if Webex Connect accepts the key.
+    TryKey,
     /// A request that the API does not define.
     Nonsense,
+}
+
+/// A message to a guest.
+#[derive(Clone, Debug)]
+pub(crate) struct GuestMessage {
+    /// The id that receipts have.
+    pub(crate) id: String,
+    pub(crate) channel: &'static str,
+    /// The number, with `+`.
+    pub(crate) to: String,
+    /// The words, or the end of the button's URL.
+    pub(crate) content: String,
 }
 
 impl fmt::Debug for SimulatedRequest {
@@ -43,6 +64,8 @@ impl fmt::Debug for SimulatedRequest {
             }
             Self::Send { to, .. } => write!(f, "message to {to}"),
             Self::List { to } => write!(f, "list the messages sent to {to}"),
+            Self::ToGuest(message) => write!(f, "message to {}", message.to),
+            Self::TryKey => f.write_str("try the key"),
             Self::Nonsense => f.write_str("nonsense"),
         }
     }
@@ -60,8 +83,15 @@ impl SimulatedRequest {
         match self {
             Self::Links { session, .. } => session,
             Self::Send { to, .. } | Self::List { to } => to,
+            Self::ToGuest(message) => &message.to,
+            Self::TryKey => "the key",
             Self::Nonsense => "nonsense",
         }
+    }
+
+    /// True if the request sends nothing to a person.
+    pub(crate) const fn is_question(&self) -> bool {
+        matches!(self, Self::List { .. } | Self::TryKey)
     }
 }
 
@@ -104,4 +134,35 @@ fn message_request(request: &Request) -> Option<SimulatedRequest> {
         }
         _ => None,
     }
+}
+
+fn text_request(request: &Request) -> Option<SimulatedRequest> {
+    let body = connect_body(request)?;
+    if body == json!({}) {
+        return Some(SimulatedRequest::TryKey);
+    }
+    let to = &body["to"][0];
+    Some(SimulatedRequest::ToGuest(GuestMessage {
+        id: text(&to["correlationId"])?,
+        channel: "sms",
+        to: text(&to["msisdn"][0])?,
+        content: text(&body["content"]["text"])?,
+    }))
+}
+
+fn template_request(request: &Request) -> Option<SimulatedRequest> {
+    let body = connect_body(request)?;
+    if body == json!({}) {
+        return Some(SimulatedRequest::TryKey);
+    }
+    Some(SimulatedRequest::ToGuest(GuestMessage {
+        id: text(&body["correlationid"])?,
+        channel: "whatsapp",
+        to: format!("+{}", text(&body["destination"][0]["waid"][0])?),
+        content: text(&body["message"]["parameters"]["join"]["payload"])?,
+    }))
+}
+
+fn connect_body(request: &Request) -> Option<Value> {
+    (request.method() == Method::POST).then(|| body(request))
 }

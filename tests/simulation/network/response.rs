@@ -43,6 +43,10 @@ impl CallFate {
                 }
                 Body::empty()
             }
+            Self::Code(status, code, _) => {
+                head = head.status(status);
+                Body::from(json!({"code": code.to_string()}).to_string())
+            }
             Self::Cut => broken_off(&answer, stream::once(async { io::ErrorKind::ConnectionReset })),
             Self::Endless => {
                 let late = async move {

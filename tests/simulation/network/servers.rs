@@ -1,4 +1,4 @@
-//! The state of the two APIs: their faults, and the effects of calls.
+//! The state of the APIs: their faults, and the effects of calls.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +35,8 @@ pub(crate) struct Servers {
     links: BTreeMap<String, SimulatedLinks>,
     /// The messages that were sent: recipient and text.
     messages: Vec<(String, String)>,
+    /// Number of messages to guests.
+    to_guests: usize,
 }
 
 /// A session whose calls all fail.
@@ -81,6 +83,7 @@ impl Servers {
             slow: Vec::new(),
             links: BTreeMap::new(),
             messages: Vec::new(),
+            to_guests: 0,
         }
     }
 
@@ -152,6 +155,19 @@ impl Servers {
                 let items: Vec<Value> = sent.map(|(_, text)| json!({"markdown": text})).collect();
                 (json!({"items": items}).to_string(), Ok(()))
             }
+            SimulatedRequest::ToGuest(message) => {
+                let rule = checker.guest_message_sent(&self.links, message);
+                self.to_guests += 1;
+                let id = format!("transaction-{}", self.to_guests);
+                let answer = if message.channel == "sms" {
+                    json!({"messageId": id, "correlationId": message.id, "status": "queued"})
+                } else {
+                    json!({"response": [{"code": "1001", "transid": id, "correlationid": message.id}]})
+                };
+                (answer.to_string(), rule)
+            }
+            // Webex Connect accepts the key, and misses the content.
+            SimulatedRequest::TryKey => (json!({"code": "7003"}).to_string(), Ok(())),
             SimulatedRequest::Nonsense => {
                 (String::new(), Err("a request that the API does not define".to_owned()))
             }

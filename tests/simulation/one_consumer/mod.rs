@@ -83,6 +83,7 @@ impl<S: Stage> SingleConsumer<S> {
             deliveries_max: DELIVERIES_MAX,
             first_delay: Duration::ZERO,
             delivery_timeout: Duration::ZERO,
+            senders: None,
         };
         let timeout = Duration::from_secs(1);
         let limits =

@@ -39,6 +39,7 @@ fn calm_world() -> World {
         deliveries_max: plan.deliveries_max,
         first_delay: Duration::ZERO,
         delivery_timeout: plan.delivery_timeout,
+        senders: None,
     };
     World::new(plan, random, Random::with_seed(1), Checker::new(Vec::new(), rules), String::new(), false)
 }

@@ -1,6 +1,6 @@
 //! The clients of the APIs, connected to the simulated network, and the stages that use them.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use instant_connect_worker::{
     contract::stage::StageDef,
@@ -8,23 +8,43 @@ use instant_connect_worker::{
         InstantConnectClient,
         request::{Crypto, LinkOptions},
     },
-    stages::{self, Deduplicator, HostStage, LinkStage, OnFailure, Retention},
+    stages::{
+        self, Deduplicator, GuestSender, HostStage, LinkStage, OnFailure, Retention, SendStage, SmsSender,
+        WhatsappSender,
+    },
     upstream::{TokenSource, Upstream, UpstreamLimits},
     webex::WebexClient,
+    webex_connect::{
+        ConnectApi, ConnectClient, Locales,
+        texts::{TextOptions, Texts},
+    },
 };
-use jiff::SignedDuration;
+use jiff::{SignedDuration, tz::TimeZone};
 
 use super::{
     CALL_LIMIT, LifeParts,
-    settings::{link_rules, session_rules},
+    settings::{link_rules, send_rules, session_rules},
 };
 use crate::{
     checker::RATE_LIMIT_WAIT,
-    network::{Api, BODY_BYTES_MAX},
+    network::{Api, BASE_URL, BODY_BYTES_MAX},
+    plan::SendersPlan,
 };
 
-const RETENTION: Retention =
+pub(super) const RETENTION: Retention =
     Retention { margin: SignedDuration::from_hours(1), max: SignedDuration::from_hours(100) };
+
+/// The built-in texts.
+static TEXTS: LazyLock<Texts> = LazyLock::new(|| {
+    let options = TextOptions {
+        folder: None,
+        default_locale: "en",
+        parts_max: 3,
+        longest_url: BASE_URL.len() + 20,
+        zone: TimeZone::UTC,
+    };
+    Texts::load(&options).unwrap_or_else(|error| unreachable!("the texts are built in: {error}"))
+});
 
 fn url(text: &str) -> url::Url {
     text.parse().unwrap_or_else(|_| unreachable!("a constant"))
@@ -42,6 +62,37 @@ impl LifeParts<'_> {
         let endpoint = url("https://messages.sim.example.com/v1/messages");
         let client = WebexClient::new(self.upstream(&stages::HOST), endpoint);
         HostStage::new(client, link_rules(), self.deduplicator(&stages::HOST))
+    }
+
+    pub(super) fn sms_stage(&self, senders: &SendersPlan) -> SendStage<SmsSender> {
+        let sender = SmsSender {
+            client: self.connect_client(&stages::SMS, "v2/messages"),
+            from: "Clinic".to_owned(),
+            texts: TEXTS.clone(),
+            receipts: senders.receipt_wait.is_some(),
+        };
+        self.send_stage(sender, senders)
+    }
+
+    pub(super) fn whatsapp_stage(&self, senders: &SendersPlan) -> SendStage<WhatsappSender> {
+        let sender = WhatsappSender {
+            client: self.connect_client(&stages::WHATSAPP, "resources/v1/messaging"),
+            app_id: "app".to_owned(),
+            templates: Locales::new([("en".to_owned(), "template".to_owned())], "en"),
+            base_url: BASE_URL.to_owned(),
+            names_guests: true,
+        };
+        self.send_stage(sender, senders)
+    }
+
+    fn send_stage<C: GuestSender>(&self, sender: C, senders: &SendersPlan) -> SendStage<C> {
+        let (rules, metrics) = (send_rules(senders), self.metrics.receipts());
+        SendStage::new(sender, rules, self.deduplicator(C::DEF), metrics, self.stop.clone())
+    }
+
+    fn connect_client(&self, stage: &'static StageDef, path: &str) -> ConnectClient {
+        let endpoint = url(&format!("https://connect.sim.example.com/{path}"));
+        ConnectClient::new(self.upstream(stage), endpoint, ConnectApi::Messages)
     }
 
     fn upstream(&self, stage: &'static StageDef) -> Upstream {

@@ -3,10 +3,12 @@
 //!
 //! - `settings`: its configuration; `clients`: its stages and the clients of the APIs
 //! - `consumer`: the consumer of a stage, supervised and watched
+//! - `ingress`: what answers HTTP requests, without the listener
 //! - `tap`: what its publisher replies
 
 mod clients;
 mod consumer;
+mod ingress;
 mod settings;
 mod tap;
 
@@ -14,9 +16,7 @@ use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use instant_connect_worker::{
     broker::{publisher::Publisher, topology::Topology, tries::Tries},
-    contract::stage::StageDef,
     ledger::Ledger,
-    stages,
     state::WorkerState,
     telemetry::metrics::Metrics,
 };
@@ -27,7 +27,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::consumer::StageConsumer;
-pub(crate) use self::settings::{limits, policy, queues_of, topology_of};
+pub(crate) use self::{
+    ingress::{CLIENT, CLIENT_TOKEN},
+    settings::{limits, numbers, policy, queues, queues_of, topology_of},
+};
 use crate::{
     broker::SimulatedBroker,
     checker::{CheckedRules, Checker},
@@ -41,13 +44,15 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 /// Time limit of a whole call.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(15);
 
-/// Builds the consumer of a stage.
-type Build = fn(&LifeParts<'_>) -> Box<dyn StageConsumer>;
+/// Builds the consumer of a stage; `None` if the worker has no such stage.
+type Build = fn(&LifeParts<'_>) -> Option<Box<dyn StageConsumer>>;
 
-/// Every stage of the table, and how it is built.
-const BUILDERS: &[(&StageDef, Build)] = &[
-    (&stages::LINK, |parts| parts.consumer(parts.link_stage())),
-    (&stages::HOST, |parts| parts.consumer(parts.host_stage())),
+/// Every stage, and how it is built.
+const BUILDERS: &[Build] = &[
+    |parts| Some(parts.consumer(parts.link_stage())),
+    |parts| Some(parts.consumer(parts.host_stage())),
+    |parts| Some(parts.consumer(parts.sms_stage(parts.plan.senders.as_ref()?))),
+    |parts| Some(parts.consumer(parts.whatsapp_stage(parts.plan.senders.as_ref()?))),
 ];
 
 /// One life of the worker.
@@ -106,7 +111,9 @@ impl Worker {
             tries: &tries,
             stop: &stop,
         };
-        let consumers: Vec<_> = BUILDERS.iter().map(|(_, build)| build(&parts)).collect();
+        let consumers: Vec<_> = BUILDERS.iter().filter_map(|build| build(&parts)).collect();
+        let ingress = plan.senders.as_ref().map(|senders| Arc::new(parts.ingress(senders)));
+        life.world.lock().ingress = ingress;
         let consuming = consumers
             .iter()
             .map(|consumer| tokio::spawn(consumer.run(Arc::clone(&broker), topology.clone())))

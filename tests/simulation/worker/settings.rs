@@ -9,28 +9,41 @@ use instant_connect_worker::{
         topology::{Topology, TopologyConfig},
     },
     contract::{
+        people::{Channel, NumberPrefixes},
         stage::StageDef,
-        start_session::{SessionRules, Vertical},
+        start_session::{GuestRules, SessionRules, Vertical},
     },
     instant_connect::response::LinkRules,
     retry::RetryPolicy,
-    stages,
+    stages::SendRules,
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::{
-    broker::SimulatedQueues, checker::CheckedRules, events::ALLOWED, network::BASE_URL, per_stage::PREFIX,
-    plan::WorldPlan,
+    broker::SimulatedQueues,
+    checker::CheckedRules,
+    events::ALLOWED,
+    network::BASE_URL,
+    per_stage::PREFIX,
+    plan::{SendersPlan, WorldPlan},
 };
 
 /// Configuration, parsed as from a file.
-fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
+pub(super) fn config<T: DeserializeOwned>(said: serde_json::Value) -> T {
     serde_json::from_value(said).unwrap_or_else(|error| unreachable!("a constant: {error}"))
 }
 
 pub(super) fn topology(plan: &WorldPlan) -> Topology {
-    topology_of(stages::GuestsDelivery::Amqp.stages(), &plan.delays, plan.creates)
+    let topology = topology_of(plan.stages(), &plan.delays, plan.creates);
+    if plan.takes_receipts() { topology.with_receipts() } else { topology }
+}
+
+/// The broker's queues for the worker of `plan`, all declared.
+pub(crate) fn queues(plan: &WorldPlan) -> SimulatedQueues {
+    let topology = topology(plan);
+    let work = plan.stages().iter().map(|stage| topology.queue(stage.queue)).collect();
+    SimulatedQueues::new(topology.plan(), work)
 }
 
 pub(crate) fn topology_of(table: &[&'static StageDef], delays: &[Duration], creates: bool) -> Topology {
@@ -81,7 +94,27 @@ pub(super) fn session_rules(rules: &CheckedRules) -> SessionRules {
         host_login: true,
         link_lifetime: jiff::SignedDuration::try_from(rules.lifetime).unwrap_or(jiff::SignedDuration::MAX),
         devices: config(json!([ALLOWED])),
-        guests: None,
+        guests: rules.senders.as_ref().filter(|senders| senders.link_refuses).map(|senders| GuestRules {
+            numbers: numbers(senders),
+            channels: vec![Channel::Sms, Channel::Whatsapp],
+        }),
+    }
+}
+
+pub(crate) fn numbers(senders: &SendersPlan) -> NumberPrefixes {
+    config(json!(senders.prefixes()))
+}
+
+pub(super) fn send_rules(senders: &SendersPlan) -> SendRules {
+    SendRules {
+        links: link_rules(),
+        numbers: numbers(senders),
+        min_remaining: senders.min_remaining,
+        on_unknown: senders.on_unknown,
+        receipt_wait: senders.receipt_wait,
+        sms_fallback: false,
+        rate: senders.rate,
+        per_address_per_hour: Some(10),
     }
 }
 

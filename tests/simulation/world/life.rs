@@ -74,6 +74,7 @@ impl Life {
         state.log(format_args!("worker {} ends: {why}", self.number));
         state.checker.worker_ended();
         state.life.death.close();
+        state.ingress = None;
         drop(state);
         broker::cut_all(&self.world, "its worker ended");
     }

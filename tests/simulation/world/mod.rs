@@ -17,7 +17,10 @@ use std::{
 };
 
 use fastrand::Rng;
-use instant_connect_worker::{clock::Clock, random::Random, stages, telemetry::metrics::Metrics};
+use instant_connect_worker::{
+    clock::Clock, ingress::IngressService, random::Random, stages::GuestsDelivery,
+    telemetry::metrics::Metrics,
+};
 use tokio::time::sleep;
 
 pub(crate) use self::{common::Common, life::Life};
@@ -28,7 +31,7 @@ use crate::{
 
 /// The metrics of all worlds, because creating them takes longer than many worlds.
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
-    Metrics::new(stages::GuestsDelivery::Amqp.stages(), &[])
+    Metrics::new(GuestsDelivery::WebexConnect.stages(), &[])
         .unwrap_or_else(|error| unreachable!("the metrics are constant: {error}"))
 });
 
@@ -42,6 +45,10 @@ pub(crate) struct WorldState {
     broker: SimulatedQueues,
     network: Servers,
     disk: SimulatedDisk,
+    /// The ingress of the worker that runs now.
+    pub(crate) ingress: Option<Arc<IngressService>>,
+    /// Number of start requests that are not answered yet.
+    pub(crate) requests: usize,
     /// The metrics of all lives of the worker. No check depends on them.
     pub(crate) metrics: Metrics,
 }
@@ -77,10 +84,12 @@ impl World {
         print: bool,
     ) -> Self {
         Self(Arc::new(Mutex::new(WorldState {
-            broker: worker::queues_of(stages::GuestsDelivery::Amqp.stages(), &plan.delays),
+            broker: worker::queues(&plan),
             network: Servers::new(token),
             disk: SimulatedDisk::new(checker.rules.clock.clone()),
             common: Common::new(plan, random, worker_random, checker, print),
+            ingress: None,
+            requests: 0,
             metrics: METRICS.clone(),
         })))
     }
