@@ -33,6 +33,8 @@ pub struct Batch {
     pub outgoing: Vec<Outgoing>,
     /// Receives the ids of the messages that the broker confirmed.
     pub then: Then,
+    /// The API rejected the message, and another stage takes it over. It shows that the API responds, but nothing else.
+    pub is_rejection: bool,
 }
 
 /// Receives the `message_id`s of the messages that the broker confirmed.
@@ -48,13 +50,13 @@ pub trait Learn: Send {
 impl Batch {
     /// Creates a batch of `outgoing`. `then` receives the `message_id`s of the messages that the broker confirmed.
     pub fn followed_by(outgoing: Vec<Outgoing>, then: impl Learn + 'static) -> Self {
-        Self { outgoing, then: Then(Some(Box::new(then))) }
+        Self { outgoing, then: Then(Some(Box::new(then))), is_rejection: false }
     }
 }
 
 impl From<Vec<Outgoing>> for Batch {
     fn from(outgoing: Vec<Outgoing>) -> Self {
-        Self { outgoing, then: Then::default() }
+        Self { outgoing, then: Then::default(), is_rejection: false }
     }
 }
 

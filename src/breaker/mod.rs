@@ -180,7 +180,7 @@ impl Breaker {
                 let mut inner = self.inner();
                 inner.failed.remove(&event);
                 // A rejected request shows that the API responds, but not that it would process another event.
-                if matches!(outcome, Outcome::Done(_)) {
+                if matches!(outcome, Outcome::Done(batch) if !batch.is_rejection) {
                     inner.success = inner.success.max(Some(begun));
                     inner.successes = inner.successes.saturating_add(1);
                 }

@@ -501,3 +501,20 @@ async fn refusal_of_a_replaced_token_does_not_open_the_breaker_again() {
     breaker.learn(4, &refused);
     assert!(breaker.probe_at().is_some(), "a later refusal is one of the new token");
 }
+
+/// Another stage takes the message over.
+#[tokio::test(start_paused = true)]
+async fn rejection_does_not_show_that_the_api_works_for_others() {
+    let rejection = || Outcome::Done(Batch { is_rejection: true, ..Batch::default() });
+    for (outcome, expected) in [(done(), BreakerVerdict::Own), (rejection(), BreakerVerdict::Unclear(1))] {
+        let breaker = breaker();
+        let unavailable = failure(Cause::Unavailable, None);
+        breaker.learn(1, &unavailable);
+        for number in [2, 3] {
+            pass(10).await;
+            breaker.learn(number, &outcome);
+        }
+        pass(10).await;
+        assert_eq!(breaker.verdict(1, &unavailable), expected);
+    }
+}

@@ -13,7 +13,8 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
         return vec![about.pass("receipts are off: only Webex Connect knows if a message arrived")];
     }
     let mut found = vec![place(loaded)];
-    if !config.receipts.allow_unsigned {
+    // Workers without the ingress need no secret.
+    if config.ingress.listen.is_some() && !config.receipts.allow_unsigned {
         found.push(secrets(loaded));
     }
     if config.receipts.allow_unsigned {
@@ -48,7 +49,7 @@ fn place(loaded: &Loaded) -> Finding {
             about.pass("another worker's ingress takes receipts, and this one looks for them in Redis; it needs run --role stages")
         }
         None => about.warn(
-            "receipts are on, but this worker has no ingress, and its ledger is not shared: it does not start",
+            "receipts are on, but this worker has no ingress, and its ledger is not shared: it finds no receipt",
             "set ingress.listen; or, with run --role stages, ledger.kind redis for this worker and for the one with the ingress",
         ),
     }

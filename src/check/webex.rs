@@ -130,7 +130,14 @@ async fn person(loaded: &Loaded, token: TokenSource) -> TokenResult {
 
 fn unable(error: &dyn std::fmt::Display) -> UpstreamError {
     let reason = format!("cannot set up the HTTP client: {error}");
-    UpstreamError { cause: ErrorCause::Transient, status: None, unknown: false, reason, retry_after: None }
+    UpstreamError {
+        cause: ErrorCause::Transient,
+        status: None,
+        unknown: false,
+        reason,
+        retry_after: None,
+        code: None,
+    }
 }
 
 fn token_finding(group: CheckGroup, what: &str, result: &Result<TokenResult, &str>) -> Finding {

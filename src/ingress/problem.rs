@@ -29,7 +29,7 @@ pub(super) struct HttpProblem {
 }
 
 impl HttpProblem {
-    /// What is wrong. Shows no value of the request.
+    /// The reason. Shows no value of the request.
     pub(super) fn detail(&self) -> &str {
         &self.detail
     }

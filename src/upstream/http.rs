@@ -323,6 +323,7 @@ impl Upstream {
             unknown: false,
             reason: format!("{}: {reason}", self.name),
             retry_after,
+            code: None,
         }
     }
 
@@ -333,6 +334,7 @@ impl Upstream {
             unknown: false,
             reason,
             retry_after: None,
+            code: None,
         };
         let token = self.token.current().map_err(|error| refused(format!("{}: {error}", self.name)))?;
         let (name, scheme) = match self.credential {

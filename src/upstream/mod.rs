@@ -51,6 +51,8 @@ pub struct UpstreamError {
     pub reason: String,
     /// The wait that the API requires.
     pub retry_after: Option<Duration>,
+    /// The API's own code for the reason, if it has codes.
+    pub code: Option<u32>,
 }
 
 impl UpstreamError {
@@ -62,6 +64,7 @@ impl UpstreamError {
             unknown: true,
             reason: format!("{api}: malformed response: {problem}"),
             retry_after: None,
+            code: None,
         }
     }
 

@@ -123,6 +123,7 @@ impl Upstream {
             unknown: !matches!(failure, CallFailure::NoConnection(_)),
             reason: format!("{}: {step}{via}", self.name),
             retry_after: None,
+            code: None,
         }
     }
 
@@ -173,6 +174,7 @@ impl Upstream {
             unknown: !(webex && status.is_client_error()),
             reason: format!("{} answered {}{origin}", self.name, status.as_u16()),
             retry_after,
+            code: None,
         }
     }
 }

@@ -27,7 +27,9 @@ pub(super) struct Refused {
     pub(super) cause: ErrorCause,
     /// True if the message may have been sent.
     pub(super) unknown: bool,
-    /// True if the response has a code that is not in the table.
+    /// The code, if the response has one.
+    pub(super) code: Option<u32>,
+    /// True if the code is not in the table.
     pub(super) unlisted: bool,
     /// What was answered, and what to do. Contains no text of the response.
     pub(super) reason: String,
@@ -42,6 +44,7 @@ impl Refused {
             unknown: self.unknown,
             reason: format!("{}: {}", upstream.name(), self.reason),
             retry_after: response.retry_after,
+            code: self.code,
         }
     }
 }
@@ -59,7 +62,13 @@ pub(super) fn read(
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let is_success = (200..300).contains(&status);
     let refused = |cause, unknown, words: &str| {
-        Err(Refused { cause, unknown, unlisted: false, reason: format!("answered {status}{words}") })
+        Err(Refused {
+            cause,
+            unknown,
+            code: None,
+            unlisted: false,
+            reason: format!("answered {status}{words}"),
+        })
     };
     let Some(code) = code(&json) else {
         let is_accepted = matches!(status, 201 | 202) || (is_success && id(&json).is_some());
@@ -73,7 +82,7 @@ pub(super) fn read(
     let Some((meaning, words)) = codes::meaning(api, code) else {
         let words = format!(" with code {code}, which this program does not know");
         let refused = refused(ErrorCause::Transient, is_success || status >= 500, &words);
-        return refused.map_err(|refused| Refused { unlisted: true, ..refused });
+        return refused.map_err(|refused| Refused { code: Some(code), unlisted: true, ..refused });
     };
     let (cause, unknown) = match meaning {
         Meaning::Accepted if is_success => return Ok(AcceptedMessage { id: id(&json) }),
@@ -85,6 +94,7 @@ pub(super) fn read(
         Meaning::Expired => (ErrorCause::SessionOver, false),
     };
     refused(cause, unknown, &format!(" with code {code}: {words}"))
+        .map_err(|refused| Refused { code: Some(code), ..refused })
 }
 
 /// Beginning of the page with which Envoy also answers if a server closed the connection after it had got the request.

@@ -52,9 +52,9 @@ pub(crate) struct ReceivedReceipt {
     pub(crate) carrier: Option<String>,
 }
 
-/// Codes of messages that `WhatsApp` does not deliver, and that SMS may: only a template may be sent now, the number is not registered, or
-/// `WhatsApp` cannot deliver to this person.
-const NOT_ON_WHATSAPP: [u32; 4] = [7710, 7726, 7865, 7871];
+/// Codes of messages that `WhatsApp` does not deliver to this person, and that SMS may: only a template may be sent now, the phone has
+/// changed, the number is not registered, or `WhatsApp` cannot deliver.
+pub(crate) const NOT_ON_WHATSAPP: [u32; 6] = [7710, 7726, 7802, 7862, 7865, 7871];
 
 impl ReceivedReceipt {
     /// True if `WhatsApp` does not reach the guest, and SMS may.

@@ -38,8 +38,15 @@ async fn rejected_message_is_sent_by_sms() {
     assert_eq!(endpoints(&sends), [Endpoint::Sms]);
     assert_eq!(sends[0].address, number(1));
     admin.until(r#"fallbacks_total{reason="rejected"}"#, "1").await;
+    // A disabled template is not the guest's.
+    rig.send.fault(Endpoint::WhatsApp, refusal(7868), Frequency::Times(1));
+    publish(&rig, 2).await;
+    worker.output.until("dead-lettered", 1).await;
     worker.stop().await;
-    rig.send.rig.assert_queues_are_empty(&rig.send.rig.amqp).await;
+    let [waiting, dead] = ["guests.sms", "guests.whatsapp.dead"].map(|queue| rig.send.rig.name(queue));
+    assert_eq!(rig.send.rig.amqp.depth(&waiting).await.unwrap().0, 0);
+    assert_eq!(rig.send.rig.amqp.depth(&dead).await.unwrap().0, 1);
+    assert_eq!(rig.send.connect.counts().sends, 1);
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ impl Settler {
         &self,
         context: &DeliveryContext,
         message: &Message,
-        Batch { outgoing, then }: Batch,
+        Batch { outgoing, then, is_rejection }: Batch,
         now: Timestamp,
     ) -> Settlement {
         let left = left(&outgoing, now);
@@ -62,7 +62,9 @@ impl Settler {
         };
         let Err(Unpublished { error, keys }) = published else {
             let took = self.clock.now().duration_since(context.happened_at);
-            self.metrics.delivered(Duration::try_from(took).unwrap_or_default());
+            if !is_rejection {
+                self.metrics.delivered(Duration::try_from(took).unwrap_or_default());
+            }
             let ack = self.ack(context, Settlement::of(Settled::Done, None));
             // The record starts before the ack, and the ack does not wait for it: the broker does not redeliver an
             // acknowledged message.

@@ -1,12 +1,16 @@
 //! The ledger's entries about a message to a guest, and about its receipts. Stages `sms` and `whatsapp` write the first and read the
 //! second; the ingress does the opposite.
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::MessageState;
 use crate::contract::{link::GuestLink, private::Private, start_session::Attributes};
+
+/// Greatest difference between the clocks of the worker that sends a message and of the one that gets its receipt.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// Key of the entry about the message `id`.
 #[must_use]
@@ -39,8 +43,13 @@ pub struct SendNote {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<SentLink>,
     /// The whole link, if a receipt may say that it must be sent by SMS instead (`send.sms_fallback`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub link: Option<GuestLink>,
+}
+
+/// The link, if this version can read it: the rest of the note counts in any case.
+fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<GuestLink>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(from)?).ok())
 }
 
 /// What receipts repeat of a guest link: no number, name or link.
@@ -93,6 +102,15 @@ impl SendNote {
         serde_json::from_slice(bytes).ok()
     }
 
+    /// True if `receipt` is about this message. A receipt from before the last replay is about an earlier one, which an operator decided to
+    /// send again. A receipt from before the first send is about an earlier session: a start event that is repeated after the ledger
+    /// forgot it makes links with the same ids.
+    #[must_use]
+    pub fn may_have(&self, receipt: &ReceiptNote) -> bool {
+        let earliest = self.first_sent_at.and_then(|at| at.checked_sub(CLOCK_SKEW).ok());
+        self.replayed_at.max(earliest).is_none_or(|earliest| receipt.at >= earliest)
+    }
+
     /// The note before one more send at `at`.
     #[must_use]
     pub fn again(&self, at: Timestamp) -> Self {
@@ -125,6 +143,8 @@ mod tests {
     fn notes_of_earlier_versions_are_read() {
         assert_eq!(SendNote::read(br#"{"sends":2}"#).unwrap().sends, 2);
         assert_eq!(SendNote::read(b"sent"), None);
+        let unreadable = SendNote::read(br#"{"sends":2,"link":{"channel":"pigeon"}}"#).unwrap();
+        assert_eq!((unreadable.sends, unreadable.link), (2, None));
         let note = SendNote::default().again(Timestamp::UNIX_EPOCH);
         assert_eq!(
             serde_json::to_string(&note).unwrap(),

@@ -23,7 +23,7 @@ const NOTE_MAX: Duration = Duration::from_secs(2);
 /// Time for which a note is kept. Webex Connect gives a text message up after three days, but nobody waits for a receipt so long.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 
-/// What the ledger knows of the message of a receipt.
+/// The message of a receipt, as the ledger knows it.
 #[derive(Debug, Default)]
 pub(super) struct NotedMessage {
     pub(super) about: Option<SentLink>,
@@ -48,6 +48,15 @@ impl Receipts {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "ledger: no answer in time".to_owned(),
         };
+        // Only the ledger knows the link that stage `sms` must send.
+        let needs_link = self.links.is_some() && receipt.is_not_on_whatsapp();
+        if needs_link {
+            warn!(
+                error,
+                "ledger unavailable; refusing a receipt, because its guest may need the link by SMS"
+            );
+            return Err(unavailable("the ledger is unavailable"));
+        }
         if self.without_ledger {
             warn!(
                 error,
@@ -64,16 +73,17 @@ impl Receipts {
 
     async fn noted(&self, receipt: &ReceivedReceipt, at: Timestamp) -> Result<NotedMessage, LedgerError> {
         let sent = self.ledger.read(&send_key(&receipt.message)).await?;
-        let SendNote { about, link, .. } = sent.as_deref().and_then(SendNote::read).unwrap_or_default();
+        let sent = sent.as_deref().and_then(SendNote::read).unwrap_or_default();
         let fingerprint = Sha256::digest(receipt.message.as_bytes()).into();
         let claim = self.ledger.claim(&receipt_key(&receipt.message), fingerprint, NOTE_MAX).await?;
         // Another receipt of the message takes longer than this one may.
         let Claim::Mine(mut lease) = claim else { return Err(LedgerError::Lost) };
-        let known = lease.note().and_then(ReceiptNote::read);
+        let known = lease.note().and_then(ReceiptNote::read).filter(|known| sent.may_have(known));
         let note = ReceiptNote::after(known, receipt.state, at);
         let until = at.saturating_add(KEPT).unwrap_or(Timestamp::MAX);
         lease.write_note(&serde_json::to_vec(&note).unwrap_or_default(), until).await?;
         let is_first = !known.is_some_and(|known| known.state.is_delivered());
+        let SendNote { about, link, .. } = sent;
         if let Some(published) = about.as_ref().and_then(|about| about.published_at)
             && is_first
             && receipt.state.is_delivered()

@@ -48,7 +48,7 @@ impl IngressService {
         if let Err(problem) = &result
             && problem.kind == ProblemKind::Unavailable
         {
-            // Everybody can cause it, so the number of lines is limited.
+            // Anybody can cause a 503, so the number of lines is limited.
             match self.clients.refused.take(address) {
                 Ok(()) => {
                     warn!(reason = problem.detail(), %address, "ingress: receipt not taken; Webex Connect repeats it");

@@ -22,7 +22,8 @@ use crate::{
         deduplicator::{Begun, Deduplicator, WRITE_TIME},
     },
     telemetry::metrics::labels::{FallbackReason, ResolvedBy},
-    upstream::ErrorCause,
+    upstream::{ErrorCause, UpstreamError},
+    webex_connect::receipt::NOT_ON_WHATSAPP,
 };
 
 /// Ledger result of a message that was sent while receipts are off.
@@ -158,13 +159,12 @@ impl<C: GuestSender> SendStage<C> {
         }
         match error {
             SendError::Unsendable(death) => Outcome::Dead(death),
-            SendError::Failed(error) if error.cause == ErrorCause::Request && self.falls_back() => {
+            SendError::Failed(error) if self.falls_back() && is_not_on_whatsapp(&error) => {
                 self.by_sms(job, &error.reason)
             }
             SendError::Failed(mut error) => {
-                // An operator reads it before a replay, if this was the last attempt.
-                if may_be_sent {
-                    error.reason.push_str("; the message may have been sent");
+                if may_be_sent || noted.sends > 0 {
+                    unknown::warn_in(&mut error.reason);
                 }
                 error.into_outcome()
             }
@@ -179,11 +179,18 @@ impl<C: GuestSender> SendStage<C> {
     fn by_sms(&self, job: &GuestJob, reason: &str) -> Outcome {
         match Outgoing::by_sms(&job.link, &job.id) {
             Ok(outgoing) => {
+                // A rejection, as far as the API is concerned: it does not show that the API would send another message.
                 warn!(reason, "WhatsApp rejected a guest link; sending it by SMS (send.sms_fallback)");
                 self.metrics.fell_back(FallbackReason::Rejected);
-                Outcome::Done(vec![outgoing].into())
+                Outcome::Done(Batch { is_rejection: true, ..vec![outgoing].into() })
             }
             Err(_) => Outcome::Dead(Death::new(Class::Internal, "could not write a guest link for SMS")),
         }
     }
+}
+
+/// True if Webex Connect rejected the message because `WhatsApp` does not reach the guest. Other rejections are faults of the settings, or
+/// the guest's or the tenant's decision.
+fn is_not_on_whatsapp(error: &UpstreamError) -> bool {
+    error.cause == ErrorCause::Request && error.code.is_some_and(|code| NOT_ON_WHATSAPP.contains(&code))
 }

@@ -77,7 +77,7 @@ impl GuestSender for Arc<FakeSender> {
 }
 
 fn failed(cause: ErrorCause, unknown: bool) -> UpstreamError {
-    UpstreamError { cause, status: None, unknown, reason: "failed".to_owned(), retry_after: None }
+    UpstreamError { cause, status: None, unknown, reason: "failed".to_owned(), retry_after: None, code: None }
 }
 
 fn unknown() -> Call {

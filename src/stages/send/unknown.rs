@@ -26,9 +26,6 @@ const SENDS_MAX: u32 = 3;
 /// Time that the wait for a receipt leaves for another send.
 const REPEAT_TIME: SignedDuration = SignedDuration::from_secs(30);
 
-/// Greatest difference between the clocks of the worker that sends a message and of the one that gets its receipt.
-const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
-
 /// What happens to a message that may have been sent.
 pub(super) enum Resolution {
     /// It is sent again.
@@ -69,7 +66,8 @@ impl<C: GuestSender> SendStage<C> {
         }
         // Nothing is sent while the API does not answer: each attempt would count as one that may have sent the message, so that a
         // short outage would use up all of them.
-        if let Err(error) = self.sender.try_api().await {
+        if let Err(mut error) = self.sender.try_api().await {
+            warn_in(&mut error.reason);
             return Resolution::Stop(error.into_outcome());
         }
         warn!(sends = noted.sends, "sending a guest link again: an earlier attempt may have sent it");
@@ -106,13 +104,14 @@ impl<C: GuestSender> SendStage<C> {
     }
 }
 
-/// True if `bytes` note a receipt of the message. A receipt from before the last replay is about an earlier message, which an operator
-/// decided to send again. One from before the first send is about an earlier session: a start event that is repeated after the ledger
-/// forgot it makes links with the same ids.
+/// True if `bytes` note a receipt of the message.
 fn has_receipt(bytes: Option<&[u8]>, noted: &SendNote) -> bool {
-    let Some(receipt) = bytes.and_then(ReceiptNote::read) else { return false };
-    let earliest = noted.first_sent_at.and_then(|at| at.checked_sub(CLOCK_SKEW).ok());
-    noted.replayed_at.max(earliest).is_none_or(|earliest| receipt.at >= earliest)
+    bytes.and_then(ReceiptNote::read).is_some_and(|receipt| noted.may_have(&receipt))
+}
+
+/// Says in the reason of a failure that the message may have been sent, because an operator reads it before a replay.
+pub(super) fn warn_in(reason: &mut String) {
+    reason.push_str("; the message may have been sent");
 }
 
 /// The death of a message that may have been sent `sends` times.

@@ -76,8 +76,8 @@ impl ReceiptFamilies {
             )?,
             fallbacks: families.counters(
                 "fallbacks_total",
-                "Guest links given to stage sms because WhatsApp does not reach the guest, including repeats: rejected (Webex Connect rejected the \
-                 message) or receipt (its receipt says so).",
+                "Guest links given to stage sms because WhatsApp does not reach the guest, including repeats: rejected (the response of Webex \
+                 Connect says so) or receipt (its receipt says so).",
                 &[("reason", FallbackReason::texts())],
             )?,
         })
