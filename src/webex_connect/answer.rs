@@ -29,8 +29,6 @@ pub(super) struct Refused {
     pub(super) unknown: bool,
     /// The code, if the response has one.
     pub(super) code: Option<u32>,
-    /// True if the code is not in the table.
-    pub(super) unlisted: bool,
     /// What was answered, and what to do. Contains no text of the response.
     pub(super) reason: String,
 }
@@ -61,16 +59,11 @@ pub(super) fn read(
 ) -> Result<AcceptedMessage, Refused> {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let is_success = (200..300).contains(&status);
+    let code = code(&json);
     let refused = |cause, unknown, words: &str| {
-        Err(Refused {
-            cause,
-            unknown,
-            code: None,
-            unlisted: false,
-            reason: format!("answered {status}{words}"),
-        })
+        Err(Refused { cause, unknown, code, reason: format!("answered {status}{words}") })
     };
-    let Some(code) = code(&json) else {
+    let Some(code) = code else {
         let is_accepted = matches!(status, 201 | 202) || (is_success && id(&json).is_some());
         if is_accepted {
             return Ok(AcceptedMessage { id: id(&json) });
@@ -81,8 +74,7 @@ pub(super) fn read(
     };
     let Some((meaning, words)) = codes::meaning(api, code) else {
         let words = format!(" with code {code}, which this program does not know");
-        let refused = refused(ErrorCause::Transient, is_success || status >= 500, &words);
-        return refused.map_err(|refused| Refused { code: Some(code), unlisted: true, ..refused });
+        return refused(ErrorCause::Transient, is_success || status >= 500, &words);
     };
     let (cause, unknown) = match meaning {
         Meaning::Accepted if is_success => return Ok(AcceptedMessage { id: id(&json) }),
@@ -94,7 +86,6 @@ pub(super) fn read(
         Meaning::Expired => (ErrorCause::SessionOver, false),
     };
     refused(cause, unknown, &format!(" with code {code}: {words}"))
-        .map_err(|refused| Refused { code: Some(code), ..refused })
 }
 
 /// Beginning of the page with which Envoy also answers if a server closed the connection after it had got the request.

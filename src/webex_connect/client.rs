@@ -9,6 +9,7 @@ pub use super::answer::AcceptedMessage;
 use super::{
     ConnectApi,
     answer::{self, Refused},
+    codes,
 };
 use crate::{
     contract::{people::PhoneNumber, trace::TraceContext},
@@ -51,7 +52,9 @@ impl ConnectClient {
                 Ok(())
             }
             // Whatever the code means, the API works. Otherwise no message that may have been sent would be sent again.
-            Err(Refused { unlisted: true, .. }) if response.status < 500 => {
+            Err(Refused { code: Some(code), .. })
+                if response.status < 500 && codes::meaning(self.api, code).is_none() =>
+            {
                 response.mark_ok();
                 Ok(())
             }

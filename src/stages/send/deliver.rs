@@ -179,7 +179,6 @@ impl<C: GuestSender> SendStage<C> {
     fn by_sms(&self, job: &GuestJob, reason: &str) -> Outcome {
         match Outgoing::by_sms(&job.link, &job.id) {
             Ok(outgoing) => {
-                // A rejection, as far as the API is concerned: it does not show that the API would send another message.
                 warn!(reason, "WhatsApp rejected a guest link; sending it by SMS (send.sms_fallback)");
                 self.metrics.fell_back(FallbackReason::Rejected);
                 Outcome::Done(Batch { is_rejection: true, ..vec![outgoing].into() })
