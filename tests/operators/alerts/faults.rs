@@ -149,10 +149,16 @@ pub(super) async fn events(prometheus: &Prometheus) -> Fired {
     admin.until(r#"events_total{outcome="dead",stage="link"}"#, "2").await;
     fault(&rig, "messages:status=429,retry-after=15,times=1");
     let minutes_ago = Timestamp::now() - SignedDuration::from_mins(2);
-    for n in 11..=20 {
+    let publish = async |n| {
         let properties = with_id(&format!("event-{n}"));
         let properties = properties.with_timestamp(u64::try_from(minutes_ago.as_second()).unwrap());
         rig.publish_event(properties, &event_with(n, &json!({}))).await;
+    };
+    publish(11).await;
+    // Otherwise the messages of other events could be sent before the one that is refused.
+    admin.until(r#"breaker_open{upstream="webex_messages"}"#, "1").await;
+    for n in 12..=20 {
+        publish(n).await;
     }
     let late = |alert, objective| {
         let labels = format!("alertname=\"{alert}\",alertstate=\"firing\",objective=\"{objective}\"");
