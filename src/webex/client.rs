@@ -49,7 +49,8 @@ impl WebexClient {
 
     /// Checks if one of the latest messages to the person at `destination` contains `link`. `None` if that cannot be
     /// known: in a space a bot sees only messages that mention it, the token may not be allowed to read messages, and a message may be larger
-    /// than a response may be.
+    /// than a response may be. The API is asked also for a space: the caller may send the message again, and each send to an API that does
+    /// not answer would be one that may have sent it.
     ///
     /// # Errors
     /// As [`WebexClient::send`].
@@ -59,18 +60,10 @@ impl WebexClient {
         link: &HostLink,
         trace: &TraceContext,
     ) -> Result<Option<bool>, UpstreamError> {
-        let mut direct = self.messages.clone();
-        direct.set_path(&format!("{}/direct", self.messages.path()));
-        match *destination {
-            ExpertDestination::Email(email) => {
-                direct.query_pairs_mut().append_pair("personEmail", email.reveal())
-            }
-            ExpertDestination::Person(id) => direct.query_pairs_mut().append_pair("personId", id),
-            ExpertDestination::Room(_) => return Ok(None),
-        };
-        let mut answer = match self.upstream.get_beginning(direct, subject(destination), trace).await {
+        let (list, sees_all) = self.list_of(destination);
+        let mut answer = match self.upstream.get_beginning(list, subject(destination), trace).await {
             // No direct messages with that person yet. A 404 page of a proxy does not have this cause.
-            Err(error) if error.cause == ErrorCause::Request && error.status == Some(404) => {
+            Err(error) if error.cause == ErrorCause::Request && error.status == Some(404) && sees_all => {
                 return Ok(Some(false));
             }
             // Webex refuses only the reading of messages.
@@ -82,7 +75,24 @@ impl WebexClient {
         let sent = sent_before::holds(&answer.body, answer.is_whole, link.address.reveal())
             .map_err(|invalid| UpstreamError::malformed(self.upstream.name(), invalid))?;
         answer.mark_ok();
-        Ok(sent)
+        Ok(sent.filter(|sent| *sent || sees_all))
+    }
+
+    /// The URL of the list of the latest messages to `destination`, and true if the list has all of them.
+    fn list_of(&self, destination: &ExpertDestination<'_>) -> (Url, bool) {
+        let mut list = self.messages.clone();
+        let is_person = !matches!(destination, ExpertDestination::Room(_));
+        if is_person {
+            list.set_path(&format!("{}/direct", self.messages.path()));
+        }
+        let query = match *destination {
+            ExpertDestination::Email(email) => vec![("personEmail", email.reveal())],
+            ExpertDestination::Person(id) => vec![("personId", id)],
+            // A bot must ask for mentions of itself ("List Messages" in Webex's API reference).
+            ExpertDestination::Room(id) => vec![("roomId", id), ("mentionedPeople", "me"), ("max", "1")],
+        };
+        list.query_pairs_mut().extend_pairs(query);
+        (list, is_person)
     }
 
     /// Sends `link` to the expert at `destination`, within `limit`. Webex has no idempotency key: after a timeout, or a

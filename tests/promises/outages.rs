@@ -384,3 +384,43 @@ async fn long_message_list_is_read_from_its_beginning() {
     let counts = rig.sandbox.counts();
     assert_eq!((counts.messages, counts.message_requests), (46, 47));
 }
+
+/// A space. `ciscospark://us/ROOM/1`, in base64.
+const SPACE: &str = "Y2lzY29zcGFyazovL3VzL1JPT00vMQ";
+
+/// Starts a session whose expert waits in a space, with `faults` of the Messages API in this order.
+async fn session_in_a_space(faults: &[&str]) -> (Rig, testkit::program::Program) {
+    let rig = Rig::new().await;
+    let worker = rig.start(&quick(&[("retry.attempts", "20"), ("breaker.failures", "100")])).await;
+    faults.iter().for_each(|rule| fault(&rig, &format!("messages:{rule},times=1")));
+    let experts = json!({"experts": [{"roomId": SPACE}]});
+    rig.publish_event(with_id("event-1"), &event_with(1, &experts)).await;
+    (rig, worker)
+}
+
+/// Webex does not tell a bot what it has sent to a space.
+#[tokio::test]
+async fn message_to_a_space_that_may_have_been_sent_is_sent_three_times_at_most() {
+    // A delay stands for no fault: it applies to the request between two messages.
+    let (rig, worker) =
+        session_in_a_space(&["cut=body", "delay=1ms", "cut=body", "delay=1ms", "cut=body"]).await;
+    let letter = rig.dead_letters("hosts").await.next().await;
+    assert_eq!(letter.header("x-dead-class"), "exhausted");
+    let reason = letter.header("x-dead-reason");
+    assert!(reason.contains("may have been sent 3 times"), "{reason}");
+    worker.stop().await;
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.messages, counts.message_requests), (3, 6));
+}
+
+#[tokio::test]
+async fn outage_does_not_use_up_the_messages_to_a_space() {
+    let down = ["cut=body", "status=503", "cut=before", "garbage", "page=200"];
+    let (rig, worker) = session_in_a_space(&down).await;
+    rig.until_experts_have(2).await;
+    worker.stop().await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    // Two messages, and a request that failed for each other fault, and one that did not.
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.messages, counts.message_requests), (2, 7));
+}

@@ -126,7 +126,10 @@ impl SeenMessage {
         if let (CallResult::Wait(until), false) = (learnt, this_call_only) {
             self.no_call_until = until;
         }
-        self.unknown_effect = learnt != CallResult::Worked;
+        // The list of messages in a space says nothing about them.
+        if !(looks && self.room) {
+            self.unknown_effect = learnt != CallResult::Worked;
+        }
         let called = matches!(asked, SimulatedRequest::Links { devices, .. } if !devices.is_empty());
         self.devices_known |= called && learnt == CallResult::Worked;
         if looks {

@@ -1,9 +1,10 @@
 //! Effects at the APIs: new links, called devices, and messages to experts.
 
 use instant_connect_worker::{instant_connect::links_call::LINKS_MAX, stages};
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::Checker;
+use super::{Checker, guests::SENDS_MAX};
 
 impl Checker {
     /// Records new links of a session and checks that neither links nor device calls are repeated.
@@ -52,6 +53,21 @@ impl Checker {
         if seen.effects > 1 && (seen.recorded || known || !(seen.room || seen.list_refused)) {
             return Err(format!("repeated: {to} gets a second message"));
         }
+        if seen.effects > SENDS_MAX {
+            return Err(format!("repeated: {to} gets more than {SENDS_MAX} messages"));
+        }
         Ok(())
+    }
+
+    /// True if the expert at `to` is a space.
+    pub(crate) fn is_room(&self, to: &str) -> bool {
+        self.seen.values().any(|seen| seen.room && seen.key == to)
+    }
+
+    /// Records the `note` of a host link.
+    pub(super) fn host_noted(&mut self, key: &str, note: Option<&[u8]>) {
+        let sends = note.and_then(|note| serde_json::from_slice::<Value>(note).ok());
+        let sends = sends.and_then(|note| u32::try_from(note["sends"].as_u64()?).ok());
+        self.by_ledger_key(key).for_each(|seen| seen.host_sends = sends.unwrap_or(0));
     }
 }

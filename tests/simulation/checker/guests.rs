@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How often a message is sent at most if each time nobody knows whether it was sent.
-const SENDS_MAX: u32 = 3;
+pub(super) const SENDS_MAX: u32 = 3;
 /// The wait for a receipt leaves this time for another send.
 const REPEAT_TIME: Duration = Duration::from_secs(30);
 /// The worker reads times in whole seconds.
@@ -89,7 +89,8 @@ impl Checker {
     /// True if the message may have been sent so often that it is not sent again.
     pub(super) fn may_be_given_up(&self, seen: &SeenMessage) -> bool {
         let most = self.sends_max();
-        seen.guest.as_ref().is_some_and(|guest| guest.note.sends >= most)
+        seen.host_sends >= SENDS_MAX && (seen.room || seen.list_refused)
+            || seen.guest.as_ref().is_some_and(|guest| guest.note.sends >= most)
     }
 
     fn sends_max(&self) -> u32 {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use instant_connect_worker::ledger::entry::{Entry, EntryState};
+use instant_connect_worker::{
+    ledger::entry::{Entry, EntryState},
+    stages,
+};
 use uuid::Uuid;
 
 use super::{Checker, message::SeenMessage};
@@ -14,7 +17,7 @@ const SEND: &str = "send";
 
 impl Checker {
     /// The messages whose effect has the ledger key `key`: the stage, and an event's id or a link's `message_id`.
-    fn by_ledger_key(&mut self, key: &str) -> impl Iterator<Item = &mut SeenMessage> {
+    pub(super) fn by_ledger_key(&mut self, key: &str) -> impl Iterator<Item = &mut SeenMessage> {
         let (stage, id) = key.split_once(':').unwrap_or_default();
         let (stage, id, number) = (stage.to_owned(), id.to_owned(), Uuid::try_parse(id).ok());
         let events = &self.events;
@@ -54,6 +57,9 @@ impl Checker {
         let without_links =
             |entry: &Entry| str::from_utf8(&entry.bytes).is_ok_and(|note| note.contains(r#""hosts":[]"#));
         let noted = !recorded && entry.is_some_and(|entry| !without_links(entry));
+        if key.starts_with(stages::HOST.name) {
+            self.host_noted(key, entry.map(|entry| &entry.bytes[..]));
+        }
         self.by_ledger_key(key).for_each(|seen| {
             seen.recorded |= recorded;
             seen.noted = noted;

@@ -61,6 +61,8 @@ pub(super) struct SeenMessage {
     /// Effects at the API, and true if the worker may not know of the last one.
     pub(super) effects: u32,
     pub(super) unknown_effect: bool,
+    /// The ledger's note how often a host link may have been sent.
+    pub(super) host_sends: u32,
     /// The end of the first links for which devices were called, in seconds since the epoch.
     pub(super) devices_until: Option<i64>,
     /// The worker knows of that call; the ledger has a note of the call.

@@ -151,7 +151,8 @@ impl Servers {
                 (json!({"id": format!("message-{}", self.messages.len()), "roomId": to}).to_string(), rule)
             }
             SimulatedRequest::List { to } => {
-                let sent = self.messages.iter().filter(|(other, _)| other == to);
+                // In a space, a bot sees only messages that mention it.
+                let sent = self.messages.iter().filter(|(other, _)| other == to && !checker.is_room(to));
                 let items: Vec<Value> = sent.map(|(_, text)| json!({"markdown": text})).collect();
                 (json!({"items": items}).to_string(), Ok(()))
             }

@@ -25,6 +25,7 @@ pub(crate) struct RoomQuery {
     max: Option<usize>,
     before: Option<Timestamp>,
     before_message: Option<String>,
+    mentioned_people: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +66,8 @@ fn page(handle: &Handle, query: &RoomQuery, max: usize) -> Vec<RecordedMessage> 
         let already_passed = passed;
         passed |= query.before_message.as_deref() == Some(&message.id);
         already_passed
+            // No message mentions the bot.
+            && query.mentioned_people.is_none()
             && message.room_id == query.room_id
             && query.before.is_none_or(|before| message.created < before)
     })

@@ -1,4 +1,8 @@
 //! Stage `host`: sends a host link to the expert as a Webex message.
+//!
+//! - `note`: how often it may have been sent
+
+mod note;
 
 use std::time::Duration;
 
@@ -7,6 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tracing::info;
 
+use self::note::HostNote;
 use super::{
     AcceptedJob, JobContext, Read, SESSION_OVER, Stage,
     deduplicator::{Begun, Deduplicator},
@@ -30,8 +35,7 @@ use crate::{
     webex::WebexClient,
 };
 
-/// Ledger note before a message is sent, and ledger result afterwards.
-const SENDING: &[u8] = b"sending";
+/// Ledger result of a message that was sent.
 const DELIVERED: &[u8] = b"delivered";
 
 /// Copies of a link's bytes in memory at the same time: received, parsed, serialised, being sent.
@@ -65,10 +69,10 @@ impl HostStage {
         Self { client, rules, deduplicator }
     }
 
-    /// Sends `link` to `destination`, unless it was already sent.
+    /// Sends the link to `destination`, unless it was already sent, or may have been sent too often.
     async fn deliver(
         &self,
-        link: &HostLink,
+        HostJob { link, replayed_at }: &HostJob,
         destination: &ExpertDestination<'_>,
         context: &JobContext,
     ) -> Outcome {
@@ -81,17 +85,24 @@ impl HostStage {
             Begun::Stop(outcome) => return outcome,
         };
         fault::point(HOST.name, "claimed");
-        let noted_before = lease.as_ref().is_some_and(|lease| lease.note().is_some());
+        let note = lease.as_ref().and_then(Lease::note);
+        let noted_before = note.is_some();
+        let noted = HostNote::of(note, *replayed_at);
         if noted_before {
             let sent = self.client.was_sent(destination, link, trace).await;
             fault::point(HOST.name, "looked");
             match sent {
                 Ok(Some(true)) => return self.delivered(lease, *deadline).await,
-                Ok(_) => {}
+                Ok(Some(false)) => {}
+                Ok(None) => {
+                    if let Some(death) = noted.too_often() {
+                        return Outcome::Dead(death);
+                    }
+                }
                 Err(error) => return error.into_outcome(),
             }
         }
-        if let Some(outcome) = self.deduplicator.note(&mut lease, SENDING, *deadline).await {
+        if let Some(outcome) = self.deduplicator.note(&mut lease, &noted.again().bytes(), *deadline).await {
             return outcome;
         }
         fault::point(HOST.name, "noted");
@@ -109,9 +120,13 @@ impl HostStage {
             }
             Err(error) => {
                 // Keep the note if the message may have been sent, by this attempt or late by an earlier one: the next
-                // attempt then checks before it sends.
-                if !error.unknown && !noted_before {
-                    Deduplicator::release(lease).await;
+                // attempt then checks before it sends. An attempt that sent nothing does not count.
+                if !error.unknown {
+                    if noted_before {
+                        _ = self.deduplicator.note(&mut lease, &noted.bytes(), *deadline).await;
+                    } else {
+                        Deduplicator::release(lease).await;
+                    }
                     fault::point(HOST.name, "released");
                 }
                 error.into_outcome()
@@ -126,8 +141,16 @@ impl HostStage {
     }
 }
 
+/// A host link to send.
+#[derive(Debug)]
+pub struct HostJob {
+    link: HostLink,
+    /// The last replay of the message, if it was a dead letter.
+    replayed_at: Option<Timestamp>,
+}
+
 impl Stage for HostStage {
-    type Job = HostLink;
+    type Job = HostJob;
 
     const DEF: &'static StageDef = &HOST;
 
@@ -135,7 +158,7 @@ impl Stage for HostStage {
         COPIES * message.body.len()
     }
 
-    fn read(&self, message: &Message) -> Read<HostLink> {
+    fn read(&self, message: &Message) -> Read<HostJob> {
         let link: Result<HostLink, _> = read_link(message);
         let known = match &link {
             Ok(link) => Some(link.event_id.clone()),
@@ -157,7 +180,11 @@ impl Stage for HostStage {
             job: link
                 .map_err(|invalid| Death::new(Class::Invalid, invalid))
                 .and_then(|link| checked(link, &self.rules, self.deduplicator.clock().now()))
-                .map(|link| AcceptedJob { deadline: link.expires_at, digest, job: link }),
+                .map(|link| AcceptedJob {
+                    deadline: link.expires_at,
+                    digest,
+                    job: HostJob { link, replayed_at: message.replayed_at() },
+                }),
         }
     }
 
@@ -165,13 +192,13 @@ impl Stage for HostStage {
         self.client.has_new_token()
     }
 
-    async fn act(&self, link: HostLink, context: &mut JobContext) -> Outcome {
-        let destination = match destination(&link) {
+    async fn act(&self, job: HostJob, context: &mut JobContext) -> Outcome {
+        let destination = match destination(&job.link) {
             Ok(destination) => destination,
             Err(death) => return Outcome::Dead(death),
         };
         fault::point(HOST.name, "read");
-        self.deliver(&link, &destination, context).await
+        self.deliver(&job, &destination, context).await
     }
 }
 
