@@ -117,7 +117,8 @@ pub struct LinkOptions {
 }
 
 impl<'a> Request<'a> {
-    /// The request for `call` of `session`. Only the first call contains the devices, so that each is called once.
+    /// The request for `call` of `session`. Only the first call contains the devices, so that later ones do not call them
+    /// again.
     #[must_use]
     pub fn new(options: &'a LinkOptions, session: &'a Session, call: &LinksCall) -> Self {
         let devices = if call.is_first() { session.devices.as_slice() } else { &[] };

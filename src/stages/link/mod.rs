@@ -84,7 +84,8 @@ impl LinkStage {
 
     /// Makes the links of `session` that are missing in `made`, with as many
     /// [calls](crate::instant_connect::links_call::LinksCall) as needed. The result of each call is noted, so that the
-    /// next attempt continues from there. Only the first call contains the devices, so they are not called again.
+    /// next attempt continues from there. Only the first call contains the devices. It is made again, with them, if its response is
+    /// lost: Instant Connect may not have called them, and a room without its session is worse than a second call.
     async fn make(
         &self,
         session: &Session,
