@@ -53,7 +53,7 @@
 //! contract        → random
 //! dead            → broker clock contract fault outcome stages
 //! endpoint        → masking tls
-//! ingress         → broker clock contract fault ledger masking random state telemetry tls values webex_connect
+//! ingress         → broker clock contract fault ledger masking random retry state telemetry tls values webex_connect
 //! instant_connect → contract fault upstream
 //! ledger          → clock endpoint fault random tls
 //! outcome         → contract

@@ -23,7 +23,8 @@ use crate::{
     config::{ConnectMode, Loaded},
     contract::{BODY_BYTES_MAX, link, receipt, stage::StageDef, start_session::EXCHANGE},
     ingress::{
-        Ingress, IngressError, IngressSettings, ReceiptSettings, outlet::Outlet, receipts::Receipts,
+        Ingress, IngressError, IngressSettings, ReceiptSettings, outlet::Outlet,
+        receipts::{Receipts, fallback::SmsFallback},
         sessions::StartEvents,
     },
     instant_connect::InstantConnectClient,
@@ -177,9 +178,18 @@ impl Parts<'_> {
             in_progress: Semaphore::new(in_progress),
             // A receipt repeats parts of its event, so it is not larger.
             outlet: self.outlet(receipt::EXCHANGE, in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX),
-            links: config
-                .falls_back_to_sms()
-                .then(|| self.outlet(link::EXCHANGE, in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX)),
+            by_sms: config.falls_back_to_sms().then(|| {
+                let outlet =
+                    self.outlet(link::EXCHANGE, in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX);
+                SmsFallback::new(
+                    outlet,
+                    self.ledger.clock().clone(),
+                    self.random.clone(),
+                    self.tracer.clone(),
+                    self.metrics.receipts(),
+                    self.stop.clone(),
+                )
+            }),
             ledger: self.ledger.clone(),
             clock: self.ledger.clock().clone(),
             random: self.random.clone(),

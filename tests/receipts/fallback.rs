@@ -1,6 +1,8 @@
 //! A guest whom `WhatsApp` does not reach gets the link by SMS, if set.
 
-use instant_connect_sandbox::{Endpoint, Fault, Frequency, ReceiptFault, ReceiptState, RecordedSend};
+use instant_connect_sandbox::{
+    Endpoint, Fault, Frequency, ReceiptFault, ReceiptState, ReceiptWebhook, RecordedSend,
+};
 use serde_json::json;
 use testkit::{
     admin::Admin,
@@ -77,6 +79,29 @@ async fn message_with_a_failed_receipt_is_sent_by_sms_once() {
     worker.output.until("\"stage\":\"sms\",\"outcome\":\"done\"", 2).await;
     worker.stop().await;
     assert_eq!(rig.send.connect.counts().sends, 2, "the repeated receipt sends nothing");
+}
+
+/// Webex Connect gives a receipt up after some minutes.
+#[tokio::test]
+async fn link_that_could_not_be_published_is_published_without_another_receipt() {
+    let rig = ReceiptRig::new().await;
+    let worker = rig.start(&[FALLBACK]).await;
+    let once = ReceiptWebhook { retries: 0, ..rig.webhook() };
+    rig.send.connect.save_webhook(once).await.unwrap();
+    let (queue, links) = (rig.send.rig.name("guests.sms"), rig.send.rig.name("links"));
+    rig.send.rig.amqp.unbind(&queue, &links, "guest.sms").await;
+    rig.send.fault(
+        Endpoint::Receipts,
+        Fault::Receipt(ReceiptFault::Fail(NOT_REGISTERED)),
+        Frequency::Times(1),
+    );
+    publish(&rig, 1).await;
+    worker.output.until("could not give a guest link to stage sms; repeating until its session ends", 1).await;
+    rig.send.rig.amqp.bind(&queue, &links, "guest.sms").await;
+    rig.send.until_sent(2).await;
+    worker.output.until("\"stage\":\"sms\",\"outcome\":\"done\"", 1).await;
+    worker.stop().await;
+    assert_eq!(endpoints(&rig.send.connect.sends()), [Endpoint::WhatsApp, Endpoint::Sms]);
 }
 
 #[tokio::test]

@@ -2,11 +2,12 @@
 //!
 //! - [`signature`]: who may send receipts
 //! - `request`: the order of work for a request
-//! - `notes`: the ledger's part; `publish`: the broker's part
+//! - `notes`: the ledger's part; `publish`: the broker's part; [`fallback`]: links for guests whom `WhatsApp` does not reach
 //!
 //! Webex Connect gives a receipt up after a few minutes without a 200. So a receipt that cannot be used gets 200, too: an error would
 //! only repeat it. A missing receipt says nothing about its message.
 
+pub(crate) mod fallback;
 mod notes;
 mod publish;
 mod request;
@@ -18,9 +19,9 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use self::{notes::NotedMessage, signature::HubSecrets};
+use self::{fallback::SmsFallback, notes::NotedMessage, signature::HubSecrets};
 use super::{
     outlet::Outlet,
     problem::{HttpProblem, RETRY_SOON},
@@ -28,14 +29,14 @@ use super::{
 use crate::{
     clock::Clock,
     contract::{
-        http::ProblemKind, outgoing::Outgoing, private::loggable_id, receipt::SentLink, trace::TraceContext,
+        http::ProblemKind, private::loggable_id, receipt::SentLink, trace::TraceContext,
     },
     ledger::Ledger,
     random::Random,
     telemetry::{
         metrics::{
             ReceiptMetrics,
-            labels::{Answered, FallbackReason, ReceiptRefused},
+            labels::{Answered, ReceiptRefused},
         },
         traces::Tracer,
     },
@@ -58,7 +59,7 @@ pub struct Receipts {
     pub in_progress: Semaphore,
     pub outlet: Outlet,
     /// The way to stage `sms`, for guests whom `WhatsApp` does not reach; `None`: such a message stays failed.
-    pub links: Option<Outlet>,
+    pub by_sms: Option<SmsFallback>,
     pub ledger: Ledger,
     pub clock: Clock,
     /// Makes the ids of new traces.
@@ -135,16 +136,11 @@ impl Receipts {
     ) -> Result<Option<SentLink>, HttpProblem> {
         let NotedMessage { about, by_sms } = self.note(receipt, at, deadline).await?;
         // Before the receipt is answered, so that Webex Connect repeats it if the link is not confirmed. The repeat has the same id.
-        if let (Some(outlet), Some(link)) = (&self.links, by_sms) {
-            let outgoing = Outgoing::by_sms(&link, &receipt.message).map_err(|_| {
-                HttpProblem::new(ProblemKind::Internal, "could not write a guest link for SMS")
-            })?;
-            self.publish(outlet, &outgoing, at, within, deadline).await?;
-            warn!(message_id = %receipt.message, code = receipt.code, "WhatsApp does not deliver a guest link; sending it by SMS (send.sms_fallback)");
-            self.metrics.fell_back(FallbackReason::Receipt);
+        if let (Some(fallback), Some(link)) = (&self.by_sms, by_sms) {
+            fallback.send(&link, receipt.message, receipt.code, within, deadline).await?;
         }
         let message = publish::message(receipt, about.as_ref(), at);
-        self.publish(&self.outlet, &message, at, within, deadline).await?;
+        publish::publish(&self.tracer, &self.outlet, &message, at, within, deadline).await?;
         Ok(about)
     }
 

@@ -49,7 +49,7 @@ impl Receipts {
             Err(_) => "ledger: no answer in time".to_owned(),
         };
         // Only the ledger knows the link that stage `sms` must send.
-        let needs_link = self.links.is_some() && receipt.is_not_on_whatsapp();
+        let needs_link = self.by_sms.is_some() && receipt.is_not_on_whatsapp();
         if needs_link {
             warn!(
                 error,

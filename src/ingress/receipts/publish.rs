@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Receipts, unavailable};
+use super::unavailable;
 use crate::{
     broker::{
         properties,
@@ -18,6 +18,7 @@ use crate::{
         trace::TraceContext,
     },
     ingress::{outlet::Outlet, problem::HttpProblem},
+    telemetry::traces::Tracer,
     webex_connect::receipt::ReceivedReceipt,
 };
 
@@ -26,40 +27,38 @@ pub(super) const RETRY_LATER: Duration = Duration::from_secs(5);
 /// Time that stays for the answer.
 const RESERVE: Duration = Duration::from_millis(500);
 
-impl Receipts {
-    /// Publishes `message` through `outlet` and waits for the confirm.
-    ///
-    /// # Errors
-    /// There is no confirm.
-    pub(super) async fn publish(
-        &self,
-        outlet: &Outlet,
-        message: &Outgoing,
-        at: Timestamp,
-        within: &TraceContext,
-        deadline: Instant,
-    ) -> Result<(), HttpProblem> {
-        let full = "too many receipts wait for the broker's confirm";
-        let room = outlet.room(message.body.reveal().len(), full).map_err(unavailable)?;
-        let id = message.message_id.to_string();
-        let mut span = self.tracer.publish(&outlet.exchange, message.route.routing_key, Some(&id), within);
-        let publication = Publication {
-            exchange: outlet.exchange.clone(),
-            routing_key: message.route.routing_key.to_owned(),
-            properties: properties::outgoing(message, span.context(), at),
-            body: Arc::from(message.body.reveal().as_slice()),
-        };
-        let Err(error) = outlet.publish(publication, room, deadline - RESERVE).await else {
-            return Ok(());
-        };
-        span.fail(error.as_str(), &error.to_string());
-        Err(unavailable(match error {
-            PublishError::Unroutable => "the broker has no queue for the message",
-            PublishError::Nacked => "the broker refused the message (is a queue full?)",
-            PublishError::Unknown => "the broker did not confirm the message in time",
-            PublishError::Ended => "the ingress is stopping",
-        }))
-    }
+/// Publishes `message` through `outlet` and waits for the confirm.
+///
+/// # Errors
+/// There is no confirm.
+pub(super) async fn publish(
+    tracer: &Tracer,
+    outlet: &Outlet,
+    message: &Outgoing,
+    at: Timestamp,
+    within: &TraceContext,
+    deadline: Instant,
+) -> Result<(), HttpProblem> {
+    let full = "too many receipts wait for the broker's confirm";
+    let room = outlet.room(message.body.reveal().len(), full).map_err(unavailable)?;
+    let id = message.message_id.to_string();
+    let mut span = tracer.publish(&outlet.exchange, message.route.routing_key, Some(&id), within);
+    let publication = Publication {
+        exchange: outlet.exchange.clone(),
+        routing_key: message.route.routing_key.to_owned(),
+        properties: properties::outgoing(message, span.context(), at),
+        body: Arc::from(message.body.reveal().as_slice()),
+    };
+    let Err(error) = outlet.publish(publication, room, deadline - RESERVE).await else {
+        return Ok(());
+    };
+    span.fail(error.as_str(), &error.to_string());
+    Err(unavailable(match error {
+        PublishError::Unroutable => "the broker has no queue for the message",
+        PublishError::Nacked => "the broker refused the message (is a queue full?)",
+        PublishError::Unknown => "the broker did not confirm the message in time",
+        PublishError::Ended => "the ingress is stopping",
+    }))
 }
 
 /// The message about `receipt`, with what the ledger keeps of the guest link.

@@ -66,7 +66,7 @@ impl LifeParts<'_> {
             secrets: None,
             in_progress: Semaphore::new(IN_FLIGHT_MAX / 2),
             outlet: self.outlet(receipt::EXCHANGE),
-            links: None,
+            by_sms: None,
             ledger: self.ledger.clone(),
             clock: self.rules.clock.clone(),
             random: self.life.world.worker_random(),
