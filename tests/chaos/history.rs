@@ -17,8 +17,9 @@ use super::{
 };
 
 /// Maximum time without any progress. A worker waits 120 s for a late confirm before it publishes again, and a stalled consumer is
-/// noticed after a minute.
-const PROGRESS_LIMIT: Duration = Duration::from_secs(300);
+/// noticed after a minute. RabbitMQ moves a message out of a delay queue again after three to six minutes, if the work queue had no leader
+/// the first time (`rabbit_fifo_dlx_worker`, `dead_letter_worker_publisher_confirm_timeout`).
+const PROGRESS_LIMIT: Duration = Duration::from_secs(420);
 /// Number of examples that are kept of each failure.
 pub(super) const EXAMPLES: usize = 20;
 

@@ -392,7 +392,9 @@ const SPACE: &str = "Y2lzY29zcGFyazovL3VzL1JPT00vMQ";
 async fn session_in_a_space(faults: &[&str]) -> (Rig, testkit::program::Program) {
     let rig = Rig::new().await;
     let worker = rig.start(&quick(&[("retry.attempts", "20"), ("breaker.failures", "100")])).await;
-    faults.iter().for_each(|rule| fault(&rig, &format!("messages:{rule},times=1")));
+    for rule in faults {
+        fault(&rig, &format!("messages:{rule},times=1"));
+    }
     let experts = json!({"experts": [{"roomId": SPACE}]});
     rig.publish_event(with_id("event-1"), &event_with(1, &experts)).await;
     (rig, worker)
