@@ -14,11 +14,13 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     if !config.sends_to_guests() {
         let mut found = vec![about.pass("other programs send the links to the guests")];
         found.extend(unused(loaded));
+        found.extend(fallback(loaded));
         return found;
     }
     let mut found =
         vec![about.pass("this worker sends the links to the guests"), numbers(loaded), hourly(loaded)];
     found.extend([key(loaded), unknown(loaded)]);
+    found.extend(fallback(loaded));
     if config.wakes_flows() {
         let about = on(Guests, loaded, &["webex_connect.mode", "webex_connect.event_id"]);
         found.push(
@@ -133,6 +135,44 @@ fn unknown(loaded: &Loaded) -> Finding {
             about.pass("a message that may have been sent becomes a dead letter: a guest may get none")
         }
     }
+}
+
+/// The link by SMS for guests whom `WhatsApp` does not reach.
+fn fallback(loaded: &Loaded) -> Option<Finding> {
+    let config = &loaded.config;
+    if !config.send.sms_fallback {
+        return None;
+    }
+    let setting = "send.sms_fallback";
+    let (cause, detail, advice) = if !config.sends_to_guests() {
+        (
+            "guests.delivery",
+            "no effect: other programs send the links",
+            "remove send.sms_fallback, or change guests.delivery",
+        )
+    } else if config.wakes_flows() {
+        (
+            "webex_connect.mode",
+            "no effect: flows send the messages",
+            "remove send.sms_fallback, or set webex_connect.mode messages",
+        )
+    } else if config.webex_connect.whatsapp_app_id.is_empty() {
+        (
+            "webex_connect.whatsapp_app_id",
+            "no effect: no message is sent by WhatsApp",
+            "remove send.sms_fallback, or set webex_connect.whatsapp_app_id",
+        )
+    } else if !config.takes_receipts() {
+        (
+            "receipts.secret_file",
+            "receipts are off: a guest gets the link by SMS only if Webex Connect refuses the WhatsApp message at once",
+            "switch receipts on (docs/receipts.md): Webex Connect may learn later that WhatsApp does not reach a guest",
+        )
+    } else {
+        let about = on(Guests, loaded, &[setting]);
+        return Some(about.pass("a guest whom WhatsApp does not reach gets the link by SMS"));
+    };
+    Some(on(Guests, loaded, &[setting, cause]).warn(detail, advice))
 }
 
 fn text(loaded: &Loaded, report: &TextReport) -> Vec<Finding> {

@@ -189,6 +189,40 @@ fn worker_whose_flows_send_needs_neither_senders_nor_texts_but_a_limit() {
     assert!(found.iter().all(|line| line.starts_with("warn: ") && !line.contains("c2VjcmV0")), "{found:?}");
 }
 
+/// The settings of a worker that sends guests' messages, with the fallback.
+const FALLBACK: [&str; 6] = [
+    PERSISTENT,
+    "guests.delivery=webex-connect",
+    "webex_connect.key=a-service-key",
+    "webex_connect.sms_from=34900123123",
+    "send.allowed_prefixes=+34",
+    "send.sms_fallback=true",
+];
+const WHATSAPP: [&str; 2] =
+    ["webex_connect.whatsapp_app_id=a_6390", "webex_connect.whatsapp_templates.en=7781"];
+
+#[test]
+fn sms_fallback_without_an_effect_is_reported_with_its_cause() {
+    let receipts = ["ingress.listen=127.0.0.1:1", "receipts.secret=a-secret-of-the-hub"];
+    let event = ["webex_connect.mode=event", "webex_connect.event_id=EVTVIDEO1"];
+    for (flags, expected) in [
+        (vec!["guests.delivery=amqp"], Some("guests.delivery = \"amqp\": no effect: other programs")),
+        (event.to_vec(), Some("webex_connect.mode = \"event\": no effect: flows")),
+        (receipts.to_vec(), Some("webex_connect.whatsapp_app_id = \"\": no effect: no message")),
+        (
+            WHATSAPP.to_vec(),
+            Some("receipts.secret_file = \"\": receipts are off: a guest gets the link by SMS only if"),
+        ),
+        ([&WHATSAPP[..], &receipts].concat(), None),
+    ] {
+        let found = problems(&with(&[&FALLBACK[..], &flags].concat()));
+        let about: Vec<_> = found.iter().filter(|line| line.contains("send.sms_fallback")).collect();
+        assert_eq!(about.len(), usize::from(expected.is_some()), "{flags:?}: {found:#?}");
+        let warning = expected.map(|expected| format!("warn: send.sms_fallback = true, {expected}"));
+        assert!(warning.is_none_or(|warning| about[0].starts_with(&warning)), "{flags:?}: {about:?}");
+    }
+}
+
 #[test]
 fn prefetch_far_above_concurrency_warns_of_dead_letters() {
     let found = problems(&with(&[PERSISTENT, "amqp.prefetch=1000"]));

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use testkit::{Rig, event, events::event_with, redis_server::RedisServer};
+use testkit::{Rig, admin::Admin, event, events::event_with, redis_server::RedisServer};
 
 use super::{Caller, reply, with};
 
@@ -188,10 +188,11 @@ async fn request_while_the_ledger_is_away_follows_the_setting() {
         ];
         let rig = Rig::new().await;
         let worker = rig.start(&with(&settings)).await;
-        let caller = Caller::of(&worker).await;
+        let (caller, admin) = (Caller::of(&worker).await, Admin::of(&worker).await);
         redis.kill();
         let answer = caller.start("run-1", &event_with(1, &json!({}))).await;
         assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(admin.series().await[r#"ingress_ledger_failures_total{route="sessions"}"#], "1");
         if status == 503 {
             assert_eq!(answer.problem(&rig), "unavailable");
             assert!(answer.text.contains("the same key is safe"));

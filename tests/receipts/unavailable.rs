@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use instant_connect_sandbox::{ReceiptResult, ReceiptState};
 use secrecy::ExposeSecret as _;
-use testkit::{Rig, poll, redis_server::RedisServer, soon};
+use testkit::{Rig, admin::Admin, poll, redis_server::RedisServer, soon};
 
 use super::{MESSAGE, ReceiptRig, body, receipt};
 use crate::ingress::Caller;
@@ -56,10 +56,11 @@ async fn receipt_without_the_ledger_waits_or_is_published_without_its_event() {
             ("ledger.on_failure", on_failure),
         ];
         let worker = rig.start(&settings).await;
-        let caller = Caller::of(&worker).await;
+        let (caller, admin) = (Caller::of(&worker).await, Admin::of(&worker).await);
         redis.kill();
         let answer = receipt(&caller, &body(MESSAGE, "7500")).await;
         assert_eq!(answer.status, status, "{on_failure}");
+        assert_eq!(admin.series().await[r#"ingress_ledger_failures_total{route="receipts"}"#], "1");
         if status == 503 {
             assert_eq!(answer.header("retry-after"), "5");
             redis.restart();

@@ -43,11 +43,15 @@ impl Receipts {
         deadline: Instant,
     ) -> Result<NotedMessage, HttpProblem> {
         let until = (Instant::now() + NOTE_MAX).min(deadline);
-        let error = match timeout_at(until, self.noted(receipt, at)).await {
+        let (error, is_lost) = match timeout_at(until, self.noted(receipt, at)).await {
             Ok(Ok(noted)) => return Ok(noted),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "ledger: no answer in time".to_owned(),
+            Ok(Err(error)) => (error.to_string(), error == LedgerError::Lost),
+            Err(_) => ("ledger: no answer in time".to_owned(), false),
         };
+        // Lost: another receipt of the message is in progress.
+        if !is_lost {
+            self.metrics.ledger_failed();
+        }
         // Only the ledger knows the link that stage `sms` must send.
         let needs_link = self.by_sms.is_some() && receipt.is_not_on_whatsapp();
         if needs_link {

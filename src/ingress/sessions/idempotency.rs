@@ -75,6 +75,7 @@ impl StartEvents {
 
     /// Decides about a request while the ledger is unavailable.
     fn ledger_failed(&self, error: &str) -> Result<(), HttpProblem> {
+        self.metrics.ledger_failed();
         if self.without_ledger {
             warn!(
                 error,
@@ -84,6 +85,24 @@ impl StartEvents {
         }
         warn!(error, "ingress: ledger unavailable; refusing requests (ledger.on_failure=wait)");
         Err(HttpProblem::unconfirmed("the ledger is unavailable"))
+    }
+
+    /// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
+    pub(super) async fn record(&self, lease: Option<Lease>, remembered_until: Timestamp, deadline: Instant) {
+        let Some(mut lease) = lease else { return };
+        let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
+        let (error, is_lost) = match timeout_at(until, lease.record(b"{}", remembered_until)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => (error.to_string(), error == LedgerError::Lost),
+            Err(_) => (NO_ANSWER.to_owned(), false),
+        };
+        if !is_lost {
+            self.metrics.ledger_failed();
+        }
+        warn!(
+            error,
+            "ingress: could not record an accepted request; a repeat is published again, with the same id"
+        );
     }
 }
 
@@ -97,21 +116,6 @@ pub(super) async fn release(lease: Option<Lease>, deadline: Instant) -> bool {
     let Some(lease) = lease else { return true };
     let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
     matches!(timeout_at(until, lease.release()).await, Ok(Ok(())))
-}
-
-/// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
-pub(super) async fn record(lease: Option<Lease>, remembered_until: Timestamp, deadline: Instant) {
-    let Some(mut lease) = lease else { return };
-    let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
-    let error = match timeout_at(until, lease.record(b"{}", remembered_until)).await {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => NO_ANSWER.to_owned(),
-    };
-    warn!(
-        error,
-        "ingress: could not record an accepted request; a repeat is published again, with the same id"
-    );
 }
 
 /// Answer of the ledger.

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use super::{
-    RESERVE, StartEvents, ValidEvent,
-    idempotency::{record, release},
-};
+use super::{RESERVE, StartEvents, ValidEvent, idempotency::release};
 use crate::{
     broker::{
         properties,
@@ -57,7 +54,7 @@ impl StartEvents {
             Err(error) => return Err(NotPublished::Noted(unconfirmed(error))),
         }
         fault::point("ingress", "confirmed");
-        record(lease, remembered_until, deadline).await;
+        self.record(lease, remembered_until, deadline).await;
         fault::point("ingress", "recorded");
         Ok(())
     }

@@ -8,6 +8,7 @@ use super::{
     CALL_BUCKETS, LOCAL_BUCKETS,
     families::{Families, Recorder},
     labels::{Answered, AuthFailure, IngressRoute, Label},
+    ledger::LedgerFamilies,
 };
 
 /// The metric families of the ingress.
@@ -57,6 +58,7 @@ impl IngressFamilies {
 #[derive(Clone, Debug)]
 pub struct IngressMetrics {
     pub(super) families: Recorder<IngressFamilies>,
+    pub(super) ledger: Recorder<LedgerFamilies>,
 }
 
 impl IngressMetrics {
@@ -76,6 +78,11 @@ impl IngressMetrics {
     /// Records the time until a confirm.
     pub fn confirmed(&self, took: Duration) {
         self.families.record(|families| families.publish.observe(took.as_secs_f64()));
+    }
+
+    /// Counts a failure of the ledger during a request.
+    pub fn ledger_failed(&self) {
+        self.ledger.record(|ledger| ledger.failed_at_ingress(IngressRoute::Sessions));
     }
 }
 

@@ -7,10 +7,13 @@ use prometheus::{Error, Histogram, IntCounter, IntCounterVec, IntGauge};
 use super::{
     LOCAL_BUCKETS,
     families::{Families, Recorder},
-    labels::{Claimed, Label},
+    labels::{Claimed, IngressRoute, Label},
     stage::names,
 };
 use crate::contract::stage::StageDef;
+
+/// Routes of the ingress whose requests use the ledger.
+const LEDGER_ROUTES: [IngressRoute; 2] = [IngressRoute::Receipts, IngressRoute::Sessions];
 
 /// The metric families of the ledger.
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub(super) struct LedgerFamilies {
     claims: IntCounterVec,
     writes: Histogram,
     failures: IntCounter,
+    ingress_failures: IntCounterVec,
     entries: IntGauge,
 }
 
@@ -40,6 +44,12 @@ impl LedgerFamilies {
                 "ledger_write_failures_total",
                 "Failed ledger writes (notes and results), including repeated writes.",
             )?,
+            ingress_failures: families.counters(
+                "ingress_ledger_failures_total",
+                "Ledger calls of the ingress that failed or got no answer in time, by the request's route. The request gets 503, or is accepted \
+                 without deduplication (ledger.on_failure = continue).",
+                &[("route", LEDGER_ROUTES.iter().map(|route| route.as_str()).collect())],
+            )?,
             entries: families.gauge(
                 "ledger_entries",
                 "Entries in the file or memory ledger, including expired ones until they are removed (0 for Redis, which does not report it).",
@@ -51,6 +61,10 @@ impl LedgerFamilies {
 impl LedgerFamilies {
     pub(super) fn set_entries(&self, entries: u64) {
         self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn failed_at_ingress(&self, route: IngressRoute) {
+        self.ingress_failures.with_label_values(&[route.as_str()]).inc();
     }
 }
 

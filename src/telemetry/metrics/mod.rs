@@ -149,13 +149,13 @@ impl Metrics {
     /// Metrics of the ingress.
     #[must_use]
     pub fn ingress(&self) -> IngressMetrics {
-        IngressMetrics { families: self.ingress.clone() }
+        IngressMetrics { families: self.ingress.clone(), ledger: self.ledger.clone() }
     }
 
     /// Metrics of receipts.
     #[must_use]
     pub fn receipts(&self) -> ReceiptMetrics {
-        ReceiptMetrics { families: self.receipts.clone() }
+        ReceiptMetrics { families: self.receipts.clone(), ledger: self.ledger.clone() }
     }
 
     /// Sets the number of entries in the ledger.

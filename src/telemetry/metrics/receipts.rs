@@ -8,7 +8,8 @@ use strum::VariantArray as _;
 use super::{
     EVENT_BUCKETS,
     families::{Families, Recorder},
-    labels::{FallbackReason, Label, ReceiptRefused, ResolvedBy},
+    labels::{FallbackReason, IngressRoute, Label, ReceiptRefused, ResolvedBy},
+    ledger::LedgerFamilies,
 };
 use crate::contract::{
     people::Channel,
@@ -88,6 +89,7 @@ impl ReceiptFamilies {
 #[derive(Clone, Debug)]
 pub struct ReceiptMetrics {
     pub(super) families: Recorder<ReceiptFamilies>,
+    pub(super) ledger: Recorder<LedgerFamilies>,
 }
 
 impl ReceiptMetrics {
@@ -113,6 +115,11 @@ impl ReceiptMetrics {
         let labels = [channel.as_str()];
         self.families
             .record(|families| families.delivered.with_label_values(&labels).observe(took.as_secs_f64()));
+    }
+
+    /// Counts a failure of the ledger during a receipt.
+    pub fn ledger_failed(&self) {
+        self.ledger.record(|ledger| ledger.failed_at_ingress(IngressRoute::Receipts));
     }
 
     /// Counts a message that may have been sent.

@@ -376,13 +376,38 @@ pub(super) async fn receipts(prometheus: &Prometheus) -> Fired {
     fired
 }
 
-/// An ingress of its own, which ends.
+/// An ingress of its own, which loses the ledger, then the broker, and then ends.
 pub(super) async fn edge(prometheus: &Prometheus) -> Fired {
     let rig = Rig::new().await;
-    let ingress = rig.launch_role("ingress", &[&INGRESS, &[("ledger.kind", "memory")][..]].concat());
-    prometheus.scrape("edge", &Admin::of(&ingress).await).await;
+    let (relay, broker) = Relay::in_front_of(rig.url()).await;
+    let mut redis = RedisServer::start();
+    let url = redis.url();
+    let own = [
+        ("amqp.url", broker.as_str()),
+        ("ledger.kind", "redis"),
+        ("ledger.url", url.expose_secret()),
+        ("ledger.on_failure", "continue"),
+    ];
+    let ingress = rig.launch_role("ingress", &[&INGRESS, &own[..]].concat());
+    let admin = Admin::of(&ingress).await;
+    prometheus.scrape("edge", &admin).await;
+    let flow = FlowCaller::of(&ingress, &admin).await;
+    flow.accepted(1).await;
+    redis.kill();
+    let calls = async {
+        for n in 2.. {
+            flow.accepted(n).await;
+        }
+    };
+    let ledger = tokio::select! {
+        fired = prometheus.until_fires("InstantConnectLedgerFailing", "edge") => fired,
+        () = calls => unreachable!(),
+    };
+    drop(relay);
+    let disconnected = prometheus.until_fires("InstantConnectIngressDisconnected", "edge").await;
     ingress.kill();
-    vec![prometheus.until_fires("InstantConnectIngressMissing", "edge").await]
+    let missing = prometheus.until_fires("InstantConnectIngressMissing", "edge").await;
+    vec![ledger, disconnected, missing]
 }
 
 /// Runs all faults at once.
