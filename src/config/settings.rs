@@ -32,7 +32,7 @@ const EVERY: &str = "*";
 /// True if the value of `key` is never shown. A digest is hidden because a token may be given in its place.
 #[must_use]
 pub fn is_secret(key: &str) -> bool {
-    let ends = [".token", ".token_sha256"];
+    let ends = [".token", ".token_sha256", ".signing_secret"];
     SECRETS.contains(&key) || (key.starts_with(CLIENTS) && ends.iter().any(|end| key.ends_with(end)))
 }
 

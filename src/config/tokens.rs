@@ -63,10 +63,10 @@ impl Loaded {
         Ok((jwt, Credential::Bearer))
     }
 
-    /// The ingress, if it is on; its clients' token files are read once as a test.
+    /// The ingress, if it is on; its clients' files are read once as a test.
     ///
     /// # Errors
-    /// [`ConfigError`] if a token file contains no token, or two clients have the same one.
+    /// [`ConfigError`] if a file of tokens or secrets is unusable, or two clients have the same token or secret.
     pub(crate) fn ingress(&self) -> Result<Option<IngressSettings>, ConfigError> {
         let section = &self.config.ingress;
         let Some(listen) = section.listen else { return Ok(None) };

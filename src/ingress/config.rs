@@ -20,6 +20,10 @@ pub struct ClientConfig {
     #[serde(deserialize_with = "empty_is_none")]
     #[schemars(with = "String", regex(pattern = "^([0-9A-Fa-f]{64})?$"))]
     pub token_sha256: Option<TokenDigest>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub signing_secret_file: Option<PathBuf>,
+    #[schemars(with = "String")]
+    pub signing_secret: SecretString,
     pub scopes: Vec<ClientScope>,
     pub rate: Bounded<1, 10000>,
     pub burst: Bounded<1, 100_000>,

@@ -162,6 +162,32 @@ fn alert_for_a_missing_ingress_knows_that_the_release_has_one() {
     assert!(own.contains(absent), "{own}");
 }
 
+/// A signing secret is a file beside the tokens, so it rotates in the same way.
+#[test]
+fn signing_secrets_are_mounted_beside_the_tokens() {
+    let objects = case("ingress-values.yaml");
+    let deployment = only_of(&objects, "Deployment", "ingress");
+    let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+    let clients = volumes.iter().find(|volume| volume["name"] == "clients").unwrap();
+    let sources = clients["projected"]["sources"].as_array().unwrap();
+    for (secret, key, path) in [
+        ("icw-clients", "trial-signing", "trial.signing"),
+        ("icw-signer", "signing-secret", "signer.signing"),
+    ] {
+        let expected = json!([{"key": key, "path": path}]);
+        let found = sources.iter().map(|source| &source["secret"]);
+        assert!(found.clone().any(|one| one["name"] == secret && one["items"] == expected), "{clients}");
+    }
+    let settings = of_kind(&objects, "ConfigMap")
+        .iter()
+        .map(|map| map["data"]["settings.toml"].as_str().unwrap_or_default().to_owned())
+        .find(|settings| settings.contains("[ingress.clients.signer]"));
+    let settings = settings.unwrap();
+    assert!(
+        settings.contains("signing_secret_file = \"/etc/instant-connect-worker/clients/signer.signing\"")
+    );
+}
+
 #[test]
 fn tokens_come_from_secrets_values_and_the_store() {
     let objects = case("ingress-values.yaml");

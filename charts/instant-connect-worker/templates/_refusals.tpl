@@ -170,7 +170,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- toJson $refusals -}}
 {{- end }}
 
-{{- /* Each client of the ingress must have exactly one source of its token. */}}
+{{- /* Each client of the ingress must have one source of its token at most, and a token or a signing secret. */}}
 {{- define "icw.refusals.clients" -}}
 {{- $root := . -}}
 {{- $refusals := list -}}
@@ -179,7 +179,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- else -}}
 {{- $sources := include "icw.clientSources" (list $root $name) | fromJsonArray -}}
 {{- if or (gt (len $name) 40) (not (regexMatch "^_?([a-z0-9-]+(_[a-z0-9-]+)*)?_?$" $name)) }}{{ $refusals = append $refusals (printf "ingress.clients contains the name %s: expected 1 to 40 lower-case letters, digits, - and _ (but no two _ in a row)" $name) }}{{ end -}}
-{{- if not $sources }}{{ $refusals = append $refusals (printf "ingress.clients.%s has no token: set ingress.clients.%s.existingSecret to the name of a Secret with the key token (or set tokenSha256, token or externalSecrets.ingressClients.%s)" $name $name $name) }}{{ end -}}
+{{- if not (or $sources $client.signingSecret) }}{{ $refusals = append $refusals (printf "ingress.clients.%s has no token: set ingress.clients.%s.existingSecret to the name of a Secret with the key token (or set tokenSha256, token, signingSecret or externalSecrets.ingressClients.%s)" $name $name $name) }}{{ end -}}
 {{- if gt (len $sources) 1 }}{{ $refusals = append $refusals (printf "ingress.clients.%s has more than one token (%s): keep only one of existingSecret, tokenSha256, token and externalSecrets.ingressClients.%s" $name (join ", " $sources) $name) }}{{ end -}}
 {{- end -}}
 {{- end -}}

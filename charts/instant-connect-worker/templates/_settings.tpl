@@ -157,15 +157,18 @@ rollingUpdate: null
 {{- toJson $sources -}}
 {{- end }}
 
-{{- /* The token files of the ingress's clients, as a JSON list of {name, secret, key}. */}}
+{{- /* The token and secret files of the ingress's clients, as a JSON list of {client, setting, name, secret, key}. `name`: the file's. */}}
 {{- define "icw.clientSecrets" -}}
 {{- $root := . -}}
 {{- $secrets := list -}}
 {{- range $name, $client := .Values.ingress.clients -}}
 {{- $sources := include "icw.clientSources" (list $root $name) | fromJsonArray -}}
-{{- if has "secret" $sources }}{{ $secrets = append $secrets (dict "name" $name "secret" $client.existingSecret "key" ($client.existingSecretKey | default "token")) }}
-{{- else if has "value" $sources }}{{ $secrets = append $secrets (dict "name" $name "secret" (printf "%s-tokens" (include "icw.ingressName" $root)) "key" $name) }}
-{{- else if has "external" $sources }}{{ $secrets = append $secrets (dict "name" $name "secret" (printf "%s-clients" (include "icw.ingressName" $root)) "key" $name) }}{{ end -}}
+{{- $token := dict "client" $name "setting" "token_file" "name" $name -}}
+{{- if has "secret" $sources }}{{ $secrets = append $secrets (merge (dict "secret" $client.existingSecret "key" ($client.existingSecretKey | default "token")) $token) }}
+{{- else if has "value" $sources }}{{ $secrets = append $secrets (merge (dict "secret" (printf "%s-tokens" (include "icw.ingressName" $root)) "key" $name) $token) }}
+{{- else if has "external" $sources }}{{ $secrets = append $secrets (merge (dict "secret" (printf "%s-clients" (include "icw.ingressName" $root)) "key" $name) $token) }}{{ end -}}
+{{- /* A client's name has no dot. */}}
+{{- if $client.signingSecret }}{{ $secrets = append $secrets (dict "client" $name "setting" "signing_secret_file" "name" (printf "%s.signing" $name) "secret" $client.signingSecret "key" ($client.signingSecretKey | default "signing-secret")) }}{{ end -}}
 {{- end -}}
 {{- toJson $secrets -}}
 {{- end }}
@@ -185,7 +188,7 @@ rollingUpdate: null
 {{- $_ := set $derived (printf "ingress.clients.%s" $name) (dict "token_sha256" $client.tokenSha256 "scopes" $client.scopes "rate" $client.rate "burst" $client.burst "allowed_addresses" $client.allowedAddresses) -}}
 {{- end -}}
 {{- range include "icw.clientSecrets" . | fromJsonArray -}}
-{{- $_ := set (get $derived (printf "ingress.clients.%s" .name)) "token_file" (printf "%s/clients/%s" $folder .name) -}}
+{{- $_ := set (get $derived (printf "ingress.clients.%s" .client)) .setting (printf "%s/clients/%s" $folder .name) -}}
 {{- end -}}
 {{- toJson $derived -}}
 {{- end }}

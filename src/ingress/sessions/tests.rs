@@ -231,7 +231,8 @@ const TOKEN: &str = "icw_token-of-the-flows-1";
 /// One client with this burst.
 fn clients(burst: u32) -> Clients {
     let config = json!({
-        "token_file": "", "token": TOKEN, "token_sha256": "", "scopes": ["start"],
+        "token_file": "", "token": TOKEN, "token_sha256": "", "signing_secret_file": "", "signing_secret": "",
+            "scopes": ["start"],
         "rate": 1, "burst": burst, "allowed_addresses": []
     });
     let clients = [("flows".to_owned(), serde_json::from_value(config).unwrap())].into();
