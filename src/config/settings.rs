@@ -12,13 +12,14 @@ use toml::Value;
 use super::load::defaults;
 
 /// Keys with secret values, which are never shown. [`is_secret`] adds those of the ingress's clients.
-pub const SECRETS: [&str; 7] = [
+pub const SECRETS: [&str; 8] = [
     "amqp.url",
     "instant_connect.token",
     "hosts.token",
     "webex_connect.key",
     "webex_connect.jwt_secret",
     "receipts.secret",
+    "receipts.key",
     "ledger.url",
 ];
 

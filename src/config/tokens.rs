@@ -7,7 +7,11 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{ConfigError, Loaded};
 use crate::{
     clock::Clock,
-    ingress::{IngressSettings, ReceiptSettings, clients::Clients, receipts::signature::HubSecrets},
+    ingress::{
+        IngressSettings, ReceiptSettings,
+        clients::Clients,
+        receipts::{key::ReceiptKeys, signature::HubSecrets},
+    },
     masking,
     upstream::{Credential, TokenSource},
 };
@@ -86,10 +90,10 @@ impl Loaded {
         }))
     }
 
-    /// Receipts, if they are on; the secret file is read once as a test.
+    /// Receipts, if they are on; the files are read once as a test.
     ///
     /// # Errors
-    /// [`ConfigError`] if the secret file is unusable.
+    /// [`ConfigError`] if the file of secrets or of keys is unusable.
     pub(crate) fn receipts(&self) -> Result<Option<ReceiptSettings>, ConfigError> {
         let section = &self.config.receipts;
         if !self.config.takes_receipts() {
@@ -97,7 +101,9 @@ impl Loaded {
         }
         let secrets = HubSecrets::open(&section.secret, section.secret_file.as_deref(), section.algorithm)
             .map_err(|error| self.settings.error("receipts.secret_file", error))?;
-        Ok(Some(ReceiptSettings { secrets }))
+        let keys = ReceiptKeys::open(&section.key_header, &section.key, section.key_file.as_deref())
+            .map_err(|error| self.settings.error("receipts.key_file", error))?;
+        Ok(Some(ReceiptSettings { secrets, keys }))
     }
 
     fn token_source(

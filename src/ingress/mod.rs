@@ -45,7 +45,11 @@ pub use self::{
     service::{IngressService, RequestOrigin},
     sessions::StartEvents,
 };
-use self::{config::AddressBlock, receipts::signature::HubSecrets, serve::IngressListener};
+use self::{
+    config::AddressBlock,
+    receipts::{key::ReceiptKeys, signature::HubSecrets},
+    serve::IngressListener,
+};
 use crate::tls::{ClientFiles, server::server};
 
 /// Settings of the ingress, in the form that it takes.
@@ -72,6 +76,8 @@ pub(crate) struct IngressSettings {
 pub(crate) struct ReceiptSettings {
     /// `None`: receipts need no signature.
     pub(crate) secrets: Option<HubSecrets>,
+    /// `None`: receipts need no key.
+    pub(crate) keys: Option<ReceiptKeys>,
 }
 
 /// Reason that the ingress could not start.

@@ -183,7 +183,11 @@ fn receipt() -> Value {
         "description": "Called by Webex Connect only. 404 where receipts are off (section receipts of the configuration).",
         "parameters": [{
             "name": "x-hub-signature", "in": "header", "required": false,
-            "description": "HMAC of the body in hexadecimal, with or without sha256= or sha512=.",
+            "description": "HMAC of the body in hexadecimal, with or without sha256= or sha512=. Required if the configuration has a hub secret.",
+            "schema": {"type": "string"}
+        }, {
+            "name": "x-api-key", "in": "header", "required": false,
+            "description": "The key of receipts. Required if the configuration has one, which can also name another header (receipts.key_header).",
             "schema": {"type": "string"}
         }],
         "requestBody": {

@@ -36,14 +36,19 @@ fn receipts_are_on_in_worker_and_ingress_and_only_the_ingress_has_the_secret() {
     for (component, mounted) in [("worker", false), ("ingress", true)] {
         let deployment = only_of(&objects, "Deployment", component);
         let volumes = deployment["spec"]["template"]["spec"]["volumes"].clone();
-        let secret =
-            volumes.as_array().unwrap().iter().any(|volume| volume["secret"]["secretName"] == "icw-hub");
-        assert_eq!(secret, mounted, "{component}");
+        for name in ["icw-hub", "icw-receipts-key"] {
+            let mut volumes = volumes.as_array().unwrap().iter();
+            assert_eq!(volumes.any(|one| one["secret"]["secretName"] == name), mounted, "{component} {name}");
+        }
     }
     for map in of_kind(&objects, "ConfigMap") {
         let settings = map["data"]["settings.toml"].as_str().unwrap();
         assert!(
             settings.contains("secret_file = \"/etc/instant-connect-worker/receipts/secret\""),
+            "{settings}"
+        );
+        assert!(
+            settings.contains("key_file = \"/etc/instant-connect-worker/receipts-key/key\""),
             "{settings}"
         );
     }

@@ -47,6 +47,7 @@ fn loaded_by(pod: &Value, objects: &Objects, root: &Path) -> Result<Loaded, Stri
                 ("redis", "url") => "rediss://redis.example".to_owned(),
                 ("webex" | "hosts", "token") => "a-token\n".to_owned(),
                 ("receipts", "secret") => "a-hub-secret-for-tests\n".to_owned(),
+                ("receipts-key", "key") => "a-key-of-receipts-for-tests\n".to_owned(),
                 ("webex-connect", "key") => "YS1rZXkK\n".to_owned(),
                 ("ca" | "ingress-client-ca", "ca.crt") | ("ingress-tls", "tls.crt") => certificate.cert.pem(),
                 ("ingress-tls", "tls.key") => certificate.signing_key.serialize_pem(),

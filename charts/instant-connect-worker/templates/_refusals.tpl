@@ -46,6 +46,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
   "webex_connect.key" "set webexConnect.existingSecret" "webex_connect.key_file" "set webexConnect.existingSecret"
   "webex_connect.jwt_secret" "set webexConnect.existingSecret" "webex_connect.jwt_secret_file" "set webexConnect.existingSecret"
   "receipts.secret" "set receipts.existingSecret" "receipts.secret_file" "set receipts.existingSecret"
+  "receipts.key" "set receiptsKey.existingSecret" "receipts.key_file" "set receiptsKey.existingSecret"
   "ledger.url" "set redis.existingSecret" "ledger.url_file" "set redis.existingSecret"
   "ledger.path" "the ledger file is on the chart's volume, see persistence" "admin.listen" "set admin.port and admin.ipv6"
   "ingress.listen" "set ingress.port" "ingress.clients" "set ingress.clients"
@@ -76,7 +77,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- $root := . -}}
 {{- $refusals := list -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
-{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "receipts" "redis" -}}
+{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "receipts" "receiptsKey" "redis" -}}
 {{- $file := include "icw.secretFile" $thing -}}
 {{- $sources := include "icw.sources" (list $root $thing) | fromJsonArray -}}
 {{- if gt (len $sources) 1 }}{{ $refusals = append $refusals (printf "%s is set more than once (%s): keep only one of %s.existingSecret, %s.%s and externalSecrets.%s" $thing (join ", " $sources) $thing $thing $file $thing) }}{{ end -}}

@@ -48,6 +48,7 @@ fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
         (Guests, "webex_connect.key", &loaded.config.webex_connect.key),
         (Guests, "webex_connect.jwt_secret", &loaded.config.webex_connect.jwt_secret),
         (Guests, "receipts.secret", &loaded.config.receipts.secret),
+        (Guests, "receipts.key", &loaded.config.receipts.key),
     ];
     let given = inline.into_iter().filter(|(_, _, token)| !token.expose_secret().is_empty());
     given

@@ -129,6 +129,7 @@ fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         ("hosts.token_file", &config.hosts.token_file),
         ("webex_connect.key_file", &config.webex_connect.key_file),
         ("receipts.secret_file", &config.receipts.secret_file),
+        ("receipts.key_file", &config.receipts.key_file),
         ("webex_connect.jwt_secret_file", &config.webex_connect.jwt_secret_file),
         ("ledger.url_file", &config.ledger.url_file),
         ("amqp.client_cert_file", &config.amqp.client_cert_file),

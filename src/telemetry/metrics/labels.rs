@@ -126,10 +126,12 @@ pub enum AuthFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum ReceiptRefused {
-    /// It has no signature.
+    /// It has no signature, or no key.
     Unsigned,
     /// Its signature is wrong.
     Signature,
+    /// Its key is wrong.
+    Key,
     /// Its body is not readable.
     Malformed,
     /// It is about another program's message.

@@ -65,6 +65,7 @@ impl LifeParts<'_> {
     fn receipts(&self) -> Receipts {
         Receipts {
             secrets: None,
+            keys: None,
             in_progress: Semaphore::new(IN_FLIGHT_MAX / 2),
             outlet: self.outlet(receipt::EXCHANGE),
             links: None,
