@@ -100,12 +100,12 @@ fn start() -> Value {
             "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY}
         }, {
             "name": "webhook-id", "in": "header", "required": false,
-            "description": "Only with webhook-signature: names the request as an Idempotency-Key does. An Idempotency-Key must then be absent or the same.",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-\\-/-~]+$"}
+            "description": "Only with webhook-signature: names the request as an Idempotency-Key does. 1 to 255 visible ASCII characters without a full stop. An Idempotency-Key must then be absent or the same.",
+            "schema": {"type": "string"}
         }, {
             "name": "webhook-timestamp", "in": "header", "required": false,
             "description": "Only with webhook-signature: Unix time in seconds, at most 5 minutes from now.",
-            "schema": {"type": "string", "pattern": "^[0-9]{1,12}$"}
+            "schema": {"type": "string"}
         }, {
             "name": "traceparent", "in": "header", "required": false,
             "description": "W3C Trace Context.", "schema": {"type": "string"}
