@@ -9,19 +9,19 @@ use crate::{
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let config = &loaded.config;
     if !config.takes_receipts() {
-        let about = on(Guests, loaded, &["receipts.secret_file"]);
+        let about = on(Guests, loaded, &["receipts.secret_file", "receipts.key_file"]);
         return vec![about.pass("receipts are off: only Webex Connect knows if a message arrived")];
     }
     let mut found = vec![place(loaded)];
     // Workers without the ingress need no secret.
     if config.ingress.listen.is_some() && !config.receipts.allow_unsigned {
-        found.push(secrets(loaded));
+        found.push(credentials(loaded));
     }
     if config.receipts.allow_unsigned {
         let about = on(Guests, loaded, &["receipts.allow_unsigned"]);
         found.push(about.warn(
             "whoever reaches the ingress can send false receipts, which suppress the repeat of a message",
-            "set receipts.secret_file and the same hub secret in Webex Connect",
+            "set receipts.secret_file and the same hub secret in Webex Connect, or receipts.key_file and the header with the same key",
         ));
     }
     if config.sends_to_guests() && config.wakes_flows() {
@@ -55,16 +55,26 @@ fn place(loaded: &Loaded) -> Finding {
     }
 }
 
-/// The secrets with which Webex Connect signs receipts.
-fn secrets(loaded: &Loaded) -> Finding {
-    let about = on(Guests, loaded, &["receipts.secret", "receipts.secret_file"]);
+/// The secrets with which Webex Connect signs receipts, and the keys that it sends with them.
+fn credentials(loaded: &Loaded) -> Finding {
+    let keys = ["receipts.secret", "receipts.secret_file", "receipts.key", "receipts.key_file"];
+    let about = on(Guests, loaded, &keys);
     match loaded.receipts() {
-        Err(error) => about
-            .fail(error.to_string(), "write one secret, or the old and the new one, each on its own line"),
-        Ok(Some(ReceiptSettings { secrets: Some(secrets) })) if secrets.is_empty() => about.warn(
+        Err(error) => {
+            about.fail(error.to_string(), "write one, or the old and the new one, each on its own line")
+        }
+        Ok(Some(ReceiptSettings { secrets: Some(secrets), .. })) if secrets.is_empty() => about.warn(
             "the secret file has no secret: every receipt gets 401",
             "write the hub secret of Webex Connect to the file; the ingress reads it within a second",
         ),
+        Ok(Some(ReceiptSettings { keys: Some(keys), .. })) if keys.is_empty() => about.warn(
+            "the key file has no key: every receipt gets 401",
+            "write the key that Webex Connect sends to the file; the ingress reads it within a second",
+        ),
+        Ok(Some(ReceiptSettings { secrets: Some(_), keys: Some(_) })) => {
+            about.pass("the secret and the key of receipts are usable; a receipt needs both")
+        }
+        Ok(Some(ReceiptSettings { keys: Some(_), .. })) => about.pass("the key of receipts is usable"),
         Ok(_) => about.pass("the secret of receipts is usable"),
     }
 }

@@ -121,6 +121,14 @@ const CONFLICTS: &[(&[&str], &str)] = &[
         "warn: ingress.clients.flows.token_file = : the client's token is read only at startup",
     ),
     (
+        &["ingress.clients.flows.signing_secret=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
+        "warn: ingress.clients.flows.signing_secret_file = : the client's signing secret is read only at startup",
+    ),
+    (
+        &["ingress.listen=127.0.0.1:1", "ingress.clients.flows.signing_secret_file=/nonexistent/secret"],
+        "fail: ingress.listen = \"127.0.0.1:1\": ingress.clients.flows.signing_secret_file: secret file /nonexistent/secret",
+    ),
+    (
         &["ingress.listen=127.0.0.1:1", "ingress.clients.flows.token_file=/nonexistent/token"],
         "fail: ingress.listen = \"127.0.0.1:1\": ingress.clients.flows.token_file: token file /nonexistent/token",
     ),

@@ -91,7 +91,7 @@ enum Command {
     Health(health::Args),
     /// Change the log level of a running worker
     Log(log::Args),
-    /// Make a token for a client of the ingress
+    /// Make a token or a signing secret for a client of the ingress
     Token(token::Args),
 }
 

@@ -14,7 +14,7 @@ use crate::{
         people::{Channel, NumberPrefixes},
         start_session::GuestRules,
     },
-    ingress::config::HubAlgorithm,
+    ingress::config::{HubAlgorithm, KeyHeader},
     stages::{GuestsDelivery, OnUnknown, SendRules},
     upstream::UpstreamLimits,
     values::{self, Bounded, Period, PeriodOrZero, empty_is_none, http_url},
@@ -103,7 +103,26 @@ pub struct ReceiptsConfig {
     #[schemars(with = "String")]
     pub secret: SecretString,
     pub algorithm: HubAlgorithm,
+    pub key_header: KeyHeader,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub key_file: Option<PathBuf>,
+    #[schemars(with = "String")]
+    pub key: SecretString,
     pub allow_unsigned: bool,
+}
+
+impl ReceiptsConfig {
+    /// True if receipts need a signature.
+    #[must_use]
+    pub fn has_secret(&self) -> bool {
+        self.secret_file.is_some() || !self.secret.expose_secret().is_empty()
+    }
+
+    /// True if receipts need a key.
+    #[must_use]
+    pub fn has_key(&self) -> bool {
+        self.key_file.is_some() || !self.key.expose_secret().is_empty()
+    }
 }
 
 impl Config {
@@ -117,7 +136,7 @@ impl Config {
     #[must_use]
     pub fn takes_receipts(&self) -> bool {
         let section = &self.receipts;
-        section.secret_file.is_some() || !section.secret.expose_secret().is_empty() || section.allow_unsigned
+        section.has_secret() || section.has_key() || section.allow_unsigned
     }
 
     /// True if a message that may have been sent waits for its receipt.

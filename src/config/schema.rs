@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Config, load::DEFAULTS, settings::CLIENT_NAME_MAX};
 use crate::{
     contract::device::AllowList,
-    ingress::config::AddressBlock,
+    ingress::config::{AddressBlock, KeyHeader},
     values::{BaseUrl, Bounded, Delays, Factor, NonEmpty, Period, PeriodOrZero, Prefix, SubjectPrefix},
 };
 
@@ -159,6 +159,7 @@ schema_of! {
     () NonEmpty => {"type": "string", "pattern": "[^\\s]"},
     () SubjectPrefix => {"type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9_-]*$"},
     () AllowList => {"type": "array", "items": {"type": "string", "pattern": "^([Ss][Ii][Pp]:)?[A-Za-z0-9._+*-]+@(\\*\\.)?[A-Za-z0-9.-]+$"}},
+    () KeyHeader => {"type": "string", "pattern": "^[A-Za-z0-9-]+$"},
     () AddressBlock => {"type": "string", "pattern": "^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$"},
     () HttpUrl => {"type": "string", "pattern": "^https?://[^\\s?#@]+$"},
     () Listen => {"type": "string", "pattern": "^(|off|[0-9.]+:[0-9]+|\\[[0-9A-Fa-f:.]+\\]:[0-9]+)$"},

@@ -12,13 +12,14 @@ use toml::Value;
 use super::load::defaults;
 
 /// Keys with secret values, which are never shown. [`is_secret`] adds those of the ingress's clients.
-pub const SECRETS: [&str; 7] = [
+pub const SECRETS: [&str; 8] = [
     "amqp.url",
     "instant_connect.token",
     "hosts.token",
     "webex_connect.key",
     "webex_connect.jwt_secret",
     "receipts.secret",
+    "receipts.key",
     "ledger.url",
 ];
 
@@ -32,7 +33,7 @@ const EVERY: &str = "*";
 /// True if the value of `key` is never shown. A digest is hidden because a token may be given in its place.
 #[must_use]
 pub fn is_secret(key: &str) -> bool {
-    let ends = [".token", ".token_sha256"];
+    let ends = [".token", ".token_sha256", ".signing_secret"];
     SECRETS.contains(&key) || (key.starts_with(CLIENTS) && ends.iter().any(|end| key.ends_with(end)))
 }
 

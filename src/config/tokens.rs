@@ -7,7 +7,11 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{ConfigError, Loaded};
 use crate::{
     clock::Clock,
-    ingress::{IngressSettings, ReceiptSettings, clients::Clients, receipts::signature::HubSecrets},
+    ingress::{
+        IngressSettings, ReceiptSettings,
+        clients::Clients,
+        receipts::{key::ReceiptKeys, signature::HubSecrets},
+    },
     masking,
     upstream::{Credential, TokenSource},
 };
@@ -63,10 +67,10 @@ impl Loaded {
         Ok((jwt, Credential::Bearer))
     }
 
-    /// The ingress, if it is on; its clients' token files are read once as a test.
+    /// The ingress, if it is on; its clients' files are read once as a test.
     ///
     /// # Errors
-    /// [`ConfigError`] if a token file contains no token, or two clients have the same one.
+    /// [`ConfigError`] if a file of tokens or secrets is unusable, or two clients have the same token or secret.
     pub(crate) fn ingress(&self) -> Result<Option<IngressSettings>, ConfigError> {
         let section = &self.config.ingress;
         let Some(listen) = section.listen else { return Ok(None) };
@@ -86,10 +90,10 @@ impl Loaded {
         }))
     }
 
-    /// Receipts, if they are on; the secret file is read once as a test.
+    /// Receipts, if they are on; the files are read once as a test.
     ///
     /// # Errors
-    /// [`ConfigError`] if the secret file is unusable.
+    /// [`ConfigError`] if the file of secrets or of keys is unusable.
     pub(crate) fn receipts(&self) -> Result<Option<ReceiptSettings>, ConfigError> {
         let section = &self.config.receipts;
         if !self.config.takes_receipts() {
@@ -97,7 +101,9 @@ impl Loaded {
         }
         let secrets = HubSecrets::open(&section.secret, section.secret_file.as_deref(), section.algorithm)
             .map_err(|error| self.settings.error("receipts.secret_file", error))?;
-        Ok(Some(ReceiptSettings { secrets }))
+        let keys = ReceiptKeys::open(&section.key_header, &section.key, section.key_file.as_deref())
+            .map_err(|error| self.settings.error("receipts.key_file", error))?;
+        Ok(Some(ReceiptSettings { secrets, keys }))
     }
 
     fn token_source(

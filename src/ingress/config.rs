@@ -2,12 +2,16 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
+use axum::http::HeaderName;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::values::{Bounded, FromText, empty_is_none};
+
+/// The header of the signature of receipts.
+pub(super) const HUB_SIGNATURE: &str = "x-hub-signature";
 
 /// Section `ingress.clients.NAME`; `config/default.toml` documents each key.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -20,6 +24,10 @@ pub struct ClientConfig {
     #[serde(deserialize_with = "empty_is_none")]
     #[schemars(with = "String", regex(pattern = "^([0-9A-Fa-f]{64})?$"))]
     pub token_sha256: Option<TokenDigest>,
+    #[serde(deserialize_with = "empty_is_none")]
+    pub signing_secret_file: Option<PathBuf>,
+    #[schemars(with = "String")]
+    pub signing_secret: SecretString,
     pub scopes: Vec<ClientScope>,
     pub rate: Bounded<1, 10000>,
     pub burst: Bounded<1, 100_000>,
@@ -42,6 +50,30 @@ pub enum HubAlgorithm {
     Sha256,
     /// HMAC-SHA-512.
     Sha512,
+}
+
+/// The name of the header with the key of receipts: `receipts.key_header`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct KeyHeader(HeaderName);
+
+impl KeyHeader {
+    /// The name, in lower case.
+    #[must_use]
+    pub const fn name(&self) -> &HeaderName {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for KeyHeader {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let name = HeaderName::from_bytes(text.as_bytes()).ok().filter(|_| is_plain);
+        let other = name.filter(|name| name != HUB_SIGNATURE);
+        other.map(Self).ok_or("expected the name of a header: letters, digits and -, and not x-hub-signature")
+    }
 }
 
 /// The SHA-256 digest of a token.

@@ -1,9 +1,11 @@
 //! The HTTP ingress: one authenticated request becomes one confirmed start event.
 //!
 //! - [`config`]: settings of a client
-//! - [`client_tokens`]: its tokens, as digests; `rotating_lines`: files that rotate; `clients`: who may call; `rate`: how often
+//! - [`client_tokens`]: its tokens, as digests; [`client_signatures`]: its signatures; `rotating_lines`: files that rotate
+//! - `clients`: who may call; `rate`: how often
 //! - `serve`: the listener, its connections and their limits
-//! - `service`: the order of work for a request; `head`: its headers; `body`: its body; `problem`: answers to what is not accepted
+//! - `service`: the order of work for a request; `signed`: for a signed one; `head`: its headers; `body`: its body; `problem`: answers
+//!   to what is not accepted
 //! - `outlet`: the broker's part
 //! - [`receipts`]: takes the receipts of Webex Connect
 //! - [`sessions`]: validates an event, claims its id, publishes it with confirm
@@ -13,6 +15,7 @@
 //! event follows from the request. So a client that repeats a request whose answer it did not get makes no second event.
 
 mod body;
+pub(crate) mod client_signatures;
 pub(crate) mod client_tokens;
 pub(crate) mod clients;
 pub mod config;
@@ -26,6 +29,7 @@ pub(crate) mod rotating_lines;
 mod serve;
 mod service;
 pub(crate) mod sessions;
+mod signed;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -41,7 +45,11 @@ pub use self::{
     service::{IngressService, RequestOrigin},
     sessions::StartEvents,
 };
-use self::{config::AddressBlock, receipts::signature::HubSecrets, serve::IngressListener};
+use self::{
+    config::AddressBlock,
+    receipts::{key::ReceiptKeys, signature::HubSecrets},
+    serve::IngressListener,
+};
 use crate::tls::{ClientFiles, server::server};
 
 /// Settings of the ingress, in the form that it takes.
@@ -68,6 +76,8 @@ pub(crate) struct IngressSettings {
 pub(crate) struct ReceiptSettings {
     /// `None`: receipts need no signature.
     pub(crate) secrets: Option<HubSecrets>,
+    /// `None`: receipts need no key.
+    pub(crate) keys: Option<ReceiptKeys>,
 }
 
 /// Reason that the ingress could not start.

@@ -13,6 +13,9 @@ use crate::contract::{
 /// An `Idempotency-Key`: bare, or in quotation marks.
 const KEY: &str = r#"^([!#-~][!-~]*|"([!#-\[\]-~]|\\["\\])+")$"#;
 
+/// The second kind of authentication.
+const SIGNATURE: &str = "Standard Webhooks: v1, and the base64 of the HMAC-SHA-256 of webhook-id.webhook-timestamp.body, keyed with the bytes of the client's whsec_ secret. Several signatures have spaces between them; one must be right. Needs the headers webhook-id and webhook-timestamp. Ignored if the request has an Authorization header.";
+
 /// The document that the ingress serves on `/openapi.json`.
 #[must_use]
 pub fn document() -> Value {
@@ -38,7 +41,10 @@ pub fn document() -> Value {
         },
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "signature": {"type": "apiKey", "in": "header", "name": "webhook-signature", "description": SIGNATURE}
+            }
         }
     })
 }
@@ -87,11 +93,19 @@ fn start() -> Value {
         "operationId": "startSession",
         "summary": "Start a video session",
         "description": "Answers within 8 seconds. A request may be repeated with the same Idempotency-Key and the same body: it has one effect. The ingress remembers a named request for 24 hours, any other until shortly after its session's end, and the worker's ledger an event until its links have expired.",
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"signature": []}],
         "parameters": [{
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "Names the request, with or without quotation marks. Without it, a CloudEvent is named by its source and id, any other request by its body, so equal bodies are one session.",
             "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY}
+        }, {
+            "name": "webhook-id", "in": "header", "required": false,
+            "description": "Only with webhook-signature: names the request as an Idempotency-Key does. 1 to 255 visible ASCII characters without a full stop. An Idempotency-Key must then be absent or the same.",
+            "schema": {"type": "string"}
+        }, {
+            "name": "webhook-timestamp", "in": "header", "required": false,
+            "description": "Only with webhook-signature: Unix time in seconds, at most 5 minutes from now.",
+            "schema": {"type": "string"}
         }, {
             "name": "traceparent", "in": "header", "required": false,
             "description": "W3C Trace Context.", "schema": {"type": "string"}
@@ -169,7 +183,11 @@ fn receipt() -> Value {
         "description": "Called by Webex Connect only. 404 where receipts are off (section receipts of the configuration).",
         "parameters": [{
             "name": "x-hub-signature", "in": "header", "required": false,
-            "description": "HMAC of the body in hexadecimal, with or without sha256= or sha512=.",
+            "description": "HMAC of the body in hexadecimal, with or without sha256= or sha512=. Required if the configuration has a hub secret.",
+            "schema": {"type": "string"}
+        }, {
+            "name": "x-api-key", "in": "header", "required": false,
+            "description": "The key of receipts. Required if the configuration has one, which can also name another header (receipts.key_header).",
             "schema": {"type": "string"}
         }],
         "requestBody": {

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 /// Maximum number of addresses with a bucket of their own. Further addresses share one.
 const ADDRESSES_MAX: usize = 4096;
+/// The key of the bucket that further addresses share.
+const SHARED: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// How fast a bucket fills, and how much it holds.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +108,14 @@ impl AddressBuckets {
         Self { size, levels: Mutex::default() }
     }
 
+    /// The time until the bucket of `address` has a permit; `None` if it has one.
+    pub(super) fn wait(&self, address: IpAddr) -> Option<Duration> {
+        let levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = || levels.get(&SHARED).filter(|_| levels.len() >= ADDRESSES_MAX);
+        let mut level = *levels.get(&network(address)).or_else(shared)?;
+        level.take(self.size, 1.0).err()
+    }
+
     /// Takes a permit of the bucket of `address`, or returns the time until there is one.
     pub(super) fn take(&self, address: IpAddr) -> Result<(), Duration> {
         let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +126,7 @@ impl AddressBuckets {
                 level.permits < self.size.burst
             });
             if levels.len() >= ADDRESSES_MAX {
-                key = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+                key = SHARED;
             }
         }
         levels.entry(key).or_insert_with(|| BucketLevel::full(self.size)).take(self.size, 1.0)
@@ -175,13 +185,18 @@ mod tests {
         let buckets = AddressBuckets::new(BucketSize { rate: 1.0, burst: 1.0 });
         let first: IpAddr = "2001:db8::1".parse().unwrap();
         buckets.take(first).unwrap();
-        assert!(buckets.take("2001:db8::2".parse().unwrap()).is_err(), "the same network");
+        let same = "2001:db8::2".parse().unwrap();
+        assert!(buckets.take(same).is_err(), "the same network");
+        assert_eq!(buckets.wait(same), Some(Duration::from_secs(1)));
+        assert_eq!(buckets.wait("2001:db8:1::".parse().unwrap()), None);
         for number in 0..2 * ADDRESSES_MAX {
             _ = buckets.take(IpAddr::V4(u32::try_from(number).unwrap().into()));
         }
         assert!(buckets.levels.lock().unwrap().len() <= ADDRESSES_MAX + 1);
         assert!(buckets.take("192.0.2.1".parse().unwrap()).is_err(), "the shared bucket is empty");
+        assert!(buckets.wait("192.0.2.1".parse().unwrap()).is_some());
         advance(Duration::from_secs(1)).await;
+        assert_eq!(buckets.wait("192.0.2.1".parse().unwrap()), None);
         buckets.take("192.0.2.1".parse().unwrap()).unwrap();
         assert!(buckets.levels.lock().unwrap().len() < 10, "full buckets are forgotten");
     }

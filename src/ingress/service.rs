@@ -17,7 +17,7 @@ use axum::{
 use futures_util::FutureExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -147,22 +147,23 @@ impl IngressService {
         deadline: Instant,
         log: &mut RequestLog,
     ) -> Result<AcceptedBody, HttpProblem> {
-        let _permit = self
-            .in_flight
-            .try_acquire()
-            .map_err(|_| HttpProblem::unavailable("too many requests are in progress", RETRY_SOON))?;
         let (parts, body) = request.into_parts();
+        if self.is_signed(&parts.headers) {
+            return self.start_signed(&parts.headers, body, origin, deadline, log).await;
+        }
+        let _permit = self.begin()?;
         let client = self.admit(&parts.headers, origin.peer, ClientScope::Start)?;
-        origin.busy.store(true, Ordering::Relaxed);
-        log.client = Some(Arc::clone(client));
-        let _share = client.begin().ok_or_else(|| {
-            HttpProblem::unavailable("too many requests of this client are in progress", RETRY_SOON)
-        })?;
-        client.count().map_err(problem::rate_limited)?;
+        let _share = admitted(client, origin, log)?;
         let head = StartHead::read(&parts.headers, self.requires_key)?;
         let body = body::read(body, BODY_BYTES_MAX, deadline).await?;
         let request = StartRequest { client: Arc::clone(client), head, body, deadline };
         self.events.accept(request, log).await
+    }
+
+    /// Begins a request, if there is room for it.
+    pub(super) fn begin(&self) -> Result<SemaphorePermit<'_>, HttpProblem> {
+        let full = |_| HttpProblem::unavailable("too many requests are in progress", RETRY_SOON);
+        self.in_flight.try_acquire().map_err(full)
     }
 
     fn admit(
@@ -175,10 +176,12 @@ impl IngressService {
         let mut given = headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
         // Two tokens are as wrong as none: another program may have checked the other one.
         let authorization = given.next().filter(|_| given.next().is_none());
-        let denied = match self.clients.admit(authorization, address, scope) {
-            Ok(client) => return Ok(client),
-            Err(denied) => denied,
-        };
+        let admitted = self.clients.admit(authorization, address, scope);
+        admitted.map_err(|denied| self.denied(denied, address))
+    }
+
+    /// Counts and logs a refused request.
+    pub(super) fn denied(&self, denied: Denied, address: IpAddr) -> HttpProblem {
         let (Denied::Unauthenticated(reason) | Denied::Forbidden(reason) | Denied::Throttled(reason, _)) =
             denied;
         self.events.metrics.auth_failed(reason);
@@ -186,21 +189,23 @@ impl IngressService {
         if let Denied::Throttled(_, wait) = denied {
             debug!(reason, %address, "ingress: request refused; too many refused requests from this address");
             let detail = "too many refused requests from this address";
-            return Err(HttpProblem::new(ProblemKind::RateLimited, detail).retry_after(wait));
+            return HttpProblem::new(ProblemKind::RateLimited, detail).retry_after(wait);
         }
         warn!(reason, %address, "ingress: request refused");
-        Err(match denied {
+        match denied {
             Denied::Forbidden(AuthFailure::Address) => {
                 HttpProblem::new(ProblemKind::Forbidden, "the client may not call from this address")
             }
             Denied::Forbidden(_) => {
                 HttpProblem::new(ProblemKind::Forbidden, "the client has no scope for this request")
             }
+            // The same for all reasons, so that it does not tell what is right.
             _ => HttpProblem::new(
                 ProblemKind::Unauthenticated,
-                "expected Authorization: Bearer and a valid token",
+                "expected Authorization: Bearer and a valid token; or one webhook-id, one webhook-timestamp of the last 5 minutes, and one \
+                 webhook-signature of the body",
             ),
-        })
+        }
     }
 
     fn document(&self) -> (Answered, Response<Body>) {
@@ -241,6 +246,21 @@ impl Drop for RequestLog {
             _ => info!(client, outcome, event_id, trace_id, duration_ms, "ingress: request answered"),
         }
     }
+}
+
+/// Begins a request of `client`, if its share and its rate allow it.
+pub(super) fn admitted<'a>(
+    client: &'a Arc<Client>,
+    origin: &RequestOrigin,
+    log: &mut RequestLog,
+) -> Result<SemaphorePermit<'a>, HttpProblem> {
+    origin.busy.store(true, Ordering::Relaxed);
+    log.client = Some(Arc::clone(client));
+    let share = client.begin().ok_or_else(|| {
+        HttpProblem::unavailable("too many requests of this client are in progress", RETRY_SOON)
+    })?;
+    client.count().map_err(problem::rate_limited)?;
+    Ok(share)
 }
 
 fn route(path: &str) -> IngressRoute {

@@ -175,6 +175,7 @@ impl Parts<'_> {
         let in_progress = (config.ingress.in_flight_max.size() / 2).max(1);
         Receipts {
             secrets: settings.secrets,
+            keys: settings.keys,
             in_progress: Semaphore::new(in_progress),
             // A receipt repeats parts of its event, so it is not larger.
             outlet: self.outlet(receipt::EXCHANGE, in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX),

@@ -36,14 +36,19 @@ fn receipts_are_on_in_worker_and_ingress_and_only_the_ingress_has_the_secret() {
     for (component, mounted) in [("worker", false), ("ingress", true)] {
         let deployment = only_of(&objects, "Deployment", component);
         let volumes = deployment["spec"]["template"]["spec"]["volumes"].clone();
-        let secret =
-            volumes.as_array().unwrap().iter().any(|volume| volume["secret"]["secretName"] == "icw-hub");
-        assert_eq!(secret, mounted, "{component}");
+        for name in ["icw-hub", "icw-receipts-key"] {
+            let mut volumes = volumes.as_array().unwrap().iter();
+            assert_eq!(volumes.any(|one| one["secret"]["secretName"] == name), mounted, "{component} {name}");
+        }
     }
     for map in of_kind(&objects, "ConfigMap") {
         let settings = map["data"]["settings.toml"].as_str().unwrap();
         assert!(
             settings.contains("secret_file = \"/etc/instant-connect-worker/receipts/secret\""),
+            "{settings}"
+        );
+        assert!(
+            settings.contains("key_file = \"/etc/instant-connect-worker/receipts-key/key\""),
             "{settings}"
         );
     }
@@ -160,6 +165,32 @@ fn alert_for_a_missing_ingress_knows_that_the_release_has_one() {
     let own = expression(&[LEAST[0], LEAST[1], INGRESS]).unwrap();
     let absent = "absent(instant_connect_build_info{namespace=\"video\",job=\"video/icw-instant-connect-worker\",role=\"ingress\"})";
     assert!(own.contains(absent), "{own}");
+}
+
+/// A signing secret is a file beside the tokens, so it rotates in the same way.
+#[test]
+fn signing_secrets_are_mounted_beside_the_tokens() {
+    let objects = case("ingress-values.yaml");
+    let deployment = only_of(&objects, "Deployment", "ingress");
+    let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+    let clients = volumes.iter().find(|volume| volume["name"] == "clients").unwrap();
+    let sources = clients["projected"]["sources"].as_array().unwrap();
+    for (secret, key, path) in [
+        ("icw-clients", "trial-signing", "trial.signing"),
+        ("icw-signer", "signing-secret", "signer.signing"),
+    ] {
+        let expected = json!([{"key": key, "path": path}]);
+        let found = sources.iter().map(|source| &source["secret"]);
+        assert!(found.clone().any(|one| one["name"] == secret && one["items"] == expected), "{clients}");
+    }
+    let settings = of_kind(&objects, "ConfigMap")
+        .iter()
+        .map(|map| map["data"]["settings.toml"].as_str().unwrap_or_default().to_owned())
+        .find(|settings| settings.contains("[ingress.clients.signer]"));
+    let settings = settings.unwrap();
+    assert!(
+        settings.contains("signing_secret_file = \"/etc/instant-connect-worker/clients/signer.signing\"")
+    );
 }
 
 #[test]

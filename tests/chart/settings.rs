@@ -47,9 +47,13 @@ fn loaded_by(pod: &Value, objects: &Objects, root: &Path) -> Result<Loaded, Stri
                 ("redis", "url") => "rediss://redis.example".to_owned(),
                 ("webex" | "hosts", "token") => "a-token\n".to_owned(),
                 ("receipts", "secret") => "a-hub-secret-for-tests\n".to_owned(),
+                ("receipts-key", "key") => "a-key-of-receipts-for-tests\n".to_owned(),
                 ("webex-connect", "key") => "YS1rZXkK\n".to_owned(),
                 ("ca" | "ingress-client-ca", "ca.crt") | ("ingress-tls", "tls.crt") => certificate.cert.pem(),
                 ("ingress-tls", "tls.key") => certificate.signing_key.serialize_pem(),
+                ("clients", name) if name.ends_with(".signing") => {
+                    format!("whsec_{}\n", "A".repeat(28) + &name.replace('.', "+")[..4])
+                }
                 ("clients", name) => format!("icw_a-token-of-{name}-for-tests\n"),
                 other => panic!("{other:?}"),
             };
@@ -94,7 +98,7 @@ fn program_loads_settings_and_secrets_of_each_case() {
 #[test]
 fn ingress_loads_its_clients_and_certificate_and_the_workers_rules() {
     for (name, kind, clients) in [
-        ("ingress-values.yaml", LedgerChoice::Redis, &["clinic_a", "flows", "trial"][..]),
+        ("ingress-values.yaml", LedgerChoice::Redis, &["clinic_a", "flows", "signer", "trial"][..]),
         ("gateway-values.yaml", LedgerChoice::Memory, &["flows"]),
     ] {
         let objects = case(name);
@@ -129,9 +133,13 @@ fn ingress_loads_its_clients_and_certificate_and_the_workers_rules() {
     let pod = pods(&objects)[1];
     let volumes = pod["spec"]["volumes"].as_array().unwrap();
     let clients = volumes.iter().find(|volume| volume["name"] == "clients").unwrap();
-    let expected =
-        [("flows", "flows"), ("trial", "trial")].map(|(file, key)| (file.to_owned(), key.to_owned()));
-    assert_eq!(files(clients), expected);
+    let expected = [
+        ("flows", "flows"),
+        ("signer.signing", "signing-secret"),
+        ("trial", "trial"),
+        ("trial.signing", "trial-signing"),
+    ];
+    assert_eq!(files(clients), expected.map(|(file, key)| (file.to_owned(), key.to_owned())));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod cloud_events;
 mod limits;
 mod repeats;
 mod roles;
+mod signatures;
 mod smuggling;
 mod tokens;
 mod unavailable;

@@ -17,6 +17,9 @@ use crate::{
 const RECEIPTS: [(&str, &str); 3] =
     [("ingress.listen", "127.0.0.1:0"), ("ingress.drain", "1ms"), ("receipts.secret", HUB_SECRET)];
 
+/// The key of receipts.
+const KEY: &str = "rig-key-of-receipts-that-must-not-be-shown";
+
 async fn start(rig: &Rig, more: &[(&str, &str)]) -> (Program, Caller, Admin) {
     let worker = rig.start(&[&RECEIPTS[..], more].concat()).await;
     until_declared(&worker, 2).await;
@@ -158,6 +161,48 @@ async fn receipts_without_a_signature_are_taken_only_if_set() {
     let (worker, caller, _) = start(&rig, &unsigned).await;
     assert_eq!(reply(request(&caller, &body(MESSAGE, "7500"))).await.status, 200);
     rig.amqp.consume(&rig.name("receipts")).await.next().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn receipts_with_a_key_alone_are_taken_with_it_only() {
+    let rig = Rig::new().await;
+    let settings = [("receipts.secret", ""), ("receipts.key", KEY), ("receipts.key_header", "X-Receipt-Key")];
+    let (worker, caller, admin) = start(&rig, &settings).await;
+    let body = body(MESSAGE, "7500");
+    let post = || request(&caller, &body);
+    for (refused, reason) in [
+        (post(), "unsigned"),
+        (post().header("x-hub-signature", signature(HUB_SECRET, &body)), "unsigned"),
+        (post().header("x-api-key", KEY), "unsigned"),
+        (post().header("x-receipt-key", "another-key-of-receipts"), "key"),
+        (post().header("x-receipt-key", KEY).header("x-receipt-key", KEY), "key"),
+    ] {
+        let answer = reply(refused).await;
+        assert_eq!((answer.status, answer.problem(&rig).as_str()), (401, "unauthenticated"), "{reason}");
+    }
+    admin.until(r#"receipts_refused_total{reason="unsigned"}"#, "3").await;
+    admin.until(r#"receipts_refused_total{reason="key"}"#, "2").await;
+    assert_eq!(reply(post().header("x-receipt-key", KEY)).await.status, 200);
+    rig.amqp.consume(&rig.name("receipts")).await.next().await;
+    assert!(!worker.output.text().contains(KEY));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn receipt_needs_both_signature_and_key_if_both_are_set() {
+    let rig = Rig::new().await;
+    let (worker, caller, _) = start(&rig, &[("receipts.key", KEY)]).await;
+    let body = body("other", "7500");
+    let right = signature(HUB_SECRET, &body);
+    let status = async |key: &str, signature: &str| {
+        let request = request(&caller, &body).header("x-api-key", key);
+        reply(request.header("x-hub-signature", signature)).await.status
+    };
+    assert_eq!(status(KEY, &right).await, 200);
+    assert_eq!(status(KEY, &signature("another-secret-of-a-webhook", &body)).await, 401);
+    assert_eq!(status("another-key-of-receipts", &right).await, 401);
+    assert_eq!(reply(request(&caller, &body).header("x-hub-signature", &right)).await.status, 401);
     worker.stop().await;
 }
 

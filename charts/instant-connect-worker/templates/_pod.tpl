@@ -48,8 +48,8 @@ ingress takes receipts.
 {{- $isIngress := eq (index . 1) "ingress" -}}
 {{- $isWorker := eq (index . 1) "worker" -}}
 {{- range include "icw.secrets" (index . 0) | fromJsonArray -}}
-{{- if or (not $isIngress) (has .thing (list "amqp" "redis" "receipts")) -}}
-{{- if not (and $isWorker (eq .thing "receipts")) }}{{ $secrets = append $secrets . }}{{ end -}}
+{{- if or (not $isIngress) (has .thing (list "amqp" "redis" "receipts" "receipts-key")) -}}
+{{- if not (and $isWorker (has .thing (list "receipts" "receipts-key"))) }}{{ $secrets = append $secrets . }}{{ end -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $secrets -}}

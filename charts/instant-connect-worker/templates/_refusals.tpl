@@ -46,6 +46,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
   "webex_connect.key" "set webexConnect.existingSecret" "webex_connect.key_file" "set webexConnect.existingSecret"
   "webex_connect.jwt_secret" "set webexConnect.existingSecret" "webex_connect.jwt_secret_file" "set webexConnect.existingSecret"
   "receipts.secret" "set receipts.existingSecret" "receipts.secret_file" "set receipts.existingSecret"
+  "receipts.key" "set receiptsKey.existingSecret" "receipts.key_file" "set receiptsKey.existingSecret"
   "ledger.url" "set redis.existingSecret" "ledger.url_file" "set redis.existingSecret"
   "ledger.path" "the ledger file is on the chart's volume, see persistence" "admin.listen" "set admin.port and admin.ipv6"
   "ingress.listen" "set ingress.port" "ingress.clients" "set ingress.clients"
@@ -76,7 +77,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- $root := . -}}
 {{- $refusals := list -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
-{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "receipts" "redis" -}}
+{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "receipts" "receiptsKey" "redis" -}}
 {{- $file := include "icw.secretFile" $thing -}}
 {{- $sources := include "icw.sources" (list $root $thing) | fromJsonArray -}}
 {{- if gt (len $sources) 1 }}{{ $refusals = append $refusals (printf "%s is set more than once (%s): keep only one of %s.existingSecret, %s.%s and externalSecrets.%s" $thing (join ", " $sources) $thing $thing $file $thing) }}{{ end -}}
@@ -170,7 +171,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- toJson $refusals -}}
 {{- end }}
 
-{{- /* Each client of the ingress must have exactly one source of its token. */}}
+{{- /* Each client of the ingress must have one source of its token at most, and a token or a signing secret. */}}
 {{- define "icw.refusals.clients" -}}
 {{- $root := . -}}
 {{- $refusals := list -}}
@@ -179,7 +180,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- else -}}
 {{- $sources := include "icw.clientSources" (list $root $name) | fromJsonArray -}}
 {{- if or (gt (len $name) 40) (not (regexMatch "^_?([a-z0-9-]+(_[a-z0-9-]+)*)?_?$" $name)) }}{{ $refusals = append $refusals (printf "ingress.clients contains the name %s: expected 1 to 40 lower-case letters, digits, - and _ (but no two _ in a row)" $name) }}{{ end -}}
-{{- if not $sources }}{{ $refusals = append $refusals (printf "ingress.clients.%s has no token: set ingress.clients.%s.existingSecret to the name of a Secret with the key token (or set tokenSha256, token or externalSecrets.ingressClients.%s)" $name $name $name) }}{{ end -}}
+{{- if not (or $sources $client.signingSecret) }}{{ $refusals = append $refusals (printf "ingress.clients.%s has no token: set ingress.clients.%s.existingSecret to the name of a Secret with the key token (or set tokenSha256, token, signingSecret or externalSecrets.ingressClients.%s)" $name $name $name) }}{{ end -}}
 {{- if gt (len $sources) 1 }}{{ $refusals = append $refusals (printf "ingress.clients.%s has more than one token (%s): keep only one of existingSecret, tokenSha256, token and externalSecrets.ingressClients.%s" $name (join ", " $sources) $name) }}{{ end -}}
 {{- end -}}
 {{- end -}}

@@ -85,14 +85,14 @@ rollingUpdate: null
 
 {{- /* The key of a secret in the chart's own Secrets. The mounted file has the same name. */}}
 {{- define "icw.secretFile" -}}
-{{- if has . (list "amqp" "redis") }}url{{ else if eq . "webexConnect" }}key{{ else if eq . "receipts" }}secret{{ else }}token{{ end -}}
+{{- if has . (list "amqp" "redis") }}url{{ else if has . (list "webexConnect" "receiptsKey") }}key{{ else if eq . "receipts" }}secret{{ else }}token{{ end -}}
 {{- end }}
 
 {{- /* The secrets that a worker mounts, as a JSON list of {thing, secret, key, file}. */}}
 {{- define "icw.secrets" -}}
 {{- $root := . -}}
 {{- $secrets := list -}}
-{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "receipts" "redis" -}}
+{{- range $thing := list "amqp" "webex" "hosts" "webexConnect" "receipts" "receiptsKey" "redis" -}}
 {{- $sources := include "icw.sources" (list $root $thing) | fromJsonArray -}}
 {{- $file := include "icw.secretFile" $thing -}}
 {{- if $sources -}}
@@ -111,7 +111,7 @@ rollingUpdate: null
 {{- /* True if receipts are on: exchange, queue and waits exist in workers and ingresses alike. */}}
 {{- define "icw.takesReceipts" -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
-{{- if or (include "icw.sources" (list . "receipts") | fromJsonArray) $settings.receipts.allow_unsigned }}true{{ end -}}
+{{- if or (include "icw.sources" (list . "receipts") | fromJsonArray) (include "icw.sources" (list . "receiptsKey") | fromJsonArray) $settings.receipts.allow_unsigned }}true{{ end -}}
 {{- end }}
 
 {{- define "icw.folder" }}/etc/instant-connect-worker{{ end }}
@@ -128,13 +128,14 @@ rollingUpdate: null
 {{- $root := . -}}
 {{- $settings := include "icw.settings" . | fromJson -}}
 {{- $derived := dict -}}
-{{- $sections := dict "amqp" "amqp" "webex" "instant_connect" "hosts" "hosts" "webex-connect" "webex_connect" "receipts" "receipts" "redis" "ledger" -}}
+{{- $sections := dict "amqp" "amqp" "webex" "instant_connect" "hosts" "hosts" "webex-connect" "webex_connect" "receipts" "receipts" "receipts-key" "receipts" "redis" "ledger" -}}
 {{- range $secret := include "icw.secrets" . | fromJsonArray -}}
 {{- $path := printf "%s/%s/%s" (include "icw.folder" $root) $secret.thing $secret.file -}}
 {{- $key := printf "%s_file" $secret.file -}}
 {{- /* With an issuer of JWTs, the Secret has their secret in place of a service key. */}}
 {{- if and (eq $secret.thing "webex-connect") $settings.webex_connect.jwt_issuer }}{{ $key = "jwt_secret_file" }}{{ end -}}
-{{- $_ := set $derived (get $sections $secret.thing) (dict $key $path) -}}
+{{- $section := get $sections $secret.thing -}}
+{{- $_ := set $derived $section (merge (dict $key $path) (get $derived $section | default dict)) -}}
 {{- end -}}
 {{- if eq $settings.ledger.kind "file" -}}
 {{- $_ := set $derived "ledger" (dict "path" (printf "%s/%s.ledger" (include "icw.ledgerFolder" $root) $settings.topology.prefix)) -}}
@@ -157,15 +158,18 @@ rollingUpdate: null
 {{- toJson $sources -}}
 {{- end }}
 
-{{- /* The token files of the ingress's clients, as a JSON list of {name, secret, key}. */}}
+{{- /* The token and secret files of the ingress's clients, as a JSON list of {client, setting, name, secret, key}. `name`: the file's. */}}
 {{- define "icw.clientSecrets" -}}
 {{- $root := . -}}
 {{- $secrets := list -}}
 {{- range $name, $client := .Values.ingress.clients -}}
 {{- $sources := include "icw.clientSources" (list $root $name) | fromJsonArray -}}
-{{- if has "secret" $sources }}{{ $secrets = append $secrets (dict "name" $name "secret" $client.existingSecret "key" ($client.existingSecretKey | default "token")) }}
-{{- else if has "value" $sources }}{{ $secrets = append $secrets (dict "name" $name "secret" (printf "%s-tokens" (include "icw.ingressName" $root)) "key" $name) }}
-{{- else if has "external" $sources }}{{ $secrets = append $secrets (dict "name" $name "secret" (printf "%s-clients" (include "icw.ingressName" $root)) "key" $name) }}{{ end -}}
+{{- $token := dict "client" $name "setting" "token_file" "name" $name -}}
+{{- if has "secret" $sources }}{{ $secrets = append $secrets (merge (dict "secret" $client.existingSecret "key" ($client.existingSecretKey | default "token")) $token) }}
+{{- else if has "value" $sources }}{{ $secrets = append $secrets (merge (dict "secret" (printf "%s-tokens" (include "icw.ingressName" $root)) "key" $name) $token) }}
+{{- else if has "external" $sources }}{{ $secrets = append $secrets (merge (dict "secret" (printf "%s-clients" (include "icw.ingressName" $root)) "key" $name) $token) }}{{ end -}}
+{{- /* A client's name has no dot. */}}
+{{- if $client.signingSecret }}{{ $secrets = append $secrets (dict "client" $name "setting" "signing_secret_file" "name" (printf "%s.signing" $name) "secret" $client.signingSecret "key" ($client.signingSecretKey | default "signing-secret")) }}{{ end -}}
 {{- end -}}
 {{- toJson $secrets -}}
 {{- end }}
@@ -185,7 +189,7 @@ rollingUpdate: null
 {{- $_ := set $derived (printf "ingress.clients.%s" $name) (dict "token_sha256" $client.tokenSha256 "scopes" $client.scopes "rate" $client.rate "burst" $client.burst "allowed_addresses" $client.allowedAddresses) -}}
 {{- end -}}
 {{- range include "icw.clientSecrets" . | fromJsonArray -}}
-{{- $_ := set (get $derived (printf "ingress.clients.%s" .name)) "token_file" (printf "%s/clients/%s" $folder .name) -}}
+{{- $_ := set (get $derived (printf "ingress.clients.%s" .client)) .setting (printf "%s/clients/%s" $folder .name) -}}
 {{- end -}}
 {{- toJson $derived -}}
 {{- end }}

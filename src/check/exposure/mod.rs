@@ -85,14 +85,16 @@ fn ingress(loaded: &Loaded) -> Finding {
     match (loaded.ingress(), loaded.config.ingress.listen) {
         (Err(error), _) => about.fail(
             error.to_string(),
-            "correct the file that is named, and give each client tokens of its own",
+            "correct the file that is named, and give each client tokens and secrets of its own",
         ),
         (Ok(_), None) => about.pass("the HTTP ingress is off"),
         (Ok(_), Some(address)) if is_loopback_address(address) => {
             about.pass("reachable only from this machine")
         }
         (Ok(_), Some(_)) => {
-            about.pass("clients with a token can start sessions from wherever they reach this address")
+            about.pass(
+                "clients with a token or a signing secret can start sessions from wherever they reach this address",
+            )
         }
     }
 }

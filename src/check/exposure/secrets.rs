@@ -17,18 +17,27 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     [inline_tokens(loaded), secrets_in_flags(loaded), insecure(loaded)].concat()
 }
 
-/// Clients whose token can't rotate without a restart.
+/// Clients whose token or signing secret can't rotate without a restart.
 pub(super) fn client_tokens(loaded: &Loaded) -> Vec<Finding> {
-    let clients = &loaded.config.ingress.clients;
-    let fixed = clients.iter().filter(|(_, client)| client.token_file.is_none());
-    fixed
-        .map(|(name, _)| {
-            on(Exposure, loaded, &[&format!("ingress.clients.{name}.token_file")]).warn(
+    let mut found = Vec::new();
+    for (name, client) in &loaded.config.ingress.clients {
+        let has_token = client.token_sha256.is_some() || !client.token.expose_secret().is_empty();
+        if client.token_file.is_none() && has_token {
+            let about = on(Exposure, loaded, &[&format!("ingress.clients.{name}.token_file")]);
+            found.push(about.warn(
                 "the client's token is read only at startup: it cannot rotate without a restart",
                 "set token_file to a file with one or two tokens, or with their digests",
-            )
-        })
-        .collect()
+            ));
+        }
+        if client.signing_secret_file.is_none() && !client.signing_secret.expose_secret().is_empty() {
+            let about = on(Exposure, loaded, &[&format!("ingress.clients.{name}.signing_secret_file")]);
+            found.push(about.warn(
+                "the client's signing secret is read only at startup: it cannot rotate without a restart",
+                "set signing_secret_file to a file with one or two secrets",
+            ));
+        }
+    }
+    found
 }
 
 fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
@@ -39,6 +48,7 @@ fn inline_tokens(loaded: &Loaded) -> Vec<Finding> {
         (Guests, "webex_connect.key", &loaded.config.webex_connect.key),
         (Guests, "webex_connect.jwt_secret", &loaded.config.webex_connect.jwt_secret),
         (Guests, "receipts.secret", &loaded.config.receipts.secret),
+        (Guests, "receipts.key", &loaded.config.receipts.key),
     ];
     let given = inline.into_iter().filter(|(_, _, token)| !token.expose_secret().is_empty());
     given

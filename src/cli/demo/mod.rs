@@ -128,6 +128,8 @@ fn settings(sandbox: &Url, connect: &Url) -> Vec<String> {
         "send.allowed_prefixes=*".to_owned(),
         "receipts.secret_file=".to_owned(),
         format!("receipts.secret={HUB_SECRET}"),
+        "receipts.key_file=".to_owned(),
+        "receipts.key=".to_owned(),
         "receipts.allow_unsigned=false".to_owned(),
     ]
 }

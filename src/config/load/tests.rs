@@ -202,14 +202,21 @@ fn wrong_setting_of_a_client_is_an_error_without_the_token() {
         ("flows.token_file", TOKEN, "expected the path of a file"),
         ("flows.rate", "often", "expected a whole number"),
         ("flows.rate", "0", "expected a whole number from 1 to 10000"),
-        ("flows.rate", "7", "expected a token_file, a token or a token_sha256"),
+        ("flows.signing_secret", TOKEN, "expected whsec_ and 24 to 64 bytes in base64"),
+        (
+            "flows.signing_secret",
+            "whsec_c2VjcmV0LXRva2VuLW9mLXRoZS1mbA==",
+            "expected whsec_ and 24 to 64 bytes",
+        ),
+        ("flows.signing_secret_file", TOKEN, "expected the path of a file"),
+        ("flows.rate", "7", "expected a token_file, a token, a token_sha256, a signing_secret_file"),
         ("flows.scopes", "admin", "entry 1: expected start"),
         ("flows.allowed_addresses", "example.com", "entry 1: expected an IP address, or a CIDR block"),
     ] {
         let flags = vec![format!("ingress.clients.{key}={value}")];
         let error = load(&Sources { flags, ..Sources::default() }).unwrap_err().to_string();
         assert!(error.contains(words), "{key}: {error}");
-        assert!(!error.contains("secret"), "{error}");
+        assert!(!error.contains("icw_secret") && !error.contains("c2Vjc"), "{error}");
     }
 }
 

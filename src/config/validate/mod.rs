@@ -18,7 +18,10 @@ use crate::{
         redis_url::redis_node,
         url::{is_local, read_url_file},
     },
-    ingress::client_tokens::{CLIENT_TOKEN, is_client_token},
+    ingress::{
+        client_signatures::{SIGNING_SECRET, is_signing_secret},
+        client_tokens::{CLIENT_TOKEN, is_client_token},
+    },
     tls::check_client_ca,
 };
 
@@ -73,16 +76,24 @@ fn ingress(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
     }
     for (name, client) in &section.clients {
         let key = |key: &str| format!("ingress.clients.{name}.{key}");
-        let path = client.token_file.as_ref();
-        if path.is_some_and(|path| !is_path(&path.to_string_lossy())) {
-            return Err(settings.error(&key("token_file"), PATH));
+        for (file, path) in
+            [("token_file", &client.token_file), ("signing_secret_file", &client.signing_secret_file)]
+        {
+            if path.as_ref().is_some_and(|path| !is_path(&path.to_string_lossy())) {
+                return Err(settings.error(&key(file), PATH));
+            }
         }
         let token = client.token.expose_secret();
         if !token.is_empty() && !is_client_token(token) {
             return Err(settings.error(&key("token"), CLIENT_TOKEN));
         }
-        if path.is_none() && token.is_empty() && client.token_sha256.is_none() {
-            let expected = "expected a token_file, a token or a token_sha256; `instant-connect-worker token` makes a token";
+        let secret = client.signing_secret.expose_secret();
+        if !secret.is_empty() && !is_signing_secret(secret) {
+            return Err(settings.error(&key("signing_secret"), SIGNING_SECRET));
+        }
+        let has_token = client.token_file.is_some() || !token.is_empty() || client.token_sha256.is_some();
+        if !has_token && client.signing_secret_file.is_none() && secret.is_empty() {
+            let expected = "expected a token_file, a token, a token_sha256, a signing_secret_file or a signing_secret; `instant-connect-worker token` makes one";
             return Err(settings.error(&key("token_file"), expected));
         }
     }
@@ -118,6 +129,7 @@ fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         ("hosts.token_file", &config.hosts.token_file),
         ("webex_connect.key_file", &config.webex_connect.key_file),
         ("receipts.secret_file", &config.receipts.secret_file),
+        ("receipts.key_file", &config.receipts.key_file),
         ("webex_connect.jwt_secret_file", &config.webex_connect.jwt_secret_file),
         ("ledger.url_file", &config.ledger.url_file),
         ("amqp.client_cert_file", &config.amqp.client_cert_file),

@@ -12,17 +12,22 @@ use crate::{
 
 /// Validates the settings of receipts.
 pub(super) fn validate(section: &ReceiptsConfig, settings: &Settings) -> Result<(), ConfigError> {
-    let secret = section.secret.expose_secret();
-    if !secret.is_empty() && section.secret_file.is_some() {
-        let problem = "expected only one of receipts.secret and receipts.secret_file, but both are given";
-        return Err(settings.error("receipts.secret", problem));
+    for (name, value, file) in [
+        ("receipts.secret", &section.secret, &section.secret_file),
+        ("receipts.key", &section.key, &section.key_file),
+    ] {
+        let text = value.expose_secret();
+        if !text.is_empty() && file.is_some() {
+            let problem = format!("expected only one of {name} and {name}_file, but both are given");
+            return Err(settings.error(name, problem));
+        }
+        if !text.is_empty() && !is_hub_secret(text) {
+            return Err(settings.error(name, HUB_SECRET));
+        }
     }
-    if !secret.is_empty() && !is_hub_secret(secret) {
-        return Err(settings.error("receipts.secret", HUB_SECRET));
-    }
-    if section.allow_unsigned && (!secret.is_empty() || section.secret_file.is_some()) {
+    if section.allow_unsigned && (section.has_secret() || section.has_key()) {
         let problem =
-            "expected false, because a secret is given: receipts without a signature would be taken, too";
+            "expected false, because a secret or a key is given: receipts without it would be taken, too";
         return Err(settings.error("receipts.allow_unsigned", problem));
     }
     Ok(())

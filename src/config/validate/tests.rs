@@ -26,8 +26,9 @@ fn ca_file_is_trusted_for_redis_too() {
 }
 
 #[test]
-fn receipts_have_one_secret_or_none_and_need_no_client() {
+fn receipts_have_one_secret_or_key_or_none_and_need_no_client() {
     let (secret, file) = ("ICW_RECEIPTS__SECRET", "ICW_RECEIPTS__SECRET_FILE");
+    let (key, key_file) = ("ICW_RECEIPTS__KEY", "ICW_RECEIPTS__KEY_FILE");
     let unsigned = ("ICW_RECEIPTS__ALLOW_UNSIGNED", "true");
     let valid = "a-secret-of-the-webhook";
     for (settings, expected) in [
@@ -39,6 +40,13 @@ fn receipts_have_one_secret_or_none_and_need_no_client() {
         (&[(secret, "with a space in the secret")], Some("without spaces")),
         (&[(secret, valid), unsigned], Some("expected false")),
         (&[(file, "/etc/secrets/hub"), unsigned], Some("expected false")),
+        (&[(key, valid)], None),
+        (&[(key_file, "/etc/secrets/key"), (secret, valid)], None),
+        (&[(key, valid), (key_file, "/etc/secrets/key")], Some("both are given")),
+        (&[(key, "too-short")], Some("16 to 512")),
+        (&[(key, valid), unsigned], Some("expected false")),
+        (&[(key_file, "pasted-secret-of-the-webhook")], Some("the path of a file")),
+        (&[(key, valid), ("ICW_RECEIPTS__KEY_HEADER", "x key")], Some("expected the name of a header")),
         (&[(file, "pasted-secret-of-the-webhook")], Some("the path of a file")),
     ] {
         let found = with(settings).map(|loaded| loaded.config.takes_receipts());

@@ -54,6 +54,20 @@ impl StartHead {
         }
         Ok(Self { media_type, key, headers: kept })
     }
+
+    /// Names a signed request by its `webhook-id`. The signature does not cover an `Idempotency-Key`, so whoever sees a signed request could
+    /// send it again as another one.
+    ///
+    /// # Errors
+    /// The request has another key.
+    pub(super) fn named_by(self, id: &Private<String>) -> Result<Self, HttpProblem> {
+        if self.key.as_ref().is_some_and(|key| key != id) {
+            return Err(malformed(
+                "expected no Idempotency-Key, or the same as webhook-id, because it is not signed",
+            ));
+        }
+        Ok(Self { key: Some(id.clone()), ..self })
+    }
 }
 
 fn malformed(detail: &'static str) -> HttpProblem {
@@ -80,7 +94,8 @@ pub(super) fn too_large(bytes_max: usize) -> HttpProblem {
     HttpProblem::new(ProblemKind::TooLarge, format!("expected a body of at most {bytes_max} bytes"))
 }
 
-fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, ()> {
+/// The only value of a header. An error: it has several.
+pub(super) fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&HeaderValue>, ()> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() { Err(()) } else { Ok(first) }
@@ -145,8 +160,12 @@ fn unquoted(text: &str) -> Option<String> {
             key
         }
     };
-    let is_key = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-    is_key.then_some(key)
+    is_key(&key).then_some(key)
+}
+
+/// True if `text` can be a key.
+pub(super) fn is_key(text: &str) -> bool {
+    (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// The attributes of a CloudEvent in binary mode, as AMQP carries them; none if the request is no CloudEvent.

@@ -1,6 +1,6 @@
 //! `POST /v1/receipts/default`: from the body of a receipt to a confirmed message.
 //!
-//! - [`signature`]: who may send receipts
+//! - [`signature`], [`key`]: who may send receipts
 //! - `request`: the order of work for a request
 //! - `notes`: the ledger's part; `publish`: the broker's part; [`fallback`]: links for guests whom `WhatsApp` does not reach
 //!
@@ -8,6 +8,7 @@
 //! only repeat it. A missing receipt says nothing about its message.
 
 pub(crate) mod fallback;
+pub(crate) mod key;
 mod notes;
 mod publish;
 mod request;
@@ -21,7 +22,7 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-use self::{fallback::SmsFallback, notes::NotedMessage, signature::HubSecrets};
+use self::{fallback::SmsFallback, key::ReceiptKeys, notes::NotedMessage, signature::HubSecrets};
 use super::{
     outlet::Outlet,
     problem::{HttpProblem, RETRY_SOON},
@@ -55,6 +56,8 @@ pub(super) const METHODS: &str = "HEAD, POST";
 pub struct Receipts {
     /// `None`: receipts need no signature.
     pub secrets: Option<HubSecrets>,
+    /// `None`: receipts need no key.
+    pub keys: Option<ReceiptKeys>,
     /// A permit for each receipt in progress. Its sender is not known before its body is read, so receipts must leave room for others.
     pub in_progress: Semaphore,
     pub outlet: Outlet,
@@ -81,11 +84,12 @@ impl Receipts {
             .map_err(|_| unavailable("too many receipts are in progress").retry_after(RETRY_SOON))
     }
 
-    /// The signature of a receipt with these headers; `None` if it needs none.
+    /// Checks the key in these headers, if receipts need one, and returns the signature; `None` if they need none.
     ///
     /// # Errors
-    /// A missing signature, or one that cannot be right.
+    /// A missing or wrong key; a missing signature, or one that cannot be right.
     pub(super) fn signature(&self, headers: &HeaderMap) -> Result<Option<Vec<u8>>, ReceiptRefused> {
+        self.keys.as_ref().map(|keys| keys.verify(headers)).transpose()?;
         self.secrets.as_ref().map(|secrets| secrets.given(headers)).transpose()
     }
 
@@ -97,6 +101,15 @@ impl Receipts {
         let Some(secrets) = &self.secrets else { return Ok(()) };
         let is_right = signature.is_some_and(|signature| secrets.verify(body, signature));
         if is_right { Ok(()) } else { Err(ReceiptRefused::Signature) }
+    }
+
+    /// What a receipt must have, for answers.
+    pub(super) fn expected(&self) -> String {
+        let signature =
+            self.secrets.as_ref().map(|_| "x-hub-signature with the signature of the body".to_owned());
+        let key = self.keys.as_ref().map(|keys| format!("{} with the key of receipts", keys.header()));
+        let all: Vec<_> = signature.into_iter().chain(key).collect();
+        format!("expected {}", all.join(", and "))
     }
 
     /// Publishes the receipt, unless it is of another program or unreadable.

@@ -85,8 +85,8 @@ impl IngressService {
         receipts.accept(&body, deadline).await
     }
 
-    /// Counts a receipt without a valid signature. An address that sends many of them is told to wait; receipts with a valid signature
-    /// from the same address are still taken.
+    /// Counts a receipt without a valid signature or key. An address that sends many of them is told to wait; valid receipts from the same
+    /// address are still taken.
     fn refuse_receipt(&self, receipts: &Receipts, reason: ReceiptRefused, address: IpAddr) -> HttpProblem {
         receipts.metrics.refused(reason);
         let reason: &'static str = reason.into();
@@ -95,10 +95,7 @@ impl IngressService {
             let detail = "too many refused requests from this address";
             return HttpProblem::new(ProblemKind::RateLimited, detail).retry_after(wait);
         }
-        warn!(reason, %address, "ingress: receipt refused; check the secret in Webex Connect and receipts.secret_file");
-        HttpProblem::new(
-            ProblemKind::Unauthenticated,
-            "expected x-hub-signature with the signature of the body",
-        )
+        warn!(reason, %address, "ingress: receipt refused; check the secret or the key in Webex Connect and in section receipts");
+        HttpProblem::new(ProblemKind::Unauthenticated, receipts.expected())
     }
 }

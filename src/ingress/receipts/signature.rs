@@ -10,7 +10,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
     ingress::{
-        config::HubAlgorithm,
+        config::{HUB_SIGNATURE, HubAlgorithm},
         rotating_lines::{FileLine, LineFile, LineFileError},
     },
     masking,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The header of the signature.
-const HEADER: HeaderName = HeaderName::from_static("x-hub-signature");
+const HEADER: HeaderName = HeaderName::from_static(HUB_SIGNATURE);
 /// Length of secrets.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=512;
 

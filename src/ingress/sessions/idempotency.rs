@@ -23,8 +23,7 @@ const RECORD_MAX: Duration = Duration::from_secs(2);
 /// Problem of a ledger that does not answer within our own limit.
 const NO_ANSWER: &str = "ledger: no answer in time";
 /// Problem of a key with two bodies.
-const REUSED: &str =
-    "the Idempotency-Key (or the CloudEvent's source and id) was used before with another body";
+const REUSED: &str = "the Idempotency-Key (or the webhook-id, or the CloudEvent's source and id) was used before with another body";
 
 impl StartEvents {
     /// Claims the event's id. Without a lease, the event is published and not recorded.

@@ -19,6 +19,7 @@ use crate::{
     config::{Sources, load},
     contract::http::ProblemKind,
     ingress::{
+        client_signatures,
         clients::Clients,
         config::ClientScope,
         service::{IngressService, RequestOrigin},
@@ -231,7 +232,8 @@ const TOKEN: &str = "icw_token-of-the-flows-1";
 /// One client with this burst.
 fn clients(burst: u32) -> Clients {
     let config = json!({
-        "token_file": "", "token": TOKEN, "token_sha256": "", "scopes": ["start"],
+        "token_file": "", "token": TOKEN, "token_sha256": "", "signing_secret_file": "", "signing_secret": "",
+            "scopes": ["start"],
         "rate": 1, "burst": burst, "allowed_addresses": []
     });
     let clients = [("flows".to_owned(), serde_json::from_value(config).unwrap())].into();
@@ -245,14 +247,10 @@ fn flows(burst: u32) -> Arc<Client> {
     Arc::clone(clients.admit(Some(authorization.as_bytes()), address, ClientScope::Start).unwrap())
 }
 
-#[tokio::test(start_paused = true)]
-async fn request_whose_client_disconnects_before_the_answer_is_counted_as_gone() {
-    let (mut events, mut jobs) = events();
-    let metrics = Metrics::new(stages::ALL, &[]).unwrap();
-    events.metrics = metrics.ingress();
-    let service = IngressService {
+fn service(events: StartEvents, clients: Clients) -> IngressService {
+    IngressService {
         receipts: None,
-        clients: clients(1),
+        clients,
         events,
         in_flight: Semaphore::new(2),
         trusted_proxies: Vec::new(),
@@ -260,7 +258,51 @@ async fn request_whose_client_disconnects_before_the_answer_is_counted_as_gone()
         openapi: Bytes::new(),
         draining: CancellationToken::new(),
         closed: CancellationToken::new(),
+    }
+}
+
+/// Anybody can begin a signed request and leave, which costs a place for a while.
+#[tokio::test(start_paused = true)]
+async fn signed_requests_whose_bodies_do_not_come_throttle_their_address() {
+    let (events, _jobs) = events();
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let seconds = events.clock.now().as_second();
+    let config = json!({
+        "token_file": "", "token": "", "token_sha256": "", "signing_secret_file": "", "signing_secret": secret,
+        "scopes": ["start"], "rate": 1, "burst": 1, "allowed_addresses": []
+    });
+    let signing = [("service".to_owned(), serde_json::from_value(config).unwrap())].into();
+    let service = service(events, Clients::open(&signing, 2).unwrap());
+    let signature = client_signatures::testing::signature(secret, "run-1", seconds, ANA.as_bytes());
+    let headers = client_signatures::testing::headers("run-1", &seconds.to_string(), &signature);
+    let request = || {
+        let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let mut request = Request::post("/v1/sessions").body(never).unwrap();
+        request.headers_mut().extend(headers.clone());
+        request
     };
+    let origin = RequestOrigin { peer: "127.0.0.1".parse().unwrap(), busy: Arc::default() };
+    let first = service.answer(request(), &origin).await;
+    assert_eq!(first.status(), 408, "the body is read before its signature can be checked");
+    // One permit is back.
+    advance(Duration::from_secs(10)).await;
+    for _ in 0..10 {
+        tokio::select! {
+            biased;
+            _ = service.answer(request(), &origin) => unreachable!("the body does not end"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    assert_eq!(service.answer(request(), &origin).await.status(), 429);
+    assert!(!origin.busy.load(std::sync::atomic::Ordering::Relaxed), "another connection may replace it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_whose_client_disconnects_before_the_answer_is_counted_as_gone() {
+    let (mut events, mut jobs) = events();
+    let metrics = Metrics::new(stages::ALL, &[]).unwrap();
+    events.metrics = metrics.ingress();
+    let service = service(events, clients(1));
     let request = Request::post("/v1/sessions")
         .header("authorization", format!("Bearer {TOKEN}"))
         .header("content-type", "application/json")

@@ -41,7 +41,9 @@ impl IngressFamilies {
             in_flight: families.gauge("ingress_in_flight", "HTTP requests in progress.")?,
             auth_failures: families.counters(
                 "ingress_auth_failures_total",
-                "HTTP requests refused: missing (no Authorization header); malformed (not a bearer token); unknown (the token of no client); shared (of several); \
+                "HTTP requests refused: missing (no Authorization header and no signature); malformed (not a bearer token, or not the headers of a signature); \
+                 unknown (the token of no client); signature (of no client); timestamp (the signature is more than 5 minutes old, or from the future); \
+                 throttled (signed, not checked, because too many requests of the address were refused); shared (the token or secret of several clients); \
                  address or scope (the client may not call from this address, or not do this).",
                 &[("reason", AuthFailure::texts())],
             )?,

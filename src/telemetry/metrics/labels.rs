@@ -102,13 +102,19 @@ pub enum IngressRoute {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum AuthFailure {
-    /// No `Authorization` header.
+    /// Neither an `Authorization` header nor a signature.
     Missing,
-    /// Not a bearer token.
+    /// Not a bearer token, or not the headers of a signature.
     Malformed,
     /// The token of no client.
     Unknown,
-    /// The token of several clients.
+    /// The signature of no client.
+    Signature,
+    /// The time of the signature is not near now.
+    Timestamp,
+    /// The signature is not checked, because too many requests of the address were refused.
+    Throttled,
+    /// The token or the secret of several clients.
     Shared,
     /// The client may not call from this address.
     Address,
@@ -120,10 +126,12 @@ pub enum AuthFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum ReceiptRefused {
-    /// It has no signature.
+    /// It has no signature, or no key.
     Unsigned,
     /// Its signature is wrong.
     Signature,
+    /// Its key is wrong.
+    Key,
     /// Its body is not readable.
     Malformed,
     /// It is about another program's message.

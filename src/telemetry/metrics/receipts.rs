@@ -54,7 +54,7 @@ impl ReceiptFamilies {
             receipts,
             refused: families.counters(
                 "receipts_refused_total",
-                "Receipts that were not published: unsigned (no signature) and signature (a wrong one) get 401; malformed (not readable) and foreign \
+                "Receipts that were not published: unsigned (no signature or no key), signature and key (a wrong one) get 401; malformed (not readable) and foreign \
                  (of another program's message) get 200.",
                 &[("reason", ReceiptRefused::texts())],
             )?,

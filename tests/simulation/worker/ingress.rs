@@ -30,7 +30,8 @@ const ROOM_BYTES: usize = 4 * 1024 * 1024;
 impl LifeParts<'_> {
     pub(super) fn ingress(&self, senders: &SendersPlan) -> IngressService {
         let client: ClientConfig = config(json!({
-            "token_file": "", "token": CLIENT_TOKEN, "token_sha256": "", "scopes": ["start"],
+            "token_file": "", "token": CLIENT_TOKEN, "token_sha256": "", "signing_secret_file": "", "signing_secret": "",
+            "scopes": ["start"],
             "rate": 10_000, "burst": 100_000, "allowed_addresses": [],
         }));
         let clients = Clients::open(&BTreeMap::from([(CLIENT.to_owned(), client)]), IN_FLIGHT_MAX);
@@ -64,6 +65,7 @@ impl LifeParts<'_> {
     fn receipts(&self) -> Receipts {
         Receipts {
             secrets: None,
+            keys: None,
             in_progress: Semaphore::new(IN_FLIGHT_MAX / 2),
             outlet: self.outlet(receipt::EXCHANGE),
             by_sms: None,
