@@ -23,7 +23,8 @@ use crate::{
     config::{ConnectMode, Loaded},
     contract::{BODY_BYTES_MAX, link, receipt, stage::StageDef, start_session::EXCHANGE},
     ingress::{
-        Ingress, IngressError, IngressSettings, ReceiptSettings, outlet::Outlet,
+        Ingress, IngressError, IngressSettings, ReceiptSettings,
+        outlet::Outlet,
         receipts::{Receipts, fallback::SmsFallback},
         sessions::StartEvents,
     },
@@ -184,7 +185,7 @@ impl Parts<'_> {
                     self.outlet(link::EXCHANGE, in_progress * RECEIPT_BYTES_MAX + 2 * BODY_BYTES_MAX);
                 SmsFallback::new(
                     outlet,
-                    self.ledger.clock().clone(),
+                    self.ledger.clone(),
                     self.random.clone(),
                     self.tracer.clone(),
                     self.metrics.receipts(),

@@ -8,6 +8,7 @@ use testkit::{
     admin::Admin,
     amqp::with_id,
     events::{event_with, number},
+    program::Program,
 };
 
 use super::ReceiptRig;
@@ -81,27 +82,61 @@ async fn message_with_a_failed_receipt_is_sent_by_sms_once() {
     assert_eq!(rig.send.connect.counts().sends, 2, "the repeated receipt sends nothing");
 }
 
-/// Webex Connect gives a receipt up after some minutes.
-#[tokio::test]
-async fn link_that_could_not_be_published_is_published_without_another_receipt() {
-    let rig = ReceiptRig::new().await;
-    let worker = rig.start(&[FALLBACK]).await;
+/// Logged if a link must be published again.
+const REPEATING: &str = "could not give a guest link to stage sms; repeating until its session ends";
+
+/// Starts session 1, whose receipt fails once, while its link cannot reach stage `sms`. Webex Connect repeats no receipt.
+async fn fail_without_a_binding(rig: &ReceiptRig, worker: &Program) {
     let once = ReceiptWebhook { retries: 0, ..rig.webhook() };
     rig.send.connect.save_webhook(once).await.unwrap();
     let (queue, links) = (rig.send.rig.name("guests.sms"), rig.send.rig.name("links"));
     rig.send.rig.amqp.unbind(&queue, &links, "guest.sms").await;
-    rig.send.fault(
-        Endpoint::Receipts,
-        Fault::Receipt(ReceiptFault::Fail(NOT_REGISTERED)),
-        Frequency::Times(1),
-    );
-    publish(&rig, 1).await;
-    worker.output.until("could not give a guest link to stage sms; repeating until its session ends", 1).await;
+    let fails = Fault::Receipt(ReceiptFault::Fail(NOT_REGISTERED));
+    rig.send.fault(Endpoint::Receipts, fails, Frequency::Times(1));
+    publish(rig, 1).await;
+    worker.output.until(REPEATING, 1).await;
+}
+
+async fn bind_again(rig: &ReceiptRig) {
+    let (queue, links) = (rig.send.rig.name("guests.sms"), rig.send.rig.name("links"));
     rig.send.rig.amqp.bind(&queue, &links, "guest.sms").await;
+}
+
+#[tokio::test]
+async fn link_that_could_not_be_published_is_published_without_another_receipt() {
+    let rig = ReceiptRig::new().await;
+    let worker = rig.start(&[FALLBACK]).await;
+    fail_without_a_binding(&rig, &worker).await;
+    bind_again(&rig).await;
     rig.send.until_sent(2).await;
     worker.output.until("\"stage\":\"sms\",\"outcome\":\"done\"", 1).await;
     worker.stop().await;
     assert_eq!(endpoints(&rig.send.connect.sends()), [Endpoint::WhatsApp, Endpoint::Sms]);
+}
+
+#[tokio::test]
+async fn link_of_a_message_that_was_delivered_meanwhile_is_not_published() {
+    let rig = ReceiptRig::new().await;
+    let worker = rig.start(&[FALLBACK]).await;
+    fail_without_a_binding(&rig, &worker).await;
+    let sent = rig.send.connect.sends().remove(0);
+    rig.send.connect.send_receipt(&sent, ReceiptState::Delivered).await.unwrap();
+    bind_again(&rig).await;
+    worker.output.until("a guest link is not sent by SMS: WhatsApp delivered it after all", 1).await;
+    worker.stop().await;
+    assert_eq!(rig.send.rig.amqp.depth(&rig.send.rig.name("guests.sms")).await.unwrap().0, 0);
+    assert_eq!(rig.send.connect.counts().sends, 1);
+}
+
+#[tokio::test]
+async fn stopping_worker_names_the_message_whose_link_waits() {
+    let rig = ReceiptRig::new().await;
+    let worker = rig.start(&[FALLBACK]).await;
+    fail_without_a_binding(&rig, &worker).await;
+    let output = worker.output.clone();
+    worker.stop().await;
+    let stopping = "stopping while a guest link waits for stage sms; after the stop the guest gets none";
+    assert!(output.logged(stopping)[0]["message_id"].is_string());
 }
 
 #[tokio::test]

@@ -12,18 +12,24 @@ use std::{
 
 use jiff::Timestamp;
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::publish::publish;
+use super::{publish::publish, unavailable};
 use crate::{
-    clock::Clock,
-    contract::{http::ProblemKind, link::GuestLink, outgoing::Outgoing, trace::TraceContext},
+    contract::{
+        http::ProblemKind,
+        link::GuestLink,
+        outgoing::Outgoing,
+        receipt::{ReceiptNote, receipt_key},
+        trace::TraceContext,
+    },
     ingress::{outlet::Outlet, problem::HttpProblem},
+    ledger::Ledger,
     random::Random,
     retry,
     telemetry::{
@@ -32,13 +38,17 @@ use crate::{
     },
 };
 
-/// Memory for links that wait to be published again. A link has a few hundred bytes, and rarely more than a few thousand.
+/// Memory for links that wait to be published again, in bytes.
 const WAITING_BYTES: usize = 8 * 1024 * 1024;
+/// Memory of such a link besides its body.
+const LINK_BYTES: usize = 4 * 1024;
 /// First and longest wait before a link is published again.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Maximum time of one more publish.
 const PUBLISH_MAX: Duration = Duration::from_secs(8);
+/// How often a link is published again after a stop, once a second.
+const STOPPING_TRIES: u32 = 5;
 
 /// The way to stage `sms`.
 #[derive(Clone, Debug)]
@@ -47,7 +57,7 @@ pub struct SmsFallback(Arc<FallbackState>);
 #[derive(Debug)]
 struct FallbackState {
     outlet: Outlet,
-    clock: Clock,
+    ledger: Ledger,
     random: Random,
     tracer: Tracer,
     metrics: ReceiptMetrics,
@@ -58,22 +68,32 @@ struct FallbackState {
     room: Arc<Semaphore>,
 }
 
+/// The link of a message that `WhatsApp` does not deliver.
+struct UndeliveredLink {
+    message: Uuid,
+    code: Option<u32>,
+    outgoing: Outgoing,
+    ends_at: Timestamp,
+    trace: TraceContext,
+}
+
 impl SmsFallback {
     /// Publishes by `outlet`, until `stop`.
     #[must_use]
     pub fn new(
         outlet: Outlet,
-        clock: Clock,
+        ledger: Ledger,
         random: Random,
         tracer: Tracer,
         metrics: ReceiptMetrics,
         stop: CancellationToken,
     ) -> Self {
         let (waiting, room) = (Mutex::default(), Arc::new(Semaphore::new(WAITING_BYTES)));
-        Self(Arc::new(FallbackState { outlet, clock, random, tracer, metrics, stop, waiting, room }))
+        Self(Arc::new(FallbackState { outlet, ledger, random, tracer, metrics, stop, waiting, room }))
     }
 
-    /// Gives the `link` of `message` to stage `sms`. If it is not confirmed until `deadline`, it is published again later.
+    /// Gives the `link` of `message` to stage `sms`. If it is not confirmed until `deadline`, it is published again later, also if the
+    /// caller is cancelled.
     ///
     /// # Errors
     /// It is not confirmed, so the receipt must be repeated.
@@ -87,92 +107,99 @@ impl SmsFallback {
     ) -> Result<(), HttpProblem> {
         let outgoing = Outgoing::by_sms(link, &message)
             .map_err(|_| HttpProblem::new(ProblemKind::Internal, "could not write a guest link for SMS"))?;
-        let published = self.0.publish(&outgoing, within, deadline).await;
-        match &published {
-            Ok(()) => {
-                self.0.waiting().remove(&message);
-                self.0.given(message, code);
-            }
-            Err(problem) => self.send_later(outgoing, message, code, link.expires_at.timestamp(), problem),
-        }
-        published
-    }
-
-    fn send_later(
-        &self,
-        outgoing: Outgoing,
-        message: Uuid,
-        code: Option<u32>,
-        ends_at: Timestamp,
-        problem: &HttpProblem,
-    ) {
-        let reason = problem.detail();
-        if self.0.waiting().contains(&message) {
-            return;
-        }
-        let bytes = u32::try_from(outgoing.body.reveal().len()).unwrap_or(u32::MAX);
-        let Ok(room) = Arc::clone(&self.0.room).try_acquire_many_owned(bytes) else {
-            warn!(message_id = %message, reason, "could not give a guest link to stage sms, and too many wait; only its receipt repeats this");
-            return;
-        };
-        warn!(message_id = %message, reason, "could not give a guest link to stage sms; repeating until its session ends");
-        self.0.waiting().insert(message);
+        let ends_at = link.expires_at.timestamp();
+        let link = UndeliveredLink { message, code, outgoing, ends_at, trace: within.clone() };
+        let (tell, first) = oneshot::channel();
         let state = Arc::clone(&self.0);
-        let trace = TraceContext::begin(&self.0.random);
         tokio::spawn(async move {
-            let _room = room;
-            state.repeat(&outgoing, message, code, ends_at, &trace).await;
-            state.waiting().remove(&message);
+            let published = state.publish(&link, deadline).await;
+            let failure = published.as_ref().err().map(|problem| problem.detail().to_owned());
+            // The caller may be gone.
+            _ = tell.send(published);
+            match failure {
+                None => state.given(&link),
+                Some(reason) => state.later(&link, &reason).await,
+            }
         });
+        first.await.unwrap_or_else(|_| Err(unavailable("the link for stage sms was not published")))
     }
 }
 
 impl FallbackState {
-    async fn repeat(
-        &self,
-        outgoing: &Outgoing,
-        message: Uuid,
-        code: Option<u32>,
-        ends_at: Timestamp,
-        trace: &TraceContext,
-    ) {
-        for attempt in 1.. {
+    /// Publishes `link` again, unless it waits already.
+    async fn later(&self, link: &UndeliveredLink, reason: &str) {
+        let message_id = link.message;
+        let Some(_room) = self.room(link) else {
+            warn!(%message_id, reason, "could not give a guest link to stage sms, and too many wait; only its receipt repeats this");
+            return;
+        };
+        if !self.waiting().insert(link.message) {
+            return;
+        }
+        warn!(%message_id, reason, "could not give a guest link to stage sms; repeating until its session ends");
+        self.repeat(link).await;
+        self.waiting().remove(&link.message);
+    }
+
+    fn room(&self, link: &UndeliveredLink) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(link.outgoing.body.reveal().len() + LINK_BYTES).unwrap_or(u32::MAX);
+        Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()
+    }
+
+    async fn repeat(&self, link: &UndeliveredLink) {
+        let message_id = link.message;
+        let (mut attempt, mut stopping) = (0, 0);
+        loop {
+            attempt += 1;
             let wait = retry::reconnect_wait(RETRY_MIN, RETRY_MAX, attempt, self.random.fraction());
-            let stopped = tokio::select! {
-                () = sleep(wait) => false,
-                () = self.stop.cancelled() => true,
-            };
+            if stopping > 0 {
+                sleep(RETRY_MIN).await;
+            } else {
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    () = self.stop.cancelled() => {
+                        warn!(%message_id, "stopping while a guest link waits for stage sms; after the stop the guest gets none");
+                    }
+                }
+            }
+            stopping += u32::from(self.stop.is_cancelled());
             // A repeat of the receipt may have been first.
-            if !self.waiting().contains(&message) {
+            if !self.waiting().contains(&link.message) || stopping > STOPPING_TRIES {
                 return;
             }
-            if self.clock.now() >= ends_at {
-                warn!(message_id = %message, "a guest link did not reach stage sms before its session ended");
+            if self.ledger.clock().now() >= link.ends_at {
+                warn!(%message_id, "a guest link did not reach stage sms before its session ended");
                 return;
             }
-            match self.publish(outgoing, trace, Instant::now() + PUBLISH_MAX).await {
-                Ok(()) => return self.given(message, code),
-                Err(problem) if stopped => {
-                    let reason = problem.detail();
-                    warn!(message_id = %message, reason, "stopping before a guest link reached stage sms; the guest gets none");
+            match self.is_delivered(link).await {
+                Some(true) => {
+                    info!(%message_id, "a guest link is not sent by SMS: WhatsApp delivered it after all");
                     return;
                 }
-                Err(_) => {}
+                Some(false) if self.publish(link, Instant::now() + PUBLISH_MAX).await.is_ok() => {
+                    self.given(link);
+                    return;
+                }
+                _ => {}
             }
         }
     }
 
-    async fn publish(
-        &self,
-        outgoing: &Outgoing,
-        within: &TraceContext,
-        deadline: Instant,
-    ) -> Result<(), HttpProblem> {
-        publish(&self.tracer, &self.outlet, outgoing, self.clock.now(), within, deadline).await
+    /// True if a later receipt says that `WhatsApp` delivered the message. `None`: the ledger does not say.
+    async fn is_delivered(&self, link: &UndeliveredLink) -> Option<bool> {
+        let note = self.ledger.read(&receipt_key(&link.message)).await.ok()?;
+        let note = note.as_deref().and_then(ReceiptNote::read);
+        Some(note.is_some_and(|note| note.state.is_delivered()))
     }
 
-    fn given(&self, message: Uuid, code: Option<u32>) {
-        warn!(message_id = %message, code, "WhatsApp does not deliver a guest link; sending it by SMS (send.sms_fallback)");
+    async fn publish(&self, link: &UndeliveredLink, deadline: Instant) -> Result<(), HttpProblem> {
+        let now = self.ledger.clock().now();
+        publish(&self.tracer, &self.outlet, &link.outgoing, now, &link.trace, deadline).await
+    }
+
+    fn given(&self, link: &UndeliveredLink) {
+        self.waiting().remove(&link.message);
+        warn!(message_id = %link.message, code = link.code, "WhatsApp does not deliver a guest link; sending it by SMS (send.sms_fallback)");
         self.metrics.fell_back(FallbackReason::Receipt);
     }
 

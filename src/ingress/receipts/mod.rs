@@ -29,9 +29,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    contract::{
-        http::ProblemKind, private::loggable_id, receipt::SentLink, trace::TraceContext,
-    },
+    contract::{http::ProblemKind, private::loggable_id, receipt::SentLink, trace::TraceContext},
     ledger::Ledger,
     random::Random,
     telemetry::{
