@@ -92,7 +92,7 @@ fn start() -> Value {
     json!({
         "operationId": "startSession",
         "summary": "Start a video session",
-        "description": "Answers within 8 seconds. A request may be repeated with the same Idempotency-Key and the same body: it has one effect. The ingress remembers a named request for 24 hours, any other until shortly after its session's end, and the worker's ledger an event until its links have expired.",
+        "description": "Answers within 8 seconds. A request may be repeated with the same Idempotency-Key (or webhook-id) and the same body: it has one effect. The ingress remembers a named request for 24 hours, any other until shortly after its session's end, and the worker's ledger an event until its links have expired.",
         "security": [{"token": []}, {"signature": []}],
         "parameters": [{
             "name": "Idempotency-Key", "in": "header", "required": false,
@@ -112,7 +112,7 @@ fn start() -> Value {
         }],
         "requestBody": {
             "required": true,
-            "description": "A start event of at most 256 KiB, alone or as the data of a CloudEvent (structured, or binary with ce- headers).",
+            "description": "A start event of at most 256 KiB, alone or as the data of a CloudEvent (structured, or binary with ce- headers if the request is not signed).",
             "content": {MEDIA_TYPES[0]: body("StartSession"), MEDIA_TYPES[1]: body("CloudEvent")}
         },
         "responses": responses

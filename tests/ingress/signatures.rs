@@ -66,6 +66,19 @@ async fn signed_request_is_accepted_once_and_its_repeat_is_replayed() {
     // The key is not signed: whoever sees the request could send it again under another one.
     let renamed = reply(signed(&caller, SECRET, "run-1", &body).header("idempotency-key", "run-2")).await;
     assert_eq!((renamed.status, renamed.problem(&rig).as_str()), (400, "malformed"));
+    // Nor are the attributes of a CloudEvent in headers.
+    let attributes = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/flow"),
+        ("ce-type", "video.session.start.v1"),
+    ];
+    let event_in_headers =
+        attributes.iter().fold(signed(&caller, SECRET, "run-3", &body), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+    let event_in_headers = reply(event_in_headers).await;
+    assert_eq!((event_in_headers.status, event_in_headers.problem(&rig).as_str()), (400, "malformed"));
     let other = reply(signed(&caller, SECRET, "run-1", &event(2).to_string())).await;
     assert_eq!((other.status, other.problem(&rig).as_str()), (422, "key-reused"));
     rig.until_experts_have(1).await;

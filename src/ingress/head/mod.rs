@@ -22,6 +22,8 @@ const KEY_BYTES_MAX: usize = 255;
 const ATTRIBUTE_BYTES_MAX: usize = 40;
 /// Attributes that every CloudEvent has.
 const REQUIRED_ATTRIBUTES: [&str; 4] = ["specversion", "id", "source", "type"];
+/// Beginning of the names of `CloudEvent` attributes in a message's headers.
+const ATTRIBUTES: &str = "cloudEvents:";
 
 /// The head of a request to start a session.
 #[derive(Debug)]
@@ -55,15 +57,20 @@ impl StartHead {
         Ok(Self { media_type, key, headers: kept })
     }
 
-    /// Names a signed request by its `webhook-id`. The signature does not cover an `Idempotency-Key`, so whoever sees a signed request could
-    /// send it again as another one.
+    /// Names a signed request by its `webhook-id`. The signature covers neither an `Idempotency-Key` nor the attributes of a `CloudEvent` in
+    /// headers, so whoever sees a signed request could send it again as another one.
     ///
     /// # Errors
-    /// The request has another key.
+    /// The request has another key, or such attributes.
     pub(super) fn named_by(self, id: &Private<String>) -> Result<Self, HttpProblem> {
         if self.key.as_ref().is_some_and(|key| key != id) {
             return Err(malformed(
                 "expected no Idempotency-Key, or the same as webhook-id, because it is not signed",
+            ));
+        }
+        if self.headers.keys().any(|name| name.starts_with(ATTRIBUTES)) {
+            return Err(malformed(
+                "expected no ce- headers, because they are not signed; send the CloudEvent as application/cloudevents+json",
             ));
         }
         Ok(Self { key: Some(id.clone()), ..self })
@@ -181,7 +188,7 @@ fn attributes(headers: &HeaderMap) -> Result<BTreeMap<String, String>, HttpProbl
         let value = attribute(value).ok_or_else(|| {
             malformed("expected values of ce- headers to be percent-encoded UTF-8 without control characters")
         })?;
-        if found.insert(format!("cloudEvents:{name}"), value).is_some() {
+        if found.insert(format!("{ATTRIBUTES}{name}"), value).is_some() {
             return Err(malformed("expected each ce- header once"));
         }
     }
@@ -189,11 +196,11 @@ fn attributes(headers: &HeaderMap) -> Result<BTreeMap<String, String>, HttpProbl
         return Ok(found);
     }
     for name in REQUIRED_ATTRIBUTES {
-        if found.get(&format!("cloudEvents:{name}")).is_none_or(String::is_empty) {
+        if found.get(&format!("{ATTRIBUTES}{name}")).is_none_or(String::is_empty) {
             return Err(malformed("expected ce-specversion, ce-id, ce-source and ce-type, none empty"));
         }
     }
-    if found["cloudEvents:specversion"] != "1.0" {
+    if found[&format!("{ATTRIBUTES}specversion")] != "1.0" {
         return Err(malformed("expected ce-specversion 1.0"));
     }
     Ok(found)
