@@ -114,8 +114,8 @@ impl<T: FileLine> LineFile<T> {
                     last.lines = Arc::from([]);
                 }
                 if !std::mem::replace(&mut last.is_stale, true) {
-                    let tokens = if keeps { "still valid" } else { "withdrawn" };
-                    warn!(%error, tokens, "{}", T::UNUSABLE);
+                    let lines = if keeps { "still valid" } else { "withdrawn" };
+                    warn!(%error, lines, "{}", T::UNUSABLE);
                 }
             }
         }

@@ -60,6 +60,8 @@ pub struct Clients {
     all: Vec<Arc<Client>>,
     /// Permits for refused requests, also for receipts without a signature.
     pub(super) refused: AddressBuckets,
+    /// Permits for log lines about receipts that are not taken because of our own failures.
+    pub(super) reported: AddressBuckets,
     /// Permits for signed requests whose signature is not checked yet. Anybody can send them, so they must leave room for others.
     pub(super) unverified: Semaphore,
     /// Pairs of clients with the same token or secret, each with its log line.
@@ -102,6 +104,7 @@ impl Clients {
         Ok(Self {
             all: clients,
             refused: AddressBuckets::new(REFUSED),
+            reported: AddressBuckets::new(REFUSED),
             unverified: Semaphore::new((in_flight_max / 4).max(1)),
             shared: Mutex::default(),
         })

@@ -49,7 +49,7 @@ impl IngressService {
             && problem.kind == ProblemKind::Unavailable
         {
             // Anybody can cause a 503, so the number of lines is limited.
-            match self.clients.refused.take(address) {
+            match self.clients.reported.take(address) {
                 Ok(()) => {
                     warn!(reason = problem.detail(), %address, "ingress: receipt not taken; Webex Connect repeats it");
                 }
