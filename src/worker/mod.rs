@@ -85,6 +85,7 @@ pub(crate) async fn run(
     let run = WorkerParts { listens, ..WorkerParts::of(role, loaded)? };
     let metrics = Metrics::new(config.guests.delivery.stages(), config.retry.delays.as_slice())?;
     metrics.set_role(role.into());
+    metrics.receipts().set_awaited(config.waits_for_receipts());
     let state = WorkerState::default();
     let health = Health::new(&state, &run.stages, loaded.stuck_after());
     let start = |listen| Admin::start(listen, health.clone(), metrics.clone());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Error, HistogramVec, IntCounter, IntCounterVec};
+use prometheus::{Error, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use strum::VariantArray as _;
 
 use super::{
@@ -29,6 +29,7 @@ pub(super) struct ReceiptFamilies {
     delivered: HistogramVec,
     unknown_sends: IntCounterVec,
     fallbacks: IntCounterVec,
+    awaited: IntGauge,
 }
 
 impl ReceiptFamilies {
@@ -81,6 +82,10 @@ impl ReceiptFamilies {
                  Connect says so) or receipt (its receipt says so).",
                 &[("reason", FallbackReason::texts())],
             )?,
+            awaited: families.gauge(
+                "receipts_awaited",
+                "1 if Webex Connect should send receipts of the messages to guests (section receipts), else 0.",
+            )?,
         })
     }
 }
@@ -115,6 +120,11 @@ impl ReceiptMetrics {
         let labels = [channel.as_str()];
         self.families
             .record(|families| families.delivered.with_label_values(&labels).observe(took.as_secs_f64()));
+    }
+
+    /// Tells whether messages to guests should have receipts.
+    pub fn set_awaited(&self, awaited: bool) {
+        self.families.record(|families| families.awaited.set(i64::from(awaited)));
     }
 
     /// Counts a failure of the ledger during a receipt.

@@ -367,8 +367,16 @@ pub(super) async fn receipts(prometheus: &Prometheus) -> Fired {
                 tick.tick().await;
             }
         };
+        let alerts = async {
+            let name = prometheus.until_fires(alert, "receipts").await;
+            if first == 0 {
+                // No receipt is accepted.
+                return vec![name, prometheus.until_fires("InstantConnectReceiptsMissing", "receipts").await];
+            }
+            vec![name]
+        };
         tokio::select! {
-            name = prometheus.until_fires(alert, "receipts") => fired.push(name),
+            names = alerts => fired.extend(names),
             () = messages => unreachable!(),
         }
     }
