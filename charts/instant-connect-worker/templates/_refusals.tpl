@@ -157,7 +157,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- if not $ingress.gatewayRoute.parentRefs }}{{ $refusals = append $refusals "ingress.gatewayRoute.enabled needs ingress.gatewayRoute.parentRefs: list the Gateways, as [{name: …, namespace: …}]" }}{{ end -}}
 {{- if not $ingress.gatewayRoute.hostnames }}{{ $refusals = append $refusals "ingress.gatewayRoute.enabled needs ingress.gatewayRoute.hostnames: without a host name the route takes the requests of every host" }}{{ end -}}
 {{- end -}}
-{{- if and (include "icw.takesReceipts" .) (ne $settings.ledger.kind "redis") }}{{ $refusals = append $refusals (printf "receipts is set and config.ledger.kind is %s: the workers would not find the receipts of the ingress, and would send messages twice. Set config.ledger.kind to redis and set redis.existingSecret, or remove receipts" $settings.ledger.kind) }}{{ end -}}
+{{- if and (include "icw.takesReceipts" .) (ne $settings.ledger.kind "redis") }}{{ $refusals = append $refusals (printf "receipts are on and config.ledger.kind is %s: the workers would not find the receipts of the ingress, and would send messages twice. Set config.ledger.kind to redis and set redis.existingSecret, or remove receipts, receiptsKey and config.receipts" $settings.ledger.kind) }}{{ end -}}
 {{- $drain := include "icw.milliseconds" $settings.ingress.drain -}}
 {{- $grace := include "icw.milliseconds" $settings.shutdown.grace -}}
 {{- $after := mul 1000 (include "icw.requestSeconds" . | int64) -}}
@@ -165,7 +165,7 @@ correction. They use `fail` in addition to the schema, because `--skip-schema-va
 {{- else if and $grace (gt (add (int64 $drain) $after) (int64 $grace)) }}{{ $refusals = append $refusals (printf "config.ingress.drain (%s) and the %s s for the last requests exceed config.shutdown.grace (%s): a rollout would cut requests. Raise config.shutdown.grace, or lower config.ingress.drain" $settings.ingress.drain (include "icw.requestSeconds" .) $settings.shutdown.grace) }}{{ end -}}
 {{- else -}}
 {{- range $key := list "clients" }}{{ if get $ingress $key }}{{ $refusals = append $refusals (printf "ingress.%s is set and ingress.enabled is false: set ingress.enabled to true, or remove ingress.%s" $key $key) }}{{ end }}{{ end -}}
-{{- if include "icw.takesReceipts" . }}{{ $refusals = append $refusals "receipts is set and ingress.enabled is false: receipts come through the ingress, so set ingress.enabled to true, or remove receipts" }}{{ end -}}
+{{- if include "icw.takesReceipts" . }}{{ $refusals = append $refusals "receipts are on and ingress.enabled is false: receipts come through the ingress, so set ingress.enabled to true, or remove receipts, receiptsKey and config.receipts" }}{{ end -}}
 {{- range $key := list "kubernetesIngress" "gatewayRoute" }}{{ if (get $ingress $key).enabled }}{{ $refusals = append $refusals (printf "ingress.%s.enabled needs ingress.enabled" $key) }}{{ end }}{{ end -}}
 {{- end -}}
 {{- toJson $refusals -}}

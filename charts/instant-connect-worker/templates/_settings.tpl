@@ -75,7 +75,7 @@ rollingUpdate: null
 {{- define "icw.sources" -}}
 {{- $root := index . 0 -}}
 {{- $thing := index . 1 -}}
-{{- $values := get $root.Values $thing -}}
+{{- $values := get $root.Values $thing | default dict -}}
 {{- $sources := list -}}
 {{- if $values.existingSecret }}{{ $sources = append $sources "secret" }}{{ end -}}
 {{- if or $values.url $values.token $values.key $values.secret }}{{ $sources = append $sources "value" }}{{ end -}}
