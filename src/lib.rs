@@ -6,7 +6,7 @@
 //! A delivery from the sessions queue becomes a [`contract::message::Message`]. Stage [`stages::LinkStage`] decodes it,
 //! requests the links from [`instant_connect`], and returns [`outcome::Outcome::Done`] with a message for each
 //! person. The runtime ([`broker`]) publishes these messages with confirms, and only then acknowledges. A host's link
-//! returns as a delivery from the hosts queue. Stage [`stages::HostStage`] sends it to the expert through [`webex`].
+//! returns as a delivery from the hosts queue. Stage [`stages::HostStage`] sends it to the expert through [`webex_messages`].
 //!
 //! # Layout
 //!
@@ -22,7 +22,7 @@
 //! - [`breaker`]: stops consuming while an API is down or refuses our token
 //! - [`values`]: value types of settings
 //! - [`upstream`]: HTTP with limits, rotating tokens and classified failures
-//! - [`instant_connect`], [`webex`], [`webex_connect`]: the APIs
+//! - [`instant_connect`], [`webex_connect`], [`webex_messages`]: the APIs
 //! - [`ingress`]: one authenticated HTTP request becomes one confirmed start event
 //! - [`stages`]: from message to outcome, with one outside effect each; they do not depend on AMQP
 //! - [`ledger`]: completed effects, consulted before every outside effect
@@ -58,13 +58,13 @@
 //! ledger          → clock endpoint fault random tls
 //! outcome         → contract
 //! retry           → outcome values
-//! stages          → clock contract fault instant_connect ledger outcome random retry telemetry upstream webex webex_connect
+//! stages          → clock contract fault instant_connect ledger outcome random retry telemetry upstream webex_connect webex_messages
 //! telemetry       → contract endpoint masking outcome state tls
 //! upstream        → clock contract endpoint ledger masking outcome retry telemetry tls
 //! values          → contract endpoint
-//! webex           → contract upstream
 //! webex_connect   → contract random upstream
-//! worker          → admin broker config contract fault ingress instant_connect ledger random stages state telemetry upstream webex webex_connect
+//! webex_messages  → contract upstream
+//! worker          → admin broker config contract fault ingress instant_connect ledger random stages state telemetry upstream webex_connect webex_messages
 //! ```
 
 // `make lint` builds the documentation with private items, so these links work.
@@ -96,6 +96,6 @@ pub mod telemetry;
 pub(crate) mod tls;
 pub mod upstream;
 pub mod values;
-pub mod webex;
 pub mod webex_connect;
+pub mod webex_messages;
 pub mod worker;

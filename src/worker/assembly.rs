@@ -35,8 +35,8 @@ use crate::{
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
     upstream::Upstream,
-    webex::WebexClient,
     webex_connect::receipt::RECEIPT_BYTES_MAX,
+    webex_messages::WebexClient,
 };
 
 /// A consumer with its stage, whichever it is.

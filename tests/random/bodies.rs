@@ -12,7 +12,7 @@ use instant_connect_worker::{
         links_call::{LINKS_MAX, LinksCall},
         request::{Crypto, LinkOptions, Request},
     },
-    webex::card::MessageRequest,
+    webex_messages::card::MessageRequest,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};

@@ -17,7 +17,7 @@ use instant_connect_worker::{
     stages,
     telemetry::metrics::Metrics,
     upstream::{Network, TokenSource, Upstream, UpstreamError, UpstreamLimits},
-    webex,
+    webex_messages,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -124,7 +124,7 @@ fn request_end(asked: &[u8]) -> Option<usize> {
 /// Clients of both APIs at one server.
 struct Clients {
     instant_connect: instant_connect::InstantConnectClient,
-    webex: webex::WebexClient,
+    webex: webex_messages::WebexClient,
 }
 
 impl Clients {
@@ -147,7 +147,10 @@ impl Clients {
                 options,
                 answers::rules(),
             ),
-            webex: webex::WebexClient::new(upstream("Webex Messages"), url.join("v1/messages").unwrap()),
+            webex: webex_messages::WebexClient::new(
+                upstream("Webex Messages"),
+                url.join("v1/messages").unwrap(),
+            ),
         }
     }
 }

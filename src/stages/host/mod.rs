@@ -32,7 +32,7 @@ use crate::{
     instant_connect::response::LinkRules,
     ledger::Lease,
     outcome::{Batch, Class, Death, Outcome},
-    webex::WebexClient,
+    webex_messages::WebexClient,
 };
 
 /// Ledger result of a message that was sent.
@@ -121,15 +121,17 @@ impl HostStage {
             Err(error) => {
                 // Keep the note if the message may have been sent, by this attempt or late by an earlier one: the next
                 // attempt then checks before it sends. An attempt that sent nothing does not count.
-                if !error.unknown {
-                    if noted_before {
-                        _ = self.deduplicator.note(&mut lease, &noted.bytes(), *deadline).await;
-                    } else {
+                let sent_nothing = !error.unknown;
+                let outcome = error.into_outcome();
+                if sent_nothing {
+                    if !noted_before {
                         Deduplicator::release(lease).await;
+                    } else if !matches!(outcome, Outcome::Dead(_)) {
+                        _ = self.deduplicator.note(&mut lease, &noted.bytes(), *deadline).await;
                     }
                     fault::point(HOST.name, "released");
                 }
-                error.into_outcome()
+                outcome
             }
         }
     }

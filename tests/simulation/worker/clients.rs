@@ -13,11 +13,11 @@ use instant_connect_worker::{
         WhatsappSender,
     },
     upstream::{TokenSource, Upstream, UpstreamLimits},
-    webex::WebexClient,
     webex_connect::{
         ConnectApi, ConnectClient, Locales,
         texts::{TextOptions, Texts},
     },
+    webex_messages::WebexClient,
 };
 use jiff::{SignedDuration, tz::TimeZone};
 
