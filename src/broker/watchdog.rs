@@ -140,7 +140,7 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
                 if unanswered >= CHECKS {
                     return error;
                 }
-                debug!(queue = self.queue, %error, "could not read queue lengths; retrying");
+                debug!(queue = self.queue, %error, "could not read queue length; retrying");
             }
             if delivers || works {
                 stalled = 0;
@@ -195,7 +195,7 @@ impl<'a, C: BrokerConnection> Watchdog<'a, C> {
                              this queue is not detected"
                         );
                     }
-                    debug!(queue = queue.name, %error, "failed to read queue length");
+                    debug!(queue = queue.name, %error, "could not read queue length");
                     queue.not_read(code);
                 }
                 Err(error @ BrokerError::Timeout(..)) => {

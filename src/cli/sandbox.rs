@@ -110,7 +110,7 @@ pub(super) async fn run(loaded: &Loaded, args: Args) -> Result<(), CommandError>
     }
     say(&format!("sandbox {}", sandbox.url()))?;
     say(&format!("webex connect {}", connect.handle().url()))?;
-    info!(address = %sandbox.addr(), webex_connect = %connect.addr(), "sandbox listening");
+    info!(address = %sandbox.addr(), webex_connect = %connect.addr(), "sandbox listens");
     let phones =
         async { if args.phones { show_phones(loaded, &handle).await } else { std::future::pending().await } };
     let served = async {

@@ -119,7 +119,7 @@ impl Connection {
             },
         };
         if let Err(error) = served {
-            debug!(error, "ingress: connection ended");
+            debug!(error, "ingress: connection failed");
         }
     }
 

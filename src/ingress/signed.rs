@@ -94,7 +94,7 @@ impl IngressService {
         let given = GivenSignature::read(headers, self.events.clock.now())
             .map_err(|failure| denied(self.clients.refuse(failure, address)))?;
         let _place = self.clients.unverified.try_acquire().map_err(|_| {
-            debug!(%address, "ingress: no place for a signed request");
+            debug!(%address, "ingress: too many signed requests in progress; request not accepted");
             HttpProblem::unavailable("too many signed requests are in progress", RETRY_SOON)
         })?;
         let mut unread = UnreadBody { refused: &self.clients.refused, address, is_read: false };

@@ -83,7 +83,7 @@ async fn message_with_a_failed_receipt_is_sent_by_sms_once() {
 }
 
 /// Logged if a link must be published again.
-const REPEATING: &str = "could not give a guest link to stage sms; repeating until its session ends";
+const REPEATING: &str = "could not publish a guest link for stage sms; retrying until its session ends";
 
 /// Starts session 1, whose receipt fails once, while its link cannot reach stage `sms`. Webex Connect repeats no receipt.
 async fn fail_without_a_binding(rig: &ReceiptRig, worker: &Program) {
@@ -135,7 +135,7 @@ async fn stopping_worker_names_the_message_whose_link_waits() {
     fail_without_a_binding(&rig, &worker).await;
     let output = worker.output.clone();
     worker.stop().await;
-    let stopping = "stopping while a guest link waits for stage sms; after the stop the guest gets none";
+    let stopping = "stopping while a guest link waits for stage sms; the guest gets no SMS";
     assert!(output.logged(stopping)[0]["message_id"].is_string());
 }
 

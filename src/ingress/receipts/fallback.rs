@@ -130,13 +130,13 @@ impl FallbackState {
     async fn later(&self, link: &UndeliveredLink, reason: &str) {
         let message_id = link.message;
         let Some(_room) = self.room(link) else {
-            warn!(%message_id, reason, "could not give a guest link to stage sms, and too many wait; only its receipt repeats this");
+            warn!(%message_id, reason, "could not publish a guest link for stage sms, and too many links wait; retried only if Webex Connect repeats the receipt");
             return;
         };
         if !self.waiting().insert(link.message) {
             return;
         }
-        warn!(%message_id, reason, "could not give a guest link to stage sms; repeating until its session ends");
+        warn!(%message_id, reason, "could not publish a guest link for stage sms; retrying until its session ends");
         self.repeat(link).await;
         self.waiting().remove(&link.message);
     }
@@ -158,7 +158,7 @@ impl FallbackState {
                 tokio::select! {
                     () = sleep(wait) => {}
                     () = self.stop.cancelled() => {
-                        warn!(%message_id, "stopping while a guest link waits for stage sms; after the stop the guest gets none");
+                        warn!(%message_id, "stopping while a guest link waits for stage sms; the guest gets no SMS");
                     }
                 }
             }
@@ -168,7 +168,7 @@ impl FallbackState {
                 return;
             }
             if self.ledger.clock().now() >= link.ends_at {
-                warn!(%message_id, "a guest link did not reach stage sms before its session ended");
+                warn!(%message_id, "could not publish a guest link for stage sms before its session ended; the guest gets no SMS");
                 return;
             }
             match self.is_delivered(link).await {

@@ -176,7 +176,7 @@ impl Receipts {
     fn ignore(&self, reason: ReceiptRefused) -> Answered {
         self.metrics.refused(reason);
         let reason: &'static str = reason.into();
-        debug!(reason, "receipt ignored");
+        debug!(reason, "ingress: receipt ignored");
         Answered::Ignored
     }
 }

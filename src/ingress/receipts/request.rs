@@ -51,10 +51,10 @@ impl IngressService {
             // Anybody can cause a 503, so the number of lines is limited.
             match self.clients.reported.take(address) {
                 Ok(()) => {
-                    warn!(reason = problem.detail(), %address, "ingress: receipt not taken; Webex Connect repeats it");
+                    warn!(reason = problem.detail(), %address, "ingress: receipt not accepted; Webex Connect repeats it");
                 }
                 Err(_) => {
-                    debug!(reason = problem.detail(), %address, "ingress: receipt not taken; too many from this address");
+                    debug!(reason = problem.detail(), %address, "ingress: receipt not accepted; too many from this address");
                 }
             }
         }

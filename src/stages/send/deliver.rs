@@ -120,7 +120,9 @@ impl<C: GuestSender> SendStage<C> {
         let kept = self.rules.receipt_wait.and_then(|_| serde_json::to_vec(note).ok());
         let record = self.deduplicator.record(lease, kept.as_deref().unwrap_or(SENT), expires_at);
         if !matches!(timeout(WRITE_TIME, record).await, Ok(None)) {
-            warn!("could not record a sent guest link in the ledger; a copy of the link would be sent again");
+            warn!(
+                "could not record a sent guest link in the ledger; if the link is delivered again, it is sent again"
+            );
         }
         fault::point(C::DEF.name, "recorded");
     }
