@@ -191,8 +191,8 @@ fn receipt() -> Value {
             "schema": {"type": "string"}
         }],
         "requestBody": {
-            "required": true,
-            "description": "At most 64 KiB, as Webex Connect sends it.",
+            "required": false,
+            "description": "At most 64 KiB, as Webex Connect sends it. Anything else, also no body, gets 200 and is not published: an error would only repeat it.",
             "content": {"application/json": {"schema": {}}}
         },
         "responses": responses
