@@ -32,7 +32,7 @@ struct VerifiedRequest<'a> {
     body: Vec<u8>,
 }
 
-/// A body that is being read. Dropping it before its end takes a permit of its address, because it is slow, or its client is gone.
+/// A body that is being read. Dropping it before its end takes a permit of its address, because it is slow, too large or malformed, or its client is gone.
 struct UnreadBody<'a> {
     refused: &'a AddressBuckets,
     address: IpAddr,

@@ -74,6 +74,9 @@ impl GuestsDelivery {
 /// Reason of the death of a message whose session has ended.
 pub(crate) const SESSION_OVER: &str = "the session is over";
 
+/// How often a message is sent at most if each time nobody can know whether it was sent.
+const SENDS_MAX: u32 = 3;
+
 /// One step in the processing of an event.
 pub trait Stage: Send + Sync + 'static {
     /// A message of this stage, parsed and validated.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::telemetry::metrics::labels::AuthFailure;
 
-/// Refused authentications per address: a few at once, then one every ten seconds.
+/// Permits per address, for refused authentications and for log lines: a few at once, then one every ten seconds.
 const REFUSED: BucketSize = BucketSize { rate: 0.1, burst: 10.0 };
 /// Log lines about clients that a rotation made the same.
 const SHARED_TOKEN: &str = "ingress: two clients have the same token; refusing it for both";

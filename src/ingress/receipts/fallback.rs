@@ -129,13 +129,14 @@ impl FallbackState {
     /// Publishes `link` again, unless it waits already.
     async fn later(&self, link: &UndeliveredLink, reason: &str) {
         let message_id = link.message;
+        if !self.waiting().insert(message_id) {
+            return;
+        }
         let Some(_room) = self.room(link) else {
+            self.waiting().remove(&message_id);
             warn!(%message_id, reason, "could not publish a guest link for stage sms, and too many links wait; retried only if Webex Connect repeats the receipt");
             return;
         };
-        if !self.waiting().insert(link.message) {
-            return;
-        }
         warn!(%message_id, reason, "could not publish a guest link for stage sms; retrying until its session ends");
         self.repeat(link).await;
         self.waiting().remove(&link.message);
@@ -158,7 +159,7 @@ impl FallbackState {
                 tokio::select! {
                     () = sleep(wait) => {}
                     () = self.stop.cancelled() => {
-                        warn!(%message_id, "stopping while a guest link waits for stage sms; the guest gets no SMS");
+                        warn!(%message_id, "stopping while a guest link waits for stage sms; the guest may get no SMS");
                     }
                 }
             }

@@ -11,6 +11,7 @@ use crate::{
     ingress::{
         client_tokens::digest_of,
         config::{KeyHeader, TokenDigest},
+        head,
         rotating_lines::{FileLine, LineFile, LineFileError},
     },
     masking,
@@ -82,10 +83,9 @@ impl ReceiptKeys {
     /// # Errors
     /// A missing key, several, and a wrong one.
     pub(super) fn verify(&self, headers: &HeaderMap) -> Result<(), ReceiptRefused> {
-        let mut values = headers.get_all(&self.header).iter();
-        let value = values.next().ok_or(ReceiptRefused::Unsigned)?;
         // Two keys are as wrong as none: another program may have checked the other one.
-        let text = value.to_str().ok().filter(|_| values.next().is_none()).ok_or(ReceiptRefused::Key)?;
+        let value = head::single(headers, self.header.clone()).map_err(|()| ReceiptRefused::Key)?;
+        let text = value.ok_or(ReceiptRefused::Unsigned)?.to_str().map_err(|_| ReceiptRefused::Key)?;
         let given = digest_of(text.trim());
         let current = self.file.as_ref().map(LineFile::current);
         let all = self.fixed.iter().chain(current.iter().flat_map(|keys| keys.iter()));

@@ -6,10 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     contract::decode,
     outcome::{Class, Death},
+    stages::SENDS_MAX,
 };
-
-/// How often a message is sent at most if each time nobody can know whether it was sent.
-const SENDS_MAX: u32 = 3;
 
 /// What the ledger keeps from before a message is sent until it has the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

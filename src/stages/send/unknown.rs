@@ -17,11 +17,9 @@ use crate::{
     },
     ledger::Lease,
     outcome::{Batch, Cause, Class, Death, Failure, Outcome},
+    stages::SENDS_MAX,
     telemetry::metrics::labels::ResolvedBy,
 };
-
-/// How often a message is sent at most if each time nobody knows whether it was sent.
-const SENDS_MAX: u32 = 3;
 
 /// Time that the wait for a receipt leaves for another send.
 const REPEAT_TIME: SignedDuration = SignedDuration::from_secs(30);
