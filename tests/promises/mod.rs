@@ -29,4 +29,5 @@ mod strangers;
 mod terminated;
 mod tls;
 mod traces;
+mod unchanged;
 mod whole_way;
