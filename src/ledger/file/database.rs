@@ -134,9 +134,17 @@ pub(super) fn apply(
                 }
                 Change::Remove => (entries.remove(key)?, None),
             };
-            if let Some(before) = before {
-                ends.remove((before.value().0, key))?;
+            let ended = before.as_ref().map(|before| before.value().0);
+            drop(before);
+            if ended.is_some() {
                 gone.push(key.to_owned());
+            }
+            // A note and its result usually have the same end.
+            if ended == end {
+                continue;
+            }
+            if let Some(ended) = ended {
+                ends.remove((ended, key))?;
             }
             if let Some(end) = end {
                 ends.insert((end, key), ())?;
