@@ -11,7 +11,7 @@ use testkit::{
     admin::Admin,
     amqp::with_id,
     event,
-    events::{DEVICE, event_with, number},
+    events::{DEVICE, email, event_with, number},
     poll,
     program::Program,
     redis_server::RedisServer,
@@ -176,6 +176,35 @@ async fn events_are_processed_without_redis_if_on_failure_is_continue() {
     worker.stop().await;
     rig.assert_queues_are_empty(&rig.amqp).await;
     assert_eq!(rig.sandbox.counts().messages, 4 * EVENTS as u64 + 1);
+}
+
+/// Without the ledger nothing counts the messages whose response was lost. A person's message is looked up, a space's becomes a dead letter.
+#[tokio::test]
+async fn without_the_ledger_an_expert_gets_one_message_although_its_response_is_lost() {
+    let mut server = RedisServer::start();
+    let rig = Rig::new().await;
+    let url = server.url();
+    let mut settings = settings(url.expose_secret(), "continue");
+    settings.push(("retry.attempts", "20"));
+    let worker = rig.start(&settings).await;
+    server.kill();
+    // `ciscospark://us/ROOM/1`, in base64.
+    let experts = [json!([{"roomId": "Y2lzY29zcGFyazovL3VzL1JPT00vMQ"}]), json!([{"email": email(2)}])];
+    for (n, experts) in (1..).zip(experts) {
+        rig.sandbox.fault("messages:cut=body,times=1".parse().unwrap());
+        rig.publish_event(with_id(&format!("event-{n}")), &event_with(n, &json!({"experts": experts}))).await;
+        if n == 1 {
+            let letter = rig.dead_letters("hosts").await.next().await;
+            assert_eq!(letter.header("x-dead-class"), "exhausted");
+            let reason = letter.header("x-dead-reason");
+            assert!(reason.contains("ledger.on_failure=continue"), "{reason}");
+        }
+    }
+    worker.output.until("\"stage\":\"host\",\"outcome\":\"done\"", 1).await;
+    worker.stop().await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.messages, counts.message_requests), (2, 3), "two messages, and one list");
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ impl HostStage {
     /// Sends the link to `destination`, unless it was already sent, or may have been sent too often.
     async fn deliver(
         &self,
-        HostJob { link, replayed_at }: &HostJob,
+        HostJob { link, replayed_at, tried }: &HostJob,
         destination: &ExpertDestination<'_>,
         context: &JobContext,
     ) -> Outcome {
@@ -88,14 +88,16 @@ impl HostStage {
         let note = lease.as_ref().and_then(Lease::note);
         let noted_before = note.is_some();
         let noted = HostNote::of(note, *replayed_at);
-        if noted_before {
+        // Without the ledger, any earlier attempt may have sent it.
+        if noted_before || (lease.is_none() && *tried) {
             let sent = self.client.was_sent(destination, link, trace).await;
             fault::point(HOST.name, "looked");
             match sent {
                 Ok(Some(true)) => return self.delivered(lease, *deadline).await,
                 Ok(Some(false)) => {}
                 Ok(None) => {
-                    if let Some(death) = noted.too_often() {
+                    let death = noted.too_often();
+                    if let Some(death) = death.or_else(|| uncounted(lease.as_ref(), destination, false)) {
                         return Outcome::Dead(death);
                     }
                 }
@@ -122,6 +124,9 @@ impl HostStage {
                 // Keep the note if the message may have been sent, by this attempt or late by an earlier one: the next
                 // attempt then checks before it sends. An attempt that sent nothing does not count.
                 let sent_nothing = !error.unknown;
+                if !sent_nothing && let Some(death) = uncounted(lease.as_ref(), destination, true) {
+                    return Outcome::Dead(death);
+                }
                 let outcome = error.into_outcome();
                 if sent_nothing {
                     if !noted_before {
@@ -149,6 +154,8 @@ pub struct HostJob {
     link: HostLink,
     /// The last replay of the message, if it was a dead letter.
     replayed_at: Option<Timestamp>,
+    /// An earlier attempt may have sent it: the message comes from a delay queue, or again.
+    tried: bool,
 }
 
 impl Stage for HostStage {
@@ -185,7 +192,11 @@ impl Stage for HostStage {
                 .map(|link| AcceptedJob {
                     deadline: link.expires_at,
                     digest,
-                    job: HostJob { link, replayed_at: message.replayed_at() },
+                    job: HostJob {
+                        link,
+                        replayed_at: message.replayed_at(),
+                        tried: message.is_delayed() || message.deliveries() > 0,
+                    },
                 }),
         }
     }
@@ -202,6 +213,16 @@ impl Stage for HostStage {
         fault::point(HOST.name, "read");
         self.deliver(&job, &destination, context).await
     }
+}
+
+/// The death of a message that may have been sent while no ledger counts how often (`ledger.on_failure` = `continue`). Webex never tells
+/// what it sent to a space, so such a message dies when the result of its send is unknown (`just_sent`), and a space gets it once. For a person,
+/// Webex is asked first, and usually tells.
+fn uncounted(lease: Option<&Lease>, destination: &ExpertDestination<'_>, just_sent: bool) -> Option<Death> {
+    let is_space = matches!(destination, ExpertDestination::Room(_));
+    let reason = "the message may have been sent, and the ledger that counts its repeats is unavailable \
+                  (ledger.on_failure=continue); a replay sends it again";
+    (lease.is_none() && is_space == just_sent).then(|| Death::new(Class::Exhausted, reason))
 }
 
 /// Id of the message; the same for every repeat of an effect.
