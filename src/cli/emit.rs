@@ -8,7 +8,11 @@ use tokio::time::timeout;
 use url::Url;
 use uuid::Uuid;
 
-use super::{CommandError, emit_http, say, say_json};
+use super::{
+    CommandError,
+    emit_http::{self, ClientProof},
+    say, say_json,
+};
 use crate::{
     broker::{
         connection::{Connector, close},
@@ -53,6 +57,9 @@ pub(super) struct Args {
     /// File with the token for --http (default: the variable `ICW_CLIENT_TOKEN`)
     #[arg(long, value_name = "FILE", requires = "http")]
     token_file: Option<PathBuf>,
+    /// File with the signing secret for --http: signs the request instead of sending a token
+    #[arg(long, value_name = "FILE", requires = "http", conflicts_with = "token_file")]
+    signing_secret_file: Option<PathBuf>,
     /// Publish even an invalid start event
     #[arg(long)]
     unchecked: bool,
@@ -86,8 +93,11 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
         _ => format!("repeat with --message-id {message_id}"),
     };
     if let Some(url) = &args.http {
-        let token_file = args.token_file.as_deref();
-        return emit_http::run(loaded, url, token_file, &message_id, &repeat, body, args.json).await;
+        let proof = match &args.signing_secret_file {
+            Some(path) => ClientProof::secret(path)?,
+            None => ClientProof::token(args.token_file.as_deref())?,
+        };
+        return emit_http::run(loaded, url, &proof, &message_id, &repeat, body, args.json).await;
     }
     let topology = loaded.config.topology();
     // Connects once first: the publisher below retries forever, which suits a worker but not a waiting person.

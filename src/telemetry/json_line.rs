@@ -151,9 +151,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct KeptLines(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Lines {
+    impl io::Write for KeptLines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -165,7 +165,7 @@ mod tests {
 
     /// The lines that `work` logs, without their times.
     fn lines(work: impl FnOnce()) -> Vec<Value> {
-        let lines = Lines::default();
+        let lines = KeptLines::default();
         let writer = lines.clone();
         let layer = layer().event_format(JsonLine).with_writer(move || writer.clone()).with_ansi(false);
         with_default(registry().with(SpanFields.and_then(layer)), work);

@@ -224,3 +224,36 @@ async fn clients_with_one_signing_secret_do_not_start() {
     assert!(finished.stderr.contains("expected different signing secrets"), "{finished:?}");
     assert!(!finished.stderr.contains(&SECRET[6..]));
 }
+
+#[tokio::test]
+async fn emit_signs_with_the_secret_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::new().await;
+    let worker = rig.start(&signing(&[])).await;
+    let url = Caller::of(&worker).await.url("");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (secret, body) = (file("secret", SECRET), file("event.json", &event(1).to_string()));
+    let emit = async |id: &str, secret: &str| {
+        let arguments = ["emit", "--file", &body, "--http", &url, "--message-id", id, "--json"];
+        rig.command(&[&arguments[..], &["--signing-secret-file", secret]].concat(), &[]).await
+    };
+    let first = emit("run-1", &secret).await;
+    assert_eq!(first.status, Some(0), "{first:?}");
+    assert_eq!(emit("run-1", &secret).await.json()["replayed"], true);
+    let refused = emit("run-2", &file("other", NEW_SECRET)).await;
+    assert!(refused.status == Some(1) && refused.stderr.contains("status 401"), "{refused:?}");
+    for (id, secret, expected) in [
+        ("run-3", file("token", "one-word"), "--signing-secret-file: expected whsec_"),
+        ("run.3", secret, "expects an id without a full stop"),
+        ("run-3", "/nowhere".to_owned(), "--signing-secret-file"),
+    ] {
+        let wrong = emit(id, &secret).await;
+        assert!(wrong.status == Some(2) && wrong.stderr.contains(expected), "{expected}: {wrong:?}");
+    }
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+}

@@ -20,7 +20,11 @@ use url::Url;
 use uuid::Uuid;
 
 use self::services::{DemoServices, Sandboxes};
-use super::{CommandError, Global, emit_http, say, signals};
+use super::{
+    CommandError, Global,
+    emit_http::{self, ClientProof},
+    say, signals,
+};
 use crate::{
     broker::{
         connection::{Connector, close, within},
@@ -138,7 +142,7 @@ fn settings(sandbox: &Url, connect: &Url) -> Vec<String> {
 async fn start_session(loaded: &Loaded, url: &Url, session: &str) -> Result<Value, CommandError> {
     let (key, token) = (Uuid::new_v4().to_string(), CLIENT_TOKEN.into());
     let body = event(session).to_string().into_bytes();
-    emit_http::send(loaded, url, &token, &key, "run the demo again", body).await
+    emit_http::send(loaded, url, &ClientProof::Token(token), &key, "run the demo again", body).await
 }
 
 fn event(session: &str) -> Value {

@@ -42,10 +42,7 @@ impl GivenSignature {
             value.and_then(|value| value.to_str().ok()).ok_or(AuthFailure::Malformed)
         };
         let (id, timestamp, signatures) = (text(ID)?, text(TIMESTAMP)?, text(SIGNATURE)?);
-        // A full stop separates what is signed, so an id with one could also be read as an id and a time.
-        if !head::is_key(id) || id.contains('.') {
-            return Err(AuthFailure::Malformed);
-        }
+        let prefix = prefix(id, timestamp).ok_or(AuthFailure::Malformed)?;
         let seconds = seconds(timestamp).ok_or(AuthFailure::Malformed)?;
         if now.as_second().abs_diff(seconds) > TOLERANCE_SECONDS {
             return Err(AuthFailure::Timestamp);
@@ -54,8 +51,7 @@ impl GivenSignature {
         if signatures.is_empty() {
             return Err(AuthFailure::Signature);
         }
-        let prefix = Private::new(format!("{id}.{timestamp}."));
-        Ok(Self { id: Private::new(id.to_owned()), prefix, signatures })
+        Ok(Self { id: Private::new(id.to_owned()), prefix: Private::new(prefix), signatures })
     }
 
     /// Compares each signature with the right one.
@@ -65,6 +61,17 @@ impl GivenSignature {
         };
         self.signatures.iter().fold(Choice::from(0), |found, given| found | expected.ct_eq(given))
     }
+}
+
+/// What is signed in front of the body. `None` if `id` cannot name a request: a full stop separates what is signed, so an id with one could
+/// also be read as an id and a time.
+pub(super) fn prefix(id: &str, timestamp: &str) -> Option<String> {
+    (head::is_key(id) && !id.contains('.')).then(|| format!("{id}.{timestamp}."))
+}
+
+/// A signature as text, with its version.
+pub(super) fn versioned(signature: &[u8; 32]) -> String {
+    format!("{VERSION}{}", STANDARD.encode(signature))
 }
 
 fn seconds(text: &str) -> Option<i64> {

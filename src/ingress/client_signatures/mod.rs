@@ -8,6 +8,7 @@ use std::{path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
@@ -32,6 +33,23 @@ pub(crate) fn is_signing_secret(text: &str) -> bool {
 /// The text of a secret.
 pub(crate) fn secret_of(bytes: &[u8]) -> String {
     format!("{PREFIX}{}", STANDARD.encode(bytes))
+}
+
+/// The headers of a request that a client signs with `secret` at `now`; `None` if `id` cannot name a signed request.
+pub(crate) fn signed_headers(
+    secret: &SecretString,
+    id: &str,
+    now: Timestamp,
+    body: &[u8],
+) -> Option<Vec<(&'static str, String)>> {
+    let seconds = now.as_second();
+    let prefix = given::prefix(id, &seconds.to_string())?;
+    let signature = SigningSecret::of(secret.expose_secret())?.sign([prefix.as_bytes(), body])?;
+    Some(vec![
+        ("webhook-id", id.to_owned()),
+        ("webhook-timestamp", seconds.to_string()),
+        ("webhook-signature", given::versioned(&signature)),
+    ])
 }
 
 fn bytes_of(text: &str) -> Option<Vec<u8>> {

@@ -1,10 +1,9 @@
 //! Signs requests for tests.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 
-use super::{FileLine, GivenSignature, SigningSecret};
+use super::{FileLine, GivenSignature, SigningSecret, given};
 
 /// The headers of a request with this signature.
 pub(in crate::ingress) fn headers(id: &str, seconds: &str, signature: &str) -> HeaderMap {
@@ -19,7 +18,7 @@ pub(in crate::ingress) fn headers(id: &str, seconds: &str, signature: &str) -> H
 pub(in crate::ingress) fn signature(secret: &str, id: &str, seconds: i64, body: &[u8]) -> String {
     let prefix = format!("{id}.{seconds}.");
     let signature = SigningSecret::of(secret).unwrap().sign([prefix.as_bytes(), body]);
-    format!("v1,{}", STANDARD.encode(signature.unwrap()))
+    given::versioned(&signature.unwrap())
 }
 
 /// A request that is signed now.
