@@ -50,18 +50,11 @@ impl Message {
             .map_or(Duration::ZERO, Duration::from_millis)
     }
 
-    /// True for the copy of a message that waited in a delay queue (header `x-retry-reason`). A replay is none.
-    #[must_use]
-    pub fn is_delayed(&self) -> bool {
-        self.header(super::header::RETRY_REASON).is_some()
-    }
-
     /// Earliest time of the next attempt (header `x-not-before`). `None` unless `x-retry-reason` marks a delayed copy.
     #[must_use]
     pub fn not_before(&self) -> Option<Timestamp> {
-        self.header(super::header::NOT_BEFORE)
-            .filter(|_| self.is_delayed())
-            .and_then(|text| text.parse().ok())
+        self.header(super::header::RETRY_REASON)?;
+        self.header(super::header::NOT_BEFORE).and_then(|text| text.parse().ok())
     }
 
     /// Time of the last replay of this dead letter (header `x-replayed-at`).

@@ -3,9 +3,15 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use testkit::{Rig, admin::Admin, event};
+use testkit::{
+    Rig,
+    admin::Admin,
+    event,
+    events::{email, event_with},
+};
 
 use super::{Caller, head, rest, with};
 
@@ -202,5 +208,23 @@ async fn client_beyond_its_rate_waits_and_others_do_not() {
     let request = request.header("content-type", "application/json").body(event(99).to_string());
     assert_eq!(super::reply(request).await.status, 202);
     rig.until_experts_have(accepted.len() as u64 + 1).await;
+    worker.stop().await;
+}
+
+/// Experts get messages too, so a stolen token must not reach many of them either.
+#[tokio::test]
+async fn experts_of_a_session_count_as_its_guests_do() {
+    let rig = Rig::new().await;
+    let settings = with(&[("ingress.clients.flows.rate", "1"), ("ingress.clients.flows.burst", "2")]);
+    let worker = rig.start(&settings).await;
+    let caller = Caller::of(&worker).await;
+    let experts: Vec<_> = (0..30).map(|n| json!({"email": email(n)})).collect();
+    let accepted = caller.start("run-1", &event_with(1, &json!({"experts": experts}))).await;
+    assert_eq!(accepted.status, 202, "a full burst lets one session pass: {accepted:?}");
+    let answer = caller.start("run-2", &event(2)).await;
+    assert_eq!((answer.status, answer.problem(&rig).as_str()), (429, "rate-limited"));
+    let wait: u64 = answer.header("retry-after").parse().unwrap();
+    assert!(wait > 20, "the experts of the first session are refilled in {wait} s");
+    rig.until_experts_have(30).await;
     worker.stop().await;
 }

@@ -415,6 +415,17 @@ async fn message_to_a_space_that_may_have_been_sent_is_sent_three_times_at_most(
     assert_eq!((counts.messages, counts.message_requests), (3, 6));
 }
 
+/// A 503 with `Retry-After` says that the request was not processed.
+#[tokio::test]
+async fn refusals_for_now_do_not_use_up_the_messages_to_a_space() {
+    let (rig, worker) = session_in_a_space(&["status=503,retry-after=1"; 4]).await;
+    rig.until_experts_have(1).await;
+    worker.stop().await;
+    rig.assert_queues_are_empty(&rig.amqp).await;
+    let counts = rig.sandbox.counts();
+    assert_eq!((counts.messages, counts.message_requests), (1, 5), "no request looks for the message");
+}
+
 #[tokio::test]
 async fn outage_does_not_use_up_the_messages_to_a_space() {
     let down = ["cut=body", "status=503", "cut=before", "garbage", "page=200"];

@@ -103,12 +103,13 @@ impl SendNote {
     }
 
     /// True if `receipt` is about this message. A receipt from before the last replay is about an earlier one, which an operator decided to
-    /// send again. A receipt from before the first send is about an earlier session: a start event that is repeated after the ledger
-    /// forgot it makes links with the same ids.
+    /// send again; the operator's clock may be ahead, so the first send counts if it was earlier. A receipt from before the first send is
+    /// about an earlier session: a start event that is repeated after the ledger forgot it makes links with the same ids.
     #[must_use]
     pub fn may_have(&self, receipt: &ReceiptNote) -> bool {
         let earliest = self.first_sent_at.and_then(|at| at.checked_sub(CLOCK_SKEW).ok());
-        self.replayed_at.max(earliest).is_none_or(|earliest| receipt.at >= earliest)
+        let replayed_at = self.replayed_at.map(|at| self.first_sent_at.map_or(at, |first| at.min(first)));
+        replayed_at.max(earliest).is_none_or(|earliest| receipt.at >= earliest)
     }
 
     /// The note before one more send at `at`.
@@ -136,6 +137,19 @@ mod tests {
         ] {
             let note = order.iter().fold(None, |known, state| Some(ReceiptNote::after(known, *state, at)));
             assert_eq!(note.unwrap().state, best, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn receipt_of_a_replay_counts_although_the_operators_clock_is_ahead() {
+        let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1);
+        let at = |seconds| now + SignedDuration::from_secs(seconds);
+        let receipt = |seconds| ReceiptNote { state: MessageState::Submitted, at: at(seconds) };
+        for (replayed, sent, received, counts) in
+            [(0, 2, 5, true), (0, 2, -1, false), (180, 2, 5, true), (180, 2, 1, false), (0, 3600, -1, false)]
+        {
+            let note = SendNote { replayed_at: Some(at(replayed)), ..SendNote::default() }.again(at(sent));
+            assert_eq!(note.may_have(&receipt(received)), counts, "{replayed} {sent} {received}");
         }
     }
 

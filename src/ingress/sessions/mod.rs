@@ -155,8 +155,9 @@ impl StartEvents {
             Some(at) => (self.first_sent(event, at)?, false),
             None => (event, true),
         };
-        // The people of a repeat were counted with the first request.
-        let people = if is_first { event.session.guests.len() } else { 0 };
+        // Each guest and each expert gets a message. The people of a repeat were counted with the first request.
+        let people = event.session.guests.len().max(event.session.experts.len());
+        let people = if is_first { people } else { 0 };
         let room = self.room(event.message.body.len())?;
         client.count_people(people).map_err(problem::rate_limited)?;
         match self.publish_noted(event, lease, room, within, deadline).await {

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     contract::{
         decode::{self, Invalid},
+        header,
         identity::Identity,
         ids::{self, EventId},
         link::{HOSTS, HostLink},
@@ -31,7 +32,7 @@ use crate::{
     fault,
     instant_connect::response::LinkRules,
     ledger::Lease,
-    outcome::{Batch, Class, Death, Outcome},
+    outcome::{Batch, Cause, Class, Death, Outcome},
     webex_messages::WebexClient,
 };
 
@@ -85,16 +86,14 @@ impl HostStage {
             Begun::Stop(outcome) => return outcome,
         };
         fault::point(HOST.name, "claimed");
-        let note = lease.as_ref().and_then(Lease::note);
-        let noted_before = note.is_some();
-        let noted = HostNote::of(note, *replayed_at);
-        // Without the ledger, any earlier attempt may have sent it.
-        if noted_before || (lease.is_none() && *tried) {
+        let mut noted = HostNote::of(lease.as_ref().and_then(Lease::note), *replayed_at);
+        // Without the ledger, an earlier attempt may have sent it.
+        if noted.may_be_sent() || (lease.is_none() && *tried) {
             let sent = self.client.was_sent(destination, link, trace).await;
             fault::point(HOST.name, "looked");
             match sent {
                 Ok(Some(true)) => return self.delivered(lease, *deadline).await,
-                Ok(Some(false)) => {}
+                Ok(Some(false)) => noted = noted.not_sent(),
                 Ok(None) => {
                     let death = noted.too_often();
                     if let Some(death) = death.or_else(|| uncounted(lease.as_ref(), destination, false)) {
@@ -104,7 +103,10 @@ impl HostStage {
                 Err(error) => return error.into_outcome(),
             }
         }
-        if let Some(outcome) = self.deduplicator.note(&mut lease, &noted.again().bytes(), *deadline).await {
+        // Waits for the ledger. A note that was given up and written late would count as a message that may have been sent.
+        if let Some(outcome) =
+            self.deduplicator.note_part(&mut lease, &noted.again().bytes(), *deadline).await
+        {
             return outcome;
         }
         fault::point(HOST.name, "noted");
@@ -121,22 +123,18 @@ impl HostStage {
                 self.delivered(lease, *deadline).await
             }
             Err(error) => {
-                // Keep the note if the message may have been sent, by this attempt or late by an earlier one: the next
-                // attempt then checks before it sends. An attempt that sent nothing does not count.
+                // Keep the note if the message may have been sent: the next attempt then checks before it sends. An attempt that
+                // sent nothing does not count, so the earlier note returns, also if it counts nothing: a write is repeated until
+                // the ledger works, and a release is not.
                 let sent_nothing = !error.unknown;
                 if !sent_nothing && let Some(death) = uncounted(lease.as_ref(), destination, true) {
                     return Outcome::Dead(death);
                 }
-                let outcome = error.into_outcome();
                 if sent_nothing {
-                    if !noted_before {
-                        Deduplicator::release(lease).await;
-                    } else if !matches!(outcome, Outcome::Dead(_)) {
-                        _ = self.deduplicator.note(&mut lease, &noted.bytes(), *deadline).await;
-                    }
+                    _ = self.deduplicator.note_part(&mut lease, &noted.bytes(), *deadline).await;
                     fault::point(HOST.name, "released");
                 }
-                outcome
+                error.into_outcome()
             }
         }
     }
@@ -154,7 +152,7 @@ pub struct HostJob {
     link: HostLink,
     /// The last replay of the message, if it was a dead letter.
     replayed_at: Option<Timestamp>,
-    /// An earlier attempt may have sent it: the message comes from a delay queue, or again.
+    /// An earlier attempt may have sent it: its call failed, or it had no outcome.
     tried: bool,
 }
 
@@ -195,7 +193,7 @@ impl Stage for HostStage {
                     job: HostJob {
                         link,
                         replayed_at: message.replayed_at(),
-                        tried: message.is_delayed() || message.deliveries() > 0,
+                        tried: is_after_failed_call(message) || message.deliveries() > 0,
                     },
                 }),
         }
@@ -223,6 +221,12 @@ fn uncounted(lease: Option<&Lease>, destination: &ExpertDestination<'_>, just_se
     let reason = "the message may have been sent, and the ledger that counts its repeats is unavailable \
                   (ledger.on_failure=continue); a replay sends it again";
     (lease.is_none() && is_space == just_sent).then(|| Death::new(Class::Exhausted, reason))
+}
+
+/// True for the copy of a message that waited in a delay queue because a call had no response, a malformed one, or one that says "later".
+fn is_after_failed_call(message: &Message) -> bool {
+    let reason = message.header(header::RETRY_REASON);
+    [Cause::Unavailable, Cause::Malformed].iter().any(|cause| reason == Some(cause.as_str()))
 }
 
 /// Id of the message; the same for every repeat of an effect.

@@ -29,6 +29,16 @@ impl HostNote {
         noted.unwrap_or(Self { sends: 0, replayed_at })
     }
 
+    /// True if the message may have been sent.
+    pub(super) const fn may_be_sent(self) -> bool {
+        self.sends > 0
+    }
+
+    /// The note after Webex has said that the message was not sent.
+    pub(super) const fn not_sent(self) -> Self {
+        Self { sends: 0, ..self }
+    }
+
     /// The note before the message is sent once more.
     pub(super) const fn again(self) -> Self {
         Self { sends: self.sends.saturating_add(1), ..self }
@@ -66,6 +76,8 @@ mod tests {
             noted = HostNote::of(Some(&noted.again().bytes()), None);
         }
         assert!(noted.too_often().unwrap().reason.contains("3 times"));
+        let noted = HostNote::of(Some(&noted.not_sent().bytes()), None);
+        assert!(!noted.may_be_sent() && noted.too_often().is_none(), "Webex said that it was not sent");
     }
 
     #[test]

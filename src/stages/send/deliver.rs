@@ -59,7 +59,7 @@ impl<C: GuestSender> SendStage<C> {
             if !has_note {
                 Deduplicator::release(lease).await;
             }
-            return Outcome::Dead(self.too_late());
+            return unknown::warned(Outcome::Dead(self.too_late()), &noted);
         }
         let admitted = async {
             self.count(job, *digest).await?;
@@ -69,7 +69,7 @@ impl<C: GuestSender> SendStage<C> {
             if !has_note {
                 Deduplicator::release(lease).await;
             }
-            return outcome;
+            return unknown::warned(outcome, &noted);
         }
         fault::point(C::DEF.name, "counted");
         self.send_noted(job, context, lease, &noted).await
@@ -160,7 +160,7 @@ impl<C: GuestSender> SendStage<C> {
             fault::point(C::DEF.name, "released");
         }
         match error {
-            SendError::Unsendable(death) => Outcome::Dead(death),
+            SendError::Unsendable(death) => unknown::warned(Outcome::Dead(death), noted),
             SendError::Failed(error) if self.falls_back() && is_not_on_whatsapp(&error) => {
                 self.by_sms(job, &error.reason)
             }

@@ -112,6 +112,16 @@ pub(super) fn warn_in(reason: &mut String) {
     reason.push_str("; the message may have been sent");
 }
 
+/// `outcome`, whose reason says that the message may have been sent, if it is a death and `noted` counts a send.
+pub(super) fn warned(mut outcome: Outcome, noted: &SendNote) -> Outcome {
+    if let Outcome::Dead(death) = &mut outcome
+        && noted.sends > 0
+    {
+        warn_in(&mut death.reason);
+    }
+    outcome
+}
+
 /// The death of a message that may have been sent `sends` times.
 pub(super) fn maybe_sent(sends: u32) -> Death {
     let times = if sends == 1 { "once".to_owned() } else { format!("{sends} times") };
