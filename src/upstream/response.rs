@@ -161,7 +161,7 @@ impl Upstream {
         let origin = match tracking_id {
             Some(id) => format!(", tracking id {id}"),
             None if status.is_client_error() && !webex => {
-                "; not a Webex response (no tracking id, no Webex error body): a proxy or load balancer answered"
+                "; not a Webex response (no tracking id, no Webex error body): a proxy or load balancer responded"
                     .to_owned()
             }
             None if status.is_redirection() => "; redirects are not followed".to_owned(),
@@ -172,7 +172,7 @@ impl Upstream {
             status: Some(status.as_u16()),
             // Only a Webex response proves that nothing was done; behind a gateway, Webex may have acted.
             unknown: !(webex && status.is_client_error()),
-            reason: format!("{} answered {}{origin}", self.name, status.as_u16()),
+            reason: format!("{} responded with {}{origin}", self.name, status.as_u16()),
             retry_after,
             code: None,
         }
