@@ -120,7 +120,7 @@ ingress-fuzz: ## send random requests to the ingress for INGRESS_SECONDS (600), 
 	$(CARGO) build --locked
 	ICW_PROGRAM=$(CURDIR)/target/debug/instant-connect-worker $(CARGO) broker with --private scripts/ingress-attack fuzz $(INGRESS_SECONDS)
 
-ingress-load: ## load the ingress with wrk at full speed, three times LOAD_SECONDS (30); answers, memory and the queue must be right
+ingress-load: ## load the ingress with wrk at full speed, three times LOAD_SECONDS (30); responses, memory and the queue must be right
 	@$(CARGO) broker ensure
 	command -v wrk >/dev/null || scripts/apt-install wrk
 	$(CARGO) build --locked --release

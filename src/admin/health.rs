@@ -36,7 +36,7 @@ enum Phase {
     Ending,
 }
 
-/// The answer to one probe, with its checks.
+/// The response to one probe, with its checks.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HealthReport {

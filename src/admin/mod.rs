@@ -3,7 +3,7 @@
 //!
 //! - [`health`]: liveness and readiness
 //!
-//! The server has its own thread, so it answers even if all of the worker's threads are stuck.
+//! The server has its own thread, so it responds even if all of the worker's threads are stuck.
 
 pub(crate) mod health;
 mod serve;

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::warn;
 
-/// Maximum connections at once. A new connection replaces the oldest: an answer takes milliseconds, so an old connection is
+/// Maximum connections at once. A new connection replaces the oldest: a response takes milliseconds, so an old connection is
 /// slow or idle and must not delay a probe of the kubelet.
 const CONNECTIONS_MAX: usize = 64;
 /// Time limit for the head of a request.
@@ -57,7 +57,7 @@ async fn accept(listener: TcpListener, router: Router) -> io::Result<()> {
         {
             oldest.abort();
         }
-        // A timeout or an error needs no answer: the client is too slow or gone.
+        // A timeout or an error needs no response: the client is too slow or gone.
         let served = timeout(CONNECTION_TIMEOUT, serve(stream, router.clone()));
         connections.push_back(tokio::spawn(served).abort_handle());
     }

@@ -4,7 +4,7 @@
 //! A failure is the event's own if more other events succeeded than failed since the event last failed. Such a failure
 //! counts against the event and is no sign of an outage. After eight failures in a row to which only the first half of
 //! this applies, the next ones count too. No other failure counts, with the breaker open or closed, because it could
-//! be the start of an outage. So a single event without any others is retried until its session is over.
+//! be the start of an outage. So a single event without any others is retried until its session has ended.
 //!
 //! - `signal`: the meaning of an outcome for the API
 //! - `history`: failures that are remembered; `transitions`: opening and closing

@@ -7,13 +7,13 @@ use crate::outcome::{Cause, Class, Outcome};
 /// Classifies an outcome as success, failure or neutral.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// The API answered.
+    /// The API responded.
     Success,
     /// The API failed.
     Failure,
     /// No call can succeed for now; with a rate limit, for this long.
     Blocked(Option<Duration>),
-    /// The API was not called, because the ledger answered.
+    /// The API was not called, because the ledger had the result.
     LedgerSuccess,
     /// The API was not called.
     Neutral,

@@ -17,7 +17,7 @@ use crate::{
     telemetry::metrics::{StageMetrics, labels::QueueKind},
 };
 
-/// Consecutive checks before a consumer counts as stalled, or before unanswered checks without deliveries end the
+/// Consecutive checks before a consumer counts as stalled, or before checks without a reply and without deliveries end the
 /// connection.
 const CHECKS: u32 = 3;
 

@@ -13,7 +13,7 @@ use crate::{
     config::Loaded,
 };
 
-/// Time limit for one answer of the broker.
+/// Time limit for one reply of the broker.
 const ANSWER: Duration = Duration::from_secs(5);
 /// The first version has at-least-once dead-lettering; versions after the last are untested.
 const VERSIONS: [(u32, u32); 2] = [(3, 10), (4, u32::MAX)];

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{CheckGroup::Telemetry, Finding};
 use crate::{config::Loaded, telemetry::try_collector};
 
-/// Time limit for the collector's answer.
+/// Time limit for the collector's response.
 const ANSWER: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
@@ -16,7 +16,7 @@ pub(super) async fn run(loaded: &Loaded) -> Vec<Finding> {
         return vec![Telemetry.pass(what, "tracing is off: no spans are sent")];
     };
     let tried = timeout(ANSWER, try_collector(&url, loaded.config.tls.ca_file.as_deref())).await;
-    vec![match tried.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}"))) {
+    vec![match tried.unwrap_or_else(|_| Err(format!("no response within {ANSWER:?}"))) {
         Ok(()) => Telemetry.pass(what, "accepts spans"),
         Err(problem) => Telemetry.fail(what, format!("does not accept spans: {problem}")).advise(
             "check telemetry.otlp_endpoint, OTEL_EXPORTER_OTLP_HEADERS and that the collector accepts OTLP over HTTP (port \

@@ -53,7 +53,7 @@ pub(super) enum Right {
     Blocked,
 }
 
-/// Probes over one connection, with `limit` for each answer.
+/// Probes over one connection, with `limit` for each reply.
 #[derive(Debug)]
 pub(super) struct Probe<'a> {
     connection: &'a Connected,
@@ -69,7 +69,7 @@ impl<'a> Probe<'a> {
     /// Reads the state of `exchange`.
     ///
     /// # Errors
-    /// [`BrokerError`] if the broker does not answer.
+    /// [`BrokerError`] if the broker does not reply.
     pub(super) async fn exchange(&self, exchange: &Exchange) -> Result<ProbeResult, BrokerError> {
         let declare = async |passive| {
             declare_exchange(&self.channel().await?, exchange, passive, self.limit).await.map(|()| None)
@@ -84,7 +84,7 @@ impl<'a> Probe<'a> {
     /// Reads the state of `queue`.
     ///
     /// # Errors
-    /// [`BrokerError`] if the broker does not answer.
+    /// [`BrokerError`] if the broker does not reply.
     pub(super) async fn queue(&self, queue: &Queue) -> Result<ProbeResult, BrokerError> {
         let declare =
             async |passive| declare_queue(&self.channel().await?, queue, passive, self.limit).await.map(Some);
@@ -98,7 +98,7 @@ impl<'a> Probe<'a> {
     /// The depth of the queue `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`BrokerError`] if the broker does not answer, or does not let the user look.
+    /// [`BrokerError`] if the broker does not reply, or does not let the user look.
     pub(super) async fn depth(&self, name: &str) -> Result<Option<Depth>, BrokerError> {
         let queue = Queue { name: name.to_owned(), arguments: Vec::new() };
         match declare_queue(&self.channel().await?, &queue, true, self.limit).await {
@@ -128,7 +128,7 @@ impl<'a> Probe<'a> {
     /// Probes the permission to consume from `queue`, which need not exist: consumes with a priority that is not a number.
     ///
     /// # Errors
-    /// [`BrokerError`] if the broker does not answer.
+    /// [`BrokerError`] if the broker does not reply.
     pub(super) async fn consume(&self, queue: &str) -> Result<Right, BrokerError> {
         let channel = self.channel().await?;
         let consumed = channel.basic_consume(
@@ -144,7 +144,7 @@ impl<'a> Probe<'a> {
     /// message whose expiration is not a number, with an unused routing key.
     ///
     /// # Errors
-    /// [`BrokerError`] if the broker does not answer.
+    /// [`BrokerError`] if the broker does not reply.
     pub(super) async fn publish(&self, exchange: &str) -> Result<Right, BrokerError> {
         tokio::select! {
             result = self.try_publish(exchange) => match right(result)? {
@@ -177,7 +177,7 @@ impl<'a> Probe<'a> {
     /// Probes the permission to bind `queue` to `exchange`: removes a binding that does not exist, which is not an error.
     ///
     /// # Errors
-    /// [`BrokerError`] if the broker does not answer.
+    /// [`BrokerError`] if the broker does not reply.
     pub(super) async fn bind(&self, queue: &str, exchange: &str) -> Result<Right, BrokerError> {
         let channel = self.channel().await?;
         let key = short(&format!("check.{}", Uuid::new_v4()));

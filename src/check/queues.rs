@@ -145,7 +145,7 @@ fn declared(kind: Kind, name: &str, seen: Result<ProbeResult, BrokerError>, decl
             Some(message),
         ),
         Ok(ProbeResult::Hidden(_)) => (
-            Broker.pass(what, "the user may not declare it and need not; its arguments can't be compared"),
+            Broker.pass(what, "the user may not declare it and need not; its arguments cannot be compared"),
             None,
         ),
         Ok(ProbeResult::Refused(message)) if declare == Declare::Off => {

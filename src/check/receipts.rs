@@ -20,7 +20,7 @@ pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     if config.receipts.allow_unsigned {
         let about = on(Guests, loaded, &["receipts.allow_unsigned"]);
         found.push(about.warn(
-            "whoever reaches the ingress can send false receipts, which suppress the repeat of a message",
+            "anybody who reaches the ingress can send false receipts, which suppress the repeat of a message",
             "set receipts.secret_file and the same hub secret in Webex Connect, or receipts.key_file and the header with the same key",
         ));
     }

@@ -17,7 +17,7 @@ use crate::{
     upstream::{ErrorCause, TokenSource, Upstream, UpstreamError, UpstreamLimits},
 };
 
-/// Time limit for one answer of Webex.
+/// Time limit for one response of Webex.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Tolerated difference between the clocks.
 const SKEW: SignedDuration = SignedDuration::from_secs(30);
@@ -27,10 +27,10 @@ const WEBEX_DOMAINS: [&str; 3] = ["webexapis.com", "webex.com", "wbx2.com"];
 const MESSAGES: &str = "token of Webex Messages at Webex";
 const INSTANT_CONNECT: &str = "token of Instant Connect at Webex";
 
-/// The fields that are read from the answer.
+/// The fields that are read from the response.
 #[derive(Deserialize)]
 struct Person {
-    /// Required: an answer without an id is not a person.
+    /// Required: a response without an id is not a person.
     id: String,
     #[serde(default, rename = "type")]
     kind: String,

@@ -19,12 +19,12 @@ use crate::{
 
 /// The variable with the token.
 const VARIABLE: &str = "ICW_CLIENT_TOKEN";
-/// Time limit for the answer; the ingress answers within 8 s.
+/// Time limit for the response; the ingress responds within 8 s.
 const ANSWER: Duration = Duration::from_secs(20);
-/// Maximum size of an answer, in bytes.
+/// Maximum size of a response, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// What shows the ingress which client sends.
+/// Credential that identifies the client to the ingress.
 #[derive(Debug)]
 pub(super) enum ClientProof {
     /// A token, sent with the request.
@@ -90,7 +90,7 @@ fn read(flag: &str, path: &Path) -> Result<SecretString, CommandError> {
     read.map_err(|error| CommandError::Usage(format!("{flag}: {error}")))
 }
 
-/// Sends `body` with the idempotency key `key` and the `proof` of a client to the ingress at `url`, and prints the answer. `repeat`
+/// Sends `body` with the idempotency key `key` and the `proof` of a client to the ingress at `url`, and prints the response. `repeat`
 /// says how to send it again if the result is unknown.
 pub(super) async fn run(
     loaded: &Loaded,
@@ -111,7 +111,7 @@ pub(super) async fn run(
 }
 
 /// Sends `body` with the idempotency key `key` and the `proof` of a client to the ingress at `url`. `repeat` says how to send it again if the result
-/// is unknown. Returns the answer 202.
+/// is unknown. Returns the response 202.
 pub(super) async fn send(
     loaded: &Loaded,
     url: &Url,
@@ -149,7 +149,7 @@ pub(super) async fn send(
     let mut response = request.send().await.map_err(|error| {
         let is_connect = error.is_connect();
         let problem = error.without_url().to_string();
-        if is_connect { failed(problem) } else { unknown(format!("no answer of the ingress: {problem}")) }
+        if is_connect { failed(problem) } else { unknown(format!("no response from the ingress: {problem}")) }
     })?;
     let status = response.status().as_u16();
     let mut answer = Vec::new();

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use super::CommandError;
 use crate::{config::Loaded, tls};
 
-/// Time limit for the whole answer.
+/// Time limit for the whole response.
 const LIMIT: Duration = Duration::from_secs(3);
-/// Largest accepted answer, in bytes; a worker sends about 600.
+/// Maximum size of the response, in bytes; a worker sends about 600.
 const BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ pub(super) struct Args {
     live: bool,
 }
 
-/// The worker's answer.
+/// The worker's response.
 #[derive(Deserialize)]
 struct HealthAnswer {
     ok: bool,
@@ -42,7 +42,7 @@ pub(super) async fn run(loaded: &Loaded, args: &Args) -> Result<(), CommandError
     let (path, state) = if args.live { ("livez", "alive") } else { ("readyz", "ready") };
     let address = reachable(listen);
     let answer = tokio::time::timeout(LIMIT, ask(address, path)).await;
-    let answer = answer.map_err(|_| no_answer(address, "no answer within 3 s"))??;
+    let answer = answer.map_err(|_| no_answer(address, "no response within 3 s"))??;
     let failed = answer.checks.iter().filter(|(_, check)| !check.ok);
     let failed: Vec<_> = failed.map(|(name, check)| format!("{name}: {}", check.detail)).collect();
     if answer.ok { Ok(()) } else { Err(CommandError::Failed(format!("not {state}: {}", failed.join("; ")))) }
@@ -67,15 +67,15 @@ async fn ask(address: SocketAddr, path: &str) -> Result<HealthAnswer, CommandErr
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         body.extend_from_slice(&chunk);
         if body.len() > BYTES_MAX {
-            return Err(no_answer(address, "the answer is larger than 64 KiB"));
+            return Err(no_answer(address, "the response is larger than 64 KiB"));
         }
     }
-    serde_json::from_slice(&body).map_err(|_| no_answer(address, "not the answer of a worker"))
+    serde_json::from_slice(&body).map_err(|_| no_answer(address, "not the response of a worker"))
 }
 
 fn no_answer(address: SocketAddr, problem: &str) -> CommandError {
     CommandError::Failed(format!(
-        "no answer from a worker on {address}: {problem}; hint: check that the worker runs and that admin.listen is its address"
+        "no response from a worker on {address}: {problem}; hint: check that the worker runs and that admin.listen is its address"
     ))
 }
 

@@ -71,7 +71,7 @@ enum Command {
     /// Show one session end to end on a sandbox: the messages that each person receives
     #[cfg(feature = "sandbox")]
     Demo(demo::Args),
-    /// Serve simulated Instant Connect and Webex Messages APIs
+    /// Serve simulated APIs of Instant Connect, Webex Messages and Webex Connect
     #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Args),
     #[cfg(not(feature = "sandbox"))]

@@ -1,4 +1,4 @@
-//! Simulates the senders of text messages: consumes guest links and delivers them to the sandbox's phones.
+//! Simulates the senders of SMS: consumes guest links and delivers them to the sandbox's phones.
 
 use futures_util::StreamExt;
 use instant_connect_sandbox::{Handle, Text};

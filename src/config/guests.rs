@@ -132,7 +132,7 @@ impl Config {
         self.guests.delivery == GuestsDelivery::WebexConnect
     }
 
-    /// True if the ingress takes receipts of Webex Connect. It is the same for all workers, also those without the ingress.
+    /// True if the ingress accepts receipts of Webex Connect. It is the same for all workers, also those without the ingress.
     #[must_use]
     pub fn takes_receipts(&self) -> bool {
         let section = &self.receipts;
@@ -186,7 +186,7 @@ impl Config {
 }
 
 impl WebexConnectConfig {
-    /// The texts of text messages.
+    /// The texts of SMS.
     ///
     /// # Errors
     /// All problems of the files.
@@ -214,7 +214,7 @@ impl WebexConnectConfig {
 }
 
 impl Loaded {
-    /// The texts of text messages.
+    /// The texts of SMS.
     ///
     /// # Errors
     /// [`ConfigError`] with all problems of the files.

@@ -27,7 +27,7 @@ pub const SECRETS: [&str; 8] = [
 pub(super) const CLIENTS: &str = "ingress.clients.";
 /// Beginning of the keys of templates, `webex_connect.whatsapp_templates.LOCALE`.
 pub(super) const TEMPLATES: &str = "webex_connect.whatsapp_templates.";
-/// The name in place of a client's, or of a locale, for what all of them share.
+/// The name instead of a client's, or of a locale, for what all of them share.
 const EVERY: &str = "*";
 
 /// True if the value of `key` is never shown. A digest is hidden because a token may be given in its place.

@@ -47,7 +47,7 @@ const HOST: MessageDoc = MessageDoc {
 const RECEIPT: MessageDoc = MessageDoc {
     name: "GuestReceipt",
     kind: receipt::RECEIPT_TYPE,
-    summary: "The state of a message to a guest. Only where the worker sends the messages and takes receipts (docs/receipts.md).",
+    summary: "The state of a message to a guest. Only if the worker sends the messages and accepts receipts (docs/receipts.md).",
 };
 
 const fn described(kind: MessageKind) -> &'static MessageDoc {

@@ -1,4 +1,4 @@
-//! Answers of the HTTP ingress.
+//! Responses of the HTTP ingress.
 
 use std::borrow::Cow;
 

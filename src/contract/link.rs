@@ -144,14 +144,14 @@ pub const ROUTES: [Route; 3] = [guest_route(Channel::Sms), guest_route(Channel::
 const HOST_ROUTE: Route =
     Route { exchange: EXCHANGE, routing_key: HOST_ROUTING_KEY, role: "host", channel: "webex" };
 
-/// The queue of guest links, which senders of text messages consume.
+/// The queue of guest links, which the SMS and WhatsApp senders consume.
 pub static GUESTS: QueueDef = QueueDef {
     name: "guests",
     bindings: &[(EXCHANGE, Channel::Sms.routing_key()), (EXCHANGE, Channel::Whatsapp.routing_key())],
     messages: MessageKind::GuestLink,
 };
 
-/// The queue of guest links for stage `sms`. It takes the place of [`GUESTS`] where the worker sends the messages itself.
+/// The queue of guest links for stage `sms`. It replaces [`GUESTS`] if the worker sends the messages itself.
 pub static GUESTS_SMS: QueueDef = QueueDef {
     name: "guests.sms",
     bindings: &[(EXCHANGE, Channel::Sms.routing_key())],

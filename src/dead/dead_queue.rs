@@ -41,7 +41,7 @@ pub(crate) struct DeadQueue<'a> {
 }
 
 impl<'a> DeadQueue<'a> {
-    /// Opens the dead queue of `work`, with `limit` for each answer of the broker.
+    /// Opens the dead queue of `work`, with `limit` for each reply of the broker.
     ///
     /// # Errors
     /// [`DeadError`].

@@ -43,10 +43,10 @@ pub(crate) enum DeadError {
     Unpublished {
         /// The queue for the copy.
         queue: String,
-        /// The broker's answer.
+        /// The broker's reply.
         problem: &'static str,
     },
-    /// The time limit is over.
+    /// The time limit has passed.
     #[error("{0}: not finished within {OPEN_MAX:?}; hint: use a filter")]
     TimeUp(String),
 }

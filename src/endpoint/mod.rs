@@ -217,7 +217,7 @@ impl Obstacle {
             Self::NotYetValid => "check this machine's clock, and the server's certificate",
             Self::WrongName => "use a host name that the server's certificate contains",
             Self::IssuerAsServer => {
-                "give the server a certificate that its CA issued; tls.ca_file takes the CA certificate, not the server's"
+                "give the server a certificate that its CA issued; put the CA certificate into tls.ca_file, not the server's"
             }
             Self::BadCertificate => "check the server's certificate (openssl s_client -connect HOST:PORT)",
             Self::ClientCertificateMissing => "set amqp.client_cert_file and amqp.client_key_file",

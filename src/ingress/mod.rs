@@ -4,15 +4,15 @@
 //! - [`client_tokens`]: its tokens, as digests; [`client_signatures`]: its signatures; `rotating_lines`: files that rotate
 //! - `clients`: who may call; `rate`: how often
 //! - `serve`: the listener, its connections and their limits
-//! - `service`: the order of work for a request; `signed`: for a signed one; `head`: its headers; `body`: its body; `problem`: answers
+//! - `service`: the order of work for a request; `signed`: for a signed one; `head`: its headers; `body`: its body; `problem`: error responses
 //!   to what is not accepted
 //! - `outlet`: the broker's part
-//! - [`receipts`]: takes the receipts of Webex Connect
+//! - [`receipts`]: accepts the receipts of Webex Connect
 //! - [`sessions`]: validates an event, claims its id, publishes it with confirm
 //! - [`openapi`]: the description of all that for other programs
 //!
-//! The ingress validates with the very code of stage `link`, and answers 202 only after the broker's confirm. The id of an
-//! event follows from the request. So a client that repeats a request whose answer it did not get makes no second event.
+//! The ingress validates with the very code of stage `link`, and responds with 202 only after the broker's confirm. The id of an
+//! event follows from the request. So a client that repeats a request whose response it did not get makes no second event.
 
 mod body;
 pub(crate) mod client_signatures;
@@ -140,7 +140,7 @@ impl Ingress {
         self.address
     }
 
-    /// Serves until a stop is requested, load balancers had time to notice, and the requests in progress are answered.
+    /// Serves until a stop is requested, load balancers had time to notice, and the requests in progress have responses.
     pub(crate) async fn run(self) {
         self.listener.run().await;
     }

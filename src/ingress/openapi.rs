@@ -92,7 +92,7 @@ fn start() -> Value {
     json!({
         "operationId": "startSession",
         "summary": "Start a video session",
-        "description": "Answers within 8 seconds. A request may be repeated with the same Idempotency-Key (or webhook-id) and the same body: it has one effect. The ingress remembers a named request for 24 hours, any other until shortly after its session's end, and the worker's ledger an event until its links have expired.",
+        "description": "Responds within 8 seconds. A request may be repeated with the same Idempotency-Key (or webhook-id) and the same body: it has one effect. The ingress remembers a named request for 24 hours, any other until shortly after its session's end, and the worker's ledger an event until its links have expired.",
         "security": [{"token": []}, {"signature": []}],
         "parameters": [{
             "name": "Idempotency-Key", "in": "header", "required": false,
@@ -157,7 +157,7 @@ const fn header(kind: ProblemKind) -> Option<(&'static str, &'static str)> {
 /// The test that Webex Connect makes when a webhook is saved.
 fn receipt_test() -> Value {
     let mut responses = Map::new();
-    responses.insert("200".into(), json!({"description": "Receipts are taken."}));
+    responses.insert("200".into(), json!({"description": "Receipts are accepted."}));
     responses.insert("404".into(), json!({"description": "Receipts are off. Without a body."}));
     json!({"operationId": "testReceipts", "summary": "Test the webhook for receipts", "responses": responses})
 }
@@ -179,8 +179,8 @@ fn receipt() -> Value {
     }
     json!({
         "operationId": "takeReceipt",
-        "summary": "Take a receipt of Webex Connect",
-        "description": "Called by Webex Connect only. 404 where receipts are off (section receipts of the configuration).",
+        "summary": "Accept a receipt of Webex Connect",
+        "description": "Called by Webex Connect only. 404 if receipts are off (section receipts of the configuration).",
         "parameters": [{
             "name": "x-hub-signature", "in": "header", "required": false,
             "description": "HMAC of the body in hexadecimal, with or without sha256= or sha512=. Required if the configuration has a hub secret.",

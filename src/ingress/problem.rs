@@ -1,4 +1,4 @@
-//! Problems, as answers.
+//! Problems, as responses.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -61,7 +61,7 @@ impl HttpProblem {
         self
     }
 
-    /// The answer. The connection ends after problems that leave a body unread, or that a client without a token causes.
+    /// The response. The connection ends after problems that leave a body unread, or that a client without a token causes.
     pub(super) fn response(self) -> Response<Body> {
         let Self { kind, detail, errors, retry_after, allow } = self;
         let status = kind.status();

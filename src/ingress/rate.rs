@@ -14,7 +14,7 @@ const ADDRESSES_MAX: usize = 4096;
 /// The key of the bucket that further addresses share.
 const SHARED: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// How fast a bucket fills, and how much it holds.
+/// Fill rate and capacity of a bucket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BucketSize {
     /// Permits per second.

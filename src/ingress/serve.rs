@@ -51,7 +51,7 @@ struct OpenConnection {
 }
 
 impl IngressListener {
-    /// Serves until a stop is requested and the drain is over, and then until the requests in progress are answered.
+    /// Serves until a stop is requested and the drain has ended, and then until the requests in progress have responses.
     pub(super) async fn run(self) {
         let tasks = TaskTracker::new();
         let drained = async {
@@ -106,9 +106,9 @@ struct Connection {
 }
 
 impl Connection {
-    /// Serves the requests of one connection. An error needs no answer: the client is too slow, malformed or gone.
+    /// Serves the requests of one connection. An error needs no response: the client is too slow, malformed or gone.
     async fn run(self, stream: TcpStream, origin: RequestOrigin) {
-        // An error only makes answers slower.
+        // An error only makes responses slower.
         _ = stream.set_nodelay(true);
         let served = match &self.tls {
             None => self.serve(stream, origin).await,

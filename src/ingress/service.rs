@@ -46,7 +46,7 @@ pub(super) const REQUEST_MAX: Duration = Duration::from_secs(8);
 /// Characters of a path segment that are percent-encoded.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Answers requests.
+/// Responds to requests.
 #[derive(Debug)]
 pub struct IngressService {
     pub clients: Clients,
@@ -57,13 +57,13 @@ pub struct IngressService {
     pub trusted_proxies: Vec<AddressBlock>,
     pub requires_key: bool,
     pub openapi: Bytes,
-    /// A stop is requested: requests are served, and each answer ends its connection.
+    /// A stop is requested: requests are served, and each response closes its connection.
     pub draining: CancellationToken,
     /// Further requests are refused.
     pub closed: CancellationToken,
 }
 
-/// Where a request comes from.
+/// Origin of a request.
 #[derive(Clone, Debug)]
 pub struct RequestOrigin {
     pub peer: IpAddr,
@@ -71,7 +71,7 @@ pub struct RequestOrigin {
     pub busy: Arc<AtomicBool>,
 }
 
-/// The log line about a request. Dropping it writes the line, also if the client disconnects before the answer.
+/// The log line about a request. Dropping it writes the line, also if the client disconnects before the response.
 #[derive(Debug)]
 pub(super) struct RequestLog {
     since: Instant,
@@ -82,7 +82,7 @@ pub(super) struct RequestLog {
 }
 
 impl IngressService {
-    /// Answers `request` within [`REQUEST_MAX`].
+    /// Responds to `request` within [`REQUEST_MAX`].
     pub async fn answer(&self, request: Request<Body>, origin: &RequestOrigin) -> Response<Body> {
         let since = Instant::now();
         let route = route(request.uri().path());
@@ -237,13 +237,13 @@ impl Drop for RequestLog {
                     event_id,
                     trace_id,
                     duration_ms,
-                    "ingress: client disconnected before the answer"
+                    "ingress: client disconnected before the response"
                 );
             }
             Answered::Refused(ProblemKind::Unavailable | ProblemKind::Internal) => {
                 warn!(client, outcome, event_id, trace_id, duration_ms, "ingress: request not accepted");
             }
-            _ => info!(client, outcome, event_id, trace_id, duration_ms, "ingress: request answered"),
+            _ => info!(client, outcome, event_id, trace_id, duration_ms, "ingress: request completed"),
         }
     }
 }

@@ -30,7 +30,7 @@ pub enum LedgerError {
     Unreachable { reason: String },
     /// Redis did not respond in time.
     Slow { limit: Duration },
-    /// Redis answered with an error.
+    /// Redis responded with an error.
     Refused {
         /// Kind and code of the error. Its text is left out, because it may repeat what was sent.
         reason: String,

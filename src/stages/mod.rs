@@ -72,9 +72,9 @@ impl GuestsDelivery {
 }
 
 /// Reason of the death of a message whose session has ended.
-pub(crate) const SESSION_OVER: &str = "the session is over";
+pub(crate) const SESSION_OVER: &str = "the session has ended";
 
-/// How often a message is sent at most if each time nobody can know whether it was sent.
+/// Maximum number of sends of a message if the result of each send is unknown.
 const SENDS_MAX: u32 = 3;
 
 /// One step in the processing of an event.

@@ -184,7 +184,9 @@ impl HttpClient for OnRuntime {
         let answer = sent.await.map_err(HttpError::from).flatten();
         match &answer {
             Ok(answer) if answer.status().is_success() => {}
-            Ok(answer) => self.spans.note(format!("the collector answered {}", answer.status().as_u16())),
+            Ok(answer) => {
+                self.spans.note(format!("the collector responded with {}", answer.status().as_u16()))
+            }
             Err(error) => self.spans.note(step(error)),
         }
         answer
@@ -195,7 +197,7 @@ impl HttpClient for OnRuntime {
 fn step(error: &HttpError) -> String {
     match error.downcast_ref::<reqwest::Error>() {
         Some(error) if error.is_connect() => format!("no connection: {}", Obstacle::of(error)),
-        Some(error) if error.is_timeout() => "no answer within the time limit".to_owned(),
+        Some(error) if error.is_timeout() => "no response within the time limit".to_owned(),
         _ => "the call failed in transit".to_owned(),
     }
 }

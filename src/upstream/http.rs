@@ -43,7 +43,7 @@ pub struct UpstreamLimits {
     pub rate_limit_wait: Duration,
 }
 
-/// How a request carries the token.
+/// Form in which a request carries the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// `Authorization: Bearer`: a bot token of Webex, or a JWT for Webex Connect.

@@ -163,7 +163,7 @@ impl Upstream {
         let origin = match tracking_id {
             Some(id) => format!(", tracking id {id}"),
             None if status.is_client_error() && !webex => {
-                "; not a Webex response (no tracking id, no Webex error body): a proxy or load balancer answered"
+                "; not a Webex response (no tracking id, no Webex error body): a proxy or load balancer responded"
                     .to_owned()
             }
             None if status.is_redirection() => "; redirects are not followed".to_owned(),
@@ -175,7 +175,7 @@ impl Upstream {
             // A Webex response proves that nothing was done, and so does the refusal of a rate limit, or of a server that names the
             // time at which it can process requests (RFC 9110, 15.6.4). Behind another gateway, Webex may have acted.
             unknown: !(is_unprocessed || (webex && status.is_client_error())),
-            reason: format!("{} answered {}{origin}", self.name, status.as_u16()),
+            reason: format!("{} responded with {}{origin}", self.name, status.as_u16()),
             retry_after,
             code: None,
         }

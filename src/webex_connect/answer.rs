@@ -1,6 +1,6 @@
 //! The meaning of a response of Webex Connect.
 //!
-//! Its two messaging APIs answer differently: SMS (v2) with a status, and a code in a refusal; `WhatsApp` (v1) with 200 and a code in
+//! The responses of its two messaging APIs differ: SMS (v2) with a status, and a code in a refusal; `WhatsApp` (v1) with 200 and a code in
 //! `response`, which is an object or an array. Both forms are read for both channels.
 
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub(super) struct Refused {
     pub(super) unknown: bool,
     /// The code, if the response has one.
     pub(super) code: Option<u32>,
-    /// What was answered, and what to do. Contains no text of the response.
+    /// The meaning of the response, and the reaction. Contains no text of the response.
     pub(super) reason: String,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn read(
     let is_success = (200..300).contains(&status);
     let code = code(&json);
     let refused = |cause, unknown, words: &str| {
-        Err(Refused { cause, unknown, code, reason: format!("answered {status}{words}") })
+        Err(Refused { cause, unknown, code, reason: format!("responded with {status}{words}") })
     };
     let Some(code) = code else {
         let is_accepted = matches!(status, 201 | 202) || (is_success && id(&json).is_some());
@@ -88,7 +88,7 @@ pub(super) fn read(
     refused(cause, unknown, &format!(" with code {code}: {words}"))
 }
 
-/// Beginning of the page with which Envoy also answers if a server closed the connection after it had got the request.
+/// Beginning of the page with which Envoy also responds if a server closed the connection after it had got the request.
 const ENVOY_LOST_SERVER: &[u8] = b"upstream connect error or disconnect/reset before headers";
 
 /// True if `body` is the 503 of a proxy or a load balancer that passed the request to no server. A 500, 502 or 504 does not show that.
@@ -97,7 +97,7 @@ fn is_unavailable_page(body: &[u8], json: &Value) -> bool {
 }
 
 /// Cause, whether the message may have been sent, and words, for a response without a code and without the id of a message. A page that
-/// is neither empty nor a JSON object is the answer of a proxy or a load balancer.
+/// is neither empty nor a JSON object is the response of a proxy or a load balancer.
 fn without_code(status: u16, is_connect: bool) -> (ErrorCause, bool, &'static str) {
     match status {
         200..=299 => (ErrorCause::Malformed, true, " without a code and an id"),
@@ -106,7 +106,7 @@ fn without_code(status: u16, is_connect: bool) -> (ErrorCause, bool, &'static st
         407 | 421 | 423 | 425 => (ErrorCause::Transient, false, ""),
         408 | 500..=599 => (ErrorCause::Transient, true, ""),
         400..=499 if !is_connect => {
-            (ErrorCause::Transient, false, " without a code: a proxy or load balancer answered")
+            (ErrorCause::Transient, false, " without a code: a proxy or load balancer responded")
         }
         401 | 403 => (ErrorCause::Token, false, ": check webex_connect.key or .jwt_secret"),
         400..=499 => (ErrorCause::Request, false, " without a code"),

@@ -40,7 +40,7 @@ impl ConnectClient {
     /// Checks if Webex Connect accepts the key. The request has no content, so it cannot send a message.
     ///
     /// # Errors
-    /// [`UpstreamError`] if the key is refused, or Webex Connect does not answer.
+    /// [`UpstreamError`] if the key is refused, or Webex Connect does not respond.
     pub(crate) async fn try_key(&self) -> Result<(), UpstreamError> {
         let trace = TraceContext::begin(&Random::system());
         let empty = serde_json::json!({});

@@ -1,7 +1,7 @@
 //! Webex Connect's own codes ("Channel-specific status codes" in its developer reference). A response has one whatever its HTTP
 //! status is.
 
-/// The API that answers with a code.
+/// The API that responds with a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectApi {
     /// One of the messaging APIs.
@@ -10,7 +10,7 @@ pub enum ConnectApi {
     Event,
 }
 
-/// What a code means for the message that was to be sent.
+/// Meaning of a code for the message to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// Webex Connect has the message.
@@ -125,7 +125,7 @@ const CODES: &[(u32, Meaning, &str)] = &[
 /// Codes that have another meaning for custom events.
 const EVENT_CODES: &[(u32, Meaning, &str)] = &[(7005, Passing, "internal error")];
 
-/// The meaning of `code` in an answer of `api`, with words for people; `None` for a code that this program does not know.
+/// The meaning of `code` in a response of `api`, with words for people; `None` for a code that this program does not know.
 pub(super) fn meaning(api: ConnectApi, code: u32) -> Option<(Meaning, &'static str)> {
     if api == ConnectApi::Event
         && let Some((_, meaning, words)) = EVENT_CODES.iter().find(|(known, ..)| *known == code)

@@ -3,7 +3,7 @@
 //! - [`client`]: the call; `answer`: what a response means; `codes`: Webex Connect's own codes
 //! - [`sms`], [`whatsapp`]: the messages of each channel; [`event`]: the custom event that wakes a flow
 //! - [`locales`]: values by locale
-//! - [`texts`]: the words of text messages
+//! - [`texts`]: the words of SMS
 //! - [`receipt`]: the body of a receipt; `receipt_codes`: what its code means
 
 mod answer;

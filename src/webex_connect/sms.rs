@@ -1,4 +1,4 @@
-//! Text messages (`POST /v2/messages`, "Send SMS message v2" in Webex Connect's developer reference).
+//! SMS (`POST /v2/messages`, "Send SMS message v2" in Webex Connect's developer reference).
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ const VALIDITY_MAX: u64 = 259_200;
 /// The receipts that the worker can use.
 const RECEIPTS: &[&str] = &["SUBMITTED", "DELIVERED", "FAILED"];
 
-/// The request to send a text message to one number.
+/// The request to send an SMS to one number.
 #[derive(Debug, Serialize)]
 pub(crate) struct SmsRequest<'a> {
     channel: &'static str,

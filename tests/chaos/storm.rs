@@ -45,32 +45,32 @@ enum StormFault {
 
 /// Faults of the sandbox; each ends by itself.
 const API: [(&str, &str); 8] = [
-    ("Webex answers 503", "any:status=503,times=20"),
-    ("Webex answers 429 with Retry-After: 1", "any:status=429,retry-after=1,times=10"),
-    ("Instant Connect does not answer", "joseencrypt:hang,times=3"),
-    ("Messages does not answer", "messages:hang,times=2"),
+    ("Webex responds with 503", "any:status=503,times=20"),
+    ("Webex responds with 429 and Retry-After: 1", "any:status=429,retry-after=1,times=10"),
+    ("Instant Connect does not respond", "joseencrypt:hang,times=3"),
+    ("Messages does not respond", "messages:hang,times=2"),
     ("Webex closes connections", "any:cut=before,times=8"),
-    ("Instant Connect's answer is cut", "joseencrypt:cut=body,times=5"),
-    ("Messages' answer is cut", "messages:cut=body,times=5"),
-    ("Instant Connect answers garbage", "joseencrypt:garbage,times=4"),
+    ("Instant Connect's response is cut", "joseencrypt:cut=body,times=5"),
+    ("Messages' response is cut", "messages:cut=body,times=5"),
+    ("Instant Connect responds with garbage", "joseencrypt:garbage,times=4"),
 ];
 
 /// Faults of Webex Connect; each ends by itself.
 const CONNECT: [(&str, &str); 12] = [
     (
-        "Webex Connect's answer is cut, without receipts",
+        "Webex Connect's response is cut, without receipts",
         "any:cut=after,times=6 receipts:receipt=drop,times=12",
     ),
-    ("Webex Connect's answer is cut (SMS)", "sms:cut=after,times=6"),
-    ("Webex Connect's answer is cut (WhatsApp)", "whatsapp:cut=body,times=6"),
+    ("Webex Connect's response is cut (SMS)", "sms:cut=after,times=6"),
+    ("Webex Connect's response is cut (WhatsApp)", "whatsapp:cut=body,times=6"),
     ("Webex Connect sends no receipt", "receipts:receipt=drop,times=6"),
     ("Webex Connect closes connections", "any:cut=before,times=4"),
-    ("Webex Connect answers 503", "any:status=503,times=8"),
-    ("Webex Connect answers 429 with Retry-After: 1", "any:status=429,retry-after=1,times=6"),
+    ("Webex Connect responds with 503", "any:status=503,times=8"),
+    ("Webex Connect responds with 429 and Retry-After: 1", "any:status=429,retry-after=1,times=6"),
     ("Webex Connect is slow", "any:delay=1500ms,times=20"),
-    ("Webex Connect answers garbage", "any:garbage,times=4"),
+    ("Webex Connect responds with garbage", "any:garbage,times=4"),
     ("Webex Connect refuses with a code", "any:refuse=7020,times=6"),
-    ("Webex Connect does not answer", "any:hang,times=2"),
+    ("Webex Connect does not respond", "any:hang,times=2"),
     ("Webex Connect's receipts are late", "receipts:delay=3s,times=20"),
 ];
 

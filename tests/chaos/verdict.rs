@@ -84,16 +84,16 @@ fn edge_rows(json: &Value) -> [(&'static str, &Value); 15] {
     let edges = &json["edges"];
     let repeated = &edges["guestMessagesRepeated"];
     [
-        ("requests that the ingress answered 202", &json["sent"]),
+        ("requests that got 202 from the ingress", &json["sent"]),
         ("requests sent, with all repeats", &json["published"]),
-        ("answers 202 to repeats with `replayed`", &edges["replayed"]),
+        ("responses 202 to repeats, with `replayed`", &edges["replayed"]),
         ("events accepted twice as new, with the same id", &edges["newAgain"]),
         ("requests refused: invalid, or a device that is not allowed", &edges["refused"]),
         ("done: each guest's and the expert's message sent", &json["done"]),
         ("messages that Webex Connect accepted", &edges["guestMessages"]),
-        ("of these, with an answer that was cut or unusable", &edges["answersCut"]),
+        ("of these, with a response that was cut or unusable", &edges["answersCut"]),
         ("messages not sent again because of a receipt", &edges["keptBackByReceipt"]),
-        ("**sent twice** after a cut answer without a receipt in time", &repeated["answerCut"]),
+        ("**sent twice** after a cut response without a receipt in time", &repeated["answerCut"]),
         (
             "**sent twice** after a call that was not recorded, without a receipt in time",
             &repeated["unrecorded"],

@@ -18,7 +18,7 @@ pub(super) fn dead(id: &str, class: &str, minutes: i64) -> BasicProperties {
     let died = (Timestamp::now() - SignedDuration::from_mins(minutes)).to_string();
     let mut table = headers(&[
         ("x-dead-class", class),
-        ("x-dead-reason", "Instant Connect answered 503 (attempt 8 of 8)"),
+        ("x-dead-reason", "Instant Connect responded with 503 (attempt 8 of 8)"),
         ("x-dead-at", &died),
         ("x-first-failed-at", &died),
         ("x-retry-reason", "unavailable"),

@@ -101,7 +101,7 @@ async fn list_counts_by_class_and_age_and_shows_the_newest() {
     assert!(text.contains("sessions: 7 dead letters") && !text.contains("hosts"), "{text}");
     assert!(
         text.contains(
-            "unroutable  session visit-2  attempts 8  [sms …02, expert w…]  Instant Connect answered 503"
+            "unroutable  session visit-2  attempts 8  [sms …02, expert w…]  Instant Connect responded with 503"
         ),
         "{text}"
     );

@@ -43,7 +43,7 @@ async fn event_is_accepted_after_its_confirm_and_leads_to_links() {
     // The last spans are sent when the worker ends.
     let (spans, log) = (rig.collector.text(), output.text());
     assert!(spans.contains("POST /v1/sessions") && !spans.contains(KEY), "{spans}");
-    assert!(log.contains("ingress: request answered") && !log.contains(KEY), "{log}");
+    assert!(log.contains("ingress: request completed") && !log.contains(KEY), "{log}");
 }
 
 #[tokio::test]

@@ -173,7 +173,7 @@ async fn missing_permissions_and_blocked_publishing_are_named() {
     let found = check(&rig, &settings).await;
     found.is(&of("sessions", "queue"), "fail", &["may not declare it", "does not start"]);
     let found = check(&rig, &[settings[0], ("topology.declare", "check")]).await;
-    found.is(&of("sessions", "queue"), "pass", &["can't be compared"]);
+    found.is(&of("sessions", "queue"), "pass", &["cannot be compared"]);
     found.ends_with(0);
 
     grant(".*", ".*", "^$").await;
@@ -225,10 +225,10 @@ async fn token_is_verified_at_webex_only_if_it_may_be_sent_there() {
         ("token of Instant Connect at Webex", "token of Webex Messages at Webex");
     let found = check(&rig, &[("hosts.token", NEW_TOKEN)]).await;
     found.is(instant_connect, "pass", &["a bot token"]);
-    found.is(messages, "fail", &["answered 401"]);
+    found.is(messages, "fail", &["responded with 401"]);
     found.ends_with(1);
     let found = check(&rig, &[("instant_connect.token", NEW_TOKEN), ("hosts.delivery", "amqp")]).await;
-    found.is(instant_connect, "fail", &["answered 401"]);
+    found.is(instant_connect, "fail", &["responded with 401"]);
     assert!(!found.0.stdout.contains(messages), "the worker sends no messages");
     let calls = rig.sandbox.counts().people;
     let elsewhere = [("instant_connect.url", "https://mtg-broker-a.wbx2.com"), ("hosts.token", TOKEN)];
@@ -288,7 +288,7 @@ async fn collector_is_checked_without_spans() {
     assert_eq!((rig.collector.requests(), rig.collector.spans().len()), (1, 0));
     rig.collector.set_mode(Mode::Refuses(401));
     let found = check(&rig, &settings).await;
-    found.is("collector", "fail", &["answered 401"]);
+    found.is("collector", "fail", &["responded with 401"]);
     found.ends_with(1);
     let found = check(&rig, &[("telemetry.otlp_endpoint", "http://127.0.0.1:1")]).await;
     found.is("collector", "fail", &["no connection"]);

@@ -180,7 +180,7 @@ async fn invalid_host_link_is_dead_lettered_without_blocking_others() {
         (event(1), "invalid", "`guests[0]`: expected a string"),
         (guest, "invalid", "`expert`: missing required field"),
         (script, "invalid", "`url`: expected an Instant Connect link"),
-        (over, "expired", "the session is over"),
+        (over, "expired", "the session has ended"),
     ] {
         rig.amqp.publish(&links, "host.webex", with_id("bad"), body.to_string().as_bytes()).await;
         let letter = dead.next().await;

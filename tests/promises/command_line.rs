@@ -249,7 +249,7 @@ async fn check_fails_if_a_token_is_refused_or_queues_are_missing() {
     for text in [
         "\n  fail: 2 exchanges\n        each: missing\n",
         " queues\n        each: missing\n",
-        "\n  fail: token of Webex Messages at Webex\n        Webex answered 401",
+        "\n  fail: token of Webex Messages at Webex\n        Webex responded with 401",
     ] {
         assert!(report.stdout.contains(text), "{report:?}");
     }

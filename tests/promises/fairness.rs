@@ -128,7 +128,10 @@ async fn always_failing_event_is_exhausted_and_does_not_stop_others() {
         };
         assert_eq!((letter.id().as_str(), letter.header("x-dead-class").as_str()), ("event-0", "exhausted"));
         let said = letter.header("x-dead-reason");
-        assert!(said.contains(&format!("answered {status}")) && said.ends_with("(attempt 8 of 8)"), "{said}");
+        assert!(
+            said.contains(&format!("responded with {status}")) && said.ends_with("(attempt 8 of 8)"),
+            "{said}"
+        );
         assert_eq!(letter.headers()["x-attempts"], AMQPValue::LongLongInt(8), "{status}");
         let time = |name: &str| letter.header(name).parse::<Timestamp>().unwrap();
         assert!(time("x-first-failed-at") < time("x-dead-at"), "{status}");

@@ -53,7 +53,7 @@ async fn html_page_with_status_4xx_kills_no_event() {
         rig.publish(n).await;
         guests.next().await;
         rig.until_experts_have(n as u64 + 1).await;
-        worker.output.until(&format!("answered {status}; not a Webex response"), 2).await;
+        worker.output.until(&format!("responded with {status}; not a Webex response"), 2).await;
     }
     assert!(worker.output.logged(OPENED).is_empty(), "no token was refused");
     worker.stop().await;

@@ -137,12 +137,12 @@ async fn request_refused_by_the_api_is_dead_lettered_at_once() {
     rig.publish(1).await;
     let letter = rig.dead_letters("sessions").await.next().await;
     assert_eq!(letter.header("x-dead-class"), "rejected");
-    assert!(letter.header("x-dead-reason").starts_with("Instant Connect answered 400, tracking id "));
+    assert!(letter.header("x-dead-reason").starts_with("Instant Connect responded with 400, tracking id "));
     fault(&rig, "messages:status=404,times=1");
     rig.publish(2).await;
     let letter = rig.dead_letters("hosts").await.next().await;
     assert_eq!(letter.header("x-dead-class"), "rejected");
-    assert!(letter.header("x-dead-reason").starts_with("Webex Messages answered 404"));
+    assert!(letter.header("x-dead-reason").starts_with("Webex Messages responded with 404"));
     let counts = rig.sandbox.counts();
     assert_eq!((counts.joseencrypt, counts.message_requests), (2, 1));
     worker.stop().await;
@@ -159,7 +159,7 @@ async fn malformed_response_is_discarded_and_the_call_repeated() {
         ("huge=2", "malformed response: more than 1048576 bytes"),
         ("cut=body", "the response was cut off"),
         ("cut=before", "the connection failed during the call"),
-        ("status=302", "answered 302"),
+        ("status=302", "responded with 302"),
         ("wrong-shape=fewer-guests", "0 guest links, but 1 requested"),
         ("wrong-shape=http-base", "baseUrl is not in instant_connect.allowed_base_urls"),
         ("wrong-shape=foreign-base", "baseUrl is not in instant_connect.allowed_base_urls"),

@@ -19,7 +19,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* Selects every pod of the release. It uses no values, because a Deployment's selector can't be changed. */}}
+{{- /* Selects every pod of the release. It uses no values, because a Deployment's selector cannot be changed. */}}
 {{- define "icw.podsOfRelease" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -1,5 +1,5 @@
 {{- /*
-Kubernetes' restricted profile. Values can't weaken it. On OpenShift the platform assigns uid, group and fsGroup.
+Kubernetes' restricted profile. Values cannot weaken it. On OpenShift the platform assigns uid, group and fsGroup.
 */}}
 {{- define "icw.podSecurityContext" -}}
 {{- $own := dict "fsGroupChangePolicy" "Always" -}}
@@ -40,7 +40,7 @@ Kubernetes' restricted profile. Values can't weaken it. On OpenShift the platfor
 
 {{- /*
 The secrets of a component, as a JSON list of {thing, secret, key, file}. The ingress calls no API, so it has no bot token. Only the
-ingress takes receipts.
+ingress accepts receipts.
 (list $ "worker"), also "ingress" or "test"
 */}}
 {{- define "icw.secretsOf" -}}

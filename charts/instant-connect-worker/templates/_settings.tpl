@@ -132,7 +132,7 @@ rollingUpdate: null
 {{- range $secret := include "icw.secrets" . | fromJsonArray -}}
 {{- $path := printf "%s/%s/%s" (include "icw.folder" $root) $secret.thing $secret.file -}}
 {{- $key := printf "%s_file" $secret.file -}}
-{{- /* With an issuer of JWTs, the Secret has their secret in place of a service key. */}}
+{{- /* With an issuer of JWTs, the Secret has their secret instead of a service key. */}}
 {{- if and (eq $secret.thing "webex-connect") $settings.webex_connect.jwt_issuer }}{{ $key = "jwt_secret_file" }}{{ end -}}
 {{- $section := get $sections $secret.thing -}}
 {{- $_ := set $derived $section (merge (dict $key $path) (get $derived $section | default dict)) -}}
@@ -198,7 +198,7 @@ rollingUpdate: null
 {{- .Values.ingress.service.port | default (ternary 443 80 (ne .Values.ingress.tls.existingSecret "")) | int64 -}}
 {{- end }}
 
-{{- /* Seconds in which a request that arrives at the end of ingress.drain is answered. */}}
+{{- /* Seconds in which a request that arrives at the end of ingress.drain gets its response. */}}
 {{- define "icw.requestSeconds" }}13{{ end }}
 
 {{- /*

@@ -135,7 +135,7 @@ pub struct RecordedMessage {
     pub fault: Option<Fault>,
 }
 
-/// A text message on a guest's phone.
+/// An SMS on a guest's phone.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Text {
     /// `sms` or `whatsapp`.

@@ -253,7 +253,7 @@ impl Rig {
         self.amqp.publish(&self.name("sessions"), "session.start", properties, body).await;
     }
 
-    /// Consumes guest links, as a sender of text messages does.
+    /// Consumes guest links, as a sender of SMS does.
     pub async fn guest_links(&self) -> Deliveries {
         self.amqp.consume(&self.name("guests")).await
     }

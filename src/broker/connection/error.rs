@@ -9,7 +9,7 @@ use crate::{broker::handshake::NonBroker, endpoint::Obstacle, masking::masked};
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// No reply within the time limit.
-    #[error("{0}: no answer within {1:?}")]
+    #[error("{0}: no reply within {1:?}")]
     Timeout(&'static str, Duration),
     /// An error of lapin or of the broker.
     #[error("{0}: {text}", text = masked(&.1.to_string()))]

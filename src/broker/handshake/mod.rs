@@ -45,7 +45,7 @@ impl fmt::Display for NonBroker {
         f.write_str(match self {
             Self::Tls => "the peer speaks TLS: write amqps://, or use the broker's port without TLS",
             Self::Http => {
-                "an HTTP server answered: use the broker's port (5672, or 5671 with TLS), not the port of its management API"
+                "an HTTP server responded: use the broker's port (5672, or 5671 with TLS), not the port of its management API"
             }
             Self::OtherAmqp => "the peer speaks another version of AMQP, not 0-9-1",
             Self::NoReply => {

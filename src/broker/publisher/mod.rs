@@ -8,7 +8,7 @@
 //!
 //! - `task`: keeps the connection and its channels
 //! - `session`: publishes on one channel; `confirms`: believes its confirms
-//! - `pending`: messages without an answer
+//! - `pending`: messages without a reply
 //! - `refusals`: routes on which a channel must be replaced
 
 mod confirms;
@@ -98,7 +98,7 @@ pub struct PublishJob {
     /// Span of the delivery that the message belongs to, for log lines.
     pub delivery: Span,
     pub reply: oneshot::Sender<Result<(), PublishError>>,
-    /// Held until the message is answered or dropped, also if its caller has given up.
+    /// Held until the message has a reply or is dropped, also if its caller has given up.
     pub room: Option<OwnedSemaphorePermit>,
     pub turn: PublishTurn,
 }

@@ -1,4 +1,4 @@
-//! Messages that were published and have no answer yet.
+//! Messages that were published and have no reply yet.
 
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},

@@ -32,7 +32,7 @@ use crate::{
 /// Maximum number of messages that wait for their confirm. So many that one queue without a leader does not soon hold up the others.
 /// lapin may still have to write them, and writes them even if their callers give up meanwhile.
 const OUTSTANDING_MAX: usize = 1024;
-/// Multiple of `amqp.timeout` for which a confirm may be late while the channel answers.
+/// Multiple of `amqp.timeout` for which a confirm may be late while the channel replies.
 const LATE_FACTOR: u32 = 4;
 /// Interval between two checks if the broker blocks publishing.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -136,7 +136,7 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
             }
             let stale = self.stale_since.map(|since| since.elapsed());
             if stale.is_some() {
-                // What has arrived must be known before the channel ends.
+                // Confirms that have arrived must be processed before the channel ends.
                 self.record_ready_confirms()?;
             }
             // While the broker blocks this connection, no channel can be closed or opened on it.
@@ -161,7 +161,7 @@ impl<'a, C: BrokerConnection> PublishSession<'a, C> {
         Ok(End::Abandoned)
     }
 
-    /// True if recorded messages can be resolved. While the broker blocks, no request is answered that would tell.
+    /// True if recorded messages can be resolved. While the broker blocks, no request gets a reply that would tell.
     fn is_resolvable(&self) -> bool {
         !self.unresolved.is_empty() && (self.confirms.is_empty() || !self.is_paused())
     }

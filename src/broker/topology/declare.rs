@@ -133,7 +133,7 @@ impl Topology {
     }
 }
 
-/// What to do about a queue of another `guests.delivery`.
+/// Advice about a queue of another `guests.delivery`.
 pub(crate) const LEFTOVER_ADVICE: &str =
     "unbind it, move its links to the queue guests, and delete it (docs/guests.md, \"Change the delivery\")";
 

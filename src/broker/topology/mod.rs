@@ -167,7 +167,7 @@ impl Topology {
 
     /// Declares, verifies or ignores the topology, as `topology.declare` says; `limit` applies to each reply. Refuses a queue of another
     /// `guests.delivery` in any case. A topology that was found correct is not requested again at each new connection. A cluster that lost a node may
-    /// take a minute to answer a declaration, and serves its queues meanwhile.
+    /// take a minute to reply to a declaration, and serves its queues meanwhile.
     ///
     /// # Errors
     /// [`TopologyError`], which names the exchange or queue and the argument.

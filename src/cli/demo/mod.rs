@@ -138,7 +138,7 @@ fn settings(sandbox: &Url, connect: &Url) -> Vec<String> {
     ]
 }
 
-/// Starts one session by HTTP at the ingress at `url`, as a flow does. Returns the answer.
+/// Starts one session by HTTP at the ingress at `url`, as a flow does. Returns the response.
 async fn start_session(loaded: &Loaded, url: &Url, session: &str) -> Result<Value, CommandError> {
     let (key, token) = (Uuid::new_v4().to_string(), CLIENT_TOKEN.into());
     let body = event(session).to_string().into_bytes();

@@ -53,7 +53,7 @@ pub(super) fn validate(config: &Config, settings: &Settings) -> Result<(), Confi
     }
     let sends_messages = !config.wakes_flows();
     if sends_messages && section.sms_from.is_empty() && section.whatsapp_app_id.is_empty() {
-        let expected = "expected a sender of text messages, or webex_connect.whatsapp_app_id";
+        let expected = "expected a sender of SMS, or webex_connect.whatsapp_app_id";
         return Err(settings.error("webex_connect.sms_from", expected));
     }
     if config.falls_back_to_sms() && section.sms_from.is_empty() {
@@ -110,7 +110,7 @@ fn events(section: &WebexConnectConfig, settings: &Settings) -> Result<(), Confi
     Ok(())
 }
 
-/// True if `text` is empty, or can be the sender of text messages.
+/// True if `text` is empty, or can be the sender of SMS.
 fn is_sender(text: &str) -> bool {
     let characters = |b: u8| b.is_ascii_alphanumeric() || b" -_.".contains(&b);
     text.len() <= 20 && text.bytes().all(characters) && text.trim() == text

@@ -139,7 +139,7 @@ fn file_paths(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
         ("ingress.tls_key_file", &config.ingress.tls_key_file),
         ("ingress.client_ca_file", &config.ingress.client_ca_file),
     ] {
-        // A secret in place of a path would appear in every message about that path.
+        // A secret instead of a path would appear in every message about that path.
         if path.as_ref().is_some_and(|path| !is_path(&path.to_string_lossy())) {
             return Err(settings.error(key, PATH));
         }

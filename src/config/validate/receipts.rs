@@ -27,7 +27,7 @@ pub(super) fn validate(section: &ReceiptsConfig, settings: &Settings) -> Result<
     }
     if section.allow_unsigned && (section.has_secret() || section.has_key()) {
         let problem =
-            "expected false, because a secret or a key is given: receipts without it would be taken, too";
+            "expected false, because a secret or a key is given: receipts without it would be accepted, too";
         return Err(settings.error("receipts.allow_unsigned", problem));
     }
     Ok(())

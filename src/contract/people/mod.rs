@@ -33,7 +33,7 @@ use super::{decode::Invalid, private::Private};
 #[schemars(inline, !try_from)]
 #[strum(serialize_all = "lowercase")]
 pub enum Channel {
-    /// A text message.
+    /// An SMS.
     Sms,
     /// A `WhatsApp` message.
     Whatsapp,

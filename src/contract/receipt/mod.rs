@@ -138,10 +138,10 @@ pub struct GuestReceipt {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub at: Option<String>,
-    /// Number of parts of a text message.
+    /// Number of parts of an SMS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parts: Option<u32>,
-    /// The carrier of a text message.
+    /// The carrier of an SMS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carrier: Option<String>,
     /// As in the start event.

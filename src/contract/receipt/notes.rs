@@ -52,7 +52,7 @@ fn readable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<GuestLink>, D::
     Ok(serde_json::from_value(Value::deserialize(from)?).ok())
 }
 
-/// What receipts repeat of a guest link: no number, name or link.
+/// Fields of a guest link that receipts repeat: no number, name or link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SentLink {

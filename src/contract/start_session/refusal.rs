@@ -15,7 +15,7 @@ use crate::contract::{
 pub enum Refusal {
     /// The event is invalid.
     Invalid(Invalid),
-    /// The event was valid when it was sent, but its session is over now.
+    /// The event was valid when it was sent, but its session has ended since.
     Expired(Invalid),
     /// The device at this path is not on `devices.allowed`.
     DeviceNotAllowed(Invalid),

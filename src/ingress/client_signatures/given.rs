@@ -24,7 +24,7 @@ const DIGITS_MAX: usize = 12;
 pub(in crate::ingress) struct GivenSignature {
     /// `webhook-id`. It names the request, because the signature covers it.
     pub(in crate::ingress) id: Private<String>,
-    /// What is signed in front of the body.
+    /// Signed text in front of the body.
     prefix: Private<String>,
     /// Several during a rotation of the client's secret.
     signatures: Vec<[u8; 32]>,
@@ -63,7 +63,7 @@ impl GivenSignature {
     }
 }
 
-/// What is signed in front of the body. `None` if `id` cannot name a request: a full stop separates what is signed, so an id with one could
+/// Signed text in front of the body. `None` if `id` cannot name a request: a full stop separates what is signed, so an id with one could
 /// also be read as an id and a time.
 pub(super) fn prefix(id: &str, timestamp: &str) -> Option<String> {
     (head::is_key(id) && !id.contains('.')).then(|| format!("{id}.{timestamp}."))

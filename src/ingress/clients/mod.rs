@@ -60,7 +60,7 @@ pub struct Clients {
     all: Vec<Arc<Client>>,
     /// Permits for refused requests, also for receipts without a signature.
     pub(super) refused: AddressBuckets,
-    /// Permits for log lines about receipts that are not taken because of our own failures.
+    /// Permits for log lines about receipts that are not accepted because of our own failures.
     pub(super) reported: AddressBuckets,
     /// Permits for signed requests whose signature is not checked yet. Anybody can send them, so they must leave room for others.
     pub(super) unverified: Semaphore,

@@ -47,7 +47,7 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Maximum time of one more publish.
 const PUBLISH_MAX: Duration = Duration::from_secs(8);
-/// How often a link is published again after a stop, once a second.
+/// Maximum number of times that a link is published again after a stop, once a second.
 const STOPPING_TRIES: u32 = 5;
 
 /// The way to stage `sms`.

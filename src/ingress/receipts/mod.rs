@@ -49,7 +49,7 @@ pub(super) const PATHS: &str = "/v1/receipts/";
 /// The methods of the path.
 pub(super) const METHODS: &str = "HEAD, POST";
 
-/// Takes receipts.
+/// Accepts receipts.
 #[derive(Debug)]
 pub struct Receipts {
     /// `None`: receipts need no signature.
@@ -101,7 +101,7 @@ impl Receipts {
         if is_right { Ok(()) } else { Err(ReceiptRefused::Signature) }
     }
 
-    /// What a receipt must have, for answers.
+    /// Text about the required proof of a receipt, for responses.
     pub(super) fn expected(&self) -> String {
         let signature =
             self.secrets.as_ref().map(|_| "x-hub-signature with the signature of the body".to_owned());
@@ -146,7 +146,7 @@ impl Receipts {
         deadline: Instant,
     ) -> Result<Option<SentLink>, HttpProblem> {
         let NotedMessage { about, by_sms } = self.note(receipt, at, deadline).await?;
-        // Before the receipt is answered, so that Webex Connect repeats it if the link is not confirmed. The repeat has the same id.
+        // Before the response to the receipt, so that Webex Connect repeats it if the link is not confirmed. The repeat has the same id.
         if let (Some(fallback), Some(link)) = (&self.by_sms, by_sms) {
             fallback.send(&link, receipt.message, receipt.code, within, deadline).await?;
         }

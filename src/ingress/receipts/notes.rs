@@ -20,7 +20,7 @@ use crate::{
 
 /// Maximum time for the ledger.
 const NOTE_MAX: Duration = Duration::from_secs(2);
-/// Time for which a note is kept. Webex Connect gives a text message up after three days, but nobody waits for a receipt so long.
+/// Time for which a note is kept. Webex Connect gives an SMS up after three days, but nobody waits for a receipt so long.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// The message of a receipt, as the ledger knows it.
@@ -46,7 +46,7 @@ impl Receipts {
         let (error, is_lost) = match timeout_at(until, self.noted(receipt, at)).await {
             Ok(Ok(noted)) => return Ok(noted),
             Ok(Err(error)) => (error.to_string(), error == LedgerError::Lost),
-            Err(_) => ("ledger: no answer in time".to_owned(), false),
+            Err(_) => ("ledger: no response in time".to_owned(), false),
         };
         // Lost: another receipt of the message is in progress.
         if !is_lost {

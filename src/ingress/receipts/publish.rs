@@ -24,7 +24,7 @@ use crate::{
 
 /// Time after which Webex Connect may repeat a receipt. It has a schedule of its own.
 pub(super) const RETRY_LATER: Duration = Duration::from_secs(5);
-/// Time that stays for the answer.
+/// Time that stays for the response.
 const RESERVE: Duration = Duration::from_millis(500);
 
 /// Publishes `message` through `outlet` and waits for the confirm.

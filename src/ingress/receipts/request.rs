@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl IngressService {
-    /// Answers a request to the path of receipts. Webex Connect sends `HEAD` when an operator saves the webhook; it tells nothing, so it
+    /// Responds to a request to the path of receipts. Webex Connect sends `HEAD` when an operator saves the webhook; it tells nothing, so it
     /// needs no signature.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl IngressService {
     }
 
     /// Counts a receipt without a valid signature or key. An address that sends many of them is told to wait; valid receipts from the same
-    /// address are still taken.
+    /// address are still accepted.
     fn refuse_receipt(&self, receipts: &Receipts, reason: ReceiptRefused, address: IpAddr) -> HttpProblem {
         receipts.metrics.refused(reason);
         let reason: &'static str = reason.into();

@@ -20,8 +20,8 @@ const CLAIM_MAX: Duration = Duration::from_secs(4);
 const NOTE_MAX: Duration = Duration::from_secs(2);
 /// Maximum wait for the ledger after the confirm.
 const RECORD_MAX: Duration = Duration::from_secs(2);
-/// Problem of a ledger that does not answer within our own limit.
-const NO_ANSWER: &str = "ledger: no answer in time";
+/// Problem of a ledger that does not respond within our own limit.
+const NO_ANSWER: &str = "ledger: no response in time";
 /// Problem of a key with two bodies.
 const REUSED: &str = "the Idempotency-Key (or the webhook-id, or the CloudEvent's source and id) was used before with another body";
 
@@ -36,7 +36,7 @@ impl StartEvents {
         let until = (Instant::now() + CLAIM_MAX).min(deadline - RESERVE - RESERVE);
         let patience = until.saturating_duration_since(Instant::now());
         let key = format!("ingress/{id}");
-        // The ledger has a little more time for its own answer than for waiting.
+        // The ledger has a little more time for its own response than for waiting.
         let claim = timeout_at(until + RESERVE / 2, self.ledger.claim(&key, fingerprint, patience)).await;
         let error = match claim {
             Ok(Ok(Claim::Mine(lease))) => return Ok(ClaimedKey::Mine(Some(lease))),
@@ -86,7 +86,7 @@ impl StartEvents {
         Err(HttpProblem::unconfirmed("the ledger is unavailable"))
     }
 
-    /// Records that the event is confirmed. A failure changes no answer: the stage recognises a repeat by the event's id.
+    /// Records that the event is confirmed. A failure changes no response: the stage recognises a repeat by the event's id.
     pub(super) async fn record(&self, lease: Option<Lease>, remembered_until: Timestamp, deadline: Instant) {
         let Some(mut lease) = lease else { return };
         let until = (Instant::now() + RECORD_MAX).min(deadline - RESERVE / 4);
@@ -117,7 +117,7 @@ pub(super) async fn release(lease: Option<Lease>, deadline: Instant) -> bool {
     matches!(timeout_at(until, lease.release()).await, Ok(Ok(())))
 }
 
-/// Answer of the ledger.
+/// Response of the ledger.
 pub(super) enum ClaimedKey {
     /// Publish, and record it.
     Mine(Option<Lease>),

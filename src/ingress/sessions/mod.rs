@@ -69,7 +69,7 @@ pub(super) struct StartRequest {
     pub(super) client: Arc<Client>,
     pub(super) head: StartHead,
     pub(super) body: Vec<u8>,
-    /// Time of the answer at the latest.
+    /// Time of the response at the latest.
     pub(super) deadline: Instant,
 }
 
@@ -174,7 +174,7 @@ impl StartEvents {
     /// new event once it has forgotten the first.
     ///
     /// # Errors
-    /// The session is over. That also refuses a new session of the same people without a key: its event would have the first one's id.
+    /// The session has ended. That also refuses a new session of the same people without a key: its event would have the first one's id.
     fn first_sent(&self, mut event: ValidEvent, at: Timestamp) -> Result<ValidEvent, HttpProblem> {
         event.message.published_at = Some(at);
         let session = StartMessage::open(&event.message).session(&self.rules, self.clock.now())?;

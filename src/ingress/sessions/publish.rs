@@ -16,7 +16,7 @@ use crate::{
     ledger::Lease,
 };
 
-/// The answer to a request whose event is not confirmed.
+/// The response to a request whose event is not confirmed.
 pub(super) enum NotPublished {
     /// The ledger has a note of the request, or may have it: a repeat is not the first request.
     Noted(HttpProblem),

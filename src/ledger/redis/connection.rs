@@ -111,7 +111,7 @@ impl RedisConnection {
                 }
                 Ok(Err(error)) => return Err(shown(&error)),
                 Err(elapsed) => {
-                    // After a slow login, only a little of the time was left for the answer.
+                    // After a slow login, only a little of the time was left for the response.
                     if asked.elapsed() >= LIMIT / 2 {
                         forget(&self.current, number);
                     }

@@ -14,7 +14,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(30);
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
 /// A claim in Redis with its lease. Dropping it tells Redis that the claim has ended, and keeps a note. The guard of
-/// this process is released when Redis has answered.
+/// this process is released when Redis has responded.
 pub(super) struct HeldLease {
     pub(super) redis: Arc<Redis>,
     pub(super) names: ClaimNames,

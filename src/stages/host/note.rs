@@ -9,7 +9,7 @@ use crate::{
     stages::SENDS_MAX,
 };
 
-/// What the ledger keeps from before a message is sent until it has the result.
+/// Ledger record from before a message is sent until the result is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HostNote {
@@ -21,7 +21,7 @@ pub(super) struct HostNote {
 }
 
 impl HostNote {
-    /// What `note` says of a message with the last replay `replayed_at`. Only a later replay begins a new count. A note of an earlier
+    /// Meaning of `note` for a message with the last replay `replayed_at`. Only a later replay begins a new count. A note of an earlier
     /// version has no count, and stands for one send.
     pub(super) fn of(note: Option<&[u8]>, replayed_at: Option<Timestamp>) -> Self {
         let read = |note| decode::from_json::<Self>(note).unwrap_or(Self { sends: 1, replayed_at: None });

@@ -45,7 +45,7 @@ fn hour(at: Option<Timestamp>, now: Timestamp) -> i64 {
     at.filter(is_plausible).unwrap_or(now).as_second().div_euclid(3600)
 }
 
-/// The slots of a number in an hour. The ledger has a hash in place of the number.
+/// The slots of a number in an hour. The ledger has a hash instead of the number.
 fn key(to: &PhoneNumber, hour: i64) -> String {
     format!("address/{}/{hour}", ids::hash(to.reveal().as_bytes()))
 }

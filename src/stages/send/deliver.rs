@@ -127,7 +127,7 @@ impl<C: GuestSender> SendStage<C> {
         fault::point(C::DEF.name, "recorded");
     }
 
-    /// What receipts repeat of the link; `None` if they are off.
+    /// Fields of the link that receipts repeat; `None` if they are off.
     fn about(&self, job: &GuestJob) -> Option<SentLink> {
         self.rules.receipt_wait?;
         let link = &job.link;

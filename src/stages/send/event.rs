@@ -11,7 +11,7 @@ use crate::{
     webex_connect::{ConnectClient, client::AcceptedMessage, event::EventRequest},
 };
 
-/// Wakes flows in place of the sender `S`, on its stage and channel.
+/// Wakes flows instead of using the sender `S`, on its stage and channel.
 #[derive(Debug)]
 pub(crate) struct EventSender<S> {
     client: ConnectClient,

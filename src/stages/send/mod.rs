@@ -3,7 +3,7 @@
 //! - `deliver`: one delivery, from the claim to the record
 //! - `unknown`: a message that may have been sent
 //! - `address_limit`, `pace`: limits
-//! - `sender`, `sms`, `whatsapp`, `event`: the channels, and flows in place of them
+//! - `sender`, `sms`, `whatsapp`, `event`: the channels, and flows instead of them
 
 mod address_limit;
 mod deliver;

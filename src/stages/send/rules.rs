@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{contract::people::NumberPrefixes, instant_connect::response::LinkRules};
 
-/// What happens to a message that may have been sent: Webex Connect did not answer, or the worker crashed.
+/// Handling of a message that may have been sent: Webex Connect did not respond, or the worker crashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnUnknown {
@@ -26,7 +26,7 @@ pub struct SendRules {
     pub numbers: NumberPrefixes,
     /// Least time until the session's end.
     pub min_remaining: Duration,
-    /// What happens to a message that may have been sent.
+    /// Handling of a message that may have been sent.
     pub on_unknown: OnUnknown,
     /// Time for which a message that may have been sent waits for its receipt. `None`: receipts are off.
     pub receipt_wait: Option<Duration>,

@@ -21,7 +21,7 @@ pub trait GuestSender: Send + Sync + 'static {
     /// True if the API has another key than at the last call.
     fn has_new_token(&self) -> bool;
 
-    /// Checks that the API answers, with a request that cannot send a message.
+    /// Checks that the API responds, with a request that cannot send a message.
     fn try_api(&self) -> impl Future<Output = Result<(), UpstreamError>> + Send;
 
     /// Sends `link` within `left`. Receipts name the message by `id`.

@@ -1,4 +1,4 @@
-//! Stage `sms`: text messages.
+//! Stage `sms`: SMS.
 
 use std::time::Duration;
 
@@ -34,11 +34,11 @@ pub static SMS: StageDef = StageDef {
     latency: LatencyDef {
         name: "link_to_sms_seconds",
         help: "Time from publishing a guest link (AMQP timestamp in whole seconds, which adds up to one second) until Webex \
-               Connect has the guest's text message, including delay queues.",
+               Connect has the guest's SMS, including delay queues.",
     },
 };
 
-/// Sends text messages.
+/// Sends SMS.
 #[derive(Debug)]
 pub struct SmsSender {
     /// Calls Webex Connect.

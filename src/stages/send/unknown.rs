@@ -1,6 +1,6 @@
-//! A message that may have been sent: Webex Connect did not answer, or the worker crashed.
+//! A message that may have been sent: Webex Connect did not respond, or the worker crashed.
 //!
-//! Webex Connect has no idempotency key, and its answer to a question about a message needs the id that a lost response had. So the only
+//! Webex Connect has no idempotency key, and a request for the state of a message needs the id that a lost response had. So the only
 //! proof is a receipt. The ingress notes each receipt in the ledger; the stage waits for it, and looks there before it sends again.
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::{
 /// Time that the wait for a receipt leaves for another send.
 const REPEAT_TIME: SignedDuration = SignedDuration::from_secs(30);
 
-/// What happens to a message that may have been sent.
+/// Handling of a message that may have been sent.
 pub(super) enum Resolution {
     /// It is sent again.
     Repeat,
@@ -34,7 +34,7 @@ pub(super) enum Resolution {
     Stop(Outcome),
 }
 
-/// What `note` says of a message with the last replay `replayed_at`. Only a later replay begins a new count: copies of one message may
+/// Meaning of `note` for a message with the last replay `replayed_at`. Only a later replay begins a new count: copies of one message may
 /// have been replayed at different times.
 pub(super) fn noted(note: Option<&[u8]>, replayed_at: Option<Timestamp>) -> SendNote {
     let noted = note.and_then(SendNote::read).filter(|noted| noted.replayed_at >= replayed_at);
@@ -62,7 +62,7 @@ impl<C: GuestSender> SendStage<C> {
             self.metrics.resolved(ResolvedBy::Dead);
             return Resolution::Stop(Outcome::Dead(maybe_sent(noted.sends)));
         }
-        // Nothing is sent while the API does not answer: each attempt would count as one that may have sent the message, so that a
+        // Nothing is sent while the API does not respond: each attempt would count as one that may have sent the message, so that a
         // short outage would use up all of them.
         if let Err(mut error) = self.sender.try_api().await {
             warn_in(&mut error.reason);

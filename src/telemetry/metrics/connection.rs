@@ -44,15 +44,15 @@ impl BrokerFamilies {
             )?,
             publishes: families.counters(
                 "publishes_total",
-                "Messages published (links, copies for delay queues, dead letters), by the broker's answer: confirmed; \
-                 returned (no queue is bound to the routing key); nacked (refused by the broker; usually a queue is full); unknown (no answer \
+                "Messages published (links, copies for delay queues, dead letters), by the broker's reply: confirmed; \
+                 returned (no queue is bound to the routing key); nacked (refused by the broker; usually a queue is full); unknown (no reply \
                  before the connection failed, or within four times amqp.timeout). Unconfirmed messages are published again, or their \
                  deliveries are requeued.",
                 &[("result", Published::texts())],
             )?,
             confirms: families.histogram(
                 "confirm_duration_seconds",
-                "Time from publishing a message to the broker's answer (ack, nack or return).",
+                "Time from publishing a message to the broker's reply (ack, nack or return).",
                 LOCAL_BUCKETS,
             )?,
             blocked: families.gauge(
@@ -102,7 +102,7 @@ pub struct PublishMetrics {
 }
 
 impl PublishMetrics {
-    /// Counts the broker's answer to a message, `took` after publishing; [`Published::Unknown`] if there was none.
+    /// Counts the broker's reply to a message, `took` after publishing; [`Published::Unknown`] if there was none.
     pub fn published(&self, result: Published, took: Duration) {
         self.families.record(|families| {
             families.publishes.with_label_values(&[result.as_str()]).inc();

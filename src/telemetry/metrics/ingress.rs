@@ -29,12 +29,12 @@ impl IngressFamilies {
                 "ingress_requests_total",
                 "HTTP requests: accepted (the event or receipt is confirmed); replayed (an earlier request was accepted); served (a document); \
                  ignored (a receipt that is unreadable or about another program's message); \
-                 gone (the client disconnected before the answer); otherwise the type of the problem.",
+                 gone (the client disconnected before the response); otherwise the type of the problem.",
                 &[route(), ("outcome", Answered::texts())],
             )?,
             seconds: families.histograms(
                 "ingress_request_seconds",
-                "Time from a request's head to its answer.",
+                "Time from a request's head to its response.",
                 CALL_BUCKETS,
                 &[route()],
             )?,
@@ -88,7 +88,7 @@ impl IngressMetrics {
     }
 }
 
-/// Timer of a request in progress. Dropping it ends the request. Without an answer, the client is gone.
+/// Timer of a request in progress. Dropping it ends the request. Without a response, the client is gone.
 #[derive(Debug)]
 pub struct RequestTimer {
     families: Recorder<IngressFamilies>,
@@ -98,7 +98,7 @@ pub struct RequestTimer {
 }
 
 impl RequestTimer {
-    /// Sets the answer.
+    /// Sets the outcome.
     pub const fn set(&mut self, answered: Answered) {
         self.answered = answered;
     }

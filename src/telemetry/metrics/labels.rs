@@ -171,7 +171,7 @@ pub enum Answered {
     Served,
     /// A receipt was not used: it is unreadable, or about another program's message.
     Ignored,
-    /// The client disconnected before the answer.
+    /// The client disconnected before the response.
     Gone,
     /// A problem.
     Refused(ProblemKind),

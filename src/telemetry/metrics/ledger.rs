@@ -30,7 +30,7 @@ impl LedgerFamilies {
         Ok(Self {
             claims: families.counters(
                 "ledger_claims_total",
-                "Ledger answers before an outside effect: miss (not processed before); hit (processed before: the \
+                "Ledger results before an outside effect: miss (not processed before); hit (processed before: the \
                  recorded result is used again); busy (another worker is processing it); conflict (the id was used \
                  before with different content); failed (ledger unavailable).",
                 &[names(stages), ("result", Claimed::texts())],
@@ -46,7 +46,7 @@ impl LedgerFamilies {
             )?,
             ingress_failures: families.counters(
                 "ingress_ledger_failures_total",
-                "Ledger calls of the ingress that failed or got no answer in time, by the request's route. The request gets 503, or is accepted \
+                "Ledger calls of the ingress that failed or got no response in time, by the request's route. The request gets 503, or is accepted \
                  without deduplication (ledger.on_failure = continue).",
                 &[("route", LEDGER_ROUTES.iter().map(|route| route.as_str()).collect())],
             )?,
@@ -76,7 +76,7 @@ pub struct LedgerMetrics {
 }
 
 impl LedgerMetrics {
-    /// Counts the ledger's answer to a claim.
+    /// Counts the ledger's result of a claim.
     pub fn claimed(&self, result: Claimed) {
         let labels = [self.stage.name, result.as_str()];
         self.families.record(|families| families.claims.with_label_values(&labels).inc());

@@ -1,4 +1,4 @@
-//! Metrics for Prometheus. One [`Metrics`] value is created at start-up and shared. The methods of its parts take label
+//! Metrics for Prometheus. One [`Metrics`] value is created at startup and shared. The methods of its parts take label
 //! values from closed sets, so no label can grow without bound.
 //!
 //! Every series exists from the start, at zero. `config/metrics.md` lists them and is generated from here.

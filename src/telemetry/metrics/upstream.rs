@@ -31,7 +31,7 @@ impl UpstreamFamilies {
                 "Time of each API call, by result: ok; unavailable (no connection, no complete response in time, 407, 408, \
                  421, 423, 425, 5xx, or a 4xx of a proxy); rate-limited (Retry-After or 429); token (401: our token is refused); \
                  rejected (another 4xx); malformed (unusable response); abandoned (amqp.delivery_timeout, shutdown, or the session \
-                 was over).",
+                 had ended).",
                 CALL_BUCKETS,
                 &[upstream(), ("result", Called::texts())],
             )?,

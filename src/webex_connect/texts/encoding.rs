@@ -1,4 +1,4 @@
-//! Encodings of text messages (3GPP TS 23.038), and the number of parts of a text.
+//! Encodings of SMS (3GPP TS 23.038), and the number of parts of a text.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ
 /// The extension table of GSM-7. Each character counts as two.
 const EXTENSION: &str = "\u{c}^{}\\[~]|€";
 
-/// Encoding of a text message.
+/// Encoding of an SMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Encoding {
     /// 7 bits per character, for texts with the characters of GSM-7 only.

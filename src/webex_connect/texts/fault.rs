@@ -1,4 +1,4 @@
-//! Problems of texts: of files at the start, and of a guest's text.
+//! Problems of texts: of files at startup, and of a guest's text.
 
 use std::{fmt, io};
 
@@ -91,7 +91,7 @@ pub(crate) enum OutputFault {
     #[error("the link is missing; hint: write {{{{ url }}}} outside of conditions")]
     NoLink,
     #[error(
-        "the link touches other characters, which a phone may take as a part of it; hint: put a space or a line feed before and after {{{{ url }}}}"
+        "the link touches other characters, which a phone may treat as part of the link; hint: put a space or a line feed before and after {{{{ url }}}}"
     )]
     TouchedLink,
     #[error("{parts} parts as {encoding}{}, at most {parts_max} allowed; hint: shorten the text, or raise send.sms_parts_max", because(*.outside))]

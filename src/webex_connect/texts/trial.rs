@@ -1,4 +1,4 @@
-//! The test of a text at the start: it is rendered with the longest values.
+//! The test of a text at startup: it is rendered with the longest values.
 
 use jiff::Timestamp;
 

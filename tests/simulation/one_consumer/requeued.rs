@@ -60,7 +60,7 @@ impl Stage for Troubled {
             Trouble::Hangs if self.world.clock().now() < over => {
                 Ok(AcceptedJob { job: (), deadline: WireTime::floor(over), digest: [0; 32] })
             }
-            Trouble::Hangs => Err(Death::new(Class::Expired, "the session is over")),
+            Trouble::Hangs => Err(Death::new(Class::Expired, "the session has ended")),
             _ => Err(Death::new(Class::Invalid, "not an event")),
         };
         Read { identity: Identity::without_body(message), effect: "link:one".to_owned(), bytes: 0, job }

@@ -1,6 +1,6 @@
 //! Receipts: Webex Connect's outbound webhook.
 //!
-//! A webhook must answer **exactly 200** within ten seconds. Another answer, no answer and no connection are retried three
+//! A webhook must respond with **exactly 200** within ten seconds. Another response, no response and no connection are retried three
 //! times, except the statuses that Webex Connect documents as final. A receipt is a `POST` over plain HTTP; a webhook with
 //! TLS is not supported.
 
