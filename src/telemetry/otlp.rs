@@ -185,7 +185,7 @@ impl HttpClient for OnRuntime {
         match &answer {
             Ok(answer) if answer.status().is_success() => {}
             Ok(answer) => {
-                self.spans.note(format!("the collector responded with {}", answer.status().as_u16()))
+                self.spans.note(format!("the collector responded with {}", answer.status().as_u16()));
             }
             Err(error) => self.spans.note(step(error)),
         }
