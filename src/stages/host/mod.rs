@@ -86,14 +86,15 @@ impl HostStage {
             Begun::Stop(outcome) => return outcome,
         };
         fault::point(HOST.name, "claimed");
-        let mut noted = HostNote::of(lease.as_ref().and_then(Lease::note), *replayed_at);
-        // Without the ledger, an earlier attempt may have sent it.
-        if noted.may_be_sent() || (lease.is_none() && *tried) {
+        let note = lease.as_ref().and_then(Lease::note);
+        let mut noted = HostNote::of(note, *replayed_at);
+        // A send before the last replay counts here, too. Without the ledger, an earlier attempt may have sent it.
+        if HostNote::of(note, None).may_be_sent() || (lease.is_none() && *tried) {
             let sent = self.client.was_sent(destination, link, trace).await;
             fault::point(HOST.name, "looked");
             match sent {
                 Ok(Some(true)) => return self.delivered(lease, *deadline).await,
-                Ok(Some(false)) => noted = noted.not_sent(),
+                Ok(Some(false)) => noted = noted.not_seen(),
                 Ok(None) => {
                     let death = noted.too_often();
                     if let Some(death) = death.or_else(|| uncounted(lease.as_ref(), destination, false)) {

@@ -34,9 +34,9 @@ impl HostNote {
         self.sends > 0
     }
 
-    /// The note after Webex has said that the message was not sent.
-    pub(super) const fn not_sent(self) -> Self {
-        Self { sends: 0, ..self }
+    /// The note after Webex has shown that the message was not sent yet. One send may still be late.
+    pub(super) fn not_seen(self) -> Self {
+        Self { sends: self.sends.min(1), ..self }
     }
 
     /// The note before the message is sent once more.
@@ -76,8 +76,8 @@ mod tests {
             noted = HostNote::of(Some(&noted.again().bytes()), None);
         }
         assert!(noted.too_often().unwrap().reason.contains("3 times"));
-        let noted = HostNote::of(Some(&noted.not_sent().bytes()), None);
-        assert!(!noted.may_be_sent() && noted.too_often().is_none(), "Webex said that it was not sent");
+        let noted = HostNote::of(Some(&noted.not_seen().bytes()), None);
+        assert!(noted.may_be_sent() && noted.too_often().is_none(), "it may only be late");
     }
 
     #[test]
