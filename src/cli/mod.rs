@@ -153,12 +153,9 @@ fn run_here(cli: Cli) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&CommandError::Failed(format!("cannot start the runtime: {error}"))),
     };
-    // On a thread of the runtime: the consumers are part of this future, and waking this thread for each delivery costs more.
-    let command = runtime.spawn(dispatch(cli));
-    let status = match runtime.block_on(command) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => report(&failure),
-        Err(error) => report(&CommandError::Failed(format!("the command panicked: {error}"))),
+    let status = match runtime.block_on(dispatch(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
     };
     // A task that waits for a disk may never return.
     runtime.shutdown_timeout(Duration::from_secs(1));
