@@ -77,7 +77,7 @@ const EXPECTED: &str = "
     ledger_claims_total{result=miss,stage=host} 6
     ledger_claims_total{result=miss,stage=link} 8
     ledger_entries 8
-    ledger_write_duration_seconds_count 16
+    ledger_write_duration_seconds_count 17
     link_to_expert_seconds_count 3
     links_total{channel=sms,role=guest} 4
     links_total{channel=webex,role=host} 4
