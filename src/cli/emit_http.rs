@@ -78,7 +78,7 @@ impl ClientProof {
             ]),
             Self::Secret(secret) => signed_headers(secret, key, Timestamp::now(), body).ok_or_else(|| {
                 CommandError::Usage(
-                    "--message-id: a signed request expects an id without a full stop".to_owned(),
+                    "--message-id: a signed request expects an id of visible ASCII characters without a full stop".to_owned(),
                 )
             }),
         }

@@ -153,7 +153,7 @@ impl Upstream {
         let wait =
             wait.or_else(|| (status == StatusCode::TOO_MANY_REQUESTS).then_some(self.limits.rate_limit_wait));
         let is_unprocessed = status == StatusCode::TOO_MANY_REQUESTS
-            || (status == StatusCode::SERVICE_UNAVAILABLE && wait.is_some());
+            || (status == StatusCode::SERVICE_UNAVAILABLE && wait.is_some() && tracking_id.is_some());
         let retry_after = wait
             .map(|wait| wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
             .filter(|_| cause == ErrorCause::Transient);
@@ -172,8 +172,8 @@ impl Upstream {
         UpstreamError {
             cause,
             status: Some(status.as_u16()),
-            // A Webex response proves that nothing was done, and so does the refusal of a rate limit, or of a server that names the
-            // time at which it can process requests (RFC 9110, 15.6.4). Behind another gateway, Webex may have acted.
+            // A 4xx of Webex proves that nothing was done, and so does its 503 that names the time at which it can process requests
+            // (RFC 9110, 15.6.4), or anybody's 429. Behind another gateway, Webex may have acted.
             unknown: !(is_unprocessed || (webex && status.is_client_error())),
             reason: format!("{} responded with {}{origin}", self.name, status.as_u16()),
             retry_after,

@@ -248,7 +248,7 @@ async fn emit_signs_with_the_secret_of_a_file() {
     assert!(refused.status == Some(1) && refused.stderr.contains("status 401"), "{refused:?}");
     for (id, secret, expected) in [
         ("run-3", file("token", "one-word"), "--signing-secret-file: expected whsec_"),
-        ("run.3", secret, "expects an id without a full stop"),
+        ("run.3", secret, "without a full stop"),
         ("run-3", "/nowhere".to_owned(), "--signing-secret-file"),
     ] {
         let wrong = emit(id, &secret).await;

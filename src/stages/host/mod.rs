@@ -87,6 +87,7 @@ impl HostStage {
         };
         fault::point(HOST.name, "claimed");
         let note = lease.as_ref().and_then(Lease::note);
+        let claimed = note.map(<[u8]>::to_vec);
         let mut noted = HostNote::of(note, *replayed_at);
         // A send before the last replay counts here, too. Without the ledger, an earlier attempt may have sent it.
         if HostNote::of(note, None).may_be_sent() || (lease.is_none() && *tried) {
@@ -125,14 +126,15 @@ impl HostStage {
             }
             Err(error) => {
                 // Keep the note if the message may have been sent: the next attempt then checks before it sends. An attempt that
-                // sent nothing does not count, so the earlier note returns, also if it counts nothing: a write is repeated until
+                // sent nothing does not count, so the earlier note returns, or one that counts nothing: a write is repeated until
                 // the ledger works, and a release is not.
                 let sent_nothing = !error.unknown;
                 if !sent_nothing && let Some(death) = uncounted(lease.as_ref(), destination, true) {
                     return Outcome::Dead(death);
                 }
                 if sent_nothing {
-                    _ = self.deduplicator.note_part(&mut lease, &noted.bytes(), *deadline).await;
+                    let before = claimed.unwrap_or_else(|| noted.bytes());
+                    _ = self.deduplicator.note_part(&mut lease, &before, *deadline).await;
                     fault::point(HOST.name, "released");
                 }
                 error.into_outcome()
