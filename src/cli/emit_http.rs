@@ -110,8 +110,8 @@ pub(super) async fn run(
     say(&format!("accepted{replayed}: event {} of session {}", text("eventId"), text("sessionId")))
 }
 
-/// Sends `body` with the idempotency key `key` and the `proof` of a client to the ingress at `url`. `repeat` says how to send it again if the result
-/// is unknown. Returns the response 202.
+/// Sends `body` with the idempotency key `key` and the `proof` of a client to the ingress at `url`. `repeat` says how to send it again if
+/// the result is unknown. Returns the response 202.
 pub(super) async fn send(
     loaded: &Loaded,
     url: &Url,

@@ -97,7 +97,7 @@ impl HttpProblem {
 /// The client must wait, because of its rate.
 pub(super) fn rate_limited(wait: Duration) -> HttpProblem {
     let detail =
-        "the client sends more requests, or starts sessions for more guests, than its rate and burst allow";
+        "the client sends more requests, or starts sessions for more people, than its rate and burst allow";
     HttpProblem::new(ProblemKind::RateLimited, detail).retry_after(wait)
 }
 

@@ -96,7 +96,7 @@ impl Memory {
                     forgotten = entries.forgotten,
                     entries_max = self.entries_max,
                     bytes_max = self.bytes_max,
-                    "the ledger in memory is full and forgets its oldest entries; if their events are repeated, they are processed again"
+                    "the ledger in memory is full and deletes its oldest entries; a repeat of their events is processed again"
                 );
             }
         }

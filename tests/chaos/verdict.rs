@@ -91,7 +91,7 @@ fn edge_rows(json: &Value) -> [(&'static str, &Value); 15] {
         ("requests refused: invalid, or a device that is not allowed", &edges["refused"]),
         ("done: each guest's and the expert's message sent", &json["done"]),
         ("messages that Webex Connect accepted", &edges["guestMessages"]),
-        ("of these, with a response that was cut or unusable", &edges["answersCut"]),
+        ("of these, with a response that was cut or malformed", &edges["answersCut"]),
         ("messages not sent again because of a receipt", &edges["keptBackByReceipt"]),
         ("**sent twice** after a cut response without a receipt in time", &repeated["answerCut"]),
         (

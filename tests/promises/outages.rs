@@ -9,7 +9,7 @@ use serde_json::json;
 use testkit::{
     Rig,
     amqp::{Received, with_id},
-    events::{DEVICE, event_with, number},
+    events::{DEVICE, SPACE, event_with, number},
     poll,
     rig::{NEW_TOKEN, TOKEN},
     soon,
@@ -384,9 +384,6 @@ async fn long_message_list_is_read_from_its_beginning() {
     let counts = rig.sandbox.counts();
     assert_eq!((counts.messages, counts.message_requests), (46, 47));
 }
-
-/// A space. `ciscospark://us/ROOM/1`, in base64.
-const SPACE: &str = "Y2lzY29zcGFyazovL3VzL1JPT00vMQ";
 
 /// Starts a session whose expert waits in a space, with `faults` of the Messages API in this order.
 async fn session_in_a_space(faults: &[&str]) -> (Rig, testkit::program::Program) {

@@ -11,7 +11,7 @@ use testkit::{
     admin::Admin,
     amqp::with_id,
     event,
-    events::{DEVICE, email, event_with, number},
+    events::{DEVICE, SPACE, email, event_with, number},
     poll,
     program::Program,
     redis_server::RedisServer,
@@ -188,8 +188,7 @@ async fn without_the_ledger_an_expert_gets_one_message_although_its_response_is_
     settings.push(("retry.attempts", "20"));
     let worker = rig.start(&settings).await;
     server.kill();
-    // `ciscospark://us/ROOM/1`, in base64.
-    let experts = [json!([{"roomId": "Y2lzY29zcGFyazovL3VzL1JPT00vMQ"}]), json!([{"email": email(2)}])];
+    let experts = [json!([{"roomId": SPACE}]), json!([{"email": email(2)}])];
     for (n, experts) in (1..).zip(experts) {
         rig.sandbox.fault("messages:cut=body,times=1".parse().unwrap());
         rig.publish_event(with_id(&format!("event-{n}")), &event_with(n, &json!({"experts": experts}))).await;

@@ -2,7 +2,7 @@
 //!
 //! `unchanged.txt` was recorded with the program of commit c26db63, the last one without ingress, senders and receipts:
 //! `ICW_TEST_PROGRAM=… ICW_TEST_RECORD=1 cargo test --test main -- unchanged`. It contains all properties, all headers
-//! and the raw body of each message, and what the expert got. Only what is random or a time of day is replaced by a name in braces.
+//! and the raw body of each message, and the message to each expert. Only random values and times of day are replaced by names in braces.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use testkit::{
     Rig,
     amqp::{Received, headers, with_id},
-    events::{DEVICE, email, event_with, number},
+    events::{DEVICE, SPACE, email, event_with, number},
 };
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -34,7 +34,7 @@ fn full_event() -> Value {
         "experts": [
             {"email": email(1), "name": "Winnifred"},
             {"personId": "Y2lzY29zcGFyazovL3VzL1BFT1BMRS8x"},
-            {"roomId": "Y2lzY29zcGFyazovL3VzL1JPT00vMQ", "name": "Room"},
+            {"roomId": SPACE, "name": "Room"},
         ],
         "devices": [format!("sip:{}", DEVICE.to_uppercase())],
         "vertical": "gen",
@@ -46,7 +46,7 @@ fn full_event() -> Value {
     })
 }
 
-/// The message as text. What differs in each run is replaced by a name in braces.
+/// The message as text. Values that differ in each run are replaced by names in braces.
 fn text_of(rig: &Rig, message: &Received) -> String {
     let properties = &message.properties;
     let short =

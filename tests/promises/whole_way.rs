@@ -11,7 +11,7 @@ use uuid::Uuid;
 use testkit::{
     Rig,
     amqp::{Received, headers, with_id},
-    events::{DEVICE, email, event_with, number},
+    events::{DEVICE, SPACE, email, event_with, number},
     rig::BASE_URL,
 };
 
@@ -217,8 +217,8 @@ async fn each_field_of_the_event_reaches_instant_connect() {
 async fn experts_are_reached_by_person_id_room_id_and_email() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;
-    // Both are Webex ids: `ciscospark://us/PEOPLE/1` and `ciscospark://us/ROOM/1`, in base64.
-    let (person, room) = ("Y2lzY29zcGFyazovL3VzL1BFT1BMRS8x", "Y2lzY29zcGFyazovL3VzL1JPT00vMQ");
+    // `ciscospark://us/PEOPLE/1`, in base64.
+    let (person, room) = ("Y2lzY29zcGFyazovL3VzL1BFT1BMRS8x", SPACE);
     let experts = json!([{"personId": person}, {"roomId": room}, {"email": email(1)}]);
     rig.publish_event(with_id("event-1"), &event_with(1, &json!({"experts": experts}))).await;
     rig.until_experts_have(3).await;

@@ -71,7 +71,7 @@ fn event(random: &mut Rng) -> Value {
         event["attributes"] = json!({"resumeKey": "chat-99", "more": ""});
         let number = json!({"channel": "sms", "address": "+14155550123"});
         event["guests"] = json!([event["guests"][0], number]);
-        let (person, room) = ("Y2lzY29zcGFyazovL3VzL1BFT1BMRS8x", "Y2lzY29zcGFyazovL3VzL1JPT00vMQ");
+        let (person, room) = ("Y2lzY29zcGFyazovL3VzL1BFT1BMRS8x", testkit::events::SPACE);
         event["experts"] = json!([event["experts"][0], {"personId": person}, {"roomId": room}]);
     }
     event

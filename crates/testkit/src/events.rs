@@ -11,6 +11,8 @@ pub const OPAQUE: &str = "flowsecret";
 pub const DEVICE_NAME: &str = "salon-4711";
 /// A room device.
 pub const DEVICE: &str = "salon-4711@example.rooms.webex.com";
+/// A space of Webex: `ciscospark://us/ROOM/1`, in base64.
+pub const SPACE: &str = "Y2lzY29zcGFyazovL3VzL1JPT00vMQ";
 
 /// A guest's number: 11 digits, the first three always the same.
 pub fn number(n: usize) -> String {

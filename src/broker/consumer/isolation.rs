@@ -49,7 +49,7 @@ pub(super) struct Trial {
     /// The key of a message that must be dead-lettered.
     key: Option<String>,
     recorded: Option<Try>,
-    /// Held until the try is taken back, so that isolated messages run one at a time.
+    /// Held until the try is taken back, so that isolated messages are processed one at a time.
     turn: Option<OwnedMutexGuard<()>>,
 }
 

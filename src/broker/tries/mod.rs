@@ -166,7 +166,7 @@ impl Tries {
             Ok(_) => self.0.down.store(false, Ordering::Relaxed),
             Err(error) if !self.0.down.swap(true, Ordering::Relaxed) => warn!(
                 %error,
-                "could not read or update processing starts in the ledger; repeatedly delivered messages run one at a time, and worker crashes \
+                "could not read or update processing starts in the ledger; repeatedly delivered messages are processed one at a time, and worker crashes \
                  are not counted (no class poison)"
             ),
             Err(_) => {}

@@ -28,7 +28,7 @@ impl FileLine for ReceiptKey {
         "expected at most two lines, each with a key of 16 to 512 printable characters without spaces";
     const EMPTY: &'static str =
         "the key file of receipts has no key; the keys are withdrawn, and receipts get 401";
-    const UNUSABLE: &'static str = "could not read the keys of receipts again";
+    const UNUSABLE: &'static str = "could not reload the key file of receipts";
     const USABLE: &'static str = "the key file of receipts is usable again";
 
     fn of(line: &str) -> Option<Self> {

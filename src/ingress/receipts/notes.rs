@@ -57,20 +57,20 @@ impl Receipts {
         if needs_link {
             warn!(
                 error,
-                "ledger unavailable; refusing a receipt, because its guest may need the link by SMS"
+                "ingress: ledger unavailable; refusing a receipt, because its guest may need the link by SMS"
             );
             return Err(unavailable("the ledger is unavailable"));
         }
         if self.without_ledger {
             warn!(
                 error,
-                "ledger unavailable; publishing a receipt without a note (ledger.on_failure=continue)"
+                "ingress: ledger unavailable; publishing a receipt without recording it in the ledger (ledger.on_failure=continue)"
             );
             return Ok(NotedMessage::default());
         }
         warn!(
             error,
-            "ledger unavailable; refusing a receipt, which Webex Connect repeats (ledger.on_failure=wait)"
+            "ingress: ledger unavailable; refusing a receipt, which Webex Connect repeats (ledger.on_failure=wait)"
         );
         Err(unavailable("the ledger is unavailable"))
     }

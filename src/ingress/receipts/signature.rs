@@ -40,7 +40,7 @@ impl FileLine for HubSecret {
         "expected at most two lines, each with a secret of 16 to 512 printable characters without spaces";
     const EMPTY: &'static str =
         "the secret file of receipts has no secret; the secrets are withdrawn, and receipts get 401";
-    const UNUSABLE: &'static str = "could not read the secrets of receipts again";
+    const UNUSABLE: &'static str = "could not reload the secret file of receipts";
     const USABLE: &'static str = "the secret file of receipts is usable again";
 
     fn of(line: &str) -> Option<Self> {

@@ -199,7 +199,7 @@ impl Deduplicator {
         self.write(lease.as_mut()?, EffectProgress::Complete(result), deadline).await
     }
 
-    /// Notes the completed part of an effect; otherwise the same as [`Deduplicator::record`].
+    /// Notes the completed part of an effect, or that it is about to happen; otherwise the same as [`Deduplicator::record`].
     pub(super) async fn note_part(
         &self,
         lease: &mut Option<Lease>,
@@ -209,13 +209,8 @@ impl Deduplicator {
         self.write(lease.as_mut()?, EffectProgress::Part(part), deadline).await
     }
 
-    /// Notes that an effect is about to happen. Returns an outcome if the effect must not happen without the note.
-    pub(super) async fn note(
-        &self,
-        lease: &mut Option<Lease>,
-        note: &[u8],
-        deadline: WireTime,
-    ) -> Option<Outcome> {
+    /// Writes `note` before an effect, once. Returns an outcome if the effect must not happen without the note.
+    async fn note(&self, lease: &mut Option<Lease>, note: &[u8], deadline: WireTime) -> Option<Outcome> {
         let noted = self.timed(lease.as_mut()?.write_note(note, self.until(deadline))).await;
         noted.err().and_then(|error| self.failed(&error))
     }

@@ -216,9 +216,9 @@ impl Stage for HostStage {
     }
 }
 
-/// The death of a message that may have been sent while no ledger counts how often (`ledger.on_failure` = `continue`). Webex never tells
-/// what it sent to a space, so such a message dies when the result of its send is unknown (`just_sent`), and a space gets it once. For a person,
-/// Webex is asked first, and usually tells.
+/// The death of a message that may have been sent while no ledger counts how often (`ledger.on_failure` = `continue`). Webex does not show
+/// a bot the messages of a space, so a message to a space dies when the result of its send is unknown (`just_sent`). A message to a person
+/// is looked up first, and dies only if Webex does not show that person's messages either.
 fn uncounted(lease: Option<&Lease>, destination: &ExpertDestination<'_>, just_sent: bool) -> Option<Death> {
     let is_space = matches!(destination, ExpertDestination::Room(_));
     let reason = "the message may have been sent, and the ledger that counts its repeats is unavailable \
