@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, ShortString},
@@ -183,7 +183,8 @@ pub fn delayed_again(
 
 /// The properties of a dead letter that returns to its queue through the replay queue `queue`, for the `replays`th
 /// time. It counts as new except for its first failure, because the end of a session may depend on that time. `of`
-/// names the letter.
+/// names the letter. The time of the replay is after that of an earlier one, also if this clock is behind: the stages count sends from
+/// the last replay.
 #[must_use]
 pub fn replayed(
     original: &BasicProperties,
@@ -193,12 +194,14 @@ pub fn replayed(
     replays: u32,
     now: Timestamp,
 ) -> BasicProperties {
+    let earlier = message.replayed_at().and_then(|at| at.checked_add(SignedDuration::from_millis(1)).ok());
+    let at = earlier.map_or(now, |earlier| earlier.max(now));
     let mut headers = headers::copied(original, message);
     // The trace continues after the letter's span.
     carry(&mut headers, message, &[header::FIRST_FAILED_AT, header::TRACEPARENT, header::TRACESTATE]);
     set_text(&mut headers, header::COPIED_TO, queue);
     headers.insert(header::REPLAYS.into(), AMQPValue::LongLongInt(replays.into()));
-    set_text(&mut headers, header::REPLAYED_AT, &now.to_string());
+    set_text(&mut headers, header::REPLAYED_AT, &at.to_string());
     set_text(&mut headers, header::REPLAY_OF, of);
     copied(original).with_headers(headers)
 }

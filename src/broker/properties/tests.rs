@@ -43,6 +43,19 @@ fn retry_headers_of_a_copy_are_read_by_the_next_attempt() {
 }
 
 #[test]
+fn replay_is_later_than_the_one_before_whatever_the_clock_says() {
+    let (first, second) = (Timestamp::UNIX_EPOCH, SignedDuration::from_secs(1));
+    let came = BasicProperties::default();
+    let replay = |message: &Message, at| read(&replayed(&came, message, "q.replay", "letter", 1, at));
+    let once = replay(&Message::default(), first);
+    assert_eq!(once.replayed_at(), Some(first));
+    assert_eq!(replay(&once, first + second).replayed_at(), Some(first + second));
+    for behind in [first, first - second] {
+        assert_eq!(replay(&once, behind).replayed_at(), Some(first + SignedDuration::from_millis(1)));
+    }
+}
+
+#[test]
 fn foreign_headers_with_our_names_are_ignored_and_not_copied() {
     let mut headers = FieldTable::default();
     for name in [header::ATTEMPTS, header::WAITED, header::REPLAYS, header::DELIVERY_COUNT] {
