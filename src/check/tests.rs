@@ -133,6 +133,10 @@ const CONFLICTS: &[(&[&str], &str)] = &[
         "fail: ingress.listen = \"127.0.0.1:1\": ingress.clients.flows.token_file: token file /nonexistent/token",
     ),
     (
+        &["ingress.listen=127.0.0.1:1", "ingress.clients.flows.token=icw_token-of-the-flows-1"],
+        "warn: hosts.allowed = []: with a token of the ingress, host links can be sent to every e-mail address",
+    ),
+    (
         &["ingress.trusted_proxies=0.0.0.0/0"],
         "warn: ingress.trusted_proxies = [\"0.0.0.0/0\"]: a block of length /0: every client may state its address",
     ),

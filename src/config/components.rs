@@ -113,6 +113,7 @@ impl Config {
             host_login: section.host_login,
             link_lifetime: signed(section.link_lifetime),
             devices: self.devices.allowed.clone(),
+            experts: self.hosts.allowed.clone(),
             guests: self.sends_to_guests().then(|| self.guest_rules()),
         }
     }

@@ -32,7 +32,7 @@ use url::Url;
 use crate::{
     breaker::BreakerPolicy,
     broker::topology::TopologyConfig,
-    contract::{device::AllowList, start_session::Vertical},
+    contract::{device::AllowList, people::AllowedExperts, start_session::Vertical},
     ingress::config::{AddressBlock, ClientConfig},
     instant_connect::request::{Enc, JweAlg, JwsAlg},
     retry::RetryPolicy,
@@ -160,6 +160,7 @@ pub struct DevicesConfig {
 #[allow(missing_docs, reason = "see Config")]
 pub struct HostsConfig {
     pub delivery: HostsDelivery,
+    pub allowed: AllowedExperts,
     #[serde(deserialize_with = "http_url")]
     #[schemars(with = "schema::HttpUrl")]
     pub webex_url: Url,

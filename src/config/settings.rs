@@ -243,8 +243,8 @@ impl Settings {
     }
 }
 
-/// The key whose entries are addresses of devices.
-const DEVICES: &str = "devices.allowed";
+/// The keys whose entries are addresses of devices or persons.
+const ADDRESSES: [&str; 2] = ["devices.allowed", "hosts.allowed"];
 
 /// The key whose entries are beginnings of numbers.
 const PREFIXES: &str = "send.allowed_prefixes";
@@ -263,14 +263,14 @@ fn has_number(value: &Value) -> bool {
     }
 }
 
-/// `value` as errors may show it: of device addresses, only their number. A secret is often pasted into the wrong variable. Therefore values of path and URL settings
+/// `value` as errors may show it: of addresses, only their number. A secret is often pasted into the wrong variable. Therefore values of path and URL settings
 /// are also hidden if they are no path or URL, or contain a user, a password or a query.
 fn shown(key: &str, value: &Value) -> String {
     match value {
-        Value::Array(items) if key == DEVICES && !items.is_empty() => {
+        Value::Array(items) if ADDRESSES.contains(&key) && !items.is_empty() => {
             return format!("[{} hidden]", items.len());
         }
-        Value::String(_) | Value::Table(_) if key == DEVICES => return "[hidden]".to_owned(),
+        Value::String(_) | Value::Table(_) if ADDRESSES.contains(&key) => return "[hidden]".to_owned(),
         value if key == PREFIXES && has_number(value) => return "[hidden]".to_owned(),
         _ => {}
     }

@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 
 pub use deduplicator::{Deduplicator, OnFailure, Retention};
-pub use host::{HOST, HostStage};
+pub use host::{HOST, HostRules, HostStage};
 pub use link::{LINK, LinkStage};
 pub(crate) use send::{EventSender, LINK_PARAMETER, NAME_PARAMETER, PACE_WAIT_MAX};
 pub use send::{

@@ -31,7 +31,9 @@ use crate::{
     instant_connect::InstantConnectClient,
     ledger::Ledger,
     random::Random,
-    stages::{self, Deduplicator, HostStage, LinkStage, OnFailure, SmsSender, Stage, WhatsappSender},
+    stages::{
+        self, Deduplicator, HostRules, HostStage, LinkStage, OnFailure, SmsSender, Stage, WhatsappSender,
+    },
     state::WorkerState,
     telemetry::{metrics::Metrics, traces::Tracer},
     upstream::Upstream,
@@ -242,7 +244,8 @@ impl Parts<'_> {
             self.metrics.upstream(api),
         )?;
         let client = WebexClient::new(self.shared(upstream, api.key), url);
-        let rules = config.instant_connect.link_rules();
+        let rules =
+            HostRules { links: config.instant_connect.link_rules(), experts: config.hosts.allowed.clone() };
         Ok(HostStage::new(client, rules, self.deduplicator(&stages::HOST)))
     }
 

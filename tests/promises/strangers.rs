@@ -92,6 +92,33 @@ async fn message_id_overrides_the_cloud_events_id() {
 }
 
 #[tokio::test]
+async fn expert_outside_the_allow_list_gets_no_link() {
+    let rig = Rig::new().await;
+    let worker = rig.start(&[("hosts.allowed", "*@example.com")]).await;
+    let mut stranger = event(1);
+    stranger["experts"] = json!([{"email": "winnifred@elsewhere.example"}]);
+    rig.publish_event(with_id("event-1"), &stranger).await;
+    let letter = rig.dead_letters("sessions").await.next().await;
+    let expected = "`experts[0].email`: expected an expert listed in hosts.allowed";
+    assert_eq!([letter.header("x-dead-class"), letter.header("x-dead-reason")], ["invalid", expected]);
+    assert_eq!(rig.sandbox.counts().joseencrypt, 0, "no link was made");
+
+    // Another producer's host link, without an event.
+    rig.publish(2).await;
+    rig.until_experts_have(1).await;
+    let link = json!({
+        "eventId": "event-3", "sessionId": "visit-3", "expert": {"email": "winnifred@elsewhere.example"}, "guests": [],
+        "url": "https://instant.webex.com/visit/ckmNR7I", "expiresAt": "2126-01-01T10:00:00Z",
+    });
+    rig.amqp.publish(&rig.name("links"), "host.webex", with_id("link-3"), link.to_string().as_bytes()).await;
+    let letter = rig.dead_letters("hosts").await.next().await;
+    let expected = "`expert.email`: expected an expert listed in hosts.allowed";
+    assert_eq!([letter.header("x-dead-class"), letter.header("x-dead-reason")], ["invalid", expected]);
+    assert_eq!(rig.sandbox.counts().messages, 1, "only the allowed expert has a message");
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn unreadable_message_is_dead_lettered_and_concurrency_recovers() {
     let rig = Rig::new().await;
     let worker = rig.start(&[]).await;

@@ -6,6 +6,7 @@ use instant_connect_worker::{
         decode,
         link::HostLink,
         message::Message,
+        people::AllowedExperts,
         start_session::{self, Session, SessionRules, Vertical},
     },
     instant_connect::{
@@ -51,6 +52,7 @@ pub(super) fn rules() -> SessionRules {
         host_login: true,
         link_lifetime: SignedDuration::from_hours(2),
         devices: serde_json::from_value(json!(["room-*@surgery.example"])).unwrap(),
+        experts: AllowedExperts::default(),
         guests: None,
     }
 }

@@ -7,6 +7,10 @@
 mod answers;
 mod bodies;
 mod calls;
+#[path = "../../fuzz/checks/retry_after.rs"]
+mod fuzz_retry_after;
+#[path = "../../fuzz/checks/start_session.rs"]
+mod fuzz_start_session;
 mod mangle;
 
 use std::{
@@ -100,4 +104,18 @@ fn try_all(name: &str, count: u64, check: impl Fn(&mut Rng) -> bool + Sync) {
         }
     });
     report(name, count, taken.into_inner(), since);
+}
+
+/// What `make fuzz` runs with chosen input, so that its code is compiled and run here too.
+#[test]
+fn random_bytes_pass_the_checks_of_the_fuzz_targets() {
+    let (name, first) = ("checks of the fuzz targets", first_seed());
+    println!("{name}: {SEED}={first}");
+    for case in 0..2_000 {
+        let case = Case { name, seed: first.wrapping_add(case) };
+        let mut random = Rng::with_seed(case.seed);
+        let bytes: Vec<u8> = (0..random.usize(..200)).map(|_| random.u8(..)).collect();
+        fuzz_start_session::check(&bytes);
+        fuzz_retry_after::check((random.i64(..), &String::from_utf8_lossy(&bytes)));
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
 
 pub(super) fn all(loaded: &Loaded) -> Vec<Finding> {
     let mut found = entries::all(loaded);
-    found.extend([admin(loaded), devices(loaded), ingress(loaded)]);
+    found.extend([admin(loaded), devices(loaded), experts(loaded), ingress(loaded)]);
     found.extend(secrets::client_tokens(loaded));
     found.extend(address_blocks(loaded));
     found.extend(unused(loaded));
@@ -134,6 +134,20 @@ fn devices(loaded: &Loaded) -> Finding {
     } else {
         about.pass("events may dial the devices of this list, which answer by themselves")
     }
+}
+
+fn experts(loaded: &Loaded) -> Finding {
+    let about = on(Exposure, loaded, &["hosts.allowed"]);
+    if !loaded.config.hosts.allowed.allow_all() {
+        return about.pass("only the experts of this list get host links");
+    }
+    if loaded.config.ingress.listen.is_none() {
+        return about.pass("any expert that an event names gets a host link");
+    }
+    about.warn(
+        "with a token of the ingress, host links can be sent to every e-mail address and space",
+        "list the experts' domains in hosts.allowed",
+    )
 }
 
 fn host_login(loaded: &Loaded) -> Finding {

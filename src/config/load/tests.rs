@@ -99,6 +99,10 @@ fn error_names_origin_key_value_and_expectation() {
             "environment ICW_DEVICES__ALLOWED: devices.allowed = [1 hidden]: entry 1: expected device addresses such as room-12@example.rooms.webex.com, or with a wildcard such as *@example.rooms.webex.com",
         ),
         (
+            ("ICW_HOSTS__ALLOWED", "dr lee@example.com"),
+            "environment ICW_HOSTS__ALLOWED: hosts.allowed = [1 hidden]: entry 1: expected an e-mail address, all addresses of a domain such as *@example.com, or a Webex id",
+        ),
+        (
             ("ICW_AMQP_URL", "x"),
             "environment ICW_AMQP_URL: unknown variable; did you mean ICW_AMQP__URL (two underscores)?",
         ),

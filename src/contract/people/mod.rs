@@ -1,5 +1,6 @@
 //! Guests and experts of a start event.
 
+mod allowed_experts;
 mod blank;
 mod calling_code;
 mod email;
@@ -18,6 +19,7 @@ use strum::EnumString;
 pub(super) use self::blank::is_blank;
 use self::blank::{blanks, non_blank_id};
 pub use self::{
+    allowed_experts::AllowedExperts,
     email::Email,
     locale::Locale,
     name::{NAME_CHARS_MAX, Name},
@@ -119,6 +121,9 @@ pub struct Expert {
     #[serde(default, deserialize_with = "Name::non_blank", skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
 }
+
+/// Expectation that an expert outside [`AllowedExperts`] does not meet.
+pub const NOT_ALLOWED: &str = "expected an expert listed in hosts.allowed";
 
 /// Destination of a host link.
 #[derive(Clone, Debug, PartialEq, Eq)]

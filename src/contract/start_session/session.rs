@@ -15,7 +15,7 @@ use crate::contract::{
     ids::{self, EventId},
     message::Message,
     outgoing::short_correlation,
-    people::{self, Channel, Expert, Guest, NumberPrefixes},
+    people::{self, AllowedExperts, Channel, Expert, Guest, NumberPrefixes},
     private::Private,
     time::WireTime,
 };
@@ -33,6 +33,8 @@ pub struct SessionRules {
     pub link_lifetime: SignedDuration,
     /// `devices.allowed`.
     pub devices: AllowList,
+    /// `hosts.allowed`.
+    pub experts: AllowedExperts,
     /// The guests that can get a link; `None` if other programs send the links.
     pub guests: Option<GuestRules>,
 }
@@ -109,6 +111,7 @@ pub(super) fn validated(
     check(&start, now).map_err(|invalid| refusal(invalid, &start, message, *occurred_at))?;
     // Before duplicates are removed, because errors name the position in the event.
     rules.guests.as_ref().map_or(Ok(()), |rules| reachable(&start.guests, rules))?;
+    allowed_experts(&start.experts, &rules.experts)?;
     start.guests = people::unique_guests(start.guests);
     start.experts = people::unique_experts(start.experts);
     start.devices = start.devices.map(|devices| allowed_devices(devices, &rules.devices)).transpose()?;
@@ -156,6 +159,18 @@ fn reachable(guests: &[Guest], rules: &GuestRules) -> Result<(), Refusal> {
         return Err(Refusal::Invalid(Invalid::new(format!("guests[{position}].{field}"), expected)));
     }
     Ok(())
+}
+
+/// Refuses an expert that is not allowed.
+fn allowed_experts(experts: &[Expert], allowed: &AllowedExperts) -> Result<(), Refusal> {
+    let refused = |(position, expert)| Some((position, allowed.refused_field(expert)?));
+    match experts.iter().enumerate().find_map(refused) {
+        None => Ok(()),
+        Some((position, field)) => {
+            let path = format!("experts[{position}].{field}");
+            Err(Refusal::Invalid(Invalid::new(path, people::NOT_ALLOWED)))
+        }
+    }
 }
 
 /// Removes duplicate devices. Refuses a device that is not allowed.

@@ -25,7 +25,7 @@ use crate::{
         ids::{self, EventId},
         link::{HOSTS, HostLink},
         message::Message,
-        people::ExpertDestination,
+        people::{AllowedExperts, ExpertDestination, NOT_ALLOWED},
         stage::{LatencyDef, StageDef, UpstreamDef},
         time::WireTime,
     },
@@ -56,17 +56,26 @@ pub static HOST: StageDef = StageDef {
     },
 };
 
+/// The links that are sent, and the experts that get them.
+#[derive(Clone, Debug)]
+pub struct HostRules {
+    /// The links of Instant Connect.
+    pub links: LinkRules,
+    /// `hosts.allowed`.
+    pub experts: AllowedExperts,
+}
+
 /// Stage `host`.
 #[derive(Debug)]
 pub struct HostStage {
     client: WebexClient,
-    rules: LinkRules,
+    rules: HostRules,
     deduplicator: Deduplicator,
 }
 
 impl HostStage {
     #[must_use]
-    pub const fn new(client: WebexClient, rules: LinkRules, deduplicator: Deduplicator) -> Self {
+    pub const fn new(client: WebexClient, rules: HostRules, deduplicator: Deduplicator) -> Self {
         Self { client, rules, deduplicator }
     }
 
@@ -253,15 +262,19 @@ fn destination(link: &HostLink) -> Result<ExpertDestination<'_>, Death> {
     link.expert.address().map_err(invalid)
 }
 
-/// Refuses a link that is not Instant Connect's, a link without a valid destination, and one whose session has ended.
-fn checked(link: HostLink, rules: &LinkRules, now: Timestamp) -> Result<HostLink, Death> {
+/// Refuses a link that is not Instant Connect's, a link without a valid and allowed destination, and one whose session has ended.
+fn checked(link: HostLink, rules: &HostRules, now: Timestamp) -> Result<HostLink, Death> {
     // An expert must get only links of Instant Connect, because other producers may write to the queue.
     let url = link.address.reveal();
     let safe = url.bytes().all(|b| b.is_ascii_graphic() && !b"()<>[]\"\\`".contains(&b));
-    if !safe || !rules.allow(url) {
+    if !safe || !rules.links.allow(url) {
         return Err(Death::new(Class::Invalid, Invalid::new("url", "expected an Instant Connect link")));
     }
     destination(&link)?;
+    if let Some(field) = rules.experts.refused_field(&link.expert) {
+        let path = format!("expert.{field}");
+        return Err(Death::new(Class::Invalid, Invalid::new(path, NOT_ALLOWED)));
+    }
     if link.expires_at.timestamp() <= now {
         return Err(Death::new(Class::Expired, SESSION_OVER));
     }

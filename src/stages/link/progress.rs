@@ -117,6 +117,7 @@ mod tests {
     use super::*;
     use crate::contract::{
         message::Message,
+        people::AllowedExperts,
         start_session::{SessionRules, Vertical},
     };
 
@@ -133,6 +134,7 @@ mod tests {
             host_login: true,
             link_lifetime: SignedDuration::from_hours(2),
             devices: serde_json::from_value(json!([])).unwrap(),
+            experts: AllowedExperts::default(),
             guests: None,
         };
         let message = Message { body: event.to_string().into_bytes(), ..Message::default() };

@@ -3,14 +3,14 @@
 use std::{sync::LazyLock, time::Duration};
 
 use instant_connect_worker::{
-    contract::stage::StageDef,
+    contract::{people::AllowedExperts, stage::StageDef},
     instant_connect::{
         InstantConnectClient,
         request::{Crypto, LinkOptions},
     },
     stages::{
-        self, Deduplicator, GuestSender, HostStage, LinkStage, OnFailure, Retention, SendStage, SmsSender,
-        WhatsappSender,
+        self, Deduplicator, GuestSender, HostRules, HostStage, LinkStage, OnFailure, Retention, SendStage,
+        SmsSender, WhatsappSender,
     },
     upstream::{TokenSource, Upstream, UpstreamLimits},
     webex_connect::{
@@ -61,7 +61,8 @@ impl LifeParts<'_> {
     pub(super) fn host_stage(&self) -> HostStage {
         let endpoint = url("https://messages.sim.example.com/v1/messages");
         let client = WebexClient::new(self.upstream(&stages::HOST), endpoint);
-        HostStage::new(client, link_rules(), self.deduplicator(&stages::HOST))
+        let rules = HostRules { links: link_rules(), experts: AllowedExperts::default() };
+        HostStage::new(client, rules, self.deduplicator(&stages::HOST))
     }
 
     pub(super) fn sms_stage(&self, senders: &SendersPlan) -> SendStage<SmsSender> {

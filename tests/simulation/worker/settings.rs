@@ -9,7 +9,7 @@ use instant_connect_worker::{
         topology::{Topology, TopologyConfig},
     },
     contract::{
-        people::{Channel, NumberPrefixes},
+        people::{AllowedExperts, Channel, NumberPrefixes},
         stage::StageDef,
         start_session::{GuestRules, SessionRules, Vertical},
     },
@@ -94,6 +94,7 @@ pub(super) fn session_rules(rules: &CheckedRules) -> SessionRules {
         host_login: true,
         link_lifetime: jiff::SignedDuration::try_from(rules.lifetime).unwrap_or(jiff::SignedDuration::MAX),
         devices: config(json!([ALLOWED])),
+        experts: AllowedExperts::default(),
         guests: rules.senders.as_ref().filter(|senders| senders.link_refuses).map(|senders| GuestRules {
             numbers: numbers(senders),
             channels: vec![Channel::Sms, Channel::Whatsapp],

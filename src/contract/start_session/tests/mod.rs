@@ -7,7 +7,7 @@ mod session;
 use jiff::SignedDuration;
 
 use super::*;
-use crate::contract::message::Message;
+use crate::contract::{message::Message, people::AllowedExperts};
 
 const NOW: &str = "2026-11-21T09:00:00Z";
 
@@ -27,6 +27,7 @@ fn rules() -> SessionRules {
         host_login: true,
         link_lifetime: SignedDuration::from_hours(2),
         devices: serde_json::from_str(r#"["room-*@example.rooms.webex.com"]"#).unwrap(),
+        experts: AllowedExperts::default(),
         guests: None,
     }
 }

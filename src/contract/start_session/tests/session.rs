@@ -1,5 +1,5 @@
 use super::*;
-use crate::contract::{header, ids};
+use crate::contract::{decode::Invalid, header, ids};
 
 #[test]
 fn event_with_all_fields_is_read() {
@@ -34,6 +34,18 @@ fn subject_starts_with_the_configured_prefix() {
     };
     assert_eq!(subject("visit-1"), "test-visit-1");
     assert_eq!(subject("a b"), format!("test-{}", ids::hash(b"a b")));
+}
+
+#[test]
+fn expert_outside_the_allow_list_is_refused() {
+    let session = |allowed: &str| {
+        let rules = SessionRules { experts: serde_json::from_str(allowed).unwrap(), ..rules() };
+        let message = Message { body: FULL.into(), ..Message::default() };
+        Session::read(&message, &rules, NOW.parse().unwrap()).map(drop)
+    };
+    assert_eq!(session(r#"["*@example.com"]"#), Ok(()));
+    let expected = Invalid::new("experts[0].email", "expected an expert listed in hosts.allowed");
+    assert_eq!(session(r#"["*@clinic.example"]"#), Err(Refusal::Invalid(expected)));
 }
 
 #[test]
