@@ -2,44 +2,49 @@
 
 use std::{env, path::PathBuf};
 
+use serde::Serialize;
 use testkit::program;
 
-use super::{given, plain, testbed};
+use super::{plain, settings::given, testbed};
 
 /// A program that processes the events.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Contender {
     /// Its name in `BENCH_CONTENDERS` and in the JSON file.
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
+    /// Takes part in the rounds with every delay, in the latencies and in the starts by default.
+    #[serde(skip)]
+    pub(crate) main: bool,
     /// Settings of the worker besides the required ones; `None` for the baseline.
+    #[serde(skip)]
     settings: Option<&'static [(&'static str, &'static str)]>,
 }
 
 const ADMIN: (&str, &str) = ("ICW_ADMIN__LISTEN", testbed::ADMIN);
 
 const ALL: [Contender; 6] = [
-    Contender { name: "plain", title: "plain baseline", settings: None },
+    Contender { name: "plain", title: "plain baseline", main: true, settings: None },
     Contender {
         name: "off",
         title: "worker, telemetry off",
+        main: false,
         settings: Some(&[("ICW_TELEMETRY__LOG_LEVEL", "error"), ("ICW_ADMIN__LISTEN", "off")]),
     },
-    Contender { name: "defaults", title: "worker, defaults (metrics, logs)", settings: Some(&[ADMIN]) },
+    Contender { name: "defaults", title: "worker, defaults", main: true, settings: Some(&[ADMIN]) },
     Contender {
         name: "memory",
         title: "worker, ledger in memory",
+        main: true,
         settings: Some(&[ADMIN, ("ICW_LEDGER__KIND", "memory")]),
     },
-    Contender { name: "traces", title: "worker, defaults and traces", settings: Some(&[ADMIN]) },
-    Contender { name: "other", title: "other worker (BENCH_OTHER)", settings: Some(&[ADMIN]) },
+    Contender { name: "traces", title: "worker, defaults and traces", main: false, settings: Some(&[ADMIN]) },
+    Contender { name: "other", title: "other worker", main: true, settings: Some(&[ADMIN]) },
 ];
 
 impl Contender {
-    /// The contenders in `BENCH_CONTENDERS`, or all of this build.
-    pub(crate) fn given() -> Vec<Self> {
-        let names =
-            given("BENCH_CONTENDERS").unwrap_or_else(|| "plain,off,defaults,memory,traces".to_owned());
+    /// The contenders with these names, separated by commas.
+    pub(crate) fn named(names: &str) -> Vec<Self> {
         let find = |name: &str| {
             let found = ALL.iter().find(|contender| contender.name == name);
             found.unwrap_or_else(|| panic!("BENCH_CONTENDERS: unknown contender {name}")).clone()

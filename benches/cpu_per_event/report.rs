@@ -1,89 +1,124 @@
-//! The results as a table and as JSON.
+//! All results of a run, and the files in `target/bench`.
 
-use std::{fmt::Write, fs};
+use std::{fs, path::PathBuf};
 
-use serde_json::{Value, json};
+use jiff::Timestamp;
+use serde::Serialize;
 
-use super::{contender::Contender, cost::Cost};
+use super::{
+    contender::Contender, cost::Cost, latency::Latency, plot, starts::Starts, stats::Spread, tables,
+};
 
-/// Deliveries that a stage processes at once by default.
-const CONCURRENCY: f64 = 32.0;
-
-/// The costs of all rounds with one delay of the APIs.
-pub(crate) struct Results {
-    delay_ms: usize,
-    events: usize,
-    costs: Vec<(Contender, Vec<Cost>)>,
+/// All results.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) date: String,
+    pub(crate) machine: String,
+    pub(crate) rounds: Vec<Rounds>,
+    pub(crate) latencies: Vec<Latency>,
+    pub(crate) starts: Vec<Starts>,
 }
 
-impl Results {
-    pub(crate) fn new(delay_ms: usize, events: usize, contenders: &[Contender]) -> Self {
-        let costs = contenders.iter().map(|contender| (contender.clone(), Vec::new())).collect();
-        Self { delay_ms, events, costs }
+/// The rounds with one delay of the APIs.
+#[derive(Serialize)]
+pub(crate) struct Rounds {
+    pub(crate) delay_ms: usize,
+    pub(crate) concurrency: usize,
+    pub(crate) events: usize,
+    /// The first is the baseline.
+    pub(crate) contenders: Vec<Costs>,
+}
+
+/// The costs of a contender in each round.
+#[derive(Serialize)]
+pub(crate) struct Costs {
+    #[serde(flatten)]
+    pub(crate) contender: Contender,
+    pub(crate) costs: Vec<Cost>,
+}
+
+impl Costs {
+    pub(crate) fn of(&self, value: impl Fn(&Cost) -> f64) -> Spread {
+        Spread::of(self.costs.iter().map(value))
     }
 
-    pub(crate) fn add(&mut self, contender: &Contender, cost: Cost) {
-        for (known, costs) in &mut self.costs {
-            if known.name == contender.name {
-                costs.push(cost);
-            }
-        }
+    pub(crate) fn per_second(&self) -> Spread {
+        self.of(|cost| cost.per_second)
     }
 
-    /// Medians, as a Markdown table. The first contender is the baseline.
-    pub(crate) fn table(&self) -> String {
-        let rounds = self.costs[0].1.len();
-        let mut table = format!(
-            "| {} events, {} ms per call, median of {rounds} rounds | CPU per event | to the first | switches per event | events/s | peak memory | memory at the end |\n|---|---|---|---|---|---|---|\n",
-            self.events, self.delay_ms
-        );
-        let first = median(&self.costs[0].1, |cost| cost.cpu_ms);
-        for (contender, costs) in &self.costs {
-            let of = |value: fn(&Cost) -> f64| median(costs, value);
-            let cpu = of(|cost| cost.cpu_ms);
-            let per_second = of(|cost| cost.per_second);
-            writeln!(
-                table,
-                "| {} | {cpu:.3} ms | {:.2} | {:.1} | {per_second:.0}{} | {:.0} MiB | {:.0} MiB |",
-                contender.title,
-                cpu / first,
-                of(|cost| cost.switches),
-                self.share_of_limit(per_second),
-                of(|cost| cost.peak_mib),
-                of(|cost| cost.end_mib),
-            )
-            .unwrap();
-        }
-        table
-    }
-
-    /// The share of the throughput that the concurrency allows if calls take as long as they do.
-    fn share_of_limit(&self, per_second: f64) -> String {
-        if self.delay_ms == 0 {
-            return String::new();
-        }
-        let limit = CONCURRENCY * 1e3 / f64::from(u32::try_from(self.delay_ms).unwrap());
-        format!(" ({:.0} % of concurrency / delay)", per_second / limit * 100.0)
-    }
-
-    fn json(&self) -> Value {
-        let contenders: Vec<Value> = (self.costs.iter())
-            .map(|(contender, costs)| json!({"name": contender.name, "rounds": costs}))
-            .collect();
-        json!({"delay_ms": self.delay_ms, "events": self.events, "contenders": contenders})
+    pub(crate) fn cpu_us(&self) -> Spread {
+        self.of(|cost| cost.cpu_us)
     }
 }
 
-/// Writes all results to `target/bench/latest.json`.
-pub(crate) fn write(results: &[Results]) {
-    let folder = testkit::program::folder().with_file_name("bench");
-    fs::create_dir_all(&folder).unwrap();
-    let all: Vec<Value> = results.iter().map(Results::json).collect();
-    fs::write(folder.join("latest.json"), serde_json::to_vec_pretty(&all).unwrap()).unwrap();
+impl Rounds {
+    pub(crate) fn new(delay_ms: usize, concurrency: usize, events: usize, contenders: &[Contender]) -> Self {
+        let contenders =
+            contenders.iter().map(|contender| Costs { contender: contender.clone(), costs: Vec::new() });
+        Self { delay_ms, concurrency, events, contenders: contenders.collect() }
+    }
+
+    /// The throughput that the concurrency allows if calls take as long as they do. `None` without a delay.
+    pub(crate) fn limit(&self) -> Option<f64> {
+        let [concurrency, delay_ms] = [self.concurrency, self.delay_ms].map(float);
+        (self.delay_ms > 0).then(|| concurrency / delay_ms * 1e3)
+    }
 }
 
-fn median(costs: &[Cost], value: impl Fn(&Cost) -> f64) -> f64 {
-    let mut values: Vec<f64> = costs.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn float(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap())
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        Self {
+            date: Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
+            machine: machine(),
+            rounds: Vec::new(),
+            latencies: Vec::new(),
+            starts: Vec::new(),
+        }
+    }
+
+    /// All results as Markdown.
+    pub(crate) fn markdown(&self) -> String {
+        let mut tables: Vec<_> = self.rounds.iter().map(tables::rounds).collect();
+        if !self.latencies.is_empty() {
+            tables.push(tables::latencies(&self.latencies));
+        }
+        if !self.starts.is_empty() {
+            tables.push(tables::starts(&self.starts));
+        }
+        format!("{}; {}\n\n{}", self.date, self.machine, tables.join("\n"))
+    }
+
+    /// Writes the tables, the plots and the JSON file.
+    pub(crate) fn write(&self) {
+        let folder = folder();
+        fs::create_dir_all(&folder).unwrap();
+        let write = |name: &str, content: &str| fs::write(folder.join(name), content).unwrap();
+        write("latest.json", &serde_json::to_string_pretty(self).unwrap());
+        write("latest.md", &self.markdown());
+        write("cpu.svg", &plot::rounds("CPU time per event, µs", &self.rounds, Costs::cpu_us));
+        write("throughput.svg", &plot::rounds("Events per second", &self.rounds, Costs::per_second));
+        if !self.latencies.is_empty() {
+            write("latency.svg", &plot::latencies(&self.latencies));
+        }
+    }
+}
+
+/// `target/bench`.
+pub(crate) fn folder() -> PathBuf {
+    testkit::program::folder().with_file_name("bench")
+}
+
+/// Processor, cores, and the load before the run: with other work on the machine, only the ratios mean something.
+fn machine() -> String {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, model)| model);
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    format!("{model}, {cores} cores; load average before the run: {load}")
 }

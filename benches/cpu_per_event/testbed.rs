@@ -1,121 +1,127 @@
-//! Broker, sandbox, collector, and the measured process.
+//! Broker, fake APIs, collector, and a topology of its own for each round.
 
 use std::{
-    fs::File,
-    future::pending,
-    process::{Command, Stdio},
+    ops::Range,
     time::{Duration, Instant},
 };
 
-use instant_connect_sandbox::Handle;
+use lapin::BasicProperties;
 use serde_json::json;
 use testkit::{
     amqp::{Amqp, with_id},
     program::{self, Environment, with_settings},
-    rig::{TOKEN, bind_sandbox, shared_broker},
+    rig::{TOKEN, shared_broker},
     topology::delete_topology,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::{contender::Contender, cost::Cost};
+use super::{apis::Apis, contender::Contender, cost::Cost, fake, process::Process};
 
 /// The address of the worker's metrics.
 pub(crate) const ADMIN: &str = "127.0.0.1:19464";
-/// Time limit of a round.
-const ROUND_LIMIT: Duration = Duration::from_secs(600);
+/// Time in which the contender settles its last messages, besides the delay of the APIs.
+const SETTLES: Duration = Duration::from_millis(300);
 
-/// A sandbox, a collector, and its own exchanges and queues.
+/// Fake APIs, a collector, and exchanges and queues of its own.
 pub(crate) struct Testbed {
-    sandbox: Handle,
+    pub(crate) apis: Apis,
     collector: String,
-    url: String,
+    pub(crate) url: String,
     amqp: Amqp,
     prefix: String,
     environment: Environment,
+    delay: Duration,
+    concurrency: usize,
 }
 
 impl Testbed {
-    /// A testbed whose APIs answer after `delay_ms`.
-    pub(crate) async fn new(delay_ms: usize) -> Self {
+    /// A testbed whose APIs respond after `delay_ms`, with `concurrency` in progress in each stage.
+    pub(crate) async fn new(delay_ms: usize, concurrency: usize) -> Self {
         let url = shared_broker();
-        let sandbox = bind_sandbox().await;
-        let (handle, address) = (sandbox.handle(), sandbox.url());
-        if delay_ms > 0 {
-            handle.fault(format!("any:delay={delay_ms}ms").parse().unwrap());
-        }
-        tokio::spawn(sandbox.serve(pending()));
+        let apis = Apis::start(delay_ms);
         let prefix = format!("icw-bench-{:08x}", fastrand::u32(..));
+        let at_once = concurrency.to_string();
         let settings = [
             ("amqp.url", url.as_str()),
-            ("instant_connect.url", address.as_str()),
+            ("amqp.prefetch", &at_once),
+            ("amqp.concurrency", &at_once),
+            ("instant_connect.url", &apis.url),
             ("instant_connect.token", TOKEN),
-            ("hosts.webex_url", address.as_str()),
+            ("hosts.webex_url", &apis.url),
             ("topology.prefix", &prefix),
         ];
         let environment = with_settings(Environment::new(), settings);
+        let declared = program::finished(&["topology", "--declare"], &environment).await;
+        assert_eq!(declared.status, Some(0), "{declared:?}");
         let amqp = Amqp::connect(&url).await;
-        Self { sandbox: handle, collector: collector().await, url, amqp, prefix, environment }
+        let delay = Duration::from_millis(delay_ms.try_into().unwrap());
+        Self { apis, collector: collector().await, url, amqp, prefix, environment, delay, concurrency }
+    }
+
+    /// The name of a queue or an exchange.
+    pub(crate) fn name(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    pub(crate) fn start(&self, contender: &Contender) -> Process {
+        Process::start(contender, &self.environment, &self.collector)
+    }
+
+    /// Has `process` process events, so that its connections exist. Returns their number.
+    pub(crate) async fn warm_up(&self, process: &mut Process) -> usize {
+        let events = 2 * self.concurrency;
+        self.publish(0..events).await;
+        process.until(self.apis.until(events)).await;
+        self.settle().await;
+        events
+    }
+
+    async fn settle(&self) {
+        sleep(self.delay + SETTLES).await;
     }
 
     /// Measures `contender` while it processes `events` that are already queued.
     pub(crate) async fn serve(&self, contender: &Contender, events: usize) -> Cost {
-        let declared = program::finished(&["topology", "--declare"], &self.environment).await;
-        assert_eq!(declared.status, Some(0), "{declared:?}");
-        self.publish(events).await;
-        let folder = tempfile::tempdir().unwrap();
-        let (program, argument) = contender.command();
-        let mut command = Command::new(program);
-        command.arg(argument);
-        command
-            .env_clear()
-            .envs(self.environment.iter().cloned())
-            .envs(contender.environment(&self.collector));
-        let log = File::create(folder.path().join("log")).unwrap();
-        command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut process = self.start(contender);
+        let before = self.warm_up(&mut process).await;
+        process.pause();
+        self.publish(before..before + events).await;
+        let start = process.snapshot();
         let began = Instant::now();
-        let mut child = command.spawn().unwrap();
-        let scraping = tokio::spawn(scrape(contender.has_metrics()));
-        let done = async {
-            while self.sandbox.counts().messages < events as u64 {
-                tokio::select! {
-                    () = self.sandbox.changed() => {}
-                    () = sleep(Duration::from_secs(1)) => assert!(
-                        child.try_wait().unwrap().is_none(),
-                        "{} ended: {}", contender.name, std::fs::read_to_string(folder.path().join("log")).unwrap()
-                    ),
-                }
-            }
-        };
-        timeout(ROUND_LIMIT, done).await.expect("all events are processed in time");
+        process.resume();
+        process.until(self.apis.until(before + events)).await;
         let took = began.elapsed();
-        let cost = Cost::of(child.id(), events, took);
-        scraping.abort();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        cost
+        self.settle().await;
+        process.snapshot().since(&start, events, took)
     }
 
-    async fn publish(&self, events: usize) {
-        let messages = (0..events).map(|n| {
-            let event = json!({
-                "sessionId": format!("visit-{n}"),
-                "guests": [{"channel": "sms", "address": format!("+346{n:08}"), "name": "Ana"}],
-                "experts": [{"email": format!("expert-{n}@example.com"), "name": "Dr Lee"}],
-                "correlationId": format!("flow-{n}"),
-                "attributes": {"resumeKey": format!("chat-{n}")},
-            });
-            let properties = with_id(&format!("event-{n}"))
-                .with_delivery_mode(2)
-                .with_content_type("application/json".into());
-            (properties, event.to_string().into_bytes())
-        });
-        self.amqp.publish_all(&format!("{}.sessions", self.prefix), "session.start", messages).await;
+    /// Publishes the events with these numbers, with confirms.
+    pub(crate) async fn publish(&self, numbers: Range<usize>) {
+        self.amqp.publish_all(&self.name("sessions"), KEY, numbers.map(event)).await;
     }
 
     /// Deletes the declared exchanges and queues.
-    pub(crate) async fn clean_up(&self) {
+    pub(crate) async fn clean_up(self) {
         delete_topology(&self.url, std::slice::from_ref(&self.environment)).await;
     }
+}
+
+/// The routing key of events.
+pub(crate) const KEY: &str = "session.start";
+/// The part of a session's id before the event's number.
+pub(crate) const SESSION: &str = "visit-";
+
+/// The properties and the body of event number `n`.
+pub(crate) fn event(n: usize) -> (BasicProperties, Vec<u8>) {
+    let event = json!({
+        "sessionId": format!("{SESSION}{n}"),
+        "guests": [{"channel": "sms", "address": format!("+346{n:08}"), "name": "Ana"}],
+        "experts": [{"email": format!("{}{n}@example.com", fake::EXPERT), "name": "Dr Lee"}],
+        "correlationId": format!("flow-{n}"),
+        "attributes": {"resumeKey": format!("chat-{n}")},
+    });
+    let id = with_id(&format!("event-{n}"));
+    (id.with_delivery_mode(2).with_content_type("application/json".into()), event.to_string().into_bytes())
 }
 
 /// Starts a collector that accepts all traces. Returns its URL.
@@ -125,19 +131,4 @@ async fn collector() -> String {
     let router = axum::Router::new().fallback(async |_: axum::body::Bytes| "");
     tokio::spawn(async move { axum::serve(listener, router).await });
     url
-}
-
-/// Scrapes the metrics much more often than a Prometheus does.
-async fn scrape(has_metrics: bool) {
-    if !has_metrics {
-        return;
-    }
-    let http = reqwest::Client::new();
-    loop {
-        sleep(Duration::from_secs(1)).await;
-        // A failure is fine: the server may not listen yet, or the version has no metrics.
-        if let Ok(answer) = http.get(format!("http://{ADMIN}/metrics")).send().await {
-            _ = answer.bytes().await;
-        }
-    }
 }
