@@ -5,7 +5,7 @@ use std::{env, path::PathBuf};
 use serde::Serialize;
 use testkit::program;
 
-use super::{plain, settings::given, testbed};
+use super::{plain, settings::given};
 
 /// A program that processes the events.
 #[derive(Clone, Debug, Serialize)]
@@ -21,7 +21,7 @@ pub(crate) struct Contender {
     settings: Option<&'static [(&'static str, &'static str)]>,
 }
 
-const ADMIN: (&str, &str) = ("ICW_ADMIN__LISTEN", testbed::ADMIN);
+const NO_ADMIN: (&str, &str) = ("ICW_ADMIN__LISTEN", "off");
 
 const ALL: [Contender; 6] = [
     Contender { name: "plain", title: "plain baseline", main: true, settings: None },
@@ -29,17 +29,17 @@ const ALL: [Contender; 6] = [
         name: "off",
         title: "worker, telemetry off",
         main: false,
-        settings: Some(&[("ICW_TELEMETRY__LOG_LEVEL", "error"), ("ICW_ADMIN__LISTEN", "off")]),
+        settings: Some(&[("ICW_TELEMETRY__LOG_LEVEL", "error"), NO_ADMIN]),
     },
-    Contender { name: "defaults", title: "worker, defaults", main: true, settings: Some(&[ADMIN]) },
+    Contender { name: "defaults", title: "worker, defaults", main: true, settings: Some(&[]) },
     Contender {
         name: "memory",
         title: "worker, ledger in memory",
         main: true,
-        settings: Some(&[ADMIN, ("ICW_LEDGER__KIND", "memory")]),
+        settings: Some(&[("ICW_LEDGER__KIND", "memory")]),
     },
-    Contender { name: "traces", title: "worker, defaults and traces", main: false, settings: Some(&[ADMIN]) },
-    Contender { name: "other", title: "other worker", main: true, settings: Some(&[ADMIN]) },
+    Contender { name: "traces", title: "worker, defaults and traces", main: false, settings: Some(&[]) },
+    Contender { name: "other", title: "other worker", main: true, settings: Some(&[]) },
 ];
 
 impl Contender {
@@ -79,6 +79,6 @@ impl Contender {
 
     /// True if it serves metrics.
     pub(crate) fn has_metrics(&self) -> bool {
-        self.settings.is_some_and(|settings| settings.contains(&ADMIN))
+        self.settings.is_some_and(|settings| !settings.contains(&NO_ADMIN))
     }
 }

@@ -20,7 +20,7 @@
 //! | `BENCH_CONTENDERS` | all but `other` | names of contenders by commas, see [`contender`]. If it is not set, `off` and `traces` take part only in the rounds with the first delay |
 //! | `BENCH_OTHER` | this build | path of the worker that is the contender `other` |
 //! | `BENCH_OTHER_ENV` | | its settings as environment variables, `NAME=VALUE` by commas |
-//! | `BENCH_RATE` | half the throughput of the first contender at the first delay | events per second of the latencies |
+//! | `BENCH_RATE` | half the throughput of the slowest contender, and of the first | events per second of the latencies; several values by commas |
 //! | `BENCH_SECONDS` | 10 | duration of the latencies' measurement; 0: none |
 //! | `BENCH_STARTS` | 5 | starts; 0: none |
 //! | `ICW_AMQP__URL` | a local broker | the broker |
@@ -90,29 +90,33 @@ async fn measure() {
         report.rounds.push(rounds(&settings, delay_ms, &mut progress).await);
         report.write();
     }
-    let baseline = report.rounds[0].contenders[0].per_second();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number")]
-    let rate = settings.rate.unwrap_or((baseline.median / 2.0) as usize);
     if settings.seconds > 0 {
-        let delay_ms = settings.delays_ms[0];
-        let at = (delay_ms, settings.concurrency(delay_ms));
-        for contender in settings.main_contenders() {
-            let latency = Latency::measure(&contender, at, (rate, settings.seconds)).await;
-            progress.done(&format!("latency, {:<24} {latency}", contender.title));
-            report.latencies.push(latency);
-            report.write();
-        }
+        measure_latencies(&settings, &mut report, &mut progress).await;
     }
     if settings.starts > 0 {
         for contender in settings.main_contenders() {
             let starts = Starts::measure(&contender, settings.concurrency(0), settings.starts).await;
-            progress.done(&format!("start, {:<24} {starts}", contender.title));
+            progress.done(&format!("start, {:<28} {starts}", contender.title));
             report.starts.push(starts);
             report.write();
         }
     }
     println!("{}", report.markdown());
     eprintln!("written to {}", report::folder().display());
+}
+
+async fn measure_latencies(settings: &Settings, report: &mut Report, progress: &mut Progress) {
+    let delay_ms = settings.delays_ms[0];
+    let at = (delay_ms, settings.concurrency(delay_ms));
+    let rates = if settings.rates.is_empty() { report.rates().to_vec() } else { settings.rates.clone() };
+    for rate in rates {
+        for contender in settings.main_contenders() {
+            let latency = Latency::measure(&contender, at, (rate, settings.seconds)).await;
+            progress.done(&format!("latency, {:<28} {latency}", contender.title));
+            report.latencies.push(latency);
+            report.write();
+        }
+    }
 }
 
 async fn rounds(settings: &Settings, delay_ms: usize, progress: &mut Progress) -> Rounds {

@@ -14,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{contender::Contender, cost::Snapshot, testbed::ADMIN};
+use super::{contender::Contender, cost::Snapshot};
 
 /// Time limit of each wait for the process.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -35,11 +35,13 @@ impl Process {
         let (program, argument) = contender.command();
         let log = File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new(program);
-        command.arg(argument).env_clear();
+        // Another process may take a set port.
+        let admin = format!("127.0.0.1:{}", testkit::free_port());
+        command.arg(argument).env_clear().env("ICW_ADMIN__LISTEN", &admin);
         command.envs(environment.iter().cloned()).envs(contender.environment(collector));
         command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().unwrap();
-        let scraping = tokio::spawn(scrape(contender.has_metrics()));
+        let scraping = tokio::spawn(scrape(contender.has_metrics().then_some(admin)));
         Self { name: contender.name, child, folder, scraping }
     }
 
@@ -94,15 +96,13 @@ impl Drop for Process {
 }
 
 /// Scrapes the metrics much more often than a Prometheus does.
-async fn scrape(has_metrics: bool) {
-    if !has_metrics {
-        return;
-    }
+async fn scrape(admin: Option<String>) {
+    let Some(admin) = admin else { return };
     let http = reqwest::Client::new();
     loop {
         sleep(Duration::from_secs(1)).await;
         // A failure is fine: the server may not listen yet, or the version has no metrics.
-        if let Ok(answer) = http.get(format!("http://{ADMIN}/metrics")).send().await {
+        if let Ok(answer) = http.get(format!("http://{admin}/metrics")).send().await {
             _ = answer.bytes().await;
         }
     }

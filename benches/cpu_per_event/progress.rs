@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::settings::Settings;
+use super::{report::RATES, settings::Settings};
 
 /// The number of measurements of the whole run, and of those that are done.
 pub(crate) struct Progress {
@@ -15,7 +15,8 @@ impl Progress {
     pub(crate) fn new(settings: &Settings) -> Self {
         let per_round: usize =
             settings.delays_ms.iter().map(|delay_ms| settings.contenders(*delay_ms).len()).sum();
-        let further = usize::from(settings.seconds > 0) + usize::from(settings.starts > 0);
+        let rates = if settings.rates.is_empty() { RATES } else { settings.rates.len() };
+        let further = rates * usize::from(settings.seconds > 0) + usize::from(settings.starts > 0);
         let all = settings.rounds * per_round + further * settings.main_contenders().len();
         Self { began: Instant::now(), all, done: 0 }
     }

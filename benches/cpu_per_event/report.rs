@@ -65,6 +65,9 @@ impl Rounds {
     }
 }
 
+/// The number of [`Report::rates`].
+pub(crate) const RATES: usize = 2;
+
 fn float(number: usize) -> f64 {
     f64::from(u32::try_from(number).unwrap())
 }
@@ -80,12 +83,20 @@ impl Report {
         }
     }
 
+    /// Two rates for the latencies: half the throughput of the slowest contender with the first delay, which all contenders can
+    /// process, and half that of the baseline.
+    pub(crate) fn rates(&self) -> [usize; RATES] {
+        let per_second = self.rounds[0].contenders.iter().map(|costs| costs.per_second().median);
+        let (baseline, slowest) =
+            (self.rounds[0].contenders[0].per_second().median, per_second.fold(f64::INFINITY, f64::min));
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive numbers")]
+        [slowest, baseline].map(|per_second| (per_second / 2.0) as usize)
+    }
+
     /// All results as Markdown.
     pub(crate) fn markdown(&self) -> String {
         let mut tables: Vec<_> = self.rounds.iter().map(tables::rounds).collect();
-        if !self.latencies.is_empty() {
-            tables.push(tables::latencies(&self.latencies));
-        }
+        tables.extend(self.latencies_by_rate().map(tables::latencies));
         if !self.starts.is_empty() {
             tables.push(tables::starts(&self.starts));
         }
@@ -101,9 +112,13 @@ impl Report {
         write("latest.md", &self.markdown());
         write("cpu.svg", &plot::rounds("CPU time per event, µs", &self.rounds, Costs::cpu_us));
         write("throughput.svg", &plot::rounds("Events per second", &self.rounds, Costs::per_second));
-        if !self.latencies.is_empty() {
-            write("latency.svg", &plot::latencies(&self.latencies));
+        for (n, latencies) in (1..).zip(self.latencies_by_rate()) {
+            write(&format!("latency-{n}.svg"), &plot::latencies(latencies));
         }
+    }
+
+    fn latencies_by_rate(&self) -> impl Iterator<Item = &[Latency]> {
+        self.latencies.chunk_by(|one, next| one.rate == next.rate)
     }
 }
 

@@ -13,7 +13,8 @@ pub(crate) struct Settings {
     contenders: Vec<Contender>,
     /// `BENCH_CONTENDERS` is set, so these contenders take part in everything.
     chosen: bool,
-    pub(crate) rate: Option<usize>,
+    /// Events per second of the latencies; empty: by the measured throughput.
+    pub(crate) rates: Vec<usize>,
     pub(crate) seconds: usize,
     pub(crate) starts: usize,
 }
@@ -30,7 +31,7 @@ impl Settings {
             concurrency: given("BENCH_CONCURRENCY").map(|text| number(&text)),
             contenders: Contender::named(chosen.as_deref().unwrap_or("plain,off,defaults,memory,traces")),
             chosen: chosen.is_some(),
-            rate: given("BENCH_RATE").map(|text| number(&text)),
+            rates: given("BENCH_RATE").map_or_else(Vec::new, |text| text.split(',').map(number).collect()),
             seconds: or("BENCH_SECONDS", 10),
             starts: or("BENCH_STARTS", 5),
         }

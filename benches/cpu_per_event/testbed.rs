@@ -17,8 +17,6 @@ use tokio::time::sleep;
 
 use super::{apis::Apis, contender::Contender, cost::Cost, fake, process::Process};
 
-/// The address of the worker's metrics.
-pub(crate) const ADMIN: &str = "127.0.0.1:19464";
 /// Time in which the contender settles its last messages, besides the delay of the APIs.
 const SETTLES: Duration = Duration::from_millis(300);
 
