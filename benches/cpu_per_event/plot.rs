@@ -44,12 +44,13 @@ pub(crate) fn latencies(latencies: &[Latency]) -> String {
     };
     let mut groups = Vec::new();
     for (name, value) in percentiles {
-        groups.push(group(&format!("guest's link, {name}"), &|latency| value(&latency.guest)));
+        groups.push(group(&format!("guest {name}"), &|latency| value(&latency.guest)));
     }
     for (name, value) in percentiles {
-        groups.push(group(&format!("expert's message, {name}"), &|latency| value(&latency.expert)));
+        groups.push(group(&format!("expert {name}"), &|latency| value(&latency.expert)));
     }
-    let title = format!("Latency at {} events per second, ms", latencies[0].rate);
+    let title =
+        format!("Time to guest's link and expert's message at {} events per second, ms", latencies[0].rate);
     chart(&title, &series, &groups)
 }
 
