@@ -13,7 +13,7 @@
 //!
 //! | variable | default | |
 //! |---|---|---|
-//! | `BENCH_EVENTS` | 5000 | events of a round. The contender is paused while they are published, so at most as many as that takes 20 s |
+//! | `BENCH_EVENTS` | 5000 | events of a round. The contender is paused while they are published; above some 50000 the broker closes the connection meanwhile |
 //! | `BENCH_ROUNDS` | 5 | rounds; the tables show medians |
 //! | `BENCH_DELAY_MS` | 0,50,300 | delay of each response of the APIs; several values by commas. The first is also that of the latencies |
 //! | `BENCH_CONCURRENCY` | 64, with a delay 512 | `amqp.prefetch` and `amqp.concurrency` |

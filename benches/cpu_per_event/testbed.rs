@@ -65,7 +65,7 @@ impl Testbed {
         Process::start(contender, &self.environment, &self.collector)
     }
 
-    /// Has `process` process events, so that its connections exist. Returns their number.
+    /// Publishes events and waits until `process` has processed them, so that its connections exist. Returns their number.
     pub(crate) async fn warm_up(&self, process: &mut Process) -> usize {
         let events = 2 * self.concurrency;
         self.publish(0..events).await;
